@@ -1,0 +1,141 @@
+//! The accept loop: takes a client, counts it and queues it, or tells it that there is no room.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, TrySendError};
+use log::debug;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+
+use crate::clients::Clients;
+use crate::connection::Connection;
+use crate::episode::Episodes;
+use crate::error::Error;
+use crate::linger::Linger;
+use crate::listener::Listener;
+use crate::reaper::Alarm;
+use crate::session;
+use crate::thread::{self, Thread};
+
+/// When the system is out of something, it is asked again after this time.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What every accept loop shares: where clients are counted and where they go.
+pub struct Door {
+    /// Who is in.
+    pub clients: Arc<Clients>,
+    /// How many workers there are: with more clients than that, some wait.
+    pub workers: usize,
+    /// Where they wait for a worker.
+    pub queue: Sender<Connection>,
+    /// Wakes the reaper when somebody waits.
+    pub alarm: Alarm,
+    /// Where those go that are not let in.
+    pub linger: Linger,
+    /// What has been said in the log.
+    pub episodes: Arc<Episodes>,
+    /// Set when no more are to be accepted.
+    pub closed: AtomicBool,
+    /// How many have been accepted.
+    pub accepted: AtomicU64,
+}
+
+/// Starts the accept loop of `listener`. If the listener fails for good, `failed` is told.
+pub fn start(
+    door: Arc<Door>,
+    listener: Listener,
+    failed: impl FnOnce(Error) + Send + 'static,
+) -> Result<Thread, Error> {
+    thread::spawn("acceptor", move || {
+        if let Err(error) = run(&door, &listener) {
+            failed(error);
+        }
+    })
+}
+
+fn run(door: &Door, listener: &Listener) -> Result<(), Error> {
+    while !door.closed.load(Ordering::Relaxed) {
+        match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
+            Ok((socket, peer)) => {
+                // A TCP socket's peer has an address that std knows.
+                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                if let Some(peer) = peer {
+                    door.welcome(TcpStream::from(socket), peer);
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => match blame(error) {
+                Blame::Client => {
+                    door.episodes.accept.happened(&error);
+                }
+                Blame::System => {
+                    door.episodes.accept.happened(&error);
+                    door.alarm.ring();
+                    std::thread::sleep(PAUSE);
+                }
+                Blame::Listener => {
+                    return Err(Error::Accept {
+                        address: listener.address,
+                        source: error.into(),
+                    });
+                }
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Whose fault a failed accept is (accept(2), "Error handling").
+enum Blame {
+    /// The client's, who is gone: go on.
+    Client,
+    /// The system's, which is out of something: wait.
+    System,
+    /// The listening socket's: no use in going on.
+    Listener,
+}
+
+fn blame(error: Errno) -> Blame {
+    match error {
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Blame::System,
+        Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP | Errno::FAULT => {
+            Blame::Listener
+        }
+        _ => Blame::Client,
+    }
+}
+
+impl Door {
+    fn welcome(&self, stream: TcpStream, peer: SocketAddr) {
+        let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        let refusal = match self.clients.admit(peer.ip()) {
+            Ok(place) => {
+                debug!(connection = number, peer:%; "accepted");
+                match self
+                    .queue
+                    .try_send(Connection::new(number, stream, peer, place))
+                {
+                    Ok(()) => {
+                        if self.clients.count().load(Ordering::Relaxed) > self.workers {
+                            self.alarm.ring();
+                        }
+                    }
+                    // The queue has room for everyone who has a place, and the workers outlive the door.
+                    Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
+                        lost.close();
+                    }
+                }
+                return;
+            }
+            Err(refusal) => refusal,
+        };
+        debug!(connection = number, peer:%; "refused");
+        if self.episodes.refused.happened(&refusal) {
+            self.alarm.ring();
+        }
+        session::turn_away(stream, &refusal, &self.linger);
+    }
+}

@@ -1,0 +1,143 @@
+//! The clients that count: how many there are, from where, and whether there is room for one more.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::command::Refusal;
+
+/// How many clients there may be, and how many there are.
+pub struct Clients {
+    count: Arc<AtomicUsize>,
+    limit: usize,
+    per_address: Option<PerAddress>,
+}
+
+/// The number of clients from each address that has some.
+type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// How many clients there may be from one address, and how many there are from each.
+struct PerAddress {
+    limit: usize,
+    counts: Counts,
+}
+
+impl Clients {
+    /// Room for `limit` clients, of which `per_address` may come from one address (0: any number).
+    pub fn new(limit: usize, per_address: usize) -> Self {
+        Clients {
+            count: Arc::default(),
+            limit,
+            per_address: (per_address > 0).then(|| PerAddress {
+                limit: per_address,
+                counts: Arc::default(),
+            }),
+        }
+    }
+
+    /// The number of clients, which is what `WHO` answers.
+    pub fn count(&self) -> Arc<AtomicUsize> {
+        self.count.clone()
+    }
+
+    /// How many clients there may be.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Counts a client from `address`, if there is room for it.
+    pub fn admit(&self, address: IpAddr) -> Result<Place, Refusal<'static>> {
+        let counted = self
+            .count
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+                (count < self.limit).then_some(count + 1)
+            });
+        if let Err(clients) = counted {
+            return Err(Refusal::Full { clients });
+        }
+        let mut place = Place {
+            count: self.count.clone(),
+            at: None,
+        };
+        if let Some(PerAddress { limit, counts }) = &self.per_address {
+            // A client over IPv4 is the same on a socket for both versions.
+            let address = address.to_canonical();
+            let mut of_address = lock(counts);
+            let here = of_address.entry(address).or_default();
+            if *here >= *limit {
+                return Err(Refusal::FullForAddress(*limit));
+            }
+            *here += 1;
+            place.at = Some((address, counts.clone()));
+        }
+        Ok(place)
+    }
+}
+
+/// A client's place in the count: given back when it is dropped.
+pub struct Place {
+    count: Arc<AtomicUsize>,
+    at: Option<(IpAddr, Counts)>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some((address, counts)) = &self.at {
+            let mut counts = lock(counts);
+            if let Some(here) = counts.get_mut(address) {
+                *here -= 1;
+                if *here == 0 {
+                    counts.remove(address);
+                }
+            }
+        }
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// No code panics while it holds this lock, and the map is whole between any two of its calls.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_place_is_counted_until_it_is_dropped() {
+        let clients = Clients::new(2, 0);
+        let count = clients.count();
+        let first = clients.admit(address("192.0.2.1")).unwrap();
+        let second = clients.admit(address("192.0.2.1")).unwrap();
+        assert!(matches!(
+            clients.admit(address("192.0.2.1")),
+            Err(Refusal::Full { clients: 2 })
+        ));
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+        drop(first);
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+        drop(second);
+        assert_eq!(count.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn an_address_has_its_own_limit_and_leaves_nothing_behind() {
+        let clients = Clients::new(10, 1);
+        let first = clients.admit(address("192.0.2.1")).unwrap();
+        assert!(matches!(
+            clients.admit(address("::ffff:192.0.2.1")),
+            Err(Refusal::FullForAddress(1))
+        ));
+        assert_eq!(clients.count().load(Ordering::SeqCst), 1);
+        let other = clients.admit(address("2001:db8::1")).unwrap();
+        drop((first, other));
+        assert!(clients.admit(address("192.0.2.1")).is_ok());
+        assert!(lock(&clients.per_address.as_ref().unwrap().counts).is_empty());
+    }
+}

@@ -1,0 +1,32 @@
+//! The clock that idle times are measured by: monotonic, in milliseconds, cheap enough to be read with every request.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A moment, in milliseconds since some moment before the machine's start (clock_gettime(2), `CLOCK_MONOTONIC_COARSE`).
+/// It is accurate to the kernel's tick, 1 to 10 ms, and means the same in every process of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// The present moment.
+    pub fn now() -> Self {
+        let time = clock_gettime(ClockId::MonotonicCoarse);
+        // The monotonic clock is never negative (clock_gettime(2)).
+        Millis(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
+    }
+
+    /// How long ago `earlier` was, zero if it is yet to come.
+    pub fn since(self, earlier: Millis) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// This moment and `time` more.
+    pub fn after(self, time: Duration) -> Millis {
+        Millis(
+            self.0
+                .saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        )
+    }
+}

@@ -1,0 +1,141 @@
+//! The commands that ask the server about itself.
+
+use std::sync::atomic::Ordering;
+
+use super::{Answer, Context, Entry, Refusal, Reply, Request, Set};
+
+/// WHO, WHERE, WHY, and what every client needs.
+pub const SET: Set = &[
+    Entry {
+        name: "WHO",
+        arguments: "",
+        summary: "the number of clients connected",
+        execute: who,
+    },
+    Entry {
+        name: "WHERE",
+        arguments: "",
+        summary: "the id of this server",
+        execute: |context, request| {
+            let [] = request.take()?;
+            Ok(Reply::Text(&context.id).into())
+        },
+    },
+    Entry {
+        name: "WHY",
+        arguments: "",
+        summary: "the answer",
+        execute: |_, request| {
+            let [] = request.take()?;
+            Ok(Reply::Number(42).into())
+        },
+    },
+    Entry {
+        name: "PING",
+        arguments: "",
+        summary: "PONG, to keep the connection or to try it",
+        execute: |_, request| {
+            let [] = request.take()?;
+            Ok(Reply::Text("PONG").into())
+        },
+    },
+    Entry {
+        name: "HELP",
+        arguments: "[COMMAND]",
+        summary: "the names of all commands, or what one of them does",
+        execute: help,
+    },
+    Entry {
+        name: "QUIT",
+        arguments: "",
+        summary: "BYE, and the server closes",
+        execute: quit,
+    },
+    Entry {
+        name: "EXIT",
+        arguments: "",
+        summary: "the same as QUIT",
+        execute: quit,
+    },
+];
+
+fn who<'a>(context: &'a Context, request: &Request<'a>) -> Result<Answer<'a>, Refusal<'a>> {
+    let [] = request.take()?;
+    let clients = context.clients.load(Ordering::SeqCst);
+    Ok(Reply::Number(clients as u64).into())
+}
+
+fn help<'a>(context: &'a Context, request: &Request<'a>) -> Result<Answer<'a>, Refusal<'a>> {
+    if request.arguments().next().is_none() {
+        let names: Vec<&str> = context.table.entries().map(|entry| entry.name).collect();
+        return Ok(Reply::Owned(names.join(" ")).into());
+    }
+    let [name] = request.take()?;
+    let entry = context.table.find(name).ok_or(Refusal::Unknown(name))?;
+    let blank = if entry.arguments.is_empty() { "" } else { " " };
+    Ok(Reply::Owned(format!(
+        "{}{blank}{}: {}",
+        entry.name, entry.arguments, entry.summary
+    ))
+    .into())
+}
+
+fn quit<'a>(_: &'a Context, request: &Request<'a>) -> Result<Answer<'a>, Refusal<'a>> {
+    let [] = request.take()?;
+    Ok(Answer {
+        reply: Reply::Text("BYE"),
+        close: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::protocol::line;
+
+    fn answer(request: &str) -> String {
+        let context = Context::new(Arc::new(AtomicUsize::new(3)), Uuid::from_u128(7), &[SET]);
+        let mut output = Vec::new();
+        match context.answer(request.as_bytes()) {
+            None => {}
+            Some(Ok(answer)) => line::write_reply(&answer.reply, &mut output),
+            Some(Err(refusal)) => line::write_refusal(&refusal, &mut output),
+        }
+        String::from_utf8(output).unwrap()
+    }
+
+    #[test]
+    fn each_command_answers_one_line() {
+        assert_eq!(answer("WHO"), "3\n");
+        assert_eq!(answer("WHERE"), "00000000-0000-0000-0000-000000000007\n");
+        assert_eq!(answer("WHY"), "42\n");
+        assert_eq!(answer("PING"), "PONG\n");
+        assert_eq!(answer("HELP"), "WHO WHERE WHY PING HELP QUIT EXIT\n");
+        assert_eq!(answer("HELP why"), "WHY: the answer\n");
+        assert_eq!(
+            answer("HELP HELP"),
+            "HELP [COMMAND]: the names of all commands, or what one of them does\n"
+        );
+        assert_eq!(answer("QUIT"), "BYE\n");
+        assert_eq!(answer(" \t"), "");
+    }
+
+    #[test]
+    fn every_error_says_what_is_wrong() {
+        assert_eq!(
+            answer("FOO bar"),
+            "ERR UNKNOWN no such command: \"FOO\" (try HELP)\n"
+        );
+        assert_eq!(answer("WHY not"), "ERR USAGE WHY takes no arguments\n");
+        assert_eq!(answer("HELP a b"), "ERR USAGE usage: HELP [COMMAND]\n");
+        assert_eq!(
+            answer("WHO \u{7}"),
+            "ERR BADINPUT not printable ASCII: \"WHO \\x07\"\n"
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! The life of the process: open, serve, say so, wait for a signal, drain.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, select};
+use log::{info, warn};
+
+use crate::acceptor::{self, Door};
+use crate::clients::Clients;
+use crate::command::{self, Context, Set};
+use crate::connection::Connection;
+use crate::episode::Episodes;
+use crate::error::Error;
+use crate::identity::{Identity, Origin};
+use crate::limits;
+use crate::linger::Linger;
+use crate::listener::{self, Listener};
+use crate::options::Options;
+use crate::pool::{self, Pool};
+use crate::reaper::{Alarm, Reaper};
+use crate::scoreboard::{Phase, Scoreboard};
+use crate::session::Service;
+use crate::signals::{self, Told};
+use crate::sys;
+use crate::thread::Thread;
+
+/// The sets of commands that the daemon offers.
+pub const COMMANDS: &[Set] = &[command::server::SET];
+
+/// After the deadline of the drain, workers have so long to notice.
+const LAST_GRACE: Duration = Duration::from_secs(1);
+
+/// Serves until a signal ends it.
+pub fn run(options: &Options) -> Result<(), Error> {
+    let signals = signals::listen()?;
+    let server = Server::start(options, COMMANDS)?;
+    let stopped_by = loop {
+        select! {
+            recv(signals) -> told => match told {
+                Ok(Told::Stop(signal)) => break Ok(signal),
+                Ok(Told::Hangup) => info!("SIGHUP changes nothing: settings are read at start only"),
+                // The thread that listens to signals never ends before this one.
+                Err(_) => break Ok("no signals"),
+            },
+            recv(server.failures) -> failure => {
+                if let Ok(error) = failure {
+                    break Err(error);
+                }
+            }
+        }
+    };
+    let (reason, result) = match stopped_by {
+        Ok(signal) => (signal.to_string(), Ok(())),
+        Err(error) => (error.to_string(), Err(error)),
+    };
+    info!(reason:%, clients = server.clients(); "stopping");
+    server.drain(options.drain_timeout);
+    result
+}
+
+/// A server that accepts and serves.
+pub struct Server {
+    /// The addresses that it listens on.
+    pub addresses: Vec<std::net::SocketAddr>,
+    /// What made it unable to go on.
+    pub failures: Receiver<Error>,
+    /// Connections that were let go of; see [`Server::release`].
+    released: Receiver<Connection>,
+    started: Instant,
+    door: Arc<Door>,
+    acceptors: Vec<Thread>,
+    pool: Pool<Connection>,
+    scoreboard: Arc<Scoreboard>,
+    alarm: Alarm,
+    lingering: Receiver<()>,
+    _identity: Identity,
+}
+
+impl Server {
+    /// Opens everything that `options` ask for, and serves `commands`.
+    pub fn start(options: &Options, commands: &'static [Set]) -> Result<Self, Error> {
+        let started = Instant::now();
+        let system = |action| move |source| Error::System { action, source };
+        sys::allow_interrupts().map_err(system("install a signal handler"))?;
+        let workers = options.max_clients;
+        limits::check_threads(workers)?;
+        let capacity = share_descriptors(workers, options.queue)?;
+        let identity = identify(options)?;
+        let listeners = listen(options)?;
+        let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+
+        let clients = Arc::new(Clients::new(
+            capacity.clients,
+            options.max_clients_per_address,
+        ));
+        let scoreboard = Arc::new(Scoreboard::new(workers));
+        let episodes = Arc::new(Episodes::new());
+        let (alarm, alarms) = Alarm::new();
+        let (linger, lingering) = Linger::start(capacity.lingering)?;
+        let (release, released) = crossbeam_channel::unbounded();
+        let service = Arc::new(Service {
+            context: Context::new(clients.count(), identity.id, commands),
+            scoreboard: scoreboard.clone(),
+            alarm: alarm.clone(),
+            linger: linger.clone(),
+            released: release,
+            idle_timeout: options.idle_timeout,
+        });
+        let pool = {
+            let (serving, ending) = (service.clone(), service);
+            let episodes = episodes.clone();
+            Pool::start(
+                capacity.clients,
+                &scoreboard,
+                move |connection: &mut Connection, line| serving.serve(connection, line),
+                move |connection, ended| {
+                    if ended.is_none() {
+                        episodes.panicked.happened(&"a panic, logged above");
+                    }
+                    ending.end(connection, ended);
+                },
+            )?
+        };
+        Reaper {
+            scoreboard: scoreboard.clone(),
+            waiting: pool.waiting(),
+            idle_timeout: options.idle_timeout,
+            write_timeout: options.write_timeout,
+            episodes: episodes.clone(),
+        }
+        .start(alarms)?;
+
+        let (failed, failures) = crossbeam_channel::unbounded();
+        let door = Arc::new(Door {
+            clients,
+            workers,
+            queue: pool.queue(),
+            alarm: alarm.clone(),
+            linger,
+            episodes,
+            closed: AtomicBool::new(false),
+            accepted: AtomicU64::new(0),
+        });
+        let mut acceptors = Vec::new();
+        for listener in listeners {
+            let failed: Sender<Error> = failed.clone();
+            acceptors.push(acceptor::start(door.clone(), listener, move |error| {
+                // It fails only if the daemon is ending anyway.
+                let _ = failed.send(error);
+            })?);
+        }
+        let server = Server {
+            addresses,
+            failures,
+            released,
+            started,
+            door,
+            acceptors,
+            pool,
+            scoreboard,
+            alarm,
+            lingering,
+            _identity: identity,
+        };
+        server.say_ready(options);
+        Ok(server)
+    }
+
+    /// How many clients are connected.
+    pub fn clients(&self) -> usize {
+        self.door.clients.count().load(Ordering::SeqCst)
+    }
+
+    fn say_ready(&self, options: &Options) {
+        let mut listen = String::new();
+        for address in &self.addresses {
+            let comma = if listen.is_empty() { "" } else { "," };
+            // Writing into a String can't fail.
+            let _ = write!(listen, "{comma}{address}");
+        }
+        info!(
+            listen:%,
+            id:% = self._identity.id,
+            max_clients = options.max_clients,
+            queue = options.queue,
+            started_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            "ready"
+        );
+    }
+
+    /// Accepts no more, answers all that has arrived, and closes. What isn't done by then is cut off after `timeout`.
+    pub fn drain(self, timeout: Duration) {
+        let begun = Instant::now();
+        let deadline = begun + timeout;
+        let (accepted, clients) = (
+            self.door.accepted.load(Ordering::Relaxed),
+            self.door.clients.clone(),
+        );
+        let (board, alarm, lingering) = (
+            self.scoreboard.clone(),
+            self.alarm.clone(),
+            self.lingering.clone(),
+        );
+        let episodes = self.door.episodes.clone();
+        let ended = self.end_workers(Phase::Finish);
+        let mut cut_off = 0;
+        if !pool::wait_for(&ended, deadline) {
+            cut_off = clients.count().load(Ordering::SeqCst);
+            board.set_phase(Phase::Cut);
+            alarm.ring();
+            pool::wait_for(&ended, Instant::now() + LAST_GRACE);
+        }
+        pool::wait_for(&lingering, deadline);
+        episodes.settle(true);
+        let drained_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if cut_off > 0 {
+            warn!(clients = cut_off; "cut off: these clients did not take their replies in time");
+        }
+        info!(accepted, drained_ms; "stopped");
+    }
+
+    /// Accepts no more, and lets go of all connections as they are: open, with what they sent unread. They come out
+    /// of the receiver, which disconnects when the last worker has let go.
+    pub fn release(self) -> Receiver<Connection> {
+        let released = self.released.clone();
+        self.end_workers(Phase::Release);
+        released
+    }
+
+    /// Closes the door and sets all workers to end in this way; the receiver disconnects when all have.
+    fn end_workers(self, phase: Phase) -> Receiver<()> {
+        self.door.closed.store(true, Ordering::Relaxed);
+        for acceptor in self.acceptors {
+            acceptor.end();
+        }
+        self.scoreboard.set_phase(phase);
+        self.alarm.ring();
+        self.pool.close()
+    }
+}
+
+/// The id that `options` ask for.
+fn identify(options: &Options) -> Result<Identity, Error> {
+    let identity = match (&options.server_id, &options.state_directory) {
+        (Some(id), _) => Identity::given(*id),
+        (None, Some(directory)) => Identity::in_directory(directory)?,
+        (None, None) => Identity::passing(),
+    };
+    let id = identity.id;
+    match &identity.origin {
+        Origin::Given | Origin::Kept(_) => {}
+        Origin::Created(file) => info!(id:%, file:% = file.display(); "this server has a new id"),
+        Origin::Passing => {
+            info!(id:%; "the id of this server ends with it: there is no --state-directory to keep it in");
+        }
+    }
+    Ok(identity)
+}
+
+/// Listens on all addresses. One that nobody asked for may be missing, as `[::1]` is on a machine without IPv6.
+fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
+    let mut listeners = Vec::new();
+    let mut missing = None;
+    for address in &options.listen {
+        match listener::bind(*address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if options.listen_by_default && listener::is_no_such_address(&error) => {
+                info!(address:%; "not listening there: this machine has no such address");
+                missing = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        Some(error) if listeners.is_empty() => Err(error),
+        _ => Ok(listeners),
+    }
+}
+
+/// Makes room for all clients that are served or wait, or for as many as the limit on open files allows.
+fn share_descriptors(workers: usize, queue: usize) -> Result<limits::Descriptors, Error> {
+    let wanted = workers.saturating_add(queue);
+    let shared = limits::share_descriptors(wanted)?;
+    if shared.clients < wanted {
+        warn!(
+            wanted,
+            room = shared.clients,
+            limit = shared.limit;
+            "fewer clients than asked for: raise the limit on open files (ulimit -n, LimitNOFILE=)"
+        );
+    }
+    Ok(shared)
+}

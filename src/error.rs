@@ -1,0 +1,169 @@
+//! Why the daemon failed, in words that say what to do, and with which exit status (sysexits.h).
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What ends the daemon, at start or later. `Display` is what the operator reads; [`Error::exit_status`] is what the
+/// caller of the program sees.
+#[derive(Debug)]
+pub enum Error {
+    /// The command line is wrong. The text is the whole message.
+    Usage(String),
+    /// A setting that came from the environment is wrong. The text is the whole message.
+    Variable(String),
+    /// An address can't be listened on.
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The listening socket doesn't accept any more, and never will.
+    Accept {
+        /// The address that it was bound to.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `--max-clients` asks for more threads than the system grants.
+    Threads {
+        /// How many clients were asked for.
+        asked: usize,
+        /// How many there is room for.
+        room: usize,
+        /// What sets that limit, and how to raise it.
+        limit: String,
+    },
+    /// The system refused to start the worker threads, for all that its limits say.
+    Spawn(String),
+    /// The descriptor limit leaves no room to serve anyone.
+    Descriptors {
+        /// The limit found.
+        limit: u64,
+    },
+    /// The file that holds the server's id holds something else.
+    IdDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Another process uses the state directory.
+    StateInUse {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The state directory can't be used.
+    State {
+        /// What was tried: a verb and its object.
+        action: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refused something that it always grants.
+    System {
+        /// What was tried: a verb and its object.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The exit status: 64 usage, 71 refused by the system, 78 configuration.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Error::Usage(_) => 64,
+            Error::Listen { .. }
+            | Error::Accept { .. }
+            | Error::Threads { .. }
+            | Error::Spawn(_)
+            | Error::Descriptors { .. }
+            | Error::State { .. }
+            | Error::System { .. } => 71,
+            Error::Variable(_) | Error::IdDamaged { .. } | Error::StateInUse { .. } => 78,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Usage(text) | Error::Variable(text) => f.write_str(text),
+            Error::Listen { address, source } => {
+                write!(f, "can't listen on {address}: {}", plain(source))?;
+                match source.kind() {
+                    io::ErrorKind::AddrInUse => write!(
+                        f,
+                        "; another process has this port (see: ss -ltnp 'sport = :{}'), or another --listen covers it",
+                        address.port()
+                    ),
+                    io::ErrorKind::PermissionDenied => {
+                        f.write_str("; ports below 1024 need root or CAP_NET_BIND_SERVICE")
+                    }
+                    io::ErrorKind::AddrNotAvailable => f.write_str(
+                        "; no interface of this machine has this address (see: ip address)",
+                    ),
+                    _ => Ok(()),
+                }
+            }
+            Error::Accept { address, source } => write!(
+                f,
+                "can't accept clients on {address} any more: {}",
+                plain(source)
+            ),
+            Error::Threads { asked, room, limit } => write!(
+                f,
+                "--max-clients {asked} needs a thread for each client, and there is room for {room}: {limit}; \
+                 raise that limit or lower --max-clients"
+            ),
+            Error::Spawn(reason) => write!(
+                f,
+                "can't start the worker threads: {reason}; lower --max-clients or raise the limit on threads \
+                 (ulimit -u, TasksMax=)"
+            ),
+            Error::Descriptors { limit } => write!(
+                f,
+                "the limit of {limit} open files leaves no room for clients; raise it (ulimit -n, LimitNOFILE=)"
+            ),
+            Error::IdDamaged { path, problem } => write!(
+                f,
+                "the server's id in {} is damaged: {problem}; write the right id into it, or remove the file to \
+                 get a new one",
+                path.display()
+            ),
+            Error::StateInUse { directory } => write!(
+                f,
+                "the state directory {} is used by another process; give each server its own --state-directory",
+                directory.display()
+            ),
+            Error::State { action, source } => {
+                write!(f, "can't {action}: {}", plain(source))?;
+                match source.kind() {
+                    io::ErrorKind::NotFound => f.write_str("; create the directory first"),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => f.write_str(
+                        "; let this user write there, or set --server-id and leave the state directory away",
+                    ),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                        f.write_str("; make room there and start again")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Error::System { action, source } => write!(f, "can't {action}: {}", plain(source)),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// What the system said, without the number that std appends: `Address already in use (os error 98)`.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_string(),
+        None => text,
+    }
+}

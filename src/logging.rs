@@ -1,0 +1,158 @@
+//! The log: one line an event on stderr, `key=value`, with priorities when the journal reads it.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+
+use env_logger::fmt::Formatter;
+use log::kv::{Key, Value, VisitSource};
+use log::{Level, LevelFilter, Record, error};
+
+use crate::error::Error;
+
+/// Checks what `--log` takes: `LEVEL` and `MODULE=LEVEL`, parted by commas.
+pub fn check_filter(filter: &str) -> Result<String, String> {
+    for directive in filter.split(',') {
+        let level = directive.rsplit('=').next().unwrap_or_default().trim();
+        if level.parse::<LevelFilter>().is_err() {
+            return Err(format!(
+                "{level:?} is none of off, error, warn, info, debug, trace"
+            ));
+        }
+    }
+    Ok(filter.to_string())
+}
+
+/// Starts the log, and sends panics there too.
+pub fn start(filter: &str) {
+    let journal = stderr_is_the_journal();
+    let started = env_logger::Builder::new()
+        .parse_filters(filter)
+        .format(move |output, record| write_line(output, record, journal))
+        .try_init();
+    // It fails only if there is a log already, as in a test.
+    if started.is_ok() {
+        std::panic::set_hook(Box::new(|panic| {
+            let at = panic
+                .location()
+                .map_or_else(String::new, ToString::to_string);
+            let why = panic.payload_as_str().unwrap_or("");
+            error!(at:%, why:%; "panic");
+        }));
+    }
+}
+
+/// Prints what ends the daemon to stderr, whether the log has been started or not.
+pub fn print_fatal(error: &Error) {
+    let prefix = if stderr_is_the_journal() {
+        format!("<{}>", priority(Level::Error))
+    } else {
+        String::new()
+    };
+    let mut text = String::new();
+    for (index, line) in error.to_string().lines().enumerate() {
+        // The journal takes each line for an entry of its own.
+        let name = if index == 0 { "blockchain-tcpd: " } else { "" };
+        let _ = writeln!(text, "{prefix}{name}{line}");
+    }
+    // There is nowhere else to say it.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Whether stderr is the stream that systemd named in JOURNAL_STREAM as device:inode (systemd.exec(5)).
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    // /proc may be out of sight; then the priorities are missed and nothing else.
+    std::fs::metadata("/proc/self/fd/2")
+        .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+fn write_line(output: &mut Formatter, record: &Record<'_>, journal: bool) -> io::Result<()> {
+    let mut line = if journal {
+        format!("<{}>", priority(record.level()))
+    } else {
+        format!("{} {:5} ", output.timestamp_millis(), record.level())
+    };
+    push(&mut line, &record.args().to_string());
+    // The visitor never fails.
+    let _ = record.key_values().visit(&mut Pairs(&mut line));
+    line.push('\n');
+    output.write_all(line.as_bytes())
+}
+
+/// The syslog priorities, as sd-daemon(3) takes them.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+struct Pairs<'a>(&'a mut String);
+
+impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+        let value = value.to_string();
+        // Writing into a String can't fail.
+        let _ = write!(self.0, " {key}=");
+        push(self.0, &quoted(&value));
+        Ok(())
+    }
+}
+
+/// A value with blanks or quotes in it is put between quotes, so that the pairs can be told apart.
+fn quoted(value: &str) -> Cow<'_, str> {
+    if value.is_empty() || value.contains([' ', '"', '=']) {
+        Cow::Owned(format!(
+            "\"{}\"",
+            value.replace('\\', "\\\\").replace('"', "\\\"")
+        ))
+    } else {
+        Cow::Borrowed(value)
+    }
+}
+
+/// Appends `text`, with whatever would break the line or a terminal escaped.
+fn push(line: &mut String, text: &str) {
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_levels_alone_or_by_module() {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "info,blockchain_tcpd::acceptor=debug",
+        ] {
+            assert!(check_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["", "inof", "blockchain_tcpd", "a=b", "info,"] {
+            assert!(check_filter(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_line_stays_a_line_and_pairs_can_be_told_apart() {
+        let mut line = String::new();
+        push(&mut line, "a\nb\u{1b}[31m");
+        assert_eq!(line, "a\\nb\\u{1b}[31m");
+        assert_eq!(quoted("plain"), "plain");
+        assert_eq!(quoted("two \"words\""), r#""two \"words\"""#);
+    }
+}

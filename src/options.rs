@@ -1,0 +1,306 @@
+//! Every setting: its flag, its `BLOCKCHAIN_TCPD_*` variable, its default, its unit. A flag outdoes its variable.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use jiff::SignedDuration;
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::logging;
+
+/// Answers one-line commands on a TCP port: WHO is the number of clients connected, WHERE the id of this server, WHY 42.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "blockchain-tcpd",
+    version,
+    max_term_width = 100,
+    after_help = "Durations have a unit: 500ms, 10s, 5m, 1h. A flag outdoes its variable; an empty variable counts as \
+                  not set.\nExit status: 0 stopped as told, 64 wrong usage, 71 refused by the system, 78 wrong \
+                  configuration."
+)]
+pub struct Options {
+    /// Address and port to listen on; port 0 is any free one. May be given several times (the variable: parted by
+    /// commas)
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_LISTEN",
+        value_name = "ADDR:PORT",
+        value_delimiter = ',',
+        value_parser = address,
+        default_values = ["127.0.0.1:4242", "[::1]:4242"],
+        hide_env_values = true
+    )]
+    pub listen: Vec<SocketAddr>,
+
+    /// Whether nobody asked for the addresses in `listen`.
+    #[arg(skip)]
+    pub listen_by_default: bool,
+
+    /// How many clients are served at the same time, each by a thread of its own
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_MAX_CLIENTS",
+        value_name = "N",
+        value_parser = positive,
+        default_value = "1024",
+        hide_env_values = true
+    )]
+    pub max_clients: usize,
+
+    /// How many more may wait to be served; whoever comes then is answered ERR BUSY
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_QUEUE",
+        value_name = "N",
+        value_parser = number,
+        default_value = "128",
+        hide_env_values = true
+    )]
+    pub queue: usize,
+
+    /// How many clients of one address are let in; 0 is any number
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_MAX_CLIENTS_PER_ADDRESS",
+        value_name = "N",
+        value_parser = number,
+        default_value = "0",
+        hide_env_values = true
+    )]
+    pub max_clients_per_address: usize,
+
+    /// A client that completes no request for so long is closed; 0s is never
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_IDLE_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "5m",
+        hide_env_values = true
+    )]
+    pub idle_timeout: Duration,
+
+    /// A client that doesn't take its replies for so long is cut off
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_WRITE_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = positive_duration,
+        default_value = "10s",
+        hide_env_values = true
+    )]
+    pub write_timeout: Duration,
+
+    /// At SIGTERM, clients have so long to take their last replies
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_DRAIN_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "30s",
+        hide_env_values = true
+    )]
+    pub drain_timeout: Duration,
+
+    /// Directory in which the id of this server is kept [default: systemd's $STATE_DIRECTORY, else none: a new id at
+    /// each start]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_STATE_DIRECTORY",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
+    pub state_directory: Option<PathBuf>,
+
+    /// The id of this server [default: the one in the state directory]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_SERVER_ID",
+        value_name = "UUID",
+        value_parser = server_id,
+        hide_env_values = true
+    )]
+    pub server_id: Option<Uuid>,
+
+    /// What is logged: off, error, warn, info, debug or trace, or MODULE=LEVEL parted by commas
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_LOG",
+        value_name = "FILTER",
+        value_parser = logging::check_filter,
+        default_value = "info",
+        hide_env_values = true
+    )]
+    pub log: String,
+}
+
+/// What the command line asks for.
+pub enum Asked {
+    /// To serve.
+    Serve(Options),
+    /// To print this text: `--help`, `--version`.
+    Print(String),
+}
+
+impl Options {
+    /// The settings in `arguments`, of which the first is the program's name, and in the environment.
+    pub fn parse_from<A: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Asked, Error> {
+        let command = Options::command().mut_args(without_empty_variable);
+        let parsed = command.clone().try_get_matches_from(arguments);
+        let mut matches = match parsed {
+            Ok(matches) => matches,
+            Err(error) => return complaint(&command, &error),
+        };
+        let listen_by_default = matches.value_source("listen") == Some(ValueSource::DefaultValue);
+        let mut options = Options::from_arg_matches_mut(&mut matches)
+            .map_err(|error| Error::Usage(error.to_string()))?;
+        options.listen_by_default = listen_by_default;
+        if options.state_directory.is_none() {
+            options.state_directory = systemd_state_directory();
+        }
+        Ok(Asked::Serve(options))
+    }
+}
+
+/// An empty variable counts as not set.
+fn without_empty_variable(argument: clap::Arg) -> clap::Arg {
+    let empty = argument
+        .get_env()
+        .and_then(std::env::var_os)
+        .is_some_and(|value| value.is_empty());
+    if empty {
+        argument.env(None::<&str>)
+    } else {
+        argument
+    }
+}
+
+/// systemd's STATE_DIRECTORY may name several, parted by colons (systemd.exec(5)); the first is ours.
+fn systemd_state_directory() -> Option<PathBuf> {
+    let directories = std::env::var_os("STATE_DIRECTORY")?;
+    let first = std::env::split_paths(&directories).next()?;
+    (!first.as_os_str().is_empty()).then_some(first)
+}
+
+/// What clap has to say: a text that was asked for, or what is wrong and where it was set.
+fn complaint(command: &clap::Command, error: &clap::Error) -> Result<Asked, Error> {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        return Ok(Asked::Print(error.to_string()));
+    }
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    match variable_of(command, error) {
+        Some(variable) => Err(Error::Variable(format!(
+            "{}, which comes from the variable {variable}",
+            text.lines().next().unwrap_or_default()
+        ))),
+        None => Err(Error::Usage(text.trim_end().to_string())),
+    }
+}
+
+/// The variable that the faulty value came from, if it came from one: the value is in it, and not on the command line.
+fn variable_of(command: &clap::Command, error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let flag = argument.split([' ', '=']).next()?.strip_prefix("--")?;
+    if std::env::args_os().any(|given| {
+        given
+            .to_string_lossy()
+            .strip_prefix("--")
+            .is_some_and(|given| given.split('=').next() == Some(flag))
+    }) {
+        return None;
+    }
+    let argument = command
+        .get_arguments()
+        .find(|argument| argument.get_long() == Some(flag))?;
+    let variable = argument.get_env()?;
+    std::env::var_os(variable)?;
+    Some(variable.to_string_lossy().into_owned())
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| "not an IP address and a port, such as 0.0.0.0:4242 or [::1]:4242".to_string())
+}
+
+fn number(text: &str) -> Result<usize, String> {
+    text.parse()
+        .map_err(|_| "not a whole number from 0 on".to_string())
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match number(text) {
+        Ok(0) | Err(_) => Err("not a whole number from 1 on".to_string()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| "not a duration with its unit, such as 500ms, 10s, 5m or 1h".to_string())
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than nothing, such as 10s".to_string()),
+        duration => Ok(duration),
+    }
+}
+
+fn server_id(text: &str) -> Result<Uuid, String> {
+    match Uuid::try_parse(text) {
+        Ok(id) if !id.is_nil() => Ok(id),
+        Ok(_) => Err("the nil UUID is nobody's id".to_string()),
+        Err(_) => Err(
+            "not a UUID, such as 6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e (uuidgen makes one)"
+                .to_string(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for bad in ["", "5", "-5s", "5 parsecs", "five"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert!(positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn addresses_are_numbers_with_a_port() {
+        assert!(address("127.0.0.1:0").is_ok());
+        assert!(address(" [::1]:4242").is_ok());
+        for bad in ["", "4242", "localhost:4242", "127.0.0.1", "::1:4242"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+}

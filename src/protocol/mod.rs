@@ -1,0 +1,3 @@
+//! Bytes to requests, replies to bytes: a file for each protocol. Nothing here touches a socket.
+
+pub mod line;

@@ -1,0 +1,157 @@
+//! Ends the service of clients whose time is over: the idle ones, those that don't take their replies, the longest
+//! idle one when another waits; and, when the workers are to let go, wakes those that are blocked.
+//!
+//! It looks at the scoreboard, orders, and interrupts until the order is obeyed or void. With no client it sleeps.
+
+use std::time::Duration;
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::clock::Millis;
+use crate::connection::Connection;
+use crate::episode::Episodes;
+use crate::error::Error;
+use crate::scoreboard::{Activity, Phase, Scoreboard, State};
+use crate::thread::{self, Thread};
+
+/// A client that has been idle for less never makes room for another.
+pub const MINIMUM_IDLE: Duration = Duration::from_millis(500);
+
+/// Between two rounds there is at least this time, so that a flood of alarms doesn't keep it busy.
+const SPACING: Duration = Duration::from_millis(2);
+
+/// After this time it interrupts again who has not obeyed, for an interrupt may come a moment too early.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// While there is trouble, it looks this often whether it is over.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Wakes the reaper, because something began that has an end.
+#[derive(Clone)]
+pub struct Alarm(Sender<()>);
+
+impl Alarm {
+    /// An alarm, and what the reaper hears it by. The reaper ends when all clones of the alarm are dropped.
+    pub fn new() -> (Self, Receiver<()>) {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        (Alarm(sender), receiver)
+    }
+
+    /// Wakes the reaper, if it is not awake.
+    pub fn ring(&self) {
+        // If it is full, the reaper has an alarm to hear already.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// What the reaper goes by.
+pub struct Reaper {
+    /// Who does what.
+    pub scoreboard: Arc<Scoreboard>,
+    /// Who waits. The reaper only counts them.
+    pub waiting: Receiver<Connection>,
+    /// A client may complete no request for so long; zero: for ever.
+    pub idle_timeout: Duration,
+    /// A client may not take its replies for so long.
+    pub write_timeout: Duration,
+    /// What has been said in the log.
+    pub episodes: Arc<Episodes>,
+}
+
+impl Reaper {
+    /// Starts the thread. It ends when all clones of the alarm are dropped.
+    pub fn start(self, alarms: Receiver<()>) -> Result<Thread, Error> {
+        thread::spawn("reaper", move || self.run(&alarms))
+    }
+
+    fn run(&self, alarms: &Receiver<()>) {
+        let mut idle = Vec::new();
+        loop {
+            let next = self.round(Millis::now(), &mut idle);
+            let alarm = match next {
+                None => alarms.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(next) => alarms.recv_timeout(next.since(Millis::now())),
+            };
+            match alarm {
+                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(()) | Err(RecvTimeoutError::Timeout) => std::thread::sleep(SPACING),
+            }
+        }
+    }
+
+    /// Ends whose time is over; returns when the next one's will be. `idle` is room to work in.
+    fn round(&self, now: Millis, idle: &mut Vec<(State, usize)>) -> Option<Millis> {
+        let phase = self.scoreboard.phase();
+        let mut next = Next(None);
+        let (mut vacant, mut leaving) = (0, 0);
+        idle.clear();
+        for (index, line) in self.scoreboard.lines().iter().enumerate() {
+            let state = line.state();
+            let limit = match state.activity() {
+                Activity::Vacant => {
+                    vacant += 1;
+                    continue;
+                }
+                Activity::Reading if phase == Phase::Serve => self.idle_timeout,
+                Activity::Writing if phase != Phase::Cut => self.write_timeout,
+                Activity::Reading | Activity::Writing => {
+                    line.interrupt();
+                    next.at(now.after(AGAIN));
+                    continue;
+                }
+            };
+            let over = !limit.is_zero() && now.since(state.since()) >= limit;
+            if state.ordered() || (over && line.order(state)) {
+                line.interrupt();
+                next.at(now.after(AGAIN));
+                leaving += 1;
+                continue;
+            }
+            if !limit.is_zero() {
+                next.at(state.since().after(limit));
+            }
+            idle.push((state, index));
+        }
+        if phase == Phase::Serve {
+            let room_wanted = self.waiting.len().saturating_sub(vacant + leaving);
+            if room_wanted > 0 {
+                self.make_room(room_wanted, now, idle, &mut next);
+            }
+        }
+        if self.episodes.settle(false) {
+            next.at(now.after(SETTLE));
+        }
+        next.0
+    }
+
+    /// Ends the service of the `wanted` longest idle clients, of those that have been idle for long enough.
+    fn make_room(&self, wanted: usize, now: Millis, idle: &mut [(State, usize)], next: &mut Next) {
+        let wanted = wanted.min(idle.len());
+        idle.sort_unstable_by_key(|(state, _)| state.since());
+        for (state, index) in &idle[..wanted] {
+            let line = &self.scoreboard.lines()[*index];
+            if now.since(state.since()) < MINIMUM_IDLE {
+                next.at(state.since().after(MINIMUM_IDLE));
+            } else {
+                next.at(now.after(AGAIN));
+                if line.order(*state) {
+                    line.interrupt();
+                    self.episodes
+                        .made_room
+                        .happened(&"all workers are taken, and clients wait");
+                }
+            }
+        }
+    }
+}
+
+/// The earliest of several moments.
+struct Next(Option<Millis>);
+
+impl Next {
+    fn at(&mut self, moment: Millis) {
+        self.0 = Some(self.0.map_or(moment, |next| next.min(moment)));
+    }
+}

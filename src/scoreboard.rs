@@ -1,0 +1,178 @@
+//! What each worker is doing, and since when: written by the worker, read by the reaper, who may give it an order.
+//!
+//! A worker writes its own line only, a plain store each time that it has answered something; a line is a single word,
+//! so that an order and the activity that it is about can't be taken apart: whoever is told to end an idle client
+//! does so only if that client is idle still.
+
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+
+use rustix::thread::Pid;
+
+use crate::clock::Millis;
+use crate::sys;
+
+/// What all workers are to do with their clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Serve them.
+    Serve,
+    /// Answer what has arrived, then close.
+    Finish,
+    /// Let go of them as they are: open, and with what they sent unread.
+    Release,
+    /// Cut them off, in the middle of a reply even.
+    Cut,
+}
+
+/// What a worker is doing for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// It has none.
+    Vacant,
+    /// It waits for the next request, or is at it.
+    Reading,
+    /// It waits for the client to take its replies.
+    Writing,
+}
+
+/// One line of the scoreboard, a worker's own. A cache line each, so that workers don't slow each other.
+#[derive(Default)]
+#[repr(align(64))]
+pub struct Line {
+    /// Milliseconds, then [`ORDERED`], then the activity.
+    state: AtomicU64,
+    /// The worker's thread id, 0 until it runs.
+    thread: AtomicI32,
+}
+
+const ACTIVITY: u64 = 0b011;
+const ORDERED: u64 = 0b100;
+const SHIFT: u32 = 3;
+
+/// What a [`Line`] said at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State(u64);
+
+impl State {
+    fn new(activity: Activity, since: Millis) -> Self {
+        State(since.0 << SHIFT | activity as u64)
+    }
+
+    /// What the worker is doing.
+    pub fn activity(self) -> Activity {
+        match self.0 & ACTIVITY {
+            1 => Activity::Reading,
+            2 => Activity::Writing,
+            _ => Activity::Vacant,
+        }
+    }
+
+    /// Since when: reading, since the client's last complete request; writing, since the write began.
+    pub fn since(self) -> Millis {
+        Millis(self.0 >> SHIFT)
+    }
+
+    /// Whether the worker has been told to end this client, and hasn't yet.
+    pub fn ordered(self) -> bool {
+        self.0 & ORDERED != 0
+    }
+}
+
+impl Line {
+    /// The calling thread is the worker of this line.
+    pub fn enlist(&self) {
+        self.thread.store(
+            rustix::thread::gettid().as_raw_nonzero().get(),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The worker does this from now on. An order that was about the time before is void.
+    #[inline]
+    pub fn set(&self, activity: Activity) {
+        self.state
+            .store(State::new(activity, Millis::now()).0, Ordering::Relaxed);
+    }
+
+    /// The state now.
+    #[inline]
+    pub fn state(&self) -> State {
+        State(self.state.load(Ordering::Relaxed))
+    }
+
+    /// Tells the worker to end its client, unless its state has changed from `seen`. Returns whether it is told.
+    pub fn order(&self, seen: State) -> bool {
+        let told = self.state.compare_exchange(
+            seen.0,
+            seen.0 | ORDERED,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        told.is_ok()
+    }
+
+    /// Interrupts what the worker is blocked in, so that it looks at its orders. May miss it: try again.
+    pub fn interrupt(&self) {
+        if let Some(thread) = Pid::from_raw(self.thread.load(Ordering::Relaxed)) {
+            sys::interrupt(thread);
+        }
+    }
+}
+
+/// The lines of all workers, and what they all are to do.
+pub struct Scoreboard {
+    lines: Box<[Line]>,
+    phase: AtomicU8,
+}
+
+impl Scoreboard {
+    /// A line for each of `workers`, all vacant.
+    pub fn new(workers: usize) -> Self {
+        Scoreboard {
+            lines: (0..workers).map(|_| Line::default()).collect(),
+            phase: AtomicU8::new(Phase::Serve as u8),
+        }
+    }
+
+    /// All lines.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// What the workers are to do with their clients.
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Serve,
+            1 => Phase::Finish,
+            2 => Phase::Release,
+            _ => Phase::Cut,
+        }
+    }
+
+    /// From now on the workers are to do this. Who is blocked learns of it from the reaper's interrupts.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_reaches_only_the_client_that_it_is_about() {
+        let line = Line::default();
+        line.set(Activity::Reading);
+        let seen = line.state();
+        assert!(line.order(seen));
+        assert!(line.state().ordered());
+        assert_eq!(line.state().since(), seen.since());
+        assert!(!line.order(seen), "told already");
+        line.set(Activity::Writing);
+        assert!(!line.state().ordered(), "activity voids the order");
+        assert!(!line.order(seen), "the client is another, or not idle");
+        assert_eq!(line.state().activity(), Activity::Writing);
+    }
+}

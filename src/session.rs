@@ -1,0 +1,290 @@
+//! The service of one client: its requests read, answered and written, until it leaves or must be let go.
+
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use log::debug;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::clock::Millis;
+use crate::command::{Context, Refusal};
+use crate::connection::{Connection, last_words};
+use crate::linger::Linger;
+use crate::protocol::line::{self, Found, LONGEST_REQUEST};
+use crate::reaper::Alarm;
+use crate::scoreboard::{Activity, Line, Phase, Scoreboard};
+use std::sync::Arc;
+
+/// The room for replies that a worker keeps between two reads; more is given back.
+const REPLIES_KEPT: usize = 8 * 1024;
+
+/// A client that asked something within this time is likely to be sending still.
+const RECENTLY: Duration = Duration::from_secs(1);
+
+/// What the workers do for their clients.
+pub struct Service {
+    /// What is answered.
+    pub context: Context,
+    /// What the workers are to do.
+    pub scoreboard: Arc<Scoreboard>,
+    /// Wakes the reaper.
+    pub alarm: Alarm,
+    /// Where clients go that were told goodbye.
+    pub linger: Linger,
+    /// Where connections go that were let go of, open and unread.
+    pub released: Sender<Connection>,
+    /// After how long without a request a client is closed; never if zero. For the words said to it.
+    pub idle_timeout: Duration,
+}
+
+/// How the service of a client came to its end.
+#[derive(Debug)]
+pub enum Ended {
+    /// The client closed, and all that it had sent was answered.
+    Left,
+    /// It asked for it: `QUIT`.
+    Quit,
+    /// It sent a line that is too long.
+    TooLong,
+    /// The reaper says that it has been idle for too long: so long.
+    Idle(Duration),
+    /// It took no replies for too long, or the drain is over.
+    CutOff,
+    /// The connection failed.
+    Broken(Errno),
+    /// All that had arrived was answered, and the server stops.
+    Finished {
+        /// Whether the client asked something a short while ago.
+        recently: bool,
+    },
+    /// It goes on elsewhere.
+    Released,
+}
+
+/// What was read of a client and not answered yet: room for one request, so that a client which idles costs no more.
+struct Input {
+    bytes: [u8; LONGEST_REQUEST],
+    filled: usize,
+    /// So many of them are known to hold no LF.
+    searched: usize,
+}
+
+impl Input {
+    fn new(unanswered: &[u8]) -> Self {
+        let mut bytes = [0; LONGEST_REQUEST];
+        let filled = unanswered.len().min(LONGEST_REQUEST);
+        bytes[..filled].copy_from_slice(&unanswered[..filled]);
+        Input {
+            bytes,
+            filled,
+            searched: 0,
+        }
+    }
+
+    /// Keeps what is left from `used` on: the beginning of a line.
+    #[inline]
+    fn keep_from(&mut self, used: usize) {
+        if used > 0 {
+            self.bytes.copy_within(used..self.filled, 0);
+            self.filled -= used;
+        }
+        self.searched = self.filled;
+    }
+}
+
+impl Service {
+    /// Serves `connection` until it ends or the worker is told to let it go.
+    pub fn serve(&self, connection: &mut Connection, line: &Line) -> Ended {
+        let mut input = Input::new(&std::mem::take(&mut connection.unanswered));
+        let mut replies = Vec::new();
+        // While finishing: how much had arrived when that began, and was not read yet.
+        let mut due = None;
+        line.set(Activity::Reading);
+        loop {
+            let state = line.state();
+            if state.ordered() {
+                return Ended::Idle(Millis::now().since(state.since()));
+            }
+            let flags = match self.scoreboard.phase() {
+                Phase::Serve => RecvFlags::empty(),
+                Phase::Finish => {
+                    due.get_or_insert_with(|| connection.unread());
+                    RecvFlags::DONTWAIT
+                }
+                Phase::Release => {
+                    connection.unanswered = input.bytes[..input.filled].to_vec();
+                    return Ended::Released;
+                }
+                Phase::Cut => return Ended::CutOff,
+            };
+            let read = match connection.read(&mut input.bytes[input.filled..], flags) {
+                Ok(read) => read,
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => return finished(line),
+                Err(error) => return Ended::Broken(error),
+            };
+            input.filled += read;
+
+            let end = self.answer(&mut input, read == 0, line, &mut replies);
+            if !replies.is_empty() {
+                if let Err(end) = self.send(connection, line, &replies) {
+                    return end;
+                }
+                replies.clear();
+                if replies.capacity() > REPLIES_KEPT {
+                    replies = Vec::new();
+                }
+            }
+            if let Some(end) = end {
+                return end;
+            }
+            if let Some(due) = &mut due {
+                if *due == 0 {
+                    return finished(line);
+                }
+                *due = due.saturating_sub(read);
+            }
+        }
+    }
+
+    /// Answers all lines that are whole, the last one too at the `end` of the input. Says so if that is all.
+    #[inline]
+    fn answer(
+        &self,
+        input: &mut Input,
+        end: bool,
+        line: &Line,
+        replies: &mut Vec<u8>,
+    ) -> Option<Ended> {
+        let mut used = 0;
+        let mut ended = None;
+        while ended.is_none() {
+            let bytes = &input.bytes[used..input.filled];
+            let found = match line::find(bytes, std::mem::take(&mut input.searched)) {
+                Found::Part if end => {
+                    ended = Some(Ended::Left);
+                    line::last(bytes)
+                }
+                found => found,
+            };
+            match found {
+                Found::Line { line, length } => {
+                    used += length;
+                    match self.context.answer(line) {
+                        None => {}
+                        Some(Ok(answer)) => {
+                            line::write_reply(&answer.reply, replies);
+                            if answer.close {
+                                ended = Some(Ended::Quit);
+                            }
+                        }
+                        Some(Err(refusal)) => line::write_refusal(&refusal, replies),
+                    }
+                }
+                Found::Part => break,
+                Found::TooLong => {
+                    line::write_refusal(&Refusal::TooLong(LONGEST_REQUEST), replies);
+                    ended = Some(Ended::TooLong);
+                }
+            }
+        }
+        input.keep_from(used);
+        if !replies.is_empty() {
+            line.set(Activity::Reading);
+        }
+        ended
+    }
+
+    /// Writes all of `replies`, in one call if the client keeps up.
+    #[inline]
+    fn send(&self, connection: &Connection, line: &Line, replies: &[u8]) -> Result<(), Ended> {
+        match connection.write(replies, SendFlags::DONTWAIT) {
+            Ok(written) if written == replies.len() => Ok(()),
+            Ok(written) => self.send_slowly(connection, line, &replies[written..]),
+            Err(Errno::AGAIN | Errno::INTR) => self.send_slowly(connection, line, replies),
+            Err(error) => Err(Ended::Broken(error)),
+        }
+    }
+
+    /// Writes to a client that doesn't keep up, for as long as the reaper allows.
+    #[cold]
+    fn send_slowly(
+        &self,
+        connection: &Connection,
+        line: &Line,
+        mut rest: &[u8],
+    ) -> Result<(), Ended> {
+        line.set(Activity::Writing);
+        self.alarm.ring();
+        while !rest.is_empty() {
+            if line.state().ordered() || self.scoreboard.phase() == Phase::Cut {
+                return Err(Ended::CutOff);
+            }
+            match connection.write(rest, SendFlags::empty()) {
+                Ok(written) => rest = &rest[written..],
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Ended::Broken(error)),
+            }
+        }
+        line.set(Activity::Reading);
+        Ok(())
+    }
+
+    /// Does what is to be done with a connection whose service has ended; without `ended`, by a panic.
+    pub fn end(&self, connection: Connection, ended: Option<Ended>) {
+        let number = connection.number;
+        match &ended {
+            Some(ended) => debug!(connection = number, how:? = ended; "ended"),
+            None => debug!(connection = number; "ended by a panic"),
+        }
+        match ended {
+            Some(Ended::Left | Ended::Broken(_)) => connection.close(),
+            Some(Ended::CutOff) => connection.cut(),
+            Some(Ended::Quit | Ended::TooLong) => self.linger.leave(connection.say_goodbye()),
+            Some(Ended::Idle(time)) => {
+                let refusal = match self.idle_timeout {
+                    limit if !limit.is_zero() && time >= limit => Refusal::Idle,
+                    _ => Refusal::MadeRoom,
+                };
+                self.refuse(connection, &refusal);
+            }
+            None => self.refuse(connection, &Refusal::Internal),
+            Some(Ended::Finished { recently }) => {
+                if recently || connection.unread() > 0 {
+                    self.linger.leave(connection.say_goodbye());
+                } else {
+                    connection.say_goodbye();
+                }
+            }
+            Some(Ended::Released) => {
+                // Nobody wants it any more: then it is closed.
+                let _ = self.released.send(connection);
+            }
+        }
+    }
+
+    fn refuse(&self, connection: Connection, refusal: &Refusal<'_>) {
+        let mut reply = Vec::new();
+        line::write_refusal(refusal, &mut reply);
+        // A client that takes nothing more loses these words, too.
+        let _ = connection.write(&reply, SendFlags::DONTWAIT);
+        self.linger.leave(connection.say_goodbye());
+    }
+}
+
+fn finished(line: &Line) -> Ended {
+    Ended::Finished {
+        recently: Millis::now().since(line.state().since()) < RECENTLY,
+    }
+}
+
+/// Answers a client that is not let in, and closes without waiting for it.
+pub fn turn_away(stream: std::net::TcpStream, refusal: &Refusal<'_>, linger: &Linger) {
+    let mut reply = Vec::new();
+    line::write_refusal(refusal, &mut reply);
+    // It may have gone already.
+    let _ = last_words(&stream, &reply);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    linger.leave(stream);
+}

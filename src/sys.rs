@@ -1,0 +1,83 @@
+//! The one room for unsafe code: waking a thread that is blocked in a system call.
+//!
+//! A signal whose handler was installed without `SA_RESTART` makes the call that it interrupts fail with `EINTR`
+//! (signal(7), "Interruption of system calls and library functions by signal handlers"). That costs a blocked thread
+//! nothing until it happens, where polling before each read, or a time-out on it, would cost every request.
+//! The signal is `SIGURG`: by default it is ignored, so a stray one does no harm, and nobody sends it by hand.
+#![allow(unsafe_code)]
+
+use std::io;
+
+use rustix::thread::Pid;
+
+/// Does nothing: that it ran is what interrupts the system call.
+extern "C" fn interrupted(_signal: libc::c_int) {}
+
+/// Makes [`interrupt`] work, in this process. Call it before any thread starts: they inherit the signal mask.
+pub fn allow_interrupts() -> io::Result<()> {
+    let handler: extern "C" fn(libc::c_int) = interrupted;
+    // SAFETY: all zeroes are a valid sigaction and a valid sigset_t; every pointer is to a live local; the handler
+    // touches nothing, so that it may run at any point of any thread.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = 0; // above all, no SA_RESTART
+        if libc::sigaction(libc::SIGURG, &action, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut mask);
+        libc::sigaddset(&mut mask, libc::SIGURG);
+        match libc::pthread_sigmask(libc::SIG_UNBLOCK, &mask, std::ptr::null_mut()) {
+            0 => Ok(()),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
+/// Interrupts what `thread` of this process is blocked in.
+///
+/// A thread that has not entered the call yet is missed: whoever must be sure tries again until he sees an effect.
+/// A thread that has ended meanwhile is none of this function's business: nothing happens.
+pub fn interrupt(thread: Pid) {
+    // SAFETY: tgkill takes three integers and looks at no memory; it reaches threads of this process alone, all of
+    // which are ready for the signal or ignore it.
+    unsafe {
+        libc::syscall(
+            libc::SYS_tgkill,
+            rustix::process::getpid().as_raw_nonzero().get(),
+            thread.as_raw_nonzero().get(),
+            libc::SIGURG,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_blocked_read_is_interrupted_and_nothing_is_lost() {
+        allow_interrupts().unwrap();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let (tid, tids) = mpsc::channel();
+        let blocked = std::thread::spawn(move || {
+            tid.send(rustix::thread::gettid()).unwrap();
+            let first = rustix::io::read(reader.as_fd(), &mut [0u8; 8]);
+            (first, reader)
+        });
+        let thread = tids.recv().unwrap();
+        while !blocked.is_finished() {
+            interrupt(thread);
+            std::thread::yield_now();
+        }
+        let (first, reader) = blocked.join().unwrap();
+        assert_eq!(first, Err(rustix::io::Errno::INTR));
+        rustix::io::write(&writer, b"later").unwrap();
+        let mut buffer = [0u8; 8];
+        assert_eq!(rustix::io::read(&reader, &mut buffer), Ok(5));
+    }
+}

@@ -1,0 +1,58 @@
+//! Threads with names, that can be woken from what they are blocked in and waited for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use rustix::thread::Pid;
+
+use crate::error::Error;
+use crate::sys;
+
+/// Enough for our shallow calls; more would only cost address space and page tables.
+pub const STACK_SIZE: usize = 64 * 1024;
+
+/// How long an interrupted thread has before it is interrupted again.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// A running thread.
+pub struct Thread {
+    id: Arc<AtomicI32>,
+    handle: JoinHandle<()>,
+}
+
+/// Starts a thread of this name, which shows in the log and in `ps -L`.
+pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<Thread, Error> {
+    let id = Arc::new(AtomicI32::new(0));
+    let own = id.clone();
+    let handle = Builder::new()
+        .name(name.to_string())
+        .stack_size(STACK_SIZE)
+        .spawn(move || {
+            own.store(
+                rustix::thread::gettid().as_raw_nonzero().get(),
+                Ordering::Relaxed,
+            );
+            run();
+        })
+        .map_err(|source| Error::System {
+            action: "start a thread",
+            source,
+        })?;
+    Ok(Thread { id, handle })
+}
+
+impl Thread {
+    /// Waits for the thread to end, interrupting whatever it is blocked in until it does. It must have been told to.
+    pub fn end(self) {
+        while !self.handle.is_finished() {
+            if let Some(thread) = Pid::from_raw(self.id.load(Ordering::Relaxed)) {
+                sys::interrupt(thread);
+            }
+            std::thread::park_timeout(AGAIN);
+        }
+        // A panic has been logged by the hook.
+        let _ = self.handle.join();
+    }
+}

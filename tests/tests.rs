@@ -1,0 +1,17 @@
+//! The tests that run the whole daemon, one program. What belongs where:
+//!
+//! - `support`: the daemon as a child process, clients, waiting; no tests
+//! - `protocol`: each sentence of docs/protocol.md, quoted and proved; arbitrary chopping of the bytes
+//! - `nc`: the documented one-liners with every netcat
+//! - `settings`: flags, variables, defaults, `--help`, what is refused at start and with which words and exit status
+//! - `identity`: the id and the state directory
+//! - `life`: signals, drain, exit statuses; letting go of connections
+//! - `full`: more clients than may be: BUSY, making room, the cap for an address
+//! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
+//! - `failures`: what the system refuses: descriptors, memory; panics
+//! - `log`: what is logged, and what can't flood it
+//! - `soak`: many connections of all sorts, and nothing left behind
+//! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
+#![allow(missing_docs)]
+
+mod support;
