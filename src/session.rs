@@ -71,15 +71,19 @@ struct Input {
 }
 
 impl Input {
-    fn new(unanswered: &[u8]) -> Self {
-        let mut bytes = [0; LONGEST_REQUEST];
-        let filled = unanswered.len().min(LONGEST_REQUEST);
-        bytes[..filled].copy_from_slice(&unanswered[..filled]);
+    #[inline]
+    fn new() -> Self {
         Input {
-            bytes,
-            filled,
+            bytes: [0; LONGEST_REQUEST],
+            filled: 0,
             searched: 0,
         }
+    }
+
+    /// Takes up what was read of a request elsewhere.
+    fn resume(&mut self, unanswered: &[u8]) {
+        self.filled = unanswered.len().min(LONGEST_REQUEST);
+        self.bytes[..self.filled].copy_from_slice(&unanswered[..self.filled]);
     }
 
     /// Keeps what is left from `used` on: the beginning of a line.
@@ -95,8 +99,12 @@ impl Input {
 
 impl Service {
     /// Serves `connection` until it ends or the worker is told to let it go.
+    // Not inlined: what a waiting worker has on its stack is memory that every idle client costs, and a page more or
+    // less is half of it.
+    #[inline(never)]
     pub fn serve(&self, connection: &mut Connection, line: &Line) -> Ended {
-        let mut input = Input::new(&std::mem::take(&mut connection.unanswered));
+        let mut input = Input::new();
+        input.resume(&std::mem::take(&mut connection.unanswered));
         let mut replies = Vec::new();
         // While finishing: how much had arrived when that began, and was not read yet.
         let mut due = None;
@@ -232,6 +240,7 @@ impl Service {
     }
 
     /// Does what is to be done with a connection whose service has ended; without `ended`, by a panic.
+    #[inline(never)]
     pub fn end(&self, connection: Connection, ended: Option<Ended>) {
         let number = connection.number;
         match &ended {
