@@ -5,32 +5,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, TrySendError};
 use log::debug;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use crate::clients::Clients;
-use crate::connection::Connection;
+use crate::connection::{Connection, Socket};
 use crate::episode::Episodes;
 use crate::error::Error;
 use crate::linger::Linger;
 use crate::listener::Listener;
 use crate::reaper::Alarm;
 use crate::session;
+use crate::sync::channel::{Sender, TrySendError};
 use crate::thread::{self, Thread};
 
 /// When the system is out of something, it is asked again after this time.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What every accept loop shares: where clients are counted and where they go.
-pub struct Door {
+pub struct Door<S = TcpStream> {
     /// Who is in.
     pub clients: Arc<Clients>,
     /// How many workers there are: with more clients than that, some wait.
     pub workers: usize,
     /// Where they wait for a worker.
-    pub queue: Sender<Connection>,
+    pub queue: Sender<Connection<S>>,
     /// Wakes the reaper when somebody waits.
     pub alarm: Alarm,
     /// Where those go that are not let in.
@@ -114,21 +114,7 @@ impl Door {
         let refusal = match self.clients.admit(peer.ip()) {
             Ok(place) => {
                 debug!(connection = number, peer:%; "accepted");
-                match self
-                    .queue
-                    .try_send(Connection::new(number, stream, peer, place))
-                {
-                    Ok(()) => {
-                        if self.clients.count().load(Ordering::Relaxed) > self.workers {
-                            self.alarm.ring();
-                        }
-                    }
-                    // The queue has room for everyone who has a place, and the workers outlive the door.
-                    Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
-                        lost.close();
-                    }
-                }
-                return;
+                return self.enqueue(Connection::new(number, stream, peer, place));
             }
             Err(refusal) => refusal,
         };
@@ -137,5 +123,20 @@ impl Door {
             self.alarm.ring();
         }
         session::turn_away(stream, &refusal, &self.linger);
+    }
+}
+
+impl<S: Socket> Door<S> {
+    /// Gives `connection` to the workers.
+    pub fn enqueue(&self, connection: Connection<S>) {
+        match self.queue.try_send(connection) {
+            Ok(()) => {
+                if self.clients.count().load(Ordering::Relaxed) > self.workers {
+                    self.alarm.ring();
+                }
+            }
+            // The queue has room for everyone who has a place, and the workers outlive the door.
+            Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => lost.close(),
+        }
     }
 }

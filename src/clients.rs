@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::command::Refusal;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many clients there may be, and how many there are.
 pub struct Clients {

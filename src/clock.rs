@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
+
+use crate::sync::clock_gettime;
 
 /// A moment, in milliseconds since some moment before the machine's start (clock_gettime(2), `CLOCK_MONOTONIC_COARSE`).
 /// It is accurate to the kernel's tick, 1 to 10 ms, and means the same in every process of the machine.

@@ -10,8 +10,34 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::clients::Place;
 use crate::clock::Millis;
 
+/// What a session needs of a socket. One that is no socket serves to try sessions: see `fuzz/` and `tests/shuttle.rs`.
+pub trait Socket {
+    /// See recv(2).
+    fn recv(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno>;
+    /// See send(2).
+    fn send(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno>;
+    /// How many bytes can be read at once.
+    fn unread(&self) -> Result<u64, Errno>;
+}
+
+impl Socket for TcpStream {
+    #[inline]
+    fn recv(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
+        rustix::net::recv(self, buffer, flags).map(|(read, _)| read)
+    }
+
+    #[inline]
+    fn send(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
+        rustix::net::send(self, bytes, flags | SendFlags::NOSIGNAL)
+    }
+
+    fn unread(&self) -> Result<u64, Errno> {
+        rustix::io::ioctl_fionread(self)
+    }
+}
+
 /// A live connection. It can be moved between threads in the middle of anything but a request.
-pub struct Connection {
+pub struct Connection<S = TcpStream> {
     /// The number by which the log calls it, counted from 1 by each process.
     pub number: u64,
     /// The client's address.
@@ -20,13 +46,13 @@ pub struct Connection {
     pub since: Millis,
     /// What was read of a request that is not whole yet; less than a request may be long.
     pub unanswered: Vec<u8>,
-    stream: TcpStream,
+    stream: S,
     place: Place,
 }
 
-impl Connection {
+impl<S: Socket> Connection<S> {
     /// A connection just accepted.
-    pub fn new(number: u64, stream: TcpStream, peer: SocketAddr, place: Place) -> Self {
+    pub fn new(number: u64, stream: S, peer: SocketAddr, place: Place) -> Self {
         Connection {
             number,
             peer,
@@ -40,21 +66,32 @@ impl Connection {
     /// Reads what there is, waiting for the first byte unless `flags` say otherwise; 0 is the end of the input.
     #[inline]
     pub fn read(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
-        rustix::net::recv(&self.stream, buffer, flags).map(|(read, _)| read)
+        self.stream.recv(buffer, flags)
     }
 
     /// Writes some of `bytes`, waiting for the client to take some unless `flags` say otherwise.
     #[inline]
     pub fn write(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
-        rustix::net::send(&self.stream, bytes, flags | SendFlags::NOSIGNAL)
+        self.stream.send(bytes, flags)
     }
 
     /// How many bytes have arrived that were not read.
     pub fn unread(&self) -> usize {
-        let unread = rustix::io::ioctl_fionread(&self.stream).unwrap_or(0);
-        usize::try_from(unread).unwrap_or(usize::MAX)
+        usize::try_from(self.stream.unread().unwrap_or(0)).unwrap_or(usize::MAX)
     }
 
+    /// The socket.
+    pub fn socket(&self) -> &S {
+        &self.stream
+    }
+
+    /// The client counts no more, and the socket is closed.
+    pub fn close(self) {
+        drop(self.place);
+    }
+}
+
+impl Connection {
     /// The client counts no more, and then learns that nothing more will come. What is left is a socket to linger on.
     pub fn say_goodbye(self) -> TcpStream {
         drop(self.place);
@@ -68,11 +105,6 @@ impl Connection {
         drop(self.place);
         // If it fails, the client sees an end instead of a reset.
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
-    }
-
-    /// The client counts no more, and the socket is closed.
-    pub fn close(self) {
-        drop(self.place);
     }
 }
 

@@ -13,7 +13,8 @@
 //!                                protocol      bytes to requests, replies to bytes
 //! clients    scoreboard episode  identity      the count; who does what; trouble said once; the id
 //! options    logging   limits    error         settings; the log; what the system has room for; why it failed
-//! thread     clock     sys                     names and wakes; milliseconds; the one room for unsafe code
+//! thread     clock     sync      sys           names and wakes; milliseconds; what is waited for; the one room for
+//!                                              unsafe code
 //! ```
 //!
 //! # The way of a byte
@@ -60,5 +61,6 @@ pub mod reaper;
 pub mod scoreboard;
 pub mod session;
 pub mod signals;
+pub mod sync;
 pub mod sys;
 pub mod thread;

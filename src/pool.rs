@@ -4,18 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender};
-use threadpool::ThreadPool;
-
 use crate::error::Error;
 use crate::scoreboard::{Activity, Line, Scoreboard};
+use crate::sync::channel::{self, Receiver, Sender};
+use crate::sync::threadpool::{Builder, ThreadPool};
 use crate::thread::STACK_SIZE;
 
 /// The workers.
 pub struct Pool<T> {
     queue: Sender<T>,
     jobs: Receiver<T>,
-    ended: Receiver<()>,
+    /// Not of `sync`: no worker waits for it.
+    ended: crossbeam_channel::Receiver<()>,
 }
 
 impl<T: Send + 'static> Pool<T> {
@@ -29,13 +29,13 @@ impl<T: Send + 'static> Pool<T> {
         end: impl Fn(T, Option<E>) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let workers = scoreboard.lines().len();
-        let (queue, jobs) = crossbeam_channel::bounded(capacity);
+        let (queue, jobs) = channel::bounded(capacity);
         let (running, ended) = crossbeam_channel::bounded(0);
         let threads = spawn(workers)?;
         let work = Arc::new((serve, end));
         for index in 0..workers {
             let (jobs, scoreboard, work) = (jobs.clone(), scoreboard.clone(), work.clone());
-            let running: Sender<()> = running.clone();
+            let running: crossbeam_channel::Sender<()> = running.clone();
             threads.execute(move || {
                 run(&jobs, &scoreboard.lines()[index], &work.0, &work.1);
                 drop(running);
@@ -55,13 +55,13 @@ impl<T: Send + 'static> Pool<T> {
     }
 
     /// Gives the workers nothing more, beyond what is queued; the returned channel disconnects when all have ended.
-    pub fn close(self) -> Receiver<()> {
+    pub fn close(self) -> crossbeam_channel::Receiver<()> {
         self.ended
     }
 }
 
 /// Waits until all senders of `ended` are gone, or until `deadline`; returns whether they are.
-pub fn wait_for(ended: &Receiver<()>, deadline: Instant) -> bool {
+pub fn wait_for(ended: &crossbeam_channel::Receiver<()>, deadline: Instant) -> bool {
     // Nobody sends: what comes is the disconnection or the deadline.
     !matches!(
         ended.recv_deadline(deadline),
@@ -71,7 +71,7 @@ pub fn wait_for(ended: &Receiver<()>, deadline: Instant) -> bool {
 
 /// threadpool panics when the system refuses a thread, and prints nothing that helps.
 fn spawn(workers: usize) -> Result<ThreadPool, Error> {
-    let builder = threadpool::Builder::new()
+    let builder = Builder::new()
         .num_threads(workers)
         .thread_name("worker".to_string())
         .thread_stack_size(STACK_SIZE);

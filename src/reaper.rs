@@ -3,17 +3,15 @@
 //!
 //! It looks at the scoreboard, orders, and interrupts until the order is obeyed or void. With no client it sleeps.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use std::sync::Arc;
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-
 use crate::clock::Millis;
-use crate::connection::Connection;
 use crate::episode::Episodes;
 use crate::error::Error;
 use crate::scoreboard::{Activity, Phase, Scoreboard, State};
+use crate::sync::channel::{self, Receiver, RecvTimeoutError, Sender};
+use crate::sync::sleep;
 use crate::thread::{self, Thread};
 
 /// A client that has been idle for less never makes room for another.
@@ -35,7 +33,7 @@ pub struct Alarm(Sender<()>);
 impl Alarm {
     /// An alarm, and what the reaper hears it by. The reaper ends when all clones of the alarm are dropped.
     pub fn new() -> (Self, Receiver<()>) {
-        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let (sender, receiver) = channel::bounded(1);
         (Alarm(sender), receiver)
     }
 
@@ -47,11 +45,11 @@ impl Alarm {
 }
 
 /// What the reaper goes by.
-pub struct Reaper {
+pub struct Reaper<T> {
     /// Who does what.
     pub scoreboard: Arc<Scoreboard>,
     /// Who waits. The reaper only counts them.
-    pub waiting: Receiver<Connection>,
+    pub waiting: Receiver<T>,
     /// A client may complete no request for so long; zero: for ever.
     pub idle_timeout: Duration,
     /// A client may not take its replies for so long.
@@ -60,13 +58,14 @@ pub struct Reaper {
     pub episodes: Arc<Episodes>,
 }
 
-impl Reaper {
+impl<T: Send + 'static> Reaper<T> {
     /// Starts the thread. It ends when all clones of the alarm are dropped.
     pub fn start(self, alarms: Receiver<()>) -> Result<Thread, Error> {
         thread::spawn("reaper", move || self.run(&alarms))
     }
 
-    fn run(&self, alarms: &Receiver<()>) {
+    /// What the thread does.
+    pub fn run(&self, alarms: &Receiver<()>) {
         let mut idle = Vec::new();
         loop {
             let next = self.round(Millis::now(), &mut idle);
@@ -76,7 +75,7 @@ impl Reaper {
             };
             match alarm {
                 Err(RecvTimeoutError::Disconnected) => return,
-                Ok(()) | Err(RecvTimeoutError::Timeout) => std::thread::sleep(SPACING),
+                Ok(()) | Err(RecvTimeoutError::Timeout) => sleep(SPACING),
             }
         }
     }
@@ -115,10 +114,22 @@ impl Reaper {
             idle.push((state, index));
         }
         if phase == Phase::Serve {
-            let room_wanted = self.waiting.len().saturating_sub(vacant + leaving);
+            let waiting = self.waiting.len();
+            let room_wanted = waiting.saturating_sub(vacant + leaving);
             if room_wanted > 0 {
                 self.make_room(room_wanted, now, idle, &mut next);
             }
+            if waiting > 0 && vacant > 0 {
+                // A worker that has just taken a client is vacant for an instant yet: who waits may wait for another.
+                next.at(now.after(AGAIN));
+            }
+            if vacant > 0 && !self.idle_timeout.is_zero() {
+                // Nobody tells when a vacant worker takes a client, whose idle time begins now at the earliest.
+                next.at(now.after(self.idle_timeout));
+            }
+        } else {
+            // A worker may have looked at the phase and taken a client in the same instant, unseen in this round.
+            next.at(now.after(AGAIN));
         }
         if self.episodes.settle(false) {
             next.at(now.after(SETTLE));

@@ -4,12 +4,11 @@
 //! so that an order and the activity that it is about can't be taken apart: whoever is told to end an idle client
 //! does so only if that client is idle still.
 
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
-
 use rustix::thread::Pid;
 
 use crate::clock::Millis;
-use crate::sys;
+use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use crate::sync::{gettid, interrupt};
 
 /// What all workers are to do with their clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,10 +81,8 @@ impl State {
 impl Line {
     /// The calling thread is the worker of this line.
     pub fn enlist(&self) {
-        self.thread.store(
-            rustix::thread::gettid().as_raw_nonzero().get(),
-            Ordering::Relaxed,
-        );
+        self.thread
+            .store(gettid().as_raw_nonzero().get(), Ordering::Relaxed);
     }
 
     /// The worker does this from now on. An order that was about the time before is void.
@@ -115,7 +112,7 @@ impl Line {
     /// Interrupts what the worker is blocked in, so that it looks at its orders. May miss it: try again.
     pub fn interrupt(&self) {
         if let Some(thread) = Pid::from_raw(self.thread.load(Ordering::Relaxed)) {
-            sys::interrupt(thread);
+            interrupt(thread);
         }
     }
 }

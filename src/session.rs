@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::clock::Millis;
 use crate::command::{Context, Refusal};
-use crate::connection::{Connection, last_words};
+use crate::connection::{Connection, Socket, last_words};
 use crate::linger::Linger;
 use crate::protocol::line::{self, Found, LONGEST_REQUEST};
 use crate::reaper::Alarm;
@@ -102,7 +102,7 @@ impl Service {
     // Not inlined: what a waiting worker has on its stack is memory that every idle client costs, and a page more or
     // less is half of it.
     #[inline(never)]
-    pub fn serve(&self, connection: &mut Connection, line: &Line) -> Ended {
+    pub fn serve<S: Socket>(&self, connection: &mut Connection<S>, line: &Line) -> Ended {
         let mut input = Input::new();
         input.resume(&std::mem::take(&mut connection.unanswered));
         let mut replies = Vec::new();
@@ -206,7 +206,12 @@ impl Service {
 
     /// Writes all of `replies`, in one call if the client keeps up.
     #[inline]
-    fn send(&self, connection: &Connection, line: &Line, replies: &[u8]) -> Result<(), Ended> {
+    fn send<S: Socket>(
+        &self,
+        connection: &Connection<S>,
+        line: &Line,
+        replies: &[u8],
+    ) -> Result<(), Ended> {
         match connection.write(replies, SendFlags::DONTWAIT) {
             Ok(written) if written == replies.len() => Ok(()),
             Ok(written) => self.send_slowly(connection, line, &replies[written..]),
@@ -217,9 +222,9 @@ impl Service {
 
     /// Writes to a client that doesn't keep up, for as long as the reaper allows.
     #[cold]
-    fn send_slowly(
+    fn send_slowly<S: Socket>(
         &self,
-        connection: &Connection,
+        connection: &Connection<S>,
         line: &Line,
         mut rest: &[u8],
     ) -> Result<(), Ended> {

@@ -7,11 +7,11 @@ pub mod server;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use uuid::Uuid;
 
 use crate::protocol::line::Quoted;
+use crate::sync::atomic::AtomicUsize;
 
 /// One command: how it is called, what it is for, and what answers it.
 pub struct Entry {

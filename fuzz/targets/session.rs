@@ -1,0 +1,177 @@
+//! A session, on something that behaves as badly as a socket may: short reads and writes, interrupts, orders, the end of
+//! the server in between.
+//!
+//! What a byte of the plan means beyond the size of a piece (see `piece`), the first time that it comes up:
+//!
+//! - `i`: the call is interrupted;
+//! - `o`: the reaper orders the end of the client, then interrupts;
+//! - `r`, `f`, `c`: the server lets go, finishes or cuts off, then interrupts;
+//! - `b`: the connection breaks;
+//! - `a`: no room, if the call doesn't wait.
+#![no_main]
+
+use std::cell::{Cell, RefCell};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use blockchain_tcpd::clients::Clients;
+use blockchain_tcpd::connection::{Connection, Socket};
+use blockchain_tcpd::linger::Linger;
+use blockchain_tcpd::reaper::Alarm;
+use blockchain_tcpd::scoreboard::{Phase, Scoreboard};
+use blockchain_tcpd::session::{Ended, Service};
+use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
+use libfuzzer_sys::fuzz_target;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+static CLIENTS: LazyLock<Clients> = LazyLock::new(|| Clients::new(1, 0));
+
+static SERVICE: LazyLock<Service> = LazyLock::new(|| Service {
+    context: context(),
+    scoreboard: Arc::new(Scoreboard::new(1)),
+    alarm: Alarm::new().0,
+    linger: Linger::start(0).expect("a thread").0,
+    released: crossbeam_channel::unbounded().0,
+    idle_timeout: Duration::ZERO,
+});
+
+fuzz_target!(|input: &[u8]| {
+    let (plan, text) = part(input);
+    let expected = Expectation::of(text);
+    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let socket = Plan {
+        plan: if plan.is_empty() { b"0" } else { plan },
+        next: Cell::new(0),
+        text: Cell::new(text),
+        output: RefCell::default(),
+        reads: Cell::new(0),
+        writes: Cell::new(0),
+    };
+    let place = CLIENTS
+        .admit(peer.ip())
+        .unwrap_or_else(|_| panic!("a place is lost"));
+    let mut connection = Connection::new(1, socket, peer, place);
+    let line = &SERVICE.scoreboard.lines()[0];
+    loop {
+        SERVICE.scoreboard.set_phase(Phase::Serve);
+        let ended = SERVICE.serve(&mut connection, line);
+        let phase = SERVICE.scoreboard.phase();
+        let socket = connection.socket();
+        let output = socket.output.borrow();
+        match ended {
+            // It goes on in the next process.
+            Ended::Released => {
+                assert_eq!(phase, Phase::Release);
+                assert!(!connection.unanswered.contains(&b'\n'));
+                expected.check_beginning(&output, true);
+                continue;
+            }
+            Ended::Left => {
+                assert!(!expected.closes && socket.text.get().is_empty());
+                expected.check(&output);
+            }
+            Ended::Quit | Ended::TooLong => {
+                assert!(expected.closes);
+                expected.check(&output);
+            }
+            Ended::Finished { .. } => {
+                assert_eq!(phase, Phase::Finish);
+                expected.check_whole(&output);
+            }
+            Ended::Idle(_) => {
+                assert!(line.state().ordered());
+                expected.check_beginning(&output, true);
+            }
+            Ended::CutOff => {
+                assert!(phase == Phase::Cut || line.state().ordered());
+                expected.check_beginning(&output, false);
+            }
+            Ended::Broken(error) => {
+                assert_eq!(error, Errno::CONNRESET);
+                expected.check_beginning(&output, false);
+            }
+        }
+        assert!(
+            socket.writes.get() <= socket.reads.get(),
+            "a write for each reply"
+        );
+        break;
+    }
+    connection.close();
+});
+
+/// What stands for the socket, and the client's side of it.
+struct Plan<'a> {
+    plan: &'a [u8],
+    next: Cell<usize>,
+    text: Cell<&'a [u8]>,
+    output: RefCell<Vec<u8>>,
+    /// Reads that returned something.
+    reads: Cell<usize>,
+    /// Writes without need: not those that go on after one that was short or interrupted.
+    writes: Cell<usize>,
+}
+
+impl Plan<'_> {
+    /// What becomes of the next call on a socket, of `all` bytes.
+    fn call(&self, all: usize, waits: bool) -> Result<usize, Errno> {
+        let next = self.next.replace(self.next.get() + 1);
+        let planned = self.plan[next % self.plan.len()];
+        if next >= self.plan.len() {
+            return Ok(piece(planned, all));
+        }
+        let board = &SERVICE.scoreboard;
+        match planned {
+            b'i' => {}
+            b'o' => {
+                let line = &board.lines()[0];
+                line.order(line.state());
+            }
+            b'r' => board.set_phase(Phase::Release),
+            b'f' => board.set_phase(Phase::Finish),
+            b'c' => board.set_phase(Phase::Cut),
+            b'b' => return Err(Errno::CONNRESET),
+            b'a' if !waits => return Err(Errno::AGAIN),
+            planned => return Ok(piece(planned, all)),
+        }
+        Err(Errno::INTR)
+    }
+}
+
+impl Socket for Plan<'_> {
+    fn recv(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
+        assert!(!buffer.is_empty(), "no room means the end of the input");
+        let waits = !flags.contains(RecvFlags::DONTWAIT);
+        let text = self.text.get();
+        if !waits && text.is_empty() {
+            // A server that finishes sees a client which may send more.
+            return Err(Errno::AGAIN);
+        }
+        // There is something to be read, so that it is no use to wait.
+        let read = self.call(buffer.len().min(text.len()), true)?;
+        let (piece, rest) = text.split_at(read);
+        buffer[..read].copy_from_slice(piece);
+        self.text.set(rest);
+        self.reads.set(self.reads.get() + 1);
+        Ok(read)
+    }
+
+    fn send(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
+        assert!(!bytes.is_empty());
+        let waits = !flags.contains(SendFlags::DONTWAIT);
+        if !waits {
+            self.writes.set(self.writes.get() + 1);
+        }
+        let written = self.call(bytes.len(), waits)?;
+        self.output
+            .borrow_mut()
+            .extend_from_slice(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn unread(&self) -> Result<u64, Errno> {
+        Ok(self.text.get().len() as u64)
+    }
+}

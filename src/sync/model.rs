@@ -1,0 +1,281 @@
+//! Models, for `tests/shuttle.rs`: only what the modules under check use, and no more ordered, fair or punctual than
+//! the real thing. shuttle may let another thread go on at each step; it sees all memory as sequentially consistent.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::thread::Pid;
+use rustix::time::{ClockId, Timespec};
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::sync::{Condvar, Mutex};
+
+pub use shuttle::sync::atomic;
+
+/// The kernel, as far as it blocks threads and interrupts them.
+#[derive(Default)]
+struct Kernel {
+    /// Who is blocked in a system call, and whether he has been interrupted.
+    blocked: Mutex<HashMap<Pid, bool>>,
+    changed: Condvar,
+}
+
+shuttle::lazy_static! {
+    static ref KERNEL: Kernel = Kernel::default();
+}
+
+/// A system call that returns what `attempt` does as soon as it returns something. Until then it `waits`, and can be
+/// interrupted, or else fails with `EAGAIN`. `attempt` must do all that it does in one step.
+pub fn call<R>(waits: bool, mut attempt: impl FnMut() -> Option<R>) -> Result<R, Errno> {
+    // An interrupt that comes before it is there is lost.
+    dawdle();
+    let mut blocked = KERNEL.blocked.lock().unwrap();
+    loop {
+        if let Some(result) = attempt() {
+            KERNEL.changed.notify_all();
+            return Ok(result);
+        }
+        if !waits {
+            return Err(Errno::AGAIN);
+        }
+        blocked.insert(gettid(), false);
+        blocked = KERNEL.changed.wait(blocked).unwrap();
+        if blocked.remove(&gettid()) == Some(true) {
+            return Err(Errno::INTR);
+        }
+    }
+}
+
+/// Lets others do much or little.
+fn dawdle() {
+    for _ in 0..thread_rng().gen_range(0..8) {
+        shuttle::thread::yield_now();
+    }
+}
+
+/// Interrupts what `thread` is blocked in; if that is nothing, nothing happens, now or later.
+pub fn interrupt(thread: Pid) {
+    if let Some(interrupted) = KERNEL.blocked.lock().unwrap().get_mut(&thread) {
+        *interrupted = true;
+        KERNEL.changed.notify_all();
+    }
+}
+
+/// The id of the calling thread.
+pub fn gettid() -> Pid {
+    let index = usize::from(shuttle::thread::current().id());
+    i32::try_from(index + 1)
+        .ok()
+        .and_then(Pid::from_raw)
+        .unwrap()
+}
+
+thread_local! {
+    /// Milliseconds. It is one for all: shuttle runs all threads of a check on one thread of the system.
+    static CLOCK: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The clock: it stands still but for those who wait for it.
+pub fn clock_gettime(_: ClockId) -> Timespec {
+    let now = CLOCK.get();
+    Timespec {
+        tv_sec: (now / 1000) as i64,
+        tv_nsec: (now % 1000 * 1_000_000) as i64,
+    }
+}
+
+/// What comes on the clock while others do as much or little as they do.
+pub fn sleep(time: Duration) {
+    shuttle::thread::yield_now();
+    let time = u64::try_from(time.as_millis()).unwrap();
+    CLOCK.set(CLOCK.get().saturating_add(time));
+}
+
+/// The part of crossbeam-channel that is used.
+pub mod channel {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    pub use crossbeam_channel::{RecvError, RecvTimeoutError, TrySendError};
+    use shuttle::sync::{Condvar, Mutex};
+
+    struct Channel<T> {
+        inside: Mutex<Inside<T>>,
+        changed: Condvar,
+        capacity: usize,
+    }
+
+    struct Inside<T> {
+        queue: VecDeque<T>,
+        senders: usize,
+        receivers: usize,
+    }
+
+    /// Sends.
+    pub struct Sender<T>(Arc<Channel<T>>);
+
+    /// Receives.
+    pub struct Receiver<T>(Arc<Channel<T>>);
+
+    /// A channel with room for `capacity` messages, one or more.
+    pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+        let channel = Arc::new(Channel {
+            inside: Mutex::new(Inside {
+                queue: VecDeque::new(),
+                senders: 1,
+                receivers: 1,
+            }),
+            changed: Condvar::new(),
+            capacity,
+        });
+        (Sender(channel.clone()), Receiver(channel))
+    }
+
+    impl<T> Sender<T> {
+        /// Sends if there is room.
+        pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
+            let mut inside = self.0.inside.lock().unwrap();
+            if inside.receivers == 0 {
+                return Err(TrySendError::Disconnected(message));
+            }
+            if inside.queue.len() >= self.0.capacity {
+                return Err(TrySendError::Full(message));
+            }
+            inside.queue.push_back(message);
+            self.0.changed.notify_one();
+            Ok(())
+        }
+    }
+
+    impl<T> Receiver<T> {
+        /// Waits for a message.
+        pub fn recv(&self) -> Result<T, RecvError> {
+            let message = self.take()?;
+            super::dawdle();
+            Ok(message)
+        }
+
+        fn take(&self) -> Result<T, RecvError> {
+            let mut inside = self.0.inside.lock().unwrap();
+            loop {
+                match inside.queue.pop_front() {
+                    Some(message) => return Ok(message),
+                    None if inside.senders == 0 => return Err(RecvError),
+                    None => inside = self.0.changed.wait(inside).unwrap(),
+                }
+            }
+        }
+
+        /// Waits for a message, but not for longer than `time`.
+        pub fn recv_timeout(&self, time: Duration) -> Result<T, RecvTimeoutError> {
+            if self.0.inside.lock().unwrap().queue.is_empty() {
+                super::sleep(time);
+            }
+            let mut inside = self.0.inside.lock().unwrap();
+            match inside.queue.pop_front() {
+                Some(message) => Ok(message),
+                None if inside.senders == 0 => Err(RecvTimeoutError::Disconnected),
+                None => Err(RecvTimeoutError::Timeout),
+            }
+        }
+
+        /// How many messages there are.
+        pub fn len(&self) -> usize {
+            self.0.inside.lock().unwrap().queue.len()
+        }
+
+        /// Whether there is none.
+        pub fn is_empty(&self) -> bool {
+            self.len() == 0
+        }
+    }
+
+    impl<T> Iterator for &Receiver<T> {
+        type Item = T;
+
+        fn next(&mut self) -> Option<T> {
+            self.recv().ok()
+        }
+    }
+
+    impl<T> Clone for Sender<T> {
+        fn clone(&self) -> Self {
+            self.0.inside.lock().unwrap().senders += 1;
+            Sender(self.0.clone())
+        }
+    }
+
+    impl<T> Clone for Receiver<T> {
+        fn clone(&self) -> Self {
+            self.0.inside.lock().unwrap().receivers += 1;
+            Receiver(self.0.clone())
+        }
+    }
+
+    impl<T> Drop for Sender<T> {
+        fn drop(&mut self) {
+            self.0.inside.lock().unwrap().senders -= 1;
+            self.0.changed.notify_all();
+        }
+    }
+
+    impl<T> Drop for Receiver<T> {
+        fn drop(&mut self) {
+            let forgotten = {
+                let mut inside = self.0.inside.lock().unwrap();
+                inside.receivers -= 1;
+                match inside.receivers {
+                    0 => std::mem::take(&mut inside.queue),
+                    _ => VecDeque::new(),
+                }
+            };
+            drop(forgotten);
+        }
+    }
+}
+
+/// The part of threadpool that is used: as many jobs as threads.
+pub mod threadpool {
+    /// Makes a pool.
+    #[derive(Default)]
+    pub struct Builder;
+
+    /// A pool.
+    pub struct ThreadPool;
+
+    impl Builder {
+        /// A pool as it comes.
+        pub fn new() -> Self {
+            Builder
+        }
+
+        /// Has no meaning here.
+        pub fn num_threads(self, _: usize) -> Self {
+            self
+        }
+
+        /// Has no meaning here.
+        pub fn thread_name(self, _: String) -> Self {
+            self
+        }
+
+        /// Has no meaning here.
+        pub fn thread_stack_size(self, _: usize) -> Self {
+            self
+        }
+
+        /// The pool.
+        pub fn build(self) -> ThreadPool {
+            ThreadPool
+        }
+    }
+
+    impl ThreadPool {
+        /// Runs `job`.
+        pub fn execute(&self, job: impl FnOnce() + Send + 'static) {
+            shuttle::thread::spawn(job);
+        }
+    }
+}
