@@ -48,30 +48,34 @@ impl Clients {
 
     /// Counts a client from `address`, if there is room for it.
     pub fn admit(&self, address: IpAddr) -> Result<Place, Refusal<'static>> {
+        let Some(PerAddress { limit, counts }) = &self.per_address else {
+            return self.count_one(None);
+        };
+        // A client over IPv4 is the same on a socket for both versions.
+        let address = address.to_canonical();
+        let mut of_address = lock(counts);
+        let here = of_address.get(&address).copied().unwrap_or(0);
+        if here >= *limit {
+            return Err(Refusal::FullForAddress(*limit));
+        }
+        let place = self.count_one(Some((address, counts.clone())))?;
+        of_address.insert(address, here + 1);
+        Ok(place)
+    }
+
+    fn count_one(&self, at: Option<(IpAddr, Counts)>) -> Result<Place, Refusal<'static>> {
         let counted = self
             .count
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
                 (count < self.limit).then_some(count + 1)
             });
-        if let Err(clients) = counted {
-            return Err(Refusal::Full { clients });
+        match counted {
+            Ok(_) => Ok(Place {
+                count: self.count.clone(),
+                at,
+            }),
+            Err(clients) => Err(Refusal::Full { clients }),
         }
-        let mut place = Place {
-            count: self.count.clone(),
-            at: None,
-        };
-        if let Some(PerAddress { limit, counts }) = &self.per_address {
-            // A client over IPv4 is the same on a socket for both versions.
-            let address = address.to_canonical();
-            let mut of_address = lock(counts);
-            let here = of_address.entry(address).or_default();
-            if *here >= *limit {
-                return Err(Refusal::FullForAddress(*limit));
-            }
-            *here += 1;
-            place.at = Some((address, counts.clone()));
-        }
-        Ok(place)
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Connection<S = TcpStream> {
     pub since: Millis,
     /// What was read of a request that is not whole yet; less than a request may be long.
     pub unanswered: Vec<u8>,
+    /// Replies that have not been written. Here, and not on the worker's stack, so that they outlive a panic.
+    pub replies: Vec<u8>,
     stream: S,
     place: Place,
 }
@@ -58,6 +60,7 @@ impl<S: Socket> Connection<S> {
             peer,
             since: Millis::now(),
             unanswered: Vec::new(),
+            replies: Vec::new(),
             stream,
             place,
         }

@@ -5,9 +5,12 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 
+use env_logger::Target;
 use env_logger::fmt::Formatter;
+use jiff::Timestamp;
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record, error};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::Error;
 
@@ -29,6 +32,7 @@ pub fn start(filter: &str) {
     let journal = stderr_is_the_journal();
     let started = env_logger::Builder::new()
         .parse_filters(filter)
+        .target(Target::Pipe(Box::new(Stderr { journal, lost: 0 })))
         .format(move |output, record| write_line(output, record, journal))
         .try_init();
     // It fails only if there is a log already, as in a test.
@@ -60,6 +64,44 @@ pub fn print_fatal(error: &Error) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+/// The log's way out, which never waits: when nobody reads, lines are lost instead, and counted.
+struct Stderr {
+    journal: bool,
+    lost: u64,
+}
+
+impl Stderr {
+    /// Whether a line can be written without waiting: a pipe that is ready takes 4,096 bytes at least (pipe(7)).
+    fn is_ready() -> bool {
+        let stderr = rustix::stdio::stderr();
+        let mut events = [PollFd::new(&stderr, PollFlags::OUT)];
+        // If it can't be asked, writing will tell.
+        poll(&mut events, Some(&Timespec::default())).is_err() || !events[0].revents().is_empty()
+    }
+}
+
+impl io::Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !Self::is_ready() {
+            self.lost += 1;
+            return Ok(line.len());
+        }
+        if self.lost > 0 {
+            let prefix = prefix(Level::Warn, self.journal);
+            let notice = format!("{prefix}lost: nobody read the log lines={}\n", self.lost);
+            rustix::io::write(rustix::stdio::stderr(), notice.as_bytes())?;
+            self.lost = 0;
+            // The notice took some of the room.
+            return self.write(line);
+        }
+        Ok(rustix::io::write(rustix::stdio::stderr(), line)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Whether stderr is the stream that systemd named in JOURNAL_STREAM as device:inode (systemd.exec(5)).
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
@@ -71,16 +113,21 @@ fn stderr_is_the_journal() -> bool {
 }
 
 fn write_line(output: &mut Formatter, record: &Record<'_>, journal: bool) -> io::Result<()> {
-    let mut line = if journal {
-        format!("<{}>", priority(record.level()))
-    } else {
-        format!("{} {:5} ", output.timestamp_millis(), record.level())
-    };
+    let mut line = prefix(record.level(), journal);
     push(&mut line, &record.args().to_string());
     // The visitor never fails.
     let _ = record.key_values().visit(&mut Pairs(&mut line));
     line.push('\n');
     output.write_all(line.as_bytes())
+}
+
+/// What a line begins with: a priority for the journal, which knows the time, or the time and the level.
+fn prefix(level: Level, journal: bool) -> String {
+    if journal {
+        format!("<{}>", priority(level))
+    } else {
+        format!("{:.3} {level:5} ", Timestamp::now())
+    }
 }
 
 /// The syslog priorities, as sd-daemon(3) takes them.

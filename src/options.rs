@@ -14,6 +14,9 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::logging;
 
+/// Longer than anybody waits, and short enough to be added to any moment.
+const LONGEST_DURATION: Duration = Duration::from_hours(8760);
+
 /// Answers one-line commands on a TCP port: WHO is the number of clients connected, WHERE the id of this server, WHY 42.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -153,6 +156,7 @@ impl Options {
     pub fn parse_from<A: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Asked, Error> {
+        check_variables(&Options::command())?;
         let command = Options::command().mut_args(without_empty_variable);
         let parsed = command.clone().try_get_matches_from(arguments);
         let mut matches = match parsed {
@@ -168,6 +172,21 @@ impl Options {
         }
         Ok(Asked::Serve(options))
     }
+}
+
+/// A variable that is no text at all could not be quoted in an error.
+fn check_variables(command: &clap::Command) -> Result<(), Error> {
+    for variable in command.get_arguments().filter_map(clap::Arg::get_env) {
+        let value = std::env::var_os(variable).unwrap_or_default();
+        let is_text = |text: &str| !text.contains(char::is_control);
+        if !value.to_str().is_some_and(is_text) {
+            return Err(Error::Variable(format!(
+                "the variable {} holds something that is not text: {value:?}",
+                variable.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// An empty variable counts as not set.
@@ -250,10 +269,15 @@ fn positive(text: &str) -> Result<usize, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<SignedDuration>()
+    let duration = text
+        .parse::<SignedDuration>()
         .ok()
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .ok_or_else(|| "not a duration with its unit, such as 500ms, 10s, 5m or 1h".to_string())
+        .and_then(|duration| Duration::try_from(duration).ok());
+    match duration {
+        Some(duration) if duration > LONGEST_DURATION => Err("more than a year, 8760h".to_string()),
+        Some(duration) => Ok(duration),
+        None => Err("not a duration with its unit, such as 500ms, 10s, 5m or 1h".to_string()),
+    }
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
@@ -289,7 +313,7 @@ mod tests {
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        for bad in ["", "5", "-5s", "5 parsecs", "five"] {
+        for bad in ["", "5", "-5s", "5 parsecs", "five", "8761h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert!(positive_duration("0s").is_err());

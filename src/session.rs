@@ -105,7 +105,6 @@ impl Service {
     pub fn serve<S: Socket>(&self, connection: &mut Connection<S>, line: &Line) -> Ended {
         let mut input = Input::new();
         input.resume(&std::mem::take(&mut connection.unanswered));
-        let mut replies = Vec::new();
         // While finishing: how much had arrived when that began, and was not read yet.
         let mut due = None;
         line.set(Activity::Reading);
@@ -134,14 +133,16 @@ impl Service {
             };
             input.filled += read;
 
-            let end = self.answer(&mut input, read == 0, line, &mut replies);
+            let replies = &mut connection.replies;
+            let end = self.answer(&mut input, read == 0, line, replies);
             if !replies.is_empty() {
-                if let Err(end) = self.send(connection, line, &replies) {
+                if let Err(end) = self.send(connection, line) {
                     return end;
                 }
+                let replies = &mut connection.replies;
                 replies.clear();
                 if replies.capacity() > REPLIES_KEPT {
-                    replies = Vec::new();
+                    *replies = Vec::new();
                 }
             }
             if let Some(end) = end {
@@ -204,14 +205,10 @@ impl Service {
         ended
     }
 
-    /// Writes all of `replies`, in one call if the client keeps up.
+    /// Writes all replies, in one call if the client keeps up.
     #[inline]
-    fn send<S: Socket>(
-        &self,
-        connection: &Connection<S>,
-        line: &Line,
-        replies: &[u8],
-    ) -> Result<(), Ended> {
+    fn send<S: Socket>(&self, connection: &Connection<S>, line: &Line) -> Result<(), Ended> {
+        let replies = &connection.replies;
         match connection.write(replies, SendFlags::DONTWAIT) {
             Ok(written) if written == replies.len() => Ok(()),
             Ok(written) => self.send_slowly(connection, line, &replies[written..]),
@@ -263,7 +260,7 @@ impl Service {
                 };
                 self.refuse(connection, &refusal);
             }
-            None => self.refuse(connection, &Refusal::Internal),
+            None => self.refuse_after_panic(connection),
             Some(Ended::Finished { recently }) => {
                 if recently || connection.unread() > 0 {
                     self.linger.leave(connection.say_goodbye());
@@ -278,11 +275,18 @@ impl Service {
         }
     }
 
-    fn refuse(&self, connection: Connection, refusal: &Refusal<'_>) {
-        let mut reply = Vec::new();
-        line::write_refusal(refusal, &mut reply);
+    /// The requests before the one that failed get their replies.
+    fn refuse_after_panic(&self, mut connection: Connection) {
+        let whole = connection.replies.iter().rposition(|&byte| byte == b'\n');
+        connection.replies.truncate(whole.map_or(0, |lf| lf + 1));
+        self.refuse(connection, &Refusal::Internal);
+    }
+
+    /// Sends what is left to send, `refusal` last, and says goodbye.
+    fn refuse(&self, mut connection: Connection, refusal: &Refusal<'_>) {
+        line::write_refusal(refusal, &mut connection.replies);
         // A client that takes nothing more loses these words, too.
-        let _ = connection.write(&reply, SendFlags::DONTWAIT);
+        let _ = connection.write(&connection.replies, SendFlags::DONTWAIT);
         self.linger.leave(connection.say_goodbye());
     }
 }

@@ -5,7 +5,8 @@
 //! - `nc`: the documented one-liners with every netcat
 //! - `settings`: flags, variables, defaults, `--help`, what is refused at start and with which words and exit status
 //! - `identity`: the id and the state directory
-//! - `life`: signals, drain, exit statuses; letting go of connections
+//! - `life`: signals, drain, exit statuses
+//! - `moving`: letting go of connections, open and unread
 //! - `full`: more clients than may be: BUSY, making room, the cap for an address
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
 //! - `failures`: what the system refuses: descriptors, memory; panics
@@ -14,4 +15,16 @@
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
 #![allow(missing_docs)]
 
+mod failures;
+mod full;
+mod hostile;
+mod identity;
+mod life;
+mod log;
+mod moving;
+mod nc;
+mod project;
+mod protocol;
+mod settings;
+mod soak;
 mod support;

@@ -2,6 +2,8 @@
 //!
 //! Every wait is bounded by [`PATIENCE`] and fails with what was seen instead.
 
+pub mod kernel;
+
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -50,17 +52,19 @@ impl Daemon {
             .spawn()
             .expect("the daemon starts");
         let log = Log::follow(child.stderr.take().expect("stderr is piped"));
-        let ready = log.wait_for(" ready ");
-        let address = field(&ready, "listen")
+        // From here on it is killed if something goes wrong.
+        let mut daemon = Daemon {
+            child,
+            log,
+            address: SocketAddr::from(([0; 4], 0)),
+        };
+        let ready = daemon.log.wait_for("ready listen=");
+        daemon.address = field(&ready, "listen")
             .split(',')
             .next()
             .and_then(|address| address.parse().ok())
             .unwrap_or_else(|| panic!("no address in {ready:?}"));
-        Daemon {
-            child,
-            log,
-            address,
-        }
+        daemon
     }
 
     /// Connects a client.
@@ -76,16 +80,11 @@ impl Daemon {
         client.rest()
     }
 
-    /// The answer to WHO as another client sees it, itself not counted.
-    pub fn others(&self) -> usize {
-        let who: usize = self.ask("WHO\n").trim().parse().expect("a number");
-        who - 1
-    }
-
     /// Waits until so many clients are connected, the asking one not counted.
     pub fn wait_for_others(&self, clients: usize) {
+        let who = format!("{}\n", clients + 1);
         wait_until(&format!("{clients} clients are connected"), || {
-            self.others() == clients
+            self.ask("WHO\n") == who
         });
     }
 
@@ -319,6 +318,7 @@ pub fn fails<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> (i32, S
 }
 
 /// Runs a command to its end: its exit status and what it said on stderr.
+#[allow(clippy::zombie_processes)] // it is waited for on every way, which clippy doesn't see in a loop
 pub fn run_to_end(mut command: Command) -> (i32, String) {
     let mut child = command
         .stderr(Stdio::piped())
@@ -334,6 +334,7 @@ pub fn run_to_end(mut command: Command) -> (i32, String) {
     }
     if status.is_none() {
         child.kill().expect("it is our child");
+        child.wait().expect("it is our child");
         panic!("it didn't end: {}", log.whole());
     }
     let code = status.and_then(|status| status.code()).unwrap_or(-1);
@@ -362,4 +363,17 @@ impl Drop for Scratch {
         // What is left is in the way of nobody.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Whether `program` is there to test with. A test that lacks it says so and is left out; where everything must be
+/// tested, which BLOCKCHAIN_TCPD_TEST_ALL=1 says, it fails.
+pub fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    if !found {
+        let all = std::env::var_os("BLOCKCHAIN_TCPD_TEST_ALL").is_some_and(|all| all == "1");
+        assert!(!all, "{program} is not installed");
+        eprintln!("left out: {program} is not installed");
+    }
+    found
 }

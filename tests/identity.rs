@@ -1,0 +1,251 @@
+//! The id of a server: created once, whole or not at all, and kept; and the state directory that it is kept in.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::support::kernel::{asked_for, can, is_root, shell, through};
+use crate::support::{Daemon, Scratch, fails, program, run_to_end};
+
+const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+
+fn start(directory: &Path) -> Daemon {
+    Daemon::start(["--state-directory".as_ref(), directory.as_os_str()])
+}
+
+fn fails_in(directory: &Path) -> (i32, String) {
+    let directory = directory.to_str().expect("a plain name");
+    fails(["--listen", "127.0.0.1:0", "--state-directory", directory])
+}
+
+fn id_of(daemon: &Daemon) -> String {
+    daemon.ask("WHERE\n").trim_end().to_string()
+}
+
+#[test]
+fn the_id_is_created_once_and_kept() {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("server-id");
+    let daemon = start(scratch.path());
+    let id = id_of(&daemon);
+    assert_eq!(id.len(), 36);
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("{id}\n"));
+    assert!(daemon.stop().contains("this server has a new id"));
+
+    let daemon = start(scratch.path());
+    assert_eq!(id_of(&daemon), id);
+    assert!(!daemon.stop().contains("new id"));
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("{id}\n"));
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
+}
+
+/// Kills it at a random moment of its first start, again and again, in a directory of its own each time.
+#[test]
+fn killed_while_it_starts_it_leaves_a_whole_id_or_none() {
+    let begun = Instant::now();
+    start(Scratch::new().path()).stop();
+    let a_start = begun.elapsed();
+    let rounds = asked_for("BLOCKCHAIN_TCPD_TEST_ROUNDS", 20);
+    for _ in 0..rounds {
+        let scratch = Scratch::new();
+        let mut command = program();
+        command.args(["--listen", "127.0.0.1:0", "--log", "off"]);
+        command.arg("--state-directory").arg(scratch.path());
+        let mut child = command.spawn().unwrap();
+        let random = u32::from(uuid::Uuid::new_v4().into_bytes()[0]);
+        std::thread::sleep(a_start * random / 256);
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let left = fs::read_to_string(scratch.path().join("server-id")).ok();
+        let daemon = start(scratch.path());
+        let id = id_of(&daemon);
+        if let Some(left) = left {
+            assert_eq!(left, format!("{id}\n"));
+        }
+        drop(daemon); // by SIGKILL
+        assert_eq!(id_of(&start(scratch.path())), id);
+    }
+}
+
+#[test]
+fn what_a_crash_left_unfinished_is_overwritten() {
+    for content in ["", "6f0c2a52", "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e\n"] {
+        let scratch = Scratch::new();
+        fs::write(scratch.path().join("server-id.new"), content).unwrap();
+        let daemon = start(scratch.path());
+        let file = fs::read_to_string(scratch.path().join("server-id")).unwrap();
+        assert_eq!(file, format!("{}\n", id_of(&daemon)));
+        assert!(!scratch.path().join("server-id.new").exists());
+    }
+}
+
+/// The disk is a tmpfs of one page in a mount namespace, which ends with the daemon.
+#[test]
+fn on_a_full_disk_it_says_so_and_making_room_is_enough() {
+    let scratch = Scratch::new();
+    let directory = scratch.path().to_str().unwrap();
+    let script = shell(&format!(
+        "set -e
+        mount -t tmpfs -o size=4k none {directory}
+        head -c 4096 /dev/zero >{directory}/filler
+        test $# -eq 1 || {{
+            \"$0\" \"$@\" && exit
+            echo it ended with $? >&2
+            ls {directory} | sed 's/^/it left /' >&2
+        }}
+        rm {directory}/filler"
+    ));
+    let wrapper: Vec<&str> = ["unshare", "--mount"]
+        .into_iter()
+        .chain(script.iter().map(String::as_str))
+        .collect();
+    if !can(&wrapper) {
+        return;
+    }
+    let daemon = Daemon::start_through(&wrapper, ["--state-directory", directory]);
+    let said = daemon.log().lines();
+    let expected = format!(
+        "blockchain-tcpd: can't write the server's id to {directory}/server-id: No space left on device; make room \
+         there and start again"
+    );
+    assert_eq!(said[0], expected);
+    assert_eq!(said[1], "it ended with 71");
+    assert_eq!(said[2], "it left filler");
+    assert!(said[3].contains("this server has a new id"), "{}", said[3]);
+    assert!(said[3].contains(&id_of(&daemon)), "{}", said[3]);
+}
+
+#[test]
+fn on_a_read_only_disk_it_says_so() {
+    let scratch = Scratch::new();
+    let directory = scratch.path().to_str().unwrap();
+    let script = shell(&format!("mount -t tmpfs -o ro none {directory} || exit"));
+    let wrapper: Vec<&str> = ["unshare", "--mount"]
+        .into_iter()
+        .chain(script.iter().map(String::as_str))
+        .collect();
+    if !can(&wrapper) {
+        return;
+    }
+    let mut command = through(&wrapper);
+    command.args(["--listen", "127.0.0.1:0", "--state-directory", directory]);
+    let (status, said) = run_to_end(command);
+    assert_eq!(status, 71, "{said}");
+    assert!(
+        said.contains("Read-only file system; let this user write"),
+        "{said}"
+    );
+}
+
+#[test]
+fn where_it_may_not_write_it_says_so() {
+    let scratch = Scratch::new();
+    let directory = scratch.path();
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o555)).unwrap();
+    // Root is above permissions until these are taken away.
+    let wrapper: &[&str] = match is_root() {
+        true => &["setpriv", "--inh-caps=-all", "--bounding-set=-all"],
+        false => &["env"],
+    };
+    if !can(wrapper) {
+        return;
+    }
+    let mut command = through(wrapper);
+    command.args(["--listen", "127.0.0.1:0", "--state-directory"]);
+    command.arg(directory);
+    let (status, said) = run_to_end(command);
+    assert_eq!(status, 71, "{said}");
+    assert!(
+        said.contains("Permission denied; let this user write"),
+        "{said}"
+    );
+    assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
+}
+
+#[test]
+fn a_state_directory_must_be_a_directory() {
+    let scratch = Scratch::new();
+    let missing = scratch.path().join("missing");
+    let (status, said) = fails_in(&missing);
+    assert_eq!(status, 71, "{said}");
+    assert!(said.contains(missing.to_str().unwrap()), "{said}");
+    assert!(said.contains("create the directory first"), "{said}");
+    assert!(!missing.exists());
+
+    let file = scratch.path().join("file");
+    fs::write(&file, "content").unwrap();
+    let (status, said) = fails_in(&file);
+    assert_eq!(status, 71, "{said}");
+    assert!(said.contains(file.to_str().unwrap()), "{said}");
+    assert!(said.to_lowercase().contains("not a directory"), "{said}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "content");
+}
+
+#[test]
+fn a_damaged_id_is_an_error_and_stays_as_it_is() {
+    let contents: [&[u8]; 7] = [
+        b"",
+        b"\n",
+        b"6f0c2a52-5f0e-4b7e",
+        b"6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e\n6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1f\n",
+        b"\x00\xff\x1b[31m\x80\n",
+        &[0; 37],
+        b"00000000-0000-0000-0000-000000000000\n",
+    ];
+    for content in contents {
+        let scratch = Scratch::new();
+        let file = scratch.path().join("server-id");
+        fs::write(&file, content).unwrap();
+        let (status, said) = fails_in(scratch.path());
+        assert_eq!(status, 78, "{content:?}: {said}");
+        assert!(said.contains(file.to_str().unwrap()), "{said}");
+        assert!(said.contains("write the right id into it"), "{said}");
+        assert!(said.contains("or remove the file"), "{said}");
+        assert!(said.chars().all(|c| c == '\n' || !c.is_control()), "{said}");
+        assert_eq!(fs::read(&file).unwrap(), content);
+    }
+}
+
+#[test]
+fn two_daemons_never_share_a_state_directory() {
+    let scratch = Scratch::new();
+    let first = start(scratch.path());
+    let id = id_of(&first);
+    let (status, said) = fails_in(scratch.path());
+    assert_eq!(status, 78, "{said}");
+    assert!(said.contains(scratch.path().to_str().unwrap()), "{said}");
+    assert!(said.contains("is used by another process"), "{said}");
+    assert_eq!(id_of(&first), id);
+
+    drop(first); // by SIGKILL
+    assert_eq!(id_of(&start(scratch.path())), id);
+}
+
+#[test]
+fn without_a_state_directory_the_id_is_new_at_each_start_and_the_log_says_so() {
+    let [first, second] = [(); 2].map(|()| {
+        let daemon = Daemon::start([""; 0]);
+        let id = id_of(&daemon);
+        let log = daemon.stop();
+        assert!(
+            log.contains("the id of this server ends with it: there is no --state-directory"),
+            "{log}"
+        );
+        id
+    });
+    assert_ne!(first, second);
+}
+
+#[test]
+fn a_given_id_outdoes_the_kept_one_and_leaves_it_alone() {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("server-id");
+    let kept = "0c4a6f27-29a1-4d8e-8c55-5ab1f3a0e6d7\n";
+    fs::write(&file, kept).unwrap();
+    let directory = scratch.path().to_str().unwrap();
+    let daemon = Daemon::start(["--state-directory", directory, "--server-id", ID]);
+    assert_eq!(id_of(&daemon), ID);
+    assert_eq!(fs::read_to_string(&file).unwrap(), kept);
+}

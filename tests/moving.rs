@@ -1,0 +1,216 @@
+//! Letting go of connections: they come out of a server as values, open and unread. In-process: it is the library that
+//! does this, for whoever hands live connections on.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use blockchain_tcpd::command::{Entry, Reply, Set, server};
+use blockchain_tcpd::connection::Connection;
+use blockchain_tcpd::daemon::COMMANDS;
+use crossbeam_channel::Receiver;
+use rustix::net::RecvFlags;
+
+use crate::support::kernel::local_server;
+use crate::support::{Client, PATIENCE, wait_until};
+
+/// The next connection that was let go of.
+fn next(released: &Receiver<Connection>) -> Connection {
+    released.recv_timeout(PATIENCE).expect("one more")
+}
+
+/// Reads so many bytes, those first that were read already.
+fn read(connection: &Connection, length: usize) -> String {
+    let mut bytes = connection.unanswered.clone();
+    while bytes.len() < length {
+        let mut buffer = [0; 4096];
+        let room = buffer.len().min(length - bytes.len());
+        match connection.read(&mut buffer[..room], RecvFlags::empty()) {
+            Ok(0) => break,
+            Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+            Err(error) => panic!("{error} after {} bytes", bytes.len()),
+        }
+    }
+    String::from_utf8(bytes).expect("ASCII")
+}
+
+#[test]
+fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
+    const CLIENTS: usize = 500;
+    let server = local_server(&["--max-clients", "500", "--queue", "0"], COMMANDS);
+    let address = server.addresses[0];
+    let mut clients: HashMap<SocketAddr, (usize, Client)> = HashMap::new();
+    for index in 0..CLIENTS {
+        let mut client = Client::connect(address).unwrap();
+        assert_eq!(client.ask("PING"), "PONG");
+        if index % 2 == 1 {
+            client.send(format!("WHE{index}"));
+        }
+        clients.insert(client.socket().local_addr().unwrap(), (index, client));
+    }
+    let begun = Instant::now();
+    let released = server.release();
+    let connections: Vec<_> = (0..CLIENTS).map(|_| next(&released)).collect();
+    let took = begun.elapsed();
+    eprintln!("{CLIENTS} blocked workers let go within {took:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
+
+    for connection in connections {
+        let (index, mut client) = clients.remove(&connection.peer).expect("each comes once");
+        let half = match index % 2 {
+            1 => format!("WHE{index}"),
+            _ => String::new(),
+        };
+        client.send("later\n");
+        let all = format!("{half}later\n");
+        assert_eq!(read(&connection, all.len()), all);
+        drop(connection);
+        assert_eq!(client.rest(), "", "nothing was said to it");
+    }
+}
+
+/// What a client sends without pause is cut between two requests: before the cut all is answered, after it nothing,
+/// and no byte is lost.
+#[test]
+fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
+    const CLIENTS: usize = 8;
+    let server = local_server(&["--max-clients", "8", "--queue", "0"], COMMANDS);
+    let address = server.addresses[0];
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut clients = HashMap::new();
+    for _ in 0..CLIENTS {
+        let mut client = Client::connect(address).unwrap();
+        assert_eq!(client.ask("first"), echo("first"));
+        let from = client.socket().local_addr().unwrap();
+        let mut sender = client.socket().try_clone().unwrap();
+        let stop = stop.clone();
+        let sending = thread::spawn(move || {
+            let mut sent = String::new();
+            let mut number = 0;
+            while !stop.load(Ordering::Relaxed) {
+                // Odd pieces, so that they end in the middle of requests.
+                let request = format!("r{number}\nr{}\nr{}", number + 1, number + 2);
+                number += 3;
+                std::io::Write::write_all(&mut sender, request.as_bytes()).unwrap();
+                std::io::Write::write_all(&mut sender, b"\n").unwrap();
+                sent.push_str(&request);
+                sent.push('\n');
+            }
+            sender.shutdown(std::net::Shutdown::Write).unwrap();
+            sent
+        });
+        let mut receiver = client.socket().try_clone().unwrap();
+        let answered = Arc::new(AtomicUsize::new(0));
+        let counter = answered.clone();
+        let receiving = thread::spawn(move || {
+            let mut replies = Vec::new();
+            let mut buffer = [0; 64 * 1024];
+            loop {
+                match receiver.read(&mut buffer).unwrap() {
+                    0 => return String::from_utf8(replies).unwrap(),
+                    read => replies.extend_from_slice(&buffer[..read]),
+                }
+                counter.store(replies.len(), Ordering::Relaxed);
+            }
+        });
+        wait_until("it is in full flow", || {
+            answered.load(Ordering::Relaxed) > 10_000
+        });
+        clients.insert(from, (sending, receiving));
+    }
+    let released = server.release();
+    let connections: Vec<_> = (0..CLIENTS).map(|_| next(&released)).collect();
+    stop.store(true, Ordering::Relaxed);
+    for connection in connections {
+        let (sending, receiving) = clients.remove(&connection.peer).expect("each comes once");
+        let rest = read(&connection, usize::MAX);
+        drop(connection);
+        let (sent, replies) = (sending.join().unwrap(), receiving.join().unwrap());
+        assert!(replies.ends_with('\n'));
+        let answered = sent.len() - rest.len();
+        assert_eq!(sent[answered..], rest);
+        let expected: String = sent[..answered]
+            .lines()
+            .map(|request| echo(request) + "\n")
+            .collect();
+        assert!(replies == expected, "{} requests", sent.lines().count());
+    }
+}
+
+fn echo(request: &str) -> String {
+    format!("ERR UNKNOWN no such command: \"{request}\" (try HELP)")
+}
+
+/// The count of the server below, how many of its workers are held, and whether they may go on.
+static COUNT: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+/// HOLD keeps its worker from anything else.
+const HOLD: Set = &[Entry {
+    name: "HOLD",
+    arguments: "",
+    summary: "waits to be told to go on",
+    execute: |context, _| {
+        COUNT.get_or_init(|| context.clients.clone());
+        HELD.fetch_add(1, Ordering::SeqCst);
+        wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));
+        Ok(Reply::Text("WENT ON").into())
+    },
+}];
+
+#[test]
+fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_dropped() {
+    const WORKERS: usize = 2;
+    const WAITING: usize = 5;
+    let server = local_server(
+        &["--max-clients", "2", "--queue", "5"],
+        &[server::SET, HOLD],
+    );
+    let address = server.addresses[0];
+    let mut clients: Vec<_> = (0..WORKERS + WAITING)
+        .map(|_| {
+            let mut client = Client::connect(address).unwrap();
+            client.send("HOLD\nWHY\nWH");
+            client
+        })
+        .collect();
+    wait_until("all are let in, and as many served as may", || {
+        server.clients() == WORKERS + WAITING && HELD.load(Ordering::SeqCst) == WORKERS
+    });
+    let count = COUNT.get().unwrap();
+    // Releasing waits for nobody: the workers are busy still.
+    let released = server.release();
+    assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING);
+    GO_ON.store(true, Ordering::Relaxed);
+    let connections: Vec<_> = (0..WORKERS + WAITING).map(|_| next(&released)).collect();
+    assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
+    assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING);
+
+    let mut answered = 0;
+    for (gone, connection) in connections.into_iter().enumerate() {
+        let index = clients
+            .iter()
+            .position(|client| client.socket().local_addr().unwrap() == connection.peer)
+            .expect("each comes once");
+        let mut client = clients.swap_remove(index);
+        client.shutdown();
+        let left = read(&connection, usize::MAX);
+        drop(connection);
+        assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING - gone - 1);
+        match &*left {
+            "HOLD\nWHY\nWH" => assert_eq!(client.rest(), ""),
+            "WH" => {
+                assert_eq!(client.rest(), "WENT ON\n42\n");
+                answered += 1;
+            }
+            _ => panic!("{left:?}"),
+        }
+    }
+    assert_eq!(answered, WORKERS);
+}

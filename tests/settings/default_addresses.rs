@@ -1,0 +1,53 @@
+//! Without `--listen`: both loopback addresses, or the one that there is.
+
+use std::process::Command;
+
+use crate::support::kernel::{can, shell, through};
+use crate::support::{Daemon, field, run_to_end};
+
+/// The program in a network of its own, where nothing else listens.
+fn in_a_network_of_its_own(prepare: &str) -> Command {
+    let [sh, c, commands] = shell(&format!("ip link set lo up && {prepare} || exit"));
+    let mut command = through(&["unshare", "-n", &sh, &c, &commands]);
+    command.args(["--max-clients", "2"]);
+    command
+}
+
+/// What a daemon in a network of its own answers to WHO at this address.
+fn ask_within(daemon: &Daemon, address: &str) -> String {
+    let script =
+        format!("exec 3<>/dev/tcp/{address}/4242; echo WHO >&3; read -r count <&3; echo $count");
+    let output = Command::new("nsenter")
+        .args(["-n", "-t", &daemon.pid().to_string(), "bash", "-c", &script])
+        .output()
+        .expect("nsenter runs");
+    String::from_utf8_lossy(&output.stdout).trim().to_string()
+}
+
+#[test]
+fn both_loopback_addresses_are_the_default_and_one_may_be_missing() {
+    if !can(&["unshare", "-n"]) {
+        return;
+    }
+    let mut plain = in_a_network_of_its_own("true");
+    let without_ipv6 = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6";
+    if std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        plain.env("BLOCKCHAIN_TCPD_LISTEN", "");
+        let daemon = Daemon::run(plain);
+        let ready = daemon.log().wait_for("ready listen=");
+        assert_eq!(field(&ready, "listen"), "127.0.0.1:4242,[::1]:4242");
+        assert_eq!(ask_within(&daemon, "::1"), "1");
+    }
+    let daemon = Daemon::run(in_a_network_of_its_own(without_ipv6));
+    let ready = daemon.log().wait_for("ready listen=");
+    assert_eq!(field(&ready, "listen"), "127.0.0.1:4242");
+    assert_eq!(ask_within(&daemon, "127.0.0.1"), "1");
+    assert!(daemon.stop().contains(" INFO  not listening there: "));
+
+    // One that was asked for may not be missing.
+    let mut asked = in_a_network_of_its_own(without_ipv6);
+    asked.args(["--listen", "127.0.0.1:4242", "--listen", "[::1]:4242"]);
+    let (status, said) = run_to_end(asked);
+    assert_eq!(status, 71, "{said}");
+    assert!(said.contains("[::1]:4242"), "{said}");
+}

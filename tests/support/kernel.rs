@@ -1,0 +1,253 @@
+//! What the tests ask of the kernel: limits, namespaces, other addresses, and what it says of sockets and threads.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use blockchain_tcpd::command::Set;
+use blockchain_tcpd::daemon::Server;
+use blockchain_tcpd::options::{Asked, Options};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::{Client, Daemon, Log, PATIENCE, program, wait_until};
+
+/// Whether the tests run as root, who may do some things that are tried here.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether this machine lets the test run a command with these words before it; says so if it doesn't.
+pub fn can(wrapper: &[&str]) -> bool {
+    let output = through(wrapper).arg("--version").output();
+    let can = output.is_ok_and(|output| output.status.success());
+    if !can {
+        eprintln!("left out: no {wrapper:?} here");
+    }
+    can
+}
+
+/// A number from the environment, such as how often something is tried.
+pub fn asked_for(variable: &str, default: usize) -> usize {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")),
+        Err(_) => default,
+    }
+}
+
+/// The daemon's program with these words before it, which must end in executing it.
+pub fn through(wrapper: &[&str]) -> Command {
+    let program = program();
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(program.get_program());
+    for (name, _) in program.get_envs() {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Words for [`through`] that run a shell's `commands` and then the daemon.
+pub fn shell(commands: &str) -> [String; 3] {
+    [
+        "sh".to_string(),
+        "-c".to_string(),
+        format!("{commands}\nexec \"$0\" \"$@\""),
+    ]
+}
+
+/// An address of this machine that nobody else uses.
+pub fn own_address() -> SocketAddr {
+    let random = uuid::Uuid::new_v4().into_bytes();
+    let ip = Ipv4Addr::new(127, 64 | random[0] >> 2, random[1], 1 | random[2] >> 1);
+    SocketAddr::from((ip, 4242))
+}
+
+/// How many bytes the clients of `server` have sent that have not reached its socket yet, by the client's port.
+pub fn on_their_way(server: SocketAddr) -> HashMap<u16, usize> {
+    let SocketAddr::V4(server) = server else {
+        panic!("not over IPv4: {server}");
+    };
+    let ip = u32::from_ne_bytes(server.ip().octets());
+    let server = format!("{ip:08X}:{:04X}", server.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
+    let established = table.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
+        let (unsent, _unread) = fields.next()?.split_once(':')?;
+        (peer == server && state == "01").then_some((local, unsent))
+    });
+    established
+        .map(|(local, unsent)| {
+            let port = local.split_once(':').expect("address:port").1;
+            (
+                u16::from_str_radix(port, 16).expect("a port"),
+                usize::from_str_radix(unsent, 16).expect("a number of bytes"),
+            )
+        })
+        .collect()
+}
+
+/// A server in this process, on a free port, with these settings and commands.
+pub fn local_server(arguments: &[&str], commands: &'static [Set]) -> Server {
+    let program = ["blockchain-tcpd", "--listen", "127.0.0.1:0"];
+    let arguments = program.iter().chain(arguments);
+    match Options::parse_from(arguments).expect("good settings") {
+        Asked::Serve(options) => Server::start(&options, commands).expect("it starts"),
+        Asked::Print(text) => panic!("{text}"),
+    }
+}
+
+impl Daemon {
+    /// Starts the daemon like [`Daemon::start`], with these words before it (see [`through`]).
+    pub fn start_through<A: AsRef<OsStr>>(
+        wrapper: &[&str],
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let mut command = through(wrapper);
+        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        Self::run(command)
+    }
+
+    /// Runs this command, whose stderr is its own affair, until the daemon accepts at `address`.
+    pub fn run_unheard(mut command: Command, address: SocketAddr) -> Self {
+        let child = command.spawn().expect("the daemon starts");
+        let daemon = Daemon {
+            child,
+            log: Log::follow(io::empty()),
+            address,
+        };
+        wait_until("it accepts", || TcpStream::connect(address).is_ok());
+        daemon
+    }
+
+    /// Lets it have no descriptor more than it has, or as many as it may.
+    pub fn limit_descriptors(&self, no_more: bool) {
+        let in_use = |number: &u64| {
+            std::fs::symlink_metadata(format!("/proc/{}/fd/{number}", self.pid())).is_ok()
+        };
+        let limit = no_more.then(|| (0..).find(|number| !in_use(number)).expect("a free one"));
+        let pid = rustix::process::Pid::from_raw(self.pid().cast_signed());
+        let resource = rustix::process::Resource::Nofile;
+        let maximum = rustix::process::getrlimit(resource).maximum;
+        let current = limit.or(maximum);
+        rustix::process::prlimit(pid, resource, rustix::process::Rlimit { current, maximum })
+            .expect("it is our child");
+    }
+
+    /// How many of its threads are blocked in this system call.
+    pub fn blocked_in(&self, call: libc::c_long) -> usize {
+        let call = call.to_string();
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it lives");
+        threads
+            .filter(|thread| {
+                let thread = thread.as_ref().expect("a thread").path();
+                let doing = std::fs::read_to_string(thread.join("syscall")).unwrap_or_default();
+                doing.split(' ').next() == Some(&*call)
+            })
+            .count()
+    }
+
+    /// The time on the processor that it has had so far.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it lives");
+        let after_name = stat.rsplit(')').next().expect("proc(5)");
+        let ticks: u64 = after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().expect("proc(5)"))
+            .sum();
+        // The kernel tells programs hundredths, however long its own ticks are (time(7)).
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+impl Client {
+    /// Sends short requests with long replies and reads nothing, until nothing more can be sent and so many threads of
+    /// the daemon wait for their clients to read.
+    pub fn flood(&mut self, daemon: &Daemon, stuck: usize) {
+        self.socket().set_nonblocking(true).expect("a socket");
+        let block = b"a\n".repeat(32 * 1024);
+        wait_until("the flood is stuck", || {
+            // Where it broke off doesn't matter: none of this is to be answered.
+            let sent = self.stream.get_mut().write(&block);
+            sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+                && daemon.blocked_in(libc::SYS_sendto) >= stuck
+        });
+        self.socket().set_nonblocking(false).expect("a socket");
+    }
+
+    /// Sends requests and takes no reply, until the daemon cuts it off.
+    pub fn ask_until_cut_off(&mut self) {
+        let requests = b"HELP\n".repeat(2_000_000);
+        let sent = self.stream.get_mut().write_all(&requests);
+        let error = sent.expect_err("a reset");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+    }
+
+    /// Connects from this address of the machine.
+    pub fn connect_from(source: impl Into<IpAddr>, address: SocketAddr) -> io::Result<Self> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::net::bind(&socket, &SocketAddr::new(source.into(), 0))?;
+        rustix::net::connect(&socket, &address)?;
+        Self::over(TcpStream::from(socket))
+    }
+
+    /// A client with room for few bytes that it has not read.
+    pub fn connect_narrow(address: SocketAddr) -> Self {
+        let socket = rustix::net::socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .expect("a socket");
+        sockopt::set_socket_recv_buffer_size(&socket, 4096).expect("a small buffer");
+        rustix::net::connect(&socket, &address).expect("the daemon accepts");
+        Self::over(TcpStream::from(socket)).expect("it is connected")
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Client {
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// Leaves by a reset.
+    pub fn reset(self) {
+        sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO)).expect("a socket");
+    }
+
+    /// Waits for the end, however it comes, and returns what came before.
+    pub fn whatever_comes(&mut self) -> String {
+        let mut bytes = Vec::new();
+        match self.stream.read_to_end(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                panic!("no end after {:?}", String::from_utf8_lossy(&bytes))
+            }
+            Ok(_) | Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        }
+    }
+
+    /// Waits for a line or the end, however that comes, and returns what came.
+    pub fn whatever_line(&mut self) -> String {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("nothing came"),
+            Ok(_) | Err(_) => line,
+        }
+    }
+}
