@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::error::Error;
 use crate::scoreboard::{Activity, Line, Scoreboard};
 use crate::sync::channel::{self, Receiver, Sender};
+use crate::sync::receive;
 use crate::sync::threadpool::{Builder, ThreadPool};
 use crate::thread::STACK_SIZE;
 
@@ -91,7 +92,7 @@ fn run<T, E>(
     end: &impl Fn(T, Option<E>),
 ) {
     line.enlist();
-    for mut job in jobs {
+    while let Some(mut job) = receive(jobs) {
         // The job is looked at after a panic only to close it, and everything shared is made of atomics and locks
         // that hold no half-done state.
         let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut job, line))).ok();

@@ -89,7 +89,9 @@ impl Input {
     /// Keeps what is left from `used` on: the beginning of a line.
     #[inline]
     fn keep_from(&mut self, used: usize) {
-        if used > 0 {
+        if used == self.filled {
+            self.filled = 0;
+        } else if used > 0 {
             self.bytes.copy_within(used..self.filled, 0);
             self.filled -= used;
         }

@@ -80,13 +80,16 @@ fn a_client_that_trickles_is_timed_out() {
     let mut socket = trickling.socket();
     socket.set_nonblocking(true).unwrap();
     let mut left = [b'x'; 1000].iter();
+    let mut next = begun;
     wait_until("it is sent away", || {
-        if let Some(&byte) = left.next() {
+        if Instant::now() >= next {
+            next += Duration::from_millis(20);
             // Once it is sent away, this may fail.
-            let _ = socket.write_all(&[byte]);
+            let _ = left.next().map(|&byte| socket.write_all(&[byte]));
         }
         socket.peek(&mut [0]).is_ok()
     });
+    assert!(left.len() > 0, "it was waited for until it was silent");
     assert!(begun.elapsed() >= Duration::from_millis(490));
     socket.set_nonblocking(false).unwrap();
     let expected = "ERR TIMEOUT no request for too long";

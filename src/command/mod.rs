@@ -3,6 +3,7 @@
 //! A set of commands is a file of this folder with a `pub const SET`; what is listed in a [`Table`] answers on every
 //! protocol and shows in `HELP`.
 
+mod key;
 pub mod server;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use self::key::Key;
 use crate::protocol::line::Quoted;
 use crate::sync::atomic::AtomicUsize;
 
@@ -40,17 +42,21 @@ pub struct Context {
 
 impl Context {
     /// What the commands of `sets` may look at.
-    pub fn new(clients: Arc<AtomicUsize>, id: Uuid, sets: &'static [Set]) -> Self {
+    pub fn new(clients: Arc<AtomicUsize>, id: Uuid, sets: &[Set]) -> Self {
         Context {
             clients,
             id: id.hyphenated().to_string(),
-            table: Table(sets),
+            table: Table::new(sets),
         }
     }
 
     /// Answers the request `line`, which is without its end; nothing if it is blank.
     #[inline]
     pub fn answer<'a>(&'a self, line: &'a [u8]) -> Option<Result<Answer<'a>, Refusal<'a>>> {
+        // Most requests are a name and nothing else.
+        if let Some(entry) = self.table.find(line) {
+            return Some(self.execute(entry, b""));
+        }
         let (name, rest) = split_word(line)?;
         Some(match self.table.find(name) {
             Some(entry) if rest.is_empty() => self.execute(entry, rest),
@@ -74,21 +80,32 @@ impl Context {
     }
 }
 
-/// The commands that there are, set by set.
-#[derive(Clone, Copy)]
-pub struct Table(&'static [Set]);
+/// The commands that there are, ready to be looked up: a name is compared as a number.
+pub struct Table(Vec<(Key, &'static Entry)>);
 
 impl Table {
+    fn new(sets: &[Set]) -> Self {
+        let entries = sets.iter().copied().flatten();
+        Table(
+            entries
+                .map(|entry| (Key::of(entry.name.as_bytes()), entry))
+                .collect(),
+        )
+    }
+
     /// All commands, in the order in which `HELP` names them.
-    pub fn entries(self) -> impl Iterator<Item = &'static Entry> {
-        self.0.iter().copied().flatten()
+    pub fn entries(&self) -> impl Iterator<Item = &'static Entry> {
+        self.0.iter().map(|(_, entry)| *entry)
     }
 
     /// The command of this name, in whatever case.
     #[inline]
-    pub fn find(self, name: &[u8]) -> Option<&'static Entry> {
-        self.entries()
-            .find(|entry| entry.name.as_bytes().eq_ignore_ascii_case(name))
+    pub fn find(&self, name: &[u8]) -> Option<&'static Entry> {
+        let wanted = Key::of(name);
+        let (_, entry) = self.0.iter().find(|(key, entry)| {
+            *key == wanted && (name.len() <= 8 || entry.name.as_bytes().eq_ignore_ascii_case(name))
+        })?;
+        Some(entry)
     }
 }
 

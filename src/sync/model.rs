@@ -92,6 +92,11 @@ pub fn sleep(time: Duration) {
     CLOCK.set(CLOCK.get().saturating_add(time));
 }
 
+/// Waits for what comes on a channel.
+pub fn receive<T>(receiver: &channel::Receiver<T>) -> Option<T> {
+    receiver.recv().ok()
+}
+
 /// The part of crossbeam-channel that is used.
 pub mod channel {
     use std::collections::VecDeque;
@@ -189,14 +194,6 @@ pub mod channel {
         /// Whether there is none.
         pub fn is_empty(&self) -> bool {
             self.len() == 0
-        }
-    }
-
-    impl<T> Iterator for &Receiver<T> {
-        type Item = T;
-
-        fn next(&mut self) -> Option<T> {
-            self.recv().ok()
         }
     }
 

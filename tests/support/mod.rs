@@ -207,7 +207,10 @@ impl Log {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if state.ended || left.is_zero() {
-                panic!("no {text:?} in the log:\n{}", state.lines.join("\n"));
+                let lines = state.lines.join("\n");
+                // Or whoever prints the log of the failed test would panic, too.
+                drop(state);
+                panic!("no {text:?} in the log:\n{lines}");
             }
             state = self.0.1.wait_timeout(state, left).unwrap().0;
         }

@@ -1,0 +1,169 @@
+//! The modes: which loads are measured, in which sizes.
+
+use crate::Result;
+use crate::contestant::Contestant;
+use crate::options::Options;
+
+/// Workers beyond the clients, for those who leave while others already come.
+const SPARE_WORKERS: usize = 8;
+
+/// Workers for connect–ask–close: a daemon as it usually runs, with many more workers than clients.
+const ARRIVALS_WORKERS: usize = 256;
+
+/// Descriptors of the generator and of a server that aren't clients.
+const OTHER_DESCRIPTORS: usize = 64;
+
+/// A load with its names.
+pub struct Mode {
+    /// For `--only` and the progress.
+    pub name: String,
+    /// For the table.
+    pub title: String,
+    /// What the clients do.
+    pub load: Load,
+}
+
+/// What the clients do.
+pub enum Load {
+    /// Each client sends `depth` requests in one write, reads that many replies, and begins again.
+    Ask { clients: usize, depth: usize },
+    /// One client with one request at a time, server and client on the same core.
+    SameCore,
+    /// Clients connect, ask once, read the reply and close, `at_once` of them at a time.
+    Arrivals { at_once: usize },
+    /// Clients connect, ask once and stay.
+    Idle { clients: usize },
+    /// Clients connect all at once and ask once.
+    Burst { clients: usize },
+    /// `active` clients ask and time each reply, first alone, then among `idle` others.
+    AmongIdle { active: usize, idle: usize },
+    /// `active` clients ask and time each reply, first alone, then among others who each send a byte a second and
+    /// never a whole line.
+    AmongTrickling { active: usize, trickling: usize },
+}
+
+impl Load {
+    /// The most clients that are connected at the same time.
+    pub fn clients(&self) -> usize {
+        match *self {
+            Load::Ask { clients, .. } | Load::Idle { clients } | Load::Burst { clients } => clients,
+            Load::SameCore => 1,
+            Load::Arrivals { at_once } => at_once,
+            Load::AmongIdle { active, idle } => active + idle,
+            Load::AmongTrickling { active, trickling } => active + trickling,
+        }
+    }
+
+    /// For how many clients the server is sized.
+    pub fn workers(&self) -> usize {
+        match self {
+            Load::Arrivals { .. } => ARRIVALS_WORKERS,
+            _ => self.clients() + SPARE_WORKERS,
+        }
+    }
+
+    /// Whether the contestant takes part: to spawn a thread for each connection only matters where connections are
+    /// made.
+    pub fn suits(&self, contestant: Contestant) -> bool {
+        contestant != Contestant::Spawning
+            || matches!(
+                self,
+                Load::Arrivals { .. } | Load::Idle { .. } | Load::Burst { .. }
+            )
+    }
+}
+
+/// The modes of this run, and notes on those that this machine has no room for.
+pub fn plan(options: &Options, descriptors: usize) -> Result<(Vec<Mode>, Vec<String>)> {
+    let all = all(options.is_quick());
+    let names: Vec<_> = all.iter().map(|mode| mode.name.clone()).collect();
+    let (modes, too_big): (Vec<_>, Vec<_>) = all
+        .into_iter()
+        .filter(|mode| {
+            options.only.is_empty() || options.only.iter().any(|part| mode.name.contains(part))
+        })
+        .partition(|mode| mode.load.clients() + OTHER_DESCRIPTORS <= descriptors);
+    let notes: Vec<_> = too_big
+        .iter()
+        .map(|mode| {
+            format!(
+                "Left out: {}. It takes more than the {descriptors} open files that are allowed (ulimit -Hn).",
+                mode.title
+            )
+        })
+        .collect();
+    if modes.is_empty() && notes.is_empty() {
+        return Err(format!("no such mode; there are: {}", names.join(", ")).into());
+    }
+    Ok((modes, notes))
+}
+
+/// All modes, in the order in which they run and appear.
+fn all(quick: bool) -> Vec<Mode> {
+    let few = |full: usize, small: usize| if quick { small } else { full };
+    let mut modes = vec![mode(
+        "ask-1-same-core".to_string(),
+        "ask–answer, 1 client, one core for both".to_string(),
+        Load::SameCore,
+    )];
+    for clients in [1, 16, 64, 512] {
+        let plural = if clients == 1 { "" } else { "s" };
+        modes.push(mode(
+            format!("ask-{clients}"),
+            format!("ask–answer, {clients} client{plural}"),
+            Load::Ask { clients, depth: 1 },
+        ));
+    }
+    for depth in [16, 128] {
+        modes.push(mode(
+            format!("pipelined-{depth}"),
+            format!("pipelined {depth} deep, 16 clients"),
+            Load::Ask { clients: 16, depth },
+        ));
+    }
+    modes.push(mode(
+        "connect-16".to_string(),
+        "connect–ask–close, 16 at a time".to_string(),
+        Load::Arrivals { at_once: 16 },
+    ));
+    for clients in [few(1000, 200), few(10_000, 1000)] {
+        modes.push(mode(
+            format!("idle-{clients}"),
+            format!("{} idle clients", thousands(clients)),
+            Load::Idle { clients },
+        ));
+    }
+    let burst = few(5000, 500);
+    modes.push(mode(
+        format!("burst-{burst}"),
+        format!("{} connect at once and ask", thousands(burst)),
+        Load::Burst { clients: burst },
+    ));
+    let (active, idle) = (64, few(10_000, 1000));
+    modes.push(mode(
+        format!("latency-idle-{idle}"),
+        format!("{active} active among {} idle", thousands(idle)),
+        Load::AmongIdle { active, idle },
+    ));
+    let (active, trickling) = (8, few(1000, 100));
+    modes.push(mode(
+        format!("latency-trickle-{trickling}"),
+        format!("{active} active among {} trickling", thousands(trickling)),
+        Load::AmongTrickling { active, trickling },
+    ));
+    modes
+}
+
+/// Puts a mode together.
+fn mode(name: String, title: String, load: Load) -> Mode {
+    Mode { name, title, load }
+}
+
+/// A count with commas between the thousands, as people read it.
+fn thousands(count: usize) -> String {
+    if count < 1000 {
+        count.to_string()
+    } else {
+        format!("{},{:03}", thousands(count / 1000), count % 1000)
+    }
+}
