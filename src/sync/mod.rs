@@ -15,13 +15,15 @@ pub use {
 
 /// Waits for what comes on a channel; nothing once it is closed and empty.
 ///
-/// `recv` would yield the processor several times before it blocks. With hundreds of waiting workers on few cores that
-/// is most of the cost of a short connection, and a select of one channel blocks at once.
+/// `recv` would yield the processor several times before it blocks. With many waiting workers on few cores that is a
+/// third of the cost of a short connection. A select blocks at once; of one channel alone it would become a `recv`, and
+/// `Select` would keep some heap for each waiting worker: hence the second channel, on which nothing ever comes.
 #[cfg(not(shuttle))]
 pub fn receive<T>(receiver: &channel::Receiver<T>) -> Option<T> {
-    let mut select = channel::Select::new();
-    select.recv(receiver);
-    select.select().recv(receiver).ok()
+    channel::select_biased! {
+        recv(receiver) -> message => message.ok(),
+        recv(channel::never::<()>()) -> _ => None,
+    }
 }
 
 #[cfg(shuttle)]
