@@ -51,7 +51,7 @@ enum Expected {
 /// The replies to all that a client sends.
 pub struct Expectation {
     replies: Vec<Expected>,
-    /// How many of them are to lines that an LF ends.
+    /// How many of them are due before the end of the input: to lines that an LF ends, or that are too long.
     whole: usize,
     /// Whether the server closes after them, whatever else comes.
     pub closes: bool,
@@ -70,7 +70,8 @@ impl Expectation {
                 Some(body) => (body, true),
                 None => (line, false),
             };
-            if body.len() > 1023 {
+            let too_long = body.len() > 1023;
+            if too_long {
                 expected.replies.push(Expected::Error("TOOLONG"));
                 expected.closes = true;
             } else {
@@ -82,7 +83,7 @@ impl Expectation {
                     expected.closes = arguments.is_empty() && is_leave(command);
                 }
             }
-            if whole || expected.closes {
+            if whole || too_long {
                 expected.whole = expected.replies.len();
             }
             if expected.closes {
