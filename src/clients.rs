@@ -58,12 +58,12 @@ impl Clients {
         if here >= *limit {
             return Err(Refusal::FullForAddress(*limit));
         }
-        let place = self.count_one(Some((address, counts.clone())))?;
+        let place = self.count_one(Some(Box::new((address, counts.clone()))))?;
         of_address.insert(address, here + 1);
         Ok(place)
     }
 
-    fn count_one(&self, at: Option<(IpAddr, Counts)>) -> Result<Place, Refusal<'static>> {
+    fn count_one(&self, at: Option<Box<(IpAddr, Counts)>>) -> Result<Place, Refusal<'static>> {
         let counted = self
             .count
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
@@ -82,12 +82,13 @@ impl Clients {
 /// A client's place in the count: given back when it is dropped.
 pub struct Place {
     count: Arc<AtomicUsize>,
-    at: Option<(IpAddr, Counts)>,
+    /// Where it counts for its address. In a box, because most servers have no use for it.
+    at: Option<Box<(IpAddr, Counts)>>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some((address, counts)) = &self.at {
+        if let Some((address, counts)) = self.at.as_deref() {
             let mut counts = lock(counts);
             if let Some(here) = counts.get_mut(address) {
                 *here -= 1;

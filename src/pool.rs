@@ -4,6 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::thread::set_name;
+
 use crate::error::Error;
 use crate::scoreboard::{Activity, Line, Scoreboard};
 use crate::sync::channel::{self, Receiver, Sender};
@@ -74,7 +76,6 @@ pub fn wait_for(ended: &crossbeam_channel::Receiver<()>, deadline: Instant) -> b
 fn spawn(workers: usize) -> Result<ThreadPool, Error> {
     let builder = Builder::new()
         .num_threads(workers)
-        .thread_name("worker".to_string())
         .thread_stack_size(STACK_SIZE);
     catch_unwind(|| builder.build()).map_err(|panic| {
         let reason = panic
@@ -91,6 +92,8 @@ fn run<T, E>(
     serve: &impl Fn(&mut T, &Line) -> E,
     end: &impl Fn(T, Option<E>),
 ) {
+    // For `ps -L` and debuggers alone: std would keep each thread's name three times. It fails on no Linux.
+    let _ = set_name(c"worker");
     line.enlist();
     while let Some(mut job) = receive(jobs) {
         // The job is looked at after a panic only to close it, and everything shared is made of atomics and locks

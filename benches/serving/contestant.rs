@@ -57,7 +57,7 @@ impl Contestant {
                     "--max-clients",
                     &clients,
                     "--queue",
-                    &clients,
+                    "128",
                     "--idle-timeout",
                     "1h",
                     "--log",

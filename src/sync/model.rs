@@ -254,11 +254,6 @@ pub mod threadpool {
         }
 
         /// Has no meaning here.
-        pub fn thread_name(self, _: String) -> Self {
-            self
-        }
-
-        /// Has no meaning here.
         pub fn thread_stack_size(self, _: usize) -> Self {
             self
         }
