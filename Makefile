@@ -16,8 +16,8 @@ help: ## this list
 build: ## the daemon, optimised
 	$(CARGO) build --release --locked
 
-run: build ## the daemon, on port 4242 of the loopback interface; ARGS='--log debug'
-	./target/release/blockchain-tcpd $(ARGS)
+run: ## the daemon, on port 4242 of the loopback interface; ARGS='--log debug'
+	$(CARGO) run --release --locked -- $(ARGS)
 
 test: ## all tests; as root it installs with apt what they need
 	./tests/run

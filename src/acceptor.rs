@@ -69,7 +69,9 @@ fn run(door: &Door, listener: &Listener) -> Result<(), Error> {
             Err(Errno::INTR) => {}
             Err(error) => match blame(error) {
                 Blame::Client => {
-                    door.episodes.accept.happened(&error);
+                    if door.episodes.accept.happened(&error) {
+                        door.alarm.ring();
+                    }
                 }
                 Blame::System => {
                     door.episodes.accept.happened(&error);
@@ -92,7 +94,7 @@ fn run(door: &Door, listener: &Listener) -> Result<(), Error> {
 enum Blame {
     /// The client's, who is gone: go on.
     Client,
-    /// The system's, which is out of something: wait.
+    /// The system's, which is out of something or forbids it: wait.
     System,
     /// The listening socket's: no use in going on.
     Listener,
@@ -100,11 +102,20 @@ enum Blame {
 
 fn blame(error: Errno) -> Blame {
     match error {
-        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Blame::System,
         Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP | Errno::FAULT => {
             Blame::Listener
         }
-        _ => Blame::Client,
+        Errno::CONNABORTED
+        | Errno::CONNRESET
+        | Errno::PROTO
+        | Errno::NOPROTOOPT
+        | Errno::TIMEDOUT
+        | Errno::NETDOWN
+        | Errno::NETUNREACH
+        | Errno::HOSTDOWN
+        | Errno::HOSTUNREACH
+        | Errno::NONET => Blame::Client,
+        _ => Blame::System,
     }
 }
 

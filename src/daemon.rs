@@ -45,11 +45,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 // The thread that listens to signals never ends before this one.
                 Err(_) => break Ok("no signals"),
             },
-            recv(server.failures) -> failure => {
-                if let Ok(error) = failure {
-                    break Err(error);
-                }
-            }
+            recv(server.failures) -> failure => break Err(failure.unwrap_or(Error::AcceptorsGone)),
         }
     };
     let (reason, result) = match stopped_by {
@@ -117,8 +113,8 @@ impl Server {
                 &scoreboard,
                 move |connection: &mut Connection, line| serving.serve(connection, line),
                 move |connection, ended| {
-                    if ended.is_none() {
-                        episodes.panicked.happened(&"a panic, logged above");
+                    if ended.is_none() && episodes.panicked.happened(&"a panic, logged above") {
+                        ending.alarm.ring();
                     }
                     ending.end(connection, ended);
                 },
@@ -217,7 +213,7 @@ impl Server {
         episodes.settle(true);
         let drained_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         if cut_off > 0 {
-            warn!(clients = cut_off; "cut off: these clients did not take their replies in time");
+            warn!(clients = cut_off; "cut off: these clients were not done by the deadline");
         }
         info!(accepted, drained_ms; "stopped");
     }

@@ -27,6 +27,8 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// No accept loop is left, which only a panic can bring about.
+    AcceptorsGone,
     /// `--max-clients` asks for more threads than the system grants.
     Threads {
         /// How many clients were asked for.
@@ -78,6 +80,7 @@ impl Error {
             Error::Usage(_) => 64,
             Error::Listen { .. }
             | Error::Accept { .. }
+            | Error::AcceptorsGone
             | Error::Threads { .. }
             | Error::Spawn(_)
             | Error::Descriptors { .. }
@@ -114,6 +117,9 @@ impl fmt::Display for Error {
                 "can't accept clients on {address} any more: {}",
                 plain(source)
             ),
+            Error::AcceptorsGone => {
+                f.write_str("nobody accepts clients any more; the log above says why")
+            }
             Error::Threads { asked, room, limit } => write!(
                 f,
                 "--max-clients {asked} needs a thread for each client, and there is room for {room}: {limit}; \

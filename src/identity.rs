@@ -1,10 +1,11 @@
 //! The id of this server: a UUID that is kept in the state directory, so that it survives a restart.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, RenameFlags};
+use rustix::fs::{FlockOperation, OFlags, RenameFlags};
 use uuid::Uuid;
 
 use crate::error::Error;
@@ -62,7 +63,7 @@ impl Identity {
     pub fn in_directory(directory: &Path) -> Result<Self, Error> {
         let lock = lock(directory)?;
         let path = directory.join(FILE);
-        let (id, origin) = match fs::read(&path) {
+        let (id, origin) = match read(&path) {
             Ok(content) => (parse(&path, &content)?, Origin::Kept(path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = Uuid::new_v4();
@@ -77,6 +78,20 @@ impl Identity {
             _lock: Some(lock),
         })
     }
+}
+
+/// The beginning of the file, which is more than an id may have. A thing that is no file is not waited for.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(128).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// Opens and locks `directory`. The lock ends with the process, however that ends.
@@ -121,7 +136,12 @@ fn parse(path: &Path, content: &[u8]) -> Result<Uuid, Error> {
 fn create(directory: &Path, handle: &File, id: Uuid) -> io::Result<()> {
     let unfinished = directory.join(UNFINISHED);
     let written = (|| {
-        let mut file = File::create(&unfinished)?;
+        // What a crash left over goes first, and nothing is followed that may stand in its place.
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::create_new(&unfinished)?;
         writeln!(file, "{}", id.hyphenated())?;
         file.sync_all()?;
         rustix::fs::renameat_with(handle, UNFINISHED, handle, FILE, RenameFlags::NOREPLACE)?;

@@ -99,7 +99,8 @@ fn run<T, E>(
         // The job is looked at after a panic only to close it, and everything shared is made of atomics and locks
         // that hold no half-done state.
         let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut job, line))).ok();
-        end(job, ended);
+        // If that panics, the job is closed by being dropped.
+        let _ = catch_unwind(AssertUnwindSafe(|| end(job, ended)));
         line.set(Activity::Vacant);
     }
 }

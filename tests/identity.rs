@@ -249,3 +249,37 @@ fn a_given_id_outdoes_the_kept_one_and_leaves_it_alone() {
     assert_eq!(id_of(&daemon), ID);
     assert_eq!(fs::read_to_string(&file).unwrap(), kept);
 }
+
+#[test]
+fn an_id_file_that_is_no_file_is_refused_and_not_waited_for() {
+    let scratch = Scratch::new();
+    let pipe = scratch.path().join("server-id");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo runs").success());
+    let (status, said) = fails_in(scratch.path());
+    assert_eq!(status, 71, "{said}");
+    assert!(said.contains("server-id: it is no regular file"), "{said}");
+
+    std::fs::remove_file(&pipe).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &pipe).unwrap();
+    let (status, said) = fails_in(scratch.path());
+    assert_eq!(status, 71, "{said}");
+}
+
+#[test]
+fn what_stands_in_the_place_of_an_unfinished_id_is_not_followed() {
+    let scratch = Scratch::new();
+    let precious = scratch.path().join("precious");
+    std::fs::write(&precious, "precious").unwrap();
+    std::os::unix::fs::symlink(&precious, scratch.path().join("server-id.new")).unwrap();
+    start(scratch.path()).stop();
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious");
+    assert!(
+        scratch
+            .path()
+            .join("server-id")
+            .symlink_metadata()
+            .unwrap()
+            .is_file()
+    );
+}
