@@ -2,7 +2,8 @@
 //!
 //! # The floors
 //!
-//! Imports point down only: a module uses those below it, and of those beside it none that use it.
+//! A module uses those below it. What still points up or round: `session` to the reaper's alarm, `clients` to the
+//! refusals of `command`, `thread` to `error`, and `command` and `protocol` to each other.
 //!
 //! ```text
 //! main                                         options, log, run, one error, exit status
