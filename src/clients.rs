@@ -41,11 +41,6 @@ impl Clients {
         self.count.clone()
     }
 
-    /// How many clients there may be.
-    pub fn limit(&self) -> usize {
-        self.limit
-    }
-
     /// Counts a client from `address`, if there is room for it.
     pub fn admit(&self, address: IpAddr) -> Result<Place, Refusal<'static>> {
         let Some(PerAddress { limit, counts }) = &self.per_address else {

@@ -1,7 +1,8 @@
 //! Ends the service of clients whose time is over: the idle ones, those that don't take their replies, the longest
 //! idle one when another waits; and, when the workers are to let go, wakes those that are blocked.
 //!
-//! It looks at the scoreboard, orders, and interrupts until the order is obeyed or void. With no client it sleeps.
+//! It looks at the scoreboard, orders, and interrupts until the order is obeyed or void. With no client it
+//! looks once in an idle time-out.
 
 use std::sync::Arc;
 use std::time::Duration;
