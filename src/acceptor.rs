@@ -10,14 +10,16 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use crate::clients::Clients;
+use crate::command::Refusal;
 use crate::connection::{Connection, Socket};
 use crate::episode::Episodes;
 use crate::error::Error;
 use crate::linger::Linger;
 use crate::listener::Listener;
-use crate::reaper::Alarm;
+use crate::queue::Queue;
+use crate::scoreboard::Alarm;
 use crate::session;
-use crate::sync::channel::{Sender, TrySendError};
+use crate::sync::channel::TrySendError;
 use crate::thread::{self, Thread};
 
 /// When the system is out of something, it is asked again after this time.
@@ -30,7 +32,7 @@ pub struct Door<S = TcpStream> {
     /// How many workers there are: with more clients than that, some wait.
     pub workers: usize,
     /// Where they wait for a worker.
-    pub queue: Sender<Connection<S>>,
+    pub queue: Queue<Connection<S>>,
     /// Wakes the reaper when somebody waits.
     pub alarm: Alarm,
     /// Where those go that are not let in.
@@ -127,7 +129,7 @@ impl Door {
                 debug!(connection = number, peer:%; "accepted");
                 return self.enqueue(Connection::new(number, stream, peer, place));
             }
-            Err(refusal) => refusal,
+            Err(no_room) => Refusal::NoRoom(no_room),
         };
         debug!(connection = number, peer:%; "refused");
         if self.episodes.refused.happened(&refusal) {
@@ -140,7 +142,7 @@ impl Door {
 impl<S: Socket> Door<S> {
     /// Gives `connection` to the workers.
     pub fn enqueue(&self, connection: Connection<S>) {
-        match self.queue.try_send(connection) {
+        match self.queue.put(connection) {
             Ok(()) => {
                 if self.clients.count().load(Ordering::Relaxed) > self.workers {
                     self.alarm.ring();

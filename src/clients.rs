@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::command::Refusal;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many clients there may be, and how many there are.
@@ -12,6 +11,21 @@ pub struct Clients {
     count: Arc<AtomicUsize>,
     limit: usize,
     per_address: Option<PerAddress>,
+}
+
+/// Why a client can't be let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// Everyone that the server may serve is served, and as many wait as may.
+    Here {
+        /// How many clients there are.
+        clients: usize,
+    },
+    /// There are as many clients of the same address as may be.
+    ForAddress {
+        /// So many.
+        limit: usize,
+    },
 }
 
 /// The number of clients from each address that has some.
@@ -42,7 +56,7 @@ impl Clients {
     }
 
     /// Counts a client from `address`, if there is room for it.
-    pub fn admit(&self, address: IpAddr) -> Result<Place, Refusal<'static>> {
+    pub fn admit(&self, address: IpAddr) -> Result<Place, NoRoom> {
         let Some(PerAddress { limit, counts }) = &self.per_address else {
             return self.count_one(None);
         };
@@ -51,14 +65,14 @@ impl Clients {
         let mut of_address = lock(counts);
         let here = of_address.get(&address).copied().unwrap_or(0);
         if here >= *limit {
-            return Err(Refusal::FullForAddress(*limit));
+            return Err(NoRoom::ForAddress { limit: *limit });
         }
         let place = self.count_one(Some(Box::new((address, counts.clone()))))?;
         of_address.insert(address, here + 1);
         Ok(place)
     }
 
-    fn count_one(&self, at: Option<Box<(IpAddr, Counts)>>) -> Result<Place, Refusal<'static>> {
+    fn count_one(&self, at: Option<Box<(IpAddr, Counts)>>) -> Result<Place, NoRoom> {
         let counted = self
             .count
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
@@ -69,7 +83,7 @@ impl Clients {
                 count: self.count.clone(),
                 at,
             }),
-            Err(clients) => Err(Refusal::Full { clients }),
+            Err(clients) => Err(NoRoom::Here { clients }),
         }
     }
 }
@@ -117,7 +131,7 @@ mod tests {
         let second = clients.admit(address("192.0.2.1")).unwrap();
         assert!(matches!(
             clients.admit(address("192.0.2.1")),
-            Err(Refusal::Full { clients: 2 })
+            Err(NoRoom::Here { clients: 2 })
         ));
         assert_eq!(count.load(Ordering::SeqCst), 2);
         drop(first);
@@ -132,7 +146,7 @@ mod tests {
         let first = clients.admit(address("192.0.2.1")).unwrap();
         assert!(matches!(
             clients.admit(address("::ffff:192.0.2.1")),
-            Err(Refusal::FullForAddress(1))
+            Err(NoRoom::ForAddress { limit: 1 })
         ));
         assert_eq!(clients.count().load(Ordering::SeqCst), 1);
         let other = clients.admit(address("2001:db8::1")).unwrap();

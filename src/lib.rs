@@ -2,26 +2,25 @@
 //!
 //! # The floors
 //!
-//! A module uses those below it. What still points up or round: `session` to the reaper's alarm, `clients` to the
-//! refusals of `command`, `thread` to `error`, and `command` and `protocol` to each other.
+//! A module uses those of the floors below its own, and no other: `tests/project.rs` sees to it.
 //!
 //! ```text
-//! main                                         options, log, run, one error, exit status
-//! daemon                                       the life of the process; alone sees all the options
-//! acceptor   pool      reaper    signals       clients come in; are served; are ended; what the system says
-//! session                                      the service of one client
-//! connection listener  linger    command       a client as a value; sockets that listen; that are leaving; the answers
-//!                                protocol      bytes to requests, replies to bytes
-//! clients    scoreboard episode  identity      the count; who does what; trouble said once; the id
-//! options    logging   limits    error         settings; the log; what the system has room for; why it failed
-//! thread     clock     sync      sys           names and wakes; milliseconds; what is waited for; the one room for
-//!                                              unsafe code
+//! main                                        options, log, run, one error, exit status
+//! daemon                                      the life of the process; alone sees all the options
+//! acceptor   pool       reaper     signals    clients come in; are served; are ended; what the system says
+//! session    options                          the service of one client; every setting
+//! connection linger     protocol              a client as a value; sockets that are leaving; requests and replies as bytes
+//! command    identity   listener   logging    the answers; the id; sockets that listen; the log
+//! clients    scoreboard episode    limits     the count; who does what; trouble said once; what the system has room for
+//! queue      thread     clock                 where jobs wait for workers; names and wakes; milliseconds
+//! error      sync                             why it failed, with which status; what is waited for
+//! sys                                         the one room for unsafe code
 //! ```
 //!
 //! # The way of a byte
 //!
 //! The kernel keeps a new client until an [`acceptor`] takes it, gives it a place in the count ([`clients`]) and puts it
-//! on the bounded channel of the [`pool`] as a [`connection`]. A worker takes it and begins a [`session`]: it blocks in
+//! on the bounded channel to the [`pool`] ([`queue`]) as a [`connection`]. A worker takes it and begins a [`session`]: it blocks in
 //! `recv`, with room for one request on its stack. [`protocol::line`] finds whole lines in what was read;
 //! [`command`] parses and executes each, without knowing of sockets or lines; the replies gather in one buffer, which
 //! goes out in one `send` for all that was read. The worker notes on its line of the [`scoreboard`] that something was
@@ -58,6 +57,7 @@ pub mod logging;
 pub mod options;
 pub mod pool;
 pub mod protocol;
+pub mod queue;
 pub mod reaper;
 pub mod scoreboard;
 pub mod session;

@@ -7,16 +7,15 @@ use std::time::Instant;
 use rustix::thread::set_name;
 
 use crate::error::Error;
+use crate::queue::{self, Jobs, Queue, Worker};
 use crate::scoreboard::{Activity, Line, Scoreboard};
-use crate::sync::channel::{self, Receiver, Sender};
-use crate::sync::receive;
 use crate::sync::threadpool::{Builder, ThreadPool};
 use crate::thread::STACK_SIZE;
 
 /// The workers.
 pub struct Pool<T> {
-    queue: Sender<T>,
-    jobs: Receiver<T>,
+    queue: Queue<T>,
+    jobs: Jobs<T>,
     /// Not of `sync`: no worker waits for it.
     ended: crossbeam_channel::Receiver<()>,
 }
@@ -32,7 +31,7 @@ impl<T: Send + 'static> Pool<T> {
         end: impl Fn(T, Option<E>) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let workers = scoreboard.lines().len();
-        let (queue, jobs) = channel::bounded(capacity);
+        let (queue, jobs) = queue::bounded(capacity);
         let (running, ended) = crossbeam_channel::bounded(0);
         let threads = spawn(workers)?;
         let work = Arc::new((serve, end));
@@ -40,7 +39,7 @@ impl<T: Send + 'static> Pool<T> {
             let (jobs, scoreboard, work) = (jobs.clone(), scoreboard.clone(), work.clone());
             let running: crossbeam_channel::Sender<()> = running.clone();
             threads.execute(move || {
-                run(&jobs, &scoreboard.lines()[index], &work.0, &work.1);
+                run(&jobs.worker(), &scoreboard.lines()[index], &work.0, &work.1);
                 drop(running);
             });
         }
@@ -48,12 +47,12 @@ impl<T: Send + 'static> Pool<T> {
     }
 
     /// Where jobs are put for the workers. They end when all clones of it are dropped and the queue is empty.
-    pub fn queue(&self) -> Sender<T> {
+    pub fn queue(&self) -> Queue<T> {
         self.queue.clone()
     }
 
     /// The jobs that wait, to be counted.
-    pub fn waiting(&self) -> Receiver<T> {
+    pub fn waiting(&self) -> Jobs<T> {
         self.jobs.clone()
     }
 
@@ -87,7 +86,7 @@ fn spawn(workers: usize) -> Result<ThreadPool, Error> {
 
 /// A worker: a job at a time until there are no more. A panic ends the job, not the worker.
 fn run<T, E>(
-    jobs: &Receiver<T>,
+    jobs: &Worker<T>,
     line: &Line,
     serve: &impl Fn(&mut T, &Line) -> E,
     end: &impl Fn(T, Option<E>),
@@ -95,7 +94,7 @@ fn run<T, E>(
     // For `ps -L` and debuggers alone: std would keep each thread's name three times. It fails on no Linux.
     let _ = set_name(c"worker");
     line.enlist();
-    while let Some(mut job) = receive(jobs) {
+    while let Some(mut job) = jobs.take() {
         // The job is looked at after a panic only to close it, and everything shared is made of atomics and locks
         // that hold no half-done state.
         let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut job, line))).ok();

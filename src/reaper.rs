@@ -10,8 +10,9 @@ use std::time::Duration;
 use crate::clock::Millis;
 use crate::episode::Episodes;
 use crate::error::Error;
+use crate::queue::Jobs;
 use crate::scoreboard::{Activity, Phase, Scoreboard, State};
-use crate::sync::channel::{self, Receiver, RecvTimeoutError, Sender};
+use crate::sync::channel::{Receiver, RecvTimeoutError};
 use crate::sync::sleep;
 use crate::thread::{self, Thread};
 
@@ -27,30 +28,12 @@ const AGAIN: Duration = Duration::from_millis(5);
 /// While there is trouble, it looks this often whether it is over.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Wakes the reaper, because something began that has an end.
-#[derive(Clone)]
-pub struct Alarm(Sender<()>);
-
-impl Alarm {
-    /// An alarm, and what the reaper hears it by. The reaper ends when all clones of the alarm are dropped.
-    pub fn new() -> (Self, Receiver<()>) {
-        let (sender, receiver) = channel::bounded(1);
-        (Alarm(sender), receiver)
-    }
-
-    /// Wakes the reaper, if it is not awake.
-    pub fn ring(&self) {
-        // If it is full, the reaper has an alarm to hear already.
-        let _ = self.0.try_send(());
-    }
-}
-
 /// What the reaper goes by.
 pub struct Reaper<T> {
     /// Who does what.
     pub scoreboard: Arc<Scoreboard>,
     /// Who waits. The reaper only counts them.
-    pub waiting: Receiver<T>,
+    pub waiting: Jobs<T>,
     /// A client may complete no request for so long; zero: for ever.
     pub idle_timeout: Duration,
     /// A client may not take its replies for so long.

@@ -8,6 +8,7 @@ use rustix::thread::Pid;
 
 use crate::clock::Millis;
 use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use crate::sync::channel::{self, Receiver, Sender};
 use crate::sync::{gettid, interrupt};
 
 /// What all workers are to do with their clients.
@@ -151,6 +152,24 @@ impl Scoreboard {
     /// From now on the workers are to do this. Who is blocked learns of it from the reaper's interrupts.
     pub fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+}
+
+/// Wakes the reaper, because something began that has an end.
+#[derive(Clone)]
+pub struct Alarm(Sender<()>);
+
+impl Alarm {
+    /// An alarm, and what the reaper hears it by. The reaper ends when all clones of the alarm are dropped.
+    pub fn new() -> (Self, Receiver<()>) {
+        let (sender, receiver) = channel::bounded(1);
+        (Alarm(sender), receiver)
+    }
+
+    /// Wakes the reaper, if it is not awake.
+    pub fn ring(&self) {
+        // If it is full, the reaper has an alarm to hear already.
+        let _ = self.0.try_send(());
     }
 }
 

@@ -12,8 +12,7 @@ use crate::command::{Context, Refusal};
 use crate::connection::{Connection, Socket, last_words};
 use crate::linger::Linger;
 use crate::protocol::line::{self, Found, LONGEST_REQUEST};
-use crate::reaper::Alarm;
-use crate::scoreboard::{Activity, Line, Phase, Scoreboard};
+use crate::scoreboard::{Activity, Alarm, Line, Phase, Scoreboard};
 use std::sync::Arc;
 
 /// The room for replies that a worker keeps between two reads; more is given back.
@@ -182,15 +181,8 @@ impl Service {
             match found {
                 Found::Line { line, length } => {
                     used += length;
-                    match self.context.answer(line) {
-                        None => {}
-                        Some(Ok(answer)) => {
-                            line::write_reply(&answer.reply, replies);
-                            if answer.close {
-                                ended = Some(Ended::Quit);
-                            }
-                        }
-                        Some(Err(refusal)) => line::write_refusal(&refusal, replies),
+                    if line::answer(&self.context, line, replies) {
+                        ended = Some(Ended::Quit);
                     }
                 }
                 Found::Part => break,

@@ -112,6 +112,7 @@ const FAULTY: Set = &[Entry {
     name: "FAIL",
     arguments: "",
     summary: "fails",
+    closes: false,
     execute: |context, _| {
         let clients = context.clients.load(Ordering::SeqCst);
         assert_eq!(clients, usize::MAX, "this is the mistake");

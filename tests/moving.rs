@@ -154,11 +154,12 @@ const HOLD: Set = &[Entry {
     name: "HOLD",
     arguments: "",
     summary: "waits to be told to go on",
+    closes: false,
     execute: |context, _| {
         COUNT.get_or_init(|| context.clients.clone());
         HELD.fetch_add(1, Ordering::SeqCst);
         wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));
-        Ok(Reply::Text("WENT ON").into())
+        Ok(Reply::Text("WENT ON"))
     },
 }];
 

@@ -14,15 +14,16 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use blockchain_tcpd::acceptor::Door;
-use blockchain_tcpd::clients::Clients;
+use blockchain_tcpd::clients::{Clients, NoRoom};
 use blockchain_tcpd::clock::Millis;
-use blockchain_tcpd::command::{Context, Refusal, server};
+use blockchain_tcpd::command::{Context, server};
 use blockchain_tcpd::connection::{Connection, Socket};
 use blockchain_tcpd::episode::Episodes;
 use blockchain_tcpd::linger::Linger;
 use blockchain_tcpd::pool::Pool;
-use blockchain_tcpd::reaper::{Alarm, MINIMUM_IDLE, Reaper};
-use blockchain_tcpd::scoreboard::{Activity, Phase, Scoreboard};
+use blockchain_tcpd::queue;
+use blockchain_tcpd::reaper::{MINIMUM_IDLE, Reaper};
+use blockchain_tcpd::scoreboard::{Activity, Alarm, Phase, Scoreboard};
 use blockchain_tcpd::session::{Ended, Service};
 use blockchain_tcpd::sync::model::call;
 use crossbeam_channel::TryRecvError;
@@ -262,7 +263,7 @@ impl Server {
     }
 
     /// Lets a client in, as an acceptor does.
-    fn connect(&self, number: u64) -> Result<Client, Refusal<'static>> {
+    fn connect(&self, number: u64) -> Result<Client, NoRoom> {
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let place = self.door.clients.admit(peer.ip())?;
         let client = Client {
@@ -348,6 +349,52 @@ fn note(
     connection.close();
 }
 
+/// Each job waits for all the others to be taken, so that one which is left lying while a worker sleeps ends in a deadlock.
+#[test]
+fn no_job_is_left_lying_while_a_worker_sleeps() {
+    check(|| {
+        const JOBS: usize = 3;
+        let taken = Arc::new((shuttle::sync::Mutex::new(0), shuttle::sync::Condvar::new()));
+        let (queue, jobs) = queue::bounded(JOBS);
+        let workers: Vec<_> = (0..JOBS)
+            .map(|_| {
+                let (jobs, taken) = (jobs.clone(), taken.clone());
+                thread::spawn(move || {
+                    let worker = jobs.worker();
+                    let mut done = 0;
+                    while worker.take().is_some() {
+                        done += 1;
+                        let mut count = taken.0.lock().unwrap();
+                        *count += 1;
+                        taken.1.notify_all();
+                        while *count < JOBS {
+                            count = taken.1.wait(count).unwrap();
+                        }
+                    }
+                    done
+                })
+            })
+            .collect();
+        let other = queue.clone();
+        let putting = thread::spawn(move || other.put(()).unwrap());
+        queue.put(()).unwrap();
+        queue.put(()).unwrap();
+        putting.join().unwrap();
+        // The end of the queue wakes all workers: before that they must have been woken for the jobs.
+        let mut count = taken.0.lock().unwrap();
+        while *count < JOBS {
+            count = taken.1.wait(count).unwrap();
+        }
+        drop(count);
+        drop(queue);
+        let done: usize = workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap())
+            .sum();
+        assert_eq!(done, JOBS);
+    });
+}
+
 /// One that was idle for the idle time-out is told so, however the interrupts fall; one that asks is not.
 #[test]
 fn idle_clients_are_ended_and_no_others() {
@@ -392,7 +439,7 @@ fn an_idle_client_makes_room() {
         match server.connect(3) {
             // Unless the first has been ended already.
             Ok(third) => third.shut(),
-            Err(refusal) => assert_eq!(refusal.word(), "BUSY"),
+            Err(no_room) => assert!(matches!(no_room, NoRoom::Here { .. })),
         }
         second.send(REQUEST);
         second.shut();

@@ -43,15 +43,8 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
                     return output;
                 }
                 Found::Line { line, length } => {
-                    match CONTEXT.answer(line) {
-                        None => {}
-                        Some(Ok(answer)) => {
-                            line::write_reply(&answer.reply, &mut output);
-                            if answer.close {
-                                return output;
-                            }
-                        }
-                        Some(Err(refusal)) => line::write_refusal(&refusal, &mut output),
+                    if line::answer(&CONTEXT, line, &mut output) {
+                        return output;
                     }
                     length
                 }

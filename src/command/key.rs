@@ -1,47 +1,82 @@
 //! A name as a number: names are looked up for every request, and a number is compared at once.
 
-/// A name's first eight bytes, in capital letters, and its length. Two names of up to eight bytes have the same key if
-/// and only if they differ in nothing but the case of ASCII letters.
+/// A line, or a word of it, with its first bytes as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
-    bytes: u64,
-    length: usize,
+pub struct Line<'a> {
+    text: &'a [u8],
+    /// The first eight bytes, the first of them lowest; zero beyond the end of the text.
+    head: u64,
 }
 
-/// The same number in each byte.
-const fn each(byte: u8) -> u64 {
-    u64::from_ne_bytes([byte; 8])
-}
-
-impl Key {
-    /// The key of `name`.
+impl<'a> Line<'a> {
+    /// This text.
     #[inline]
-    pub fn of(name: &[u8]) -> Self {
-        // Two loads that may overlap: which bytes they repeat depends on the length alone.
-        let bytes = if let Some(eight) = name.first_chunk() {
+    pub fn new(text: &'a [u8]) -> Self {
+        // Two loads that may overlap, and then repeat the same bytes in the same place.
+        let head = if let Some(eight) = text.first_chunk() {
             u64::from_le_bytes(*eight)
-        } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
-            u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32
-        } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last()) {
-            u64::from(u16::from_le_bytes(*first)) | u64::from(*last) << 16
+        } else if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+            u64::from(u32::from_le_bytes(*first))
+                | u64::from(u32::from_le_bytes(*last)) << (8 * (text.len() - 4))
+        } else if let (Some(first), Some(last)) = (text.first_chunk(), text.last()) {
+            u64::from(u16::from_le_bytes(*first)) | u64::from(*last) << (8 * (text.len() - 1))
         } else {
-            u64::from(name.first().copied().unwrap_or(0))
+            u64::from(text.first().copied().unwrap_or(0))
         };
-        Key {
-            bytes: capitals(bytes),
-            length: name.len(),
+        Line { text, head }
+    }
+
+    /// The first `length` of these eight bytes, which are the beginning of `text` as a number. Whoever looked for the end
+    /// of the line has it already.
+    #[inline]
+    pub fn within_eight(text: &'a [u8], eight: u64, length: usize) -> Self {
+        debug_assert!(length < 8);
+        Line {
+            text: &text[..length],
+            head: eight & !(!0 << (8 * length)),
         }
+    }
+
+    /// Its bytes.
+    #[inline]
+    pub fn text(self) -> &'a [u8] {
+        self.text
     }
 }
 
-/// Eight bytes with their small ASCII letters made capital, all at once: a byte's highest bit tells whether it is one.
-#[inline]
-fn capitals(bytes: u64) -> u64 {
-    let low = bytes & each(0x7f);
-    let from_a = low + each(0x80 - b'a');
-    let beyond_z = low + each(0x7f - b'z');
-    let small = !bytes & from_a & !beyond_z & each(0x80);
-    bytes ^ small >> 2
+/// A command's name, ready to be compared.
+#[derive(Clone, Copy)]
+pub(super) struct Key {
+    name: &'static [u8],
+    head: u64,
+    /// Without the bits that tell small letters from capital ones, where the name has a letter.
+    mask: u64,
+}
+
+impl Key {
+    /// The key of `name`, which is in capital letters.
+    pub fn new(name: &'static str) -> Self {
+        let name = name.as_bytes();
+        let mut mask = [0xff; 8];
+        for (mask, byte) in mask.iter_mut().zip(name) {
+            if byte.is_ascii_uppercase() {
+                *mask = !0x20;
+            }
+        }
+        Key {
+            name,
+            head: Line::new(name).head,
+            mask: u64::from_le_bytes(mask),
+        }
+    }
+
+    /// Whether `given` is this name, in whatever case.
+    #[inline]
+    pub fn is(&self, given: Line<'_>) -> bool {
+        given.head & self.mask == self.head
+            && given.text.len() == self.name.len()
+            && (self.name.len() <= 8 || given.text.eq_ignore_ascii_case(self.name))
+    }
 }
 
 #[cfg(test)]
@@ -49,45 +84,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_byte_is_made_capital_as_std_does_it() {
-        for byte in 0..=u8::MAX {
-            for position in 0..8 {
-                let mut name = *b"aZ{[@`z9";
-                name[position] = byte;
-                let capital = name.to_ascii_uppercase();
-                assert_eq!(
-                    capitals(u64::from_le_bytes(name)).to_le_bytes(),
-                    *capital,
-                    "{name:?}"
-                );
+    fn a_name_is_found_in_whatever_case_and_nothing_else_is() {
+        for name in [
+            "A",
+            "WHO",
+            "LOG2",
+            "AT@[`{",
+            "EXACTLY8",
+            "LONGER THAN EIGHT",
+        ] {
+            let key = Key::new(name);
+            assert!(key.is(Line::new(name.as_bytes())));
+            for position in 0..name.len() {
+                for byte in 0..=u8::MAX {
+                    let mut given = name.as_bytes().to_vec();
+                    given[position] = byte;
+                    assert_eq!(
+                        key.is(Line::new(&given)),
+                        given.eq_ignore_ascii_case(name.as_bytes()),
+                        "{given:?}"
+                    );
+                }
             }
+            let longer = [name.as_bytes(), b"\0"].concat();
+            assert!(!key.is(Line::new(&longer)));
+            assert!(!key.is(Line::new(&longer[..name.len() - 1])));
         }
     }
 
     #[test]
-    fn names_have_the_same_key_if_they_differ_in_case_alone() {
-        let bytes = [b'a', b'A', b'b', 0, b' ', 0xe1, b'\n'];
-        let mut names: Vec<Vec<u8>> = vec![Vec::new()];
-        for length in 0..4 {
-            let longer: Vec<Vec<u8>> = names
-                .iter()
-                .filter(|name| name.len() == length)
-                .flat_map(|name| bytes.map(|byte| [&name[..], &[byte]].concat()))
-                .collect();
-            names.extend(longer);
-        }
-        for tail in ["5", "56", "567", "5678"] {
-            names.push([b"AaAa", tail.as_bytes()].concat());
-            names.push([b"aAaa", tail.as_bytes()].concat());
-        }
-        for name in &names {
-            for other in &names {
-                assert_eq!(
-                    Key::of(name) == Key::of(other),
-                    name.eq_ignore_ascii_case(other),
-                    "{name:?} {other:?}"
-                );
-            }
+    fn a_line_is_the_same_whoever_has_loaded_its_head() {
+        let buffer = *b"abcdefgh";
+        for length in 0..8 {
+            assert_eq!(
+                Line::within_eight(&buffer, u64::from_le_bytes(buffer), length),
+                Line::new(&buffer[..length])
+            );
         }
     }
 }

@@ -4,15 +4,16 @@
 //! protocol and shows in `HELP`.
 
 mod key;
+mod refusal;
 pub mod server;
 
-use std::fmt;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use self::key::Key;
-use crate::protocol::line::Quoted;
+pub use self::key::Line;
+pub use self::refusal::{Quoted, Refusal};
 use crate::sync::atomic::AtomicUsize;
 
 /// One command: how it is called, what it is for, and what answers it.
@@ -23,8 +24,10 @@ pub struct Entry {
     pub arguments: &'static str,
     /// What it does: a phrase for `HELP`.
     pub summary: &'static str,
+    /// Whether the server closes the connection after its value.
+    pub closes: bool,
     /// Answers it.
-    pub execute: for<'a> fn(&'a Context, &Request<'a>) -> Result<Answer<'a>, Refusal<'a>>,
+    pub execute: for<'a> fn(&'a Context, &Request<'a>) -> Result<Reply<'a>, Refusal<'a>>,
 }
 
 /// Commands that are offered together.
@@ -50,33 +53,25 @@ impl Context {
         }
     }
 
-    /// Answers the request `line`, which is without its end; nothing if it is blank.
+    /// What the request `line` asks for; nothing if it is blank.
     #[inline]
-    pub fn answer<'a>(&'a self, line: &'a [u8]) -> Option<Result<Answer<'a>, Refusal<'a>>> {
+    pub fn parse<'a>(&self, line: Line<'a>) -> Option<Result<Request<'a>, Refusal<'a>>> {
         // Most requests are a name and nothing else.
         if let Some(entry) = self.table.find(line) {
-            return Some(self.execute(entry, b""));
+            return Some(Ok(Request { entry, rest: b"" }));
         }
-        let (name, rest) = split_word(line)?;
-        Some(match self.table.find(name) {
-            Some(entry) if rest.is_empty() => self.execute(entry, rest),
-            found => match line.iter().find(|byte| !is_text(**byte)) {
-                Some(_) => Err(Refusal::BadInput(line)),
-                None => match found {
-                    Some(entry) => self.execute(entry, rest),
-                    None => Err(Refusal::Unknown(name)),
-                },
-            },
-        })
+        self.parse_words(line.text())
     }
 
-    #[inline]
-    fn execute<'a>(
-        &'a self,
-        entry: &'static Entry,
-        rest: &'a [u8],
-    ) -> Result<Answer<'a>, Refusal<'a>> {
-        (entry.execute)(self, &Request { entry, rest })
+    fn parse_words<'a>(&self, line: &'a [u8]) -> Option<Result<Request<'a>, Refusal<'a>>> {
+        let (name, rest) = split_word(line)?;
+        let found = self.table.find(Line::new(name));
+        let is_text = || line.iter().all(|byte| is_text(*byte));
+        Some(match found {
+            Some(entry) if rest.is_empty() || is_text() => Ok(Request { entry, rest }),
+            None if is_text() => Err(Refusal::Unknown(name)),
+            _ => Err(Refusal::BadInput(line)),
+        })
     }
 }
 
@@ -86,11 +81,7 @@ pub struct Table(Vec<(Key, &'static Entry)>);
 impl Table {
     fn new(sets: &[Set]) -> Self {
         let entries = sets.iter().copied().flatten();
-        Table(
-            entries
-                .map(|entry| (Key::of(entry.name.as_bytes()), entry))
-                .collect(),
-        )
+        Table(entries.map(|entry| (Key::new(entry.name), entry)).collect())
     }
 
     /// All commands, in the order in which `HELP` names them.
@@ -100,11 +91,8 @@ impl Table {
 
     /// The command of this name, in whatever case.
     #[inline]
-    pub fn find(&self, name: &[u8]) -> Option<&'static Entry> {
-        let wanted = Key::of(name);
-        let (_, entry) = self.0.iter().find(|(key, entry)| {
-            *key == wanted && (name.len() <= 8 || entry.name.as_bytes().eq_ignore_ascii_case(name))
-        })?;
+    pub fn find(&self, name: Line<'_>) -> Option<&'static Entry> {
+        let (_, entry) = self.0.iter().find(|(key, _)| key.is(name))?;
         Some(entry)
     }
 }
@@ -117,6 +105,12 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// Answers it.
+    #[inline]
+    pub fn execute(&self, context: &'a Context) -> Result<Reply<'a>, Refusal<'a>> {
+        (self.entry.execute)(context, self)
+    }
+
     /// The arguments, word by word.
     pub fn arguments(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut rest = self.rest;
@@ -150,91 +144,6 @@ pub enum Reply<'a> {
     Text(&'a str),
     /// A text of printable ASCII made for this reply.
     Owned(String),
-}
-
-/// What a command answers, and what becomes of the connection then.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Answer<'a> {
-    /// The value.
-    pub reply: Reply<'a>,
-    /// Whether the server closes after it.
-    pub close: bool,
-}
-
-impl<'a> From<Reply<'a>> for Answer<'a> {
-    fn from(reply: Reply<'a>) -> Self {
-        Answer {
-            reply,
-            close: false,
-        }
-    }
-}
-
-/// Why there is no value: the word is for programs, `Display` is the sentence for a person.
-pub enum Refusal<'a> {
-    /// There is no command of this name.
-    Unknown(&'a [u8]),
-    /// The command takes other arguments.
-    Usage(&'static Entry),
-    /// This line holds a byte that is not text.
-    BadInput(&'a [u8]),
-    /// The line is longer than this many bytes.
-    TooLong(usize),
-    /// Everyone that the server may serve is served, and as many wait as may.
-    Full {
-        /// How many clients there are.
-        clients: usize,
-    },
-    /// This many clients of the same address are as many as may be.
-    FullForAddress(usize),
-    /// The client idled for too long.
-    Idle,
-    /// The client made room for another.
-    MadeRoom,
-    /// The server failed.
-    Internal,
-}
-
-impl Refusal<'_> {
-    /// The word after `ERR`. All of them are in `docs/protocol.md`.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Refusal::Unknown(_) => "UNKNOWN",
-            Refusal::Usage(_) => "USAGE",
-            Refusal::BadInput(_) => "BADINPUT",
-            Refusal::TooLong(_) => "TOOLONG",
-            Refusal::Full { .. } | Refusal::FullForAddress(_) => "BUSY",
-            Refusal::Idle | Refusal::MadeRoom => "TIMEOUT",
-            Refusal::Internal => "INTERNAL",
-        }
-    }
-}
-
-impl fmt::Display for Refusal<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Unknown(name) => write!(f, "no such command: {} (try HELP)", Quoted(name)),
-            Refusal::Usage(entry) if entry.arguments.is_empty() => {
-                write!(f, "{} takes no arguments", entry.name)
-            }
-            Refusal::Usage(entry) => write!(f, "usage: {} {}", entry.name, entry.arguments),
-            Refusal::BadInput(line) => write!(f, "not printable ASCII: {}", Quoted(line)),
-            Refusal::TooLong(limit) => write!(f, "a request has at most {limit} bytes"),
-            Refusal::Full { clients } => write!(f, "full with {clients} clients, try again later"),
-            Refusal::FullForAddress(limit) => {
-                write!(f, "{limit} clients of your address are the limit")
-            }
-            Refusal::Idle => write!(f, "no request for too long"),
-            Refusal::MadeRoom => write!(f, "idle while others wait, try again later"),
-            Refusal::Internal => write!(f, "the server failed at this, its log says more"),
-        }
-    }
-}
-
-impl fmt::Debug for Refusal<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {self}", self.word())
-    }
 }
 
 /// The first word of `text` and what follows it, without the blanks around it; nothing if there is no word.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Answer, Context, Entry, Refusal, Reply, Request, Set};
+use super::{Context, Entry, Line, Refusal, Reply, Request, Set};
 
 /// WHO, WHERE, WHY, and what every client needs.
 pub const SET: Set = &[
@@ -10,82 +10,88 @@ pub const SET: Set = &[
         name: "WHO",
         arguments: "",
         summary: "the number of clients connected",
+        closes: false,
         execute: who,
     },
     Entry {
         name: "WHERE",
         arguments: "",
         summary: "the id of this server",
+        closes: false,
         execute: |context, request| {
             let [] = request.take()?;
-            Ok(Reply::Text(&context.id).into())
+            Ok(Reply::Text(&context.id))
         },
     },
     Entry {
         name: "WHY",
         arguments: "",
         summary: "the answer",
+        closes: false,
         execute: |_, request| {
             let [] = request.take()?;
-            Ok(Reply::Number(42).into())
+            Ok(Reply::Number(42))
         },
     },
     Entry {
         name: "PING",
         arguments: "",
         summary: "PONG, to keep the connection or to try it",
+        closes: false,
         execute: |_, request| {
             let [] = request.take()?;
-            Ok(Reply::Text("PONG").into())
+            Ok(Reply::Text("PONG"))
         },
     },
     Entry {
         name: "HELP",
         arguments: "[COMMAND]",
         summary: "the names of all commands, or what one of them does",
+        closes: false,
         execute: help,
     },
     Entry {
         name: "QUIT",
         arguments: "",
         summary: "BYE, and the server closes",
+        closes: true,
         execute: quit,
     },
     Entry {
         name: "EXIT",
         arguments: "",
         summary: "the same as QUIT",
+        closes: true,
         execute: quit,
     },
 ];
 
-fn who<'a>(context: &'a Context, request: &Request<'a>) -> Result<Answer<'a>, Refusal<'a>> {
+fn who<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
     let [] = request.take()?;
     let clients = context.clients.load(Ordering::SeqCst);
-    Ok(Reply::Number(clients as u64).into())
+    Ok(Reply::Number(clients as u64))
 }
 
-fn help<'a>(context: &'a Context, request: &Request<'a>) -> Result<Answer<'a>, Refusal<'a>> {
+fn help<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
     if request.arguments().next().is_none() {
         let names: Vec<&str> = context.table.entries().map(|entry| entry.name).collect();
-        return Ok(Reply::Owned(names.join(" ")).into());
+        return Ok(Reply::Owned(names.join(" ")));
     }
     let [name] = request.take()?;
-    let entry = context.table.find(name).ok_or(Refusal::Unknown(name))?;
+    let entry = context
+        .table
+        .find(Line::new(name))
+        .ok_or(Refusal::Unknown(name))?;
     let blank = if entry.arguments.is_empty() { "" } else { " " };
     Ok(Reply::Owned(format!(
         "{}{blank}{}: {}",
         entry.name, entry.arguments, entry.summary
-    ))
-    .into())
+    )))
 }
 
-fn quit<'a>(_: &'a Context, request: &Request<'a>) -> Result<Answer<'a>, Refusal<'a>> {
+fn quit<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
     let [] = request.take()?;
-    Ok(Answer {
-        reply: Reply::Text("BYE"),
-        close: true,
-    })
+    Ok(Reply::Text("BYE"))
 }
 
 #[cfg(test)]
@@ -101,11 +107,7 @@ mod tests {
     fn answer(request: &str) -> String {
         let context = Context::new(Arc::new(AtomicUsize::new(3)), Uuid::from_u128(7), &[SET]);
         let mut output = Vec::new();
-        match context.answer(request.as_bytes()) {
-            None => {}
-            Some(Ok(answer)) => line::write_reply(&answer.reply, &mut output),
-            Some(Err(refusal)) => line::write_refusal(&refusal, &mut output),
-        }
+        line::answer(&context, Line::new(request.as_bytes()), &mut output);
         String::from_utf8(output).unwrap()
     }
 

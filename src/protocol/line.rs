@@ -3,21 +3,18 @@
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
-use crate::command::{Refusal, Reply};
+use crate::command::{Context, Line, Refusal, Reply};
 
 /// The longest request, in bytes, its end included.
 pub const LONGEST_REQUEST: usize = 1024;
-
-/// The most characters of a request that an error repeats, before they are escaped.
-const LONGEST_QUOTE: usize = 64;
 
 /// What the beginning of a buffer holds.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<'a> {
     /// A whole line.
     Line {
-        /// Its bytes without its end.
-        line: &'a [u8],
+        /// The line without its end.
+        line: Line<'a>,
         /// How many bytes of the buffer it took, with its end.
         length: usize,
     },
@@ -30,13 +27,23 @@ pub enum Found<'a> {
 /// Looks for a line at the beginning of `buffer`, whose first `searched` bytes are known to hold no LF.
 #[inline]
 pub fn find(buffer: &[u8], searched: usize) -> Found<'_> {
+    // Most requests are short: their first eight bytes are looked at together.
+    if let Some(eight) = buffer.first_chunk::<8>()
+        && let Some(lf) = eight.iter().position(|&byte| byte == b'\n')
+    {
+        let eight = u64::from_le_bytes(*eight);
+        return Found::Line {
+            line: Line::within_eight(buffer, eight, without_cr(&buffer[..lf])),
+            length: lf + 1,
+        };
+    }
     let end = buffer.len().min(LONGEST_REQUEST);
     let unsearched = buffer.get(searched..end).unwrap_or_default();
-    match position_of_lf(unsearched) {
+    match unsearched.iter().position(|&byte| byte == b'\n') {
         Some(offset) => {
             let lf = searched + offset;
             Found::Line {
-                line: without_cr(&buffer[..lf]),
+                line: Line::new(&buffer[..without_cr(&buffer[..lf])]),
                 length: lf + 1,
             }
         }
@@ -45,41 +52,49 @@ pub fn find(buffer: &[u8], searched: usize) -> Found<'_> {
     }
 }
 
-/// Where the first LF is. Most requests are short: their first eight bytes are looked at together.
-#[inline]
-fn position_of_lf(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const LFS: u64 = u64::from_ne_bytes([b'\n'; 8]);
-    if let Some(eight) = bytes.first_chunk() {
-        // Zero where an LF is. Subtracting one borrows from a zero, and the lowest borrow is the first zero.
-        let zero_at_lf = u64::from_le_bytes(*eight) ^ LFS;
-        let borrows = zero_at_lf.wrapping_sub(ONES) & !zero_at_lf & ONES << 7;
-        if borrows != 0 {
-            return Some(borrows.trailing_zeros() as usize / 8);
-        }
-    }
-    bytes.iter().position(|&byte| byte == b'\n')
-}
-
 /// The last line of an input that ended without an LF.
 pub fn last(buffer: &[u8]) -> Found<'_> {
     match find(buffer, 0) {
         Found::Part => Found::Line {
-            line: without_cr(buffer),
+            line: Line::new(&buffer[..without_cr(buffer)]),
             length: buffer.len(),
         },
         found => found,
     }
 }
 
+/// How long `line` is without a CR at its end.
 #[inline]
-fn without_cr(line: &[u8]) -> &[u8] {
-    line.strip_suffix(b"\r").unwrap_or(line)
+fn without_cr(line: &[u8]) -> usize {
+    line.len() - usize::from(line.last() == Some(&b'\r'))
+}
+
+/// Answers one request: appends its reply to `output`, or nothing if it is blank. Returns whether the server closes then.
+#[inline]
+pub fn answer(context: &Context, line: Line<'_>, output: &mut Vec<u8>) -> bool {
+    // All by reference: to move the request and its reply would cost more than to find it.
+    match &context.parse(line) {
+        None => false,
+        Some(Ok(request)) => match &request.execute(context) {
+            Ok(reply) => {
+                write_reply(reply, output);
+                request.entry.closes
+            }
+            Err(refusal) => {
+                write_refusal(refusal, output);
+                false
+            }
+        },
+        Some(Err(refusal)) => {
+            write_refusal(refusal, output);
+            false
+        }
+    }
 }
 
 /// Appends `reply` to `output`, as one line.
 #[inline]
-pub fn write_reply(reply: &Reply<'_>, output: &mut Vec<u8>) {
+fn write_reply(reply: &Reply<'_>, output: &mut Vec<u8>) {
     let text = match reply {
         Reply::Number(number) => return write_number(*number, output),
         Reply::Text(text) => *text,
@@ -90,6 +105,7 @@ pub fn write_reply(reply: &Reply<'_>, output: &mut Vec<u8>) {
 }
 
 /// Appends `ERR`, the word of `refusal` and its sentence to `output`, as one line.
+#[cold]
 pub fn write_refusal(refusal: &Refusal<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"ERR ");
     output.extend_from_slice(refusal.word().as_bytes());
@@ -110,24 +126,6 @@ fn write_number(number: u64, output: &mut Vec<u8>) {
         100..=999 => output.extend_from_slice(&[digit(100), digit(10), digit(1), b'\n']),
         // Writing into a Vec can't fail.
         _ => drop(writeln!(output, "{number}")),
-    }
-}
-
-/// A part of a request as an error repeats it: between double quotes, cut, and with everything escaped that is not
-/// printable ASCII, so that nothing hostile reaches a reply or the log.
-pub struct Quoted<'a>(pub &'a [u8]);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('"')?;
-        for &byte in self.0.iter().take(LONGEST_QUOTE) {
-            match byte {
-                b'"' | b'\\' => write!(f, "\\{}", byte as char)?,
-                b' '..=b'~' => f.write_char(byte as char)?,
-                _ => write!(f, "\\x{byte:02X}")?,
-            }
-        }
-        f.write_char('"')
     }
 }
 
@@ -169,7 +167,7 @@ mod tests {
         assert_eq!(
             find(&longest, 0),
             Found::Line {
-                line: &longest[..LONGEST_REQUEST - 1],
+                line: Line::new(&longest[..LONGEST_REQUEST - 1]),
                 length: LONGEST_REQUEST
             }
         );
@@ -181,15 +179,22 @@ mod tests {
 
     #[test]
     fn the_first_lf_is_found_wherever_it_is() {
-        for length in 0..20 {
-            for first in 0..length {
+        let length = |bytes: &[u8]| match find(bytes, 0) {
+            Found::Line { length, line } => {
+                assert_eq!(line, Line::new(&bytes[..length - 1]));
+                Some(length)
+            }
+            _ => None,
+        };
+        for end in 0..20 {
+            for first in 0..end {
                 for filler in [b'x', 0, b'\n' - 1, b'\n' + 1, 0x8a, 0xff] {
-                    let mut bytes = vec![filler; length];
-                    assert_eq!(position_of_lf(&bytes), None);
+                    let mut bytes = vec![filler; end];
+                    assert_eq!(length(&bytes), None);
                     bytes[first..].fill(b'\n');
-                    assert_eq!(position_of_lf(&bytes), Some(first));
+                    assert_eq!(length(&bytes), Some(first + 1));
                     bytes[first + 1..].fill(filler);
-                    assert_eq!(position_of_lf(&bytes), Some(first));
+                    assert_eq!(length(&bytes), Some(first + 1));
                 }
             }
         }
@@ -198,7 +203,7 @@ mod tests {
     #[test]
     fn one_cr_before_the_lf_belongs_to_the_end() {
         let line = |bytes| match find(bytes, 0) {
-            Found::Line { line, .. } => line.to_vec(),
+            Found::Line { line, .. } => line.text().to_vec(),
             found => panic!("{found:?}"),
         };
         assert_eq!(line(b"WHO\r\nWHY"), b"WHO");
@@ -207,7 +212,7 @@ mod tests {
         assert_eq!(
             last(b"WHO\r"),
             Found::Line {
-                line: b"WHO",
+                line: Line::new(b"WHO"),
                 length: 4
             }
         );
@@ -219,18 +224,9 @@ mod tests {
         assert_eq!(
             find(b"WHO\n", 2),
             Found::Line {
-                line: b"WHO",
+                line: Line::new(b"WHO"),
                 length: 4
             }
         );
-    }
-
-    #[test]
-    fn quotes_are_cut_and_escaped() {
-        assert_eq!(
-            Quoted(b"a\"b\\c\x1b\xff").to_string(),
-            r#""a\"b\\c\x1B\xFF""#
-        );
-        assert_eq!(Quoted(&[b'x'; 100]).to_string().len(), LONGEST_QUOTE + 2);
     }
 }

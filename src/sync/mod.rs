@@ -9,24 +9,15 @@ pub use {
     crossbeam_channel as channel,
     rustix::thread::gettid,
     rustix::time::clock_gettime,
-    std::{sync::atomic, thread::sleep},
+    std::sync::{Mutex, MutexGuard, atomic},
+    std::thread::{Thread, current as current_thread, park, sleep},
     threadpool,
 };
-
-/// Waits for what comes on a channel; nothing once it is closed and empty.
-///
-/// `recv` would yield the processor several times before it blocks. With many waiting workers on few cores that is a
-/// third of the cost of a short connection. A select blocks at once; of one channel alone it would become a `recv`, and
-/// `Select` would keep some heap for each waiting worker: hence the second channel, on which nothing ever comes.
-#[cfg(not(shuttle))]
-pub fn receive<T>(receiver: &channel::Receiver<T>) -> Option<T> {
-    channel::select_biased! {
-        recv(receiver) -> message => message.ok(),
-        recv(channel::never::<()>()) -> _ => None,
-    }
-}
 
 #[cfg(shuttle)]
 pub mod model;
 #[cfg(shuttle)]
-pub use model::{atomic, channel, clock_gettime, gettid, interrupt, receive, sleep, threadpool};
+pub use model::{
+    Mutex, MutexGuard, Thread, atomic, channel, clock_gettime, current_thread, gettid, interrupt,
+    park, sleep, threadpool,
+};

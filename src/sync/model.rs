@@ -9,9 +9,10 @@ use rustix::io::Errno;
 use rustix::thread::Pid;
 use rustix::time::{ClockId, Timespec};
 use shuttle::rand::{Rng, thread_rng};
-use shuttle::sync::{Condvar, Mutex};
+use shuttle::sync::Condvar;
 
-pub use shuttle::sync::atomic;
+pub use shuttle::sync::{Mutex, MutexGuard, atomic};
+pub use shuttle::thread::{Thread, current as current_thread, park};
 
 /// The kernel, as far as it blocks threads and interrupts them.
 #[derive(Default)]
@@ -92,18 +93,13 @@ pub fn sleep(time: Duration) {
     CLOCK.set(CLOCK.get().saturating_add(time));
 }
 
-/// Waits for what comes on a channel.
-pub fn receive<T>(receiver: &channel::Receiver<T>) -> Option<T> {
-    receiver.recv().ok()
-}
-
 /// The part of crossbeam-channel that is used.
 pub mod channel {
     use std::collections::VecDeque;
     use std::sync::Arc;
     use std::time::Duration;
 
-    pub use crossbeam_channel::{RecvError, RecvTimeoutError, TrySendError};
+    pub use crossbeam_channel::{RecvError, RecvTimeoutError, TryRecvError, TrySendError};
     use shuttle::sync::{Condvar, Mutex};
 
     struct Channel<T> {
@@ -170,6 +166,16 @@ pub mod channel {
                     None if inside.senders == 0 => return Err(RecvError),
                     None => inside = self.0.changed.wait(inside).unwrap(),
                 }
+            }
+        }
+
+        /// Takes a message if there is one.
+        pub fn try_recv(&self) -> Result<T, TryRecvError> {
+            let mut inside = self.0.inside.lock().unwrap();
+            match inside.queue.pop_front() {
+                Some(message) => Ok(message),
+                None if inside.senders == 0 => Err(TryRecvError::Disconnected),
+                None => Err(TryRecvError::Empty),
             }
         }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use blockchain_tcpd::clients::NoRoom;
 use blockchain_tcpd::command::{self, Entry, Refusal, Set};
 
 use super::{COMMANDS, daemon, proves, words_of_the_document};
@@ -103,8 +104,8 @@ fn the_server_says_no_word_that_the_document_lacks() {
         Refusal::Usage(&command::server::SET[0]),
         Refusal::BadInput(b"x"),
         Refusal::TooLong(1),
-        Refusal::Full { clients: 1 },
-        Refusal::FullForAddress(1),
+        Refusal::NoRoom(NoRoom::Here { clients: 1 }),
+        Refusal::NoRoom(NoRoom::ForAddress { limit: 1 }),
         Refusal::Idle,
         Refusal::MadeRoom,
         Refusal::Internal,
@@ -124,6 +125,7 @@ fn a_request_that_fails_inside_costs_its_client_the_connection_and_nobody_else_a
         name: "FAIL",
         arguments: "",
         summary: "a failure of the server",
+        closes: false,
         execute: |_, _| panic!("asked to fail"),
     }];
     let server = local_server(&["--max-clients", "1"], &[command::server::SET, FAILING]);

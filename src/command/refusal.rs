@@ -1,0 +1,105 @@
+//! Why a request gets no value.
+
+use std::fmt::{self, Write as _};
+
+use super::Entry;
+use crate::clients::NoRoom;
+
+/// The most characters of a request that an error repeats, before they are escaped.
+const LONGEST_QUOTE: usize = 64;
+
+/// Why there is no value: the word is for programs, `Display` is the sentence for a person.
+pub enum Refusal<'a> {
+    /// There is no command of this name.
+    Unknown(&'a [u8]),
+    /// The command takes other arguments.
+    Usage(&'static Entry),
+    /// This line holds a byte that is not text.
+    BadInput(&'a [u8]),
+    /// The line is longer than this many bytes.
+    TooLong(usize),
+    /// There are as many clients as may be.
+    NoRoom(NoRoom),
+    /// The client idled for too long.
+    Idle,
+    /// The client made room for another.
+    MadeRoom,
+    /// The server failed.
+    Internal,
+}
+
+impl Refusal<'_> {
+    /// The word after `ERR`. All of them are in `docs/protocol.md`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Refusal::Unknown(_) => "UNKNOWN",
+            Refusal::Usage(_) => "USAGE",
+            Refusal::BadInput(_) => "BADINPUT",
+            Refusal::TooLong(_) => "TOOLONG",
+            Refusal::NoRoom(_) => "BUSY",
+            Refusal::Idle | Refusal::MadeRoom => "TIMEOUT",
+            Refusal::Internal => "INTERNAL",
+        }
+    }
+}
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Unknown(name) => write!(f, "no such command: {} (try HELP)", Quoted(name)),
+            Refusal::Usage(entry) if entry.arguments.is_empty() => {
+                write!(f, "{} takes no arguments", entry.name)
+            }
+            Refusal::Usage(entry) => write!(f, "usage: {} {}", entry.name, entry.arguments),
+            Refusal::BadInput(line) => write!(f, "not printable ASCII: {}", Quoted(line)),
+            Refusal::TooLong(limit) => write!(f, "a request has at most {limit} bytes"),
+            Refusal::NoRoom(NoRoom::Here { clients }) => {
+                write!(f, "full with {clients} clients, try again later")
+            }
+            Refusal::NoRoom(NoRoom::ForAddress { limit }) => {
+                write!(f, "{limit} clients of your address are the limit")
+            }
+            Refusal::Idle => write!(f, "no request for too long"),
+            Refusal::MadeRoom => write!(f, "idle while others wait, try again later"),
+            Refusal::Internal => write!(f, "the server failed at this, its log says more"),
+        }
+    }
+}
+
+impl fmt::Debug for Refusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {self}", self.word())
+    }
+}
+
+/// A part of a request as an error repeats it: between double quotes, cut, and with everything escaped that is not
+/// printable ASCII, so that nothing hostile reaches a reply or the log.
+pub struct Quoted<'a>(pub &'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for &byte in self.0.iter().take(LONGEST_QUOTE) {
+            match byte {
+                b'"' | b'\\' => write!(f, "\\{}", byte as char)?,
+                b' '..=b'~' => f.write_char(byte as char)?,
+                _ => write!(f, "\\x{byte:02X}")?,
+            }
+        }
+        f.write_char('"')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_are_cut_and_escaped() {
+        assert_eq!(
+            Quoted(b"a\"b\\c\x1b\xff").to_string(),
+            r#""a\"b\\c\x1B\xFF""#
+        );
+        assert_eq!(Quoted(&[b'x'; 100]).to_string().len(), LONGEST_QUOTE + 2);
+    }
+}

@@ -1,0 +1,178 @@
+//! The bounded channel on which jobs come to the workers, and the stack of the workers that wait at it.
+//!
+//! The channel carries; the waiting is done here, for less than the channel's own `recv` would cost: see
+//! `docs/adr/0007-where-workers-wait.md`. Workers are woken outside of the lock, the one that has waited the shortest
+//! first, and one at a time: who has been woken and finds more than one job wakes the next.
+
+use std::sync::{Arc, PoisonError};
+
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::channel::{self, Receiver, Sender, TryRecvError, TrySendError};
+use crate::sync::{Mutex, MutexGuard, Thread, current_thread, park};
+
+/// A queue for at most `capacity` jobs: where they are put, and where they are taken.
+pub fn bounded<T>(capacity: usize) -> (Queue<T>, Jobs<T>) {
+    let (sender, receiver) = channel::bounded(capacity);
+    let waiting = Arc::new(Waiting {
+        waiting: Mutex::new(Vec::new()),
+        looking: AtomicUsize::new(0),
+    });
+    let queue = Queue {
+        sender: Some(sender),
+        waiting: waiting.clone(),
+    };
+    (queue, Jobs { receiver, waiting })
+}
+
+/// Where jobs are put. When all clones are dropped, the workers learn that no more will come.
+pub struct Queue<T> {
+    /// There until it is dropped.
+    sender: Option<Sender<T>>,
+    waiting: Arc<Waiting>,
+}
+
+/// Where jobs are taken.
+pub struct Jobs<T> {
+    receiver: Receiver<T>,
+    waiting: Arc<Waiting>,
+}
+
+/// One worker's access to the jobs.
+pub struct Worker<T> {
+    jobs: Jobs<T>,
+    own: Arc<Waiter>,
+}
+
+/// The workers that have nothing to do.
+struct Waiting {
+    /// Those that wait to be woken, the last come at the end.
+    waiting: Mutex<Vec<Arc<Waiter>>>,
+    /// How many are up and about to look for a job: nobody needs to be woken while there are some.
+    looking: AtomicUsize,
+}
+
+struct Waiter {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl<T> Queue<T> {
+    /// Puts `job` where the workers take it, if there is room.
+    pub fn put(&self, job: T) -> Result<(), TrySendError<T>> {
+        match &self.sender {
+            Some(sender) => sender.try_send(job)?,
+            None => return Err(TrySendError::Disconnected(job)),
+        }
+        self.waiting.wake_one();
+        Ok(())
+    }
+}
+
+impl<T> Jobs<T> {
+    /// How many jobs wait.
+    pub fn len(&self) -> usize {
+        self.receiver.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The calling thread's access to the jobs.
+    pub fn worker(&self) -> Worker<T> {
+        Worker {
+            jobs: self.clone(),
+            own: Arc::new(Waiter {
+                thread: current_thread(),
+                woken: AtomicBool::new(false),
+            }),
+        }
+    }
+}
+
+impl<T> Worker<T> {
+    /// Waits for a job and takes it; nothing when the queue is empty and no more will come.
+    pub fn take(&self) -> Option<T> {
+        let (jobs, idle) = (&self.jobs.receiver, &self.jobs.waiting);
+        if let Ok(job) = jobs.try_recv() {
+            return Some(job);
+        }
+        idle.looking.fetch_add(1, Ordering::SeqCst);
+        loop {
+            idle.looking.fetch_sub(1, Ordering::SeqCst);
+            let mut waiting = idle.lock();
+            // Under the lock: who puts a job from now on finds this worker waiting.
+            match jobs.try_recv() {
+                Ok(job) => {
+                    drop(waiting);
+                    // Whoever put more counted on this worker.
+                    if !jobs.is_empty() {
+                        idle.wake_one();
+                    }
+                    return Some(job);
+                }
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            self.own.woken.store(false, Ordering::Relaxed);
+            waiting.push(self.own.clone());
+            drop(waiting);
+            // A thread may come out of `park` although nobody woke it.
+            while !self.own.woken.load(Ordering::Acquire) {
+                park();
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// Wakes the worker that has waited the shortest, unless one is looking for a job already.
+    fn wake_one(&self) {
+        if self.looking.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        let next = self.lock().pop();
+        if let Some(waiter) = next {
+            self.wake(&waiter);
+        }
+    }
+
+    fn wake(&self, waiter: &Waiter) {
+        self.looking.fetch_add(1, Ordering::SeqCst);
+        waiter.woken.store(true, Ordering::Release);
+        waiter.thread.unpark();
+    }
+
+    /// Nobody panics while he holds this lock.
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Waiter>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Queue {
+            sender: self.sender.clone(),
+            waiting: self.waiting.clone(),
+        }
+    }
+}
+
+impl<T> Clone for Jobs<T> {
+    fn clone(&self) -> Self {
+        Jobs {
+            receiver: self.receiver.clone(),
+            waiting: self.waiting.clone(),
+        }
+    }
+}
+
+impl<T> Drop for Queue<T> {
+    fn drop(&mut self) {
+        self.sender = None;
+        // If it was the last, all have to see it; if not, they wait again.
+        let all = std::mem::take(&mut *self.waiting.lock());
+        all.iter().for_each(|waiter| self.waiting.wake(waiter));
+    }
+}
