@@ -13,7 +13,7 @@ use crate::clients::Clients;
 use crate::command::Refusal;
 use crate::connection::{Connection, Socket};
 use crate::episode::Episodes;
-use crate::error::Error;
+use crate::error::{Error, plain};
 use crate::linger::Linger;
 use crate::listener::Listener;
 use crate::queue::Queue;
@@ -71,12 +71,12 @@ fn run(door: &Door, listener: &Listener) -> Result<(), Error> {
             Err(Errno::INTR) => {}
             Err(error) => match blame(error) {
                 Blame::Client => {
-                    if door.episodes.accept.happened(&error) {
+                    if door.episodes.accept.happened(&plain(&error.into())) {
                         door.alarm.ring();
                     }
                 }
                 Blame::System => {
-                    door.episodes.accept.happened(&error);
+                    door.episodes.accept.happened(&plain(&error.into()));
                     door.alarm.ring();
                     std::thread::sleep(PAUSE);
                 }

@@ -1,7 +1,7 @@
 //! The clients that count: how many there are, from where, and whether there is room for one more.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -60,8 +60,7 @@ impl Clients {
         let Some(PerAddress { limit, counts }) = &self.per_address else {
             return self.count_one(None);
         };
-        // A client over IPv4 is the same on a socket for both versions.
-        let address = address.to_canonical();
+        let address = network(address);
         let mut of_address = lock(counts);
         let here = of_address.get(&address).copied().unwrap_or(0);
         if here >= *limit {
@@ -110,6 +109,17 @@ impl Drop for Place {
     }
 }
 
+/// What counts as one address: an IPv4 address, on a socket for both versions too; of an IPv6 address the network of 64
+/// bits, all of which its client may choose from (RFC 4291, section 2.5.4).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+        address => address,
+    }
+}
+
 /// No code panics while it holds this lock, and the map is whole between any two of its calls.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -150,7 +160,9 @@ mod tests {
         ));
         assert_eq!(clients.count().load(Ordering::SeqCst), 1);
         let other = clients.admit(address("2001:db8::1")).unwrap();
-        drop((first, other));
+        assert!(clients.admit(address("2001:db8::2")).is_err());
+        let third = clients.admit(address("2001:db8:0:1::1")).unwrap();
+        drop((first, other, third));
         assert!(clients.admit(address("192.0.2.1")).is_ok());
         assert!(lock(&clients.per_address.as_ref().unwrap().counts).is_empty());
     }

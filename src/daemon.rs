@@ -30,11 +30,17 @@ use crate::thread::Thread;
 /// The sets of commands that the daemon offers.
 pub const COMMANDS: &[Set] = &[command::server::SET];
 
+/// However short the time is that a drain may take, clients that have nothing to wait for are closed in order.
+const LEAST_DRAIN: Duration = Duration::from_millis(100);
+
 /// After the deadline of the drain, workers have so long to notice.
 const LAST_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves until a signal ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
+    for variable in &options.unknown_variables {
+        warn!(variable; "there is no such setting (--help names all)");
+    }
     let signals = signals::listen()?;
     let server = Server::start(options, COMMANDS)?;
     let stopped_by = loop {
@@ -83,9 +89,10 @@ impl Server {
         sys::allow_interrupts().map_err(system("install a signal handler"))?;
         let workers = options.max_clients;
         limits::check_threads(workers)?;
-        let capacity = share_descriptors(workers, options.queue)?;
+        limits::raise_descriptors();
         let identity = identify(options)?;
         let listeners = listen(options)?;
+        let capacity = share_descriptors(workers, options.queue, listeners.len())?;
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
 
         let clients = Arc::new(Clients::new(
@@ -190,7 +197,7 @@ impl Server {
     /// Accepts no more, answers all that has arrived, and closes. What isn't done by then is cut off after `timeout`.
     pub fn drain(self, timeout: Duration) {
         let begun = Instant::now();
-        let deadline = begun + timeout;
+        let deadline = begun + timeout.max(LEAST_DRAIN);
         let (accepted, clients) = (
             self.door.accepted.load(Ordering::Relaxed),
             self.door.clients.clone(),
@@ -241,7 +248,7 @@ impl Server {
 /// The id that `options` ask for.
 fn identify(options: &Options) -> Result<Identity, Error> {
     let identity = match (&options.server_id, &options.state_directory) {
-        (Some(id), _) => Identity::given(*id),
+        (Some(id), directory) => Identity::given(*id, directory.as_deref())?,
         (None, Some(directory)) => Identity::in_directory(directory)?,
         (None, None) => Identity::passing(),
     };
@@ -277,9 +284,13 @@ fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
 }
 
 /// Makes room for all clients that are served or wait, or for as many as the limit on open files allows.
-fn share_descriptors(workers: usize, queue: usize) -> Result<limits::Descriptors, Error> {
+fn share_descriptors(
+    workers: usize,
+    queue: usize,
+    acceptors: usize,
+) -> Result<limits::Descriptors, Error> {
     let wanted = workers.saturating_add(queue);
-    let shared = limits::share_descriptors(wanted)?;
+    let shared = limits::share_descriptors(wanted, acceptors)?;
     if shared.clients < wanted {
         warn!(
             wanted,

@@ -50,7 +50,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        problem: String,
+        problem: &'static str,
     },
     /// Another process uses the state directory.
     StateInUse {
@@ -166,7 +166,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// What the system said, without the number that std appends: `Address already in use (os error 98)`.
-fn plain(error: &io::Error) -> String {
+pub fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {
         Some(end) => text[..end].to_string(),

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, RenameFlags};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::error::Error;
@@ -41,13 +42,13 @@ pub enum Origin {
 }
 
 impl Identity {
-    /// This id, as the operator gave it.
-    pub fn given(id: Uuid) -> Self {
-        Identity {
+    /// This id, as the operator gave it. If there is a `directory`, it is this process's own all the same.
+    pub fn given(id: Uuid, directory: Option<&Path>) -> Result<Self, Error> {
+        Ok(Identity {
             id,
             origin: Origin::Given,
-            _lock: None,
-        }
+            _lock: directory.map(lock).transpose()?,
+        })
     }
 
     /// An id that ends with the process.
@@ -63,14 +64,17 @@ impl Identity {
     pub fn in_directory(directory: &Path) -> Result<Self, Error> {
         let lock = lock(directory)?;
         let path = directory.join(FILE);
-        let (id, origin) = match read(&path) {
-            Ok(content) => (parse(&path, &content)?, Origin::Kept(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let (id, origin) = match read(&path)? {
+            Some(content) => {
+                let id = parse(content.trim_ascii());
+                let id = id.map_err(|problem| damaged(&path, problem))?;
+                (id, Origin::Kept(path))
+            }
+            None => {
                 let id = Uuid::new_v4();
-                create(directory, &lock, id).map_err(failed("write the server's id to", &path))?;
+                create(directory, &lock, id)?;
                 (id, Origin::Created(path))
             }
-            Err(error) => return Err(failed("read the server's id from", &path)(error)),
         };
         Ok(Identity {
             id,
@@ -80,18 +84,34 @@ impl Identity {
     }
 }
 
-/// The beginning of the file, which is more than an id may have. A thing that is no file is not waited for.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::options()
+/// The beginning of the file, which is more than an id may have; nothing if there is none. A thing that is no file is not
+/// waited for, and not replaced.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let failed = |source| failed("read the server's id from", path)(source);
+    let opened = File::options()
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match fs::symlink_metadata(path) {
+                Ok(_) => Err(damaged(path, "it is a symbolic link to nothing")),
+                Err(_) => Ok(None),
+            };
+        }
+        // A socket (open(2)).
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+            return Err(damaged(path, "it is no regular file"));
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(damaged(path, "it is no regular file"));
     }
     let mut content = Vec::new();
-    file.take(128).read_to_end(&mut content)?;
-    Ok(content)
+    file.take(128).read_to_end(&mut content).map_err(failed)?;
+    Ok(Some(content))
 }
 
 /// Opens and locks `directory`. The lock ends with the process, however that ends.
@@ -107,51 +127,59 @@ fn lock(directory: &Path) -> Result<File, Error> {
     }
     match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(handle),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::StateInUse {
+        Err(Errno::WOULDBLOCK) => Err(Error::StateInUse {
             directory: directory.to_path_buf(),
         }),
         Err(error) => Err(failed("lock the state directory", directory)(error.into())),
     }
 }
 
-/// What the file says, which must be exactly one UUID.
-fn parse(path: &Path, content: &[u8]) -> Result<Uuid, Error> {
-    let damaged = |problem: String| Error::IdDamaged {
-        path: path.to_path_buf(),
-        problem,
-    };
-    let text = content.trim_ascii();
-    if text.is_empty() {
-        return Err(damaged("it is empty".to_string()));
+/// The UUID that `text` is, in its usual form of 36 characters (RFC 9562, section 4), or what is wrong with it.
+pub fn parse(text: &[u8]) -> Result<Uuid, &'static str> {
+    match Uuid::try_parse_ascii(text) {
+        Ok(id) if id.is_nil() => Err("the nil UUID is nobody's id"),
+        // The package knows other forms, too.
+        Ok(id) if text.len() == uuid::fmt::Hyphenated::LENGTH => Ok(id),
+        _ if text.is_empty() => Err("it is empty"),
+        _ => Err("not a UUID, such as 6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e (uuidgen makes one)"),
     }
-    let id = Uuid::try_parse_ascii(text)
-        .map_err(|_| damaged(format!("its {} bytes are not a UUID", content.len())))?;
-    if id.is_nil() {
-        return Err(damaged("it is the nil UUID, which is nobody's".to_string()));
-    }
-    Ok(id)
 }
 
 /// Writes the file whole or not at all: beside its place first, on the disk, then moved there.
-fn create(directory: &Path, handle: &File, id: Uuid) -> io::Result<()> {
-    let unfinished = directory.join(UNFINISHED);
-    let written = (|| {
-        // What a crash left over goes first, and nothing is followed that may stand in its place.
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
+    let (unfinished, path) = (directory.join(UNFINISHED), directory.join(FILE));
+    // What a crash left over goes first, and nothing is followed that may stand in its place.
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("remove", &unfinished)(error));
         }
+        _ => {}
+    }
+    let written = (|| {
         let mut file = File::create_new(&unfinished)?;
         writeln!(file, "{}", id.hyphenated())?;
         file.sync_all()?;
-        rustix::fs::renameat_with(handle, UNFINISHED, handle, FILE, RenameFlags::NOREPLACE)?;
+        match rustix::fs::renameat_with(handle, UNFINISHED, handle, FILE, RenameFlags::NOREPLACE) {
+            // Not every file system has it (renameat2(2)); the lock keeps other servers away.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::renameat(handle, UNFINISHED, handle, FILE)
+            }
+            renamed => renamed,
+        }?;
         handle.sync_all()
     })();
     if written.is_err() {
         // Nothing to be done if that fails too: it will be overwritten.
         let _ = fs::remove_file(&unfinished);
     }
-    written
+    written.map_err(failed("write the server's id to", &path))
+}
+
+fn damaged(path: &Path, problem: &'static str) -> Error {
+    Error::IdDamaged {
+        path: path.to_path_buf(),
+        problem,
+    }
 }
 
 fn failed(verb: &str, object: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
@@ -164,20 +192,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_one_uuid_is_damaged() {
-        let path = Path::new("server-id");
+    fn what_is_not_one_uuid_in_its_usual_form_is_refused() {
         let good = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
-        assert!(parse(path, format!("{good}\n").as_bytes()).is_ok());
+        assert!(parse(good.as_bytes()).is_ok());
+        assert!(parse(good.to_uppercase().as_bytes()).is_ok());
         for bad in [
             "",
-            "\n",
             "6f0c2a52-5f0e",
             "00000000-0000-0000-0000-000000000000",
-            &format!("{good}\n{good}\n"),
+            &format!("{good}\n{good}"),
+            &format!("{{{good}}}"),
+            &format!("urn:uuid:{good}"),
+            &good.replace('-', ""),
             "\0\0\0\0",
         ] {
-            let error = parse(path, bad.as_bytes()).unwrap_err();
-            assert_eq!(error.exit_status(), 78, "{bad:?}");
+            assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What this system has room for: threads and descriptors. Asked before anything is taken, and named when it is scarce.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::Error;
+use crate::sys;
 
 /// Threads and maps that the process needs besides its workers, with some to spare.
 const SPARE_THREADS: usize = 32;
@@ -17,14 +19,26 @@ const SPARE_MAPS: usize = 1000;
 /// process when a thread can't get them.
 const MAPS_PER_THREAD: usize = 4;
 
-/// Descriptors that the process needs besides its clients': log, listeners, state directory, and some to spare.
-const SPARE_DESCRIPTORS: usize = 24;
+/// Address space that the process needs besides its workers.
+const SPARE_ADDRESS_SPACE: usize = 80 << 20;
+
+/// Memory of its own that the process needs besides its workers.
+const SPARE_DATA: usize = 16 << 20;
+
+/// What a thread takes of both: its stack, the stack of its signal handlers, its connection, and some to spare.
+const MEMORY_PER_THREAD: usize = 96 << 10;
+
+/// Descriptors that the process may need besides its clients' and those that are open when they are shared out.
+const SPARE_DESCRIPTORS: usize = 12;
 
 /// The most sockets that may linger.
 const MOST_LINGERING: usize = 1024;
 
-/// Refuses more workers than the system has threads for.
+/// Refuses more workers than the system has threads for. Call it before there are many threads.
 pub fn check_threads(workers: usize) -> Result<(), Error> {
+    if getrlimit(Resource::As).current.is_some() {
+        sys::allocate_from_one_arena();
+    }
     let tightest = thread_limits().into_iter().min_by_key(|limit| limit.room);
     match tightest {
         Some(limit) if limit.room < workers => Err(Error::Threads {
@@ -61,16 +75,53 @@ fn thread_limits() -> Vec<Limit> {
         ("/proc/sys/kernel/pid_max", "kernel.pid_max"),
     ] {
         if let Some(most) = number_in(Path::new(file)) {
-            add(most, format!("{name} is {most}"));
+            let taken = threads_of_all();
+            add(
+                most.saturating_sub(taken),
+                format!("{name} is {most}, of which {taken} are taken"),
+            );
         }
     }
-    let processes = getrlimit(Resource::Nproc).current;
+    let user = rustix::process::geteuid();
+    let processes = getrlimit(Resource::Nproc)
+        .current
+        .filter(|_| !user.is_root());
     // Root is exempt (getrlimit(2)).
-    if let Some(processes) = processes.filter(|_| !rustix::process::geteuid().is_root()) {
+    if let Some(most) = processes {
+        let taken = threads_of(user.as_raw());
         add(
-            usize::try_from(processes).unwrap_or(usize::MAX),
-            format!("the limit on processes (ulimit -u, LimitNPROC=) is {processes}"),
+            as_size(most).saturating_sub(taken),
+            format!(
+                "the limit on this user's threads (ulimit -u, LimitNPROC=) is {most}, of which {taken} are taken"
+            ),
         );
+    }
+    for (resource, used, spare, name) in [
+        (
+            Resource::As,
+            "VmSize",
+            SPARE_ADDRESS_SPACE,
+            "address space (ulimit -v, LimitAS=)",
+        ),
+        (
+            Resource::Data,
+            "VmData",
+            SPARE_DATA,
+            "data (ulimit -d, LimitDATA=)",
+        ),
+    ] {
+        if let Some(most) = getrlimit(resource).current {
+            let used = number_of(Path::new("/proc/self/status"), used).unwrap_or(0) * 1024;
+            let left = as_size(most).saturating_sub(used + spare);
+            add(
+                left / MEMORY_PER_THREAD + SPARE_THREADS,
+                format!(
+                    "the limit on {name} is {} KiB, and a thread takes {} KiB",
+                    most / 1024,
+                    MEMORY_PER_THREAD / 1024
+                ),
+            );
+        }
     }
     let own_group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own_group = own_group.lines().find_map(|line| line.strip_prefix("0::/"));
@@ -100,6 +151,42 @@ fn number_in(file: &Path) -> Option<usize> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
+/// The number after `name:` in a file such as /proc/PID/status.
+fn number_of(file: &Path, name: &str) -> Option<usize> {
+    let text = fs::read_to_string(file).ok()?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+/// How many threads the system has (proc_loadavg(5)).
+fn threads_of_all() -> usize {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let threads = load
+        .split_whitespace()
+        .nth(3)
+        .and_then(|running| running.split_once('/'));
+    threads.and_then(|(_, all)| all.parse().ok()).unwrap_or(0)
+}
+
+/// How many threads `user` has.
+fn threads_of(user: u32) -> usize {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter(|process| {
+            process
+                .metadata()
+                .is_ok_and(|process| process.uid() == user)
+        })
+        .filter_map(|process| number_of(&process.path().join("status"), "Threads"))
+        .sum()
+}
+
+fn as_size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 /// How the process's descriptors are shared out.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Descriptors {
@@ -111,8 +198,8 @@ pub struct Descriptors {
     pub lingering: usize,
 }
 
-/// Raises the limit on descriptors as far as it goes, and shares them out: for `clients`, if there are enough.
-pub fn share_descriptors(clients: usize) -> Result<Descriptors, Error> {
+/// Raises the limit on descriptors as far as it goes.
+pub fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
         // If that is refused, the limit stays as it was, and is what we go by.
@@ -124,14 +211,19 @@ pub fn share_descriptors(clients: usize) -> Result<Descriptors, Error> {
             },
         );
     }
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    share(limit, clients)
 }
 
-fn share(limit: u64, clients: usize) -> Result<Descriptors, Error> {
-    let room = usize::try_from(limit)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(SPARE_DESCRIPTORS);
+/// Shares out the descriptors that are free now: for `clients`, if there are enough. Each of `acceptors` takes one when it
+/// begins to wait for a client.
+pub fn share_descriptors(clients: usize, acceptors: usize) -> Result<Descriptors, Error> {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    // Reading the directory opens one more. If it is out of sight, so many may be in use.
+    let taken = fs::read_dir("/proc/self/fd").map_or(SPARE_DESCRIPTORS, |open| open.count() - 1);
+    share(limit, taken + acceptors, clients)
+}
+
+fn share(limit: u64, taken: usize, clients: usize) -> Result<Descriptors, Error> {
+    let room = as_size(limit).saturating_sub(taken + SPARE_DESCRIPTORS);
     let lingering = (room / 8).min(MOST_LINGERING);
     let clients = clients.min(room - lingering);
     if clients == 0 {
@@ -150,12 +242,12 @@ mod tests {
 
     #[test]
     fn descriptors_are_shared_out_between_clients_and_lingering_sockets() {
-        let shared = share(64, 1000).unwrap();
+        let shared = share(64, 12, 1000).unwrap();
         assert_eq!((shared.clients, shared.lingering), (35, 5));
-        assert!(shared.clients + shared.lingering + SPARE_DESCRIPTORS <= 64);
-        assert_eq!(share(1_000_000, 1000).unwrap().clients, 1000);
+        assert_eq!(share(64, 30, 1000).unwrap().clients, 20);
+        assert_eq!(share(1_000_000, 12, 1000).unwrap().clients, 1000);
         assert!(matches!(
-            share(20, 1),
+            share(20, 12, 1),
             Err(Error::Descriptors { limit: 20 })
         ));
     }

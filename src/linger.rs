@@ -8,7 +8,7 @@
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rustix::io::Errno;
@@ -76,14 +76,16 @@ fn run(leaving: &Receiver<(TcpStream, Millis)>, held: &AtomicUsize) {
                 Ok(socket) => sockets.push(socket),
                 Err(_) => return,
             }
-        } else if leaving.is_empty() {
-            match leaving.recv_timeout(INTERVAL) {
+        }
+        // Once in an interval, however many come: a flood of them would look after each at each arrival of another.
+        let next = Instant::now() + INTERVAL;
+        loop {
+            match leaving.recv_deadline(next) {
                 Ok(socket) => sockets.push(socket),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(INTERVAL),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => break std::thread::sleep(INTERVAL),
             }
         }
-        sockets.extend(leaving.try_iter());
         let now = Millis::now();
         let before = sockets.len();
         sockets.retain(|(socket, since)| {

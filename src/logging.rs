@@ -17,8 +17,11 @@ use crate::error::Error;
 /// Checks what `--log` takes: `LEVEL` and `MODULE=LEVEL`, parted by commas.
 pub fn check_filter(filter: &str) -> Result<String, String> {
     for directive in filter.split(',') {
-        let level = directive.rsplit('=').next().unwrap_or_default().trim();
-        if level.parse::<LevelFilter>().is_err() {
+        let level = match directive.split_once('=') {
+            Some((_, level)) => level,
+            None => directive,
+        };
+        if level.trim().parse::<LevelFilter>().is_err() {
             return Err(format!(
                 "{level:?} is none of off, error, warn, info, debug, trace"
             ));
@@ -57,14 +60,17 @@ pub fn print_fatal(error: &Error) {
     let mut text = String::new();
     for (index, line) in error.to_string().lines().enumerate() {
         // The journal takes each line for an entry of its own.
-        let name = if index == 0 { "blockchain-tcpd: " } else { "" };
-        let _ = writeln!(text, "{prefix}{name}{line}");
+        text.push_str(&prefix);
+        text.push_str(if index == 0 { "blockchain-tcpd: " } else { "" });
+        push(&mut text, line);
+        text.push('\n');
     }
     // There is nowhere else to say it.
-    let _ = io::stderr().write_all(text.as_bytes());
+    let _ = Stderr::default().write(text.as_bytes());
 }
 
 /// The log's way out, which never waits: when nobody reads, lines are lost instead, and counted.
+#[derive(Default)]
 struct Stderr {
     journal: bool,
     lost: u64,
@@ -189,7 +195,7 @@ mod tests {
         ] {
             assert!(check_filter(good).is_ok(), "{good}");
         }
-        for bad in ["", "inof", "blockchain_tcpd", "a=b", "info,"] {
+        for bad in ["", "inof", "blockchain_tcpd", "a=b", "a=b=debug", "info,"] {
             assert!(check_filter(bad).is_err(), "{bad}");
         }
     }

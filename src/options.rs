@@ -1,6 +1,6 @@
 //! Every setting: its flag, its `BLOCKCHAIN_TCPD_*` variable, its default, its unit. A flag outdoes its variable.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,10 +12,13 @@ use jiff::SignedDuration;
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::logging;
+use crate::{identity, logging};
 
 /// Longer than anybody waits, and short enough to be added to any moment.
 const LONGEST_DURATION: Duration = Duration::from_hours(8760);
+
+/// What clocks here can tell apart.
+const SHORTEST_DURATION: Duration = Duration::from_millis(1);
 
 /// Answers one-line commands on a TCP port: WHO is the number of clients connected, WHERE the id of this server, WHY 42.
 #[derive(Clone, Debug, Parser)]
@@ -28,6 +31,10 @@ const LONGEST_DURATION: Duration = Duration::from_hours(8760);
                   configuration."
 )]
 pub struct Options {
+    /// Variables that look like settings of ours and are none.
+    #[arg(skip)]
+    pub unknown_variables: Vec<String>,
+
     /// Address and port to listen on; port 0 is any free one. May be given several times (the variable: parted by
     /// commas)
     #[arg(
@@ -67,7 +74,7 @@ pub struct Options {
     )]
     pub queue: usize,
 
-    /// How many clients of one address are let in; 0 is any number
+    /// How many clients of one address (of IPv6: one network of 64 bits) are let in; 0 is any number
     #[arg(
         long,
         env = "BLOCKCHAIN_TCPD_MAX_CLIENTS_PER_ADDRESS",
@@ -100,7 +107,7 @@ pub struct Options {
     )]
     pub write_timeout: Duration,
 
-    /// At SIGTERM, clients have so long to take their last replies
+    /// At SIGTERM, clients have so long to take their last replies, 100ms at least
     #[arg(
         long,
         env = "BLOCKCHAIN_TCPD_DRAIN_TIMEOUT",
@@ -167,6 +174,7 @@ impl Options {
         let mut options = Options::from_arg_matches_mut(&mut matches)
             .map_err(|error| Error::Usage(error.to_string()))?;
         options.listen_by_default = listen_by_default;
+        options.unknown_variables = unknown_variables();
         if options.state_directory.is_none() {
             options.state_directory = systemd_state_directory();
         }
@@ -187,6 +195,21 @@ fn check_variables(command: &clap::Command) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The variables that begin as ours do but set nothing: misspelt, most likely.
+fn unknown_variables() -> Vec<String> {
+    let known: Vec<_> = Options::command()
+        .get_arguments()
+        .filter_map(clap::Arg::get_env)
+        .map(OsStr::to_os_string)
+        .collect();
+    let ours = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.to_string_lossy().starts_with("BLOCKCHAIN_TCPD_"));
+    ours.filter(|name| !known.contains(name))
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// An empty variable counts as not set.
@@ -275,6 +298,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         .and_then(|duration| Duration::try_from(duration).ok());
     match duration {
         Some(duration) if duration > LONGEST_DURATION => Err("more than a year, 8760h".to_string()),
+        Some(duration) if !duration.is_zero() && duration < SHORTEST_DURATION => {
+            Err("less than a millisecond, 1ms".to_string())
+        }
         Some(duration) => Ok(duration),
         None => Err("not a duration with its unit, such as 500ms, 10s, 5m or 1h".to_string()),
     }
@@ -288,14 +314,7 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn server_id(text: &str) -> Result<Uuid, String> {
-    match Uuid::try_parse(text) {
-        Ok(id) if !id.is_nil() => Ok(id),
-        Ok(_) => Err("the nil UUID is nobody's id".to_string()),
-        Err(_) => Err(
-            "not a UUID, such as 6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e (uuidgen makes one)"
-                .to_string(),
-        ),
-    }
+    identity::parse(text.as_bytes()).map_err(str::to_string)
 }
 
 #[cfg(test)]
@@ -313,7 +332,7 @@ mod tests {
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        for bad in ["", "5", "-5s", "5 parsecs", "five", "8761h"] {
+        for bad in ["", "5", "-5s", "5 parsecs", "five", "8761h", "999us"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert!(positive_duration("0s").is_err());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use log::debug;
+use log::{Level, debug, log_enabled};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -108,13 +108,20 @@ impl Service {
         input.resume(&std::mem::take(&mut connection.unanswered));
         // While finishing: how much had arrived when that began, and was not read yet.
         let mut due = None;
+        // Whether it has been looked for a request that came as late as the order to end.
+        let mut looked = false;
         line.set(Activity::Reading);
         loop {
             let state = line.state();
-            if state.ordered() {
-                return Ended::Idle(Millis::now().since(state.since()));
+            let ordered = state.ordered();
+            let idle = || Ended::Idle(Millis::now().since(state.since()));
+            if ordered && looked {
+                return idle();
             }
-            let flags = match self.scoreboard.phase() {
+            looked = ordered;
+            let phase = self.scoreboard.phase();
+            let flags = match phase {
+                Phase::Serve if ordered => RecvFlags::DONTWAIT,
                 Phase::Serve => RecvFlags::empty(),
                 Phase::Finish => {
                     due.get_or_insert_with(|| connection.unread());
@@ -129,6 +136,7 @@ impl Service {
             let read = match connection.read(&mut input.bytes[input.filled..], flags) {
                 Ok(read) => read,
                 Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) if phase == Phase::Serve => return idle(),
                 Err(Errno::AGAIN) => return finished(line),
                 Err(error) => return Ended::Broken(error),
             };
@@ -238,10 +246,12 @@ impl Service {
     /// Does what is to be done with a connection whose service has ended; without `ended`, by a panic.
     #[inline(never)]
     pub fn end(&self, connection: Connection, ended: Option<Ended>) {
-        let number = connection.number;
-        match &ended {
-            Some(ended) => debug!(connection = number, how:? = ended; "ended"),
-            None => debug!(connection = number; "ended by a panic"),
+        if log_enabled!(Level::Debug) {
+            let how = ended
+                .as_ref()
+                .map_or("a panic".to_string(), |how| format!("{how:?}"));
+            let seconds = Millis::now().since(connection.since).as_secs_f64();
+            debug!(connection = connection.number, peer:% = connection.peer, seconds, how; "ended");
         }
         match ended {
             Some(Ended::Left | Ended::Broken(_)) => connection.close(),
@@ -299,4 +309,76 @@ pub fn turn_away(stream: std::net::TcpStream, refusal: &Refusal<'_>, linger: &Li
     let _ = last_words(&stream, &reply);
     let _ = stream.shutdown(std::net::Shutdown::Write);
     linger.leave(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clients::Clients;
+    use crate::command::server;
+
+    /// A client whose request arrives together with the order to end it.
+    struct Late<'a> {
+        line: &'a Line,
+        input: RefCell<Vec<u8>>,
+        sent: RefCell<Vec<u8>>,
+    }
+
+    impl Socket for Late<'_> {
+        fn recv(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
+            if flags.is_empty() {
+                assert!(self.line.order(self.line.state()), "it reads on");
+                return Err(Errno::INTR);
+            }
+            let input = std::mem::take(&mut *self.input.borrow_mut());
+            if input.is_empty() {
+                return Err(Errno::AGAIN);
+            }
+            buffer[..input.len()].copy_from_slice(&input);
+            Ok(input.len())
+        }
+
+        fn send(&self, bytes: &[u8], _: SendFlags) -> Result<usize, Errno> {
+            self.sent.borrow_mut().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn unread(&self) -> Result<u64, Errno> {
+            Ok(self.input.borrow().len() as u64)
+        }
+    }
+
+    #[test]
+    fn a_request_that_comes_with_the_order_to_end_is_answered() {
+        let clients = Clients::new(1, 0);
+        let (alarm, _alarms) = Alarm::new();
+        let (linger, _) = Linger::start(1).unwrap();
+        let (released, _) = crossbeam_channel::unbounded();
+        let service = Service {
+            context: Context::new(clients.count(), uuid::Uuid::new_v4(), &[server::SET]),
+            scoreboard: Arc::new(Scoreboard::new(1)),
+            alarm,
+            linger,
+            released,
+            idle_timeout: Duration::ZERO,
+        };
+        let line = &service.scoreboard.lines()[0];
+        for (input, replies) in [("WHY\n", "42\n"), ("\nWH", ""), ("", "")] {
+            let late = Late {
+                line,
+                input: RefCell::new(input.into()),
+                sent: RefCell::default(),
+            };
+            let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+            let place = clients.admit(peer.ip()).unwrap();
+            let mut connection = Connection::new(1, late, peer, place);
+            let ended = service.serve(&mut connection, line);
+            assert!(matches!(ended, Ended::Idle(_)), "{ended:?}");
+            assert_eq!(*connection.socket().sent.borrow(), replies.as_bytes());
+        }
+    }
 }

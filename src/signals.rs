@@ -1,14 +1,14 @@
 //! What the system says to us by signals, passed on to the daemon's channel. The only place that knows them.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::{emulate_default_handler, signal_name};
 
 use crate::error::Error;
-use crate::thread;
+use crate::{sys, thread};
 
 /// What we are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,28 +19,36 @@ pub enum Told {
     Hangup,
 }
 
-/// Listens to signals from now on. The second of SIGTERM and SIGINT ends the process at once, whatever it is doing.
+/// A stop that is repeated within this time is the same: GNU timeout(1) and `kill 0` reach a process twice, once by itself
+/// and once by its group.
+const SAME: Duration = Duration::from_millis(250);
+
+/// Listens to signals from now on. Who says stop a second time ends the process at once, whatever it is doing.
 /// Call it before any thread starts.
 pub fn listen() -> Result<Receiver<Told>, Error> {
     let failed = |source| Error::System {
         action: "listen to signals",
         source,
     };
-    let stopping = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        // In this order: at the first signal the default is off, and then switched on for the second.
-        signal_hook::flag::register_conditional_default(signal, stopping.clone())
-            .map_err(failed)?;
-        signal_hook::flag::register(signal, stopping.clone()).map_err(failed)?;
-    }
+    sys::allow_interrupts().map_err(failed)?;
+    sys::unblock(&[SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
     let (sender, receiver) = crossbeam_channel::unbounded();
     thread::spawn("signals", move || {
+        let mut stopping: Option<Instant> = None;
         for signal in signals.forever() {
-            let told = match signal {
-                SIGTERM => Told::Stop("SIGTERM"),
-                SIGINT => Told::Stop("SIGINT"),
-                _ => Told::Hangup,
+            let told = match (signal, stopping) {
+                (SIGHUP, _) => Told::Hangup,
+                (_, Some(first)) if first.elapsed() < SAME => continue,
+                (_, Some(_)) => {
+                    // It ends the process; if it should not, there is nothing better to do.
+                    let _ = emulate_default_handler(signal);
+                    continue;
+                }
+                (signal, None) => {
+                    stopping = Some(Instant::now());
+                    Told::Stop(signal_name(signal).unwrap_or("a signal"))
+                }
             };
             if sender.send(told).is_err() {
                 return;

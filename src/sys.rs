@@ -1,4 +1,4 @@
-//! The one room for unsafe code: waking a thread that is blocked in a system call.
+//! The one room for unsafe code: signals, above all the one that wakes a thread which is blocked in a system call.
 //!
 //! A signal whose handler was installed without `SA_RESTART` makes the call that it interrupts fail with `EINTR`
 //! (signal(7), "Interruption of system calls and library functions by signal handlers"). That costs a blocked thread
@@ -13,7 +13,7 @@ use rustix::thread::Pid;
 /// Does nothing: that it ran is what interrupts the system call.
 extern "C" fn interrupted(_signal: libc::c_int) {}
 
-/// Makes [`interrupt`] work, in this process. Call it before any thread starts: they inherit the signal mask.
+/// Makes [`interrupt`] work, for the calling thread and those that it starts from now on.
 pub fn allow_interrupts() -> io::Result<()> {
     let handler: extern "C" fn(libc::c_int) = interrupted;
     // SAFETY: all zeroes are a valid sigaction and a valid sigset_t; every pointer is to a live local; the handler
@@ -25,13 +25,34 @@ pub fn allow_interrupts() -> io::Result<()> {
         if libc::sigaction(libc::SIGURG, &action, std::ptr::null_mut()) != 0 {
             return Err(io::Error::last_os_error());
         }
+    }
+    unblock(&[libc::SIGURG])
+}
+
+/// Lets these signals reach the calling thread, and the threads that it starts from now on: whoever started the process
+/// may have blocked them, and a process inherits that (sigprocmask(2)).
+pub fn unblock(signals: &[libc::c_int]) -> io::Result<()> {
+    // SAFETY: all zeroes are a valid sigset_t, and every pointer is to a live local.
+    unsafe {
         let mut mask: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut mask);
-        libc::sigaddset(&mut mask, libc::SIGURG);
+        for signal in signals {
+            libc::sigaddset(&mut mask, *signal);
+        }
         match libc::pthread_sigmask(libc::SIG_UNBLOCK, &mask, std::ptr::null_mut()) {
             0 => Ok(()),
             code => Err(io::Error::from_raw_os_error(code)),
         }
+    }
+}
+
+/// Keeps glibc from reserving 64 MiB of address space for each of up to eight threads a core (mallopt(3), M_ARENA_MAX).
+/// Where that is scarce, they would take it from the threads' stacks. Other C libraries don't do so.
+pub fn allocate_from_one_arena() {
+    // SAFETY: it takes two integers. If it fails, nothing has changed.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use blockchain_tcpd::command::{Entry, Set, server};
 
-use crate::support::kernel::{local_server, shell, through};
+use crate::support::kernel::{can, local_server, shell, through};
 use crate::support::{Client, Daemon, run_to_end, wait_until};
 
 /// Words for `through` that limit the open files.
@@ -93,6 +93,34 @@ fn with_64_descriptors_it_serves_as_many_as_it_can_and_gives_all_back() {
     assert_eq!(times(&log, "can't be accepted"), 0, "{log}");
 }
 
+/// Listeners take descriptors too, and so does what was open when the daemon started.
+#[test]
+fn with_many_listeners_and_few_descriptors_nobody_is_left_hanging() {
+    let script = shell(
+        "for number in 10 11 12 13 14 15 16 17 18 19; do eval \"exec $number</dev/null\"; done
+        ulimit -n 140 || exit",
+    );
+    let script = script.map(|word| word.replace("sh", "bash"));
+    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
+    if !can(&wrapper) {
+        return;
+    }
+    let daemon = Daemon::start_through(&wrapper, ["--listen", "127.0.0.1:0"].repeat(40));
+    let warning = daemon.log().wait_for("fewer clients than asked for");
+    let room: usize = crate::support::field(&warning, "room").parse().unwrap();
+    let mut inside: Vec<Client> = (0..room).map(|_| daemon.connect()).collect();
+    for client in &mut inside {
+        assert_eq!(client.ask("WHY"), "42");
+    }
+    for _ in 0..20 {
+        let reply = daemon.connect().rest();
+        assert!(reply.starts_with("ERR BUSY "), "{reply:?}");
+    }
+    drop(inside);
+    let log = daemon.stop();
+    assert_eq!(times(&log, "can't be accepted"), 0, "{log}");
+}
+
 #[test]
 fn with_20_descriptors_it_does_not_start_and_says_why() {
     let wrapper = limited(20);
@@ -102,7 +130,7 @@ fn with_20_descriptors_it_does_not_start_and_says_why() {
     let (status, said) = run_to_end(command);
     assert_eq!(status, 71, "{said}");
     assert_eq!(
-        said,
+        said.lines().last().unwrap(),
         "blockchain-tcpd: the limit of 20 open files leaves no room for clients; raise it (ulimit -n, LimitNOFILE=)"
     );
 }

@@ -249,6 +249,33 @@ fn a_limit_on_processes_is_named_and_what_it_leaves_room_for_starts() {
     }
 }
 
+#[test]
+fn a_limit_on_memory_is_named_and_what_it_leaves_room_for_starts() {
+    for (limit, named) in [
+        ("--as=400000000:400000000", "ulimit -v"),
+        ("--data=60000000:60000000", "ulimit -d"),
+    ] {
+        let wrapper = ["prlimit", limit];
+        if !can(&wrapper) {
+            return;
+        }
+        let mut command = through(&wrapper);
+        command.args(["--listen", "127.0.0.1:0", "--max-clients", "9000"]);
+        let (status, said) = run_to_end(command);
+        assert_eq!(status, 71, "{said}");
+        assert!(said.contains(named), "{said}");
+        let room = said.split_once("there is room for ").expect("a number").1;
+        let room = room.split_once(':').expect("a number").0;
+        let daemon = Daemon::start_through(&wrapper, ["--max-clients", room]);
+        let room: usize = room.parse().unwrap();
+        assert!(room > 100, "{room}");
+        let mut clients: Vec<Client> = (0..room.min(900)).map(|_| daemon.connect()).collect();
+        for client in &mut clients {
+            assert_eq!(client.ask("WHY"), "42");
+        }
+    }
+}
+
 /// A control group of the test's own, with a limit on threads, in whichever hierarchy has one.
 struct Group(PathBuf);
 

@@ -2,10 +2,13 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Daemon, wait_until};
+use rustix::net::SendFlags;
+
+use crate::support::{Client, Daemon, installed, wait_until};
 
 /// The daemon of these tests, with few workers, and how much memory it took before the first client.
 struct Beset {
@@ -69,6 +72,35 @@ fn a_client_that_never_reads_is_cut_off() {
     }
     assert!(begun.elapsed() >= Duration::from_millis(490));
     beset.ends_well();
+}
+
+/// Otherwise each client that doesn't read could have the kernel keep megabytes for it.
+#[test]
+fn what_the_kernel_keeps_for_a_client_is_bounded() {
+    if !installed("ss") {
+        return;
+    }
+    let daemon = Daemon::start([""; 0]);
+    let mut client = daemon.connect();
+    assert_eq!(client.ask("WHY"), "42");
+    let port = format!("sport = :{}", daemon.address.port());
+    let sockets = Command::new("ss").args(["-tnmH", &port]).output().unwrap();
+    let sockets = String::from_utf8(sockets.stdout).unwrap();
+    // Twice what was asked for (socket(7)).
+    assert!(sockets.contains(",tb131072,"), "{sockets}");
+}
+
+#[test]
+fn a_byte_sent_as_urgent_is_a_byte() {
+    let daemon = Daemon::start([""; 0]);
+    let mut client = daemon.connect();
+    client.send("W");
+    assert_eq!(
+        rustix::net::send(client.socket(), b"H", SendFlags::OOB),
+        Ok(1)
+    );
+    client.send("Y\n");
+    assert_eq!(client.line().as_deref(), Some("42"));
 }
 
 #[test]

@@ -257,13 +257,47 @@ fn an_id_file_that_is_no_file_is_refused_and_not_waited_for() {
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     assert!(made.expect("mkfifo runs").success());
     let (status, said) = fails_in(scratch.path());
-    assert_eq!(status, 71, "{said}");
-    assert!(said.contains("server-id: it is no regular file"), "{said}");
+    assert_eq!(status, 78, "{said}");
+    assert!(said.contains("it is no regular file"), "{said}");
 
+    for (target, problem) in [
+        ("/dev/zero", "it is no regular file"),
+        ("nowhere", "it is a symbolic link to nothing"),
+    ] {
+        std::fs::remove_file(&pipe).unwrap();
+        std::os::unix::fs::symlink(target, &pipe).unwrap();
+        let (status, said) = fails_in(scratch.path());
+        assert_eq!(status, 78, "{said}");
+        assert!(said.contains(problem), "{said}");
+    }
     std::fs::remove_file(&pipe).unwrap();
-    std::os::unix::fs::symlink("/dev/zero", &pipe).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(&pipe).unwrap();
+    let (status, said) = fails_in(scratch.path());
+    assert_eq!(status, 78, "{said}");
+    assert!(said.contains("it is no regular file"), "{said}");
+}
+
+#[test]
+fn what_keeps_a_new_id_from_being_written_is_named() {
+    let scratch = Scratch::new();
+    let unfinished = scratch.path().join("server-id.new");
+    std::fs::create_dir(&unfinished).unwrap();
     let (status, said) = fails_in(scratch.path());
     assert_eq!(status, 71, "{said}");
+    let expected = format!("can't remove {}: Is a directory", unfinished.display());
+    assert!(said.contains(&expected), "{said}");
+}
+
+#[test]
+fn with_a_given_id_too_the_state_directory_is_its_own() {
+    let scratch = Scratch::new();
+    let directory = scratch.path().to_str().unwrap();
+    let arguments = ["--state-directory", directory, "--server-id", ID];
+    let first = Daemon::start(arguments);
+    let (status, said) = fails([&["--listen", "127.0.0.1:0"], &arguments[..]].concat());
+    assert_eq!(status, 78, "{said}");
+    assert!(said.contains("is used by another process"), "{said}");
+    first.stop();
 }
 
 #[test]

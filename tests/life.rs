@@ -1,6 +1,6 @@
 //! Signals and the drain: what was received is answered, nothing is cut, and it ends when it was told to.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::support::kernel::{asked_for, on_their_way, own_address, shell, through};
+use crate::support::kernel::{asked_for, can, on_their_way, own_address, shell, through};
 use crate::support::{Client, Daemon, PATIENCE, program, wait_until};
 
 #[test]
@@ -104,9 +104,80 @@ fn while_it_drains_nobody_new_is_let_in_and_a_second_signal_ends_it_at_once() {
         daemon.signal(first);
         daemon.log().wait_for("stopping ");
         wait_until("its door is closed", || refuses(&daemon));
-        daemon.signal(second);
-        assert_eq!(daemon.wait().signal(), Some(number));
+        // What comes within a quarter of a second is taken for the same.
+        let mut status = None;
+        wait_until("it ends", || {
+            daemon.signal(second);
+            std::thread::park_timeout(Duration::from_millis(20));
+            status = daemon.ended();
+            status.is_some()
+        });
+        assert_eq!(status.and_then(|status| status.signal()), Some(number));
     }
+}
+
+/// As GNU timeout does, which signals its child and then the group that both are in.
+#[test]
+fn a_signal_that_comes_twice_at_once_is_one() {
+    let mut daemon = Daemon::start([""; 0]);
+    let mut client = daemon.connect();
+    assert_eq!(client.ask("WHY"), "42");
+    daemon.signal("STOP");
+    client.send("WHY\n".repeat(1000));
+    let from = client.socket().local_addr().unwrap().port();
+    wait_until("all has reached its machine", || {
+        on_their_way(daemon.address)[&from] == 0
+    });
+    daemon.signal("TERM");
+    daemon.signal("INT");
+    daemon.signal("CONT");
+    daemon.signal("TERM");
+    assert!(client.rest() == "42\n".repeat(1000));
+    let status = daemon.wait();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn signals_that_its_parent_had_blocked_reach_it() {
+    let wrapper = ["env", "--block-signal=TERM,INT,HUP,URG"];
+    if !can(&wrapper) {
+        return;
+    }
+    let daemon = Daemon::start_through(&wrapper, [""; 0]);
+    let mut idle = daemon.connect();
+    assert_eq!(idle.ask("WHY"), "42");
+    daemon.signal("HUP");
+    daemon.log().wait_for("SIGHUP changes nothing");
+    daemon.stop();
+    assert_eq!(idle.rest(), "");
+}
+
+#[test]
+fn without_time_to_drain_those_who_wait_for_nothing_are_still_closed_in_order() {
+    let daemon = Daemon::start(["--drain-timeout", "0s"]);
+    let mut clients: Vec<Client> = (0..50).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask("WHY"), "42");
+    }
+    let log = daemon.stop();
+    assert!(!log.contains("cut off"), "{log}");
+    for client in &mut clients {
+        assert_eq!(client.rest(), "");
+    }
+}
+
+#[test]
+fn an_error_that_nobody_reads_keeps_nobody_waiting() {
+    let (_never_read, stderr) = full_pipe();
+    let mut command = program();
+    command.args(["--listen", "nowhere"]).stderr(stderr);
+    let mut child = command.spawn().unwrap();
+    let mut status = None;
+    wait_until("it ends", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(64));
 }
 
 #[test]
@@ -166,24 +237,35 @@ fn without_stderr_it_serves_and_stops() {
     daemon.stop();
 }
 
+/// Fills a pipe, so that whoever writes to it next would wait.
+fn fill(pipe: &PipeWriter) {
+    // Opened anew, or all that write to it would stop blocking.
+    let mut filler = std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(format!("/proc/self/fd/{}", pipe.as_raw_fd()))
+        .unwrap();
+    while filler.write(&[b'.'; 4096]).is_ok() {}
+    while filler.write(b".").is_ok() {}
+}
+
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    fill(&writer);
+    (reader, writer)
+}
+
 /// Whoever reads the log has stopped reading, and the pipe is full: what can't be said must not keep anyone waiting.
 #[test]
 fn a_log_that_nobody_reads_keeps_nobody_waiting() {
-    let (_never_read, stderr) = std::io::pipe().unwrap();
+    let (never_read, stderr) = std::io::pipe().unwrap();
     let address = own_address();
     let mut command = program();
     command.args(["--listen", &address.to_string()]);
     command.args(["--max-clients", "1", "--queue", "0"]);
     command.stderr(stderr.try_clone().unwrap());
     let daemon = Daemon::run_unheard(command, address);
-    // Opened anew, or the daemon's own stderr would stop blocking too.
-    let mut filler = std::fs::OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(format!("/proc/self/fd/{}", stderr.as_raw_fd()))
-        .unwrap();
-    while filler.write(&[b'.'; 4096]).is_ok() {}
-    while filler.write(b".").is_ok() {}
+    fill(&stderr);
 
     wait_until("it is free", || daemon.ask("WHY\n") == "42\n");
     let mut client = daemon.connect();
@@ -195,6 +277,7 @@ fn a_log_that_nobody_reads_keeps_nobody_waiting() {
     drop(client);
     wait_until("another is let in", || daemon.ask("WHY\n") == "42\n");
     daemon.stop();
+    drop(never_read);
 }
 
 /// So many requests of a client may be unanswered before it waits: more than the server reads at a time, and little

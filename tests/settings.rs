@@ -257,6 +257,17 @@ fn an_empty_variable_counts_as_not_set() {
 }
 
 #[test]
+fn a_variable_that_sets_nothing_is_named_in_the_log() {
+    let mut command = small();
+    command.env("BLOCKCHAIN_TCPD_MAXCLIENTS", "7");
+    let daemon = Daemon::run(command);
+    let log = daemon.stop();
+    let expected =
+        "there is no such setting (--help names all) variable=BLOCKCHAIN_TCPD_MAXCLIENTS";
+    assert!(log.contains(expected), "{log}");
+}
+
+#[test]
 fn help_names_every_flag_and_variable_with_its_default() {
     let output = program().arg("--help").output().expect("it runs");
     assert!(output.status.success());

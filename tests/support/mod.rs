@@ -107,11 +107,16 @@ impl Daemon {
         assert!(status.success(), "kill -s {name}");
     }
 
+    /// How the process ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is our child")
+    }
+
     /// Waits until the process ends.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         wait_until("the daemon ends", || {
-            status = self.child.try_wait().expect("it is our child");
+            status = self.ended();
             status.is_some()
         });
         status.expect("waited for")
