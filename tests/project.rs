@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::nc::{one_liners, shell};
-use crate::support::{Daemon, installed};
+use crate::support::{self, Daemon, Scratch, installed};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -272,6 +272,37 @@ fn shape(printed: &str) -> String {
         }
     });
     lines.collect()
+}
+
+/// Those that start the daemon start this one, on a free port.
+#[test]
+fn the_examples_that_start_the_daemon_do_so() {
+    const SHOWN: &str = "target/release/blockchain-tcpd";
+    let scratch = Scratch::new();
+    let mut served = false;
+    for Example { command, .. } in examples(&read("README.md")) {
+        let Some((before, arguments)) = command.split_once(SHOWN) else {
+            continue;
+        };
+        let script =
+            support::kernel::shell(&format!("cd {} && {before} true", scratch.path().display()));
+        let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
+        if arguments.contains("--help") {
+            let output = support::kernel::through(&wrapper)
+                .args(arguments.split_whitespace())
+                .output();
+            assert!(
+                output.is_ok_and(|output| output.status.success()),
+                "{command}"
+            );
+        } else {
+            let daemon = Daemon::start_through(&wrapper, arguments.split_whitespace());
+            let id = std::fs::read_to_string(scratch.path().join("state/server-id")).unwrap();
+            assert_eq!(daemon.ask("WHERE\n"), id);
+            served = true;
+        }
+    }
+    assert!(served);
 }
 
 #[test]
