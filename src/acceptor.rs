@@ -16,7 +16,7 @@ use crate::episode::Episodes;
 use crate::error::{Error, plain};
 use crate::linger::Linger;
 use crate::listener::Listener;
-use crate::queue::Queue;
+use crate::queue::{Job, Queue};
 use crate::scoreboard::Alarm;
 use crate::session;
 use crate::sync::channel::TrySendError;
@@ -45,21 +45,33 @@ pub struct Door<S = TcpStream> {
     pub accepted: AtomicU64,
 }
 
+/// A running accept loop.
+pub struct Acceptor {
+    /// Its thread.
+    pub thread: Thread,
+    /// How often it has gone round: an interrupt makes it do so.
+    pub rounds: Arc<AtomicU64>,
+}
+
 /// Starts the accept loop of `listener`. If the listener fails for good, `failed` is told.
 pub fn start(
     door: Arc<Door>,
     listener: Listener,
     failed: impl FnOnce(Error) + Send + 'static,
-) -> Result<Thread, Error> {
-    thread::spawn("acceptor", move || {
-        if let Err(error) = run(&door, &listener) {
+) -> Result<Acceptor, Error> {
+    let rounds = Arc::new(AtomicU64::new(0));
+    let counter = rounds.clone();
+    let thread = thread::spawn("acceptor", move || {
+        if let Err(error) = run(&door, &listener, &counter) {
             failed(error);
         }
-    })
+    })?;
+    Ok(Acceptor { thread, rounds })
 }
 
-fn run(door: &Door, listener: &Listener) -> Result<(), Error> {
+fn run(door: &Door, listener: &Listener, rounds: &AtomicU64) -> Result<(), Error> {
     while !door.closed.load(Ordering::Relaxed) {
+        rounds.fetch_add(1, Ordering::Relaxed);
         match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
             Ok((socket, peer)) => {
                 // A TCP socket's peer has an address that std knows.
@@ -142,14 +154,18 @@ impl Door {
 impl<S: Socket> Door<S> {
     /// Gives `connection` to the workers.
     pub fn enqueue(&self, connection: Connection<S>) {
-        match self.queue.put(connection) {
+        match self.queue.put(Job::Serve(connection)) {
             Ok(()) => {
                 if self.clients.count().load(Ordering::Relaxed) > self.workers {
                     self.alarm.ring();
                 }
             }
             // The queue has room for everyone who has a place, and the workers outlive the door.
-            Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => lost.close(),
+            Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
+                if let Job::Serve(connection) = lost {
+                    connection.close();
+                }
+            }
         }
     }
 }

@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 use log::{info, warn};
 
-use crate::acceptor::{self, Door};
+use crate::acceptor::{self, Acceptor, Door};
 use crate::clients::Clients;
 use crate::command::{self, Context, Set};
 use crate::connection::Connection;
 use crate::episode::Episodes;
 use crate::error::Error;
+use crate::health::Health;
 use crate::identity::{Identity, Origin};
 use crate::limits;
 use crate::linger::Linger;
 use crate::listener::{self, Listener};
+use crate::notify::{self, Herald};
 use crate::options::Options;
 use crate::pool::{self, Pool};
 use crate::reaper::Reaper;
@@ -25,7 +27,6 @@ use crate::scoreboard::{Alarm, Phase, Scoreboard};
 use crate::session::Service;
 use crate::signals::{self, Told};
 use crate::sys;
-use crate::thread::Thread;
 
 /// The sets of commands that the daemon offers.
 pub const COMMANDS: &[Set] = &[command::server::SET];
@@ -41,13 +42,19 @@ pub fn run(options: &Options) -> Result<(), Error> {
     for variable in &options.unknown_variables {
         warn!(variable; "there is no such setting (--help names all)");
     }
+    limits::raise_descriptors();
+    let passed = listener::passed()?;
     let signals = signals::listen()?;
-    let server = Server::start(options, COMMANDS)?;
+    let server = Server::start(options, passed, COMMANDS)?;
+    let herald = Herald::start(server.health())?;
     let stopped_by = loop {
         select! {
             recv(signals) -> told => match told {
                 Ok(Told::Stop(signal)) => break Ok(signal),
-                Ok(Told::Hangup) => info!("SIGHUP changes nothing: settings are read at start only"),
+                Ok(Told::Hangup) => {
+                    info!("SIGHUP changes nothing: settings are read at start only");
+                    notify::reloaded();
+                }
                 // The thread that listens to signals never ends before this one.
                 Err(_) => break Ok("no signals"),
             },
@@ -58,7 +65,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Ok(signal) => (signal.to_string(), Ok(())),
         Err(error) => (error.to_string(), Err(error)),
     };
+    server.close_door();
+    drop(herald);
     info!(reason:%, clients = server.clients(); "stopping");
+    notify::stopping(server.clients(), options.drain_timeout + LAST_GRACE * 2);
     server.drain(options.drain_timeout);
     result
 }
@@ -73,7 +83,9 @@ pub struct Server {
     released: Receiver<Connection>,
     started: Instant,
     door: Arc<Door>,
-    acceptors: Vec<Thread>,
+    acceptors: Vec<Acceptor>,
+    /// Where the listening sockets come from.
+    sockets: &'static str,
     pool: Pool<Connection>,
     scoreboard: Arc<Scoreboard>,
     alarm: Alarm,
@@ -82,16 +94,34 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens everything that `options` ask for, and serves `commands`.
-    pub fn start(options: &Options, commands: &'static [Set]) -> Result<Self, Error> {
+    /// Opens everything that `options` ask for, unless systemd has `passed` sockets, and serves `commands`.
+    pub fn start(
+        options: &Options,
+        passed: Vec<Listener>,
+        commands: &'static [Set],
+    ) -> Result<Self, Error> {
         let started = Instant::now();
         let system = |action| move |source| Error::System { action, source };
         sys::allow_interrupts().map_err(system("install a signal handler"))?;
         let workers = options.max_clients;
         limits::check_threads(workers)?;
-        limits::raise_descriptors();
         let identity = identify(options)?;
-        let listeners = listen(options)?;
+        let listeners = if passed.is_empty() {
+            listen(options)?
+        } else if options.listen_by_default {
+            passed
+        } else {
+            return Err(Error::Passed(format!(
+                "systemd passes {} sockets, and --listen (BLOCKCHAIN_TCPD_LISTEN) names others: change the addresses of \
+                 the .socket unit, or do without it",
+                passed.len()
+            )));
+        };
+        let sockets = if listeners.iter().any(|listener| listener.passed) {
+            "passed"
+        } else {
+            "bound"
+        };
         let capacity = share_descriptors(workers, options.queue, listeners.len())?;
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
 
@@ -162,6 +192,7 @@ impl Server {
             started,
             door,
             acceptors,
+            sockets,
             pool,
             scoreboard,
             alarm,
@@ -177,6 +208,11 @@ impl Server {
         self.door.clients.count().load(Ordering::SeqCst)
     }
 
+    /// What tells whether clients are being served.
+    pub fn health(&self) -> Health {
+        Health::new(&self.door, &self.acceptors, self.scoreboard.clone())
+    }
+
     fn say_ready(&self, options: &Options) {
         let mut listen = String::new();
         for address in &self.addresses {
@@ -186,6 +222,7 @@ impl Server {
         }
         info!(
             listen:%,
+            sockets = self.sockets,
             id:% = self._identity.id,
             max_clients = options.max_clients,
             queue = options.queue,
@@ -233,11 +270,16 @@ impl Server {
         released
     }
 
+    /// Lets nobody in any more, once the acceptors look.
+    fn close_door(&self) {
+        self.door.closed.store(true, Ordering::Relaxed);
+    }
+
     /// Closes the door and sets all workers to end in this way; the receiver disconnects when all have.
     fn end_workers(self, phase: Phase) -> Receiver<()> {
-        self.door.closed.store(true, Ordering::Relaxed);
+        self.close_door();
         for acceptor in self.acceptors {
-            acceptor.end();
+            acceptor.thread.end();
         }
         self.scoreboard.set_phase(phase);
         self.alarm.ring();

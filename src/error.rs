@@ -13,6 +13,8 @@ pub enum Error {
     Usage(String),
     /// A setting that came from the environment is wrong. The text is the whole message.
     Variable(String),
+    /// What systemd passes makes no sense here. The text is the whole message.
+    Passed(String),
     /// An address can't be listened on.
     Listen {
         /// The address that was asked for.
@@ -86,7 +88,10 @@ impl Error {
             | Error::Descriptors { .. }
             | Error::State { .. }
             | Error::System { .. } => 71,
-            Error::Variable(_) | Error::IdDamaged { .. } | Error::StateInUse { .. } => 78,
+            Error::Variable(_)
+            | Error::Passed(_)
+            | Error::IdDamaged { .. }
+            | Error::StateInUse { .. } => 78,
         }
     }
 }
@@ -94,7 +99,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Usage(text) | Error::Variable(text) => f.write_str(text),
+            Error::Usage(text) | Error::Variable(text) | Error::Passed(text) => f.write_str(text),
             Error::Listen { address, source } => {
                 write!(f, "can't listen on {address}: {}", plain(source))?;
                 match source.kind() {

@@ -7,6 +7,8 @@
 //! ```text
 //! main                                        options, log, run, one error, exit status
 //! daemon                                      the life of the process; alone sees all the options
+//! notify                                      what systemd is told
+//! health                                      whether clients are being served
 //! acceptor   pool       reaper     signals    clients come in; are served; are ended; what the system says
 //! session    options                          the service of one client; every setting
 //! connection linger     protocol              a client as a value; sockets that are leaving; requests and replies as bytes
@@ -49,11 +51,13 @@ pub mod connection;
 pub mod daemon;
 pub mod episode;
 pub mod error;
+pub mod health;
 pub mod identity;
 pub mod limits;
 pub mod linger;
 pub mod listener;
 pub mod logging;
+pub mod notify;
 pub mod options;
 pub mod pool;
 pub mod protocol;

@@ -3,9 +3,12 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use rustix::net::sockopt;
+use std::os::fd::OwnedFd;
 
-use crate::error::Error;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use crate::error::{Error, plain};
+use crate::sys;
 
 /// How many clients the kernel keeps for us until they are accepted, if net.core.somaxconn allows as many. std asks
 /// for 128, and a burst of more than that waits for seconds while the clients' SYNs are sent again.
@@ -21,24 +24,83 @@ pub struct Listener {
     pub socket: TcpListener,
     /// The address that it is bound to, with the real port if the system chose it.
     pub address: SocketAddr,
+    /// Whether systemd passed it: then others may have it too, and it must never be shut down.
+    pub passed: bool,
 }
+
+/// The name that a socket for the line protocol has in its unit (`FileDescriptorName=`).
+const LINE: &str = "line";
 
 /// Listens on `address`.
 pub fn bind(address: SocketAddr) -> Result<Listener, Error> {
-    let prepare = || {
+    let bound = || {
         let socket = TcpListener::bind(address)?;
         rustix::net::listen(&socket, BACKLOG)?;
-        // On Linux the accepted sockets inherit all these, which saves system calls for each. Replies go out when they
-        // are written, and a client whose machine has died is found out even without an idle time-out.
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        sockopt::set_socket_keepalive(&socket, true)?;
-        sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER)?;
-        // A byte that is sent as urgent is a byte like any other; otherwise it would be missing.
-        sockopt::set_socket_oobinline(&socket, true)?;
-        let address = socket.local_addr()?;
-        Ok(Listener { socket, address })
+        prepare(socket, false)
     };
-    prepare().map_err(|source| Error::Listen { address, source })
+    bound().map_err(|source| Error::Listen { address, source })
+}
+
+/// The sockets that systemd passes to this process. Call it once, before any thread starts.
+pub fn passed() -> Result<Vec<Listener>, Error> {
+    let sockets = sys::passed_sockets().map_err(|error| {
+        Error::Passed(format!(
+            "can't take the sockets that systemd passes: {} (LISTEN_FDS, LISTEN_FDNAMES)",
+            plain(&error)
+        ))
+    })?;
+    let listeners = sockets
+        .into_iter()
+        .enumerate()
+        .map(|(index, (socket, name))| {
+            let refuse = |problem: &str| {
+                let number = index + 3;
+                Error::Passed(format!(
+                    "the socket {name:?} that systemd passes as descriptor {number} {problem}"
+                ))
+            };
+            // Without FileDescriptorName= it is called as its unit is, without any name "unknown" (systemd.socket(5)).
+            if name != LINE && name != "unknown" && !name.is_empty() && !name.ends_with(".socket") {
+                return Err(refuse(
+                    "has a name that is none of ours; FileDescriptorName=line is for clients",
+                ));
+            }
+            if !accepts_tcp(&socket) {
+                return Err(refuse(
+                    "is no listening TCP socket; ListenStream= with a port makes one",
+                ));
+            }
+            prepare(TcpListener::from(socket), true)
+                .map_err(|error| refuse(&format!("can't be used: {}", plain(&error))))
+        });
+    listeners.collect()
+}
+
+/// Whether it is a stream over IP that listens.
+fn accepts_tcp(socket: &OwnedFd) -> bool {
+    let kind = sockopt::socket_type(socket);
+    let family = sockopt::socket_domain(socket);
+    kind == Ok(SocketType::STREAM)
+        && matches!(family, Ok(AddressFamily::INET | AddressFamily::INET6))
+        && sockopt::socket_acceptconn(socket) == Ok(true)
+}
+
+fn prepare(socket: TcpListener, passed: bool) -> io::Result<Listener> {
+    // On Linux the accepted sockets inherit all these, which saves system calls for each. Replies go out when they
+    // are written, and a client whose machine has died is found out even without an idle time-out.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER)?;
+    // A byte that is sent as urgent is a byte like any other; otherwise it would be missing.
+    sockopt::set_socket_oobinline(&socket, true)?;
+    // A unit may say otherwise (NonBlocking=).
+    socket.set_nonblocking(false)?;
+    let address = socket.local_addr()?;
+    Ok(Listener {
+        socket,
+        address,
+        passed,
+    })
 }
 
 /// Whether `error` says that this machine has no such address at all, as one without IPv6 says of `[::1]`.

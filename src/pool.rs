@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustix::thread::set_name;
 
 use crate::error::Error;
-use crate::queue::{self, Jobs, Queue, Worker};
+use crate::queue::{self, Job, Jobs, Queue, Worker};
 use crate::scoreboard::{Activity, Line, Scoreboard};
 use crate::sync::threadpool::{Builder, ThreadPool};
 use crate::thread::STACK_SIZE;
@@ -94,7 +94,15 @@ fn run<T, E>(
     // For `ps -L` and debuggers alone: std would keep each thread's name three times. It fails on no Linux.
     let _ = set_name(c"worker");
     line.enlist();
-    while let Some(mut job) = jobs.take() {
+    while let Some(job) = jobs.take() {
+        let mut job = match job {
+            Job::Serve(job) => job,
+            Job::Answer(answer) => {
+                // Whoever asked may wait no longer.
+                let _ = answer.try_send(());
+                continue;
+            }
+        };
         // The job is looked at after a panic only to close it, and everything shared is made of atomics and locks
         // that hold no half-done state.
         let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut job, line))).ok();

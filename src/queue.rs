@@ -10,6 +10,14 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::channel::{self, Receiver, Sender, TryRecvError, TrySendError};
 use crate::sync::{Mutex, MutexGuard, Thread, current_thread, park};
 
+/// What a worker is given.
+pub enum Job<T> {
+    /// To serve this.
+    Serve(T),
+    /// To show that it is there.
+    Answer(crossbeam_channel::Sender<()>),
+}
+
 /// A queue for at most `capacity` jobs: where they are put, and where they are taken.
 pub fn bounded<T>(capacity: usize) -> (Queue<T>, Jobs<T>) {
     let (sender, receiver) = channel::bounded(capacity);
@@ -27,13 +35,13 @@ pub fn bounded<T>(capacity: usize) -> (Queue<T>, Jobs<T>) {
 /// Where jobs are put. When all clones are dropped, the workers learn that no more will come.
 pub struct Queue<T> {
     /// There until it is dropped.
-    sender: Option<Sender<T>>,
+    sender: Option<Sender<Job<T>>>,
     waiting: Arc<Waiting>,
 }
 
 /// Where jobs are taken.
 pub struct Jobs<T> {
-    receiver: Receiver<T>,
+    receiver: Receiver<Job<T>>,
     waiting: Arc<Waiting>,
 }
 
@@ -58,7 +66,7 @@ struct Waiter {
 
 impl<T> Queue<T> {
     /// Puts `job` where the workers take it, if there is room.
-    pub fn put(&self, job: T) -> Result<(), TrySendError<T>> {
+    pub fn put(&self, job: Job<T>) -> Result<(), TrySendError<Job<T>>> {
         match &self.sender {
             Some(sender) => sender.try_send(job)?,
             None => return Err(TrySendError::Disconnected(job)),
@@ -93,7 +101,7 @@ impl<T> Jobs<T> {
 
 impl<T> Worker<T> {
     /// Waits for a job and takes it; nothing when the queue is empty and no more will come.
-    pub fn take(&self) -> Option<T> {
+    pub fn take(&self) -> Option<Job<T>> {
         let (jobs, idle) = (&self.jobs.receiver, &self.jobs.waiting);
         if let Ok(job) = jobs.try_recv() {
             return Some(job);

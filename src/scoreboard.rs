@@ -7,7 +7,7 @@
 use rustix::thread::Pid;
 
 use crate::clock::Millis;
-use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::sync::channel::{self, Receiver, Sender};
 use crate::sync::{gettid, interrupt};
 
@@ -44,6 +44,8 @@ pub struct Line {
     state: AtomicU64,
     /// The worker's thread id, 0 until it runs.
     thread: AtomicI32,
+    /// How many interrupts have reached it.
+    heard: AtomicU32,
 }
 
 const ACTIVITY: u64 = 0b011;
@@ -110,6 +112,17 @@ impl Line {
         told.is_ok()
     }
 
+    /// An interrupt has reached the worker.
+    pub fn hear(&self) {
+        let heard = self.heard.load(Ordering::Relaxed);
+        self.heard.store(heard.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// How many interrupts have reached the worker.
+    pub fn heard(&self) -> u32 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
     /// Interrupts what the worker is blocked in, so that it looks at its orders. May miss it: try again.
     pub fn interrupt(&self) {
         if let Some(thread) = Pid::from_raw(self.thread.load(Ordering::Relaxed)) {
@@ -164,6 +177,11 @@ impl Alarm {
     pub fn new() -> (Self, Receiver<()>) {
         let (sender, receiver) = channel::bounded(1);
         (Alarm(sender), receiver)
+    }
+
+    /// Whether the reaper has heard the last ring.
+    pub fn is_heard(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Wakes the reaper, if it is not awake.

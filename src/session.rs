@@ -135,7 +135,10 @@ impl Service {
             };
             let read = match connection.read(&mut input.bytes[input.filled..], flags) {
                 Ok(read) => read,
-                Err(Errno::INTR) => continue,
+                Err(Errno::INTR) => {
+                    line.hear();
+                    continue;
+                }
                 Err(Errno::AGAIN) if phase == Phase::Serve => return idle(),
                 Err(Errno::AGAIN) => return finished(line),
                 Err(error) => return Ended::Broken(error),
@@ -235,7 +238,7 @@ impl Service {
             }
             match connection.write(rest, SendFlags::empty()) {
                 Ok(written) => rest = &rest[written..],
-                Err(Errno::INTR) => {}
+                Err(Errno::INTR) => line.hear(),
                 Err(error) => return Err(Ended::Broken(error)),
             }
         }

@@ -1,4 +1,5 @@
-//! The one room for unsafe code: signals, above all the one that wakes a thread which is blocked in a system call.
+//! The one room for unsafe code: signals, above all the one that wakes a thread which is blocked in a system
+//! call; and what systemd passes.
 //!
 //! A signal whose handler was installed without `SA_RESTART` makes the call that it interrupts fail with `EINTR`
 //! (signal(7), "Interruption of system calls and library functions by signal handlers"). That costs a blocked thread
@@ -7,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 
 use rustix::thread::Pid;
 
@@ -44,6 +46,18 @@ pub fn unblock(signals: &[libc::c_int]) -> io::Result<()> {
             code => Err(io::Error::from_raw_os_error(code)),
         }
     }
+}
+
+/// The sockets that systemd passes (sd_listen_fds(3)), with their names. No LISTEN_ variable is left behind. Call it once,
+/// before any thread starts.
+pub fn passed_sockets() -> io::Result<Vec<(OwnedFd, String)>> {
+    // SAFETY: no other thread reads the environment, because there is none.
+    let passed = unsafe { sd_notify::listen_fds_with_names_and_unset_env() }?;
+    Ok(passed
+        // SAFETY: they were opened for this process (LISTEN_PID says so, and setting close-on-exec succeeded), and nobody
+        // else here knows them.
+        .map(|(number, name)| (unsafe { OwnedFd::from_raw_fd(number) }, name))
+        .collect())
 }
 
 /// Keeps glibc from reserving 64 MiB of address space for each of up to eight threads a core (mallopt(3), M_ARENA_MAX).

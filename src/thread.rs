@@ -18,8 +18,21 @@ const AGAIN: Duration = Duration::from_millis(1);
 
 /// A running thread.
 pub struct Thread {
-    id: Arc<AtomicI32>,
+    wake: Wake,
     handle: JoinHandle<()>,
+}
+
+/// Wakes a thread from what it is blocked in.
+#[derive(Clone)]
+pub struct Wake(Arc<AtomicI32>);
+
+impl Wake {
+    /// Interrupts it. May come a moment too early: try again until there is an effect.
+    pub fn interrupt(&self) {
+        if let Some(thread) = Pid::from_raw(self.0.load(Ordering::Relaxed)) {
+            sys::interrupt(thread);
+        }
+    }
 }
 
 /// Starts a thread of this name, which shows in the log and in `ps -L`.
@@ -40,16 +53,20 @@ pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<Thread, 
             action: "start a thread",
             source,
         })?;
-    Ok(Thread { id, handle })
+    let wake = Wake(id);
+    Ok(Thread { wake, handle })
 }
 
 impl Thread {
+    /// What wakes it.
+    pub fn wake(&self) -> Wake {
+        self.wake.clone()
+    }
+
     /// Waits for the thread to end, interrupting whatever it is blocked in until it does. It must have been told to.
     pub fn end(self) {
         while !self.handle.is_finished() {
-            if let Some(thread) = Pid::from_raw(self.id.load(Ordering::Relaxed)) {
-                sys::interrupt(thread);
-            }
+            self.wake.interrupt();
             std::thread::park_timeout(AGAIN);
         }
         // A panic has been logged by the hook.

@@ -109,7 +109,15 @@ fn a_line_is_a_time_a_level_words_and_pairs() {
     let keys: Vec<&str> = words
         .map(|pair| pair.split_once('=').expect("key=value").0)
         .collect();
-    assert_eq!(keys, ["listen", "id", "max_clients", "queue", "started_ms"]);
+    let expected = [
+        "listen",
+        "sockets",
+        "id",
+        "max_clients",
+        "queue",
+        "started_ms",
+    ];
+    assert_eq!(keys, expected);
     assert_eq!(field(&ready, "listen"), daemon.address.to_string());
     assert_eq!(field(&ready, "id"), daemon.ask("WHERE").trim());
     assert_eq!(field(&ready, "max_clients"), "8");

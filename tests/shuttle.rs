@@ -21,7 +21,7 @@ use blockchain_tcpd::connection::{Connection, Socket};
 use blockchain_tcpd::episode::Episodes;
 use blockchain_tcpd::linger::Linger;
 use blockchain_tcpd::pool::Pool;
-use blockchain_tcpd::queue;
+use blockchain_tcpd::queue::{self, Job};
 use blockchain_tcpd::reaper::{MINIMUM_IDLE, Reaper};
 use blockchain_tcpd::scoreboard::{Activity, Alarm, Phase, Scoreboard};
 use blockchain_tcpd::session::{Ended, Service};
@@ -376,9 +376,9 @@ fn no_job_is_left_lying_while_a_worker_sleeps() {
             })
             .collect();
         let other = queue.clone();
-        let putting = thread::spawn(move || other.put(()).unwrap());
-        queue.put(()).unwrap();
-        queue.put(()).unwrap();
+        let putting = thread::spawn(move || other.put(Job::Serve(())).unwrap());
+        queue.put(Job::Serve(())).unwrap();
+        queue.put(Job::Serve(())).unwrap();
         putting.join().unwrap();
         // The end of the queue wakes all workers: before that they must have been woken for the jobs.
         let mut count = taken.0.lock().unwrap();

@@ -11,6 +11,7 @@
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
 //! - `failures`: what the system refuses: descriptors, memory; panics
 //! - `log`: what is logged, and what can't flood it
+//! - `systemd`: sockets that are passed, what systemd is told, the proof that clients are being served
 //! - `soak`: many connections of all sorts, and nothing left behind
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
 #![allow(missing_docs)]
@@ -28,3 +29,4 @@ mod protocol;
 mod settings;
 mod soak;
 mod support;
+mod systemd;

@@ -148,6 +148,11 @@ pub mod channel {
             self.0.changed.notify_one();
             Ok(())
         }
+
+        /// Whether there is no message.
+        pub fn is_empty(&self) -> bool {
+            self.0.inside.lock().unwrap().queue.is_empty()
+        }
     }
 
     impl<T> Receiver<T> {

@@ -97,7 +97,7 @@ pub fn local_server(arguments: &[&str], commands: &'static [Set]) -> Server {
     let program = ["blockchain-tcpd", "--listen", "127.0.0.1:0"];
     let arguments = program.iter().chain(arguments);
     match Options::parse_from(arguments).expect("good settings") {
-        Asked::Serve(options) => Server::start(&options, commands).expect("it starts"),
+        Asked::Serve(options) => Server::start(&options, Vec::new(), commands).expect("it starts"),
         Asked::Print(text) => panic!("{text}"),
     }
 }

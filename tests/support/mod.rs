@@ -20,7 +20,7 @@ pub fn program() -> Command {
     for (variable, _) in std::env::vars_os() {
         let name = variable.to_string_lossy().into_owned();
         if name.starts_with("BLOCKCHAIN_TCPD_")
-            || ["STATE_DIRECTORY", "JOURNAL_STREAM"].contains(&name.as_str())
+            || ["STATE_DIRECTORY", "JOURNAL_STREAM", "NOTIFY_SOCKET"].contains(&name.as_str())
         {
             command.env_remove(variable);
         }

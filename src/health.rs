@@ -1,0 +1,105 @@
+//! Whether clients are being served: a proof from those who do it, each of whom has to move for it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::acceptor::{Acceptor, Door};
+use crate::queue::Job;
+use crate::scoreboard::{Activity, Line, Scoreboard};
+use crate::sync;
+use crate::thread::Wake;
+
+/// How often it is looked whether a proof has come.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Asks for the proof.
+pub struct Health {
+    /// Gone when the server drains.
+    door: Weak<Door>,
+    clients: Arc<sync::atomic::AtomicUsize>,
+    /// Each with how often it has gone round.
+    acceptors: Vec<(Wake, Arc<AtomicU64>)>,
+    scoreboard: Arc<Scoreboard>,
+    /// Which busy worker is asked next.
+    turn: AtomicU64,
+}
+
+impl Health {
+    /// Of these acceptors and the workers on this scoreboard.
+    pub fn new(door: &Arc<Door>, acceptors: &[Acceptor], scoreboard: Arc<Scoreboard>) -> Self {
+        let acceptors = acceptors.iter();
+        Health {
+            door: Arc::downgrade(door),
+            clients: door.clients.count(),
+            acceptors: acceptors
+                .map(|acceptor| (acceptor.thread.wake(), acceptor.rounds.clone()))
+                .collect(),
+            scoreboard,
+            turn: AtomicU64::new(0),
+        }
+    }
+
+    /// How many clients there are, and how many may be served at a time.
+    pub fn load(&self) -> (usize, usize) {
+        let workers = self.scoreboard.lines().len();
+        (self.clients.load(Ordering::SeqCst), workers)
+    }
+
+    /// Has each acceptor go round its loop, a free worker take a job, a busy one hear an interrupt, and the reaper an
+    /// alarm. Says who has not done so within `patience`. A server that drains is well.
+    pub fn check(&self, patience: Duration) -> Result<(), &'static str> {
+        let Some(door) = self.door.upgrade() else {
+            return Ok(());
+        };
+        let deadline = Instant::now() + patience;
+        let in_time = |done: &mut dyn FnMut() -> bool, who| {
+            while !done() && !door.closed.load(Ordering::Relaxed) {
+                if Instant::now() >= deadline {
+                    return Err(who);
+                }
+                std::thread::park_timeout(LOOK);
+            }
+            Ok(())
+        };
+
+        door.alarm.ring();
+        for (wake, rounds) in &self.acceptors {
+            let before = rounds.load(Ordering::Relaxed);
+            in_time(
+                &mut || {
+                    wake.interrupt();
+                    rounds.load(Ordering::Relaxed) != before
+                },
+                "nobody accepts clients",
+            )?;
+        }
+        let lines = self.scoreboard.lines();
+        let is_free = |line: &&Line| line.state().activity() == Activity::Vacant;
+        let free = lines.iter().filter(is_free).count();
+        // The last free worker is not asked, if others can be: a client that comes at this moment would have to wait.
+        if free > 1 || free == lines.len() {
+            let (answer, answered) = crossbeam_channel::bounded(1);
+            // If there is no room for it, clients have taken the free workers meanwhile.
+            if door.queue.put(Job::Answer(answer)).is_ok() {
+                in_time(
+                    &mut || answered.try_recv().is_ok(),
+                    "no worker takes clients",
+                )?;
+            }
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % lines.len().max(1);
+        let (before, after) = lines.split_at(turn);
+        if let Some(busy) = after.iter().chain(before).find(|line| !is_free(line)) {
+            let (state, heard) = (busy.state(), busy.heard());
+            in_time(
+                &mut || {
+                    busy.interrupt();
+                    busy.heard() != heard || busy.state() != state
+                },
+                "a worker does not answer",
+            )?;
+        }
+        in_time(&mut || door.alarm.is_heard(), "the reaper does not answer")
+    }
+}

@@ -1,0 +1,109 @@
+//! What systemd is told (sd_notify(3)): ready, how many clients, still well, stopping. Without systemd nobody is told.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use log::{error, info, warn};
+use sd_notify::NotifyState;
+
+use crate::error::{Error, plain};
+use crate::health::Health;
+use crate::thread;
+
+/// How often the status is brought up to date.
+const STATUS: Duration = Duration::from_secs(2);
+
+/// What is told regularly, in a thread that ends when this is dropped.
+pub struct Herald(Option<(Sender<()>, thread::Thread)>);
+
+impl Herald {
+    /// Says that the server is ready, and from then on how many clients there are, and that it is well as long as
+    /// `health` proves it.
+    pub fn start(health: Health) -> Result<Self, Error> {
+        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+            return Ok(Herald(None));
+        }
+        let watchdog = sd_notify::watchdog_enabled();
+        if let Some(time) = watchdog {
+            info!(seconds = time.as_secs_f64(); "the watchdog is on");
+        }
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        let thread = thread::spawn("notify", move || run(&health, watchdog, &stopped))?;
+        Ok(Herald(Some((stop, thread))))
+    }
+}
+
+impl Drop for Herald {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.0.take() {
+            drop(stop);
+            thread.end();
+        }
+    }
+}
+
+fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
+    // Twice within the time that systemd waits, as sd_watchdog_enabled(3) advises, and once more.
+    let beat = watchdog.map(|time| time / 3);
+    let interval = beat.map_or(STATUS, |beat| beat.min(STATUS));
+    let mut said = None;
+    let mut due = Instant::now();
+    let mut ill = false;
+    loop {
+        let load @ (clients, workers) = health.load();
+        if said != Some(load) {
+            let status = format!("{clients} clients, {workers} workers");
+            let ready = said.is_none().then_some(NotifyState::Ready);
+            let status = NotifyState::Status(&status);
+            tell(&[status].into_iter().chain(ready).collect::<Vec<_>>());
+            said = Some(load);
+        }
+        if let Some(beat) = beat
+            && Instant::now() >= due
+        {
+            due = Instant::now() + beat;
+            match health.check(beat) {
+                Ok(()) => {
+                    if std::mem::take(&mut ill) {
+                        warn!("well again");
+                    }
+                    tell(&[NotifyState::Watchdog]);
+                }
+                Err(problem) => {
+                    if !std::mem::replace(&mut ill, true) {
+                        error!("not well, and the watchdog is not told otherwise: {problem}");
+                    }
+                }
+            }
+        }
+        match stopped.recv_timeout(interval) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// The server stops, for at most so long.
+pub fn stopping(clients: usize, time: Duration) {
+    let status = format!("draining {clients} clients");
+    let microseconds = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::Stopping,
+        NotifyState::Status(&status),
+        NotifyState::ExtendTimeoutUsec(microseconds),
+    ]);
+}
+
+/// The settings were to be read again, which is done at once: there is nothing that could have changed.
+pub fn reloaded() {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        tell(&[NotifyState::Reloading, now]);
+    }
+    tell(&[NotifyState::Ready]);
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!("can't tell systemd: {}", plain(&error));
+    }
+}
