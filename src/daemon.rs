@@ -103,8 +103,7 @@ impl Server {
         let started = Instant::now();
         let system = |action| move |source| Error::System { action, source };
         sys::allow_interrupts().map_err(system("install a signal handler"))?;
-        let workers = options.max_clients;
-        limits::check_threads(workers)?;
+        limits::check_threads(options.max_clients)?;
         let identity = identify(options)?;
         let listeners = if passed.is_empty() {
             listen(options)?
@@ -122,13 +121,11 @@ impl Server {
         } else {
             "bound"
         };
-        let capacity = share_descriptors(workers, options.queue, listeners.len())?;
+        let capacity = share_descriptors(options, listeners.len())?;
+        let (workers, most) = (capacity.workers, capacity.workers + capacity.queue);
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
 
-        let clients = Arc::new(Clients::new(
-            capacity.clients,
-            options.max_clients_per_address,
-        ));
+        let clients = Arc::new(Clients::new(most, options.max_clients_per_address));
         let scoreboard = Arc::new(Scoreboard::new(workers));
         let episodes = Arc::new(Episodes::new());
         let (alarm, alarms) = Alarm::new();
@@ -146,7 +143,7 @@ impl Server {
             let (serving, ending) = (service.clone(), service);
             let episodes = episodes.clone();
             Pool::start(
-                capacity.clients,
+                most,
                 &scoreboard,
                 move |connection: &mut Connection, line| serving.serve(connection, line),
                 move |connection, ended| {
@@ -199,7 +196,7 @@ impl Server {
             lingering,
             _identity: identity,
         };
-        server.say_ready(options);
+        server.say_ready(capacity.queue);
         Ok(server)
     }
 
@@ -213,7 +210,7 @@ impl Server {
         Health::new(&self.door, &self.acceptors, self.scoreboard.clone())
     }
 
-    fn say_ready(&self, options: &Options) {
+    fn say_ready(&self, queue: usize) {
         let mut listen = String::new();
         for address in &self.addresses {
             let comma = if listen.is_empty() { "" } else { "," };
@@ -224,8 +221,8 @@ impl Server {
             listen:%,
             sockets = self.sockets,
             id:% = self._identity.id,
-            max_clients = options.max_clients,
-            queue = options.queue,
+            max_clients = self.scoreboard.lines().len(),
+            queue,
             started_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
             "ready"
         );
@@ -325,21 +322,37 @@ fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
     }
 }
 
-/// Makes room for all clients that are served or wait, or for as many as the limit on open files allows.
-fn share_descriptors(
+/// How many clients are served, how many more may wait, and how many sockets may linger.
+struct Capacity {
     workers: usize,
     queue: usize,
-    acceptors: usize,
-) -> Result<limits::Descriptors, Error> {
+    lingering: usize,
+}
+
+/// Makes room for all clients that are served or wait, or for as many as the limit on open files allows.
+fn share_descriptors(options: &Options, acceptors: usize) -> Result<Capacity, Error> {
+    let (workers, queue) = (options.max_clients, options.queue);
     let wanted = workers.saturating_add(queue);
     let shared = limits::share_descriptors(wanted, acceptors)?;
-    if shared.clients < wanted {
-        warn!(
-            wanted,
-            room = shared.clients,
-            limit = shared.limit;
-            "fewer clients than asked for: raise the limit on open files (ulimit -n, LimitNOFILE=)"
-        );
+    if shared.clients == wanted {
+        return Ok(Capacity {
+            workers,
+            queue,
+            lingering: shared.lingering,
+        });
     }
-    Ok(shared)
+    // Some must be left to wait, or nobody would make room for them.
+    let waiting = queue.min(shared.clients / 8);
+    let capacity = Capacity {
+        workers: workers.min(shared.clients - waiting),
+        queue: waiting,
+        lingering: shared.lingering,
+    };
+    warn!(
+        max_clients = capacity.workers,
+        queue = capacity.queue,
+        limit = shared.limit;
+        "fewer clients than asked for: raise the limit on open files (ulimit -n, LimitNOFILE=)"
+    );
+    Ok(capacity)
 }

@@ -66,6 +66,8 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// What was asked for can't be printed.
+    Print(io::Error),
     /// The system refused something that it always grants.
     System {
         /// What was tried: a verb and its object.
@@ -87,6 +89,7 @@ impl Error {
             | Error::Spawn(_)
             | Error::Descriptors { .. }
             | Error::State { .. }
+            | Error::Print(_)
             | Error::System { .. } => 71,
             Error::Variable(_)
             | Error::Passed(_)
@@ -111,6 +114,12 @@ impl fmt::Display for Error {
                     io::ErrorKind::PermissionDenied => {
                         f.write_str("; ports below 1024 need root or CAP_NET_BIND_SERVICE")
                     }
+                    _ if source.raw_os_error() == Some(libc::EMFILE) => {
+                        f.write_str("; raise the limit on open files (ulimit -n, LimitNOFILE=)")
+                    }
+                    io::ErrorKind::InvalidInput if address.is_ipv6() => f.write_str(
+                        "; a link-local address needs the number of its interface, as in [fe80::1%2]:4242 (see: ip link)",
+                    ),
                     io::ErrorKind::AddrNotAvailable => f.write_str(
                         "; no interface of this machine has this address (see: ip address)",
                     ),
@@ -141,7 +150,7 @@ impl fmt::Display for Error {
             ),
             Error::IdDamaged { path, problem } => write!(
                 f,
-                "the server's id in {} is damaged: {problem}; write the right id into it, or remove the file to \
+                "the server's id in {} is damaged: {problem}; write the right id into it, or remove it to \
                  get a new one",
                 path.display()
             ),
@@ -154,8 +163,10 @@ impl fmt::Display for Error {
                 write!(f, "can't {action}: {}", plain(source))?;
                 match source.kind() {
                     io::ErrorKind::NotFound => f.write_str("; create the directory first"),
+                    io::ErrorKind::NotADirectory => f.write_str("; name a directory"),
+                    io::ErrorKind::IsADirectory => f.write_str("; it is in the way, move it elsewhere"),
                     io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => f.write_str(
-                        "; let this user write there, or set --server-id and leave the state directory away",
+                        "; let this user read and write there, or set --server-id and leave the state directory away",
                     ),
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                         f.write_str("; make room there and start again")
@@ -163,6 +174,7 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
+            Error::Print(source) => write!(f, "can't write to standard output: {}", plain(source)),
             Error::System { action, source } => write!(f, "can't {action}: {}", plain(source)),
         }
     }

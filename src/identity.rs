@@ -14,6 +14,9 @@ use crate::error::Error;
 /// The file in the state directory that holds the id: the UUID's 36 characters and an LF.
 pub const FILE: &str = "server-id";
 
+/// No file that holds an id has so many bytes.
+const LONGEST: u64 = 128;
+
 /// Where a new id is written until it is whole. Left over from a crash, it is overwritten.
 const UNFINISHED: &str = "server-id.new";
 
@@ -84,7 +87,7 @@ impl Identity {
     }
 }
 
-/// The beginning of the file, which is more than an id may have; nothing if there is none. A thing that is no file is not
+/// What the file holds; nothing if there is none. A thing that is no file is not
 /// waited for, and not replaced.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let failed = |source| failed("read the server's id from", path)(source);
@@ -110,7 +113,12 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         return Err(damaged(path, "it is no regular file"));
     }
     let mut content = Vec::new();
-    file.take(128).read_to_end(&mut content).map_err(failed)?;
+    file.take(LONGEST)
+        .read_to_end(&mut content)
+        .map_err(failed)?;
+    if content.len() as u64 == LONGEST {
+        return Err(damaged(path, "it is longer than an id"));
+    }
     Ok(Some(content))
 }
 
@@ -150,9 +158,10 @@ fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
     let (unfinished, path) = (directory.join(UNFINISHED), directory.join(FILE));
     // What a crash left over goes first, and nothing is followed that may stand in its place.
     match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
             return Err(failed("remove", &unfinished)(error));
         }
+        // If there is something that can't be removed, the file can't be made, which says so.
         _ => {}
     }
     let written = (|| {

@@ -18,7 +18,12 @@ use crate::error::Error;
 pub fn check_filter(filter: &str) -> Result<String, String> {
     for directive in filter.split(',') {
         let level = match directive.split_once('=') {
-            Some((_, level)) => level,
+            Some((module, level)) if is_module(module.trim()) => level,
+            Some((module, _)) => {
+                return Err(format!(
+                    "{module:?} is no part of this program, such as blockchain_tcpd::session"
+                ));
+            }
             None => directive,
         };
         if level.trim().parse::<LevelFilter>().is_err() {
@@ -28,6 +33,19 @@ pub fn check_filter(filter: &str) -> Result<String, String> {
         }
     }
     Ok(filter.to_string())
+}
+
+/// Whether `name` may be that of a module of ours.
+fn is_module(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("blockchain_tcpd") else {
+        return false;
+    };
+    let part =
+        |part: &str| part.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !part.is_empty();
+    rest.is_empty()
+        || rest
+            .strip_prefix("::")
+            .is_some_and(|path| path.split("::").all(part))
 }
 
 /// Starts the log, and sends panics there too.
@@ -195,7 +213,16 @@ mod tests {
         ] {
             assert!(check_filter(good).is_ok(), "{good}");
         }
-        for bad in ["", "inof", "blockchain_tcpd", "a=b", "a=b=debug", "info,"] {
+        for bad in [
+            "",
+            "inof",
+            "blockchain_tcpd",
+            "a=b",
+            "a=b=debug",
+            "a b=debug",
+            "blockchain_tcpd::=debug",
+            "info,",
+        ] {
             assert!(check_filter(bad).is_err(), "{bad}");
         }
     }

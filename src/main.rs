@@ -1,6 +1,6 @@
 //! The daemon's program: options, log, run, one error printed, exit status.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use blockchain_tcpd::error::Error;
@@ -20,9 +20,12 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), Error> {
     match Options::parse_from(std::env::args_os())? {
         Asked::Print(text) => {
-            // Whoever asked for it may have closed the pipe already.
-            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-            Ok(())
+            let mut output = std::io::stdout();
+            match writeln!(output, "{}", text.trim_end()).and_then(|()| output.flush()) {
+                // Whoever asked for it has seen enough.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Print(error)),
+                _ => Ok(()),
+            }
         }
         Asked::Serve(options) => {
             logging::start(&options.log);

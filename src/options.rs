@@ -138,7 +138,8 @@ pub struct Options {
     )]
     pub server_id: Option<Uuid>,
 
-    /// What is logged: off, error, warn, info, debug or trace, or MODULE=LEVEL parted by commas
+    /// What is logged: off, error, warn, info, debug or trace; and of parts of the program, each after a comma, such as
+    /// info,blockchain_tcpd::session=debug
     #[arg(
         long,
         env = "BLOCKCHAIN_TCPD_LOG",
@@ -163,13 +164,16 @@ impl Options {
     pub fn parse_from<A: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Asked, Error> {
-        check_variables(&Options::command())?;
         let command = Options::command().mut_args(without_empty_variable);
         let parsed = command.clone().try_get_matches_from(arguments);
         let mut matches = match parsed {
             Ok(matches) => matches,
             Err(error) => return complaint(&command, &error),
         };
+        let used = |argument: &&clap::Arg| {
+            matches.value_source(argument.get_id().as_str()) == Some(ValueSource::EnvVariable)
+        };
+        check_variables(command.get_arguments().filter(used))?;
         let listen_by_default = matches.value_source("listen") == Some(ValueSource::DefaultValue);
         let mut options = Options::from_arg_matches_mut(&mut matches)
             .map_err(|error| Error::Usage(error.to_string()))?;
@@ -183,8 +187,8 @@ impl Options {
 }
 
 /// A variable that is no text at all could not be quoted in an error.
-fn check_variables(command: &clap::Command) -> Result<(), Error> {
-    for variable in command.get_arguments().filter_map(clap::Arg::get_env) {
+fn check_variables<'a>(arguments: impl Iterator<Item = &'a clap::Arg>) -> Result<(), Error> {
+    for variable in arguments.filter_map(clap::Arg::get_env) {
         let value = std::env::var_os(variable).unwrap_or_default();
         let is_text = |text: &str| !text.contains(char::is_control);
         if !value.to_str().is_some_and(is_text) {
@@ -240,6 +244,7 @@ fn complaint(command: &clap::Command, error: &clap::Error) -> Result<Asked, Erro
     ) {
         return Ok(Asked::Print(error.to_string()));
     }
+    check_variables(command.get_arguments())?;
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     match variable_of(command, error) {

@@ -1,9 +1,10 @@
 //! What the system says to us by signals, passed on to the daemon's channel. The only place that knows them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::{emulate_default_handler, signal_name};
 
@@ -32,6 +33,8 @@ pub fn listen() -> Result<Receiver<Told>, Error> {
     };
     sys::allow_interrupts().map_err(failed)?;
     sys::unblock(&[SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    // A log or an id that may grow no more (RLIMIT_FSIZE) is an error of write(2), not the end of the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
     let (sender, receiver) = crossbeam_channel::unbounded();
     thread::spawn("signals", move || {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use blockchain_tcpd::command::{Entry, Set, server};
 
-use crate::support::kernel::{can, local_server, shell, through};
+use crate::support::kernel::{can, local_server, own_address, shell, through};
 use crate::support::{Client, Daemon, run_to_end, wait_until};
 
 /// Words for `through` that limit the open files.
@@ -61,12 +61,14 @@ fn without_descriptors_it_waits_and_says_so_once_and_then_serves_who_waited() {
 fn with_64_descriptors_it_serves_as_many_as_it_can_and_gives_all_back() {
     let wrapper = limited(64);
     let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-    let daemon = Daemon::start_through(&wrapper, [""; 0]);
+    let daemon = Daemon::start_through(&wrapper, ["--queue", "0"]);
     let warning = daemon.log().wait_for("fewer clients than asked for");
     assert!(warning.contains(" WARN "), "{warning}");
     assert!(warning.contains("LimitNOFILE="), "{warning}");
     assert!(warning.contains(" limit=64"), "{warning}");
-    let room: usize = crate::support::field(&warning, "room").parse().unwrap();
+    let room: usize = crate::support::field(&warning, "max_clients")
+        .parse()
+        .unwrap();
     assert!((1..64).contains(&room), "{warning}");
     assert_eq!(daemon.ask("WHY\n"), "42\n");
     daemon.wait_for_others(0);
@@ -93,6 +95,46 @@ fn with_64_descriptors_it_serves_as_many_as_it_can_and_gives_all_back() {
     assert_eq!(times(&log, "can't be accepted"), 0, "{log}");
 }
 
+/// The limit leaves room for some to wait, and for whoever waits the longest idle one makes room.
+#[test]
+fn with_64_descriptors_idle_clients_keep_nobody_out() {
+    let wrapper = limited(64);
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let daemon = Daemon::start_through(&wrapper, [""; 0]);
+    let ready = daemon.log().wait_for("ready listen=");
+    let number = |key| crate::support::field(&ready, key).parse::<usize>().unwrap();
+    let (served, waiting) = (number("max_clients"), number("queue"));
+    assert!(
+        served > 8 && waiting > 2 && served + waiting < 64,
+        "{ready}"
+    );
+    let mut idle: Vec<Client> = (0..served).map(|_| daemon.connect()).collect();
+    for client in &mut idle {
+        assert_eq!(client.ask("WHY"), "42");
+    }
+    for _ in 0..2 * waiting {
+        assert_eq!(daemon.connect().ask("WHY"), "42");
+    }
+}
+
+/// A file that may grow no more is no end of the daemon.
+#[test]
+fn a_log_at_the_limit_of_a_file_is_no_end() {
+    let scratch = crate::support::Scratch::new();
+    let log = scratch.path().join("log");
+    let address = own_address();
+    let script = shell(&format!("ulimit -f 4; exec 2>{}", log.display()));
+    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
+    let mut command = through(&wrapper);
+    command.args(["--listen", &address.to_string(), "--log", "debug"]);
+    let daemon = Daemon::run_unheard(command, address);
+    for _ in 0..100 {
+        assert_eq!(daemon.ask("WHY\n"), "42\n");
+    }
+    daemon.stop();
+    assert_eq!(std::fs::metadata(log).unwrap().len(), 4 * 512);
+}
+
 /// Listeners take descriptors too, and so does what was open when the daemon started.
 #[test]
 fn with_many_listeners_and_few_descriptors_nobody_is_left_hanging() {
@@ -105,9 +147,13 @@ fn with_many_listeners_and_few_descriptors_nobody_is_left_hanging() {
     if !can(&wrapper) {
         return;
     }
-    let daemon = Daemon::start_through(&wrapper, ["--listen", "127.0.0.1:0"].repeat(40));
+    let mut arguments = ["--listen", "127.0.0.1:0"].repeat(40);
+    arguments.extend(["--queue", "0"]);
+    let daemon = Daemon::start_through(&wrapper, arguments);
     let warning = daemon.log().wait_for("fewer clients than asked for");
-    let room: usize = crate::support::field(&warning, "room").parse().unwrap();
+    let room: usize = crate::support::field(&warning, "max_clients")
+        .parse()
+        .unwrap();
     let mut inside: Vec<Client> = (0..room).map(|_| daemon.connect()).collect();
     for client in &mut inside {
         assert_eq!(client.ask("WHY"), "42");

@@ -185,7 +185,9 @@ fn a_state_directory_must_be_a_directory() {
 
 #[test]
 fn a_damaged_id_is_an_error_and_stays_as_it_is() {
-    let contents: [&[u8]; 7] = [
+    let garbage = format!("{ID}{:200}garbage", "");
+    let contents: [&[u8]; 8] = [
+        garbage.as_bytes(),
         b"",
         b"\n",
         b"6f0c2a52-5f0e-4b7e",
@@ -202,7 +204,7 @@ fn a_damaged_id_is_an_error_and_stays_as_it_is() {
         assert_eq!(status, 78, "{content:?}: {said}");
         assert!(said.contains(file.to_str().unwrap()), "{said}");
         assert!(said.contains("write the right id into it"), "{said}");
-        assert!(said.contains("or remove the file"), "{said}");
+        assert!(said.contains("or remove it"), "{said}");
         assert!(said.chars().all(|c| c == '\n' || !c.is_control()), "{said}");
         assert_eq!(fs::read(&file).unwrap(), content);
     }

@@ -257,6 +257,47 @@ fn an_empty_variable_counts_as_not_set() {
 }
 
 #[test]
+fn a_flag_outdoes_a_variable_that_is_no_text() {
+    let mut command = small();
+    command
+        .env("BLOCKCHAIN_TCPD_LOG", "a\tb")
+        .args(["--log", "info"]);
+    Daemon::run(command).stop();
+    let help = program()
+        .arg("--help")
+        .env("BLOCKCHAIN_TCPD_LOG", "a\tb")
+        .output();
+    assert!(help.expect("it runs").status.success());
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error_unless_nobody_wants_it() {
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("it is there");
+    let output = program()
+        .arg("--version")
+        .stdout(full)
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(71));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("can't write to standard output: No space left"),
+        "{said}"
+    );
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = program()
+        .arg("--version")
+        .stdout(writer)
+        .output()
+        .expect("it runs");
+    assert!(output.status.success());
+}
+
+#[test]
 fn a_variable_that_sets_nothing_is_named_in_the_log() {
     let mut command = small();
     command.env("BLOCKCHAIN_TCPD_MAXCLIENTS", "7");
