@@ -134,7 +134,7 @@ fn on_a_read_only_disk_it_says_so() {
     let (status, said) = run_to_end(command);
     assert_eq!(status, 71, "{said}");
     assert!(
-        said.contains("Read-only file system; let this user write"),
+        said.contains("Read-only file system; let this user read and write"),
         "{said}"
     );
 }
@@ -158,7 +158,7 @@ fn where_it_may_not_write_it_says_so() {
     let (status, said) = run_to_end(command);
     assert_eq!(status, 71, "{said}");
     assert!(
-        said.contains("Permission denied; let this user write"),
+        said.contains("Permission denied; let this user read and write"),
         "{said}"
     );
     assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
