@@ -8,10 +8,15 @@ CONNECTIONS ?= 10000000
 # Passed on by `make run` and `make bench`.
 ARGS ?=
 
-.PHONY: help build run test bench fuzz soak
+# Of `make install`, which leaves the program's file for others to change in /etc.
+PREFIX ?= /usr/local
+DESTDIR ?=
+SYSCONFDIR ?= /etc
+
+.PHONY: help build run test test-package bench fuzz soak deb apt-repository install
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 build: ## the daemon, optimised
 	$(CARGO) build --release --locked
@@ -22,6 +27,9 @@ run: ## the daemon, on port 4242 of the loopback interface; ARGS='--log debug'
 test: ## all tests; as root it installs with apt what they need
 	./tests/run
 
+test-package: ## the Debian package, in a Debian that is booted for it; needs root
+	./tests/package
+
 bench: ## side by side with a minimal server and Redis; ARGS='--only pipelined'
 	$(CARGO) bench --locked --bench serving -- $(ARGS)
 
@@ -30,3 +38,20 @@ fuzz: ## the line protocol; SECONDS=600
 
 soak: ## connections of all sorts, and nothing left behind; CONNECTIONS=10000000
 	BLOCKCHAIN_TCPD_TEST_CONNECTIONS=$(CONNECTIONS) $(CARGO) test --release --locked --test tests soak:: -- --nocapture --test-threads=1
+
+deb: ## the Debian package, in target/debian
+	./packaging/build-deb
+
+apt-repository: ## a signed apt repository of the packages in target/debian, in target/apt
+	./packaging/apt-repository
+
+install: build ## for those without the package: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
+	install -D -m 755 target/release/blockchain-tcpd $(DESTDIR)$(PREFIX)/sbin/blockchain-tcpd
+	install -D -m 644 man/blockchain-tcpd.8 $(DESTDIR)$(PREFIX)/share/man/man8/blockchain-tcpd.8
+	install -D -m 644 systemd/tight.conf $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/tight.conf
+	install -D -m 644 docs/protocol.md $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/protocol.md
+	install -D -m 644 systemd/blockchain-tcpd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.socket
+	sed 's,/usr/sbin/,$(PREFIX)/sbin/,' systemd/blockchain-tcpd.service >target/blockchain-tcpd.service
+	install -D -m 644 target/blockchain-tcpd.service $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.service
+	test -e $(DESTDIR)$(SYSCONFDIR)/default/blockchain-tcpd || \
+	  install -D -m 644 packaging/debian/blockchain-tcpd.default $(DESTDIR)$(SYSCONFDIR)/default/blockchain-tcpd

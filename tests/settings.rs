@@ -10,7 +10,7 @@ use crate::support::{Client, Daemon, Scratch, field, program, wait_until};
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
 /// Every flag, a value that it doesn't take, and the default that --help names, if it is a value.
-const FLAGS: [(&str, &str, Option<&str>); 10] = [
+pub const FLAGS: [(&str, &str, Option<&str>); 10] = [
     (
         "--listen",
         "localhost:4242",
@@ -27,7 +27,7 @@ const FLAGS: [(&str, &str, Option<&str>); 10] = [
     ("--log", "inof", Some("info")),
 ];
 
-fn variable_of(flag: &str) -> String {
+pub fn variable_of(flag: &str) -> String {
     let name = flag.trim_start_matches('-').replace('-', "_");
     format!("BLOCKCHAIN_TCPD_{}", name.to_uppercase())
 }

@@ -11,6 +11,7 @@
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
 //! - `failures`: what the system refuses: descriptors, memory; panics
 //! - `log`: what is logged, and what can't flood it
+//! - `manual`: the manual page and the settings file of the package, held against the program
 //! - `systemd`: sockets that are passed, what systemd is told, the proof that clients are being served
 //! - `soak`: many connections of all sorts, and nothing left behind
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
@@ -22,6 +23,7 @@ mod hostile;
 mod identity;
 mod life;
 mod log;
+mod manual;
 mod moving;
 mod nc;
 mod project;
