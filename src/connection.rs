@@ -44,10 +44,14 @@ pub struct Connection<S = TcpStream> {
     pub peer: SocketAddr,
     /// When it was accepted.
     pub since: Millis,
+    /// Let go of, when its last request was complete: its idle time goes on counting from there.
+    pub active: Option<Millis>,
     /// What was read of a request that is not whole yet; less than a request may be long.
     pub unanswered: Vec<u8>,
     /// Replies that have not been written. Here, and not on the worker's stack, so that they outlive a panic.
     pub replies: Vec<u8>,
+    /// Whether it is to be closed after these replies.
+    pub closes: bool,
     stream: S,
     place: Place,
 }
@@ -59,8 +63,10 @@ impl<S: Socket> Connection<S> {
             number,
             peer,
             since: Millis::now(),
+            active: None,
             unanswered: Vec::new(),
             replies: Vec::new(),
+            closes: false,
             stream,
             place,
         }

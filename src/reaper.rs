@@ -78,7 +78,9 @@ impl<T: Send + 'static> Reaper<T> {
                     continue;
                 }
                 Activity::Reading if phase == Phase::Serve => self.idle_timeout,
-                Activity::Writing if phase != Phase::Cut => self.write_timeout,
+                Activity::Writing if matches!(phase, Phase::Serve | Phase::Finish) => {
+                    self.write_timeout
+                }
                 Activity::Reading | Activity::Writing => {
                     line.interrupt();
                     next.at(now.after(AGAIN));

@@ -91,8 +91,14 @@ impl Line {
     /// The worker does this from now on. An order that was about the time before is void.
     #[inline]
     pub fn set(&self, activity: Activity) {
+        self.set_since(activity, Millis::now());
+    }
+
+    /// The worker does what another did `since` then.
+    #[inline]
+    pub fn set_since(&self, activity: Activity, since: Millis) {
         self.state
-            .store(State::new(activity, Millis::now()).0, Ordering::Relaxed);
+            .store(State::new(activity, since).0, Ordering::Relaxed);
     }
 
     /// The state now.

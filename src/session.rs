@@ -85,6 +85,15 @@ impl Input {
         self.bytes[..self.filled].copy_from_slice(&unanswered[..self.filled]);
     }
 
+    /// Gives `connection` what it has read of a request, if it goes on elsewhere. Returns how it ended.
+    #[cold]
+    fn let_go<S>(&self, connection: &mut Connection<S>, ended: Ended) -> Ended {
+        if matches!(ended, Ended::Released) {
+            connection.unanswered = self.bytes[..self.filled].to_vec();
+        }
+        ended
+    }
+
     /// Keeps what is left from `used` on: the beginning of a line.
     #[inline]
     fn keep_from(&mut self, used: usize) {
@@ -110,7 +119,19 @@ impl Service {
         let mut due = None;
         // Whether it has been looked for a request that came as late as the order to end.
         let mut looked = false;
-        line.set(Activity::Reading);
+        line.set_since(
+            Activity::Reading,
+            connection.active.take().unwrap_or_else(Millis::now),
+        );
+        if !connection.replies.is_empty() {
+            if let Err(ended) = self.send(connection, line) {
+                return input.let_go(connection, ended);
+            }
+            connection.replies.clear();
+            if connection.closes {
+                return Ended::Quit;
+            }
+        }
         loop {
             let state = line.state();
             let ordered = state.ordered();
@@ -128,8 +149,8 @@ impl Service {
                     RecvFlags::DONTWAIT
                 }
                 Phase::Release => {
-                    connection.unanswered = input.bytes[..input.filled].to_vec();
-                    return Ended::Released;
+                    connection.active = Some(state.since());
+                    return input.let_go(connection, Ended::Released);
                 }
                 Phase::Cut => return Ended::CutOff,
             };
@@ -148,8 +169,10 @@ impl Service {
             let replies = &mut connection.replies;
             let end = self.answer(&mut input, read == 0, line, replies);
             if !replies.is_empty() {
-                if let Err(end) = self.send(connection, line) {
-                    return end;
+                if let Err(ended) = self.send(connection, line) {
+                    // The end of the client's input is there for whoever goes on, its last words are not.
+                    connection.closes = matches!(end, Some(Ended::Quit | Ended::TooLong));
+                    return input.let_go(connection, ended);
                 }
                 let replies = &mut connection.replies;
                 replies.clear();
@@ -212,32 +235,38 @@ impl Service {
 
     /// Writes all replies, in one call if the client keeps up.
     #[inline]
-    fn send<S: Socket>(&self, connection: &Connection<S>, line: &Line) -> Result<(), Ended> {
-        let replies = &connection.replies;
-        match connection.write(replies, SendFlags::DONTWAIT) {
-            Ok(written) if written == replies.len() => Ok(()),
-            Ok(written) => self.send_slowly(connection, line, &replies[written..]),
-            Err(Errno::AGAIN | Errno::INTR) => self.send_slowly(connection, line, replies),
+    fn send<S: Socket>(&self, connection: &mut Connection<S>, line: &Line) -> Result<(), Ended> {
+        match connection.write(&connection.replies, SendFlags::DONTWAIT) {
+            Ok(written) if written == connection.replies.len() => Ok(()),
+            Ok(written) => self.send_slowly(connection, line, written),
+            Err(Errno::AGAIN | Errno::INTR) => self.send_slowly(connection, line, 0),
             Err(error) => Err(Ended::Broken(error)),
         }
     }
 
-    /// Writes to a client that doesn't keep up, for as long as the reaper allows.
+    /// Writes what is left after `written` bytes to a client that doesn't keep up, for as long as the reaper allows. What
+    /// is still left when the worker is to let go stays in `replies`.
     #[cold]
     fn send_slowly<S: Socket>(
         &self,
-        connection: &Connection<S>,
+        connection: &mut Connection<S>,
         line: &Line,
-        mut rest: &[u8],
+        mut written: usize,
     ) -> Result<(), Ended> {
         line.set(Activity::Writing);
         self.alarm.ring();
-        while !rest.is_empty() {
-            if line.state().ordered() || self.scoreboard.phase() == Phase::Cut {
-                return Err(Ended::CutOff);
+        while written < connection.replies.len() {
+            match self.scoreboard.phase() {
+                _ if line.state().ordered() => return Err(Ended::CutOff),
+                Phase::Cut => return Err(Ended::CutOff),
+                Phase::Release => {
+                    connection.replies.drain(..written);
+                    return Err(Ended::Released);
+                }
+                Phase::Serve | Phase::Finish => {}
             }
-            match connection.write(rest, SendFlags::empty()) {
-                Ok(written) => rest = &rest[written..],
+            match connection.write(&connection.replies[written..], SendFlags::empty()) {
+                Ok(more) => written += more,
                 Err(Errno::INTR) => line.hear(),
                 Err(error) => return Err(Ended::Broken(error)),
             }

@@ -2,7 +2,7 @@
 //! does this, for whoever hands live connections on.
 
 use std::collections::HashMap;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,7 +13,7 @@ use blockchain_tcpd::command::{Entry, Reply, Set, server};
 use blockchain_tcpd::connection::Connection;
 use blockchain_tcpd::daemon::COMMANDS;
 use crossbeam_channel::Receiver;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 
 use crate::support::kernel::local_server;
 use crate::support::{Client, PATIENCE, wait_until};
@@ -94,8 +94,8 @@ fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
                 // Odd pieces, so that they end in the middle of requests.
                 let request = format!("r{number}\nr{}\nr{}", number + 1, number + 2);
                 number += 3;
-                std::io::Write::write_all(&mut sender, request.as_bytes()).unwrap();
-                std::io::Write::write_all(&mut sender, b"\n").unwrap();
+                sender.write_all(request.as_bytes()).unwrap();
+                sender.write_all(b"\n").unwrap();
                 sent.push_str(&request);
                 sent.push('\n');
             }
@@ -212,4 +212,49 @@ fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_
         }
     }
     assert_eq!(answered, WORKERS);
+}
+
+/// One that takes no replies keeps nobody waiting: what it was not sent travels with it.
+#[test]
+fn a_client_that_does_not_read_is_let_go_of_with_the_replies_that_it_has_not_taken() {
+    let server = local_server(&["--max-clients", "1", "--write-timeout", "1h"], COMMANDS);
+    let client = Client::connect_narrow(server.addresses[0]);
+    let mut socket = client.socket();
+    socket.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    let mut last = Instant::now();
+    wait_until("nothing more goes out", || {
+        // Whole requests only, so that what is unread can be counted in them.
+        while let Ok(more) = socket.write(b"WHY\n") {
+            assert_eq!(more, 4);
+            sent += more;
+            last = Instant::now();
+        }
+        last.elapsed() > Duration::from_millis(300)
+    });
+    socket.set_nonblocking(false).unwrap();
+    let begun = Instant::now();
+    let connection = next(&server.release());
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(!connection.replies.is_empty());
+    assert!(connection.active.is_none(), "it was not idle");
+
+    let reading = thread::spawn(move || {
+        let mut client = client;
+        client.shutdown();
+        client.rest()
+    });
+    let mut rest = &connection.replies[..];
+    while !rest.is_empty() {
+        let written = connection.write(rest, SendFlags::empty()).unwrap();
+        rest = &rest[written..];
+    }
+    let unread = read(&connection).len();
+    drop(connection);
+    let replies = reading.join().unwrap();
+    assert!(replies == "42\n".repeat((sent - unread) / 4), "{unread}");
 }
