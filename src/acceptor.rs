@@ -16,6 +16,7 @@ use crate::episode::Episodes;
 use crate::error::{Error, plain};
 use crate::linger::Linger;
 use crate::listener::Listener;
+use crate::pack;
 use crate::queue::{Job, Queue};
 use crate::scoreboard::Alarm;
 use crate::session;
@@ -56,7 +57,7 @@ pub struct Acceptor {
 /// Starts the accept loop of `listener`. If the listener fails for good, `failed` is told.
 pub fn start(
     door: Arc<Door>,
-    listener: Listener,
+    listener: Arc<Listener>,
     failed: impl FnOnce(Error) + Send + 'static,
 ) -> Result<Acceptor, Error> {
     let rounds = Arc::new(AtomicU64::new(0));
@@ -148,6 +149,26 @@ impl Door {
             self.alarm.ring();
         }
         session::turn_away(stream, &refusal, &self.linger);
+    }
+}
+
+impl Door {
+    /// Lets the clients of the last process in, as far as there is room: all are counted before the first is served.
+    pub fn welcome_back(&self, clients: Vec<(pack::Client, TcpStream)>) {
+        let mut admitted = Vec::with_capacity(clients.len());
+        for (client, stream) in clients {
+            match self.clients.admit(client.peer.ip()) {
+                Ok(place) => admitted.push(Connection::arrived(client, stream, place)),
+                Err(no_room) => {
+                    let refusal = Refusal::NoRoom(no_room);
+                    self.episodes.refused.happened(&refusal);
+                    session::turn_away(stream, &refusal, &self.linger);
+                }
+            }
+        }
+        for connection in admitted {
+            self.enqueue(connection);
+        }
     }
 }
 

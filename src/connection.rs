@@ -9,6 +9,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::clients::Place;
 use crate::clock::Millis;
+use crate::pack;
 
 /// What a session needs of a socket. One that is no socket serves to try sessions: see `fuzz/` and `tests/shuttle.rs`.
 pub trait Socket {
@@ -101,6 +102,34 @@ impl<S: Socket> Connection<S> {
 }
 
 impl Connection {
+    /// A client of the last process.
+    pub fn arrived(client: pack::Client, stream: TcpStream, place: Place) -> Self {
+        Connection {
+            number: client.number,
+            peer: client.peer,
+            since: client.since,
+            active: client.active,
+            unanswered: client.unanswered,
+            replies: client.replies,
+            closes: client.closes,
+            stream,
+            place,
+        }
+    }
+
+    /// Its state, for the next process.
+    pub fn state(&self) -> pack::Client {
+        pack::Client {
+            number: self.number,
+            peer: self.peer,
+            since: self.since,
+            active: self.active,
+            unanswered: self.unanswered.clone(),
+            replies: self.replies.clone(),
+            closes: self.closes,
+        }
+    }
+
     /// The client counts no more, and then learns that nothing more will come. What is left is a socket to linger on.
     pub fn say_goodbye(self) -> TcpStream {
         drop(self.place);

@@ -1,19 +1,21 @@
 //! The life of the process: open, serve, say so, wait for a signal, drain.
 
 use std::fmt::Write as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
-use log::{info, warn};
+use log::{error, info, warn};
 
 use crate::acceptor::{self, Acceptor, Door};
 use crate::clients::Clients;
 use crate::command::{self, Context, Set};
 use crate::connection::Connection;
 use crate::episode::Episodes;
-use crate::error::Error;
+use crate::error::{Error, plain};
+use crate::handover::{Inherited, Successor};
 use crate::health::Health;
 use crate::identity::{Identity, Origin};
 use crate::limits;
@@ -21,6 +23,7 @@ use crate::linger::Linger;
 use crate::listener::{self, Listener};
 use crate::notify::{self, Herald};
 use crate::options::Options;
+use crate::pack;
 use crate::pool::{self, Pool};
 use crate::reaper::Reaper;
 use crate::scoreboard::{Alarm, Phase, Scoreboard};
@@ -31,11 +34,30 @@ use crate::sys;
 /// The sets of commands that the daemon offers.
 pub const COMMANDS: &[Set] = &[command::server::SET];
 
+/// A worker has so long to come to the end of a request, before its client is left behind.
+const LONGEST_RELEASE: Duration = Duration::from_secs(5);
+
 /// However short the time is that a drain may take, clients that have nothing to wait for are closed in order.
 const LEAST_DRAIN: Duration = Duration::from_millis(100);
 
 /// After the deadline of the drain, workers have so long to notice.
 const LAST_GRACE: Duration = Duration::from_secs(1);
+
+/// Says whether a daemon with these settings would start, as far as that can be told beside one that runs.
+pub fn check(options: &Options) -> Result<(), Error> {
+    match &options.state_directory {
+        Some(directory) => Identity::check(directory),
+        None => Ok(()),
+    }
+}
+
+/// Why a server is left.
+enum Leave {
+    /// It was told to stop, or can't go on.
+    Stop(String, Result<(), Error>),
+    /// A new program takes over.
+    Replace,
+}
 
 /// Serves until a signal ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
@@ -43,34 +65,69 @@ pub fn run(options: &Options) -> Result<(), Error> {
         warn!(variable; "there is no such setting (--help names all)");
     }
     limits::raise_descriptors();
-    let passed = listener::passed()?;
+    let successor = Successor::new()?;
+    let mut inherited = Inherited::take()?;
     let signals = signals::listen()?;
-    let server = Server::start(options, passed, COMMANDS)?;
-    let herald = Herald::start(server.health())?;
-    let stopped_by = loop {
+    loop {
+        let server = Server::start(options, inherited, COMMANDS)?;
+        let herald = Herald::start(server.health())?;
+        match wait(&signals, &server, &successor) {
+            Leave::Stop(reason, result) => {
+                server.close_door();
+                drop(herald);
+                info!(reason:%, clients = server.clients(); "stopping");
+                notify::stopping(server.clients(), options.drain_timeout + LAST_GRACE * 2);
+                server.drain(options.drain_timeout);
+                return result;
+            }
+            Leave::Replace => {
+                server.close_door();
+                drop(herald);
+                inherited = Inherited::default();
+                match server.hand_over() {
+                    Ok(pack) => {
+                        let why = successor.take_over(&pack);
+                        error!("goes on as it is: {why}");
+                        inherited.unpack(&pack);
+                    }
+                    // What was let go of is closed by now.
+                    Err(error) => error!("clients are lost, can't pack them: {}", plain(&error)),
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a reason to leave `server`.
+fn wait(signals: &Receiver<Told>, server: &Server, successor: &Successor) -> Leave {
+    loop {
         select! {
             recv(signals) -> told => match told {
-                Ok(Told::Stop(signal)) => break Ok(signal),
+                Ok(Told::Stop(signal)) => return Leave::Stop(signal.to_string(), Ok(())),
+                Ok(Told::Replace) => {
+                    notify::reloading();
+                    match successor.try_out() {
+                        Ok(()) => return Leave::Replace,
+                        Err(problem) => {
+                            error!("goes on as it is, the new program can't take over: {problem}");
+                            notify::reloaded();
+                        }
+                    }
+                }
                 Ok(Told::Hangup) => {
                     info!("SIGHUP changes nothing: settings are read at start only");
+                    notify::reloading();
                     notify::reloaded();
                 }
                 // The thread that listens to signals never ends before this one.
-                Err(_) => break Ok("no signals"),
+                Err(_) => return Leave::Stop("no signals".to_string(), Ok(())),
             },
-            recv(server.failures) -> failure => break Err(failure.unwrap_or(Error::AcceptorsGone)),
+            recv(server.failures) -> failure => {
+                let error = failure.unwrap_or(Error::AcceptorsGone);
+                return Leave::Stop(error.to_string(), Err(error));
+            }
         }
-    };
-    let (reason, result) = match stopped_by {
-        Ok(signal) => (signal.to_string(), Ok(())),
-        Err(error) => (error.to_string(), Err(error)),
-    };
-    server.close_door();
-    drop(herald);
-    info!(reason:%, clients = server.clients(); "stopping");
-    notify::stopping(server.clients(), options.drain_timeout + LAST_GRACE * 2);
-    server.drain(options.drain_timeout);
-    result
+    }
 }
 
 /// A server that accepts and serves.
@@ -84,20 +141,21 @@ pub struct Server {
     started: Instant,
     door: Arc<Door>,
     acceptors: Vec<Acceptor>,
+    listeners: Vec<Arc<Listener>>,
     /// Where the listening sockets come from.
     sockets: &'static str,
     pool: Pool<Connection>,
     scoreboard: Arc<Scoreboard>,
     alarm: Alarm,
-    lingering: Receiver<()>,
+    lingering: Receiver<std::net::TcpStream>,
     _identity: Identity,
 }
 
 impl Server {
-    /// Opens everything that `options` ask for, unless systemd has `passed` sockets, and serves `commands`.
+    /// Opens everything that `options` ask for and that was not `inherited`, and serves `commands`.
     pub fn start(
         options: &Options,
-        passed: Vec<Listener>,
+        inherited: Inherited,
         commands: &'static [Set],
     ) -> Result<Self, Error> {
         let started = Instant::now();
@@ -105,9 +163,10 @@ impl Server {
         sys::allow_interrupts().map_err(system("install a signal handler"))?;
         limits::check_threads(options.max_clients)?;
         let identity = identify(options)?;
+        let passed = inherited.listeners;
         let listeners = if passed.is_empty() {
             listen(options)?
-        } else if options.listen_by_default {
+        } else if options.listen_by_default || inherited.again {
             passed
         } else {
             return Err(Error::Passed(format!(
@@ -172,10 +231,15 @@ impl Server {
             linger,
             episodes,
             closed: AtomicBool::new(false),
-            accepted: AtomicU64::new(0),
+            accepted: AtomicU64::new(inherited.accepted),
         });
+        door.welcome_back(inherited.clients);
+        for stream in inherited.leaving {
+            door.linger.leave(stream);
+        }
+        let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
         let mut acceptors = Vec::new();
-        for listener in listeners {
+        for listener in listeners.iter().cloned() {
             let failed: Sender<Error> = failed.clone();
             acceptors.push(acceptor::start(door.clone(), listener, move |error| {
                 // It fails only if the daemon is ending anyway.
@@ -189,6 +253,7 @@ impl Server {
             started,
             door,
             acceptors,
+            listeners,
             sockets,
             pool,
             scoreboard,
@@ -250,7 +315,8 @@ impl Server {
             alarm.ring();
             pool::wait_for(&ended, Instant::now() + LAST_GRACE);
         }
-        pool::wait_for(&lingering, deadline);
+        // None comes: they are closed one after the other, and then it disconnects.
+        let _ = lingering.recv_deadline(deadline);
         episodes.settle(true);
         let drained_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         if cut_off > 0 {
@@ -270,6 +336,44 @@ impl Server {
     /// Lets nobody in any more, once the acceptors look.
     fn close_door(&self) {
         self.door.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Accepts no more, lets go of all connections, and packs them for the next process.
+    pub fn hand_over(self) -> std::io::Result<OwnedFd> {
+        let (listeners, accepted) = (
+            self.listeners.clone(),
+            self.door.accepted.load(Ordering::Relaxed),
+        );
+        let (released, lingering) = (self.released.clone(), self.lingering.clone());
+        let episodes = self.door.episodes.clone();
+        self.door.linger.give_back();
+        drop(self.end_workers(Phase::Release));
+        let deadline = Instant::now() + LONGEST_RELEASE;
+        let mut connections = Vec::new();
+        while let Ok(connection) = released.recv_deadline(deadline) {
+            connections.push(connection);
+        }
+        let mut leaving = Vec::new();
+        while let Ok(stream) = lingering.recv_deadline(deadline) {
+            leaving.push(stream);
+        }
+        episodes.settle(true);
+        let contents = pack::Contents {
+            listeners: listeners.len() as u32,
+            accepted,
+            clients: connections.iter().map(Connection::state).collect(),
+            leaving: leaving.len() as u32,
+        };
+        let descriptors: Vec<_> = (listeners.iter().map(|listener| listener.socket.as_fd()))
+            .chain(
+                connections
+                    .iter()
+                    .map(|connection| connection.socket().as_fd()),
+            )
+            .chain(leaving.iter().map(|stream| stream.as_fd()))
+            .collect();
+        info!(clients = connections.len(); "hands its clients over");
+        pack::send(&contents, &descriptors)
     }
 
     /// Closes the door and sets all workers to end in this way; the receiver disconnects when all have.

@@ -63,6 +63,18 @@ impl Identity {
         }
     }
 
+    /// Whether [`Identity::in_directory`] would find an id there, or could make one, but for the lock.
+    pub fn check(directory: &Path) -> Result<(), Error> {
+        fs::read_dir(directory).map_err(failed("open the state directory", directory))?;
+        let path = directory.join(FILE);
+        match read(&path)? {
+            Some(content) => parse(content.trim_ascii())
+                .map(drop)
+                .map_err(|problem| damaged(&path, problem)),
+            None => Ok(()),
+        }
+    }
+
     /// The id kept in `directory`, created there if there is none. The directory is this process's own from now on.
     pub fn in_directory(directory: &Path) -> Result<Self, Error> {
         let lock = lock(directory)?;

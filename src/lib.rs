@@ -9,11 +9,13 @@
 //! daemon                                      the life of the process; alone sees all the options
 //! notify                                      what systemd is told
 //! health                                      whether clients are being served
+//! handover                                    what comes from the last process and goes to the next
 //! acceptor   pool       reaper     signals    clients come in; are served; are ended; what the system says
 //! session    options                          the service of one client; every setting
 //! connection linger     protocol              a client as a value; sockets that are leaving; requests and replies as bytes
 //! command    identity   listener   logging    the answers; the id; sockets that listen; the log
 //! clients    scoreboard episode    limits     the count; who does what; trouble said once; what the system has room for
+//! pack                                        live connections on their way to the next process
 //! queue      thread     clock                 where jobs wait for workers; names and wakes; milliseconds
 //! error      sync                             why it failed, with which status; what is waited for
 //! sys                                         the one room for unsafe code
@@ -40,8 +42,14 @@
 //! [`signals`] passes it to [`daemon`], which closes the door: the acceptors end and with them the listeners. The
 //! scoreboard's phase becomes `Finish` and the reaper interrupts all blocked workers; each reads what has arrived by
 //! then, answers it, says goodbye and takes the next from the queue, until the queue is empty and the workers end. At the
-//! deadline the phase becomes `Cut`. A second signal ends the process at once. With the phase `Release` the workers let
-//! go instead: the connections come out of the server as values, open and unread.
+//! deadline the phase becomes `Cut`. A second signal ends the process at once.
+//!
+//! # The way of a SIGUSR2
+//!
+//! [`daemon`] has the new program try itself out ([`handover`]). Then the door closes, the phase becomes `Release`, and the
+//! workers let go: the connections come out of the server as values, open and unread. They go into a [`pack`] with the
+//! listening sockets and those who linger, and the new program, executed in the same process, begins with what it finds there.
+//! If it can't be executed after all, this program begins anew in the same way.
 
 pub mod acceptor;
 pub mod clients;
@@ -51,6 +59,7 @@ pub mod connection;
 pub mod daemon;
 pub mod episode;
 pub mod error;
+pub mod handover;
 pub mod health;
 pub mod identity;
 pub mod limits;
@@ -59,6 +68,7 @@ pub mod listener;
 pub mod logging;
 pub mod notify;
 pub mod options;
+pub mod pack;
 pub mod pool;
 pub mod protocol;
 pub mod queue;

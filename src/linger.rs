@@ -7,7 +7,7 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -33,26 +33,37 @@ pub struct Linger {
     sender: Sender<(TcpStream, Millis)>,
     held: Arc<AtomicUsize>,
     limit: usize,
+    /// Set when the sockets are to go on elsewhere.
+    over: Arc<AtomicBool>,
 }
 
 impl Linger {
     /// Starts the thread, for at most `limit` sockets at a time. It ends when the last clone is dropped and no socket
-    /// is left; then the receiver disconnects.
-    pub fn start(limit: usize) -> Result<(Self, Receiver<()>), Error> {
+    /// is left, or when it has given those back that are; then the receiver disconnects.
+    pub fn start(limit: usize) -> Result<(Self, Receiver<TcpStream>), Error> {
         let (sender, leaving) = crossbeam_channel::unbounded();
-        let (running, ended) = crossbeam_channel::bounded(0);
+        let (back, ended) = crossbeam_channel::unbounded();
         let held = Arc::new(AtomicUsize::new(0));
-        let counted = held.clone();
+        let over = Arc::new(AtomicBool::new(false));
+        let (counted, is_over) = (held.clone(), over.clone());
         thread::spawn("linger", move || {
-            run(&leaving, &counted);
-            drop(running);
+            for (socket, _) in run(&leaving, &counted, &is_over) {
+                // Nobody wants it any more: then it is closed.
+                let _ = back.send(socket);
+            }
         })?;
         let linger = Linger {
             sender,
             held,
             limit,
+            over,
         };
         Ok((linger, ended))
+    }
+
+    /// Has the thread give back, by the receiver, what is left when the last clone is dropped.
+    pub fn give_back(&self) {
+        self.over.store(true, Ordering::Relaxed);
     }
 
     /// Closes `stream`, whose sending side is shut down, when the client has closed too. With too many already it is
@@ -67,14 +78,19 @@ impl Linger {
     }
 }
 
-fn run(leaving: &Receiver<(TcpStream, Millis)>, held: &AtomicUsize) {
+/// Returns those that are to go on elsewhere.
+fn run(
+    leaving: &Receiver<(TcpStream, Millis)>,
+    held: &AtomicUsize,
+    over: &AtomicBool,
+) -> Vec<(TcpStream, Millis)> {
     let mut sockets: Vec<(TcpStream, Millis)> = Vec::new();
     let mut discarded = vec![0; DISCARD];
     loop {
         if sockets.is_empty() {
             match leaving.recv() {
                 Ok(socket) => sockets.push(socket),
-                Err(_) => return,
+                Err(_) => return sockets,
             }
         }
         // Once in an interval, however many come: a flood of them would look after each at each arrival of another.
@@ -83,6 +99,9 @@ fn run(leaving: &Receiver<(TcpStream, Millis)>, held: &AtomicUsize) {
             match leaving.recv_deadline(next) {
                 Ok(socket) => sockets.push(socket),
                 Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) if over.load(Ordering::Relaxed) => {
+                    return sockets;
+                }
                 Err(RecvTimeoutError::Disconnected) => break std::thread::sleep(INTERVAL),
             }
         }

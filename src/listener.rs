@@ -24,7 +24,7 @@ pub struct Listener {
     pub socket: TcpListener,
     /// The address that it is bound to, with the real port if the system chose it.
     pub address: SocketAddr,
-    /// Whether systemd passed it: then others may have it too, and it must never be shut down.
+    /// Whether systemd or the last process passed it: then others may have it too, and it must never be shut down.
     pub passed: bool,
 }
 
@@ -76,8 +76,13 @@ pub fn passed() -> Result<Vec<Listener>, Error> {
     listeners.collect()
 }
 
+/// Goes on with a socket that the last process listened on.
+pub fn inherit(socket: OwnedFd) -> io::Result<Listener> {
+    prepare(TcpListener::from(socket), true)
+}
+
 /// Whether it is a stream over IP that listens.
-fn accepts_tcp(socket: &OwnedFd) -> bool {
+pub fn accepts_tcp(socket: &OwnedFd) -> bool {
     let kind = sockopt::socket_type(socket);
     let family = sockopt::socket_domain(socket);
     kind == Ok(SocketType::STREAM)

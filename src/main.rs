@@ -27,6 +27,7 @@ fn serve() -> Result<(), Error> {
                 _ => Ok(()),
             }
         }
+        Asked::Serve(options) if options.check => daemon::check(&options),
         Asked::Serve(options) => {
             logging::start(&options.log);
             daemon::run(&options)

@@ -94,11 +94,15 @@ pub fn stopping(clients: usize, time: Duration) {
     ]);
 }
 
-/// The settings were to be read again, which is done at once: there is nothing that could have changed.
-pub fn reloaded() {
+/// The settings are to be read again, or the program to be replaced.
+pub fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         tell(&[NotifyState::Reloading, now]);
     }
+}
+
+/// That is done, or it goes on as before.
+pub fn reloaded() {
     tell(&[NotifyState::Ready]);
 }
 

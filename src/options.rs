@@ -12,7 +12,7 @@ use jiff::SignedDuration;
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::{identity, logging};
+use crate::{identity, logging, pack};
 
 /// Longer than anybody waits, and short enough to be added to any moment.
 const LONGEST_DURATION: Duration = Duration::from_hours(8760);
@@ -31,6 +31,10 @@ const SHORTEST_DURATION: Duration = Duration::from_millis(1);
                   configuration."
 )]
 pub struct Options {
+    /// Says whether these settings would do, and ends
+    #[arg(long)]
+    pub check: bool,
+
     /// Variables that look like settings of ours and are none.
     #[arg(skip)]
     pub unknown_variables: Vec<String>,
@@ -211,7 +215,7 @@ fn unknown_variables() -> Vec<String> {
     let ours = std::env::vars_os()
         .map(|(name, _)| name)
         .filter(|name| name.to_string_lossy().starts_with("BLOCKCHAIN_TCPD_"));
-    ours.filter(|name| !known.contains(name))
+    ours.filter(|name| !known.contains(name) && name != pack::VARIABLE)
         .map(|name| name.to_string_lossy().into_owned())
         .collect()
 }

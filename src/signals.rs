@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::{emulate_default_handler, signal_name};
 
@@ -16,6 +16,8 @@ use crate::{sys, thread};
 pub enum Told {
     /// SIGTERM or SIGINT, by its name: drain and leave.
     Stop(&'static str),
+    /// SIGUSR2: let a new program take over.
+    Replace,
     /// SIGHUP, which other daemons take for "read your settings again": ours come from the command line alone.
     Hangup,
 }
@@ -32,16 +34,18 @@ pub fn listen() -> Result<Receiver<Told>, Error> {
         source,
     };
     sys::allow_interrupts().map_err(failed)?;
-    sys::unblock(&[SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    sys::unblock(&[SIGTERM, SIGINT, SIGHUP, SIGUSR2]).map_err(failed)?;
     // A log or an id that may grow no more (RLIMIT_FSIZE) is an error of write(2), not the end of the process.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2]).map_err(failed)?;
     let (sender, receiver) = crossbeam_channel::unbounded();
     thread::spawn("signals", move || {
         let mut stopping: Option<Instant> = None;
         for signal in signals.forever() {
             let told = match (signal, stopping) {
                 (SIGHUP, _) => Told::Hangup,
+                (SIGUSR2, None) => Told::Replace,
+                (SIGUSR2, Some(_)) => continue,
                 (_, Some(first)) if first.elapsed() < SAME => continue,
                 (_, Some(_)) => {
                     // It ends the process; if it should not, there is nothing better to do.

@@ -60,6 +60,20 @@ pub fn passed_sockets() -> io::Result<Vec<(OwnedFd, String)>> {
         .collect())
 }
 
+/// The descriptor whose number is in this variable, which is not left behind. Call it once, before any thread starts.
+pub fn passed_descriptor(variable: &str) -> Option<OwnedFd> {
+    let number = std::env::var(variable).ok();
+    // SAFETY: no other thread reads the environment, because there is none.
+    unsafe { std::env::remove_var(variable) };
+    let number: std::os::fd::RawFd = number?.parse().ok()?;
+    // SAFETY: fcntl takes integers; it fails for a number that is no open descriptor, and no child gets this one.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return None;
+    }
+    // SAFETY: it is open, and nobody here knows it yet: the program that ran before in this process left it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Keeps glibc from reserving 64 MiB of address space for each of up to eight threads a core (mallopt(3), M_ARENA_MAX).
 /// Where that is scarce, they would take it from the threads' stacks. Other C libraries don't do so.
 pub fn allocate_from_one_arena() {

@@ -8,6 +8,7 @@
 //! - `life`: signals, drain, exit statuses
 //! - `moving`: letting go of connections, open and unread
 //! - `full`: more clients than may be: BUSY, making room, the cap for an address
+//! - `handover`: a new program takes over, and no client notices
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
 //! - `failures`: what the system refuses: descriptors, memory; panics
 //! - `log`: what is logged, and what can't flood it
@@ -19,6 +20,7 @@
 
 mod failures;
 mod full;
+mod handover;
 mod hostile;
 mod identity;
 mod life;

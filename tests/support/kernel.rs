@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use blockchain_tcpd::command::Set;
 use blockchain_tcpd::daemon::Server;
+use blockchain_tcpd::handover::Inherited;
 use blockchain_tcpd::options::{Asked, Options};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -97,7 +98,9 @@ pub fn local_server(arguments: &[&str], commands: &'static [Set]) -> Server {
     let program = ["blockchain-tcpd", "--listen", "127.0.0.1:0"];
     let arguments = program.iter().chain(arguments);
     match Options::parse_from(arguments).expect("good settings") {
-        Asked::Serve(options) => Server::start(&options, Vec::new(), commands).expect("it starts"),
+        Asked::Serve(options) => {
+            Server::start(&options, Inherited::default(), commands).expect("it starts")
+        }
         Asked::Print(text) => panic!("{text}"),
     }
 }

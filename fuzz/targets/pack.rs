@@ -1,0 +1,22 @@
+//! The state in a pack: whatever it is, it is read or refused, and what is read is written as it was.
+#![no_main]
+
+use blockchain_tcpd::pack::{self, MAGIC, VERSION};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    same(data);
+    // The checksum keeps chance out; so it is made right, to see what is behind it.
+    let mut whole = [&MAGIC[..], &VERSION.to_le_bytes(), data].concat();
+    let sum = pack::checksum(&whole);
+    whole.extend_from_slice(&sum.to_le_bytes());
+    same(&whole);
+});
+
+fn same(bytes: &[u8]) {
+    if let Ok(contents) = pack::decode(bytes) {
+        // An address may be written in several ways, and is in one.
+        let again = pack::encode(&contents);
+        assert_eq!(pack::decode(&again), Ok(contents));
+    }
+}

@@ -1,0 +1,371 @@
+//! The pack: live connections on their way to the next process.
+//!
+//! It is one socket. In its queue wait a file in memory with the state of everything, and then the descriptors, in the same
+//! order and at most 253 to a message (`SCM_RIGHTS` in unix(7)). Whoever holds the other end, and be it only systemd's store,
+//! holds all of them. The state begins with a magic word and its version, and ends with a checksum.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Seek as _, Write as _};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+use crate::clock::Millis;
+
+/// The variable that tells a program which replaces another the number of its pack's descriptor.
+pub const VARIABLE: &str = "BLOCKCHAIN_TCPD_PACK";
+
+/// What the state begins with.
+pub const MAGIC: &[u8; 8] = b"bct-pack";
+
+/// The version of the format. One that doesn't know it can't read what follows.
+pub const VERSION: u32 = 1;
+
+/// The most descriptors that the kernel takes with one message (SCM_MAX_FD).
+const MOST: usize = 253;
+
+/// What a pack holds. Its descriptors come in this order: those of the listeners, of the clients, and of those who leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// How many listening sockets there are.
+    pub listeners: u32,
+    /// How many clients have been accepted so far.
+    pub accepted: u64,
+    /// The clients.
+    pub clients: Vec<Client>,
+    /// How many sockets there are whose clients have been told goodbye.
+    pub leaving: u32,
+}
+
+/// The state of a client beside its socket; see [`crate::connection::Connection`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as there
+pub struct Client {
+    pub number: u64,
+    pub peer: SocketAddr,
+    pub since: Millis,
+    pub active: Option<Millis>,
+    pub unanswered: Vec<u8>,
+    pub replies: Vec<u8>,
+    pub closes: bool,
+}
+
+/// Why the state of a pack can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It is of this version.
+    Version(u32),
+    /// It is no state of a pack, or not whole.
+    Broken(&'static str),
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Damage::Version(version) => write!(
+                f,
+                "its format has version {version}, and this program knows version {VERSION}"
+            ),
+            Damage::Broken(how) => write!(f, "it is damaged: {how}"),
+        }
+    }
+}
+
+/// A pack that has come.
+pub struct Arrived {
+    /// What it says of itself.
+    pub contents: Result<Contents, Damage>,
+    /// Everything that was in it.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Writes the state down.
+pub fn encode(contents: &Contents) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&contents.listeners.to_le_bytes());
+    bytes.extend_from_slice(&contents.leaving.to_le_bytes());
+    bytes.extend_from_slice(&contents.accepted.to_le_bytes());
+    put_length(&mut bytes, contents.clients.len());
+    for client in &contents.clients {
+        bytes.extend_from_slice(&client.number.to_le_bytes());
+        put_bytes(&mut bytes, client.peer.to_string().as_bytes());
+        bytes.extend_from_slice(&client.since.0.to_le_bytes());
+        let active = client.active.map_or(u64::MAX, |active| active.0);
+        bytes.extend_from_slice(&active.to_le_bytes());
+        put_bytes(&mut bytes, &client.unanswered);
+        put_bytes(&mut bytes, &client.replies);
+        bytes.push(client.closes.into());
+    }
+    let sum = checksum(&bytes);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+fn put_length(bytes: &mut Vec<u8>, length: usize) {
+    // What is in memory of one client or of all is far below 4 GiB; if it were not, the checksum would tell.
+    bytes.extend_from_slice(&(length as u32).to_le_bytes());
+}
+
+fn put_bytes(bytes: &mut Vec<u8>, more: &[u8]) {
+    put_length(bytes, more.len());
+    bytes.extend_from_slice(more);
+}
+
+/// Reads what [`encode`] wrote, and nothing else.
+pub fn decode(bytes: &[u8]) -> Result<Contents, Damage> {
+    let mut rest = Rest(bytes);
+    if rest.take(MAGIC.len())? != MAGIC {
+        return Err(Damage::Broken("it does not begin as one"));
+    }
+    let version = rest.number32()?;
+    if version != VERSION {
+        return Err(Damage::Version(version));
+    }
+    let (body, sum) = bytes
+        .split_last_chunk()
+        .ok_or(Damage::Broken("it is too short"))?;
+    if checksum(body) != u64::from_le_bytes(*sum) {
+        return Err(Damage::Broken("its checksum is wrong"));
+    }
+    rest.0 = &rest.0[..rest.0.len().saturating_sub(sum.len())];
+    let mut contents = Contents {
+        listeners: rest.number32()?,
+        leaving: rest.number32()?,
+        accepted: rest.number64()?,
+        clients: Vec::new(),
+    };
+    for _ in 0..rest.number32()? {
+        contents.clients.push(rest.client()?);
+    }
+    if !rest.0.is_empty() {
+        return Err(Damage::Broken("something follows"));
+    }
+    Ok(contents)
+}
+
+/// What is still to be read.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Damage> {
+        let (taken, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(Damage::Broken("it ends too early"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn number32(&mut self) -> Result<u32, Damage> {
+        let bytes = self.take(4)?;
+        Ok(bytes
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u32::from(byte)))
+    }
+
+    fn number64(&mut self) -> Result<u64, Damage> {
+        let bytes = self.take(8)?;
+        Ok(bytes
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Damage> {
+        let length = self.number32()? as usize;
+        self.take(length)
+    }
+
+    fn client(&mut self) -> Result<Client, Damage> {
+        let number = self.number64()?;
+        let peer = std::str::from_utf8(self.bytes()?).ok();
+        let peer = peer.and_then(|text| text.parse().ok());
+        Ok(Client {
+            number,
+            peer: peer.ok_or(Damage::Broken("a client's address is none"))?,
+            since: Millis(self.number64()?),
+            active: Some(self.number64()?)
+                .filter(|active| *active != u64::MAX)
+                .map(Millis),
+            unanswered: self.bytes()?.to_vec(),
+            replies: self.bytes()?.to_vec(),
+            closes: match self.take(1)? {
+                [0] => false,
+                [1] => true,
+                _ => return Err(Damage::Broken("a client neither stays nor leaves")),
+            },
+        })
+    }
+}
+
+/// What ends the state: FNV-1a, 64 bits (draft-eastlake-fnv), of all before it. Against accidents, not against malice.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, &byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Puts everything into a pack, which holds it from now on: the senders' descriptors may be closed.
+pub fn send(contents: &Contents, descriptors: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    let (pack, sender) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let mut state = File::from(rustix::fs::memfd_create("pack", MemfdFlags::CLOEXEC)?);
+    state.write_all(&encode(contents))?;
+    send_some(&sender, &[state.as_fd()])?;
+    for some in descriptors.chunks(MOST) {
+        send_some(&sender, some)?;
+    }
+    Ok(pack)
+}
+
+fn send_some(sender: &OwnedFd, some: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    rights.push(SendAncillaryMessage::ScmRights(some));
+    // Nobody reads yet: if there is no room in the queue, waiting would be for ever.
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(sender, &[IoSlice::new(b"p")], &mut rights, flags)?;
+    Ok(())
+}
+
+/// Takes everything out of a pack. What came in it comes out even if its state can't be read.
+pub fn receive(pack: &OwnedFd) -> io::Result<Arrived> {
+    let mut all = Vec::new();
+    loop {
+        let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut rights = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let received = rustix::net::recvmsg(
+            pack,
+            &mut [IoSliceMut::new(&mut byte)],
+            &mut rights,
+            RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
+        );
+        match received {
+            Ok(message) if message.bytes == 0 => break,
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            // It has no other end any more, or had none yet.
+            Err(Errno::AGAIN) => break,
+            Err(error) => return Err(error.into()),
+        }
+        for message in rights.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                all.extend(descriptors);
+            }
+        }
+    }
+    let mut descriptors = all.into_iter();
+    let Some(state) = descriptors.next() else {
+        return Ok(Arrived {
+            contents: Err(Damage::Broken("it is empty")),
+            descriptors: Vec::new(),
+        });
+    };
+    let mut state = File::from(state);
+    let mut bytes = Vec::new();
+    state.rewind()?;
+    state.read_to_end(&mut bytes)?;
+    let descriptors: Vec<OwnedFd> = descriptors.collect();
+    let contents = decode(&bytes).and_then(|contents| {
+        let expected = contents.clients.len() as u64
+            + u64::from(contents.listeners)
+            + u64::from(contents.leaving);
+        if expected != descriptors.len() as u64 {
+            return Err(Damage::Broken("descriptors are missing"));
+        }
+        Ok(contents)
+    });
+    Ok(Arrived {
+        contents,
+        descriptors,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents() -> Contents {
+        let client = |number, peer: &str| Client {
+            number,
+            peer: peer.parse().unwrap(),
+            since: Millis(1000 + number),
+            active: (number % 2 == 0).then_some(Millis(2000 + number)),
+            unanswered: b"WH".to_vec(),
+            replies: vec![b'\n'; number as usize * 1000],
+            closes: number % 3 == 0,
+        };
+        Contents {
+            listeners: 2,
+            accepted: 77,
+            clients: vec![client(5, "127.0.0.1:1234"), client(6, "[2001:db8::1]:1")],
+            leaving: 1,
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        for contents in [Contents::default(), contents()] {
+            assert_eq!(decode(&encode(&contents)), Ok(contents));
+        }
+    }
+
+    #[test]
+    fn every_damage_is_noticed() {
+        let whole = encode(&contents());
+        for length in 0..whole.len() {
+            assert!(decode(&whole[..length]).is_err(), "{length}");
+        }
+        for position in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[position] ^= 1;
+            assert!(decode(&flipped).is_err(), "{position}");
+        }
+        let mut newer = whole.clone();
+        newer[MAGIC.len()] += 1;
+        assert_eq!(decode(&newer), Err(Damage::Version(VERSION + 1)));
+        assert!(decode(&[&whole[..], b"x"].concat()).is_err());
+    }
+
+    #[test]
+    fn a_pack_holds_its_descriptors_when_its_sender_has_closed_them() {
+        const CLIENTS: usize = 600;
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let mut contents = contents();
+        let one = contents.clients[0].clone();
+        contents.clients = vec![one; CLIENTS];
+        contents.listeners = 0;
+        contents.leaving = 0;
+        let descriptors = vec![writer.as_fd(); CLIENTS];
+        let pack = send(&contents, &descriptors).unwrap();
+        drop(writer);
+        let arrived = receive(&pack).unwrap();
+        assert_eq!(arrived.contents, Ok(contents));
+        assert_eq!(arrived.descriptors.len(), CLIENTS);
+        rustix::io::write(&arrived.descriptors[CLIENTS - 1], b"x").unwrap();
+        drop(arrived);
+        let mut buffer = [0; 8];
+        assert_eq!(rustix::io::read(&reader, &mut buffer), Ok(1));
+        assert_eq!(
+            rustix::io::read(&reader, &mut buffer),
+            Ok(0),
+            "none is left open"
+        );
+        let nothing = receive(&pack).unwrap();
+        assert_eq!(nothing.contents, Err(Damage::Broken("it is empty")));
+    }
+}

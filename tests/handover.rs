@@ -1,0 +1,304 @@
+//! Live connections go to the next program: nobody is cut off, nothing is lost, nothing comes twice.
+
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::kernel::asked_for;
+use crate::support::{Client, Daemon, Scratch, program, wait_until};
+
+fn times(daemon: &Daemon, text: &str) -> usize {
+    let lines = daemon.log().lines();
+    lines.iter().filter(|line| line.contains(text)).count()
+}
+
+/// Lets a new program take over, and waits until it has.
+fn replace(daemon: &Daemon) {
+    let before = times(daemon, "ready listen=");
+    daemon.signal("USR2");
+    wait_until("a new program is ready", || {
+        times(daemon, "ready listen=") > before
+    });
+}
+
+#[test]
+fn clients_that_ask_without_pause_notice_nothing() {
+    let (clients, rounds) = (
+        asked_for("BLOCKCHAIN_TCPD_TEST_CLIENTS", 64),
+        asked_for("BLOCKCHAIN_TCPD_TEST_ROUNDS", 10),
+    );
+    let daemon = Daemon::start(["--max-clients", &(clients + 8).to_string()]);
+    let address = daemon.address;
+    let over = Arc::new(AtomicBool::new(false));
+    let connected = Arc::new(AtomicUsize::new(0));
+    let asking: Vec<_> = (0..clients)
+        .map(|number| {
+            let (over, connected) = (over.clone(), connected.clone());
+            let ask = move || {
+                let mut client = Client::connect(address).unwrap();
+                let (mut asked, mut slowest) = (0, Duration::ZERO);
+                while !over.load(Ordering::Relaxed) {
+                    let token = format!("t{number}-{asked}");
+                    let begun = Instant::now();
+                    let expected = format!("ERR UNKNOWN no such command: \"{token}\" (try HELP)");
+                    assert_eq!(client.ask(&token), expected);
+                    slowest = slowest.max(begun.elapsed());
+                    asked += 1;
+                    if asked == 1 {
+                        connected.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+                client.shutdown();
+                assert_eq!(client.rest(), "", "nothing comes twice");
+                (asked, slowest)
+            };
+            thread::Builder::new()
+                .stack_size(128 * 1024)
+                .spawn(ask)
+                .unwrap()
+        })
+        .collect();
+    wait_until("all ask", || connected.load(Ordering::SeqCst) == clients);
+
+    let watched = Arc::new(AtomicBool::new(false));
+    let enough = watched.clone();
+    let watch = thread::spawn(move || {
+        let mut client = Client::connect(address).unwrap();
+        let right = (clients + 1).to_string();
+        let mut samples = 0;
+        while !enough.load(Ordering::Relaxed) {
+            assert_eq!(client.ask("WHO"), right);
+            samples += 1;
+            thread::park_timeout(Duration::from_millis(1));
+        }
+        samples
+    });
+    let pid = daemon.pid();
+    replace(&daemon);
+    let (threads, descriptors) = (daemon.status_number("Threads"), daemon.descriptors());
+    let memory = daemon.status_number("VmRSS");
+    for _ in 1..rounds {
+        replace(&daemon);
+    }
+    wait_until("as many threads and descriptors", || {
+        daemon.status_number("Threads") == threads && daemon.descriptors() == descriptors
+    });
+    let more = daemon.status_number("VmRSS").saturating_sub(memory);
+    assert!(more < 2048, "{more} KiB");
+    assert_eq!(daemon.pid(), pid);
+    watched.store(true, Ordering::Relaxed);
+    assert!(watch.join().unwrap() > 0);
+    over.store(true, Ordering::Relaxed);
+    let mut waits: Vec<Duration> = Vec::new();
+    for client in asking {
+        let (asked, slowest) = client.join().unwrap();
+        assert!(asked > 0);
+        waits.push(slowest);
+    }
+    waits.sort();
+    eprintln!(
+        "{clients} clients, {rounds} times: the slowest answer of a client took {:?} (median), {:?} (worst)",
+        waits[clients / 2],
+        waits[clients - 1]
+    );
+    let log = daemon.stop();
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn everything_about_a_client_goes_along() {
+    let scratch = Scratch::new();
+    let directory = scratch.path().to_str().unwrap();
+    let daemon = Daemon::start(["--state-directory", directory, "--write-timeout", "1h"]);
+    let id = daemon.ask("WHERE\n");
+    let mut half = daemon.connect();
+    half.send("WHY\nWHE");
+    assert_eq!(half.line().as_deref(), Some("42"));
+    // It takes nothing, so that its replies wait in the server.
+    let mut stuck = Client::connect_narrow(daemon.address);
+    stuck.flood(&daemon, 1);
+
+    replace(&daemon);
+    half.send("RE\n");
+    assert_eq!(half.line().map(|line| line + "\n"), Some(id));
+    replace(&daemon);
+    drop(half);
+    // Not a byte of its replies is missing.
+    stuck.shutdown();
+    let replies = stuck.rest();
+    let expected = "ERR UNKNOWN no such command: \"a\" (try HELP)";
+    assert!(replies.lines().all(|line| line == expected), "cut");
+    daemon.wait_for_others(0);
+    daemon.stop();
+}
+
+/// Nobody was at the service of this one yet.
+#[test]
+fn who_waits_for_a_worker_goes_along() {
+    let daemon = Daemon::start(["--max-clients", "1", "--queue", "1"]);
+    let mut served = daemon.connect();
+    assert_eq!(served.ask("WHY"), "42");
+    let mut waiting = daemon.connect();
+    waiting.send("WHY\nWHY\n");
+    waiting.shutdown();
+    replace(&daemon);
+    assert_eq!(waiting.rest(), "42\n42\n");
+    assert!(served.rest().starts_with("ERR TIMEOUT "), "it made room");
+    daemon.stop();
+}
+
+#[test]
+fn idle_time_goes_on_counting() {
+    let daemon = Daemon::start(["--idle-timeout", "3s"]);
+    let mut idle = daemon.connect();
+    assert_eq!(idle.ask("WHY"), "42");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        replace(&daemon);
+    }
+    assert_eq!(idle.rest(), "ERR TIMEOUT no request for too long\n");
+    let elapsed = begun.elapsed();
+    assert!(elapsed > Duration::from_millis(2900), "{elapsed:?}");
+    assert!(
+        elapsed < Duration::from_millis(4900),
+        "it began anew: {elapsed:?}"
+    );
+    daemon.stop();
+}
+
+/// New clients are not refused meanwhile, and those that are half closed or just leaving get all that they are due.
+#[test]
+fn who_comes_or_leaves_meanwhile_notices_nothing_either() {
+    let daemon = Daemon::start(["--max-clients", "64"]);
+    let address = daemon.address;
+    let over = Arc::new(AtomicBool::new(false));
+    let coming: Vec<_> = (0..4)
+        .map(|_| {
+            let over = over.clone();
+            thread::spawn(move || {
+                let mut served = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let mut client = Client::connect(address).expect("nobody is refused");
+                    let end = if served % 2 == 0 { "QUIT\n" } else { "" };
+                    client.send(format!("PING\nWHY\n{end}"));
+                    client.socket().shutdown(Shutdown::Write).unwrap();
+                    let bye = if served % 2 == 0 { "BYE\n" } else { "" };
+                    assert_eq!(client.rest(), format!("PONG\n42\n{bye}"));
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        replace(&daemon);
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in coming {
+        assert!(client.join().unwrap() > 0);
+    }
+    daemon.wait_for_others(0);
+    daemon.stop();
+}
+
+/// A program that can't take over leaves everything as it is, and the log says why.
+#[test]
+fn a_program_that_cannot_take_over_costs_nobody_anything() {
+    let scratch = Scratch::new();
+    let copy = scratch.path().join("blockchain-tcpd");
+    let original = program().get_program().to_owned();
+    std::fs::copy(&original, &copy).unwrap();
+    let state = scratch.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let mut command = Command::new(&copy);
+    for (name, _) in program().get_envs() {
+        command.env_remove(name);
+    }
+    command
+        .args(["--listen", "127.0.0.1:0", "--state-directory"])
+        .arg(&state);
+    let daemon = Daemon::run(command);
+    let mut client = daemon.connect();
+    client.send("WH");
+
+    // Never written in place: that program runs.
+    let put = |content: &[u8], mode: u32| {
+        let new = scratch.path().join("new");
+        std::fs::write(&new, content).unwrap();
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::rename(&new, &copy).unwrap();
+    };
+    let bad: [(&str, &dyn Fn()); 5] = [
+        ("can't run ", &|| std::fs::remove_file(&copy).unwrap()),
+        ("Exec format error", &|| put(b"garbage", 0o755)),
+        ("Permission denied", &|| put(b"#!/bin/sh\n", 0o644)),
+        ("--check fails with exit status: 3", &|| {
+            put(b"#!/bin/sh\nexit 3\n", 0o755)
+        }),
+        ("--check fails with ", &|| {
+            std::fs::copy(&original, &copy).unwrap();
+            std::fs::rename(&state, scratch.path().join("gone")).unwrap();
+        }),
+    ];
+    for (number, (why, spoil)) in bad.into_iter().enumerate() {
+        spoil();
+        daemon.signal("USR2");
+        let said = "goes on as it is, the new program can't take over: ";
+        wait_until(why, || times(&daemon, said) == number + 1);
+        let lines = daemon.log().lines();
+        let line = lines.iter().rfind(|line| line.contains(said)).unwrap();
+        assert!(line.contains(why), "{line}");
+        assert_eq!(client.ask(if number == 0 { "Y" } else { "WHY" }), "42");
+    }
+    std::fs::rename(scratch.path().join("gone"), &state).unwrap();
+    replace(&daemon);
+    assert_eq!(client.ask("WHY"), "42");
+    daemon.stop();
+}
+
+/// One that passes its trial and then isn't there any more: the same process goes on with what it had let go of.
+#[test]
+fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
+    let scratch = Scratch::new();
+    let copy = scratch.path().join("blockchain-tcpd");
+    std::fs::copy(program().get_program(), &copy).unwrap();
+    let mut command = Command::new(&copy);
+    for (name, _) in program().get_envs() {
+        command.env_remove(name);
+    }
+    command.args(["--listen", "127.0.0.1:0"]);
+    let daemon = Daemon::run(command);
+    let mut client = daemon.connect();
+    client.send("WH");
+    std::fs::remove_file(&copy).unwrap();
+    std::fs::write(&copy, format!("#!/bin/sh\nrm {}\n", copy.display())).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    replace(&daemon);
+    let said = daemon.log().wait_for("goes on as it is: can't run ");
+    assert!(said.contains("No such file"), "{said}");
+    assert_eq!(client.ask("Y"), "42");
+    assert_eq!(client.ask("WHO"), "1");
+    let log = daemon.stop();
+    assert!(
+        log.contains("goes on with the clients of the last process clients=1"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_pack_that_makes_no_sense_is_said_and_the_daemon_serves() {
+    for number in ["0", "99", "word"] {
+        let mut command = program();
+        command
+            .args(["--listen", "127.0.0.1:0"])
+            .env("BLOCKCHAIN_TCPD_PACK", number);
+        let daemon = Daemon::run(command);
+        assert_eq!(daemon.ask("WHY\n"), "42\n");
+        assert!(TcpStream::connect(daemon.address).is_ok());
+        daemon.stop();
+    }
+}
