@@ -148,13 +148,14 @@ start_load() {
     wait_for "the load" grep -q 'begun' "$work/load.out"
 }
 
-# With resets-allowed, clients may have been cut off, as by a crash; none may have been refused.
+# With none-closed, those that stay must have stayed connected all the while. With resets-allowed, clients may have been cut off, as by a crash; none may have been refused.
 stop_load() {
     inside 'touch /root/load.stop'
     wait "$load" || fail "the load: $(cat "$work/load.out")"
     inside 'rm /root/load.stop'
     sed 's/^/    /' "$work/load.out"
     grep -q ' refused=0 ' "$work/load.out" || fail "clients were refused"
+    [ "${1:-}" != none-closed ] || grep -q ' stayed-closed=0 ' "$work/load.out" || fail "those that stay were closed"
     [ "${1:-}" = resets-allowed ] || grep -q ' reset=0 wrong=0 ' "$work/load.out" || fail "clients were cut off"
     local answered
     answered=$(sed -n 's/.* new=\([0-9]*\) .*/\1/p' "$work/load.out")
