@@ -119,10 +119,14 @@ impl Service {
         let mut due = None;
         // Whether it has been looked for a request that came as late as the order to end.
         let mut looked = false;
-        line.set_since(
-            Activity::Reading,
-            connection.active.take().unwrap_or_else(Millis::now),
-        );
+        match connection.active.take() {
+            None => line.set(Activity::Reading),
+            Some(active) => {
+                line.set_since(Activity::Reading, active);
+                // The reaper doesn't expect anybody's time to be over so soon.
+                self.alarm.ring();
+            }
+        }
         if !connection.replies.is_empty() {
             if let Err(ended) = self.send(connection, line) {
                 return input.let_go(connection, ended);
