@@ -216,15 +216,20 @@ pub fn checksum(bytes: &[u8]) -> u64 {
 
 /// Puts everything into a pack, which holds it from now on: the senders' descriptors may be closed.
 pub fn send(contents: &Contents, descriptors: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    send_encoded(&encode(contents), descriptors)
+}
+
+/// The same with a state that is written down already, in whatever version.
+pub fn send_encoded(state: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     let (pack, sender) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC,
         None,
     )?;
-    let mut state = File::from(rustix::fs::memfd_create("pack", MemfdFlags::CLOEXEC)?);
-    state.write_all(&encode(contents))?;
-    send_some(&sender, &[state.as_fd()])?;
+    let mut file = File::from(rustix::fs::memfd_create("pack", MemfdFlags::CLOEXEC)?);
+    file.write_all(state)?;
+    send_some(&sender, &[file.as_fd()])?;
     for some in descriptors.chunks(MOST) {
         send_some(&sender, some)?;
     }

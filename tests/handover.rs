@@ -1,14 +1,18 @@
 //! Live connections go to the next program: nobody is cut off, nothing is lost, nothing comes twice.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::kernel::asked_for;
+use blockchain_tcpd::clock::Millis;
+use blockchain_tcpd::pack::{self, Contents};
+
+use crate::support::kernel::{asked_for, shell, through};
 use crate::support::{Client, Daemon, Scratch, program, wait_until};
 
 fn times(daemon: &Daemon, text: &str) -> usize {
@@ -287,6 +291,68 @@ fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
         log.contains("goes on with the clients of the last process clients=1"),
         "{log}"
     );
+}
+
+/// What is done to the state of a pack.
+type Spoil<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+
+/// A pack of a later version, an earlier one, or a damaged one: its clients are closed in order, its sockets served.
+#[test]
+fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
+    let whole = |state: &[u8]| state.to_vec();
+    let version = |add: u8| {
+        move |state: &[u8]| {
+            let mut state = state.to_vec();
+            state[pack::MAGIC.len()] = state[pack::MAGIC.len()].wrapping_add(add);
+            state
+        }
+    };
+    let cut = |state: &[u8]| state[..state.len() - 3].to_vec();
+    let spoilt: [(Spoil, &str); 4] = [
+        (
+            &version(1),
+            "its format has version 2, and this program knows version 1",
+        ),
+        (&version(255), "its format has version 0"),
+        (&cut, "it is damaged: its checksum is wrong"),
+        (&whole, "it is damaged: descriptors are missing"),
+    ];
+    for (spoil, why) in spoilt {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = Client::connect(address).unwrap();
+        let (accepted, peer) = listener.accept().unwrap();
+        let state = pack::encode(&Contents {
+            listeners: 1,
+            accepted: 1,
+            clients: vec![
+                pack::Client {
+                    number: 1,
+                    peer,
+                    since: Millis(1),
+                    active: None,
+                    unanswered: Vec::new(),
+                    replies: Vec::new(),
+                    closes: false,
+                };
+                2
+            ],
+            leaving: 0,
+        });
+        let descriptors = [listener.as_fd(), accepted.as_fd()];
+        let pack = pack::send_encoded(&spoil(&state), &descriptors).unwrap();
+        drop((listener, accepted));
+        let script = shell("exec 9<&0 </dev/null; export BLOCKCHAIN_TCPD_PACK=9");
+        let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
+        let mut command = through(&wrapper);
+        command.stdin(Stdio::from(pack));
+        let daemon = Daemon::run(command);
+        assert_eq!(daemon.address, address);
+        assert_eq!(client.rest(), "", "an end, not a reset");
+        assert_eq!(daemon.ask("WHY\n"), "42\n");
+        let log = daemon.stop();
+        assert!(log.contains(why), "{log}");
+    }
 }
 
 #[test]
