@@ -34,6 +34,9 @@ use crate::sys;
 /// The sets of commands that the daemon offers.
 pub const COMMANDS: &[Set] = &[command::server::SET];
 
+/// What the log says of listening sockets that were passed.
+const PASSED: &str = "passed";
+
 /// A worker has so long to come to the end of a request, before its client is left behind.
 const LONGEST_RELEASE: Duration = Duration::from_secs(5);
 
@@ -67,6 +70,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     limits::raise_descriptors();
     let successor = Successor::new()?;
     let mut inherited = Inherited::take()?;
+    if inherited.stored {
+        notify::forget();
+    }
     let signals = signals::listen()?;
     loop {
         let server = Server::start(options, inherited, COMMANDS)?;
@@ -77,18 +83,23 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 drop(herald);
                 info!(reason:%, clients = server.clients(); "stopping");
                 notify::stopping(server.clients(), options.drain_timeout + LAST_GRACE * 2);
-                server.drain(options.drain_timeout);
+                if server.sockets == PASSED && notify::is_heard() {
+                    server.store();
+                } else {
+                    server.drain(options.drain_timeout);
+                }
                 return result;
             }
             Leave::Replace => {
                 server.close_door();
                 drop(herald);
                 inherited = Inherited::default();
-                match server.hand_over() {
+                match server.hand_over(Phase::Release) {
                     Ok(pack) => {
                         let why = successor.take_over(&pack);
                         error!("goes on as it is: {why}");
                         inherited.unpack(&pack);
+                        inherited.again = true;
                     }
                     // What was let go of is closed by now.
                     Err(error) => error!("clients are lost, can't pack them: {}", plain(&error)),
@@ -176,7 +187,7 @@ impl Server {
             )));
         };
         let sockets = if listeners.iter().any(|listener| listener.passed) {
-            "passed"
+            PASSED
         } else {
             "bound"
         };
@@ -338,16 +349,35 @@ impl Server {
         self.door.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Accepts no more, lets go of all connections, and packs them for the next process.
-    pub fn hand_over(self) -> std::io::Result<OwnedFd> {
-        let (listeners, accepted) = (
-            self.listeners.clone(),
-            self.door.accepted.load(Ordering::Relaxed),
-        );
+    /// Answers what has arrived, and has systemd keep all connections for the next process. If the service is not started
+    /// again, systemd closes them.
+    fn store(self) {
+        let (begun, accepted) = (Instant::now(), self.door.accepted.load(Ordering::Relaxed));
+        let stored = self
+            .hand_over(Phase::Pack)
+            .and_then(|pack| notify::store(&pack));
+        if let Err(error) = stored {
+            error!(
+                "clients are closed, can't store them with systemd: {}",
+                plain(&error)
+            );
+        }
+        let drained_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(accepted, drained_ms; "stopped");
+    }
+
+    /// Accepts no more, has the workers let go in this way, and packs all connections for the next process; with the
+    /// listening sockets, unless systemd keeps those.
+    pub fn hand_over(self, phase: Phase) -> std::io::Result<OwnedFd> {
+        let accepted = self.door.accepted.load(Ordering::Relaxed);
+        let listeners = match phase {
+            Phase::Pack => Vec::new(),
+            _ => self.listeners.clone(),
+        };
         let (released, lingering) = (self.released.clone(), self.lingering.clone());
         let episodes = self.door.episodes.clone();
         self.door.linger.give_back();
-        drop(self.end_workers(Phase::Release));
+        drop(self.end_workers(phase));
         let deadline = Instant::now() + LONGEST_RELEASE;
         let mut connections = Vec::new();
         while let Ok(connection) = released.recv_deadline(deadline) {

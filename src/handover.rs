@@ -24,6 +24,8 @@ pub struct Inherited {
     pub listeners: Vec<Listener>,
     /// Whether they are those that the last process was told to listen on.
     pub again: bool,
+    /// Whether systemd keeps an empty pack now, which it should forget.
+    pub stored: bool,
     /// How many clients have been accepted.
     pub accepted: u64,
     /// Clients of the last process.
@@ -35,12 +37,18 @@ pub struct Inherited {
 impl Inherited {
     /// All that was passed to this process. Call it once, before any thread starts.
     pub fn take() -> Result<Self, Error> {
+        let (listeners, stored) = listener::passed()?;
         let mut inherited = Inherited {
-            listeners: listener::passed()?,
+            listeners,
             ..Inherited::default()
         };
+        if let Some(pack) = stored {
+            inherited.unpack(&pack);
+            inherited.stored = true;
+        }
         if let Some(pack) = sys::passed_descriptor(pack::VARIABLE) {
             inherited.unpack(&pack);
+            inherited.again = true;
         }
         Ok(inherited)
     }
@@ -88,7 +96,6 @@ impl Inherited {
             .extend(contents.clients.into_iter().zip(sockets));
         self.leaving.extend(descriptors.map(TcpStream::from));
         self.accepted = contents.accepted;
-        self.again = true;
         info!(clients = self.clients.len(); "goes on with the clients of the last process");
     }
 }

@@ -41,14 +41,20 @@ pub fn bind(address: SocketAddr) -> Result<Listener, Error> {
     bound().map_err(|source| Error::Listen { address, source })
 }
 
-/// The sockets that systemd passes to this process. Call it once, before any thread starts.
-pub fn passed() -> Result<Vec<Listener>, Error> {
-    let sockets = sys::passed_sockets().map_err(|error| {
+/// The name under which systemd's store keeps a pack.
+pub const PACK: &str = "pack";
+
+/// The sockets that systemd passes to this process, and the pack that it has kept. Call it once, before any thread starts.
+pub fn passed() -> Result<(Vec<Listener>, Option<OwnedFd>), Error> {
+    let mut sockets = sys::passed_sockets().map_err(|error| {
         Error::Passed(format!(
             "can't take the sockets that systemd passes: {} (LISTEN_FDS, LISTEN_FDNAMES)",
             plain(&error)
         ))
     })?;
+    // What was stored comes after what belongs to a .socket unit; of several packs, which a crash may leave, the last.
+    let packs = sockets.extract_if(.., |(_, name)| name == PACK);
+    let pack = packs.last().map(|(socket, _)| socket);
     let listeners = sockets
         .into_iter()
         .enumerate()
@@ -73,7 +79,7 @@ pub fn passed() -> Result<Vec<Listener>, Error> {
             prepare(TcpListener::from(socket), true)
                 .map_err(|error| refuse(&format!("can't be used: {}", plain(&error))))
         });
-    listeners.collect()
+    Ok((listeners.collect::<Result<_, _>>()?, pack))
 }
 
 /// Goes on with a socket that the last process listened on.

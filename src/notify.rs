@@ -1,17 +1,27 @@
 //! What systemd is told (sd_notify(3)): ready, how many clients, still well, stopping. Without systemd nobody is told.
 
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{error, info, warn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
 use crate::error::{Error, plain};
 use crate::health::Health;
+use crate::listener::PACK;
 use crate::thread;
 
 /// How often the status is brought up to date.
 const STATUS: Duration = Duration::from_secs(2);
+
+/// How long systemd may take to store something.
+const BARRIER: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
 
 /// What is told regularly, in a thread that ends when this is dropped.
 pub struct Herald(Option<(Sender<()>, thread::Thread)>);
@@ -20,7 +30,7 @@ impl Herald {
     /// Says that the server is ready, and from then on how many clients there are, and that it is well as long as
     /// `health` proves it.
     pub fn start(health: Health) -> Result<Self, Error> {
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        if !is_heard() {
             return Ok(Herald(None));
         }
         let watchdog = sd_notify::watchdog_enabled();
@@ -104,6 +114,36 @@ pub fn reloading() {
 /// That is done, or it goes on as before.
 pub fn reloaded() {
     tell(&[NotifyState::Ready]);
+}
+
+/// Has systemd keep `pack` for the next process. Returns when it has taken it.
+pub fn store(pack: &OwnedFd) -> io::Result<()> {
+    // Not polled: it would take the pack's other end, which is closed, for the end of the pack.
+    let states = [
+        NotifyState::FdStore,
+        NotifyState::FdName(PACK),
+        NotifyState::Custom("FDPOLL=0"),
+    ];
+    sd_notify::notify_with_fds(&states, &[pack.as_fd()])?;
+    // systemd reads one message after the other and closes what comes with this one (sd_notify_barrier(3)).
+    let (reader, writer) = rustix::pipe::pipe()?;
+    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
+    drop(writer);
+    let mut ends = [PollFd::new(&reader, PollFlags::empty())];
+    match poll(&mut ends, Some(&BARRIER))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Has systemd forget the pack that it kept.
+pub fn forget() {
+    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(PACK)]);
+}
+
+/// Whether there is a systemd that is told.
+pub fn is_heard() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -21,6 +21,8 @@ pub enum Phase {
     Finish,
     /// Let go of them as they are: open, and with what they sent unread.
     Release,
+    /// Answer what has arrived, then let go.
+    Pack,
     /// Cut them off, in the middle of a reply even.
     Cut,
 }
@@ -164,6 +166,7 @@ impl Scoreboard {
             0 => Phase::Serve,
             1 => Phase::Finish,
             2 => Phase::Release,
+            3 => Phase::Pack,
             _ => Phase::Cut,
         }
     }

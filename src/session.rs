@@ -148,7 +148,7 @@ impl Service {
             let flags = match phase {
                 Phase::Serve if ordered => RecvFlags::DONTWAIT,
                 Phase::Serve => RecvFlags::empty(),
-                Phase::Finish => {
+                Phase::Finish | Phase::Pack => {
                     due.get_or_insert_with(|| connection.unread());
                     RecvFlags::DONTWAIT
                 }
@@ -165,7 +165,7 @@ impl Service {
                     continue;
                 }
                 Err(Errno::AGAIN) if phase == Phase::Serve => return idle(),
-                Err(Errno::AGAIN) => return finished(line),
+                Err(Errno::AGAIN) => return finished(connection, &input, line, phase),
                 Err(error) => return Ended::Broken(error),
             };
             input.filled += read;
@@ -189,7 +189,7 @@ impl Service {
             }
             if let Some(due) = &mut due {
                 if *due == 0 {
-                    return finished(line);
+                    return finished(connection, &input, line, phase);
                 }
                 *due = due.saturating_sub(read);
             }
@@ -263,7 +263,7 @@ impl Service {
             match self.scoreboard.phase() {
                 _ if line.state().ordered() => return Err(Ended::CutOff),
                 Phase::Cut => return Err(Ended::CutOff),
-                Phase::Release => {
+                Phase::Release | Phase::Pack => {
                     connection.replies.drain(..written);
                     return Err(Ended::Released);
                 }
@@ -331,9 +331,16 @@ impl Service {
     }
 }
 
-fn finished(line: &Line) -> Ended {
+/// All that had arrived is answered.
+#[cold]
+fn finished<S>(connection: &mut Connection<S>, input: &Input, line: &Line, phase: Phase) -> Ended {
+    let active = line.state().since();
+    if phase == Phase::Pack {
+        connection.active = Some(active);
+        return input.let_go(connection, Ended::Released);
+    }
     Ended::Finished {
-        recently: Millis::now().since(line.state().since()) < RECENTLY,
+        recently: Millis::now().since(active) < RECENTLY,
     }
 }
 
