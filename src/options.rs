@@ -31,7 +31,7 @@ const SHORTEST_DURATION: Duration = Duration::from_millis(1);
                   configuration."
 )]
 pub struct Options {
-    /// Says whether these settings would do, and ends
+    /// Says whether these settings can be read and the state directory used, and ends
     #[arg(long)]
     pub check: bool,
 

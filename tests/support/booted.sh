@@ -11,6 +11,7 @@ package=
 leader=
 nspawn=
 cgroup=
+booted=
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -115,14 +116,16 @@ boot_machine() {
     ) >"$work/boot.log" 2>&1 &
     nspawn=$!
     local deadline=$((SECONDS + 30))
-    until leader=$(first_child "$nspawn") && [ -n "$leader" ] && inside 'systemctl is-system-running --wait' 2>/dev/null | grep -Eq 'running|degraded'; do
+    until leader=$(first_child "$nspawn") && [ -n "$leader" ] && inside 'systemctl is-system-running' 2>/dev/null | grep -Eq 'running|degraded'; do
         if ! kill -0 "$nspawn" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
             cat "$work/boot.log" >&2
             leader=
+            [ -z "$booted" ] || fail "it doesn't boot any more"
             left_out "systemd-nspawn doesn't boot here"
         fi
         sleep 0.1
     done
+    booted=yes
 }
 
 first_child() { awk '{ print $1 }' "/proc/$1/task/$1/children" 2>/dev/null; }
@@ -137,7 +140,8 @@ stop_machine() {
     wait "$nspawn" 2>/dev/null || true
     nspawn=
     leader=
-    find "$cgroup" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+    # systemd-nspawn makes groups of the same name in the other hierarchies, where there are some.
+    find "$cgroup" /sys/fs/cgroup/*/"${cgroup##*/}" -depth -type d -exec rmdir {} \; 2>/dev/null || true
 }
 
 # Clients inside the machine: 100 that stay and ask, 50 new ones a second.
@@ -155,6 +159,8 @@ stop_load() {
     inside 'rm /root/load.stop'
     sed 's/^/    /' "$work/load.out"
     grep -q ' refused=0 ' "$work/load.out" || fail "clients were refused"
+    grep -q ' late=0 ' "$work/load.out" || fail "clients were kept waiting"
+    grep -Eq ' stayed-asked=[1-9]' "$work/load.out" || fail "none of those that stay was answered"
     [ "${1:-}" != none-closed ] || grep -q ' stayed-closed=0 ' "$work/load.out" || fail "those that stay were closed"
     [ "${1:-}" = resets-allowed ] || grep -q ' reset=0 wrong=0 ' "$work/load.out" || fail "clients were cut off"
     local answered
@@ -166,7 +172,7 @@ run_parts() {
     [ "$(id -u)" -eq 0 ] || left_out "it needs root"
     command -v apt-get >/dev/null || left_out "it needs a Debian"
     local tools=(mmdebstrap systemd-container debhelper dpkg-dev fakeroot apt-utils gnupg lintian mandoc groff-base piuparts bsdextrautils)
-    if ! dpkg-query -W "${tools[@]}" >/dev/null 2>&1; then
+    if dpkg-query -W -f='${db:Status-Status}\n' "${tools[@]}" 2>&1 | grep -qvx installed; then
         say "installing ${tools[*]}"
         apt-get update -qq
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${tools[@]}" >/dev/null
@@ -180,6 +186,9 @@ run_parts() {
     version=$(dpkg-deb -f "$package" Version)
     local next
     next=$(packaging/build-deb "$version+next")
+    # Not where it would be taken for one to publish.
+    mv "$next" "$work"
+    next=$work/${next##*/}
     versions=("$version" "$version+next")
     packages=("$package" "$next")
     make_machine

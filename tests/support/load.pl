@@ -52,7 +52,14 @@ for my $number (1 .. 5) {
             # One of those that stay asks; who was closed comes again.
             my $held = shift @held;
             if ($held && syswrite($held, "WHY\n")) {
-                my $read = sysread($held, my $bytes, 100);
+                my ($read, $bytes);
+                eval {
+                    local $SIG{ALRM} = sub { die "late\n" };
+                    alarm 20;
+                    $read = sysread($held, $bytes, 100);
+                    alarm 0;
+                    1;
+                } or $count{late}++;
                 if ($read && $bytes eq "42\n") { $count{asked}++ }
                 else { $count{closed}++; $held = client() }
             } else { $held = client() }
