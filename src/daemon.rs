@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     for variable in &options.unknown_variables {
         warn!(variable; "there is no such setting (--help names all)");
     }
-    limits::raise_descriptors();
+    limits::prepare();
     let successor = Successor::new()?;
     let mut inherited = Inherited::take()?;
     if inherited.stored {

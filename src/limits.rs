@@ -34,11 +34,8 @@ const SPARE_DESCRIPTORS: usize = 12;
 /// The most sockets that may linger.
 const MOST_LINGERING: usize = 1024;
 
-/// Refuses more workers than the system has threads for. Call it before there are many threads.
+/// Refuses more workers than the system has threads for.
 pub fn check_threads(workers: usize) -> Result<(), Error> {
-    if getrlimit(Resource::As).current.is_some() {
-        sys::allocate_from_one_arena();
-    }
     let tightest = thread_limits().into_iter().min_by_key(|limit| limit.room);
     match tightest {
         Some(limit) if limit.room < workers => Err(Error::Threads {
@@ -198,8 +195,12 @@ pub struct Descriptors {
     pub lingering: usize,
 }
 
-/// Raises the limit on descriptors as far as it goes.
-pub fn raise_descriptors() {
+/// Raises the limit on descriptors as far as it goes, and has the allocator take little address space if that is limited.
+/// Call it before any thread starts.
+pub fn prepare() {
+    if getrlimit(Resource::As).current.is_some() {
+        sys::allocate_from_one_arena();
+    }
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
         // If that is refused, the limit stays as it was, and is what we go by.
