@@ -265,10 +265,11 @@ fn a_limit_on_memory_is_named_and_what_it_leaves_room_for_starts() {
         assert_eq!(status, 71, "{said}");
         assert!(said.contains(named), "{said}");
         let room = said.split_once("there is room for ").expect("a number").1;
-        let room = room.split_once(':').expect("a number").0;
-        let daemon = Daemon::start_through(&wrapper, ["--max-clients", room]);
-        let room: usize = room.parse().unwrap();
+        let room: usize = room.split_once(':').expect("a number").0.parse().unwrap();
         assert!(room > 100, "{room}");
+        // What a process takes before differs by some pages from one to the next.
+        let room = room - 16;
+        let daemon = Daemon::start_through(&wrapper, ["--max-clients", &room.to_string()]);
         let mut clients: Vec<Client> = (0..room.min(900)).map(|_| daemon.connect()).collect();
         for client in &mut clients {
             assert_eq!(client.ask("WHY"), "42");
