@@ -168,8 +168,8 @@ fn with_many_listeners_and_few_descriptors_nobody_is_left_hanging() {
 }
 
 #[test]
-fn with_20_descriptors_it_does_not_start_and_says_why() {
-    let wrapper = limited(20);
+fn with_16_descriptors_it_does_not_start_and_says_why() {
+    let wrapper = limited(16);
     let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
     let mut command = through(&wrapper);
     command.args(["--listen", "127.0.0.1:0"]);
@@ -177,7 +177,7 @@ fn with_20_descriptors_it_does_not_start_and_says_why() {
     assert_eq!(status, 71, "{said}");
     assert_eq!(
         said.lines().last().unwrap(),
-        "blockchain-tcpd: the limit of 20 open files leaves no room for clients; raise it (ulimit -n, LimitNOFILE=)"
+        "blockchain-tcpd: the limit of 16 open files leaves no room for clients; raise it (ulimit -n, LimitNOFILE=)"
     );
 }
 
