@@ -158,7 +158,7 @@ impl Door {
         let mut admitted = Vec::with_capacity(clients.len());
         for (client, stream) in clients {
             match self.clients.admit(client.peer.ip()) {
-                Ok(place) => admitted.push(Connection::arrived(client, stream, place)),
+                Ok(place) => admitted.push(Connection::of(client, stream, place)),
                 Err(no_room) => {
                     let refusal = Refusal::NoRoom(no_room);
                     self.episodes.refused.happened(&refusal);

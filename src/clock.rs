@@ -26,9 +26,11 @@ impl Millis {
 
     /// This moment and `time` more.
     pub fn after(self, time: Duration) -> Millis {
-        Millis(
-            self.0
-                .saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        )
+        Millis(self.0.saturating_add(milliseconds(time)))
     }
+}
+
+/// `time` in whole milliseconds.
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -39,20 +39,8 @@ impl Socket for TcpStream {
 
 /// A live connection. It can be moved between threads in the middle of anything but a request.
 pub struct Connection<S = TcpStream> {
-    /// The number by which the log calls it, counted from 1 by each process.
-    pub number: u64,
-    /// The client's address.
-    pub peer: SocketAddr,
-    /// When it was accepted.
-    pub since: Millis,
-    /// Let go of, when its last request was complete: its idle time goes on counting from there.
-    pub active: Option<Millis>,
-    /// What was read of a request that is not whole yet; less than a request may be long.
-    pub unanswered: Vec<u8>,
-    /// Replies that have not been written. Here, and not on the worker's stack, so that they outlive a panic.
-    pub replies: Vec<u8>,
-    /// Whether it is to be closed after these replies.
-    pub closes: bool,
+    /// What is known of the client. Its replies are here, and not on the worker's stack, so that they outlive a panic.
+    pub client: pack::Client,
     stream: S,
     place: Place,
 }
@@ -60,7 +48,7 @@ pub struct Connection<S = TcpStream> {
 impl<S: Socket> Connection<S> {
     /// A connection just accepted.
     pub fn new(number: u64, stream: S, peer: SocketAddr, place: Place) -> Self {
-        Connection {
+        let client = pack::Client {
             number,
             peer,
             since: Millis::now(),
@@ -68,9 +56,22 @@ impl<S: Socket> Connection<S> {
             unanswered: Vec::new(),
             replies: Vec::new(),
             closes: false,
+        };
+        Connection::of(client, stream, place)
+    }
+
+    /// A client of the last process.
+    pub fn of(client: pack::Client, stream: S, place: Place) -> Self {
+        Connection {
+            client,
             stream,
             place,
         }
+    }
+
+    /// The client counts no more here, and is ready to go to the next process.
+    pub fn into_parts(self) -> (pack::Client, S) {
+        (self.client, self.stream)
     }
 
     /// Reads what there is, waiting for the first byte unless `flags` say otherwise; 0 is the end of the input.
@@ -102,34 +103,6 @@ impl<S: Socket> Connection<S> {
 }
 
 impl Connection {
-    /// A client of the last process.
-    pub fn arrived(client: pack::Client, stream: TcpStream, place: Place) -> Self {
-        Connection {
-            number: client.number,
-            peer: client.peer,
-            since: client.since,
-            active: client.active,
-            unanswered: client.unanswered,
-            replies: client.replies,
-            closes: client.closes,
-            stream,
-            place,
-        }
-    }
-
-    /// Its state, for the next process.
-    pub fn state(&self) -> pack::Client {
-        pack::Client {
-            number: self.number,
-            peer: self.peer,
-            since: self.since,
-            active: self.active,
-            unanswered: self.unanswered.clone(),
-            replies: self.replies.clone(),
-            closes: self.closes,
-        }
-    }
-
     /// The client counts no more, and then learns that nothing more will come. What is left is a socket to linger on.
     pub fn say_goodbye(self) -> TcpStream {
         drop(self.place);

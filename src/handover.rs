@@ -11,6 +11,7 @@ use log::{error, info};
 
 use crate::error::{Error, plain};
 use crate::listener::{self, Listener};
+use crate::options::Options;
 use crate::pack::{self, Arrived};
 use crate::sys;
 
@@ -22,8 +23,6 @@ const TRIAL: Duration = Duration::from_secs(10);
 pub struct Inherited {
     /// Sockets that listen already.
     pub listeners: Vec<Listener>,
-    /// Whether they are those that the last process was told to listen on.
-    pub again: bool,
     /// Whether systemd keeps an empty pack now, which it should forget.
     pub stored: bool,
     /// How many clients have been accepted.
@@ -36,8 +35,15 @@ pub struct Inherited {
 
 impl Inherited {
     /// All that was passed to this process. Call it once, before any thread starts.
-    pub fn take() -> Result<Self, Error> {
+    pub fn take(options: &Options) -> Result<Self, Error> {
         let (listeners, stored) = listener::passed()?;
+        if !listeners.is_empty() && !options.listen_by_default {
+            return Err(Error::Passed(format!(
+                "systemd passes {} sockets, and --listen (BLOCKCHAIN_TCPD_LISTEN) names others: change the addresses of \
+                 the .socket unit, or do without it",
+                listeners.len()
+            )));
+        }
         let mut inherited = Inherited {
             listeners,
             ..Inherited::default()
@@ -48,7 +54,6 @@ impl Inherited {
         }
         if let Some(pack) = sys::passed_descriptor(pack::VARIABLE) {
             inherited.unpack(&pack);
-            inherited.again = true;
         }
         Ok(inherited)
     }
@@ -73,9 +78,8 @@ impl Inherited {
                 error!(clients; "the clients of the last process are closed, their pack can't be read: {damage}");
                 // Their sockets know themselves which of them listen.
                 let listening = descriptors.extract_if(.., |socket| listener::accepts_tcp(socket));
-                self.again = true;
                 self.listeners
-                    .extend(listening.filter_map(|socket| listener::inherit(socket).ok()));
+                    .extend(listening.filter_map(|socket| listener::inherit(socket, false).ok()));
                 for socket in descriptors {
                     // It fails if that client has gone already.
                     let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
@@ -86,7 +90,7 @@ impl Inherited {
         let mut descriptors = descriptors.into_iter();
         let listeners = descriptors.by_ref().take(contents.listeners as usize);
         for socket in listeners {
-            match listener::inherit(socket) {
+            match listener::inherit(socket, contents.passed) {
                 Ok(listener) => self.listeners.push(listener),
                 Err(error) => error!("can't go on listening: {}", plain(&error)),
             }

@@ -66,25 +66,15 @@ impl Identity {
     /// Whether [`Identity::in_directory`] would find an id there, or could make one, but for the lock.
     pub fn check(directory: &Path) -> Result<(), Error> {
         fs::read_dir(directory).map_err(failed("open the state directory", directory))?;
-        let path = directory.join(FILE);
-        match read(&path)? {
-            Some(content) => parse(content.trim_ascii())
-                .map(drop)
-                .map_err(|problem| damaged(&path, problem)),
-            None => Ok(()),
-        }
+        kept(&directory.join(FILE)).map(drop)
     }
 
     /// The id kept in `directory`, created there if there is none. The directory is this process's own from now on.
     pub fn in_directory(directory: &Path) -> Result<Self, Error> {
         let lock = lock(directory)?;
         let path = directory.join(FILE);
-        let (id, origin) = match read(&path)? {
-            Some(content) => {
-                let id = parse(content.trim_ascii());
-                let id = id.map_err(|problem| damaged(&path, problem))?;
-                (id, Origin::Kept(path))
-            }
+        let (id, origin) = match kept(&path)? {
+            Some(id) => (id, Origin::Kept(path)),
             None => {
                 let id = Uuid::new_v4();
                 create(directory, &lock, id)?;
@@ -99,8 +89,13 @@ impl Identity {
     }
 }
 
-/// What the file holds; nothing if there is none. A thing that is no file is not
-/// waited for, and not replaced.
+/// The id in this file, if there is one.
+fn kept(path: &Path) -> Result<Option<Uuid>, Error> {
+    let parsed = read(path)?.map(|content| parse(content.trim_ascii()));
+    parsed.transpose().map_err(|problem| damaged(path, problem))
+}
+
+/// What the file holds; nothing if there is none. A thing that is no file is not waited for, and not replaced.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let failed = |source| failed("read the server's id from", path)(source);
     let opened = File::options()

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! main                                        options, log, run, one error, exit status
-//! daemon                                      the life of the process; alone sees all the options
+//! daemon                                      the life of the process
+//! server                                      opened, served and left; alone sees all the options
 //! notify                                      what systemd is told
 //! health                                      whether clients are being served
 //! handover                                    what comes from the last process and goes to the next
@@ -24,8 +25,8 @@
 //! # The way of a byte
 //!
 //! The kernel keeps a new client until an [`acceptor`] takes it, gives it a place in the count ([`clients`]) and puts it
-//! on the bounded channel to the [`pool`] ([`queue`]) as a [`connection`]. A worker takes it and begins a [`session`]: it blocks in
-//! `recv`, with room for one request on its stack. [`protocol::line`] finds whole lines in what was read;
+//! on the bounded channel to the [`pool`] ([`queue`]) as a [`connection`]. A worker takes it and begins a [`session`]: it
+//! blocks in `recv`, with room for one request on its stack. [`protocol::line`] finds whole lines in what was read;
 //! [`command`] parses and executes each, without knowing of sockets or lines; the replies gather in one buffer, which
 //! goes out in one `send` for all that was read. The worker notes on its line of the [`scoreboard`] that something was
 //! answered, and blocks again. No lock, no allocation and no further system call is on this way.
@@ -46,11 +47,12 @@
 //!
 //! # The way of a SIGUSR2
 //!
-//! [`daemon`] has the new program try itself out ([`handover`]). Then the door closes, the phase becomes `Release`, and the
-//! workers let go: the connections come out of the server as values, open and unread. They go into a [`pack`] with the
-//! listening sockets and those who linger, and the new program, executed in the same process, begins with what it finds there.
-//! If it can't be executed after all, this program begins anew in the same way. At a SIGTERM under systemd the phase is `Pack`,
-//! which answers what has arrived and then lets go, and the pack is stored with systemd for the next process.
+//! [`daemon`] has the new program try itself out ([`handover`]). Then the door closes, the phase becomes `Release`, and
+//! the workers let go: the connections come out of the [`server`] as values, open and unread. They go into a [`pack`] with
+//! the listening sockets and those who linger, and the new program, executed in the same process, begins with what it
+//! finds there. If it can't be executed after all, this program begins anew in the same way. At a SIGTERM under systemd
+//! the phase is `Pack`, which answers what has arrived and then lets go, and the pack is stored with systemd for the next
+//! process.
 
 pub mod acceptor;
 pub mod clients;
@@ -75,6 +77,7 @@ pub mod protocol;
 pub mod queue;
 pub mod reaper;
 pub mod scoreboard;
+pub mod server;
 pub mod session;
 pub mod signals;
 pub mod sync;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Uid, getrlimit, setrlimit};
 
 use crate::error::Error;
 use crate::sys;
@@ -79,12 +79,9 @@ fn thread_limits() -> Vec<Limit> {
             );
         }
     }
-    let user = rustix::process::geteuid();
-    let processes = getrlimit(Resource::Nproc)
-        .current
-        .filter(|_| !user.is_root());
-    // Root is exempt (getrlimit(2)).
-    if let Some(most) = processes {
+    let user = rustix::process::getuid();
+    let processes = getrlimit(Resource::Nproc).current;
+    if let Some(most) = processes.filter(|_| !is_exempt(user)) {
         let taken = threads_of(user.as_raw());
         add(
             as_size(most).saturating_sub(taken),
@@ -142,6 +139,18 @@ fn thread_limits() -> Vec<Limit> {
         }
     }
     limits
+}
+
+/// Whether the limit on a user's threads does not hold for `user`: the kernel exempts its real root (getrlimit(2)), which
+/// the root of a user namespace may not be (user_namespaces(7)).
+fn is_exempt(user: Uid) -> bool {
+    let maps = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let outside = maps
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|map| map.first() == Some(&"0"))
+        .and_then(|map| map.get(1).copied());
+    user.is_root() && outside.is_none_or(|outside| outside == "0")
 }
 
 fn number_in(file: &Path) -> Option<usize> {

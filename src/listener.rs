@@ -2,13 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-
 use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::error::{Error, plain};
-use crate::sys;
+use crate::{pack, sys};
 
 /// How many clients the kernel keeps for us until they are accepted, if net.core.somaxconn allows as many. std asks
 /// for 128, and a burst of more than that waits for seconds while the clients' SYNs are sent again.
@@ -18,18 +17,18 @@ const BACKLOG: i32 = 4096;
 /// (socket(7)). Left to itself it takes up to 4 MiB (tcp_wmem in tcp(7)).
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// The name that a socket for the line protocol has in its unit (`FileDescriptorName=`).
+const LINE: &str = "line";
+
 /// A socket that listens for clients.
 pub struct Listener {
     /// The socket.
     pub socket: TcpListener,
     /// The address that it is bound to, with the real port if the system chose it.
     pub address: SocketAddr,
-    /// Whether systemd or the last process passed it: then others may have it too, and it must never be shut down.
+    /// Whether systemd passed it, which keeps it, too: it must never be shut down.
     pub passed: bool,
 }
-
-/// The name that a socket for the line protocol has in its unit (`FileDescriptorName=`).
-const LINE: &str = "line";
 
 /// Listens on `address`.
 pub fn bind(address: SocketAddr) -> Result<Listener, Error> {
@@ -41,9 +40,6 @@ pub fn bind(address: SocketAddr) -> Result<Listener, Error> {
     bound().map_err(|source| Error::Listen { address, source })
 }
 
-/// The name under which systemd's store keeps a pack.
-pub const PACK: &str = "pack";
-
 /// The sockets that systemd passes to this process, and the pack that it has kept. Call it once, before any thread starts.
 pub fn passed() -> Result<(Vec<Listener>, Option<OwnedFd>), Error> {
     let mut sockets = sys::passed_sockets().map_err(|error| {
@@ -53,7 +49,7 @@ pub fn passed() -> Result<(Vec<Listener>, Option<OwnedFd>), Error> {
         ))
     })?;
     // What was stored comes after what belongs to a .socket unit; of several packs, which a crash may leave, the last.
-    let packs = sockets.extract_if(.., |(_, name)| name == PACK);
+    let packs = sockets.extract_if(.., |(_, name)| name == pack::NAME);
     let pack = packs.last().map(|(socket, _)| socket);
     let listeners = sockets
         .into_iter()
@@ -76,15 +72,15 @@ pub fn passed() -> Result<(Vec<Listener>, Option<OwnedFd>), Error> {
                     "is no listening TCP socket; ListenStream= with a port makes one",
                 ));
             }
-            prepare(TcpListener::from(socket), true)
+            inherit(socket, true)
                 .map_err(|error| refuse(&format!("can't be used: {}", plain(&error))))
         });
     Ok((listeners.collect::<Result<_, _>>()?, pack))
 }
 
-/// Goes on with a socket that the last process listened on.
-pub fn inherit(socket: OwnedFd) -> io::Result<Listener> {
-    prepare(TcpListener::from(socket), true)
+/// Goes on with a socket that listens already; systemd may have `passed` it.
+pub fn inherit(socket: OwnedFd, passed: bool) -> io::Result<Listener> {
+    prepare(TcpListener::from(socket), passed)
 }
 
 /// Whether it is a stream over IP that listens.

@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 
 use crate::error::{Error, plain};
 use crate::health::Health;
-use crate::listener::PACK;
+use crate::pack;
 use crate::thread;
 
 /// How often the status is brought up to date.
@@ -121,7 +121,7 @@ pub fn store(pack: &OwnedFd) -> io::Result<()> {
     // Not polled: it would take the pack's other end, which is closed, for the end of the pack.
     let states = [
         NotifyState::FdStore,
-        NotifyState::FdName(PACK),
+        NotifyState::FdName(pack::NAME),
         NotifyState::Custom("FDPOLL=0"),
     ];
     sd_notify::notify_with_fds(&states, &[pack.as_fd()])?;
@@ -138,7 +138,7 @@ pub fn store(pack: &OwnedFd) -> io::Result<()> {
 
 /// Has systemd forget the pack that it kept.
 pub fn forget() {
-    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(PACK)]);
+    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(pack::NAME)]);
 }
 
 /// Whether there is a systemd that is told.

@@ -22,6 +22,9 @@ use crate::clock::Millis;
 /// The variable that tells a program which replaces another the number of its pack's descriptor.
 pub const VARIABLE: &str = "BLOCKCHAIN_TCPD_PACK";
 
+/// The name under which systemd's store keeps a pack.
+pub const NAME: &str = "pack";
+
 /// What the state begins with.
 pub const MAGIC: &[u8; 8] = b"bct-pack";
 
@@ -36,6 +39,8 @@ const MOST: usize = 253;
 pub struct Contents {
     /// How many listening sockets there are.
     pub listeners: u32,
+    /// Whether systemd passed the listening sockets, to the first of the processes that hand them on.
+    pub passed: bool,
     /// How many clients have been accepted so far.
     pub accepted: u64,
     /// The clients.
@@ -44,16 +49,22 @@ pub struct Contents {
     pub leaving: u32,
 }
 
-/// The state of a client beside its socket; see [`crate::connection::Connection`].
+/// The state of a client beside its socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // as there
 pub struct Client {
+    /// The number by which the log calls it, counted from 1 by the first of the processes that hand their clients on.
     pub number: u64,
+    /// Its address.
     pub peer: SocketAddr,
+    /// When it was accepted.
     pub since: Millis,
+    /// Let go of, when its last request was complete: its idle time goes on counting from there.
     pub active: Option<Millis>,
+    /// What was read of a request that is not whole yet; less than a request may be long.
     pub unanswered: Vec<u8>,
+    /// Replies that have not been written.
     pub replies: Vec<u8>,
+    /// Whether it is to be closed after these replies.
     pub closes: bool,
 }
 
@@ -92,6 +103,7 @@ pub fn encode(contents: &Contents) -> Vec<u8> {
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&contents.listeners.to_le_bytes());
     bytes.extend_from_slice(&contents.leaving.to_le_bytes());
+    bytes.push(contents.passed.into());
     bytes.extend_from_slice(&contents.accepted.to_le_bytes());
     put_length(&mut bytes, contents.clients.len());
     for client in &contents.clients {
@@ -122,7 +134,7 @@ fn put_bytes(bytes: &mut Vec<u8>, more: &[u8]) {
 /// Reads what [`encode`] wrote, and nothing else.
 pub fn decode(bytes: &[u8]) -> Result<Contents, Damage> {
     let mut rest = Rest(bytes);
-    if rest.take(MAGIC.len())? != MAGIC {
+    if &rest.array()? != MAGIC {
         return Err(Damage::Broken("it does not begin as one"));
     }
     let version = rest.number32()?;
@@ -139,6 +151,7 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damage> {
     let mut contents = Contents {
         listeners: rest.number32()?,
         leaving: rest.number32()?,
+        passed: rest.flag()?,
         accepted: rest.number64()?,
         clients: Vec::new(),
     };
@@ -151,33 +164,38 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damage> {
     Ok(contents)
 }
 
+const TOO_EARLY: Damage = Damage::Broken("it ends too early");
+
 /// What is still to be read.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], Damage> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(length)
-            .ok_or(Damage::Broken("it ends too early"))?;
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(TOO_EARLY)?;
         self.0 = rest;
         Ok(taken)
     }
 
+    fn array<const LENGTH: usize>(&mut self) -> Result<[u8; LENGTH], Damage> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(TOO_EARLY)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
     fn number32(&mut self) -> Result<u32, Damage> {
-        let bytes = self.take(4)?;
-        Ok(bytes
-            .iter()
-            .rev()
-            .fold(0, |number, &byte| number << 8 | u32::from(byte)))
+        self.array().map(u32::from_le_bytes)
     }
 
     fn number64(&mut self) -> Result<u64, Damage> {
-        let bytes = self.take(8)?;
-        Ok(bytes
-            .iter()
-            .rev()
-            .fold(0, |number, &byte| number << 8 | u64::from(byte)))
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn flag(&mut self) -> Result<bool, Damage> {
+        match self.array()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            [_] => Err(Damage::Broken("it says neither yes nor no")),
+        }
     }
 
     fn bytes(&mut self) -> Result<&'a [u8], Damage> {
@@ -198,11 +216,7 @@ impl<'a> Rest<'a> {
                 .map(Millis),
             unanswered: self.bytes()?.to_vec(),
             replies: self.bytes()?.to_vec(),
-            closes: match self.take(1)? {
-                [0] => false,
-                [1] => true,
-                _ => return Err(Damage::Broken("a client neither stays nor leaves")),
-            },
+            closes: self.flag()?,
         })
     }
 }
@@ -316,6 +330,7 @@ mod tests {
         };
         Contents {
             listeners: 2,
+            passed: true,
             accepted: 77,
             clients: vec![client(5, "127.0.0.1:1234"), client(6, "[2001:db8::1]:1")],
             leaving: 1,

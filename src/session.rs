@@ -89,7 +89,7 @@ impl Input {
     #[cold]
     fn let_go<S>(&self, connection: &mut Connection<S>, ended: Ended) -> Ended {
         if matches!(ended, Ended::Released) {
-            connection.unanswered = self.bytes[..self.filled].to_vec();
+            connection.client.unanswered = self.bytes[..self.filled].to_vec();
         }
         ended
     }
@@ -114,12 +114,12 @@ impl Service {
     #[inline(never)]
     pub fn serve<S: Socket>(&self, connection: &mut Connection<S>, line: &Line) -> Ended {
         let mut input = Input::new();
-        input.resume(&std::mem::take(&mut connection.unanswered));
+        input.resume(&std::mem::take(&mut connection.client.unanswered));
         // While finishing: how much had arrived when that began, and was not read yet.
         let mut due = None;
         // Whether it has been looked for a request that came as late as the order to end.
         let mut looked = false;
-        match connection.active.take() {
+        match connection.client.active.take() {
             None => line.set(Activity::Reading),
             Some(active) => {
                 line.set_since(Activity::Reading, active);
@@ -127,12 +127,12 @@ impl Service {
                 self.alarm.ring();
             }
         }
-        if !connection.replies.is_empty() {
+        if !connection.client.replies.is_empty() {
             if let Err(ended) = self.send(connection, line) {
                 return input.let_go(connection, ended);
             }
-            connection.replies.clear();
-            if connection.closes {
+            connection.client.replies.clear();
+            if connection.client.closes {
                 return Ended::Quit;
             }
         }
@@ -153,7 +153,7 @@ impl Service {
                     RecvFlags::DONTWAIT
                 }
                 Phase::Release => {
-                    connection.active = Some(state.since());
+                    connection.client.active = Some(state.since());
                     return input.let_go(connection, Ended::Released);
                 }
                 Phase::Cut => return Ended::CutOff,
@@ -170,15 +170,15 @@ impl Service {
             };
             input.filled += read;
 
-            let replies = &mut connection.replies;
+            let replies = &mut connection.client.replies;
             let end = self.answer(&mut input, read == 0, line, replies);
             if !replies.is_empty() {
                 if let Err(ended) = self.send(connection, line) {
                     // The end of the client's input is there for whoever goes on, its last words are not.
-                    connection.closes = matches!(end, Some(Ended::Quit | Ended::TooLong));
+                    connection.client.closes = matches!(end, Some(Ended::Quit | Ended::TooLong));
                     return input.let_go(connection, ended);
                 }
-                let replies = &mut connection.replies;
+                let replies = &mut connection.client.replies;
                 replies.clear();
                 if replies.capacity() > REPLIES_KEPT {
                     *replies = Vec::new();
@@ -240,8 +240,8 @@ impl Service {
     /// Writes all replies, in one call if the client keeps up.
     #[inline]
     fn send<S: Socket>(&self, connection: &mut Connection<S>, line: &Line) -> Result<(), Ended> {
-        match connection.write(&connection.replies, SendFlags::DONTWAIT) {
-            Ok(written) if written == connection.replies.len() => Ok(()),
+        match connection.write(&connection.client.replies, SendFlags::DONTWAIT) {
+            Ok(written) if written == connection.client.replies.len() => Ok(()),
             Ok(written) => self.send_slowly(connection, line, written),
             Err(Errno::AGAIN | Errno::INTR) => self.send_slowly(connection, line, 0),
             Err(error) => Err(Ended::Broken(error)),
@@ -259,17 +259,17 @@ impl Service {
     ) -> Result<(), Ended> {
         line.set(Activity::Writing);
         self.alarm.ring();
-        while written < connection.replies.len() {
+        while written < connection.client.replies.len() {
             match self.scoreboard.phase() {
                 _ if line.state().ordered() => return Err(Ended::CutOff),
                 Phase::Cut => return Err(Ended::CutOff),
                 Phase::Release | Phase::Pack => {
-                    connection.replies.drain(..written);
+                    connection.client.replies.drain(..written);
                     return Err(Ended::Released);
                 }
                 Phase::Serve | Phase::Finish => {}
             }
-            match connection.write(&connection.replies[written..], SendFlags::empty()) {
+            match connection.write(&connection.client.replies[written..], SendFlags::empty()) {
                 Ok(more) => written += more,
                 Err(Errno::INTR) => line.hear(),
                 Err(error) => return Err(Ended::Broken(error)),
@@ -286,8 +286,8 @@ impl Service {
             let how = ended
                 .as_ref()
                 .map_or("a panic".to_string(), |how| format!("{how:?}"));
-            let seconds = Millis::now().since(connection.since).as_secs_f64();
-            debug!(connection = connection.number, peer:% = connection.peer, seconds, how; "ended");
+            let seconds = Millis::now().since(connection.client.since).as_secs_f64();
+            debug!(connection = connection.client.number, peer:% = connection.client.peer, seconds, how; "ended");
         }
         match ended {
             Some(Ended::Left | Ended::Broken(_)) => connection.close(),
@@ -317,16 +317,23 @@ impl Service {
 
     /// The requests before the one that failed get their replies.
     fn refuse_after_panic(&self, mut connection: Connection) {
-        let whole = connection.replies.iter().rposition(|&byte| byte == b'\n');
-        connection.replies.truncate(whole.map_or(0, |lf| lf + 1));
+        let whole = connection
+            .client
+            .replies
+            .iter()
+            .rposition(|&byte| byte == b'\n');
+        connection
+            .client
+            .replies
+            .truncate(whole.map_or(0, |lf| lf + 1));
         self.refuse(connection, &Refusal::Internal);
     }
 
     /// Sends what is left to send, `refusal` last, and says goodbye.
     fn refuse(&self, mut connection: Connection, refusal: &Refusal<'_>) {
-        line::write_refusal(refusal, &mut connection.replies);
+        line::write_refusal(refusal, &mut connection.client.replies);
         // A client that takes nothing more loses these words, too.
-        let _ = connection.write(&connection.replies, SendFlags::DONTWAIT);
+        let _ = connection.write(&connection.client.replies, SendFlags::DONTWAIT);
         self.linger.leave(connection.say_goodbye());
     }
 }
@@ -336,7 +343,7 @@ impl Service {
 fn finished<S>(connection: &mut Connection<S>, input: &Input, line: &Line, phase: Phase) -> Ended {
     let active = line.state().since();
     if phase == Phase::Pack {
-        connection.active = Some(active);
+        connection.client.active = Some(active);
         return input.let_go(connection, Ended::Released);
     }
     Ended::Finished {

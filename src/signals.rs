@@ -1,15 +1,19 @@
 //! What the system says to us by signals, passed on to the daemon's channel. The only place that knows them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{self, Handle};
 use signal_hook::low_level::{emulate_default_handler, signal_name};
 
 use crate::error::Error;
-use crate::{sys, thread};
+use crate::sys;
+use crate::thread::{self, Thread};
+
+/// What is listened to.
+const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR2];
 
 /// What we are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,41 +30,93 @@ pub enum Told {
 /// and once by its group.
 const SAME: Duration = Duration::from_millis(250);
 
-/// Listens to signals from now on. Who says stop a second time ends the process at once, whatever it is doing.
-/// Call it before any thread starts.
-pub fn listen() -> Result<Receiver<Told>, Error> {
-    let failed = |source| Error::System {
-        action: "listen to signals",
-        source,
-    };
-    sys::allow_interrupts().map_err(failed)?;
-    sys::unblock(&[SIGTERM, SIGINT, SIGHUP, SIGUSR2]).map_err(failed)?;
-    // A log or an id that may grow no more (RLIMIT_FSIZE) is an error of write(2), not the end of the process.
-    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2]).map_err(failed)?;
-    let (sender, receiver) = crossbeam_channel::unbounded();
-    thread::spawn("signals", move || {
-        let mut stopping: Option<Instant> = None;
-        for signal in signals.forever() {
-            let told = match (signal, stopping) {
-                (SIGHUP, _) => Told::Hangup,
-                (SIGUSR2, None) => Told::Replace,
-                (SIGUSR2, Some(_)) => continue,
-                (_, Some(first)) if first.elapsed() < SAME => continue,
-                (_, Some(_)) => {
-                    // It ends the process; if it should not, there is nothing better to do.
-                    let _ = emulate_default_handler(signal);
-                    continue;
-                }
-                (signal, None) => {
-                    stopping = Some(Instant::now());
-                    Told::Stop(signal_name(signal).unwrap_or("a signal"))
+/// Listens to signals, in a thread of its own: it alone takes them, so that none is on its way when it pauses.
+pub struct Signals {
+    told: Receiver<Told>,
+    sender: Sender<Told>,
+    /// When we were first told to stop.
+    stopping: Arc<OnceLock<Instant>>,
+    listening: Option<(Handle, Thread)>,
+}
+
+impl Signals {
+    /// Listens from now on. Who says stop a second time ends the process at once, whatever it is doing.
+    /// Call it before any thread starts.
+    pub fn listen() -> Result<Self, Error> {
+        sys::allow_interrupts().map_err(failed)?;
+        sys::block(&SIGNALS).map_err(failed)?;
+        // A log or an id that may grow no more (RLIMIT_FSIZE) is an error of write(2), not the end of the process.
+        signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
+        let (sender, told) = crossbeam_channel::unbounded();
+        let mut signals = Signals {
+            told,
+            sender,
+            stopping: Arc::default(),
+            listening: None,
+        };
+        signals.resume()?;
+        Ok(signals)
+    }
+
+    /// What we are told. It never disconnects.
+    pub fn told(&self) -> &Receiver<Told> {
+        &self.told
+    }
+
+    /// Listens no more. What has come is in the channel; what comes waits for [`Signals::resume`], or for the program that
+    /// replaces this one.
+    pub fn pause(&mut self) {
+        if let Some((handle, thread)) = self.listening.take() {
+            handle.close();
+            thread.end();
+        }
+    }
+
+    /// Listens again.
+    pub fn resume(&mut self) -> Result<(), Error> {
+        let mut signals = iterator::Signals::new(SIGNALS).map_err(failed)?;
+        let handle = signals.handle();
+        let (sender, stopping) = (self.sender.clone(), self.stopping.clone());
+        let thread = thread::spawn("signals", move || {
+            let tell = |signal| {
+                if let Some(told) = understand(signal, &stopping) {
+                    // Nobody listens to us any more: the process ends.
+                    let _ = sender.send(told);
                 }
             };
-            if sender.send(told).is_err() {
-                return;
-            }
+            // Neither fails with signals that there are (pthread_sigmask(3)).
+            let _ = sys::unblock(&SIGNALS);
+            signals.forever().for_each(tell);
+            let _ = sys::block(&SIGNALS);
+            signals.pending().for_each(tell);
+        })?;
+        self.listening = Some((handle, thread));
+        Ok(())
+    }
+}
+
+/// What `signal` tells us, if anything.
+fn understand(signal: i32, stopping: &OnceLock<Instant>) -> Option<Told> {
+    match (signal, stopping.get()) {
+        (SIGHUP, _) => Some(Told::Hangup),
+        (SIGUSR2, None) => Some(Told::Replace),
+        (SIGUSR2, Some(_)) => None,
+        (_, Some(first)) if first.elapsed() < SAME => None,
+        (signal, Some(_)) => {
+            // It ends the process; if it should not, there is nothing better to do.
+            let _ = emulate_default_handler(signal);
+            None
         }
-    })?;
-    Ok(receiver)
+        (signal, None) => {
+            stopping.get_or_init(Instant::now);
+            Some(Told::Stop(signal_name(signal).unwrap_or("a signal")))
+        }
+    }
+}
+
+fn failed(source: std::io::Error) -> Error {
+    Error::System {
+        action: "listen to signals",
+        source,
+    }
 }

@@ -34,6 +34,16 @@ pub fn allow_interrupts() -> io::Result<()> {
 /// Lets these signals reach the calling thread, and the threads that it starts from now on: whoever started the process
 /// may have blocked them, and a process inherits that (sigprocmask(2)).
 pub fn unblock(signals: &[libc::c_int]) -> io::Result<()> {
+    mask(libc::SIG_UNBLOCK, signals)
+}
+
+/// Keeps these signals from the calling thread, and the threads that it starts from now on. One that no thread may take
+/// waits, and goes on waiting in the program that replaces this one (execve(2)).
+pub fn block(signals: &[libc::c_int]) -> io::Result<()> {
+    mask(libc::SIG_BLOCK, signals)
+}
+
+fn mask(how: libc::c_int, signals: &[libc::c_int]) -> io::Result<()> {
     // SAFETY: all zeroes are a valid sigset_t, and every pointer is to a live local.
     unsafe {
         let mut mask: libc::sigset_t = std::mem::zeroed();
@@ -41,7 +51,7 @@ pub fn unblock(signals: &[libc::c_int]) -> io::Result<()> {
         for signal in signals {
             libc::sigaddset(&mut mask, *signal);
         }
-        match libc::pthread_sigmask(libc::SIG_UNBLOCK, &mask, std::ptr::null_mut()) {
+        match libc::pthread_sigmask(how, &mask, std::ptr::null_mut()) {
             0 => Ok(()),
             code => Err(io::Error::from_raw_os_error(code)),
         }

@@ -200,7 +200,7 @@ fn a_panic_costs_one_connection_and_no_worker() {
         &["--max-clients", "2", "--queue", "0"],
         &[server::SET, FAULTY],
     );
-    let address = server.addresses[0];
+    let address = server.addresses()[0];
     let mut other = Client::connect(address).unwrap();
     for _ in 0..1000 {
         let mut client = Client::connect(address).unwrap();
@@ -215,5 +215,5 @@ fn a_panic_costs_one_connection_and_no_worker() {
     assert_eq!(Client::connect(address).unwrap().ask("WHO"), "2");
     drop(other);
     wait_until("nobody is left", || server.clients() == 0);
-    server.drain(Duration::from_secs(10));
+    server.stop(Duration::from_secs(10));
 }

@@ -3,7 +3,7 @@
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use blockchain_tcpd::clock::Millis;
 use blockchain_tcpd::pack::{self, Contents};
 
+use crate::protocol::proves;
 use crate::support::kernel::{asked_for, shell, through};
-use crate::support::{Client, Daemon, Scratch, program, wait_until};
+use crate::support::{Client, Daemon, Scratch, clean, program, wait_until};
 
 fn times(daemon: &Daemon, text: &str) -> usize {
     let lines = daemon.log().lines();
@@ -31,6 +32,9 @@ fn replace(daemon: &Daemon) {
 
 #[test]
 fn clients_that_ask_without_pause_notice_nothing() {
+    proves(
+        r#"When another process of the server takes over, it goes on with all clients, who notice nothing: no reply is lost, cut or doubled."#,
+    );
     let (clients, rounds) = (
         asked_for("BLOCKCHAIN_TCPD_TEST_CLIENTS", 64),
         asked_for("BLOCKCHAIN_TCPD_TEST_ROUNDS", 10),
@@ -131,6 +135,7 @@ fn everything_about_a_client_goes_along() {
     assert_eq!(half.line().map(|line| line + "\n"), Some(id));
     replace(&daemon);
     drop(half);
+    assert_eq!(times(&daemon, " sockets=bound "), 3, "and not systemd's");
     // Not a byte of its replies is missing.
     stuck.shutdown();
     let replies = stuck.rest();
@@ -218,10 +223,7 @@ fn a_program_that_cannot_take_over_costs_nobody_anything() {
     std::fs::copy(&original, &copy).unwrap();
     let state = scratch.path().join("state");
     std::fs::create_dir(&state).unwrap();
-    let mut command = Command::new(&copy);
-    for (name, _) in program().get_envs() {
-        command.env_remove(name);
-    }
+    let mut command = clean(&copy);
     command
         .args(["--listen", "127.0.0.1:0", "--state-directory"])
         .arg(&state);
@@ -270,10 +272,7 @@ fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
     let scratch = Scratch::new();
     let copy = scratch.path().join("blockchain-tcpd");
     std::fs::copy(program().get_program(), &copy).unwrap();
-    let mut command = Command::new(&copy);
-    for (name, _) in program().get_envs() {
-        command.env_remove(name);
-    }
+    let mut command = clean(&copy);
     command.args(["--listen", "127.0.0.1:0"]);
     let daemon = Daemon::run(command);
     let mut client = daemon.connect();
@@ -324,6 +323,7 @@ fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
         let (accepted, peer) = listener.accept().unwrap();
         let state = pack::encode(&Contents {
             listeners: 1,
+            passed: false,
             accepted: 1,
             clients: vec![
                 pack::Client {
@@ -352,6 +352,27 @@ fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
         assert_eq!(daemon.ask("WHY\n"), "42\n");
         let log = daemon.stop();
         assert!(log.contains(why), "{log}");
+    }
+}
+
+/// Whenever it comes, also while no program of ours is there to hear it.
+#[test]
+fn a_stop_that_comes_during_a_replacement_is_heeded() {
+    let rounds = asked_for("BLOCKCHAIN_TCPD_TEST_TURNS", 20);
+    for round in 0..rounds {
+        let daemon = Daemon::start(["--max-clients", "8"]);
+        let mut client = daemon.connect();
+        assert_eq!(client.ask("WHY"), "42");
+        daemon.signal("USR2");
+        if round % 2 == 0 {
+            daemon.log().wait_for("hands its clients over");
+        } else {
+            // The trial takes some milliseconds, more than the signal.
+            thread::park_timeout(Duration::from_millis(round as u64));
+        }
+        client.send("WHY\n");
+        daemon.stop();
+        assert_eq!(client.rest(), "42\n");
     }
 }
 

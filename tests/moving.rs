@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use blockchain_tcpd::command::{Entry, Reply, Set, server};
 use blockchain_tcpd::connection::Connection;
 use blockchain_tcpd::daemon::COMMANDS;
+use blockchain_tcpd::scoreboard::Phase;
 use crossbeam_channel::Receiver;
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -25,7 +26,7 @@ fn next(released: &Receiver<Connection>) -> Connection {
 
 /// Reads to the end, beginning with what was read already. The client must have shut down its sending side.
 fn read(connection: &Connection) -> String {
-    let mut bytes = connection.unanswered.clone();
+    let mut bytes = connection.client.unanswered.clone();
     let mut buffer = [0; 4096];
     loop {
         match connection.read(&mut buffer, RecvFlags::empty()) {
@@ -40,7 +41,7 @@ fn read(connection: &Connection) -> String {
 fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
     const CLIENTS: usize = 500;
     let server = local_server(&["--max-clients", "500", "--queue", "0"], COMMANDS);
-    let address = server.addresses[0];
+    let address = server.addresses()[0];
     let mut clients: HashMap<SocketAddr, (usize, Client)> = HashMap::new();
     for index in 0..CLIENTS {
         let mut client = Client::connect(address).unwrap();
@@ -51,7 +52,7 @@ fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
         clients.insert(client.socket().local_addr().unwrap(), (index, client));
     }
     let begun = Instant::now();
-    let released = server.release();
+    let released = server.release(Phase::Release);
     let connections: Vec<_> = (0..CLIENTS).map(|_| next(&released)).collect();
     let took = begun.elapsed();
     eprintln!("{CLIENTS} blocked workers let go within {took:?}");
@@ -59,7 +60,9 @@ fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
     assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
 
     for connection in connections {
-        let (index, mut client) = clients.remove(&connection.peer).expect("each comes once");
+        let (index, mut client) = clients
+            .remove(&connection.client.peer)
+            .expect("each comes once");
         let half = match index % 2 {
             1 => format!("WHE{index}"),
             _ => String::new(),
@@ -78,7 +81,7 @@ fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
 fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
     const CLIENTS: usize = 8;
     let server = local_server(&["--max-clients", "8", "--queue", "0"], COMMANDS);
-    let address = server.addresses[0];
+    let address = server.addresses()[0];
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = HashMap::new();
     for _ in 0..CLIENTS {
@@ -121,11 +124,13 @@ fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
         });
         clients.insert(from, (sending, receiving));
     }
-    let released = server.release();
+    let released = server.release(Phase::Release);
     let connections: Vec<_> = (0..CLIENTS).map(|_| next(&released)).collect();
     stop.store(true, Ordering::Relaxed);
     for connection in connections {
-        let (sending, receiving) = clients.remove(&connection.peer).expect("each comes once");
+        let (sending, receiving) = clients
+            .remove(&connection.client.peer)
+            .expect("each comes once");
         let rest = read(&connection);
         drop(connection);
         let (sent, replies) = (sending.join().unwrap(), receiving.join().unwrap());
@@ -171,7 +176,7 @@ fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_
         &["--max-clients", "2", "--queue", "5"],
         &[server::SET, HOLD],
     );
-    let address = server.addresses[0];
+    let address = server.addresses()[0];
     let mut clients: Vec<_> = (0..WORKERS + WAITING)
         .map(|_| {
             let mut client = Client::connect(address).unwrap();
@@ -184,7 +189,7 @@ fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_
     });
     let count = COUNT.get().unwrap();
     // Releasing waits for nobody: the workers are busy still.
-    let released = server.release();
+    let released = server.release(Phase::Release);
     assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING);
     GO_ON.store(true, Ordering::Relaxed);
     let connections: Vec<_> = (0..WORKERS + WAITING).map(|_| next(&released)).collect();
@@ -195,7 +200,7 @@ fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_
     for (gone, connection) in connections.into_iter().enumerate() {
         let index = clients
             .iter()
-            .position(|client| client.socket().local_addr().unwrap() == connection.peer)
+            .position(|client| client.socket().local_addr().unwrap() == connection.client.peer)
             .expect("each comes once");
         let mut client = clients.swap_remove(index);
         client.shutdown();
@@ -218,7 +223,7 @@ fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_
 #[test]
 fn a_client_that_does_not_read_is_let_go_of_with_the_replies_that_it_has_not_taken() {
     let server = local_server(&["--max-clients", "1", "--write-timeout", "1h"], COMMANDS);
-    let client = Client::connect_narrow(server.addresses[0]);
+    let client = Client::connect_narrow(server.addresses()[0]);
     let mut socket = client.socket();
     socket.set_nonblocking(true).unwrap();
     let mut sent = 0;
@@ -233,21 +238,21 @@ fn a_client_that_does_not_read_is_let_go_of_with_the_replies_that_it_has_not_tak
     });
     socket.set_nonblocking(false).unwrap();
     let begun = Instant::now();
-    let connection = next(&server.release());
+    let connection = next(&server.release(Phase::Release));
     assert!(
         begun.elapsed() < Duration::from_secs(1),
         "{:?}",
         begun.elapsed()
     );
-    assert!(!connection.replies.is_empty());
-    assert!(connection.active.is_none(), "it was not idle");
+    assert!(!connection.client.replies.is_empty());
+    assert!(connection.client.active.is_none(), "it was not idle");
 
     let reading = thread::spawn(move || {
         let mut client = client;
         client.shutdown();
         client.rest()
     });
-    let mut rest = &connection.replies[..];
+    let mut rest = &connection.client.replies[..];
     while !rest.is_empty() {
         let written = connection.write(rest, SendFlags::empty()).unwrap();
         rest = &rest[written..];

@@ -1,6 +1,7 @@
 //! The contract, sentence by sentence: each item of docs/protocol.md is quoted by the test that proves it.
 //!
-//! The section on errors is proved in `errors`, that on connections in `connections`, the independence of how bytes are cut in `chopping`.
+//! The section on errors is proved in `errors`, that on connections in `connections` and tests/handover.rs, the
+//! independence of how bytes are cut in `chopping`.
 
 mod chopping;
 mod connections;
@@ -15,12 +16,13 @@ const SOURCES: &[&str] = &[
     include_str!("protocol.rs"),
     include_str!("protocol/connections.rs"),
     include_str!("protocol/errors.rs"),
+    include_str!("handover.rs"),
 ];
 
 const COMMANDS: [&str; 7] = ["WHO", "WHERE", "WHY", "PING", "HELP", "QUIT", "EXIT"];
 
 /// Says which sentence a test proves. It must be in the document, word by word.
-fn proves(sentence: &str) {
+pub fn proves(sentence: &str) {
     let sentence = one_blank_between_words(sentence);
     assert!(
         items(DOCUMENT).contains(&sentence),

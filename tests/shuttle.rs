@@ -315,7 +315,7 @@ fn note(
     idle: Duration,
     write: Duration,
 ) {
-    let number = connection.number;
+    let number = connection.client.number;
     let fresh = book.lock().unwrap().ended.insert(number);
     assert!(fresh, "client {number} was served twice");
     let now = Millis::now();
@@ -555,7 +555,7 @@ fn a_release_reaches_every_worker_and_loses_nothing() {
             let client = &connection.socket().0;
             let mut wire = client.wire();
             assert!(!wire.closed);
-            let mut left = connection.unanswered.clone();
+            let mut left = connection.client.unanswered.clone();
             left.extend(wire.to_server.make_contiguous().iter());
             let answered = wire.to_client.len() / REPLY.len();
             let sent = REQUEST.repeat(sent[client.number as usize - 1]);

@@ -12,18 +12,17 @@ use blockchain_tcpd::command::{Entry, Reply, Set, server};
 
 use crate::support::kernel::{local_server, own_address};
 use crate::support::{
-    Client, Daemon, PATIENCE, Scratch, installed, program, run_to_end, wait_until,
+    Client, Daemon, PATIENCE, Scratch, clean, installed, program, run_to_end, wait_until,
 };
 
 /// The daemon behind systemd's test tool, with these words for the tool and these for the daemon. The tool waits for a
 /// client before it starts the daemon.
 fn activated(tool: &[&str], arguments: &[&str]) -> Command {
-    let daemon = program();
-    let mut command = Command::new("systemd-socket-activate");
-    for (name, _) in daemon.get_envs() {
-        command.env_remove(name);
-    }
-    command.args(tool).arg(daemon.get_program()).args(arguments);
+    let mut command = clean("systemd-socket-activate");
+    command
+        .args(tool)
+        .arg(program().get_program())
+        .args(arguments);
     command
 }
 
@@ -260,7 +259,7 @@ fn a_worker_that_hangs_is_no_proof_of_health() {
     let server = local_server(&["--max-clients", "2"], &[server::SET, STUCK]);
     let health = server.health();
     assert_eq!(health.check(PATIENCE), Ok(()));
-    let mut client = Client::connect(server.addresses[0]).unwrap();
+    let mut client = Client::connect(server.addresses()[0]).unwrap();
     assert_eq!(client.ask("WHY"), "42");
     assert_eq!(health.check(PATIENCE), Ok(()));
     client.send("STUCK\n");
@@ -271,6 +270,6 @@ fn a_worker_that_hangs_is_no_proof_of_health() {
     assert_eq!(client.line().as_deref(), Some("WENT ON"));
     assert_eq!(health.check(PATIENCE), Ok(()));
     assert_eq!(health.load(), (1, 2));
-    server.drain(PATIENCE);
+    server.stop(PATIENCE);
     assert_eq!(health.check(PATIENCE), Ok(()));
 }

@@ -5,7 +5,7 @@
 //!
 //! - `i`: the call is interrupted;
 //! - `o`: the reaper orders the end of the client, then interrupts;
-//! - `r`, `f`, `c`: the server lets go, finishes or cuts off, then interrupts;
+//! - `r`, `p`, `f`, `c`: the server lets go, packs, finishes or cuts off, then interrupts;
 //! - `b`: the connection breaks;
 //! - `a`: no room, if the call doesn't wait.
 #![no_main]
@@ -63,12 +63,12 @@ fuzz_target!(|input: &[u8]| {
         match ended {
             // It goes on in the next process.
             Ended::Released => {
-                assert_eq!(phase, Phase::Release);
-                assert!(connection.closes || !connection.unanswered.contains(&b'\n'));
+                assert!(matches!(phase, Phase::Release | Phase::Pack));
+                assert!(connection.client.closes || !connection.client.unanswered.contains(&b'\n'));
                 // What was not written goes along, and is written there by a call of its own.
-                let all = [&output[..], &connection.replies].concat();
+                let all = [&output[..], &connection.client.replies].concat();
                 expected.check_beginning(&all, true);
-                if !connection.replies.is_empty() {
+                if !connection.client.replies.is_empty() {
                     socket.reads.set(socket.reads.get() + 1);
                 }
                 continue;
@@ -137,6 +137,7 @@ impl Plan<'_> {
                 line.order(line.state());
             }
             b'r' => board.set_phase(Phase::Release),
+            b'p' => board.set_phase(Phase::Pack),
             b'f' => board.set_phase(Phase::Finish),
             b'c' => board.set_phase(Phase::Cut),
             b'b' => return Err(Errno::CONNRESET),

@@ -130,19 +130,19 @@ fn a_request_that_fails_inside_costs_its_client_the_connection_and_nobody_else_a
     }];
     let server = local_server(&["--max-clients", "1"], &[command::server::SET, FAILING]);
     for _ in 0..3 {
-        let mut client = Client::connect(server.addresses[0]).expect("it accepts");
+        let mut client = Client::connect(server.addresses()[0]).expect("it accepts");
         assert_eq!(client.ask("WHY"), "42");
         client.send("FAIL\nWHY\n");
         let replies = client.rest();
         assert!(replies.starts_with("ERR INTERNAL "), "{replies}");
         assert_eq!(replies.lines().count(), 1, "{replies}");
     }
-    let mut pipelining = Client::connect(server.addresses[0]).expect("it accepts");
+    let mut pipelining = Client::connect(server.addresses()[0]).expect("it accepts");
     pipelining.send("WHY\nFAIL\nWHY\n");
     let replies = pipelining.rest();
     assert!(replies.starts_with("42\nERR INTERNAL "), "{replies}");
-    let mut other = Client::connect(server.addresses[0]).expect("it accepts");
+    let mut other = Client::connect(server.addresses()[0]).expect("it accepts");
     assert_eq!(other.ask("WHO"), "1");
     drop(other);
-    server.drain(Duration::from_secs(10));
+    server.stop(Duration::from_secs(10));
 }

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use blockchain_tcpd::command::Set;
-use blockchain_tcpd::daemon::Server;
 use blockchain_tcpd::handover::Inherited;
 use blockchain_tcpd::options::{Asked, Options};
+use blockchain_tcpd::server::Server;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::{Client, Daemon, Log, PATIENCE, program, wait_until};
+use super::{Client, Daemon, Log, PATIENCE, clean, program, wait_until};
 
 /// Whether the tests run as root, who may do some things that are tried here.
 pub fn is_root() -> bool {
@@ -42,13 +42,8 @@ pub fn asked_for(variable: &str, default: usize) -> usize {
 
 /// The daemon's program with these words before it, which must end in executing it.
 pub fn through(wrapper: &[&str]) -> Command {
-    let program = program();
-    let mut command = Command::new(wrapper[0]);
-    command.args(&wrapper[1..]).arg(program.get_program());
-    for (name, _) in program.get_envs() {
-        command.env_remove(name);
-    }
-    command.stdin(Stdio::null());
+    let mut command = clean(wrapper[0]);
+    command.args(&wrapper[1..]).arg(program().get_program());
     command
 }
 

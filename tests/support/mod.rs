@@ -14,9 +14,14 @@ use std::time::{Duration, Instant};
 /// Far more than anything here takes on a slow and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The daemon's program with a clean environment: none of its variables are set.
+/// The daemon's program in a [`clean`] environment.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blockchain-tcpd"));
+    clean(env!("CARGO_BIN_EXE_blockchain-tcpd"))
+}
+
+/// This program without input and without any variable that the daemon knows.
+pub fn clean(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     for (variable, _) in std::env::vars_os() {
         let name = variable.to_string_lossy().into_owned();
         if name.starts_with("BLOCKCHAIN_TCPD_")

@@ -1,0 +1,387 @@
+//! A server in this process: opened, served, and left by draining it or by handing its clients over.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use log::{error, info, warn};
+
+use crate::acceptor::{self, Acceptor, Door};
+use crate::clients::Clients;
+use crate::clock::milliseconds;
+use crate::command::{Context, Set};
+use crate::connection::Connection;
+use crate::episode::Episodes;
+use crate::error::{Error, plain};
+use crate::handover::Inherited;
+use crate::health::Health;
+use crate::identity::{Identity, Origin};
+use crate::limits;
+use crate::linger::Linger;
+use crate::listener::{self, Listener};
+use crate::notify;
+use crate::options::Options;
+use crate::pack;
+use crate::pool::{self, Pool};
+use crate::reaper::Reaper;
+use crate::scoreboard::{Alarm, Phase, Scoreboard};
+use crate::session::Service;
+use crate::sys;
+
+/// A worker has so long to come to the end of a request, before its client is left behind.
+const LONGEST_RELEASE: Duration = Duration::from_secs(5);
+
+/// However short the time is that a drain may take, clients that have nothing to wait for are closed in order.
+const LEAST_DRAIN: Duration = Duration::from_millis(100);
+
+/// After the deadline of the drain, workers have so long to notice.
+const LAST_GRACE: Duration = Duration::from_secs(1);
+
+/// A server that accepts and serves.
+pub struct Server {
+    /// What made it unable to go on.
+    pub failures: Receiver<Error>,
+    /// Connections that were let go of; see [`Server::release`].
+    released: Receiver<Connection>,
+    started: Instant,
+    door: Arc<Door>,
+    acceptors: Vec<Acceptor>,
+    listeners: Vec<Arc<Listener>>,
+    pool: Pool<Connection>,
+    scoreboard: Arc<Scoreboard>,
+    /// Sockets that lingered when [`Server::hand_over`] wanted them.
+    lingering: Receiver<TcpStream>,
+    identity: Identity,
+}
+
+impl Server {
+    /// Opens everything that `options` ask for and that was not `inherited`, and serves `commands`.
+    pub fn start(
+        options: &Options,
+        inherited: Inherited,
+        commands: &'static [Set],
+    ) -> Result<Self, Error> {
+        let started = Instant::now();
+        let system = |action| move |source| Error::System { action, source };
+        sys::allow_interrupts().map_err(system("install a signal handler"))?;
+        limits::check_threads(options.max_clients)?;
+        let identity = identify(options)?;
+        let listeners = match inherited.listeners {
+            none if none.is_empty() => listen(options)?,
+            listeners => listeners,
+        };
+        let capacity = share_descriptors(options, listeners.len())?;
+        let (workers, most) = (capacity.workers, capacity.workers + capacity.queue);
+
+        let clients = Arc::new(Clients::new(most, options.max_clients_per_address));
+        let scoreboard = Arc::new(Scoreboard::new(workers));
+        let episodes = Arc::new(Episodes::new());
+        let (alarm, alarms) = Alarm::new();
+        let (linger, lingering) = Linger::start(capacity.lingering)?;
+        let (release, released) = crossbeam_channel::unbounded();
+        let service = Arc::new(Service {
+            context: Context::new(clients.count(), identity.id, commands),
+            scoreboard: scoreboard.clone(),
+            alarm: alarm.clone(),
+            linger: linger.clone(),
+            released: release,
+            idle_timeout: options.idle_timeout,
+        });
+        let pool = {
+            let (serving, ending) = (service.clone(), service);
+            let episodes = episodes.clone();
+            Pool::start(
+                most,
+                &scoreboard,
+                move |connection: &mut Connection, line| serving.serve(connection, line),
+                move |connection, ended| {
+                    if ended.is_none() && episodes.panicked.happened(&"a panic, logged above") {
+                        ending.alarm.ring();
+                    }
+                    ending.end(connection, ended);
+                },
+            )?
+        };
+        Reaper {
+            scoreboard: scoreboard.clone(),
+            waiting: pool.waiting(),
+            idle_timeout: options.idle_timeout,
+            write_timeout: options.write_timeout,
+            episodes: episodes.clone(),
+        }
+        .start(alarms)?;
+
+        let (failed, failures) = crossbeam_channel::unbounded();
+        let door = Arc::new(Door {
+            clients,
+            workers,
+            queue: pool.queue(),
+            alarm,
+            linger,
+            episodes,
+            closed: AtomicBool::new(false),
+            accepted: AtomicU64::new(inherited.accepted),
+        });
+        door.welcome_back(inherited.clients);
+        for stream in inherited.leaving {
+            door.linger.leave(stream);
+        }
+        let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
+        let mut acceptors = Vec::new();
+        for listener in listeners.iter().cloned() {
+            let failed: Sender<Error> = failed.clone();
+            acceptors.push(acceptor::start(door.clone(), listener, move |error| {
+                // It fails only if the daemon is ending anyway.
+                let _ = failed.send(error);
+            })?);
+        }
+        let server = Server {
+            failures,
+            released,
+            started,
+            door,
+            acceptors,
+            listeners,
+            pool,
+            scoreboard,
+            lingering,
+            identity,
+        };
+        server.say_ready(capacity.queue);
+        Ok(server)
+    }
+
+    /// How many clients are connected.
+    pub fn clients(&self) -> usize {
+        self.door.clients.count().load(Ordering::SeqCst)
+    }
+
+    /// What tells whether clients are being served.
+    pub fn health(&self) -> Health {
+        Health::new(&self.door, &self.acceptors, self.scoreboard.clone())
+    }
+
+    /// The addresses that it listens on.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let listeners = self.listeners.iter();
+        listeners.map(|listener| listener.address).collect()
+    }
+
+    /// Whether systemd passed the listening sockets, to this process or to one before it.
+    fn is_passed(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.passed)
+    }
+
+    fn say_ready(&self, queue: usize) {
+        let mut listen = String::new();
+        for address in self.addresses() {
+            let comma = if listen.is_empty() { "" } else { "," };
+            // Writing into a String can't fail.
+            let _ = write!(listen, "{comma}{address}");
+        }
+        info!(
+            listen:%,
+            sockets = if self.is_passed() { "passed" } else { "bound" },
+            id:% = self.identity.id,
+            max_clients = self.scoreboard.lines().len(),
+            queue,
+            started_ms = milliseconds(self.started.elapsed());
+            "ready"
+        );
+    }
+
+    /// Lets nobody in any more, once the acceptors look.
+    pub fn close_door(&self) {
+        self.door.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Answers all that has arrived, and then closes the clients within `timeout`, or has systemd keep them for the next
+    /// process if it keeps the listening sockets, too.
+    pub fn stop(self, timeout: Duration) {
+        let begun = Instant::now();
+        let accepted = self.door.accepted.load(Ordering::Relaxed);
+        notify::stopping(self.clients(), timeout + LAST_GRACE * 2);
+        if self.is_passed() && notify::is_heard() {
+            self.store();
+        } else {
+            self.drain(begun + timeout.max(LEAST_DRAIN));
+        }
+        info!(accepted, drained_ms = milliseconds(begun.elapsed()); "stopped");
+    }
+
+    /// Answers all that has arrived, and closes. What isn't done by the `deadline` is cut off.
+    fn drain(self, deadline: Instant) {
+        let (clients, episodes) = (self.door.clients.clone(), self.door.episodes.clone());
+        let (board, alarm) = (self.scoreboard.clone(), self.door.alarm.clone());
+        let lingering = self.lingering.clone();
+        let ended = self.end_workers(Phase::Finish);
+        let mut cut_off = 0;
+        if !pool::wait_for(&ended, deadline) {
+            cut_off = clients.count().load(Ordering::SeqCst);
+            board.set_phase(Phase::Cut);
+            alarm.ring();
+            pool::wait_for(&ended, Instant::now() + LAST_GRACE);
+        }
+        // None comes: they are closed one after the other, and then it disconnects.
+        let _ = lingering.recv_deadline(deadline);
+        episodes.settle(true);
+        if cut_off > 0 {
+            warn!(clients = cut_off; "cut off: these clients were not done by the deadline");
+        }
+    }
+
+    /// Answers what has arrived, and has systemd keep all connections for the next process. If the service is not started
+    /// again, systemd closes them.
+    fn store(self) {
+        let stored = self
+            .hand_over(Phase::Pack)
+            .and_then(|pack| notify::store(&pack));
+        if let Err(error) = stored {
+            error!(
+                "clients are closed, can't store them with systemd: {}",
+                plain(&error)
+            );
+        }
+    }
+
+    /// Accepts no more, and packs all connections for the next process; with the listening sockets, unless the `phase`
+    /// is [`Phase::Pack`]: then systemd keeps those.
+    pub fn hand_over(self, phase: Phase) -> io::Result<OwnedFd> {
+        let (passed, accepted) = (self.is_passed(), self.door.accepted.load(Ordering::Relaxed));
+        let listeners = match phase {
+            Phase::Pack => Vec::new(),
+            _ => self.listeners.clone(),
+        };
+        let (clients, episodes) = (self.door.clients.count(), self.door.episodes.clone());
+        let lingering = self.lingering.clone();
+        self.door.linger.give_back();
+        let released = self.release(phase);
+        let deadline = Instant::now() + LONGEST_RELEASE;
+        let connections = all(&released, deadline);
+        let left_behind = clients.load(Ordering::SeqCst) - connections.len();
+        let leaving = all(&lingering, deadline);
+        episodes.settle(true);
+        if left_behind > 0 {
+            warn!(clients = left_behind; "left behind: these clients' requests took too long to wait for");
+        }
+        info!(clients = connections.len(); "hands its clients over");
+
+        let (states, streams): (Vec<_>, Vec<_>) =
+            connections.into_iter().map(Connection::into_parts).unzip();
+        let contents = pack::Contents {
+            listeners: listeners.len() as u32,
+            passed,
+            accepted,
+            clients: states,
+            leaving: leaving.len() as u32,
+        };
+        let listeners = listeners.iter().map(|listener| listener.socket.as_fd());
+        let streams = streams.iter().chain(&leaving);
+        let descriptors: Vec<_> = listeners
+            .chain(streams.map(|stream| stream.as_fd()))
+            .collect();
+        pack::send(&contents, &descriptors)
+    }
+
+    /// Accepts no more, and has the workers let go of all connections, open, in this way. They come out of the receiver,
+    /// which disconnects when the last worker has let go.
+    pub fn release(self, phase: Phase) -> Receiver<Connection> {
+        let released = self.released.clone();
+        self.end_workers(phase);
+        released
+    }
+
+    /// Closes the door and sets all workers to end in this way; the receiver disconnects when all have.
+    fn end_workers(self, phase: Phase) -> Receiver<()> {
+        self.close_door();
+        for acceptor in self.acceptors {
+            acceptor.thread.end();
+        }
+        self.scoreboard.set_phase(phase);
+        self.door.alarm.ring();
+        self.pool.close()
+    }
+}
+
+/// All that comes until the senders are gone, or the `deadline` is reached.
+fn all<T>(receiver: &Receiver<T>, deadline: Instant) -> Vec<T> {
+    std::iter::from_fn(|| receiver.recv_deadline(deadline).ok()).collect()
+}
+
+/// The id that `options` ask for.
+fn identify(options: &Options) -> Result<Identity, Error> {
+    let identity = match (&options.server_id, &options.state_directory) {
+        (Some(id), directory) => Identity::given(*id, directory.as_deref())?,
+        (None, Some(directory)) => Identity::in_directory(directory)?,
+        (None, None) => Identity::passing(),
+    };
+    let id = identity.id;
+    match &identity.origin {
+        Origin::Given | Origin::Kept(_) => {}
+        Origin::Created(file) => info!(id:%, file:% = file.display(); "this server has a new id"),
+        Origin::Passing => {
+            info!(id:%; "the id of this server ends with it: there is no --state-directory to keep it in");
+        }
+    }
+    Ok(identity)
+}
+
+/// Listens on all addresses. One that nobody asked for may be missing, as `[::1]` is on a machine without IPv6.
+fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
+    let mut listeners = Vec::new();
+    let mut missing = None;
+    for address in &options.listen {
+        match listener::bind(*address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if options.listen_by_default && listener::is_no_such_address(&error) => {
+                info!(address:%; "not listening there: this machine has no such address");
+                missing = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        Some(error) if listeners.is_empty() => Err(error),
+        _ => Ok(listeners),
+    }
+}
+
+/// How many clients are served, how many more may wait, and how many sockets may linger.
+struct Capacity {
+    workers: usize,
+    queue: usize,
+    lingering: usize,
+}
+
+/// Makes room for all clients that are served or wait, or for as many as the limit on open files allows.
+fn share_descriptors(options: &Options, acceptors: usize) -> Result<Capacity, Error> {
+    let (workers, queue) = (options.max_clients, options.queue);
+    let wanted = workers.saturating_add(queue);
+    let shared = limits::share_descriptors(wanted, acceptors)?;
+    if shared.clients == wanted {
+        return Ok(Capacity {
+            workers,
+            queue,
+            lingering: shared.lingering,
+        });
+    }
+    // Some must be left to wait, or nobody would make room for them.
+    let waiting = queue.min(shared.clients / 8);
+    let capacity = Capacity {
+        workers: workers.min(shared.clients - waiting),
+        queue: waiting,
+        lingering: shared.lingering,
+    };
+    warn!(
+        max_clients = capacity.workers,
+        queue = capacity.queue,
+        limit = shared.limit;
+        "fewer clients than asked for: raise the limit on open files (ulimit -n, LimitNOFILE=)"
+    );
+    Ok(capacity)
+}
