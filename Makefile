@@ -13,7 +13,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench fuzz soak deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover fuzz soak deb apt-repository install
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -32,6 +32,9 @@ test-package: ## the Debian package, in a Debian that is booted for it; needs ro
 
 bench: ## side by side with a minimal server and Redis; ARGS='--only pipelined'
 	$(CARGO) bench --locked --bench serving -- $(ARGS)
+
+bench-handover: ## how long clients wait while a new program takes over; ARGS='--clients 1000 --rounds 200'
+	$(CARGO) bench --locked --bench handover -- $(ARGS)
 
 fuzz: ## the line protocol; SECONDS=600
 	./fuzz/run $(SECONDS)

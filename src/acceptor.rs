@@ -154,7 +154,7 @@ impl Door {
 
 impl Door {
     /// Lets the clients of the last process in, as far as there is room: all are counted before the first is served.
-    pub fn welcome_back(&self, clients: Vec<(pack::Client, TcpStream)>) {
+    pub fn welcome_back(&self, clients: Vec<(pack::Client, TcpStream)>) -> Vec<Connection> {
         let mut admitted = Vec::with_capacity(clients.len());
         for (client, stream) in clients {
             match self.clients.admit(client.peer.ip()) {
@@ -166,9 +166,7 @@ impl Door {
                 }
             }
         }
-        for connection in admitted {
-            self.enqueue(connection);
-        }
+        admitted
     }
 }
 

@@ -46,7 +46,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
     let mut signals = Signals::listen()?;
     loop {
-        let server = Server::start(options, inherited, COMMANDS)?;
+        let mut server = Server::start(options, inherited, COMMANDS)?;
         let herald = Herald::start(server.health())?;
         let leave = wait(&signals, &server, &successor);
         server.close_door();
@@ -67,6 +67,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
                             let why = successor.take_over(&pack);
                             error!("goes on as it is: {why}");
                         }
+                        server.dismiss();
                         inherited.unpack(&pack);
                         signals.resume()?;
                     }

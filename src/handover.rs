@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use log::{error, info};
+use uuid::Uuid;
 
 use crate::error::{Error, plain};
+use crate::linger::Leaving;
 use crate::listener::{self, Listener};
 use crate::options::Options;
 use crate::pack::{self, Arrived};
@@ -30,7 +32,9 @@ pub struct Inherited {
     /// Clients of the last process.
     pub clients: Vec<(pack::Client, TcpStream)>,
     /// Sockets of clients that have been told goodbye.
-    pub leaving: Vec<TcpStream>,
+    pub leaving: Vec<Leaving>,
+    /// The id of the server.
+    pub id: Option<Uuid>,
 }
 
 impl Inherited {
@@ -98,7 +102,9 @@ impl Inherited {
         let sockets = descriptors.by_ref().map(TcpStream::from);
         self.clients
             .extend(contents.clients.into_iter().zip(sockets));
-        self.leaving.extend(descriptors.map(TcpStream::from));
+        let leaving = descriptors.map(TcpStream::from);
+        self.leaving.extend(leaving.zip(contents.leaving));
+        self.id = Some(contents.id);
         self.accepted = contents.accepted;
         info!(clients = self.clients.len(); "goes on with the clients of the last process");
     }

@@ -54,10 +54,10 @@ impl Identity {
         })
     }
 
-    /// An id that ends with the process.
-    pub fn passing() -> Self {
+    /// An id that ends with the process: this one, or a new one.
+    pub fn passing(id: Option<Uuid>) -> Self {
         Identity {
-            id: Uuid::new_v4(),
+            id: id.unwrap_or_else(Uuid::new_v4),
             origin: Origin::Passing,
             _lock: None,
         }

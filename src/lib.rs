@@ -11,6 +11,7 @@
 //! notify                                      what systemd is told
 //! health                                      whether clients are being served
 //! handover                                    what comes from the last process and goes to the next
+//! usher                                       serves all clients while the workers are being started
 //! acceptor   pool       reaper     signals    clients come in; are served; are ended; what the system says
 //! session    options                          the service of one client; every setting
 //! connection linger     protocol              a client as a value; sockets that are leaving; requests and replies as bytes
@@ -83,3 +84,4 @@ pub mod signals;
 pub mod sync;
 pub mod sys;
 pub mod thread;
+pub mod usher;

@@ -223,13 +223,17 @@ pub fn prepare() {
     }
 }
 
-/// Shares out the descriptors that are free now: for `clients`, if there are enough. Each of `acceptors` takes one when it
-/// begins to wait for a client.
-pub fn share_descriptors(clients: usize, acceptors: usize) -> Result<Descriptors, Error> {
+/// Shares out the descriptors for `clients`, of whom so many are `here`, if there are enough. Each of `acceptors` takes one
+/// when it begins to wait for a client.
+pub fn share_descriptors(
+    clients: usize,
+    here: usize,
+    acceptors: usize,
+) -> Result<Descriptors, Error> {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     // Reading the directory opens one more. If it is out of sight, so many may be in use.
     let taken = fs::read_dir("/proc/self/fd").map_or(SPARE_DESCRIPTORS, |open| open.count() - 1);
-    share(limit, taken + acceptors, clients)
+    share(limit, (taken + acceptors).saturating_sub(here), clients)
 }
 
 fn share(limit: u64, taken: usize, clients: usize) -> Result<Descriptors, Error> {

@@ -7,7 +7,7 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -30,78 +30,89 @@ const DISCARD: usize = 64 * 1024;
 /// The sockets of clients that have been told goodbye.
 #[derive(Clone)]
 pub struct Linger {
-    sender: Sender<(TcpStream, Millis)>,
+    sender: Sender<Order>,
     held: Arc<AtomicUsize>,
     limit: usize,
-    /// Set when the sockets are to go on elsewhere.
-    over: Arc<AtomicBool>,
+}
+
+/// A socket that lingers, and since when.
+pub type Leaving = (TcpStream, Millis);
+
+/// What the thread is told.
+enum Order {
+    Close(Leaving),
+    GiveBack(Sender<Vec<Leaving>>),
 }
 
 impl Linger {
     /// Starts the thread, for at most `limit` sockets at a time. It ends when the last clone is dropped and no socket
-    /// is left, or when it has given those back that are; then the receiver disconnects.
-    pub fn start(limit: usize) -> Result<(Self, Receiver<TcpStream>), Error> {
-        let (sender, leaving) = crossbeam_channel::unbounded();
-        let (back, ended) = crossbeam_channel::unbounded();
+    /// is left; then the receiver disconnects.
+    pub fn start(limit: usize) -> Result<(Self, Receiver<()>), Error> {
+        let (sender, orders) = crossbeam_channel::unbounded();
+        let (running, ended) = crossbeam_channel::bounded::<()>(0);
         let held = Arc::new(AtomicUsize::new(0));
-        let over = Arc::new(AtomicBool::new(false));
-        let (counted, is_over) = (held.clone(), over.clone());
+        let counted = held.clone();
         thread::spawn("linger", move || {
-            for (socket, _) in run(&leaving, &counted, &is_over) {
-                // Nobody wants it any more: then it is closed.
-                let _ = back.send(socket);
-            }
+            run(&orders, &counted);
+            drop(running);
         })?;
         let linger = Linger {
             sender,
             held,
             limit,
-            over,
         };
         Ok((linger, ended))
-    }
-
-    /// Has the thread give back, by the receiver, what is left when the last clone is dropped.
-    pub fn give_back(&self) {
-        self.over.store(true, Ordering::Relaxed);
     }
 
     /// Closes `stream`, whose sending side is shut down, when the client has closed too. With too many already it is
     /// closed at once.
     pub fn leave(&self, stream: TcpStream) {
+        self.go_on((stream, Millis::now()));
+    }
+
+    /// The same with one that lingers already.
+    pub fn go_on(&self, leaving: Leaving) {
         if self.held.fetch_add(1, Ordering::Relaxed) < self.limit {
             // It fails only if the thread is gone, and then the socket is closed at once.
-            let _ = self.sender.send((stream, Millis::now()));
+            let _ = self.sender.send(Order::Close(leaving));
         } else {
             self.held.fetch_sub(1, Ordering::Relaxed);
         }
     }
+
+    /// All that linger, to do so elsewhere.
+    pub fn give_back(&self) -> Vec<Leaving> {
+        let (to, given) = crossbeam_channel::bounded(1);
+        // It fails only if the thread is gone, with all sockets.
+        let _ = self.sender.send(Order::GiveBack(to));
+        given.recv().unwrap_or_default()
+    }
 }
 
-/// Returns those that are to go on elsewhere.
-fn run(
-    leaving: &Receiver<(TcpStream, Millis)>,
-    held: &AtomicUsize,
-    over: &AtomicBool,
-) -> Vec<(TcpStream, Millis)> {
-    let mut sockets: Vec<(TcpStream, Millis)> = Vec::new();
+fn run(orders: &Receiver<Order>, held: &AtomicUsize) {
+    let mut sockets: Vec<Leaving> = Vec::new();
     let mut discarded = vec![0; DISCARD];
+    let obey = |order, sockets: &mut Vec<Leaving>| match order {
+        Order::Close(leaving) => sockets.push(leaving),
+        Order::GiveBack(to) => {
+            held.fetch_sub(sockets.len(), Ordering::Relaxed);
+            // Who asked waits for it.
+            let _ = to.send(std::mem::take(sockets));
+        }
+    };
     loop {
         if sockets.is_empty() {
-            match leaving.recv() {
-                Ok(socket) => sockets.push(socket),
-                Err(_) => return sockets,
+            match orders.recv() {
+                Ok(order) => obey(order, &mut sockets),
+                Err(_) => return,
             }
         }
         // Once in an interval, however many come: a flood of them would look after each at each arrival of another.
         let next = Instant::now() + INTERVAL;
         loop {
-            match leaving.recv_deadline(next) {
-                Ok(socket) => sockets.push(socket),
+            match orders.recv_deadline(next) {
+                Ok(order) => obey(order, &mut sockets),
                 Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) if over.load(Ordering::Relaxed) => {
-                    return sockets;
-                }
                 Err(RecvTimeoutError::Disconnected) => break std::thread::sleep(INTERVAL),
             }
         }

@@ -17,6 +17,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
+use uuid::Uuid;
+
 use crate::clock::Millis;
 
 /// The variable that tells a program which replaces another the number of its pack's descriptor.
@@ -41,12 +43,14 @@ pub struct Contents {
     pub listeners: u32,
     /// Whether systemd passed the listening sockets, to the first of the processes that hand them on.
     pub passed: bool,
+    /// The id of the server.
+    pub id: Uuid,
     /// How many clients have been accepted so far.
     pub accepted: u64,
     /// The clients.
     pub clients: Vec<Client>,
-    /// How many sockets there are whose clients have been told goodbye.
-    pub leaving: u32,
+    /// The sockets whose clients have been told goodbye: since when.
+    pub leaving: Vec<Millis>,
 }
 
 /// The state of a client beside its socket.
@@ -102,8 +106,8 @@ pub fn encode(contents: &Contents) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&contents.listeners.to_le_bytes());
-    bytes.extend_from_slice(&contents.leaving.to_le_bytes());
     bytes.push(contents.passed.into());
+    bytes.extend_from_slice(contents.id.as_bytes());
     bytes.extend_from_slice(&contents.accepted.to_le_bytes());
     put_length(&mut bytes, contents.clients.len());
     for client in &contents.clients {
@@ -115,6 +119,10 @@ pub fn encode(contents: &Contents) -> Vec<u8> {
         put_bytes(&mut bytes, &client.unanswered);
         put_bytes(&mut bytes, &client.replies);
         bytes.push(client.closes.into());
+    }
+    put_length(&mut bytes, contents.leaving.len());
+    for since in &contents.leaving {
+        bytes.extend_from_slice(&since.0.to_le_bytes());
     }
     let sum = checksum(&bytes);
     bytes.extend_from_slice(&sum.to_le_bytes());
@@ -150,13 +158,16 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damage> {
     rest.0 = &rest.0[..rest.0.len().saturating_sub(sum.len())];
     let mut contents = Contents {
         listeners: rest.number32()?,
-        leaving: rest.number32()?,
         passed: rest.flag()?,
+        id: Uuid::from_bytes(rest.array()?),
         accepted: rest.number64()?,
-        clients: Vec::new(),
+        ..Contents::default()
     };
     for _ in 0..rest.number32()? {
         contents.clients.push(rest.client()?);
+    }
+    for _ in 0..rest.number32()? {
+        contents.leaving.push(Millis(rest.number64()?));
     }
     if !rest.0.is_empty() {
         return Err(Damage::Broken("something follows"));
@@ -302,7 +313,7 @@ pub fn receive(pack: &OwnedFd) -> io::Result<Arrived> {
     let contents = decode(&bytes).and_then(|contents| {
         let expected = contents.clients.len() as u64
             + u64::from(contents.listeners)
-            + u64::from(contents.leaving);
+            + contents.leaving.len() as u64;
         if expected != descriptors.len() as u64 {
             return Err(Damage::Broken("descriptors are missing"));
         }
@@ -331,9 +342,10 @@ mod tests {
         Contents {
             listeners: 2,
             passed: true,
+            id: Uuid::new_v4(),
             accepted: 77,
             clients: vec![client(5, "127.0.0.1:1234"), client(6, "[2001:db8::1]:1")],
-            leaving: 1,
+            leaving: vec![Millis(99)],
         }
     }
 
@@ -369,7 +381,7 @@ mod tests {
         let one = contents.clients[0].clone();
         contents.clients = vec![one; CLIENTS];
         contents.listeners = 0;
-        contents.leaving = 0;
+        contents.leaving.clear();
         let descriptors = vec![writer.as_fd(); CLIENTS];
         let pack = send(&contents, &descriptors).unwrap();
         drop(writer);

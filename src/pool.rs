@@ -1,73 +1,55 @@
-//! The fixed workers, and the bounded channel on which they take their work.
+//! The fixed workers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::thread::set_name;
 
 use crate::error::Error;
-use crate::queue::{self, Job, Jobs, Queue, Worker};
+use crate::queue::{Job, Jobs, Worker};
 use crate::scoreboard::{Activity, Line, Scoreboard};
 use crate::sync::threadpool::{Builder, ThreadPool};
 use crate::thread::STACK_SIZE;
 
-/// The workers.
-pub struct Pool<T> {
-    queue: Queue<T>,
-    jobs: Jobs<T>,
-    /// Not of `sync`: no worker waits for it.
-    ended: crossbeam_channel::Receiver<()>,
-}
-
-impl<T: Send + 'static> Pool<T> {
-    /// Starts a worker for each line of the scoreboard, and a queue that takes `capacity` jobs, those included that a
-    /// worker is about to take. Each job is given to `serve`, and then to `end` with what `serve` returned, or with
-    /// nothing if it panicked.
-    pub fn start<E>(
-        capacity: usize,
-        scoreboard: &Arc<Scoreboard>,
-        serve: impl Fn(&mut T, &Line) -> E + Send + Sync + 'static,
-        end: impl Fn(T, Option<E>) + Send + Sync + 'static,
-    ) -> Result<Self, Error> {
-        let workers = scoreboard.lines().len();
-        let (queue, jobs) = queue::bounded(capacity);
-        let (running, ended) = crossbeam_channel::bounded(0);
-        let threads = spawn(workers)?;
-        let work = Arc::new((serve, end));
-        for index in 0..workers {
-            let (jobs, scoreboard, work) = (jobs.clone(), scoreboard.clone(), work.clone());
-            let running: crossbeam_channel::Sender<()> = running.clone();
-            threads.execute(move || {
-                run(&jobs.worker(), &scoreboard.lines()[index], &work.0, &work.1);
-                drop(running);
-            });
-        }
-        Ok(Pool { queue, jobs, ended })
+/// Starts a worker for each line of the scoreboard. It begins with `begin`, which may wait. Each job is given to `serve`, and then to `end` with what `serve`
+/// returned, or with nothing if it panicked. The workers end when the queue is closed and empty; when all have, the
+/// returned channel disconnects.
+pub fn start<T: Send + 'static, E>(
+    jobs: &Jobs<T>,
+    scoreboard: &Arc<Scoreboard>,
+    begin: impl Fn() + Send + Sync + 'static,
+    serve: impl Fn(&mut T, &Line) -> E + Send + Sync + 'static,
+    end: impl Fn(T, Option<E>) + Send + Sync + 'static,
+) -> Result<Receiver<()>, Error> {
+    let workers = scoreboard.lines().len();
+    // Not of `sync`: no worker waits for it.
+    let (running, ended) = crossbeam_channel::bounded::<()>(0);
+    let threads = spawn(workers)?;
+    let work = Arc::new((begin, serve, end));
+    for index in 0..workers {
+        let (jobs, scoreboard, work) = (jobs.clone(), scoreboard.clone(), work.clone());
+        let running = running.clone();
+        threads.execute(move || {
+            let line = &scoreboard.lines()[index];
+            // For `ps -L` and debuggers alone: std would keep each thread's name three times. It fails on no Linux.
+            let _ = set_name(c"worker");
+            line.enlist();
+            work.0();
+            run(&jobs.worker(), line, &work.1, &work.2);
+            drop(running);
+        });
     }
-
-    /// Where jobs are put for the workers. They end when all clones of it are dropped and the queue is empty.
-    pub fn queue(&self) -> Queue<T> {
-        self.queue.clone()
-    }
-
-    /// The jobs that wait, to be counted.
-    pub fn waiting(&self) -> Jobs<T> {
-        self.jobs.clone()
-    }
-
-    /// Gives the workers nothing more, beyond what is queued; the returned channel disconnects when all have ended.
-    pub fn close(self) -> crossbeam_channel::Receiver<()> {
-        self.ended
-    }
+    Ok(ended)
 }
 
 /// Waits until all senders of `ended` are gone, or until `deadline`; returns whether they are.
-pub fn wait_for(ended: &crossbeam_channel::Receiver<()>, deadline: Instant) -> bool {
+pub fn wait_for(ended: &Receiver<()>, deadline: Instant) -> bool {
     // Nobody sends: what comes is the disconnection or the deadline.
     !matches!(
         ended.recv_deadline(deadline),
-        Err(crossbeam_channel::RecvTimeoutError::Timeout)
+        Err(RecvTimeoutError::Timeout)
     )
 }
 
@@ -91,23 +73,30 @@ fn run<T, E>(
     serve: &impl Fn(&mut T, &Line) -> E,
     end: &impl Fn(T, Option<E>),
 ) {
-    // For `ps -L` and debuggers alone: std would keep each thread's name three times. It fails on no Linux.
-    let _ = set_name(c"worker");
-    line.enlist();
     while let Some(job) = jobs.take() {
-        let mut job = match job {
-            Job::Serve(job) => job,
-            Job::Answer(answer) => {
-                // Whoever asked may wait no longer.
-                let _ = answer.try_send(());
-                continue;
-            }
-        };
-        // The job is looked at after a panic only to close it, and everything shared is made of atomics and locks
-        // that hold no half-done state.
-        let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut job, line))).ok();
-        // If that panics, the job is closed by being dropped.
-        let _ = catch_unwind(AssertUnwindSafe(|| end(job, ended)));
+        do_job(job, line, serve, end);
         line.set(Activity::Vacant);
+    }
+}
+
+/// Does one job. A panic ends the job, not the caller.
+pub fn do_job<T, E>(
+    job: Job<T>,
+    line: &Line,
+    serve: &impl Fn(&mut T, &Line) -> E,
+    end: &impl Fn(T, Option<E>),
+) {
+    match job {
+        Job::Serve(mut job) => {
+            // The job is looked at after a panic only to close it, and everything shared is made of atomics and locks
+            // that hold no half-done state.
+            let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut job, line))).ok();
+            // If that panics, the job is closed by being dropped.
+            let _ = catch_unwind(AssertUnwindSafe(|| end(job, ended)));
+        }
+        // Whoever asked may wait no longer.
+        Job::Answer(answer) => {
+            let _ = answer.try_send(());
+        }
     }
 }

@@ -87,6 +87,11 @@ impl<T> Jobs<T> {
         self.len() == 0
     }
 
+    /// Takes a job if one waits.
+    pub fn try_take(&self) -> Option<Job<T>> {
+        self.receiver.try_recv().ok()
+    }
+
     /// The calling thread's access to the jobs.
     pub fn worker(&self) -> Worker<T> {
         Worker {

@@ -99,14 +99,15 @@ impl Line {
     /// The worker does what another did `since` then.
     #[inline]
     pub fn set_since(&self, activity: Activity, since: Millis) {
+        // Whoever sees it sees what was done before.
         self.state
-            .store(State::new(activity, since).0, Ordering::Relaxed);
+            .store(State::new(activity, since).0, Ordering::Release);
     }
 
     /// The state now.
     #[inline]
     pub fn state(&self) -> State {
-        State(self.state.load(Ordering::Relaxed))
+        State(self.state.load(Ordering::Acquire))
     }
 
     /// Tells the worker to end its client, unless its state has changed from `seen`. Returns whether it is told.
@@ -152,6 +153,12 @@ impl Scoreboard {
             lines: (0..workers).map(|_| Line::default()).collect(),
             phase: AtomicU8::new(Phase::Serve as u8),
         }
+    }
+
+    /// Whether no worker has a client.
+    pub fn is_vacant(&self) -> bool {
+        let mut lines = self.lines.iter();
+        lines.all(|line| line.state().activity() == Activity::Vacant)
     }
 
     /// All lines.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use log::{error, info, warn};
+use uuid::Uuid;
 
 use crate::acceptor::{self, Acceptor, Door};
 use crate::clients::Clients;
@@ -27,14 +28,19 @@ use crate::listener::{self, Listener};
 use crate::notify;
 use crate::options::Options;
 use crate::pack;
-use crate::pool::{self, Pool};
+use crate::pool;
+use crate::queue;
 use crate::reaper::Reaper;
 use crate::scoreboard::{Alarm, Phase, Scoreboard};
 use crate::session::Service;
 use crate::sys;
+use crate::usher::Usher;
 
 /// A worker has so long to come to the end of a request, before its client is left behind.
 const LONGEST_RELEASE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether all have let go.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// However short the time is that a drain may take, clients that have nothing to wait for are closed in order.
 const LEAST_DRAIN: Duration = Duration::from_millis(100);
@@ -42,20 +48,21 @@ const LEAST_DRAIN: Duration = Duration::from_millis(100);
 /// After the deadline of the drain, workers have so long to notice.
 const LAST_GRACE: Duration = Duration::from_secs(1);
 
-/// A server that accepts and serves.
+/// A server that accepts and serves. Dropped, it closes everything.
 pub struct Server {
     /// What made it unable to go on.
     pub failures: Receiver<Error>,
-    /// Connections that were let go of; see [`Server::release`].
-    released: Receiver<Connection>,
     started: Instant,
     door: Arc<Door>,
     acceptors: Vec<Acceptor>,
     listeners: Vec<Arc<Listener>>,
-    pool: Pool<Connection>,
+    /// Disconnects when all workers have ended.
+    workers: Receiver<()>,
+    /// Connections that were let go of; see [`Server::release`].
+    released: Receiver<Connection>,
     scoreboard: Arc<Scoreboard>,
-    /// Sockets that lingered when [`Server::hand_over`] wanted them.
-    lingering: Receiver<TcpStream>,
+    /// Disconnects when nobody lingers any more.
+    lingering: Receiver<()>,
     identity: Identity,
 }
 
@@ -70,12 +77,13 @@ impl Server {
         let system = |action| move |source| Error::System { action, source };
         sys::allow_interrupts().map_err(system("install a signal handler"))?;
         limits::check_threads(options.max_clients)?;
-        let identity = identify(options)?;
+        let identity = identify(options, inherited.id)?;
         let listeners = match inherited.listeners {
             none if none.is_empty() => listen(options)?,
             listeners => listeners,
         };
-        let capacity = share_descriptors(options, listeners.len())?;
+        let here = inherited.clients.len() + inherited.leaving.len();
+        let capacity = share_descriptors(options, here, listeners.len())?;
         let (workers, most) = (capacity.workers, capacity.workers + capacity.queue);
 
         let clients = Arc::new(Clients::new(most, options.max_clients_per_address));
@@ -84,54 +92,42 @@ impl Server {
         let (alarm, alarms) = Alarm::new();
         let (linger, lingering) = Linger::start(capacity.lingering)?;
         let (release, released) = crossbeam_channel::unbounded();
+        let (queue, jobs) = queue::bounded(most);
         let service = Arc::new(Service {
             context: Context::new(clients.count(), identity.id, commands),
             scoreboard: scoreboard.clone(),
             alarm: alarm.clone(),
+            episodes: episodes.clone(),
             linger: linger.clone(),
             released: release,
             idle_timeout: options.idle_timeout,
         });
-        let pool = {
-            let (serving, ending) = (service.clone(), service);
-            let episodes = episodes.clone();
-            Pool::start(
-                most,
-                &scoreboard,
-                move |connection: &mut Connection, line| serving.serve(connection, line),
-                move |connection, ended| {
-                    if ended.is_none() && episodes.panicked.happened(&"a panic, logged above") {
-                        ending.alarm.ring();
-                    }
-                    ending.end(connection, ended);
-                },
-            )?
-        };
         Reaper {
             scoreboard: scoreboard.clone(),
-            waiting: pool.waiting(),
+            waiting: jobs.clone(),
             idle_timeout: options.idle_timeout,
             write_timeout: options.write_timeout,
             episodes: episodes.clone(),
         }
         .start(alarms)?;
 
-        let (failed, failures) = crossbeam_channel::unbounded();
         let door = Arc::new(Door {
             clients,
             workers,
-            queue: pool.queue(),
+            queue: queue.clone(),
             alarm,
             linger,
             episodes,
             closed: AtomicBool::new(false),
             accepted: AtomicU64::new(inherited.accepted),
         });
-        door.welcome_back(inherited.clients);
-        for stream in inherited.leaving {
-            door.linger.leave(stream);
+        let clients = door.welcome_back(inherited.clients);
+        for leaving in inherited.leaving {
+            door.linger.go_on(leaving);
         }
+        let usher = Usher::start(&service, clients, queue, jobs.clone())?;
         let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
+        let (failed, failures) = crossbeam_channel::unbounded();
         let mut acceptors = Vec::new();
         for listener in listeners.iter().cloned() {
             let failed: Sender<Error> = failed.clone();
@@ -140,14 +136,23 @@ impl Server {
                 let _ = failed.send(error);
             })?);
         }
+        let (gate, serving, ending) = (usher.gate(), service.clone(), service);
+        let workers = pool::start(
+            &jobs,
+            &scoreboard,
+            move || gate.wait(),
+            move |connection: &mut Connection, line| serving.serve(connection, line),
+            move |connection, ended| ending.end(connection, ended),
+        )?;
+        usher.end();
         let server = Server {
             failures,
-            released,
             started,
             door,
             acceptors,
             listeners,
-            pool,
+            workers,
+            released,
             scoreboard,
             lingering,
             identity,
@@ -215,20 +220,24 @@ impl Server {
     }
 
     /// Answers all that has arrived, and closes. What isn't done by the `deadline` is cut off.
-    fn drain(self, deadline: Instant) {
+    fn drain(mut self, deadline: Instant) {
+        self.end_acceptors();
+        // Who comes now is refused, unless others have the sockets, too.
+        self.listeners.clear();
         let (clients, episodes) = (self.door.clients.clone(), self.door.episodes.clone());
-        let (board, alarm) = (self.scoreboard.clone(), self.door.alarm.clone());
-        let lingering = self.lingering.clone();
-        let ended = self.end_workers(Phase::Finish);
+        let (board, alarm) = (self.scoreboard, self.door.alarm.clone());
+        // So that the queue is closed.
+        drop(self.door);
+        board.set_phase(Phase::Finish);
+        alarm.ring();
         let mut cut_off = 0;
-        if !pool::wait_for(&ended, deadline) {
+        if !pool::wait_for(&self.workers, deadline) {
             cut_off = clients.count().load(Ordering::SeqCst);
             board.set_phase(Phase::Cut);
             alarm.ring();
-            pool::wait_for(&ended, Instant::now() + LAST_GRACE);
+            pool::wait_for(&self.workers, Instant::now() + LAST_GRACE);
         }
-        // None comes: they are closed one after the other, and then it disconnects.
-        let _ = lingering.recv_deadline(deadline);
+        pool::wait_for(&self.lingering, deadline);
         episodes.settle(true);
         if cut_off > 0 {
             warn!(clients = cut_off; "cut off: these clients were not done by the deadline");
@@ -237,7 +246,7 @@ impl Server {
 
     /// Answers what has arrived, and has systemd keep all connections for the next process. If the service is not started
     /// again, systemd closes them.
-    fn store(self) {
+    fn store(mut self) {
         let stored = self
             .hand_over(Phase::Pack)
             .and_then(|pack| notify::store(&pack));
@@ -247,38 +256,37 @@ impl Server {
                 plain(&error)
             );
         }
+        // All threads at once, with the process, end sooner than one after the other.
+        std::mem::forget(self);
     }
 
     /// Accepts no more, and packs all connections for the next process; with the listening sockets, unless the `phase`
-    /// is [`Phase::Pack`]: then systemd keeps those.
-    pub fn hand_over(self, phase: Phase) -> io::Result<OwnedFd> {
-        let (passed, accepted) = (self.is_passed(), self.door.accepted.load(Ordering::Relaxed));
-        let listeners = match phase {
-            Phase::Pack => Vec::new(),
-            _ => self.listeners.clone(),
-        };
-        let (clients, episodes) = (self.door.clients.count(), self.door.episodes.clone());
-        let lingering = self.lingering.clone();
-        self.door.linger.give_back();
-        let released = self.release(phase);
-        let deadline = Instant::now() + LONGEST_RELEASE;
-        let connections = all(&released, deadline);
-        let left_behind = clients.load(Ordering::SeqCst) - connections.len();
-        let leaving = all(&lingering, deadline);
-        episodes.settle(true);
+    /// is [`Phase::Pack`]: then systemd keeps those. What is left has its threads still, but no clients.
+    pub fn hand_over(&mut self, phase: Phase) -> io::Result<OwnedFd> {
+        self.release(phase);
+        let connections = self.released();
+        let left_behind = self.clients() - connections.len();
+        let leaving = self.door.linger.give_back();
+        self.door.episodes.settle(true);
         if left_behind > 0 {
             warn!(clients = left_behind; "left behind: these clients' requests took too long to wait for");
         }
         info!(clients = connections.len(); "hands its clients over");
 
+        let listeners: &[_] = match phase {
+            Phase::Pack => &[],
+            _ => &self.listeners,
+        };
         let (states, streams): (Vec<_>, Vec<_>) =
             connections.into_iter().map(Connection::into_parts).unzip();
+        let (leaving, since): (Vec<_>, Vec<_>) = leaving.into_iter().unzip();
         let contents = pack::Contents {
             listeners: listeners.len() as u32,
-            passed,
-            accepted,
+            passed: self.is_passed(),
+            id: self.identity.id,
+            accepted: self.door.accepted.load(Ordering::Relaxed),
             clients: states,
-            leaving: leaving.len() as u32,
+            leaving: since,
         };
         let listeners = listeners.iter().map(|listener| listener.socket.as_fd());
         let streams = streams.iter().chain(&leaving);
@@ -288,37 +296,49 @@ impl Server {
         pack::send(&contents, &descriptors)
     }
 
-    /// Accepts no more, and has the workers let go of all connections, open, in this way. They come out of the receiver,
-    /// which disconnects when the last worker has let go.
-    pub fn release(self, phase: Phase) -> Receiver<Connection> {
-        let released = self.released.clone();
-        self.end_workers(phase);
-        released
-    }
-
-    /// Closes the door and sets all workers to end in this way; the receiver disconnects when all have.
-    fn end_workers(self, phase: Phase) -> Receiver<()> {
-        self.close_door();
-        for acceptor in self.acceptors {
-            acceptor.thread.end();
-        }
+    /// Accepts no more, and has the workers let go of all connections, open, in this way. They come out of the receiver.
+    pub fn release(&mut self, phase: Phase) -> Receiver<Connection> {
+        self.end_acceptors();
         self.scoreboard.set_phase(phase);
         self.door.alarm.ring();
-        self.pool.close()
+        self.released.clone()
+    }
+
+    /// All connections that the workers let go of: all that there are, unless that takes too long.
+    fn released(&self) -> Vec<Connection> {
+        let deadline = Instant::now() + LONGEST_RELEASE;
+        let mut connections = Vec::with_capacity(self.clients());
+        loop {
+            connections.extend(self.released.try_iter());
+            // In this order: a worker may have told its client goodbye, and not done so to linger yet.
+            let is_all = connections.len() == self.clients() && self.scoreboard.is_vacant();
+            if is_all || Instant::now() >= deadline {
+                return connections;
+            }
+            std::thread::park_timeout(LOOK);
+        }
+    }
+
+    /// Ends the threads that are left when the clients have gone elsewhere.
+    pub fn dismiss(self) {
+        drop(self.door);
+        pool::wait_for(&self.workers, Instant::now() + LONGEST_RELEASE);
+    }
+
+    fn end_acceptors(&mut self) {
+        self.close_door();
+        for acceptor in self.acceptors.drain(..) {
+            acceptor.thread.end();
+        }
     }
 }
 
-/// All that comes until the senders are gone, or the `deadline` is reached.
-fn all<T>(receiver: &Receiver<T>, deadline: Instant) -> Vec<T> {
-    std::iter::from_fn(|| receiver.recv_deadline(deadline).ok()).collect()
-}
-
-/// The id that `options` ask for.
-fn identify(options: &Options) -> Result<Identity, Error> {
+/// The id that `options` ask for, else the `inherited` one.
+fn identify(options: &Options, inherited: Option<Uuid>) -> Result<Identity, Error> {
     let identity = match (&options.server_id, &options.state_directory) {
         (Some(id), directory) => Identity::given(*id, directory.as_deref())?,
         (None, Some(directory)) => Identity::in_directory(directory)?,
-        (None, None) => Identity::passing(),
+        (None, None) => Identity::passing(inherited),
     };
     let id = identity.id;
     match &identity.origin {
@@ -359,10 +379,10 @@ struct Capacity {
 }
 
 /// Makes room for all clients that are served or wait, or for as many as the limit on open files allows.
-fn share_descriptors(options: &Options, acceptors: usize) -> Result<Capacity, Error> {
+fn share_descriptors(options: &Options, here: usize, acceptors: usize) -> Result<Capacity, Error> {
     let (workers, queue) = (options.max_clients, options.queue);
     let wanted = workers.saturating_add(queue);
-    let shared = limits::share_descriptors(wanted, acceptors)?;
+    let shared = limits::share_descriptors(wanted, here, acceptors)?;
     if shared.clients == wanted {
         return Ok(Capacity {
             workers,

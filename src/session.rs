@@ -10,6 +10,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::clock::Millis;
 use crate::command::{Context, Refusal};
 use crate::connection::{Connection, Socket, last_words};
+use crate::episode::Episodes;
 use crate::linger::Linger;
 use crate::protocol::line::{self, Found, LONGEST_REQUEST};
 use crate::scoreboard::{Activity, Alarm, Line, Phase, Scoreboard};
@@ -22,6 +23,7 @@ const REPLIES_KEPT: usize = 8 * 1024;
 const RECENTLY: Duration = Duration::from_secs(1);
 
 /// What the workers do for their clients.
+#[derive(Clone)]
 pub struct Service {
     /// What is answered.
     pub context: Context,
@@ -29,6 +31,8 @@ pub struct Service {
     pub scoreboard: Arc<Scoreboard>,
     /// Wakes the reaper.
     pub alarm: Alarm,
+    /// What has been said in the log.
+    pub episodes: Arc<Episodes>,
     /// Where clients go that were told goodbye.
     pub linger: Linger,
     /// Where connections go that were let go of, open and unread.
@@ -317,6 +321,9 @@ impl Service {
 
     /// The requests before the one that failed get their replies.
     fn refuse_after_panic(&self, mut connection: Connection) {
+        if self.episodes.panicked.happened(&"a panic, logged above") {
+            self.alarm.ring();
+        }
         let whole = connection
             .client
             .replies
@@ -412,6 +419,7 @@ mod tests {
             context: Context::new(clients.count(), uuid::Uuid::new_v4(), &[server::SET]),
             scoreboard: Arc::new(Scoreboard::new(1)),
             alarm,
+            episodes: Arc::default(),
             linger,
             released,
             idle_timeout: Duration::ZERO,

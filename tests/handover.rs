@@ -14,7 +14,7 @@ use blockchain_tcpd::pack::{self, Contents};
 
 use crate::protocol::proves;
 use crate::support::kernel::{asked_for, shell, through};
-use crate::support::{Client, Daemon, Scratch, clean, program, wait_until};
+use crate::support::{Client, Daemon, Scratch, clean, field, program, wait_until};
 
 fn times(daemon: &Daemon, text: &str) -> usize {
     let lines = daemon.log().lines();
@@ -142,6 +142,34 @@ fn everything_about_a_client_goes_along() {
     let expected = "ERR UNKNOWN no such command: \"a\" (try HELP)";
     assert!(replies.lines().all(|line| line == expected), "cut");
     daemon.wait_for_others(0);
+    daemon.stop();
+}
+
+#[test]
+fn the_id_goes_along_if_no_directory_keeps_it() {
+    let daemon = Daemon::start([""; 0]);
+    let id = daemon.ask("WHERE\n");
+    replace(&daemon);
+    assert_eq!(daemon.ask("WHERE\n"), id);
+    daemon.stop();
+}
+
+/// The next program doesn't take those who are here already for something else that needs descriptors.
+#[test]
+fn clients_that_take_all_descriptors_go_along() {
+    let wrapper = shell("ulimit -n 64 || exit");
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let daemon = Daemon::start_through(&wrapper, ["--queue", "4"]);
+    let most = field(&daemon.log().wait_for("ready listen="), "max_clients");
+    let most: usize = most.parse().unwrap();
+    let mut clients: Vec<Client> = (0..most).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask("WHY"), "42");
+    }
+    replace(&daemon);
+    for client in &mut clients {
+        assert_eq!(client.ask("WHO"), most.to_string());
+    }
     daemon.stop();
 }
 
@@ -324,6 +352,7 @@ fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
         let state = pack::encode(&Contents {
             listeners: 1,
             passed: false,
+            id: uuid::Uuid::new_v4(),
             accepted: 1,
             clients: vec![
                 pack::Client {
@@ -337,7 +366,7 @@ fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
                 };
                 2
             ],
-            leaving: 0,
+            leaving: Vec::new(),
         });
         let descriptors = [listener.as_fd(), accepted.as_fd()];
         let pack = pack::send_encoded(&spoil(&state), &descriptors).unwrap();

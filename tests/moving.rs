@@ -40,7 +40,7 @@ fn read(connection: &Connection) -> String {
 #[test]
 fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
     const CLIENTS: usize = 500;
-    let server = local_server(&["--max-clients", "500", "--queue", "0"], COMMANDS);
+    let mut server = local_server(&["--max-clients", "500", "--queue", "0"], COMMANDS);
     let address = server.addresses()[0];
     let mut clients: HashMap<SocketAddr, (usize, Client)> = HashMap::new();
     for index in 0..CLIENTS {
@@ -57,6 +57,7 @@ fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
     let took = begun.elapsed();
     eprintln!("{CLIENTS} blocked workers let go within {took:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
+    server.dismiss();
     assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
 
     for connection in connections {
@@ -80,7 +81,7 @@ fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
 #[test]
 fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
     const CLIENTS: usize = 8;
-    let server = local_server(&["--max-clients", "8", "--queue", "0"], COMMANDS);
+    let mut server = local_server(&["--max-clients", "8", "--queue", "0"], COMMANDS);
     let address = server.addresses()[0];
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = HashMap::new();
@@ -172,7 +173,7 @@ const HOLD: Set = &[Entry {
 fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_dropped() {
     const WORKERS: usize = 2;
     const WAITING: usize = 5;
-    let server = local_server(
+    let mut server = local_server(
         &["--max-clients", "2", "--queue", "5"],
         &[server::SET, HOLD],
     );
@@ -193,6 +194,7 @@ fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_
     assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING);
     GO_ON.store(true, Ordering::Relaxed);
     let connections: Vec<_> = (0..WORKERS + WAITING).map(|_| next(&released)).collect();
+    server.dismiss();
     assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
     assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING);
 
@@ -222,7 +224,7 @@ fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_
 /// One that takes no replies keeps nobody waiting: what it was not sent travels with it.
 #[test]
 fn a_client_that_does_not_read_is_let_go_of_with_the_replies_that_it_has_not_taken() {
-    let server = local_server(&["--max-clients", "1", "--write-timeout", "1h"], COMMANDS);
+    let mut server = local_server(&["--max-clients", "1", "--write-timeout", "1h"], COMMANDS);
     let client = Client::connect_narrow(server.addresses()[0]);
     let mut socket = client.socket();
     socket.set_nonblocking(true).unwrap();

@@ -20,13 +20,13 @@ use blockchain_tcpd::command::{Context, server};
 use blockchain_tcpd::connection::{Connection, Socket};
 use blockchain_tcpd::episode::Episodes;
 use blockchain_tcpd::linger::Linger;
-use blockchain_tcpd::pool::Pool;
+use blockchain_tcpd::pool;
 use blockchain_tcpd::queue::{self, Job};
 use blockchain_tcpd::reaper::{MINIMUM_IDLE, Reaper};
 use blockchain_tcpd::scoreboard::{Activity, Alarm, Phase, Scoreboard};
 use blockchain_tcpd::session::{Ended, Service};
 use blockchain_tcpd::sync::model::call;
-use crossbeam_channel::TryRecvError;
+use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use shuttle::rand::{Rng, thread_rng};
@@ -203,7 +203,7 @@ struct Book {
 /// The server, without listeners.
 struct Server {
     door: Door<End>,
-    pool: Pool<Connection<End>>,
+    workers: Receiver<()>,
     scoreboard: Arc<Scoreboard>,
     reaper: JoinHandle<()>,
     book: Arc<Mutex<Book>>,
@@ -223,21 +223,24 @@ impl Server {
             context: Context::new(clients.count(), Uuid::nil(), &[server::SET]),
             scoreboard: scoreboard.clone(),
             alarm: alarm.clone(),
+            episodes: episodes.clone(),
             linger: LINGER.clone(),
             released: crossbeam_channel::unbounded().0,
             idle_timeout: idle,
         };
         let writes = book.clone();
-        let pool = Pool::start(
-            workers + queue,
+        let (queue, jobs) = queue::bounded(workers + queue);
+        let running = pool::start(
+            &jobs,
             &scoreboard,
+            || {},
             move |connection: &mut Connection<End>, line| service.serve(connection, line),
             move |connection, ended| note(&writes, connection, ended, idle, write),
         )
         .unwrap();
         let reaper = Reaper {
             scoreboard: scoreboard.clone(),
-            waiting: pool.waiting(),
+            waiting: jobs,
             idle_timeout: idle,
             write_timeout: write,
             episodes: episodes.clone(),
@@ -246,7 +249,7 @@ impl Server {
         let door = Door {
             clients,
             workers,
-            queue: pool.queue(),
+            queue,
             alarm,
             linger: LINGER.clone(),
             episodes,
@@ -255,7 +258,7 @@ impl Server {
         };
         Server {
             door,
-            pool,
+            workers: running,
             scoreboard,
             reaper,
             book,
@@ -287,7 +290,7 @@ impl Server {
         drop(queue);
         self.scoreboard.set_phase(phase);
         alarm.ring();
-        let ended = self.pool.close();
+        let ended = self.workers;
         if cut {
             self.scoreboard.set_phase(Phase::Cut);
             alarm.ring();

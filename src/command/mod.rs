@@ -34,6 +34,7 @@ pub struct Entry {
 pub type Set = &'static [Entry];
 
 /// What a command may look at to find its answer.
+#[derive(Clone)]
 pub struct Context {
     /// The number of clients connected.
     pub clients: Arc<AtomicUsize>,
@@ -76,6 +77,7 @@ impl Context {
 }
 
 /// The commands that there are, ready to be looked up: a name is compared as a number.
+#[derive(Clone)]
 pub struct Table(Vec<(Key, &'static Entry)>);
 
 impl Table {

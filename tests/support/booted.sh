@@ -168,6 +168,48 @@ stop_load() {
     [ "${answered:-0}" -gt 20 ] || fail "hardly anybody was answered"
 }
 
+# Lets the service have so many clients.
+room_for() {
+    inside "mkdir -p /etc/systemd/system/blockchain-tcpd.service.d
+printf '[Service]\nLimitNOFILE=20000\nTasksMax=$(($1 + 1100))\nEnvironment=BLOCKCHAIN_TCPD_MAX_CLIENTS=$(($1 + 24))\n' \
+    >/etc/systemd/system/blockchain-tcpd.service.d/room.conf
+systemctl daemon-reload; systemctl restart blockchain-tcpd.service"
+}
+
+# Puts the clients of benches/handover into the machine.
+load_of_matched_requests() {
+    local program
+    program=$(cargo bench --locked --no-run --bench handover --message-format=json 2>/dev/null |
+        sed -n 's/.*"executable":"\([^"]*handover[^"]*\)".*/\1/p')
+    cp "$program" "$root/root/handover"
+}
+
+# Does `systemctl $1` so many times while so many clients ask with so many milliseconds between two requests, and says how
+# long the longest of them waited each time.
+everybody_asks() {
+    local verb=$1 times=$2 clients=$3 pause=$4 round line
+    coproc LOAD { nsenter -t "$leader" --all --wdns=/root -- /root/handover clients 127.0.0.1:4242 "$clients" "$pause"; }
+    # Not the shell's: it closes them when the clients end, before they are read to the end.
+    local pid=$LOAD_PID from to
+    exec {from}<&"${LOAD[0]}" {to}>&"${LOAD[1]}"
+    eval "exec ${LOAD[0]}<&- ${LOAD[1]}>&-"
+    : >"$work/waits"
+    read -r -t 60 line <&$from || fail "the clients"
+    for ((round = 1; round <= times; round++)); do
+        inside "systemctl $verb blockchain-tcpd.service >/dev/null" || fail "systemctl $verb"
+        echo >&$to
+        read -r -t 60 line <&$from || fail "the clients"
+        echo "${line#longest_ms=}" >>"$work/waits"
+    done
+    exec {to}>&-
+    read -r -t 60 line <&$from || fail "the clients"
+    exec {from}<&-
+    wait "$pid" || fail "$verb was noticed: $line"
+    sort -n "$work/waits" | awk -v what="$verb, $pause ms between requests" \
+        '{ wait[NR] = $1 } END { printf "    %s: longest wait of a client: median %s ms, worst %s ms\n", what, wait[int((NR + 1) / 2)], wait[NR] }'
+    echo "    $line"; inside "journalctl -u blockchain-tcpd -o cat | grep -o started_ms=.* | tail -n $times | tr \\\\n \\ "
+}
+
 run_parts() {
     [ "$(id -u)" -eq 0 ] || left_out "it needs root"
     command -v apt-get >/dev/null || left_out "it needs a Debian"

@@ -1,0 +1,168 @@
+//! Serves all clients while the workers are being started: a thousand threads take longer to start than anybody should have to
+//! wait.
+//!
+//! It goes round: answers what has arrived from one client, then from the next, until the workers are there, each of whom
+//! takes one and stays with it. They begin all at once: if each began when it is there, those that serve already would keep
+//! the others from being started.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::pool;
+use crate::queue::{Job, Jobs, Queue};
+use crate::scoreboard::{Phase, Scoreboard};
+use crate::session::{Ended, Service};
+use crate::thread::{self, Thread};
+
+/// Between two rounds, so that it leaves the processor to the workers that start.
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// What the workers wait at until they are to begin.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<OnceLock<()>>);
+
+impl Gate {
+    /// Waits until the usher has left.
+    pub fn wait(&self) {
+        self.0.wait();
+    }
+}
+
+/// The running usher.
+pub struct Usher {
+    thread: Thread,
+    over: Arc<AtomicBool>,
+    gate: Gate,
+}
+
+impl Usher {
+    /// Starts to serve `clients`, and those in the queue, as `service` does, but without waiting for any of them.
+    pub fn start(
+        service: &Service,
+        mut clients: Vec<Connection>,
+        queue: Queue<Connection>,
+        jobs: Jobs<Connection>,
+    ) -> Result<Self, Error> {
+        let scoreboard = Arc::new(Scoreboard::new(1));
+        scoreboard.set_phase(Phase::Pack);
+        let service = Service {
+            scoreboard,
+            ..service.clone()
+        };
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = over.clone();
+        let thread = thread::spawn("usher", move || {
+            while !is_over.load(Ordering::Relaxed) {
+                let here = clients.into_iter().map(Job::Serve);
+                let new = std::iter::from_fn(|| jobs.try_take());
+                clients = go_round(&service, here.chain(new));
+                std::thread::park_timeout(PAUSE);
+            }
+            for client in clients {
+                // Whoever has a place has room there, too.
+                let _ = queue.put(Job::Serve(client));
+            }
+        })?;
+        let gate = Gate::default();
+        Ok(Usher { thread, over, gate })
+    }
+
+    /// Where the workers are to wait.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// Leaves the clients to the workers.
+    pub fn end(self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.end();
+        self.gate.0.get_or_init(|| ());
+    }
+}
+
+/// Answers what has arrived, and returns those who go on.
+fn go_round(service: &Service, jobs: impl Iterator<Item = Job<Connection>>) -> Vec<Connection> {
+    let line = &service.scoreboard.lines()[0];
+    let left = RefCell::new(Vec::new());
+    let serve = |connection: &mut Connection, line: &_| service.serve(connection, line);
+    let end = |connection, ended| match ended {
+        Some(Ended::Released) => left.borrow_mut().push(connection),
+        ended => service.end(connection, ended),
+    };
+    for job in jobs {
+        pool::do_job(job, line, &serve, &end);
+    }
+    left.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::clients::Clients;
+    use crate::command::{Context, server};
+    use crate::linger::Linger;
+    use crate::queue;
+    use crate::scoreboard::Alarm;
+
+    #[test]
+    fn clients_are_served_before_there_is_any_worker() {
+        const CLIENTS: usize = 10;
+        let clients = Clients::new(CLIENTS, 0);
+        let (queue, jobs) = queue::bounded(CLIENTS);
+        let service = Service {
+            context: Context::new(clients.count(), uuid::Uuid::new_v4(), &[server::SET]),
+            scoreboard: Arc::new(Scoreboard::new(0)),
+            alarm: Alarm::new().0,
+            episodes: Arc::default(),
+            linger: Linger::start(1).unwrap().0,
+            released: crossbeam_channel::unbounded().0,
+            idle_timeout: Duration::ZERO,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (mut streams, mut connections) = (Vec::new(), Vec::new());
+        for number in 0..CLIENTS as u64 {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client
+                .set_read_timeout(Some(Duration::from_secs(30)))
+                .unwrap();
+            let (stream, peer) = listener.accept().unwrap();
+            let place = clients.admit(peer.ip()).unwrap();
+            let connection = Connection::new(number, stream, peer, place);
+            connections.push(connection);
+            streams.push(BufReader::new(client));
+        }
+        let usher = Usher::start(&service, connections, queue, jobs.clone()).unwrap();
+        for requests in ["WHO\nW", "HY\nWHO\nPI", "NG\n"] {
+            for client in &mut streams {
+                client.get_mut().write_all(requests.as_bytes()).unwrap();
+            }
+            for client in &mut streams {
+                for _ in requests.matches('\n') {
+                    let mut line = String::new();
+                    client.read_line(&mut line).unwrap();
+                    assert!(
+                        ["10\n", "42\n", "PONG\n"].contains(&line.as_str()),
+                        "{line}"
+                    );
+                }
+            }
+        }
+        streams.truncate(CLIENTS - 1);
+        while clients.count().load(crate::sync::atomic::Ordering::SeqCst) == CLIENTS {
+            std::thread::yield_now();
+        }
+        usher.end();
+        assert_eq!(
+            jobs.len(),
+            CLIENTS - 1,
+            "all that are left wait for a worker"
+        );
+    }
+}
