@@ -207,7 +207,7 @@ everybody_asks() {
     wait "$pid" || fail "$verb was noticed: $line"
     sort -n "$work/waits" | awk -v what="$verb, $pause ms between requests" \
         '{ wait[NR] = $1 } END { printf "    %s: longest wait of a client: median %s ms, worst %s ms\n", what, wait[int((NR + 1) / 2)], wait[NR] }'
-    echo "    $line"; inside "journalctl -u blockchain-tcpd -o cat | grep -o started_ms=.* | tail -n $times | tr \\\\n \\ "
+    echo "    $line"
 }
 
 run_parts() {
