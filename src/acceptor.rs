@@ -162,7 +162,10 @@ impl Door {
                 Err(no_room) => {
                     let refusal = Refusal::NoRoom(no_room);
                     self.episodes.refused.happened(&refusal);
-                    session::turn_away(stream, &refusal, &self.linger);
+                    // To one that has half a reply, words would be the other half.
+                    if client.replies.is_empty() {
+                        session::turn_away(stream, &refusal, &self.linger);
+                    }
                 }
             }
         }

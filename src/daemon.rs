@@ -5,20 +5,21 @@ use log::{error, info, warn};
 
 use crate::command::{self, Set};
 use crate::error::{Error, plain};
-use crate::handover::{Inherited, Successor};
-use crate::identity::Identity;
+use crate::handover::{self, Inherited, Successor};
+use crate::identity::{Identity, Origin};
 use crate::limits;
 use crate::notify::{self, Herald};
 use crate::options::Options;
 use crate::scoreboard::Phase;
 use crate::server::Server;
-use crate::signals::{Signals, Told};
+use crate::signals::{self, Signals, Told};
 
 /// The sets of commands that the daemon offers.
 pub const COMMANDS: &[Set] = &[command::server::SET];
 
 /// Says whether a daemon with these settings would start, as far as that can be told beside one that runs.
 pub fn check(options: &Options) -> Result<(), Error> {
+    handover::check_version()?;
     match &options.state_directory {
         Some(directory) => Identity::check(directory),
         None => Ok(()),
@@ -38,15 +39,23 @@ pub fn run(options: &Options) -> Result<(), Error> {
     for variable in &options.unknown_variables {
         warn!(variable; "there is no such setting (--help names all)");
     }
+    signals::hold()?;
     limits::prepare();
-    let successor = Successor::new()?;
+    // Before anything is taken: if this fails, systemd keeps the clients until it is mended.
+    limits::check(options.max_clients)?;
+    let mut identity = identify(options)?;
+    let successor = Successor::new();
     let mut inherited = Inherited::take(options)?;
     if inherited.stored {
         notify::forget();
     }
+    identity.adopt(inherited.id);
+    if identity.origin == Origin::Passing {
+        info!(id:% = identity.id; "the id of this server ends with it: there is no --state-directory to keep it in");
+    }
     let mut signals = Signals::listen()?;
     loop {
-        let mut server = Server::start(options, inherited, COMMANDS)?;
+        let mut server = Server::start(options, identity.id, inherited, COMMANDS)?;
         let herald = Herald::start(server.health())?;
         let leave = wait(&signals, &server, &successor);
         server.close_door();
@@ -58,25 +67,34 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 return result;
             }
             Leave::Replace => {
-                inherited = Inherited::default();
-                match server.hand_over(Phase::Release) {
-                    Ok(pack) => {
-                        signals.pause();
-                        // Who was told something meanwhile, to stop perhaps, does so itself.
-                        if signals.told().is_empty() {
-                            let why = successor.take_over(&pack);
-                            error!("goes on as it is: {why}");
-                        }
-                        server.dismiss();
-                        inherited.unpack(&pack);
-                        signals.resume()?;
-                    }
-                    // What was let go of is closed by now.
-                    Err(error) => error!("clients are lost, can't pack them: {}", plain(&error)),
+                inherited = server.hand_over(Phase::Release);
+                signals.pause();
+                // Who was told to stop meanwhile does so itself.
+                if !signals.is_told_to_stop() {
+                    let why = match inherited.pack() {
+                        Ok(pack) => successor.take_over(&pack),
+                        Err(error) => format!("can't pack the clients: {}", plain(&error)),
+                    };
+                    error!("goes on as it is: {why}");
                 }
+                server.dismiss();
+                signals.resume()?;
             }
         }
     }
+}
+
+/// The id that `options` ask for.
+fn identify(options: &Options) -> Result<Identity, Error> {
+    let identity = match (&options.server_id, &options.state_directory) {
+        (Some(id), directory) => Identity::given(*id, directory.as_deref())?,
+        (None, Some(directory)) => Identity::in_directory(directory)?,
+        (None, None) => Identity::passing(),
+    };
+    if let Origin::Created(file) = &identity.origin {
+        info!(id:% = identity.id, file:% = file.display(); "this server has a new id");
+    }
+    Ok(identity)
 }
 
 /// Waits for a reason to leave `server`.

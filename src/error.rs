@@ -54,6 +54,11 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// Another program asks whether we can take its clients, and packs them in another version.
+    PackVersion {
+        /// That version.
+        version: String,
+    },
     /// Another process uses the state directory.
     StateInUse {
         /// The directory.
@@ -94,6 +99,7 @@ impl Error {
             Error::Variable(_)
             | Error::Passed(_)
             | Error::IdDamaged { .. }
+            | Error::PackVersion { .. }
             | Error::StateInUse { .. } => 78,
         }
     }
@@ -153,6 +159,11 @@ impl fmt::Display for Error {
                 "the server's id in {} is damaged: {problem}; write the right id into it, or remove it to \
                  get a new one",
                 path.display()
+            ),
+            Error::PackVersion { version } => write!(
+                f,
+                "the running program hands its clients over in version {version} of the format, and this one knows another; \
+                 restart the service instead, which closes them"
             ),
             Error::StateInUse { directory } => write!(
                 f,

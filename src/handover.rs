@@ -1,30 +1,37 @@
 //! What comes from the last process and goes to the next: sockets that systemd passes, and a pack of live connections.
 
-use std::net::TcpStream;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{error, info};
+use rustix::io::FdFlags;
 use uuid::Uuid;
 
+use crate::clock::Millis;
 use crate::error::{Error, plain};
 use crate::linger::Leaving;
 use crate::listener::{self, Listener};
 use crate::options::Options;
-use crate::pack::{self, Arrived};
+use crate::pack;
 use crate::sys;
 
 /// How long the new program may take to say that it would start.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// What a process begins with.
+/// What the trial of a new program tells it: the version of the pack that it would have to read.
+const VERSION_VARIABLE: &str = "BLOCKCHAIN_TCPD_PACK_VERSION";
+
+/// What a process begins with, and leaves to the next.
 #[derive(Default)]
 pub struct Inherited {
     /// Sockets that listen already.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<Arc<Listener>>,
     /// Whether systemd keeps an empty pack now, which it should forget.
     pub stored: bool,
     /// How many clients have been accepted.
@@ -49,7 +56,7 @@ impl Inherited {
             )));
         }
         let mut inherited = Inherited {
-            listeners,
+            listeners: listeners.into_iter().map(Arc::new).collect(),
             ..Inherited::default()
         };
         if let Some(pack) = stored {
@@ -63,42 +70,44 @@ impl Inherited {
     }
 
     /// Adds what is in a pack. What can't be read is closed, and the log says so.
-    pub fn unpack(&mut self, pack: &OwnedFd) {
-        let arrived = pack::receive(pack).unwrap_or_else(|error| {
-            error!(
-                "the clients of the last process are lost, can't take their pack: {}",
-                plain(&error)
-            );
-            Arrived {
-                contents: Ok(pack::Contents::default()),
-                descriptors: Vec::new(),
+    fn unpack(&mut self, pack: &OwnedFd) {
+        let arrived = match pack::receive(pack) {
+            Ok(arrived) => arrived,
+            Err(error) => {
+                let why = plain(&error);
+                return error!(
+                    "the clients of the last process are lost, can't take their pack: {why}"
+                );
             }
-        });
+        };
         let mut descriptors = arrived.descriptors;
         let contents = match arrived.contents {
             Ok(contents) => contents,
             Err(damage) => {
-                let clients = descriptors.len();
-                error!(clients; "the clients of the last process are closed, their pack can't be read: {damage}");
                 // Their sockets know themselves which of them listen.
                 let listening = descriptors.extract_if(.., |socket| listener::accepts_tcp(socket));
-                self.listeners
-                    .extend(listening.filter_map(|socket| listener::inherit(socket, false).ok()));
-                for socket in descriptors {
+                self.listen(listening.collect(), arrived.passed);
+                let clients = descriptors.len();
+                error!(clients; "the clients of the last process are closed, their pack can't be read: {damage}");
+                for socket in descriptors.into_iter().map(TcpStream::from) {
                     // It fails if that client has gone already.
-                    let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
+                    let _ = socket.shutdown(Shutdown::Write);
+                    self.leaving.push((socket, Millis::now()));
                 }
                 return;
             }
         };
+        let expected =
+            contents.listeners as usize + contents.clients.len() + contents.leaving.len();
+        if let missing @ 1.. = expected.saturating_sub(descriptors.len()) {
+            error!(
+                missing;
+                "sockets of the last process are lost: there are more than this process may have open (ulimit -n, LimitNOFILE=)"
+            );
+        }
         let mut descriptors = descriptors.into_iter();
         let listeners = descriptors.by_ref().take(contents.listeners as usize);
-        for socket in listeners {
-            match listener::inherit(socket, contents.passed) {
-                Ok(listener) => self.listeners.push(listener),
-                Err(error) => error!("can't go on listening: {}", plain(&error)),
-            }
-        }
+        self.listen(listeners.collect(), arrived.passed);
         let sockets = descriptors.by_ref().map(TcpStream::from);
         self.clients
             .extend(contents.clients.into_iter().zip(sockets));
@@ -108,35 +117,79 @@ impl Inherited {
         self.accepted = contents.accepted;
         info!(clients = self.clients.len(); "goes on with the clients of the last process");
     }
+
+    fn listen(&mut self, sockets: Vec<OwnedFd>, passed: bool) {
+        for socket in sockets {
+            match listener::inherit(socket, passed) {
+                Ok(listener) => self.listeners.push(Arc::new(listener)),
+                Err(error) => error!("can't go on listening: {}", plain(&error)),
+            }
+        }
+    }
+
+    /// All this in a pack, for the next process.
+    pub fn pack(&self) -> io::Result<OwnedFd> {
+        let contents = pack::Contents {
+            listeners: self.listeners.len() as u32,
+            id: self.id.unwrap_or_default(),
+            accepted: self.accepted,
+            clients: self
+                .clients
+                .iter()
+                .map(|(client, _)| client.clone())
+                .collect(),
+            leaving: self.leaving.iter().map(|(_, since)| *since).collect(),
+        };
+        let passed = self.listeners.iter().any(|listener| listener.passed);
+        let listeners = self
+            .listeners
+            .iter()
+            .map(|listener| listener.socket.as_fd());
+        let clients = self.clients.iter().map(|(_, stream)| stream.as_fd());
+        let leaving = self.leaving.iter().map(|(stream, _)| stream.as_fd());
+        let descriptors: Vec<_> = listeners.chain(clients).chain(leaving).collect();
+        pack::send(&contents, passed, &descriptors)
+    }
+}
+
+/// Whether this program can take the clients of the one that tries it out.
+pub fn check_version() -> Result<(), Error> {
+    match std::env::var(VERSION_VARIABLE) {
+        Ok(version) if version != pack::VERSION.to_string() => Err(Error::PackVersion { version }),
+        _ => Ok(()),
+    }
 }
 
 /// The program that replaces this one, with the same arguments.
 pub struct Successor {
-    program: PathBuf,
+    /// Or why it isn't known.
+    program: Result<PathBuf, String>,
 }
 
 impl Successor {
     /// The program of this name that is there when it is called. Ask early: a program that is replaced on the disk is no
     /// longer found by its process.
-    pub fn new() -> Result<Self, Error> {
-        let program = std::env::current_exe().map_err(|source| Error::System {
-            action: "find out which program this is",
-            source,
-        })?;
-        Ok(Successor { program })
+    #[allow(clippy::new_without_default)] // it is no matter of course
+    pub fn new() -> Self {
+        let program = std::env::current_exe()
+            .map_err(|error| format!("can't find out which program this is: {}", plain(&error)));
+        Successor { program }
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+    fn command(&self) -> Result<(Command, String), String> {
+        let program = self.program.as_ref().map_err(String::clone)?;
+        let mut command = Command::new(program);
         command.args(std::env::args_os().skip(1));
-        command
+        Ok((command, program.display().to_string()))
     }
 
     /// Whether it would start with the same settings; else why not.
     pub fn try_out(&self) -> Result<(), String> {
-        let name = self.program.display();
-        let mut trial = self.command();
-        trial.arg("--check").env_remove("NOTIFY_SOCKET");
+        let (mut trial, name) = self.command()?;
+        trial
+            .arg("--check")
+            .env(VERSION_VARIABLE, pack::VERSION.to_string())
+            .env_remove("NOTIFY_SOCKET");
         let child = trial
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -167,17 +220,18 @@ impl Successor {
 
     /// Becomes that program, which takes `pack`. Returns only if that fails, and says why.
     pub fn take_over(&self, pack: &OwnedFd) -> String {
-        let kept = rustix::io::fcntl_setfd(pack, rustix::io::FdFlags::empty());
-        if let Err(error) = kept {
+        let (mut command, name) = match self.command() {
+            Ok(command) => command,
+            Err(why) => return why,
+        };
+        if let Err(error) = rustix::io::fcntl_setfd(pack, FdFlags::empty()) {
             return plain(&error.into());
         }
-        let number = std::os::fd::AsRawFd::as_raw_fd(&pack.as_fd());
-        let error = self
-            .command()
-            .env(pack::VARIABLE, number.to_string())
+        let error = command
+            .env(pack::VARIABLE, pack.as_raw_fd().to_string())
             .exec();
-        // It is still ours, and no child's.
-        let _ = rustix::io::fcntl_setfd(pack, rustix::io::FdFlags::CLOEXEC);
-        format!("can't run {}: {}", self.program.display(), plain(&error))
+        // It had that set to what a new program expects.
+        sys::ignore_broken_pipes();
+        format!("can't run {name}: {}", plain(&error))
     }
 }

@@ -54,12 +54,19 @@ impl Identity {
         })
     }
 
-    /// An id that ends with the process: this one, or a new one.
-    pub fn passing(id: Option<Uuid>) -> Self {
+    /// An id that ends with the process.
+    pub fn passing() -> Self {
         Identity {
-            id: id.unwrap_or_else(Uuid::new_v4),
+            id: Uuid::new_v4(),
             origin: Origin::Passing,
             _lock: None,
+        }
+    }
+
+    /// Goes on with the id of the process before, unless there is one that is kept.
+    pub fn adopt(&mut self, id: Option<Uuid>) {
+        if let (Origin::Passing, Some(id)) = (&self.origin, id) {
+            self.id = id;
         }
     }
 

@@ -34,8 +34,9 @@ const SPARE_DESCRIPTORS: usize = 12;
 /// The most sockets that may linger.
 const MOST_LINGERING: usize = 1024;
 
-/// Refuses more workers than the system has threads for.
-pub fn check_threads(workers: usize) -> Result<(), Error> {
+/// Refuses more workers than the system has threads for, and a limit on open files that leaves no room for a client.
+pub fn check(workers: usize) -> Result<(), Error> {
+    share_descriptors(1, 0, 1)?;
     let tightest = thread_limits().into_iter().min_by_key(|limit| limit.room);
     match tightest {
         Some(limit) if limit.room < workers => Err(Error::Threads {
@@ -268,8 +269,8 @@ mod tests {
 
     #[test]
     fn more_threads_than_any_system_has_are_refused_with_the_limit_named() {
-        assert!(check_threads(1).is_ok());
-        let error = check_threads(usize::MAX).unwrap_err().to_string();
+        assert!(check(1).is_ok());
+        let error = check(usize::MAX).unwrap_err().to_string();
         assert!(error.contains("there is room for"), "{error}");
     }
 }

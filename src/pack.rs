@@ -2,7 +2,8 @@
 //!
 //! It is one socket. In its queue wait a file in memory with the state of everything, and then the descriptors, in the same
 //! order and at most 253 to a message (`SCM_RIGHTS` in unix(7)). Whoever holds the other end, and be it only systemd's store,
-//! holds all of them. The state begins with a magic word and its version, and ends with a checksum.
+//! holds all of them. The state begins with a magic word, whether systemd passed the listening sockets, and its version; these
+//! three stay where they are in every version. It ends with a checksum.
 
 use std::fmt;
 use std::fs::File;
@@ -41,8 +42,6 @@ const MOST: usize = 253;
 pub struct Contents {
     /// How many listening sockets there are.
     pub listeners: u32,
-    /// Whether systemd passed the listening sockets, to the first of the processes that hand them on.
-    pub passed: bool,
     /// The id of the server.
     pub id: Uuid,
     /// How many clients have been accepted so far.
@@ -95,6 +94,8 @@ impl fmt::Display for Damage {
 
 /// A pack that has come.
 pub struct Arrived {
+    /// Whether systemd passed the listening sockets, to the first of the processes that hand them on.
+    pub passed: bool,
     /// What it says of itself.
     pub contents: Result<Contents, Damage>,
     /// Everything that was in it.
@@ -102,11 +103,11 @@ pub struct Arrived {
 }
 
 /// Writes the state down.
-pub fn encode(contents: &Contents) -> Vec<u8> {
+pub fn encode(contents: &Contents, passed: bool) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
+    bytes.push(passed.into());
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&contents.listeners.to_le_bytes());
-    bytes.push(contents.passed.into());
     bytes.extend_from_slice(contents.id.as_bytes());
     bytes.extend_from_slice(&contents.accepted.to_le_bytes());
     put_length(&mut bytes, contents.clients.len());
@@ -130,7 +131,7 @@ pub fn encode(contents: &Contents) -> Vec<u8> {
 }
 
 fn put_length(bytes: &mut Vec<u8>, length: usize) {
-    // What is in memory of one client or of all is far below 4 GiB; if it were not, the checksum would tell.
+    // What there is in memory of one client, or how many there are, is far below 4 Gi.
     bytes.extend_from_slice(&(length as u32).to_le_bytes());
 }
 
@@ -145,6 +146,7 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damage> {
     if &rest.array()? != MAGIC {
         return Err(Damage::Broken("it does not begin as one"));
     }
+    rest.flag()?;
     let version = rest.number32()?;
     if version != VERSION {
         return Err(Damage::Version(version));
@@ -158,7 +160,6 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damage> {
     rest.0 = &rest.0[..rest.0.len().saturating_sub(sum.len())];
     let mut contents = Contents {
         listeners: rest.number32()?,
-        passed: rest.flag()?,
         id: Uuid::from_bytes(rest.array()?),
         accepted: rest.number64()?,
         ..Contents::default()
@@ -240,8 +241,12 @@ pub fn checksum(bytes: &[u8]) -> u64 {
 }
 
 /// Puts everything into a pack, which holds it from now on: the senders' descriptors may be closed.
-pub fn send(contents: &Contents, descriptors: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-    send_encoded(&encode(contents), descriptors)
+pub fn send(
+    contents: &Contents,
+    passed: bool,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<OwnedFd> {
+    send_encoded(&encode(contents, passed), descriptors)
 }
 
 /// The same with a state that is written down already, in whatever version.
@@ -271,7 +276,8 @@ fn send_some(sender: &OwnedFd, some: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes everything out of a pack. What came in it comes out even if its state can't be read.
+/// Takes everything out of a pack. What came in it comes out even if its state can't be read. There may be fewer descriptors
+/// than it says, the last ones missing, if this process may not have so many.
 pub fn receive(pack: &OwnedFd) -> io::Result<Arrived> {
     let mut all = Vec::new();
     loop {
@@ -299,30 +305,29 @@ pub fn receive(pack: &OwnedFd) -> io::Result<Arrived> {
         }
     }
     let mut descriptors = all.into_iter();
-    let Some(state) = descriptors.next() else {
-        return Ok(Arrived {
-            contents: Err(Damage::Broken("it is empty")),
-            descriptors: Vec::new(),
-        });
-    };
-    let mut state = File::from(state);
-    let mut bytes = Vec::new();
-    state.rewind()?;
-    state.read_to_end(&mut bytes)?;
+    let state = descriptors.next().map_or(Ok(Vec::new()), read_all);
     let descriptors: Vec<OwnedFd> = descriptors.collect();
-    let contents = decode(&bytes).and_then(|contents| {
-        let expected = contents.clients.len() as u64
-            + u64::from(contents.listeners)
-            + contents.leaving.len() as u64;
-        if expected != descriptors.len() as u64 {
-            return Err(Damage::Broken("descriptors are missing"));
+    let state = state.unwrap_or_default();
+    let contents = decode(&state).and_then(|contents| {
+        let most = contents.clients.len() + contents.leaving.len() + contents.listeners as usize;
+        if descriptors.len() > most {
+            return Err(Damage::Broken("nobody knows some of its descriptors"));
         }
         Ok(contents)
     });
     Ok(Arrived {
+        passed: state.get(MAGIC.len()) == Some(&1),
         contents,
         descriptors,
     })
+}
+
+fn read_all(state: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut state = File::from(state);
+    let mut bytes = Vec::new();
+    state.rewind()?;
+    state.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -341,7 +346,6 @@ mod tests {
         };
         Contents {
             listeners: 2,
-            passed: true,
             id: Uuid::new_v4(),
             accepted: 77,
             clients: vec![client(5, "127.0.0.1:1234"), client(6, "[2001:db8::1]:1")],
@@ -352,13 +356,13 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         for contents in [Contents::default(), contents()] {
-            assert_eq!(decode(&encode(&contents)), Ok(contents));
+            assert_eq!(decode(&encode(&contents, true)), Ok(contents));
         }
     }
 
     #[test]
     fn every_damage_is_noticed() {
-        let whole = encode(&contents());
+        let whole = encode(&contents(), true);
         for length in 0..whole.len() {
             assert!(decode(&whole[..length]).is_err(), "{length}");
         }
@@ -368,7 +372,7 @@ mod tests {
             assert!(decode(&flipped).is_err(), "{position}");
         }
         let mut newer = whole.clone();
-        newer[MAGIC.len()] += 1;
+        newer[MAGIC.len() + 1] += 1;
         assert_eq!(decode(&newer), Err(Damage::Version(VERSION + 1)));
         assert!(decode(&[&whole[..], b"x"].concat()).is_err());
     }
@@ -383,7 +387,7 @@ mod tests {
         contents.listeners = 0;
         contents.leaving.clear();
         let descriptors = vec![writer.as_fd(); CLIENTS];
-        let pack = send(&contents, &descriptors).unwrap();
+        let pack = send(&contents, false, &descriptors).unwrap();
         drop(writer);
         let arrived = receive(&pack).unwrap();
         assert_eq!(arrived.contents, Ok(contents));
@@ -398,6 +402,6 @@ mod tests {
             "none is left open"
         );
         let nothing = receive(&pack).unwrap();
-        assert_eq!(nothing.contents, Err(Damage::Broken("it is empty")));
+        assert_eq!(nothing.contents, Err(Damage::Broken("it ends too early")));
     }
 }

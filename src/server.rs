@@ -1,9 +1,7 @@
 //! A server in this process: opened, served, and left by draining it or by handing its clients over.
 
 use std::fmt::Write as _;
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,13 +19,11 @@ use crate::episode::Episodes;
 use crate::error::{Error, plain};
 use crate::handover::Inherited;
 use crate::health::Health;
-use crate::identity::{Identity, Origin};
 use crate::limits;
 use crate::linger::Linger;
 use crate::listener::{self, Listener};
 use crate::notify;
 use crate::options::Options;
-use crate::pack;
 use crate::pool;
 use crate::queue;
 use crate::reaper::Reaper;
@@ -63,23 +59,22 @@ pub struct Server {
     scoreboard: Arc<Scoreboard>,
     /// Disconnects when nobody lingers any more.
     lingering: Receiver<()>,
-    identity: Identity,
+    id: Uuid,
 }
 
 impl Server {
     /// Opens everything that `options` ask for and that was not `inherited`, and serves `commands`.
     pub fn start(
         options: &Options,
+        id: Uuid,
         inherited: Inherited,
         commands: &'static [Set],
     ) -> Result<Self, Error> {
         let started = Instant::now();
         let system = |action| move |source| Error::System { action, source };
         sys::allow_interrupts().map_err(system("install a signal handler"))?;
-        limits::check_threads(options.max_clients)?;
-        let identity = identify(options, inherited.id)?;
         let listeners = match inherited.listeners {
-            none if none.is_empty() => listen(options)?,
+            none if none.is_empty() => listen(options)?.into_iter().map(Arc::new).collect(),
             listeners => listeners,
         };
         let here = inherited.clients.len() + inherited.leaving.len();
@@ -94,7 +89,7 @@ impl Server {
         let (release, released) = crossbeam_channel::unbounded();
         let (queue, jobs) = queue::bounded(most);
         let service = Arc::new(Service {
-            context: Context::new(clients.count(), identity.id, commands),
+            context: Context::new(clients.count(), id, commands),
             scoreboard: scoreboard.clone(),
             alarm: alarm.clone(),
             episodes: episodes.clone(),
@@ -126,7 +121,6 @@ impl Server {
             door.linger.go_on(leaving);
         }
         let usher = Usher::start(&service, clients, queue, jobs.clone())?;
-        let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
         let (failed, failures) = crossbeam_channel::unbounded();
         let mut acceptors = Vec::new();
         for listener in listeners.iter().cloned() {
@@ -155,7 +149,7 @@ impl Server {
             released,
             scoreboard,
             lingering,
-            identity,
+            id,
         };
         server.say_ready(capacity.queue);
         Ok(server)
@@ -192,7 +186,7 @@ impl Server {
         info!(
             listen:%,
             sockets = if self.is_passed() { "passed" } else { "bound" },
-            id:% = self.identity.id,
+            id:% = self.id,
             max_clients = self.scoreboard.lines().len(),
             queue,
             started_ms = milliseconds(self.started.elapsed());
@@ -247,9 +241,9 @@ impl Server {
     /// Answers what has arrived, and has systemd keep all connections for the next process. If the service is not started
     /// again, systemd closes them.
     fn store(mut self) {
-        let stored = self
-            .hand_over(Phase::Pack)
-            .and_then(|pack| notify::store(&pack));
+        let mut clients = self.hand_over(Phase::Pack);
+        clients.listeners.clear();
+        let stored = clients.pack().and_then(|pack| notify::store(&pack));
         if let Err(error) = stored {
             error!(
                 "clients are closed, can't store them with systemd: {}",
@@ -260,11 +254,11 @@ impl Server {
         std::mem::forget(self);
     }
 
-    /// Accepts no more, and packs all connections for the next process; with the listening sockets, unless the `phase`
-    /// is [`Phase::Pack`]: then systemd keeps those. What is left has its threads still, but no clients.
-    pub fn hand_over(&mut self, phase: Phase) -> io::Result<OwnedFd> {
+    /// Accepts no more, has the workers let go in this way, and returns all that the next process is to go on with. What is
+    /// left has its threads still, but no clients.
+    pub fn hand_over(&mut self, phase: Phase) -> Inherited {
         self.release(phase);
-        let connections = self.released();
+        let connections = self.collect();
         let left_behind = self.clients() - connections.len();
         let leaving = self.door.linger.give_back();
         self.door.episodes.settle(true);
@@ -272,28 +266,15 @@ impl Server {
             warn!(clients = left_behind; "left behind: these clients' requests took too long to wait for");
         }
         info!(clients = connections.len(); "hands its clients over");
-
-        let listeners: &[_] = match phase {
-            Phase::Pack => &[],
-            _ => &self.listeners,
-        };
-        let (states, streams): (Vec<_>, Vec<_>) =
-            connections.into_iter().map(Connection::into_parts).unzip();
-        let (leaving, since): (Vec<_>, Vec<_>) = leaving.into_iter().unzip();
-        let contents = pack::Contents {
-            listeners: listeners.len() as u32,
-            passed: self.is_passed(),
-            id: self.identity.id,
+        let clients = connections.into_iter().map(Connection::into_parts);
+        Inherited {
+            listeners: self.listeners.clone(),
+            stored: false,
             accepted: self.door.accepted.load(Ordering::Relaxed),
-            clients: states,
-            leaving: since,
-        };
-        let listeners = listeners.iter().map(|listener| listener.socket.as_fd());
-        let streams = streams.iter().chain(&leaving);
-        let descriptors: Vec<_> = listeners
-            .chain(streams.map(|stream| stream.as_fd()))
-            .collect();
-        pack::send(&contents, &descriptors)
+            clients: clients.collect(),
+            leaving,
+            id: Some(self.id),
+        }
     }
 
     /// Accepts no more, and has the workers let go of all connections, open, in this way. They come out of the receiver.
@@ -305,7 +286,7 @@ impl Server {
     }
 
     /// All connections that the workers let go of: all that there are, unless that takes too long.
-    fn released(&self) -> Vec<Connection> {
+    fn collect(&self) -> Vec<Connection> {
         let deadline = Instant::now() + LONGEST_RELEASE;
         let mut connections = Vec::with_capacity(self.clients());
         loop {
@@ -331,24 +312,6 @@ impl Server {
             acceptor.thread.end();
         }
     }
-}
-
-/// The id that `options` ask for, else the `inherited` one.
-fn identify(options: &Options, inherited: Option<Uuid>) -> Result<Identity, Error> {
-    let identity = match (&options.server_id, &options.state_directory) {
-        (Some(id), directory) => Identity::given(*id, directory.as_deref())?,
-        (None, Some(directory)) => Identity::in_directory(directory)?,
-        (None, None) => Identity::passing(inherited),
-    };
-    let id = identity.id;
-    match &identity.origin {
-        Origin::Given | Origin::Kept(_) => {}
-        Origin::Created(file) => info!(id:%, file:% = file.display(); "this server has a new id"),
-        Origin::Passing => {
-            info!(id:%; "the id of this server ends with it: there is no --state-directory to keep it in");
-        }
-    }
-    Ok(identity)
 }
 
 /// Listens on all addresses. One that nobody asked for may be missing, as `[::1]` is on a machine without IPv6.

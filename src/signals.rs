@@ -30,6 +30,11 @@ pub enum Told {
 /// and once by its group.
 const SAME: Duration = Duration::from_millis(250);
 
+/// From now on signals wait until somebody listens. Call it before any thread starts.
+pub fn hold() -> Result<(), Error> {
+    sys::block(&SIGNALS).map_err(failed)
+}
+
 /// Listens to signals, in a thread of its own: it alone takes them, so that none is on its way when it pauses.
 pub struct Signals {
     told: Receiver<Told>,
@@ -43,8 +48,8 @@ impl Signals {
     /// Listens from now on. Who says stop a second time ends the process at once, whatever it is doing.
     /// Call it before any thread starts.
     pub fn listen() -> Result<Self, Error> {
+        hold()?;
         sys::allow_interrupts().map_err(failed)?;
-        sys::block(&SIGNALS).map_err(failed)?;
         // A log or an id that may grow no more (RLIMIT_FSIZE) is an error of write(2), not the end of the process.
         signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
         let (sender, told) = crossbeam_channel::unbounded();
@@ -61,6 +66,11 @@ impl Signals {
     /// What we are told. It never disconnects.
     pub fn told(&self) -> &Receiver<Told> {
         &self.told
+    }
+
+    /// Whether we have been told to stop.
+    pub fn is_told_to_stop(&self) -> bool {
+        self.stopping.get().is_some()
     }
 
     /// Listens no more. What has come is in the channel; what comes waits for [`Signals::resume`], or for the program that

@@ -94,6 +94,14 @@ pub fn allocate_from_one_arena() {
     }
 }
 
+/// Makes a write to a pipe or socket that nobody reads an error instead of the end of the process, as std does at the start.
+pub fn ignore_broken_pipes() {
+    // SAFETY: it takes two integers; SIG_IGN is no function of ours.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
 /// Interrupts what `thread` of this process is blocked in.
 ///
 /// A thread that has not entered the call yet is missed: whoever must be sure tries again until he sees an effect.

@@ -58,8 +58,9 @@ impl Usher {
         let thread = thread::spawn("usher", move || {
             while !is_over.load(Ordering::Relaxed) {
                 let here = clients.into_iter().map(Job::Serve);
-                let new = std::iter::from_fn(|| jobs.try_take());
-                clients = go_round(&service, here.chain(new));
+                // No more than are there now, or a flood of new ones would keep it from the others.
+                let new = std::iter::from_fn(|| jobs.try_take()).take(jobs.len());
+                clients = go_round(&service, here.chain(new), &is_over);
                 std::thread::park_timeout(PAUSE);
             }
             for client in clients {
@@ -84,8 +85,12 @@ impl Usher {
     }
 }
 
-/// Answers what has arrived, and returns those who go on.
-fn go_round(service: &Service, jobs: impl Iterator<Item = Job<Connection>>) -> Vec<Connection> {
+/// Answers what has arrived, until it is over, and returns those who go on.
+fn go_round(
+    service: &Service,
+    jobs: impl Iterator<Item = Job<Connection>>,
+    is_over: &AtomicBool,
+) -> Vec<Connection> {
     let line = &service.scoreboard.lines()[0];
     let left = RefCell::new(Vec::new());
     let serve = |connection: &mut Connection, line: &_| service.serve(connection, line);
@@ -94,7 +99,10 @@ fn go_round(service: &Service, jobs: impl Iterator<Item = Job<Connection>>) -> V
         ended => service.end(connection, ended),
     };
     for job in jobs {
-        pool::do_job(job, line, &serve, &end);
+        match job {
+            Job::Serve(client) if is_over.load(Ordering::Relaxed) => left.borrow_mut().push(client),
+            job => pool::do_job(job, line, &serve, &end),
+        }
     }
     left.into_inner()
 }
@@ -139,19 +147,20 @@ mod tests {
             streams.push(BufReader::new(client));
         }
         let usher = Usher::start(&service, connections, queue, jobs.clone()).unwrap();
-        for requests in ["WHO\nW", "HY\nWHO\nPI", "NG\n"] {
+        for (requests, replies) in [
+            ("WHO\nW", "10\n"),
+            ("HY\nWHO\nPI", "42\n10\n"),
+            ("NG\n", "PONG\n"),
+        ] {
             for client in &mut streams {
                 client.get_mut().write_all(requests.as_bytes()).unwrap();
             }
             for client in &mut streams {
-                for _ in requests.matches('\n') {
-                    let mut line = String::new();
-                    client.read_line(&mut line).unwrap();
-                    assert!(
-                        ["10\n", "42\n", "PONG\n"].contains(&line.as_str()),
-                        "{line}"
-                    );
+                let mut lines = String::new();
+                for _ in replies.matches('\n') {
+                    client.read_line(&mut lines).unwrap();
                 }
+                assert_eq!(lines, replies);
             }
         }
         streams.truncate(CLIENTS - 1);

@@ -14,7 +14,7 @@ use blockchain_tcpd::pack::{self, Contents};
 
 use crate::protocol::proves;
 use crate::support::kernel::{asked_for, shell, through};
-use crate::support::{Client, Daemon, Scratch, clean, field, program, wait_until};
+use crate::support::{Client, Daemon, Scratch, clean, field, program, run_to_end, wait_until};
 
 fn times(daemon: &Daemon, text: &str) -> usize {
     let lines = daemon.log().lines();
@@ -128,7 +128,7 @@ fn everything_about_a_client_goes_along() {
     assert_eq!(half.line().as_deref(), Some("42"));
     // It takes nothing, so that its replies wait in the server.
     let mut stuck = Client::connect_narrow(daemon.address);
-    stuck.flood(&daemon, 1);
+    let asked = stuck.flood(&daemon, 1);
 
     replace(&daemon);
     half.send("RE\n");
@@ -136,11 +136,12 @@ fn everything_about_a_client_goes_along() {
     replace(&daemon);
     drop(half);
     assert_eq!(times(&daemon, " sockets=bound "), 3, "and not systemd's");
-    // Not a byte of its replies is missing.
+    // Not a byte of its replies is missing, and none comes twice.
     stuck.shutdown();
     let replies = stuck.rest();
     let expected = "ERR UNKNOWN no such command: \"a\" (try HELP)";
     assert!(replies.lines().all(|line| line == expected), "cut");
+    assert_eq!(replies.lines().count(), asked);
     daemon.wait_for_others(0);
     daemon.stop();
 }
@@ -180,11 +181,13 @@ fn who_waits_for_a_worker_goes_along() {
     let mut served = daemon.connect();
     assert_eq!(served.ask("WHY"), "42");
     let mut waiting = daemon.connect();
-    waiting.send("WHY\nWHY\n");
-    waiting.shutdown();
+    waiting.send("WHY\nPING\n");
     replace(&daemon);
-    assert_eq!(waiting.rest(), "42\n42\n");
-    assert!(served.rest().starts_with("ERR TIMEOUT "), "it made room");
+    // One of the two makes room for the other, again and again, unless it asks.
+    assert_eq!(waiting.line().as_deref(), Some("42"));
+    assert_eq!(waiting.line().as_deref(), Some("PONG"));
+    drop(waiting);
+    assert_eq!(daemon.ask("WHY\n"), "42\n");
     daemon.stop();
 }
 
@@ -313,75 +316,152 @@ fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
     assert!(said.contains("No such file"), "{said}");
     assert_eq!(client.ask("Y"), "42");
     assert_eq!(client.ask("WHO"), "1");
-    let log = daemon.stop();
-    assert!(
-        log.contains("goes on with the clients of the last process clients=1"),
-        "{log}"
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap();
+    assert_ne!(
+        ignored & 1 << (libc::SIGPIPE - 1),
+        0,
+        "a log that nobody reads ends it"
     );
+    daemon.stop();
 }
 
-/// What is done to the state of a pack.
-type Spoil<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+/// A file in memory may be no larger than others.
+#[test]
+fn clients_that_cannot_be_packed_stay() {
+    let wrapper = shell("ulimit -f 0 || exit");
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let daemon = Daemon::start_through(&wrapper, ["--max-clients", "8"]);
+    let mut client = daemon.connect();
+    client.send("WH");
+    replace(&daemon);
+    let said = daemon.log().wait_for("goes on as it is: ");
+    assert!(
+        said.contains("can't pack the clients: File too large"),
+        "{said}"
+    );
+    assert_eq!(client.ask("Y"), "42");
+    assert_eq!(client.ask("WHO"), "1");
+    daemon.stop();
+}
+
+#[test]
+fn another_signal_meanwhile_keeps_no_program_from_being_replaced() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut client = daemon.connect();
+    assert_eq!(client.ask("WHY"), "42");
+    for round in 1..=10 {
+        daemon.signal("USR2");
+        daemon.signal("HUP");
+        // Said by the new program alone.
+        wait_until("it is replaced", || {
+            times(&daemon, "goes on with the clients of the last process") == round
+        });
+        assert_eq!(client.ask("WHY"), "42");
+    }
+    daemon.stop();
+}
+
+/// It says so when it is tried out, before anybody is let go of.
+#[test]
+fn a_program_that_packs_otherwise_is_not_taken() {
+    for (version, taken) in [("1", true), ("2", false)] {
+        let mut command = program();
+        command
+            .arg("--check")
+            .env("BLOCKCHAIN_TCPD_PACK_VERSION", version);
+        let (status, said) = run_to_end(command);
+        assert_eq!(status == 0, taken, "{said}");
+        assert_eq!(
+            said.contains("hands its clients over in version 2"),
+            !taken,
+            "{said}"
+        );
+    }
+}
+
+/// A daemon that takes over a listening socket and one client of a process that listed two; of a pack whose state is `spoilt`.
+/// The client has sent a question that nobody has read yet.
+fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = Client::connect(address).unwrap();
+    client.send("WHY\n");
+    let (accepted, peer) = listener.accept().unwrap();
+    let one = pack::Client {
+        number: 1,
+        peer,
+        since: Millis(1),
+        active: None,
+        unanswered: Vec::new(),
+        replies: Vec::new(),
+        closes: false,
+    };
+    let contents = Contents {
+        listeners: 1,
+        id: uuid::Uuid::new_v4(),
+        accepted: 1,
+        clients: vec![one; 2],
+        leaving: Vec::new(),
+    };
+    let mut state = pack::encode(&contents, true);
+    spoilt(&mut state);
+    let descriptors = [listener.as_fd(), accepted.as_fd()];
+    let pack = pack::send_encoded(&state, &descriptors).unwrap();
+    drop((listener, accepted));
+    let daemon = begin_with(pack.into(), &[]);
+    assert_eq!(daemon.address, address);
+    (daemon, client)
+}
+
+/// A daemon that is given this for a pack.
+fn begin_with(pack: Stdio, arguments: &[&str]) -> Daemon {
+    let script = shell("exec 9<&0 </dev/null; export BLOCKCHAIN_TCPD_PACK=9");
+    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
+    let mut command = through(&wrapper);
+    command.args(arguments).stdin(pack);
+    Daemon::run(command)
+}
 
 /// A pack of a later version, an earlier one, or a damaged one: its clients are closed in order, its sockets served.
 #[test]
 fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
-    let whole = |state: &[u8]| state.to_vec();
-    let version = |add: u8| {
-        move |state: &[u8]| {
-            let mut state = state.to_vec();
-            state[pack::MAGIC.len()] = state[pack::MAGIC.len()].wrapping_add(add);
-            state
-        }
-    };
-    let cut = |state: &[u8]| state[..state.len() - 3].to_vec();
-    let spoilt: [(Spoil, &str); 4] = [
+    const VERSION: usize = pack::MAGIC.len() + 1;
+    type Spoil = fn(&mut Vec<u8>);
+    let spoilt: [(Spoil, &str); 3] = [
         (
-            &version(1),
+            |state| state[VERSION] = 2,
             "its format has version 2, and this program knows version 1",
         ),
-        (&version(255), "its format has version 0"),
-        (&cut, "it is damaged: its checksum is wrong"),
-        (&whole, "it is damaged: descriptors are missing"),
+        (|state| state[VERSION] = 0, "its format has version 0"),
+        (
+            |state| state.truncate(state.len() - 3),
+            "it is damaged: its checksum is wrong",
+        ),
     ];
     for (spoil, why) in spoilt {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut client = Client::connect(address).unwrap();
-        let (accepted, peer) = listener.accept().unwrap();
-        let state = pack::encode(&Contents {
-            listeners: 1,
-            passed: false,
-            id: uuid::Uuid::new_v4(),
-            accepted: 1,
-            clients: vec![
-                pack::Client {
-                    number: 1,
-                    peer,
-                    since: Millis(1),
-                    active: None,
-                    unanswered: Vec::new(),
-                    replies: Vec::new(),
-                    closes: false,
-                };
-                2
-            ],
-            leaving: Vec::new(),
-        });
-        let descriptors = [listener.as_fd(), accepted.as_fd()];
-        let pack = pack::send_encoded(&spoil(&state), &descriptors).unwrap();
-        drop((listener, accepted));
-        let script = shell("exec 9<&0 </dev/null; export BLOCKCHAIN_TCPD_PACK=9");
-        let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
-        let mut command = through(&wrapper);
-        command.stdin(Stdio::from(pack));
-        let daemon = Daemon::run(command);
-        assert_eq!(daemon.address, address);
+        let (daemon, mut client) = take_over(spoil);
         assert_eq!(client.rest(), "", "an end, not a reset");
-        assert_eq!(daemon.ask("WHY\n"), "42\n");
+        assert_eq!(daemon.ask("WHO\n"), "1\n");
         let log = daemon.stop();
         assert!(log.contains(why), "{log}");
+        assert!(log.contains(" sockets=passed "), "{log}");
     }
+}
+
+/// As when the next process may open fewer files.
+#[test]
+fn clients_whose_descriptors_are_missing_cost_the_others_nothing() {
+    let (daemon, mut client) = take_over(|_| {});
+    assert_eq!(client.line().as_deref(), Some("42"));
+    assert_eq!(daemon.ask("WHO\n"), "2\n");
+    let log = daemon.stop();
+    assert!(
+        log.contains("sockets of the last process are lost"),
+        "{log}"
+    );
+    assert!(log.contains(" missing=1"), "{log}");
 }
 
 /// Whenever it comes, also while no program of ours is there to hear it.
@@ -417,4 +497,12 @@ fn a_pack_that_makes_no_sense_is_said_and_the_daemon_serves() {
         assert!(TcpStream::connect(daemon.address).is_ok());
         daemon.stop();
     }
+    let file = std::fs::File::open(program().get_program()).unwrap();
+    let daemon = begin_with(file.into(), &["--listen", "127.0.0.1:0"]);
+    assert_ne!(daemon.ask("WHERE\n"), format!("{}\n", uuid::Uuid::nil()));
+    let log = daemon.stop();
+    assert!(
+        log.contains("can't take their pack: Socket operation on non-socket"),
+        "{log}"
+    );
 }

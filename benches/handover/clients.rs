@@ -179,6 +179,7 @@ impl Load {
         self.lap += 1;
         self.lap_began = Instant::now();
         self.missing = self.clients.iter().filter(|client| client.open).count();
+        self.say_lap();
     }
 
     fn ask(&mut self, index: usize) -> Result<()> {

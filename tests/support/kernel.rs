@@ -94,7 +94,8 @@ pub fn local_server(arguments: &[&str], commands: &'static [Set]) -> Server {
     let arguments = program.iter().chain(arguments);
     match Options::parse_from(arguments).expect("good settings") {
         Asked::Serve(options) => {
-            Server::start(&options, Inherited::default(), commands).expect("it starts")
+            let id = uuid::Uuid::new_v4();
+            Server::start(&options, id, Inherited::default(), commands).expect("it starts")
         }
         Asked::Print(text) => panic!("{text}"),
     }
@@ -167,17 +168,24 @@ impl Daemon {
 
 impl Client {
     /// Sends short requests with long replies and reads nothing, until nothing more can be sent and so many threads of
-    /// the daemon wait for their clients to read.
-    pub fn flood(&mut self, daemon: &Daemon, stuck: usize) {
+    /// the daemon wait for their clients to read. Returns how many requests that were.
+    pub fn flood(&mut self, daemon: &Daemon, stuck: usize) -> usize {
         self.socket().set_nonblocking(true).expect("a socket");
         let block = b"a\n".repeat(32 * 1024);
+        let mut bytes = 0;
         wait_until("the flood is stuck", || {
-            // Where it broke off doesn't matter: none of this is to be answered.
-            let sent = self.stream.get_mut().write(&block);
-            sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-                && daemon.blocked_in(libc::SYS_sendto) >= stuck
+            // The kernel may take an odd number of bytes.
+            match self.stream.get_mut().write(&block[bytes % 2..]) {
+                Ok(more) => bytes += more,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+                    return daemon.blocked_in(libc::SYS_sendto) >= stuck;
+                }
+            }
+            false
         });
         self.socket().set_nonblocking(false).expect("a socket");
+        bytes.div_ceil(2)
     }
 
     /// Sends requests and takes no reply, until the daemon cuts it off.
