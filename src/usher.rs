@@ -54,7 +54,8 @@ impl Usher {
             ..service.clone()
         };
         let over = Arc::new(AtomicBool::new(false));
-        let is_over = over.clone();
+        let gate = Gate::default();
+        let (is_over, opens) = (over.clone(), gate.clone());
         let thread = thread::spawn("usher", move || {
             while !is_over.load(Ordering::Relaxed) {
                 let here = clients.into_iter().map(Job::Serve);
@@ -67,8 +68,9 @@ impl Usher {
                 // Whoever has a place has room there, too.
                 let _ = queue.put(Job::Serve(client));
             }
+            // Here, so that nobody is unserved until another thread has its turn.
+            opens.0.get_or_init(|| ());
         })?;
-        let gate = Gate::default();
         Ok(Usher { thread, over, gate })
     }
 
@@ -81,7 +83,6 @@ impl Usher {
     pub fn end(self) {
         self.over.store(true, Ordering::Relaxed);
         self.thread.end();
-        self.gate.0.get_or_init(|| ());
     }
 }
 
