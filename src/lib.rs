@@ -15,6 +15,7 @@
 //! acceptor   pool       reaper     signals    clients come in; are served; are ended; what the system says
 //! session    options                          the service of one client; every setting
 //! connection linger     protocol              a client as a value; sockets that are leaving; requests and replies as bytes
+//! request_log                                 what each client asked and was answered
 //! command    identity   listener   logging    the answers; the id; sockets that listen; the log
 //! clients    scoreboard episode    limits     the count; who does what; trouble said once; what the system has room for
 //! pack                                        live connections on their way to the next process
@@ -77,6 +78,7 @@ pub mod pool;
 pub mod protocol;
 pub mod queue;
 pub mod reaper;
+pub mod request_log;
 pub mod scoreboard;
 pub mod server;
 pub mod session;

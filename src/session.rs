@@ -13,6 +13,7 @@ use crate::connection::{Connection, Socket, last_words};
 use crate::episode::Episodes;
 use crate::linger::Linger;
 use crate::protocol::line::{self, Found, LONGEST_REQUEST};
+use crate::request_log::RequestLog;
 use crate::scoreboard::{Activity, Alarm, Line, Phase, Scoreboard};
 use std::sync::Arc;
 
@@ -119,6 +120,7 @@ impl Service {
     pub fn serve<S: Socket>(&self, connection: &mut Connection<S>, line: &Line) -> Ended {
         let mut input = Input::new();
         input.resume(&std::mem::take(&mut connection.client.unanswered));
+        let mut log = RequestLog::new(connection.client.number);
         // While finishing: how much had arrived when that began, and was not read yet.
         let mut due = None;
         // Whether it has been looked for a request that came as late as the order to end.
@@ -175,7 +177,7 @@ impl Service {
             input.filled += read;
 
             let replies = &mut connection.client.replies;
-            let end = self.answer(&mut input, read == 0, line, replies);
+            let end = self.answer(&mut input, read == 0, line, replies, &mut log);
             if !replies.is_empty() {
                 if let Err(ended) = self.send(connection, line) {
                     // The end of the client's input is there for whoever goes on, its last words are not.
@@ -208,7 +210,9 @@ impl Service {
         end: bool,
         line: &Line,
         replies: &mut Vec<u8>,
+        log: &mut RequestLog,
     ) -> Option<Ended> {
+        let logs = RequestLog::is_kept();
         let mut used = 0;
         let mut ended = None;
         while ended.is_none() {
@@ -222,9 +226,13 @@ impl Service {
             };
             match found {
                 Found::Line { line, length } => {
+                    let (request, before) = (used..used + length, replies.len());
                     used += length;
                     if line::answer(&self.context, line, replies) {
                         ended = Some(Ended::Quit);
+                    }
+                    if logs {
+                        log.note(&input.bytes[request], &replies[before..]);
                     }
                 }
                 Found::Part => break,

@@ -101,6 +101,49 @@ fn nothing_that_a_client_sends_breaks_the_log() {
 }
 
 #[test]
+fn the_request_log_shows_who_asked_what_and_was_answered_what() {
+    let daemon = daemon("info,blockchain_tcpd::request_log=trace");
+    daemon.ask("why\r\nFOO\tbar\n\nWHO");
+    daemon.ask("WHY\n");
+    let log = daemon.stop();
+    let logged: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(" TRACE "))
+        .collect();
+    let logged: Vec<&str> = logged.into_iter().map(message).collect();
+    let expected = [
+        r#"request connection=1 request=why reply=42"#,
+        r#"request connection=1 request=FOO\tbar reply="ERR UNKNOWN no such command: \"FOO\" (try HELP)""#,
+        r#"request connection=1 request="" reply="""#,
+        r#"request connection=1 request=WHO reply=1"#,
+        r#"request connection=2 request=WHY reply=42"#,
+    ];
+    assert_eq!(logged, expected);
+}
+
+#[test]
+fn a_client_that_floods_is_summed_up_in_the_request_log() {
+    const REQUESTS: usize = 20_000;
+    let daemon = daemon("trace");
+    daemon.ask("WHY\n".repeat(REQUESTS));
+    let log = daemon.stop();
+    let lines: Vec<&str> = log.lines().map(message).collect();
+    let each = lines
+        .iter()
+        .filter(|line| line.starts_with("request connection=1 "));
+    let each = each.count();
+    let more = lines
+        .iter()
+        .filter(|line| line.starts_with("more requests "));
+    let more: usize = more
+        .map(|line| field(line, "requests").parse::<usize>().unwrap())
+        .sum();
+    assert_eq!(each + more, REQUESTS);
+    // Some seconds at a hundred lines each, on whatever machine.
+    assert!((100..REQUESTS / 2).contains(&each), "{each}");
+}
+
+#[test]
 fn a_line_is_a_time_a_level_words_and_pairs() {
     let daemon = daemon("info");
     let ready = daemon.log().wait_for("ready listen=");
