@@ -143,6 +143,8 @@ impl Daemon {
         let mut child = Command::new(env!("CARGO_BIN_EXE_blockchain-tcpd"))
             .args(["--listen", "127.0.0.1:0", "--max-clients"])
             .arg((clients + 8).to_string())
+            // No settings of whoever runs this.
+            .env_clear()
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
