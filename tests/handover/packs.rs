@@ -1,0 +1,116 @@
+//! Packs that can't be read, or not as a whole.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::process::Stdio;
+
+use blockchain_tcpd::clock::Millis;
+use blockchain_tcpd::pack::{self, Contents};
+
+use crate::support::kernel::{shell, through};
+use crate::support::{Client, Daemon, program};
+
+/// A daemon that takes over a listening socket and one client of a process that listed two; of a pack whose state is `spoilt`.
+/// The client has sent a question that nobody has read yet.
+fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = Client::connect(address).unwrap();
+    client.send("WHY\n");
+    let (accepted, peer) = listener.accept().unwrap();
+    let one = pack::Client {
+        number: 1,
+        peer,
+        since: Millis(1),
+        active: None,
+        unanswered: Vec::new(),
+        replies: Vec::new(),
+        closes: false,
+    };
+    let contents = Contents {
+        listeners: 1,
+        id: uuid::Uuid::new_v4(),
+        accepted: 1,
+        clients: vec![one; 2],
+        leaving: Vec::new(),
+    };
+    let mut state = pack::encode(&contents, true);
+    spoilt(&mut state);
+    let descriptors = [listener.as_fd(), accepted.as_fd()];
+    let pack = pack::send_encoded(&state, &descriptors).unwrap();
+    drop((listener, accepted));
+    let daemon = begin_with(pack.into(), &[]);
+    assert_eq!(daemon.address, address);
+    (daemon, client)
+}
+
+/// A daemon that is given this for a pack.
+fn begin_with(pack: Stdio, arguments: &[&str]) -> Daemon {
+    let script = shell("exec 9<&0 </dev/null; export BLOCKCHAIN_TCPD_PACK=9");
+    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
+    let mut command = through(&wrapper);
+    command.args(arguments).stdin(pack);
+    Daemon::run(command)
+}
+
+/// A pack of a later version, an earlier one, or a damaged one: its clients are closed in order, its sockets served.
+#[test]
+fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
+    const VERSION: usize = pack::MAGIC.len() + 1;
+    type Spoil = fn(&mut Vec<u8>);
+    let spoilt: [(Spoil, &str); 3] = [
+        (
+            |state| state[VERSION] = 2,
+            "its format has version 2, and this program knows version 1",
+        ),
+        (|state| state[VERSION] = 0, "its format has version 0"),
+        (
+            |state| state.truncate(state.len() - 3),
+            "it is damaged: its checksum is wrong",
+        ),
+    ];
+    for (spoil, why) in spoilt {
+        let (daemon, mut client) = take_over(spoil);
+        assert_eq!(client.rest(), "", "an end, not a reset");
+        assert_eq!(daemon.ask("WHO\n"), "1\n");
+        let log = daemon.stop();
+        assert!(log.contains(why), "{log}");
+        assert!(log.contains(" sockets=passed "), "{log}");
+    }
+}
+
+/// As when the next process may open fewer files.
+#[test]
+fn clients_whose_descriptors_are_missing_cost_the_others_nothing() {
+    let (daemon, mut client) = take_over(|_| {});
+    assert_eq!(client.line().as_deref(), Some("42"));
+    assert_eq!(daemon.ask("WHO\n"), "2\n");
+    let log = daemon.stop();
+    assert!(
+        log.contains("sockets of the last process are lost"),
+        "{log}"
+    );
+    assert!(log.contains(" missing=1"), "{log}");
+}
+
+#[test]
+fn a_pack_that_makes_no_sense_is_said_and_the_daemon_serves() {
+    for number in ["0", "99", "word"] {
+        let mut command = program();
+        command
+            .args(["--listen", "127.0.0.1:0"])
+            .env("BLOCKCHAIN_TCPD_PACK", number);
+        let daemon = Daemon::run(command);
+        assert_eq!(daemon.ask("WHY\n"), "42\n");
+        assert!(TcpStream::connect(daemon.address).is_ok());
+        daemon.stop();
+    }
+    let file = std::fs::File::open(program().get_program()).unwrap();
+    let daemon = begin_with(file.into(), &["--listen", "127.0.0.1:0"]);
+    assert_ne!(daemon.ask("WHERE\n"), format!("{}\n", uuid::Uuid::nil()));
+    let log = daemon.stop();
+    assert!(
+        log.contains("can't take their pack: Socket operation on non-socket"),
+        "{log}"
+    );
+}

@@ -1,0 +1,126 @@
+//! A program that can't take over costs nobody anything.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::{replace, times};
+use crate::support::kernel::shell;
+use crate::support::{Daemon, Scratch, clean, program, run_to_end, wait_until};
+
+/// A program that can't take over leaves everything as it is, and the log says why.
+#[test]
+fn a_program_that_cannot_take_over_costs_nobody_anything() {
+    let scratch = Scratch::new();
+    let copy = scratch.path().join("blockchain-tcpd");
+    let original = program().get_program().to_owned();
+    std::fs::copy(&original, &copy).unwrap();
+    let state = scratch.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let mut command = clean(&copy);
+    command
+        .args(["--listen", "127.0.0.1:0", "--state-directory"])
+        .arg(&state);
+    let daemon = Daemon::run(command);
+    let mut client = daemon.connect();
+    client.send("WH");
+
+    // Never written in place: that program runs.
+    let put = |content: &[u8], mode: u32| {
+        let new = scratch.path().join("new");
+        std::fs::write(&new, content).unwrap();
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::rename(&new, &copy).unwrap();
+    };
+    let bad: [(&str, &dyn Fn()); 5] = [
+        ("can't run ", &|| std::fs::remove_file(&copy).unwrap()),
+        ("Exec format error", &|| put(b"garbage", 0o755)),
+        ("Permission denied", &|| put(b"#!/bin/sh\n", 0o644)),
+        ("--check fails with exit status: 3", &|| {
+            put(b"#!/bin/sh\nexit 3\n", 0o755)
+        }),
+        ("--check fails with ", &|| {
+            std::fs::copy(&original, &copy).unwrap();
+            std::fs::rename(&state, scratch.path().join("gone")).unwrap();
+        }),
+    ];
+    for (number, (why, spoil)) in bad.into_iter().enumerate() {
+        spoil();
+        daemon.signal("USR2");
+        let said = "goes on as it is, the new program can't take over: ";
+        wait_until(why, || times(&daemon, said) == number + 1);
+        let lines = daemon.log().lines();
+        let line = lines.iter().rfind(|line| line.contains(said)).unwrap();
+        assert!(line.contains(why), "{line}");
+        assert_eq!(client.ask(if number == 0 { "Y" } else { "WHY" }), "42");
+    }
+    std::fs::rename(scratch.path().join("gone"), &state).unwrap();
+    replace(&daemon);
+    assert_eq!(client.ask("WHY"), "42");
+    daemon.stop();
+}
+
+/// One that passes its trial and then isn't there any more: the same process goes on with what it had let go of.
+#[test]
+fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
+    let scratch = Scratch::new();
+    let copy = scratch.path().join("blockchain-tcpd");
+    std::fs::copy(program().get_program(), &copy).unwrap();
+    let mut command = clean(&copy);
+    command.args(["--listen", "127.0.0.1:0"]);
+    let daemon = Daemon::run(command);
+    let mut client = daemon.connect();
+    client.send("WH");
+    std::fs::remove_file(&copy).unwrap();
+    std::fs::write(&copy, format!("#!/bin/sh\nrm {}\n", copy.display())).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    replace(&daemon);
+    let said = daemon.log().wait_for("goes on as it is: can't run ");
+    assert!(said.contains("No such file"), "{said}");
+    assert_eq!(client.ask("Y"), "42");
+    assert_eq!(client.ask("WHO"), "1");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap();
+    assert_ne!(
+        ignored & 1 << (libc::SIGPIPE - 1),
+        0,
+        "a log that nobody reads ends it"
+    );
+    daemon.stop();
+}
+
+/// A file in memory may be no larger than others.
+#[test]
+fn clients_that_cannot_be_packed_stay() {
+    let wrapper = shell("ulimit -f 0 || exit");
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let daemon = Daemon::start_through(&wrapper, ["--max-clients", "8"]);
+    let mut client = daemon.connect();
+    client.send("WH");
+    replace(&daemon);
+    let said = daemon.log().wait_for("goes on as it is: ");
+    assert!(
+        said.contains("can't pack the clients: File too large"),
+        "{said}"
+    );
+    assert_eq!(client.ask("Y"), "42");
+    assert_eq!(client.ask("WHO"), "1");
+    daemon.stop();
+}
+
+/// It says so when it is tried out, before anybody is let go of.
+#[test]
+fn a_program_that_packs_otherwise_is_not_taken() {
+    for (version, taken) in [("1", true), ("2", false)] {
+        let mut command = program();
+        command
+            .arg("--check")
+            .env("BLOCKCHAIN_TCPD_PACK_VERSION", version);
+        let (status, said) = run_to_end(command);
+        assert_eq!(status == 0, taken, "{said}");
+        assert_eq!(
+            said.contains("hands its clients over in version 2"),
+            !taken,
+            "{said}"
+        );
+    }
+}
