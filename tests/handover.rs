@@ -177,7 +177,7 @@ fn clients_that_take_all_descriptors_go_along() {
 /// Nobody was at the service of this one yet.
 #[test]
 fn who_waits_for_a_worker_goes_along() {
-    let daemon = Daemon::start(["--max-clients", "1", "--queue", "1"]);
+    let daemon = Daemon::start(["--max-clients", "1", "--queue", "2"]);
     let mut served = daemon.connect();
     assert_eq!(served.ask("WHY"), "42");
     let mut waiting = daemon.connect();
