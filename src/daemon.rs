@@ -2,6 +2,7 @@
 
 use crossbeam_channel::select;
 use log::{error, info, warn};
+use uuid::Uuid;
 
 use crate::command::{self, Set};
 use crate::error::{Error, plain};
@@ -41,16 +42,28 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
     signals::hold()?;
     limits::prepare();
-    // Before anything is taken: if this fails, systemd keeps the clients until it is mended.
-    limits::check(options.max_clients)?;
-    let mut identity = identify(options)?;
+    // Before anything is taken: if this fails, systemd keeps the clients until it is mended. Who replaces a program in its
+    // process can't go back, and has what that had.
+    let identity = if handover::is_replacement() {
+        None
+    } else {
+        limits::check(options.max_clients)?;
+        Some(identify(options)?)
+    };
     let successor = Successor::new();
     let mut inherited = Inherited::take(options)?;
     if inherited.stored {
         notify::forget();
     }
-    identity.adopt(inherited.id);
-    if identity.origin == Origin::Passing {
+    let identity = match (identity, inherited.id) {
+        (Some(mut identity), id) => {
+            identity.adopt(id);
+            identity
+        }
+        (None, Some(id)) => go_on(options, id),
+        (None, None) => identify(options)?,
+    };
+    if identity.origin == Origin::Passing && inherited.id.is_none() {
         info!(id:% = identity.id; "the id of this server ends with it: there is no --state-directory to keep it in");
     }
     let mut signals = Signals::listen()?;
@@ -97,15 +110,30 @@ fn identify(options: &Options) -> Result<Identity, Error> {
     Ok(identity)
 }
 
+/// The id that the clients know already, whatever has become of the state directory.
+fn go_on(options: &Options, id: Uuid) -> Identity {
+    let mut identity = identify(options).unwrap_or_else(|error| {
+        error!(id:%; "goes on with its id, the next restart will fail: {error}");
+        Identity::passing()
+    });
+    if identity.origin != Origin::Passing && identity.id != id {
+        warn!(id:%, kept:% = identity.id; "the id in the state directory is another now, and comes with the next restart");
+    }
+    identity.id = id;
+    identity
+}
+
 /// Waits for a reason to leave `server`.
 fn wait(signals: &Signals, server: &Server, successor: &Successor) -> Leave {
     loop {
         select! {
             recv(signals.told()) -> told => match told {
                 Ok(Told::Stop(signal)) => return Leave::Stop(signal.to_string(), Ok(())),
+                // The word to stop comes after it.
+                Ok(Told::Replace) if signals.is_told_to_stop() => {}
                 Ok(Told::Replace) => {
                     notify::reloading();
-                    match successor.try_out() {
+                    match successor.try_out(&|| signals.is_told_to_stop()) {
                         Ok(()) => return Leave::Replace,
                         Err(problem) => {
                             error!("goes on as it is, the new program can't take over: {problem}");

@@ -1,16 +1,18 @@
 //! What comes from the last process and goes to the next: sockets that systemd passes, and a pack of live connections.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{error, info};
+use rustix::fs::OFlags;
 use rustix::io::FdFlags;
+use rustix::process::{Pid, Signal, kill_process_group};
 use uuid::Uuid;
 
 use crate::clock::Millis;
@@ -152,6 +154,29 @@ impl Inherited {
     }
 }
 
+/// Whether this program replaces another in the same process.
+pub fn is_replacement() -> bool {
+    std::env::var_os(pack::VARIABLE).is_some()
+}
+
+/// What a program that is tried out says, so that it is known for one of ours; nothing when an operator asks.
+pub fn introduction() -> Option<String> {
+    std::env::var_os(VERSION_VARIABLE).map(|_| own_introduction())
+}
+
+fn own_introduction() -> String {
+    format!("blockchain-tcpd takes packs of version {}", pack::VERSION)
+}
+
+/// What a program that has ended wrote, as far as it is of interest; what it started may hold its end of the pipe.
+fn said(mut output: ChildStdout) -> String {
+    let mut bytes = [0; 80];
+    let read = rustix::fs::fcntl_setfl(&output, OFlags::NONBLOCK)
+        .map_err(io::Error::from)
+        .and_then(|()| output.read(&mut bytes));
+    String::from_utf8_lossy(&bytes[..read.unwrap_or(0)]).into_owned()
+}
+
 /// Whether this program can take the clients of the one that tries it out.
 pub fn check_version() -> Result<(), Error> {
     match std::env::var(VERSION_VARIABLE) {
@@ -183,8 +208,8 @@ impl Successor {
         Ok((command, program.display().to_string()))
     }
 
-    /// Whether it would start with the same settings; else why not.
-    pub fn try_out(&self) -> Result<(), String> {
+    /// Whether it would start with the same settings, else why not. Given up when `is_over` says so.
+    pub fn try_out(&self, is_over: &dyn Fn() -> bool) -> Result<(), String> {
         let (mut trial, name) = self.command()?;
         trial
             .arg("--check")
@@ -192,29 +217,44 @@ impl Successor {
             .env_remove("NOTIFY_SOCKET");
         let child = trial
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
+            // With all that it starts.
+            .process_group(0)
             .spawn();
         let mut child = child.map_err(|error| format!("can't run {name}: {}", plain(&error)))?;
         let deadline = Instant::now() + TRIAL;
+        let give_up = |mut child: Child, why: String| {
+            // It is our child, and waited for.
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+            let _ = child.wait();
+            Err(why)
+        };
         loop {
             match child.try_wait() {
-                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) if status.success() => break,
                 Ok(Some(status)) => return Err(format!("{name} --check fails with {status}")),
+                Ok(None) if is_over() => return give_up(child, "told to stop".to_string()),
                 Ok(None) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5))
                 }
                 Ok(None) => {
-                    // It is our child, and waited for.
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(format!(
-                        "{name} --check takes longer than {} s",
-                        TRIAL.as_secs()
-                    ));
+                    let seconds = TRIAL.as_secs();
+                    return give_up(
+                        child,
+                        format!("{name} --check takes longer than {seconds} s"),
+                    );
                 }
-                Err(error) => return Err(format!("can't wait for {name}: {}", plain(&error))),
+                Err(error) => {
+                    return give_up(child, format!("can't wait for {name}: {}", plain(&error)));
+                }
             }
+        }
+        match child.stdout.take().map(said) {
+            Some(said) if said.trim_end() == own_introduction() => Ok(()),
+            _ => Err(format!(
+                "{name} is not blockchain-tcpd, or a version that takes no clients of this one"
+            )),
         }
     }
 

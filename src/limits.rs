@@ -234,7 +234,19 @@ pub fn share_descriptors(
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     // Reading the directory opens one more. If it is out of sight, so many may be in use.
     let taken = fs::read_dir("/proc/self/fd").map_or(SPARE_DESCRIPTORS, |open| open.count() - 1);
-    share(limit, (taken + acceptors).saturating_sub(here), clients)
+    match share(limit, (taken + acceptors).saturating_sub(here), clients) {
+        // They have theirs, even if the limit is lower now.
+        Ok(shared) => Ok(Descriptors {
+            clients: shared.clients.max(here.min(clients)),
+            ..shared
+        }),
+        Err(_) if here > 0 => Ok(Descriptors {
+            limit,
+            clients: here.min(clients),
+            lingering: 0,
+        }),
+        Err(error) => Err(error),
+    }
 }
 
 fn share(limit: u64, taken: usize, clients: usize) -> Result<Descriptors, Error> {

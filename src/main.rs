@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use blockchain_tcpd::error::Error;
 use blockchain_tcpd::options::{Asked, Options};
-use blockchain_tcpd::{daemon, logging};
+use blockchain_tcpd::{daemon, handover, logging};
 
 fn main() -> ExitCode {
     match serve() {
@@ -19,18 +19,23 @@ fn main() -> ExitCode {
 
 fn serve() -> Result<(), Error> {
     match Options::parse_from(std::env::args_os())? {
-        Asked::Print(text) => {
-            let mut output = std::io::stdout();
-            match writeln!(output, "{}", text.trim_end()).and_then(|()| output.flush()) {
-                // Whoever asked for it has seen enough.
-                Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Print(error)),
-                _ => Ok(()),
-            }
+        Asked::Print(text) => print(&text),
+        Asked::Serve(options) if options.check => {
+            daemon::check(&options)?;
+            handover::introduction().map_or(Ok(()), |text| print(&text))
         }
-        Asked::Serve(options) if options.check => daemon::check(&options),
         Asked::Serve(options) => {
             logging::start(&options.log);
             daemon::run(&options)
         }
+    }
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    let mut output = std::io::stdout();
+    match writeln!(output, "{}", text.trim_end()).and_then(|()| output.flush()) {
+        // Whoever asked for it has seen enough.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Print(error)),
+        _ => Ok(()),
     }
 }

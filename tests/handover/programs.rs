@@ -1,6 +1,7 @@
 //! A program that can't take over costs nobody anything.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
 
 use super::{replace, times};
 use crate::support::kernel::shell;
@@ -30,10 +31,13 @@ fn a_program_that_cannot_take_over_costs_nobody_anything() {
         std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).unwrap();
         std::fs::rename(&new, &copy).unwrap();
     };
-    let bad: [(&str, &dyn Fn()); 5] = [
+    let bad: [(&str, &dyn Fn()); 6] = [
         ("can't run ", &|| std::fs::remove_file(&copy).unwrap()),
         ("Exec format error", &|| put(b"garbage", 0o755)),
         ("Permission denied", &|| put(b"#!/bin/sh\n", 0o644)),
+        ("is not blockchain-tcpd", &|| {
+            put(b"#!/bin/sh\nexit 0\n", 0o755)
+        }),
         ("--check fails with exit status: 3", &|| {
             put(b"#!/bin/sh\nexit 3\n", 0o755)
         }),
@@ -70,7 +74,14 @@ fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
     let mut client = daemon.connect();
     client.send("WH");
     std::fs::remove_file(&copy).unwrap();
-    std::fs::write(&copy, format!("#!/bin/sh\nrm {}\n", copy.display())).unwrap();
+    std::fs::write(
+        &copy,
+        format!(
+            "#!/bin/sh\nrm {}\necho blockchain-tcpd takes packs of version 1\n",
+            copy.display()
+        ),
+    )
+    .unwrap();
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
     replace(&daemon);
     let said = daemon.log().wait_for("goes on as it is: can't run ");
@@ -123,4 +134,59 @@ fn a_program_that_packs_otherwise_is_not_taken() {
             "{said}"
         );
     }
+}
+
+/// Whoever replaces a program in its process can't go back: it takes what it finds, and clients keep their server's id.
+#[test]
+fn a_state_directory_that_others_have_taken_meanwhile_costs_nobody_anything() {
+    let scratch = Scratch::new();
+    let state = scratch.path().join("state");
+    let path = state.to_str().unwrap();
+    std::fs::create_dir(&state).unwrap();
+    let daemon = Daemon::start(["--state-directory", path, "--max-clients", "8"]);
+    let mut client = daemon.connect();
+    let id = client.ask("WHERE");
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::create_dir(&state).unwrap();
+    let other = Daemon::start(["--state-directory", path, "--max-clients", "8"]);
+    replace(&daemon);
+    daemon
+        .log()
+        .wait_for("goes on with its id, the next restart will fail: the state directory ");
+    assert_eq!(client.ask("WHERE"), id);
+    other.stop();
+    replace(&daemon);
+    daemon
+        .log()
+        .wait_for("the id in the state directory is another now");
+    assert_eq!(client.ask("WHERE"), id);
+    daemon.stop();
+}
+
+#[test]
+fn a_trial_that_hangs_keeps_nobody_from_stopping() {
+    let scratch = Scratch::new();
+    let copy = scratch.path().join("blockchain-tcpd");
+    std::fs::copy(program().get_program(), &copy).unwrap();
+    let mut command = clean(&copy);
+    command.args(["--listen", "127.0.0.1:0"]);
+    let daemon = Daemon::run(command);
+    let (begun, new) = (scratch.path().join("begun"), scratch.path().join("new"));
+    std::fs::write(
+        &new,
+        format!("#!/bin/sh\ntouch {}\nsleep 60\n", begun.display()),
+    )
+    .unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(&new, &copy).unwrap();
+    daemon.signal("USR2");
+    daemon.signal("USR2");
+    wait_until("the trial hangs", || begun.exists());
+    let told = Instant::now();
+    daemon.stop();
+    assert!(
+        told.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        told.elapsed()
+    );
 }
