@@ -177,7 +177,11 @@ impl Service {
             input.filled += read;
 
             let replies = &mut connection.client.replies;
-            let end = self.answer(&mut input, read == 0, line, replies, &mut log);
+            let end = if RequestLog::is_kept() {
+                self.answer::<true>(&mut input, read == 0, line, replies, &mut log)
+            } else {
+                self.answer::<false>(&mut input, read == 0, line, replies, &mut log)
+            };
             if !replies.is_empty() {
                 if let Err(ended) = self.send(connection, line) {
                     // The end of the client's input is there for whoever goes on, its last words are not.
@@ -204,7 +208,7 @@ impl Service {
 
     /// Answers all lines that are whole, the last one too at the `end` of the input. Says so if that is all.
     #[inline]
-    fn answer(
+    fn answer<const LOGS: bool>(
         &self,
         input: &mut Input,
         end: bool,
@@ -212,7 +216,6 @@ impl Service {
         replies: &mut Vec<u8>,
         log: &mut RequestLog,
     ) -> Option<Ended> {
-        let logs = RequestLog::is_kept();
         let mut used = 0;
         let mut ended = None;
         while ended.is_none() {
@@ -231,7 +234,7 @@ impl Service {
                     if line::answer(&self.context, line, replies) {
                         ended = Some(Ended::Quit);
                     }
-                    if logs {
+                    if LOGS {
                         log.note(&input.bytes[request], &replies[before..]);
                     }
                 }
