@@ -50,7 +50,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         limits::check(options.max_clients)?;
         Some(identify(options)?)
     };
-    let successor = Successor::new();
+    let successor = Successor::of_this_program();
     let mut inherited = Inherited::take(options)?;
     if inherited.stored {
         notify::forget();

@@ -194,8 +194,7 @@ pub struct Successor {
 impl Successor {
     /// The program of this name that is there when it is called. Ask early: a program that is replaced on the disk is no
     /// longer found by its process.
-    #[allow(clippy::new_without_default)] // it is no matter of course
-    pub fn new() -> Self {
+    pub fn of_this_program() -> Self {
         let program = std::env::current_exe()
             .map_err(|error| format!("can't find out which program this is: {}", plain(&error)));
         Successor { program }

@@ -1,36 +1,41 @@
 //! A program that can't take over costs nobody anything.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{replace, times};
 use crate::support::kernel::shell;
 use crate::support::{Daemon, Scratch, clean, program, run_to_end, wait_until};
 
+/// A copy of the program, which can be replaced, and a daemon that runs it.
+fn start_a_copy(scratch: &Scratch, arguments: &[&str]) -> (PathBuf, Daemon) {
+    let copy = scratch.path().join("blockchain-tcpd");
+    std::fs::copy(program().get_program(), &copy).unwrap();
+    let mut command = clean(&copy);
+    command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+    (copy, Daemon::run(command))
+}
+
+/// Puts another program in the place of this one. Never written in place: that program runs.
+fn put(copy: &Path, content: impl AsRef<[u8]>, mode: u32) {
+    let new = copy.with_extension("new");
+    std::fs::write(&new, content).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).unwrap();
+    std::fs::rename(&new, copy).unwrap();
+}
+
 /// A program that can't take over leaves everything as it is, and the log says why.
 #[test]
 fn a_program_that_cannot_take_over_costs_nobody_anything() {
     let scratch = Scratch::new();
-    let copy = scratch.path().join("blockchain-tcpd");
-    let original = program().get_program().to_owned();
-    std::fs::copy(&original, &copy).unwrap();
     let state = scratch.path().join("state");
     std::fs::create_dir(&state).unwrap();
-    let mut command = clean(&copy);
-    command
-        .args(["--listen", "127.0.0.1:0", "--state-directory"])
-        .arg(&state);
-    let daemon = Daemon::run(command);
+    let (copy, daemon) = start_a_copy(&scratch, &["--state-directory", state.to_str().unwrap()]);
     let mut client = daemon.connect();
     client.send("WH");
 
-    // Never written in place: that program runs.
-    let put = |content: &[u8], mode: u32| {
-        let new = scratch.path().join("new");
-        std::fs::write(&new, content).unwrap();
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).unwrap();
-        std::fs::rename(&new, &copy).unwrap();
-    };
+    let put = |content: &[u8], mode| put(&copy, content, mode);
     let bad: [(&str, &dyn Fn()); 6] = [
         ("can't run ", &|| std::fs::remove_file(&copy).unwrap()),
         ("Exec format error", &|| put(b"garbage", 0o755)),
@@ -42,7 +47,7 @@ fn a_program_that_cannot_take_over_costs_nobody_anything() {
             put(b"#!/bin/sh\nexit 3\n", 0o755)
         }),
         ("--check fails with ", &|| {
-            std::fs::copy(&original, &copy).unwrap();
+            std::fs::copy(program().get_program(), &copy).unwrap();
             std::fs::rename(&state, scratch.path().join("gone")).unwrap();
         }),
     ];
@@ -66,23 +71,14 @@ fn a_program_that_cannot_take_over_costs_nobody_anything() {
 #[test]
 fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
     let scratch = Scratch::new();
-    let copy = scratch.path().join("blockchain-tcpd");
-    std::fs::copy(program().get_program(), &copy).unwrap();
-    let mut command = clean(&copy);
-    command.args(["--listen", "127.0.0.1:0"]);
-    let daemon = Daemon::run(command);
+    let (copy, daemon) = start_a_copy(&scratch, &[]);
     let mut client = daemon.connect();
     client.send("WH");
-    std::fs::remove_file(&copy).unwrap();
-    std::fs::write(
-        &copy,
-        format!(
-            "#!/bin/sh\nrm {}\necho blockchain-tcpd takes packs of version 1\n",
-            copy.display()
-        ),
-    )
-    .unwrap();
-    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let removes_itself = format!(
+        "#!/bin/sh\nrm {}\necho blockchain-tcpd takes packs of version 1\n",
+        copy.display()
+    );
+    put(&copy, removes_itself, 0o755);
     replace(&daemon);
     let said = daemon.log().wait_for("goes on as it is: can't run ");
     assert!(said.contains("No such file"), "{said}");
@@ -166,19 +162,10 @@ fn a_state_directory_that_others_have_taken_meanwhile_costs_nobody_anything() {
 #[test]
 fn a_trial_that_hangs_keeps_nobody_from_stopping() {
     let scratch = Scratch::new();
-    let copy = scratch.path().join("blockchain-tcpd");
-    std::fs::copy(program().get_program(), &copy).unwrap();
-    let mut command = clean(&copy);
-    command.args(["--listen", "127.0.0.1:0"]);
-    let daemon = Daemon::run(command);
-    let (begun, new) = (scratch.path().join("begun"), scratch.path().join("new"));
-    std::fs::write(
-        &new,
-        format!("#!/bin/sh\ntouch {}\nsleep 60\n", begun.display()),
-    )
-    .unwrap();
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::rename(&new, &copy).unwrap();
+    let (copy, daemon) = start_a_copy(&scratch, &[]);
+    let begun = scratch.path().join("begun");
+    let hangs = format!("#!/bin/sh\ntouch {}\nsleep 60\n", begun.display());
+    put(&copy, hangs, 0o755);
     daemon.signal("USR2");
     daemon.signal("USR2");
     wait_until("the trial hangs", || begun.exists());
