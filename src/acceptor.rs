@@ -9,13 +9,14 @@ use log::debug;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
-use crate::clients::Clients;
+use crate::clients::{Clients, NoRoom};
 use crate::command::Refusal;
 use crate::connection::{Connection, Socket};
 use crate::episode::Episodes;
 use crate::error::{Error, plain};
 use crate::linger::Linger;
 use crate::listener::Listener;
+use crate::metrics::{AcceptError, Metrics, Refused};
 use crate::pack;
 use crate::queue::{Job, Queue};
 use crate::scoreboard::Alarm;
@@ -42,8 +43,8 @@ pub struct Door<S = TcpStream> {
     pub episodes: Arc<Episodes>,
     /// Set when no more are to be accepted.
     pub closed: AtomicBool,
-    /// How many have been accepted.
-    pub accepted: AtomicU64,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// A running accept loop.
@@ -84,11 +85,13 @@ fn run(door: &Door, listener: &Listener, rounds: &AtomicU64) -> Result<(), Error
             Err(Errno::INTR) => {}
             Err(error) => match blame(error) {
                 Blame::Client => {
+                    door.metrics.accept_failed(AcceptError::Client);
                     if door.episodes.accept.happened(&plain(&error.into())) {
                         door.alarm.ring();
                     }
                 }
                 Blame::System => {
+                    door.metrics.accept_failed(kind(error));
                     door.episodes.accept.happened(&plain(&error.into()));
                     door.alarm.ring();
                     std::thread::sleep(PAUSE);
@@ -134,25 +137,42 @@ fn blame(error: Errno) -> Blame {
     }
 }
 
-impl Door {
-    fn welcome(&self, stream: TcpStream, peer: SocketAddr) {
-        let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-        let refusal = match self.clients.admit(peer.ip()) {
-            Ok(place) => {
-                debug!(connection = number, peer:%; "accepted");
-                return self.enqueue(Connection::new(number, stream, peer, place));
-            }
-            Err(no_room) => Refusal::NoRoom(no_room),
-        };
-        debug!(connection = number, peer:%; "refused");
-        if self.episodes.refused.happened(&refusal) {
-            self.alarm.ring();
-        }
-        session::turn_away(stream, &refusal, &self.linger);
+/// What the system lacks.
+fn kind(error: Errno) -> AcceptError {
+    match error {
+        Errno::MFILE | Errno::NFILE => AcceptError::Descriptors,
+        Errno::NOBUFS | Errno::NOMEM => AcceptError::Memory,
+        _ => AcceptError::Other,
     }
 }
 
 impl Door {
+    fn welcome(&self, stream: TcpStream, peer: SocketAddr) {
+        let number = self.metrics.accept();
+        let no_room = match self.clients.admit(peer.ip()) {
+            Ok(place) => {
+                debug!(connection = number, peer:%; "accepted");
+                return self.enqueue(Connection::new(number, stream, peer, place));
+            }
+            Err(no_room) => no_room,
+        };
+        debug!(connection = number, peer:%; "refused");
+        session::turn_away(stream, &self.refusal(no_room), &self.linger);
+    }
+
+    /// What to tell a client for whom there is no room, once it is counted and said.
+    fn refusal(&self, no_room: NoRoom) -> Refusal<'static> {
+        self.metrics.refuse(match no_room {
+            NoRoom::Here { .. } => Refused::Full,
+            NoRoom::ForAddress { .. } => Refused::Address,
+        });
+        let refusal = Refusal::NoRoom(no_room);
+        if self.episodes.refused.happened(&refusal) {
+            self.alarm.ring();
+        }
+        refusal
+    }
+
     /// Lets the clients of the last process in, as far as there is room: all are counted before the first is served.
     pub fn welcome_back(&self, clients: Vec<(pack::Client, TcpStream)>) -> Vec<Connection> {
         let mut admitted = Vec::with_capacity(clients.len());
@@ -160,8 +180,7 @@ impl Door {
             match self.clients.admit(client.peer.ip()) {
                 Ok(place) => admitted.push(Connection::of(client, stream, place)),
                 Err(no_room) => {
-                    let refusal = Refusal::NoRoom(no_room);
-                    self.episodes.refused.happened(&refusal);
+                    let refusal = self.refusal(no_room);
                     // To one that has half a reply, words would be the other half.
                     if client.replies.is_empty() {
                         session::turn_away(stream, &refusal, &self.linger);

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::clients::Place;
-use crate::clock::Millis;
+use crate::clock::{Millis, Nanos};
 use crate::pack;
 
 /// What a session needs of a socket. One that is no socket serves to try sessions: see `fuzz/` and `tests/shuttle.rs`.
@@ -41,6 +41,8 @@ impl Socket for TcpStream {
 pub struct Connection<S = TcpStream> {
     /// What is known of the client. Its replies are here, and not on the worker's stack, so that they outlive a panic.
     pub client: pack::Client,
+    /// When it was accepted, until a worker takes it.
+    pub waiting: Option<Nanos>,
     stream: S,
     place: Place,
 }
@@ -57,13 +59,17 @@ impl<S: Socket> Connection<S> {
             replies: Vec::new(),
             closes: false,
         };
-        Connection::of(client, stream, place)
+        Connection {
+            waiting: Some(Nanos::now()),
+            ..Connection::of(client, stream, place)
+        }
     }
 
     /// A client of the last process.
     pub fn of(client: pack::Client, stream: S, place: Place) -> Self {
         Connection {
             client,
+            waiting: None,
             stream,
             place,
         }

@@ -1,5 +1,7 @@
 //! The life of the process: serve, wait for a signal, stop or let the next program take over.
 
+use std::sync::Arc;
+
 use crossbeam_channel::select;
 use log::{error, info, warn};
 use uuid::Uuid;
@@ -9,6 +11,7 @@ use crate::error::{Error, plain};
 use crate::handover::{self, Inherited, Successor};
 use crate::identity::{Identity, Origin};
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::notify::{self, Herald};
 use crate::options::Options;
 use crate::scoreboard::Phase;
@@ -67,8 +70,17 @@ pub fn run(options: &Options) -> Result<(), Error> {
         info!(id:% = identity.id; "the id of this server ends with it: there is no --state-directory to keep it in");
     }
     let mut signals = Signals::listen()?;
+    let metrics = Arc::<Metrics>::default();
     loop {
-        let mut server = Server::start(options, identity.id, inherited, COMMANDS)?;
+        let mut server = Server::start(
+            options,
+            identity.id,
+            inherited,
+            COMMANDS,
+            metrics.clone(),
+            0,
+        )?;
+        server.say_ready(&[]);
         let herald = Herald::start(server.health())?;
         let leave = wait(&signals, &server, &successor);
         server.close_door();

@@ -32,12 +32,18 @@ const VERSION_VARIABLE: &str = "BLOCKCHAIN_TCPD_PACK_VERSION";
 /// What a process begins with, and leaves to the next.
 #[derive(Default)]
 pub struct Inherited {
-    /// Sockets that listen already.
+    /// Sockets that listen for clients already.
     pub listeners: Vec<Arc<Listener>>,
+    /// Sockets that listen for HTTP already.
+    pub http: Vec<Arc<Listener>>,
     /// Whether systemd keeps an empty pack now, which it should forget.
     pub stored: bool,
     /// How many clients have been accepted.
     pub accepted: u64,
+    /// How often the clients have been handed over.
+    pub handovers: u64,
+    /// Since when nobody has been accepted, if that is so.
+    pub begun: Option<Millis>,
     /// Clients of the last process.
     pub clients: Vec<(pack::Client, TcpStream)>,
     /// Sockets of clients that have been told goodbye.
@@ -49,19 +55,33 @@ pub struct Inherited {
 impl Inherited {
     /// All that was passed to this process. Call it once, before any thread starts.
     pub fn take(options: &Options) -> Result<Self, Error> {
-        let (listeners, stored) = listener::passed()?;
-        if !listeners.is_empty() && !options.listen_by_default {
-            return Err(Error::Passed(format!(
-                "systemd passes {} sockets, and --listen (BLOCKCHAIN_TCPD_LISTEN) names others: change the addresses of \
-                 the .socket unit, or do without it",
-                listeners.len()
-            )));
+        let passed = listener::passed()?;
+        for (sockets, by_default, option) in [
+            (
+                &passed.line,
+                options.listen_by_default,
+                "--listen (BLOCKCHAIN_TCPD_LISTEN)",
+            ),
+            (
+                &passed.http,
+                options.http_by_default,
+                "--http (BLOCKCHAIN_TCPD_HTTP)",
+            ),
+        ] {
+            if !sockets.is_empty() && !by_default {
+                return Err(Error::Passed(format!(
+                    "systemd passes {} sockets, and {option} names others: change the addresses of the .socket unit, or \
+                     do without it",
+                    sockets.len()
+                )));
+            }
         }
         let mut inherited = Inherited {
-            listeners: listeners.into_iter().map(Arc::new).collect(),
+            listeners: passed.line.into_iter().map(Arc::new).collect(),
+            http: passed.http.into_iter().map(Arc::new).collect(),
             ..Inherited::default()
         };
-        if let Some(pack) = stored {
+        if let Some(pack) = passed.pack {
             inherited.unpack(&pack);
             inherited.stored = true;
         }
@@ -88,7 +108,9 @@ impl Inherited {
             Err(damage) => {
                 // Their sockets know themselves which of them listen.
                 let listening = descriptors.extract_if(.., |socket| listener::accepts_tcp(socket));
-                self.listen(listening.collect(), arrived.passed);
+                let mut listening: Vec<_> = listening.collect();
+                let http = listening.split_off(listening.len().saturating_sub(arrived.http));
+                self.listen(listening, http, arrived.passed);
                 let clients = descriptors.len();
                 error!(clients; "the clients of the last process are closed, their pack can't be read: {damage}");
                 for socket in descriptors.into_iter().map(TcpStream::from) {
@@ -99,17 +121,17 @@ impl Inherited {
                 return;
             }
         };
-        let expected =
-            contents.listeners as usize + contents.clients.len() + contents.leaving.len();
-        if let missing @ 1.. = expected.saturating_sub(descriptors.len()) {
+        if let missing @ 1.. = contents.descriptors().saturating_sub(descriptors.len()) {
             error!(
                 missing;
                 "sockets of the last process are lost: there are more than this process may have open (ulimit -n, LimitNOFILE=)"
             );
         }
         let mut descriptors = descriptors.into_iter();
-        let listeners = descriptors.by_ref().take(contents.listeners as usize);
-        self.listen(listeners.collect(), arrived.passed);
+        let line = descriptors.by_ref().take(contents.listeners as usize);
+        let line = line.collect();
+        let http = descriptors.by_ref().take(contents.http.into());
+        self.listen(line, http.collect(), arrived.passed);
         let sockets = descriptors.by_ref().map(TcpStream::from);
         self.clients
             .extend(contents.clients.into_iter().zip(sockets));
@@ -117,14 +139,18 @@ impl Inherited {
         self.leaving.extend(leaving.zip(contents.leaving));
         self.id = Some(contents.id);
         self.accepted = contents.accepted;
+        self.handovers = contents.handovers + 1;
+        self.begun = Some(contents.begun);
         info!(clients = self.clients.len(); "goes on with the clients of the last process");
     }
 
-    fn listen(&mut self, sockets: Vec<OwnedFd>, passed: bool) {
-        for socket in sockets {
-            match listener::inherit(socket, passed) {
-                Ok(listener) => self.listeners.push(Arc::new(listener)),
-                Err(error) => error!("can't go on listening: {}", plain(&error)),
+    fn listen(&mut self, line: Vec<OwnedFd>, http: Vec<OwnedFd>, passed: bool) {
+        for (sockets, listeners) in [(line, &mut self.listeners), (http, &mut self.http)] {
+            for socket in sockets {
+                match listener::inherit(socket, passed) {
+                    Ok(listener) => listeners.push(Arc::new(listener)),
+                    Err(error) => error!("can't go on listening: {}", plain(&error)),
+                }
             }
         }
     }
@@ -133,8 +159,11 @@ impl Inherited {
     pub fn pack(&self) -> io::Result<OwnedFd> {
         let contents = pack::Contents {
             listeners: self.listeners.len() as u32,
+            http: u8::try_from(self.http.len()).unwrap_or(u8::MAX) & 0x7f,
             id: self.id.unwrap_or_default(),
             accepted: self.accepted,
+            handovers: self.handovers,
+            begun: self.begun.unwrap_or_else(Millis::now),
             clients: self
                 .clients
                 .iter()
@@ -143,10 +172,8 @@ impl Inherited {
             leaving: self.leaving.iter().map(|(_, since)| *since).collect(),
         };
         let passed = self.listeners.iter().any(|listener| listener.passed);
-        let listeners = self
-            .listeners
-            .iter()
-            .map(|listener| listener.socket.as_fd());
+        let listeners = self.listeners.iter().chain(&self.http);
+        let listeners = listeners.map(|listener| listener.socket.as_fd());
         let clients = self.clients.iter().map(|(_, stream)| stream.as_fd());
         let leaving = self.leaving.iter().map(|(stream, _)| stream.as_fd());
         let descriptors: Vec<_> = listeners.chain(clients).chain(leaving).collect();

@@ -5,13 +5,34 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::acceptor::{Acceptor, Door};
-use crate::queue::Job;
+use crate::connection::Connection;
+use crate::queue::{Job, Jobs};
 use crate::scoreboard::{Activity, Line, Scoreboard};
 use crate::sync;
 use crate::thread::Wake;
 
 /// How often it is looked whether a proof has come.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// How full a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// How many clients there are, those that wait included.
+    pub clients: usize,
+    /// How many may be served at the same time.
+    pub workers: usize,
+    /// How many wait for a worker.
+    pub waiting: usize,
+    /// How many may wait.
+    pub queue: usize,
+}
+
+impl Load {
+    /// Whether a client that comes now would be refused.
+    pub fn is_full(self) -> bool {
+        self.clients >= self.workers + self.queue
+    }
+}
 
 /// Asks for the proof.
 pub struct Health {
@@ -21,13 +42,22 @@ pub struct Health {
     /// Each with how often it has gone round.
     acceptors: Vec<(Wake, Arc<AtomicU64>)>,
     scoreboard: Arc<Scoreboard>,
+    waiting: Jobs<Connection>,
+    /// How many may wait.
+    queue: usize,
     /// Which busy worker is asked next.
     turn: AtomicU64,
 }
 
 impl Health {
     /// Of these acceptors and the workers on this scoreboard.
-    pub fn new(door: &Arc<Door>, acceptors: &[Acceptor], scoreboard: Arc<Scoreboard>) -> Self {
+    pub fn new(
+        door: &Arc<Door>,
+        acceptors: &[Acceptor],
+        scoreboard: Arc<Scoreboard>,
+        waiting: Jobs<Connection>,
+        queue: usize,
+    ) -> Self {
         let acceptors = acceptors.iter();
         Health {
             door: Arc::downgrade(door),
@@ -36,14 +66,20 @@ impl Health {
                 .map(|acceptor| (acceptor.thread.wake(), acceptor.rounds.clone()))
                 .collect(),
             scoreboard,
+            waiting,
+            queue,
             turn: AtomicU64::new(0),
         }
     }
 
-    /// How many clients there are, and how many may be served at a time.
-    pub fn load(&self) -> (usize, usize) {
-        let workers = self.scoreboard.lines().len();
-        (self.clients.load(Ordering::SeqCst), workers)
+    /// How full it is.
+    pub fn load(&self) -> Load {
+        Load {
+            clients: self.clients.load(Ordering::SeqCst),
+            workers: self.scoreboard.lines().len(),
+            waiting: self.waiting.len(),
+            queue: self.queue,
+        }
     }
 
     /// Has each acceptor go round its loop, a free worker take a job, a busy one hear an interrupt, and the reaper an

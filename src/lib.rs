@@ -15,7 +15,7 @@
 //! acceptor   pool       reaper     signals    clients come in; are served; are ended; what the system says
 //! session    options                          the service of one client; every setting
 //! connection linger     protocol              a client as a value; sockets that are leaving; requests and replies as bytes
-//! request_log                                 what each client asked and was answered
+//! request_log metrics                         what each client asked and was answered; what is counted
 //! command    identity   listener   logging    the answers; the id; sockets that listen; the log
 //! clients    scoreboard episode    limits     the count; who does what; trouble said once; what the system has room for
 //! pack                                        live connections on their way to the next process
@@ -71,6 +71,7 @@ pub mod limits;
 pub mod linger;
 pub mod listener;
 pub mod logging;
+pub mod metrics;
 pub mod notify;
 pub mod options;
 pub mod pack;

@@ -20,7 +20,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// The name that a socket for the line protocol has in its unit (`FileDescriptorName=`).
 const LINE: &str = "line";
 
-/// A socket that listens for clients.
+/// The name that a socket for HTTP has.
+const HTTP: &str = "http";
+
+/// A socket that listens.
 pub struct Listener {
     /// The socket.
     pub socket: TcpListener,
@@ -40,8 +43,18 @@ pub fn bind(address: SocketAddr) -> Result<Listener, Error> {
     bound().map_err(|source| Error::Listen { address, source })
 }
 
-/// The sockets that systemd passes to this process, and the pack that it has kept. Call it once, before any thread starts.
-pub fn passed() -> Result<(Vec<Listener>, Option<OwnedFd>), Error> {
+/// What systemd passes to this process.
+pub struct Passed {
+    /// Sockets for clients.
+    pub line: Vec<Listener>,
+    /// Sockets for HTTP.
+    pub http: Vec<Listener>,
+    /// The pack that it has kept.
+    pub pack: Option<OwnedFd>,
+}
+
+/// Takes what systemd passes to this process. Call it once, before any thread starts.
+pub fn passed() -> Result<Passed, Error> {
     let mut sockets = sys::passed_sockets().map_err(|error| {
         Error::Passed(format!(
             "can't take the sockets that systemd passes: {} (LISTEN_FDS, LISTEN_FDNAMES)",
@@ -51,31 +64,35 @@ pub fn passed() -> Result<(Vec<Listener>, Option<OwnedFd>), Error> {
     // What was stored comes after what belongs to a .socket unit; of several packs, which a crash may leave, the last.
     let packs = sockets.extract_if(.., |(_, name)| name == pack::NAME);
     let pack = packs.last().map(|(socket, _)| socket);
-    let listeners = sockets
-        .into_iter()
-        .enumerate()
-        .map(|(index, (socket, name))| {
-            let refuse = |problem: &str| {
-                let number = index + 3;
-                Error::Passed(format!(
-                    "the socket {name:?} that systemd passes as descriptor {number} {problem}"
-                ))
-            };
-            // Without FileDescriptorName= it is called as its unit is, without any name "unknown" (systemd.socket(5)).
-            if name != LINE && name != "unknown" && !name.is_empty() && !name.ends_with(".socket") {
+    let (mut line, mut http) = (Vec::new(), Vec::new());
+    for (index, (socket, name)) in sockets.into_iter().enumerate() {
+        let refuse = |problem: &str| {
+            let number = index + 3;
+            Error::Passed(format!(
+                "the socket {name:?} that systemd passes as descriptor {number} {problem}"
+            ))
+        };
+        // Without FileDescriptorName= it is called as its unit is, without any name "unknown" (systemd.socket(5)).
+        let listeners = match name.as_str() {
+            HTTP => &mut http,
+            LINE | "unknown" | "" => &mut line,
+            unit if unit.ends_with(".socket") => &mut line,
+            _ => {
                 return Err(refuse(
-                    "has a name that is none of ours; FileDescriptorName=line is for clients",
+                    "has a name that is none of ours; FileDescriptorName=line is for clients, http for health and metrics",
                 ));
             }
-            if !accepts_tcp(&socket) {
-                return Err(refuse(
-                    "is no listening TCP socket; ListenStream= with a port makes one",
-                ));
-            }
-            inherit(socket, true)
-                .map_err(|error| refuse(&format!("can't be used: {}", plain(&error))))
-        });
-    Ok((listeners.collect::<Result<_, _>>()?, pack))
+        };
+        if !accepts_tcp(&socket) {
+            return Err(refuse(
+                "is no listening TCP socket; ListenStream= with a port makes one",
+            ));
+        }
+        let listener = inherit(socket, true)
+            .map_err(|error| refuse(&format!("can't be used: {}", plain(&error))))?;
+        listeners.push(listener);
+    }
+    Ok(Passed { line, http, pack })
 }
 
 /// Goes on with a socket that listens already; systemd may have `passed` it.

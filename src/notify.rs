@@ -60,9 +60,10 @@ fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
     let mut due = Instant::now();
     let mut ill = false;
     loop {
-        let load @ (clients, workers) = health.load();
+        let load = health.load();
+        let load = (load.clients, load.workers);
         if said != Some(load) {
-            let status = format!("{clients} clients, {workers} workers");
+            let status = format!("{} clients, {} workers", load.0, load.1);
             let ready = said.is_none().then_some(NotifyState::Ready);
             let status = NotifyState::Status(&status);
             tell(&[status].into_iter().chain(ready).collect::<Vec<_>>());

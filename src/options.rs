@@ -27,7 +27,7 @@ const SHORTEST_DURATION: Duration = Duration::from_millis(1);
     version,
     max_term_width = 100,
     after_help = "Durations have a unit: 500ms, 10s, 5m, 1h. A flag outdoes its variable; an empty variable counts as \
-                  not set.\nExit status: 0 stopped as told, 64 wrong usage, 71 refused by the system, 78 wrong \
+                  not set, but for BLOCKCHAIN_TCPD_HTTP.\nExit status: 0 stopped as told, 64 wrong usage, 71 refused by the system, 78 wrong \
                   configuration."
 )]
 pub struct Options {
@@ -122,6 +122,33 @@ pub struct Options {
     )]
     pub drain_timeout: Duration,
 
+    /// Address and port for HTTP: /metrics, /livez, /readyz and a page for people; empty to switch it off. Port 0 is any
+    /// free one
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_HTTP",
+        value_name = "ADDR:PORT",
+        value_parser = address_or_none,
+        default_value = "127.0.0.1:4280",
+        hide_env_values = true
+    )]
+    pub http: MaybeAddress,
+
+    /// Whether nobody asked for the address in `http`.
+    #[arg(skip)]
+    pub http_by_default: bool,
+
+    /// At SIGTERM, /readyz says for so long that the server drains, before it lets nobody in any more
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_DRAIN_NOTICE",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "0s",
+        hide_env_values = true
+    )]
+    pub drain_notice: Duration,
+
     /// Directory in which the id of this server is kept [default: systemd's $STATE_DIRECTORY, else none: a new id at
     /// each start]
     #[arg(
@@ -178,10 +205,12 @@ impl Options {
             matches.value_source(argument.get_id().as_str()) == Some(ValueSource::EnvVariable)
         };
         check_variables(command.get_arguments().filter(used))?;
-        let listen_by_default = matches.value_source("listen") == Some(ValueSource::DefaultValue);
+        let is_default = |name| matches.value_source(name) == Some(ValueSource::DefaultValue);
+        let (listen_by_default, http_by_default) = (is_default("listen"), is_default("http"));
         let mut options = Options::from_arg_matches_mut(&mut matches)
             .map_err(|error| Error::Usage(error.to_string()))?;
         options.listen_by_default = listen_by_default;
+        options.http_by_default = http_by_default;
         options.unknown_variables = unknown_variables();
         if options.state_directory.is_none() {
             options.state_directory = systemd_state_directory();
@@ -220,8 +249,11 @@ fn unknown_variables() -> Vec<String> {
         .collect()
 }
 
-/// An empty variable counts as not set.
+/// An empty variable counts as not set, unless nothing is something that can be asked for.
 fn without_empty_variable(argument: clap::Arg) -> clap::Arg {
+    if argument.get_id() == "http" {
+        return argument;
+    }
     let empty = argument
         .get_env()
         .and_then(std::env::var_os)
@@ -288,6 +320,16 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "not an IP address and a port, such as 0.0.0.0:4242 or [::1]:4242".to_string())
 }
 
+/// An address, or none at all.
+pub type MaybeAddress = Option<SocketAddr>;
+
+fn address_or_none(text: &str) -> Result<MaybeAddress, String> {
+    match text.trim() {
+        "" => Ok(None),
+        text => address(text).map(Some),
+    }
+}
+
 fn number(text: &str) -> Result<usize, String> {
     text.parse()
         .map_err(|_| "not a whole number from 0 on".to_string())
@@ -351,6 +393,8 @@ mod tests {
     fn addresses_are_numbers_with_a_port() {
         assert!(address("127.0.0.1:0").is_ok());
         assert!(address(" [::1]:4242").is_ok());
+        assert_eq!(address_or_none(" "), Ok(None));
+        assert!(address_or_none("4280").is_err());
         for bad in ["", "4242", "localhost:4242", "127.0.0.1", "::1:4242"] {
             assert!(address(bad).is_err(), "{bad}");
         }

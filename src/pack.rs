@@ -2,8 +2,8 @@
 //!
 //! It is one socket. In its queue wait a file in memory with the state of everything, and then the descriptors, in the same
 //! order and at most 253 to a message (`SCM_RIGHTS` in unix(7)). Whoever holds the other end, and be it only systemd's store,
-//! holds all of them. The state begins with a magic word, whether systemd passed the listening sockets, and its version; these
-//! three stay where they are in every version. It ends with a checksum.
+//! holds all of them. The state begins with a magic word, a byte about the listening sockets, and its version; these three stay
+//! where they are in every version. It ends with a checksum.
 
 use std::fmt;
 use std::fs::File;
@@ -32,24 +32,43 @@ pub const NAME: &str = "pack";
 pub const MAGIC: &[u8; 8] = b"bct-pack";
 
 /// The version of the format. One that doesn't know it can't read what follows.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// In the byte about the listening sockets: that systemd passed them. The other bits are how many of them, the last ones, are
+/// for HTTP.
+const PASSED: u8 = 1;
 
 /// The most descriptors that the kernel takes with one message (SCM_MAX_FD).
 const MOST: usize = 253;
 
-/// What a pack holds. Its descriptors come in this order: those of the listeners, of the clients, and of those who leave.
+/// What a pack holds. Its descriptors come in this order: those of the listeners, of those for HTTP, of the clients, and
+/// of those who leave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// How many listening sockets there are.
+    /// How many sockets listen for clients.
     pub listeners: u32,
+    /// How many listen for HTTP, 127 at most.
+    pub http: u8,
     /// The id of the server.
     pub id: Uuid,
     /// How many clients have been accepted so far.
     pub accepted: u64,
+    /// How often the clients have been handed over before.
+    pub handovers: u64,
+    /// Since when nobody has been accepted.
+    pub begun: Millis,
     /// The clients.
     pub clients: Vec<Client>,
     /// The sockets whose clients have been told goodbye: since when.
     pub leaving: Vec<Millis>,
+}
+
+impl Contents {
+    /// How many descriptors belong to it.
+    pub fn descriptors(&self) -> usize {
+        let listening = self.listeners as usize + usize::from(self.http);
+        listening + self.clients.len() + self.leaving.len()
+    }
 }
 
 /// The state of a client beside its socket.
@@ -96,6 +115,8 @@ impl fmt::Display for Damage {
 pub struct Arrived {
     /// Whether systemd passed the listening sockets, to the first of the processes that hand them on.
     pub passed: bool,
+    /// How many of the sockets that listen, the last ones, are for HTTP.
+    pub http: usize,
     /// What it says of itself.
     pub contents: Result<Contents, Damage>,
     /// Everything that was in it.
@@ -105,11 +126,13 @@ pub struct Arrived {
 /// Writes the state down.
 pub fn encode(contents: &Contents, passed: bool) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
-    bytes.push(passed.into());
+    bytes.push(contents.http << 1 | if passed { PASSED } else { 0 });
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&contents.listeners.to_le_bytes());
     bytes.extend_from_slice(contents.id.as_bytes());
     bytes.extend_from_slice(&contents.accepted.to_le_bytes());
+    bytes.extend_from_slice(&contents.handovers.to_le_bytes());
+    bytes.extend_from_slice(&contents.begun.0.to_le_bytes());
     put_length(&mut bytes, contents.clients.len());
     for client in &contents.clients {
         bytes.extend_from_slice(&client.number.to_le_bytes());
@@ -146,7 +169,7 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damage> {
     if &rest.array()? != MAGIC {
         return Err(Damage::Broken("it does not begin as one"));
     }
-    rest.flag()?;
+    let [listening] = rest.array()?;
     let version = rest.number32()?;
     if version != VERSION {
         return Err(Damage::Version(version));
@@ -160,8 +183,11 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damage> {
     rest.0 = &rest.0[..rest.0.len().saturating_sub(sum.len())];
     let mut contents = Contents {
         listeners: rest.number32()?,
+        http: listening >> 1,
         id: Uuid::from_bytes(rest.array()?),
         accepted: rest.number64()?,
+        handovers: rest.number64()?,
+        begun: Millis(rest.number64()?),
         ..Contents::default()
     };
     for _ in 0..rest.number32()? {
@@ -309,14 +335,15 @@ pub fn receive(pack: &OwnedFd) -> io::Result<Arrived> {
     let descriptors: Vec<OwnedFd> = descriptors.collect();
     let state = state.unwrap_or_default();
     let contents = decode(&state).and_then(|contents| {
-        let most = contents.clients.len() + contents.leaving.len() + contents.listeners as usize;
-        if descriptors.len() > most {
+        if descriptors.len() > contents.descriptors() {
             return Err(Damage::Broken("nobody knows some of its descriptors"));
         }
         Ok(contents)
     });
+    let listening = state.get(MAGIC.len()).copied().unwrap_or(0);
     Ok(Arrived {
-        passed: state.get(MAGIC.len()) == Some(&1),
+        passed: listening & PASSED != 0,
+        http: usize::from(listening >> 1),
         contents,
         descriptors,
     })
@@ -346,8 +373,11 @@ mod tests {
         };
         Contents {
             listeners: 2,
+            http: 1,
             id: Uuid::new_v4(),
             accepted: 77,
+            handovers: 3,
+            begun: Millis(98),
             clients: vec![client(5, "127.0.0.1:1234"), client(6, "[2001:db8::1]:1")],
             leaving: vec![Millis(99)],
         }
@@ -384,7 +414,7 @@ mod tests {
         let mut contents = contents();
         let one = contents.clients[0].clone();
         contents.clients = vec![one; CLIENTS];
-        contents.listeners = 0;
+        (contents.listeners, contents.http) = (0, 0);
         contents.leaving.clear();
         let descriptors = vec![writer.as_fd(); CLIENTS];
         let pack = send(&contents, false, &descriptors).unwrap();

@@ -48,6 +48,8 @@ pub struct Line {
     thread: AtomicI32,
     /// How many interrupts have reached it.
     heard: AtomicU32,
+    /// Which line it is.
+    index: u32,
 }
 
 const ACTIVITY: u64 = 0b011;
@@ -84,6 +86,12 @@ impl State {
 }
 
 impl Line {
+    /// Which line it is, from 0.
+    #[inline]
+    pub fn index(&self) -> usize {
+        self.index as usize
+    }
+
     /// The calling thread is the worker of this line.
     pub fn enlist(&self) {
         self.thread
@@ -150,7 +158,12 @@ impl Scoreboard {
     /// A line for each of `workers`, all vacant.
     pub fn new(workers: usize) -> Self {
         Scoreboard {
-            lines: (0..workers).map(|_| Line::default()).collect(),
+            lines: (0..workers as u32)
+                .map(|index| Line {
+                    index,
+                    ..Line::default()
+                })
+                .collect(),
             phase: AtomicU8::new(Phase::Serve as u8),
         }
     }

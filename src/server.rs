@@ -1,9 +1,8 @@
 //! A server in this process: opened, served, and left by draining it or by handing its clients over.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -12,7 +11,7 @@ use uuid::Uuid;
 
 use crate::acceptor::{self, Acceptor, Door};
 use crate::clients::Clients;
-use crate::clock::milliseconds;
+use crate::clock::{Millis, milliseconds};
 use crate::command::{Context, Set};
 use crate::connection::Connection;
 use crate::episode::Episodes;
@@ -22,10 +21,11 @@ use crate::health::Health;
 use crate::limits;
 use crate::linger::Linger;
 use crate::listener::{self, Listener};
+use crate::metrics::Metrics;
 use crate::notify;
 use crate::options::Options;
 use crate::pool;
-use crate::queue;
+use crate::queue::{self, Jobs};
 use crate::reaper::Reaper;
 use crate::scoreboard::{Alarm, Phase, Scoreboard};
 use crate::session::Service;
@@ -48,7 +48,14 @@ const LAST_GRACE: Duration = Duration::from_secs(1);
 pub struct Server {
     /// What made it unable to go on.
     pub failures: Receiver<Error>,
-    started: Instant,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    /// How long it took to start.
+    pub started_in: Duration,
+    /// How many clients may wait.
+    pub queue: usize,
+    /// Those that wait, to be counted.
+    waiting: Jobs<Connection>,
     door: Arc<Door>,
     acceptors: Vec<Acceptor>,
     listeners: Vec<Arc<Listener>>,
@@ -63,12 +70,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens everything that `options` ask for and that was not `inherited`, and serves `commands`.
+    /// Opens all sockets for clients that `options` ask for and that were not `inherited`, and serves `commands`. So many
+    /// descriptors are `reserved` for others.
     pub fn start(
         options: &Options,
         id: Uuid,
         inherited: Inherited,
         commands: &'static [Set],
+        metrics: Arc<Metrics>,
+        reserved: usize,
     ) -> Result<Self, Error> {
         let started = Instant::now();
         let system = |action| move |source| Error::System { action, source };
@@ -78,7 +88,7 @@ impl Server {
             listeners => listeners,
         };
         let here = inherited.clients.len() + inherited.leaving.len();
-        let capacity = share_descriptors(options, here, listeners.len())?;
+        let capacity = share_descriptors(options, here, listeners.len() + reserved)?;
         let (workers, most) = (capacity.workers, capacity.workers + capacity.queue);
 
         let clients = Arc::new(Clients::new(most, options.max_clients_per_address));
@@ -93,6 +103,7 @@ impl Server {
             scoreboard: scoreboard.clone(),
             alarm: alarm.clone(),
             episodes: episodes.clone(),
+            metrics: metrics.clone(),
             linger: linger.clone(),
             released: release,
             idle_timeout: options.idle_timeout,
@@ -114,13 +125,17 @@ impl Server {
             linger,
             episodes,
             closed: AtomicBool::new(false),
-            accepted: AtomicU64::new(inherited.accepted),
+            metrics: metrics.clone(),
         });
+        metrics.go_on(inherited.accepted, inherited.handovers);
         let clients = door.welcome_back(inherited.clients);
         for leaving in inherited.leaving {
             door.linger.go_on(leaving);
         }
         let usher = Usher::start(&service, clients, queue, jobs.clone())?;
+        if let Some(begun) = inherited.begun {
+            metrics.handed_over(Millis::now().since(begun));
+        }
         let (failed, failures) = crossbeam_channel::unbounded();
         let mut acceptors = Vec::new();
         for listener in listeners.iter().cloned() {
@@ -139,9 +154,12 @@ impl Server {
             move |connection, ended| ending.end(connection, ended),
         )?;
         usher.end();
-        let server = Server {
+        Ok(Server {
             failures,
-            started,
+            metrics,
+            started_in: started.elapsed(),
+            queue: capacity.queue,
+            waiting: jobs,
             door,
             acceptors,
             listeners,
@@ -150,9 +168,7 @@ impl Server {
             scoreboard,
             lingering,
             id,
-        };
-        server.say_ready(capacity.queue);
-        Ok(server)
+        })
     }
 
     /// How many clients are connected.
@@ -162,7 +178,13 @@ impl Server {
 
     /// What tells whether clients are being served.
     pub fn health(&self) -> Health {
-        Health::new(&self.door, &self.acceptors, self.scoreboard.clone())
+        Health::new(
+            &self.door,
+            &self.acceptors,
+            self.scoreboard.clone(),
+            self.waiting.clone(),
+            self.queue,
+        )
     }
 
     /// The addresses that it listens on.
@@ -176,20 +198,16 @@ impl Server {
         self.listeners.iter().any(|listener| listener.passed)
     }
 
-    fn say_ready(&self, queue: usize) {
-        let mut listen = String::new();
-        for address in self.addresses() {
-            let comma = if listen.is_empty() { "" } else { "," };
-            // Writing into a String can't fail.
-            let _ = write!(listen, "{comma}{address}");
-        }
+    /// Tells the log that clients are served, and that there is HTTP at these addresses.
+    pub fn say_ready(&self, http: &[SocketAddr]) {
         info!(
-            listen:%,
+            listen:% = list(&self.addresses()),
+            http:% = if http.is_empty() { "off".to_string() } else { list(http) },
             sockets = if self.is_passed() { "passed" } else { "bound" },
             id:% = self.id,
             max_clients = self.scoreboard.lines().len(),
-            queue,
-            started_ms = milliseconds(self.started.elapsed());
+            queue = self.queue,
+            started_ms = milliseconds(self.started_in);
             "ready"
         );
     }
@@ -203,7 +221,7 @@ impl Server {
     /// process if it keeps the listening sockets, too.
     pub fn stop(self, timeout: Duration) {
         let begun = Instant::now();
-        let accepted = self.door.accepted.load(Ordering::Relaxed);
+        let accepted = self.metrics.accepted();
         notify::stopping(self.clients(), timeout + LAST_GRACE * 2);
         if self.is_passed() && notify::is_heard() {
             self.store();
@@ -257,6 +275,7 @@ impl Server {
     /// Accepts no more, has the workers let go in this way, and returns all that the next process is to go on with. What is
     /// left has its threads still, but no clients.
     pub fn hand_over(&mut self, phase: Phase) -> Inherited {
+        let begun = Millis::now();
         self.release(phase);
         let connections = self.collect();
         let left_behind = self.clients() - connections.len();
@@ -269,8 +288,11 @@ impl Server {
         let clients = connections.into_iter().map(Connection::into_parts);
         Inherited {
             listeners: self.listeners.clone(),
+            http: Vec::new(),
             stored: false,
-            accepted: self.door.accepted.load(Ordering::Relaxed),
+            accepted: self.metrics.accepted(),
+            handovers: self.metrics.handovers(),
+            begun: Some(begun),
             clients: clients.collect(),
             leaving,
             id: Some(self.id),
@@ -312,6 +334,12 @@ impl Server {
             acceptor.thread.end();
         }
     }
+}
+
+/// Addresses, parted by commas.
+fn list(addresses: &[SocketAddr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    addresses.join(",")
 }
 
 /// Listens on all addresses. One that nobody asked for may be missing, as `[::1]` is on a machine without IPv6.

@@ -7,11 +7,12 @@ use log::{Level, debug, log_enabled};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::clock::Millis;
-use crate::command::{Context, Refusal};
+use crate::clock::{Millis, Nanos};
+use crate::command::{Context, Outcome, Refusal, Tally};
 use crate::connection::{Connection, Socket, last_words};
 use crate::episode::Episodes;
 use crate::linger::Linger;
+use crate::metrics::{Closed, Metrics};
 use crate::protocol::line::{self, Found, LONGEST_REQUEST};
 use crate::request_log::RequestLog;
 use crate::scoreboard::{Activity, Alarm, Line, Phase, Scoreboard};
@@ -34,6 +35,8 @@ pub struct Service {
     pub alarm: Alarm,
     /// What has been said in the log.
     pub episodes: Arc<Episodes>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Where clients go that were told goodbye.
     pub linger: Linger,
     /// Where connections go that were let go of, open and unread.
@@ -121,6 +124,10 @@ impl Service {
         let mut input = Input::new();
         input.resume(&std::mem::take(&mut connection.client.unanswered));
         let mut log = RequestLog::new(connection.client.number);
+        let share = self.metrics.share(line.index());
+        if let Some(since) = connection.waiting.take() {
+            share.waited(since);
+        }
         // While finishing: how much had arrived when that began, and was not read yet.
         let mut due = None;
         // Whether it has been looked for a request that came as late as the order to end.
@@ -134,7 +141,7 @@ impl Service {
             }
         }
         if !connection.client.replies.is_empty() {
-            if let Err(ended) = self.send(connection, line) {
+            if let Err(ended) = self.send(connection, line, &mut |sent| share.sent(sent)) {
                 return input.let_go(connection, ended);
             }
             connection.client.replies.clear();
@@ -174,16 +181,22 @@ impl Service {
                 Err(Errno::AGAIN) => return finished(connection, &input, line, phase),
                 Err(error) => return Ended::Broken(error),
             };
+            let begun = Nanos::now();
             input.filled += read;
 
             let replies = &mut connection.client.replies;
+            let mut tally = Tally::new();
             let end = if RequestLog::is_kept() {
-                self.answer::<true>(&mut input, read == 0, line, replies, &mut log)
+                self.answer::<true>(&mut input, read == 0, line, replies, &mut tally, &mut log)
             } else {
-                self.answer::<false>(&mut input, read == 0, line, replies, &mut log)
+                self.answer::<false>(&mut input, read == 0, line, replies, &mut tally, &mut log)
             };
-            if !replies.is_empty() {
-                if let Err(ended) = self.send(connection, line) {
+            if replies.is_empty() {
+                share.answered(&tally, begun, read, 0);
+            } else {
+                // Before anybody waits for the client to take them.
+                let mut count = |sent| share.answered(&tally, begun, read, sent);
+                if let Err(ended) = self.send(connection, line, &mut count) {
                     // The end of the client's input is there for whoever goes on, its last words are not.
                     connection.client.closes = matches!(end, Some(Ended::Quit | Ended::TooLong));
                     return input.let_go(connection, ended);
@@ -214,6 +227,7 @@ impl Service {
         end: bool,
         line: &Line,
         replies: &mut Vec<u8>,
+        tally: &mut Tally,
         log: &mut RequestLog,
     ) -> Option<Ended> {
         let mut used = 0;
@@ -231,7 +245,9 @@ impl Service {
                 Found::Line { line, length } => {
                     let (request, before) = (used..used + length, replies.len());
                     used += length;
-                    if line::answer(&self.context, line, replies) {
+                    let answered = line::answer(&self.context, line, replies);
+                    tally.note(answered.outcome);
+                    if answered.closes {
                         ended = Some(Ended::Quit);
                     }
                     if LOGS {
@@ -240,7 +256,9 @@ impl Service {
                 }
                 Found::Part => break,
                 Found::TooLong => {
-                    line::write_refusal(&Refusal::TooLong(LONGEST_REQUEST), replies);
+                    let refusal = Refusal::TooLong(LONGEST_REQUEST);
+                    line::write_refusal(&refusal, replies);
+                    tally.note(Outcome::refused(None, &refusal));
                     ended = Some(Ended::TooLong);
                 }
             }
@@ -252,10 +270,17 @@ impl Service {
         ended
     }
 
-    /// Writes all replies, in one call if the client keeps up.
+    /// Writes all replies, in one call if the client keeps up. `count` is told how many bytes that call wrote.
     #[inline]
-    fn send<S: Socket>(&self, connection: &mut Connection<S>, line: &Line) -> Result<(), Ended> {
-        match connection.write(&connection.client.replies, SendFlags::DONTWAIT) {
+    fn send<S: Socket>(
+        &self,
+        connection: &mut Connection<S>,
+        line: &Line,
+        count: &mut impl FnMut(usize),
+    ) -> Result<(), Ended> {
+        let sent = connection.write(&connection.client.replies, SendFlags::DONTWAIT);
+        count(sent.unwrap_or(0));
+        match sent {
             Ok(written) if written == connection.client.replies.len() => Ok(()),
             Ok(written) => self.send_slowly(connection, line, written),
             Err(Errno::AGAIN | Errno::INTR) => self.send_slowly(connection, line, 0),
@@ -285,7 +310,10 @@ impl Service {
                 Phase::Serve | Phase::Finish => {}
             }
             match connection.write(&connection.client.replies[written..], SendFlags::empty()) {
-                Ok(more) => written += more,
+                Ok(more) => {
+                    self.metrics.share(line.index()).sent(more);
+                    written += more;
+                }
                 Err(Errno::INTR) => line.hear(),
                 Err(error) => return Err(Ended::Broken(error)),
             }
@@ -297,6 +325,12 @@ impl Service {
     /// Does what is to be done with a connection whose service has ended; without `ended`, by a panic.
     #[inline(never)]
     pub fn end(&self, connection: Connection, ended: Option<Ended>) {
+        // Whoever of the workers: the number of a connection spreads as well.
+        let share = self.metrics.share(connection.client.number as usize);
+        share.closed(self.reason(ended.as_ref()));
+        if ended.is_none() {
+            share.failed();
+        }
         if log_enabled!(Level::Debug) {
             let how = ended
                 .as_ref()
@@ -308,13 +342,10 @@ impl Service {
             Some(Ended::Left | Ended::Broken(_)) => connection.close(),
             Some(Ended::CutOff) => connection.cut(),
             Some(Ended::Quit | Ended::TooLong) => self.linger.leave(connection.say_goodbye()),
-            Some(Ended::Idle(time)) => {
-                let refusal = match self.idle_timeout {
-                    limit if !limit.is_zero() && time >= limit => Refusal::Idle,
-                    _ => Refusal::MadeRoom,
-                };
-                self.refuse(connection, &refusal);
+            Some(Ended::Idle(time)) if self.is_too_long(time) => {
+                self.refuse(connection, &Refusal::Idle);
             }
+            Some(Ended::Idle(_)) => self.refuse(connection, &Refusal::MadeRoom),
             None => self.refuse_after_panic(connection),
             Some(Ended::Finished { recently }) => {
                 if recently || connection.unread() > 0 {
@@ -330,9 +361,32 @@ impl Service {
         }
     }
 
+    /// For the metrics.
+    fn reason(&self, ended: Option<&Ended>) -> Closed {
+        match ended {
+            Some(Ended::Left) => Closed::Left,
+            Some(Ended::Quit) => Closed::Quit,
+            Some(Ended::TooLong) => Closed::TooLong,
+            Some(Ended::Idle(time)) if self.is_too_long(*time) => Closed::Idle,
+            Some(Ended::Idle(_)) => Closed::MadeRoom,
+            Some(Ended::CutOff) => Closed::NotReading,
+            Some(Ended::Broken(Errno::CONNRESET | Errno::PIPE)) => Closed::Reset,
+            Some(Ended::Broken(_)) => Closed::Failed,
+            Some(Ended::Finished { .. }) => Closed::Drained,
+            Some(Ended::Released) => Closed::HandedOver,
+            None => Closed::Panicked,
+        }
+    }
+
+    fn is_too_long(&self, idle: Duration) -> bool {
+        !self.idle_timeout.is_zero() && idle >= self.idle_timeout
+    }
+
     /// The requests before the one that failed get their replies.
     fn refuse_after_panic(&self, mut connection: Connection) {
-        if self.episodes.panicked.happened(&"a panic, logged above") {
+        let number = connection.client.number;
+        let detail = format!("a panic of connection {number}, logged above");
+        if self.episodes.panicked.happened(&detail) {
             self.alarm.ring();
         }
         let whole = connection
@@ -431,6 +485,7 @@ mod tests {
             scoreboard: Arc::new(Scoreboard::new(1)),
             alarm,
             episodes: Arc::default(),
+            metrics: Arc::default(),
             linger,
             released,
             idle_timeout: Duration::ZERO,

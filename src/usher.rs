@@ -130,6 +130,7 @@ mod tests {
             scoreboard: Arc::new(Scoreboard::new(0)),
             alarm: Alarm::new().0,
             episodes: Arc::default(),
+            metrics: Arc::default(),
             linger: Linger::start(1).unwrap().0,
             released: crossbeam_channel::unbounded().0,
             idle_timeout: Duration::ZERO,

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use blockchain_tcpd::command::{Context, server};
 use blockchain_tcpd::connection::{Connection, Socket};
 use blockchain_tcpd::episode::Episodes;
 use blockchain_tcpd::linger::Linger;
+use blockchain_tcpd::metrics::Metrics;
 use blockchain_tcpd::pool;
 use blockchain_tcpd::queue::{self, Job};
 use blockchain_tcpd::reaper::{MINIMUM_IDLE, Reaper};
@@ -212,6 +213,9 @@ struct Server {
 /// Takes no part: nothing here lingers.
 static LINGER: LazyLock<Linger> = LazyLock::new(|| Linger::start(0).unwrap().0);
 
+/// Nor does what is counted.
+static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(Arc::default);
+
 impl Server {
     fn start(workers: usize, queue: usize, idle: Duration, write: Duration) -> Self {
         let clients = Arc::new(Clients::new(workers + queue, 0));
@@ -224,6 +228,7 @@ impl Server {
             scoreboard: scoreboard.clone(),
             alarm: alarm.clone(),
             episodes: episodes.clone(),
+            metrics: METRICS.clone(),
             linger: LINGER.clone(),
             released: crossbeam_channel::unbounded().0,
             idle_timeout: idle,
@@ -254,7 +259,7 @@ impl Server {
             linger: LINGER.clone(),
             episodes,
             closed: AtomicBool::new(false),
-            accepted: AtomicU64::new(0),
+            metrics: METRICS.clone(),
         };
         Server {
             door,

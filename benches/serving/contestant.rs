@@ -21,9 +21,14 @@ pub enum Contestant {
     Minimal,
     /// The same with a new thread for each connection.
     Spawning,
+    /// Another build of the daemon, such as the last version: the program that the variable RIVAL names.
+    Rival,
     /// A well-known server with one thread and an event loop.
     Redis,
 }
+
+/// The variable that names the program of [`Contestant::Rival`].
+const RIVAL: &str = "RIVAL";
 
 /// How to start a server and know that it is ready.
 pub struct Start {
@@ -49,22 +54,15 @@ impl Contestant {
         let clients = clients.to_string();
         let own = || env::current_exe().map(OsString::from);
         Ok(match self {
-            Contestant::Daemon => Start::new(
+            Contestant::Daemon => daemon(
                 env!("CARGO_BIN_EXE_blockchain-tcpd"),
-                &[
-                    "--listen",
-                    "127.0.0.1:0",
-                    "--max-clients",
-                    &clients,
-                    "--queue",
-                    "128",
-                    "--idle-timeout",
-                    "1h",
-                    "--log",
-                    "info",
-                ],
-                Ready::Listen,
+                &clients,
+                &["--http", "127.0.0.1:0"],
             ),
+            Contestant::Rival => {
+                let program = env::var_os(RIVAL).ok_or("RIVAL names no program")?;
+                daemon(program, &clients, &[])
+            }
             Contestant::Minimal => {
                 Start::new(own()?, &[minimal::POOL_ROLE, &clients], Ready::Listen)
             }
@@ -110,12 +108,28 @@ impl Contestant {
     }
 }
 
+/// A build of the daemon.
+fn daemon(program: impl Into<OsString>, clients: &str, more: &[&str]) -> Start {
+    let arguments = [
+        "--listen",
+        "127.0.0.1:0",
+        "--max-clients",
+        clients,
+        "--queue",
+        "128",
+    ];
+    let others = ["--idle-timeout", "1h", "--log", "info"];
+    let arguments = [&arguments[..], &others, more].concat();
+    Start::new(program, &arguments, Ready::Listen)
+}
+
 impl fmt::Display for Contestant {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.pad(match self {
             Contestant::Daemon => "blockchain-tcpd",
             Contestant::Minimal => "minimal",
             Contestant::Spawning => "spawning",
+            Contestant::Rival => "rival",
             Contestant::Redis => "Redis",
         })
     }

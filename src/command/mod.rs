@@ -6,6 +6,7 @@
 mod key;
 mod refusal;
 pub mod server;
+mod tally;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use uuid::Uuid;
 use self::key::Key;
 pub use self::key::Line;
 pub use self::refusal::{Quoted, Refusal};
+pub use self::tally::{MOST_COMMANDS, OUTCOMES, Outcome, SLOTS, Tally};
 use crate::sync::atomic::AtomicUsize;
 
 /// One command: how it is called, what it is for, and what answers it.
@@ -58,8 +60,9 @@ impl Context {
     #[inline]
     pub fn parse<'a>(&self, line: Line<'a>) -> Option<Result<Request<'a>, Refusal<'a>>> {
         // Most requests are a name and nothing else.
-        if let Some(entry) = self.table.find(line) {
-            return Some(Ok(Request { entry, rest: b"" }));
+        if let Some((index, entry)) = self.table.find(line) {
+            let rest = b"";
+            return Some(Ok(Request { entry, index, rest }));
         }
         self.parse_words(line.text())
     }
@@ -69,7 +72,9 @@ impl Context {
         let found = self.table.find(Line::new(name));
         let is_text = || line.iter().all(|byte| is_text(*byte));
         Some(match found {
-            Some(entry) if rest.is_empty() || is_text() => Ok(Request { entry, rest }),
+            Some((index, entry)) if rest.is_empty() || is_text() => {
+                Ok(Request { entry, index, rest })
+            }
             None if is_text() => Err(Refusal::Unknown(name)),
             _ => Err(Refusal::BadInput(line)),
         })
@@ -83,7 +88,9 @@ pub struct Table(Vec<(Key, &'static Entry)>);
 impl Table {
     fn new(sets: &[Set]) -> Self {
         let entries = sets.iter().copied().flatten();
-        Table(entries.map(|entry| (Key::new(entry.name), entry)).collect())
+        let table: Vec<_> = entries.map(|entry| (Key::new(entry.name), entry)).collect();
+        assert!(table.len() <= MOST_COMMANDS, "too many to be counted");
+        Table(table)
     }
 
     /// All commands, in the order in which `HELP` names them.
@@ -91,11 +98,12 @@ impl Table {
         self.0.iter().map(|(_, entry)| *entry)
     }
 
-    /// The command of this name, in whatever case.
+    /// The command of this name, in whatever case, and its place.
     #[inline]
-    pub fn find(&self, name: Line<'_>) -> Option<&'static Entry> {
-        let (_, entry) = self.0.iter().find(|(key, _)| key.is(name))?;
-        Some(entry)
+    pub fn find(&self, name: Line<'_>) -> Option<(usize, &'static Entry)> {
+        let mut entries = self.0.iter().enumerate();
+        let (index, (_, entry)) = entries.find(|(_, (key, _))| key.is(name))?;
+        Some((index, entry))
     }
 }
 
@@ -103,6 +111,8 @@ impl Table {
 pub struct Request<'a> {
     /// The command.
     pub entry: &'static Entry,
+    /// Its place in the table.
+    pub index: usize,
     rest: &'a [u8],
 }
 

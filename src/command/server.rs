@@ -78,7 +78,7 @@ fn help<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Re
         return Ok(Reply::Owned(names.join(" ")));
     }
     let [name] = request.take()?;
-    let entry = context
+    let (_, entry) = context
         .table
         .find(Line::new(name))
         .ok_or(Refusal::Unknown(name))?;

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
-use crate::command::{Context, Line, Refusal, Reply};
+use crate::command::{Context, Line, Outcome, Refusal, Reply};
 
 /// The longest request, in bytes, its end included.
 pub const LONGEST_REQUEST: usize = 1024;
@@ -69,26 +69,43 @@ fn without_cr(line: &[u8]) -> usize {
     line.len() - usize::from(line.last() == Some(&b'\r'))
 }
 
-/// Answers one request: appends its reply to `output`, or nothing if it is blank. Returns whether the server closes then.
+/// What has become of a request.
+pub struct Answered {
+    /// What it came to.
+    pub outcome: Outcome,
+    /// Whether the server closes then.
+    pub closes: bool,
+}
+
+/// Answers one request: appends its reply to `output`, or nothing if it is blank.
 #[inline]
-pub fn answer(context: &Context, line: Line<'_>, output: &mut Vec<u8>) -> bool {
+pub fn answer(context: &Context, line: Line<'_>, output: &mut Vec<u8>) -> Answered {
     // All by reference: to move the request and its reply would cost more than to find it.
     match &context.parse(line) {
-        None => false,
+        None => Answered {
+            outcome: Outcome::BLANK,
+            closes: false,
+        },
         Some(Ok(request)) => match &request.execute(context) {
             Ok(reply) => {
                 write_reply(reply, output);
-                request.entry.closes
+                Answered {
+                    outcome: Outcome::value(request.index),
+                    closes: request.entry.closes,
+                }
             }
-            Err(refusal) => {
-                write_refusal(refusal, output);
-                false
-            }
+            Err(refusal) => refuse(Some(request.index), refusal, output),
         },
-        Some(Err(refusal)) => {
-            write_refusal(refusal, output);
-            false
-        }
+        Some(Err(refusal)) => refuse(None, refusal, output),
+    }
+}
+
+#[cold]
+fn refuse(command: Option<usize>, refusal: &Refusal<'_>, output: &mut Vec<u8>) -> Answered {
+    write_refusal(refusal, output);
+    Answered {
+        outcome: Outcome::refused(command, refusal),
+        closes: false,
     }
 }
 

@@ -95,7 +95,8 @@ pub fn local_server(arguments: &[&str], commands: &'static [Set]) -> Server {
     match Options::parse_from(arguments).expect("good settings") {
         Asked::Serve(options) => {
             let id = uuid::Uuid::new_v4();
-            Server::start(&options, id, Inherited::default(), commands).expect("it starts")
+            let (nothing, metrics) = (Inherited::default(), Arc::default());
+            Server::start(&options, id, nothing, commands, metrics, 0).expect("it starts")
         }
         Asked::Print(text) => panic!("{text}"),
     }
