@@ -53,7 +53,9 @@ install: build ## for those without the package: PREFIX=/usr/local DESTDIR= SYSC
 	install -D -m 644 man/blockchain-tcpd.8 $(DESTDIR)$(PREFIX)/share/man/man8/blockchain-tcpd.8
 	install -D -m 644 systemd/tight.conf $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/tight.conf
 	install -D -m 644 docs/protocol.md $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/protocol.md
+	install -D -m 644 docs/metrics.md $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/metrics.md
 	install -D -m 644 systemd/blockchain-tcpd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.socket
+	install -D -m 644 systemd/blockchain-tcpd-http.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd-http.socket
 	sed 's,/usr/sbin/,$(PREFIX)/sbin/,; s,=-/etc/,=-$(SYSCONFDIR)/,' systemd/blockchain-tcpd.service >target/blockchain-tcpd.service
 	install -D -m 644 target/blockchain-tcpd.service $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.service
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/blockchain-tcpd || \

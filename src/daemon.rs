@@ -1,6 +1,7 @@
 //! The life of the process: serve, wait for a signal, stop or let the next program take over.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::select;
 use log::{error, info, warn};
@@ -9,9 +10,12 @@ use uuid::Uuid;
 use crate::command::{self, Set};
 use crate::error::{Error, plain};
 use crate::handover::{self, Inherited, Successor};
+use crate::http::Http;
 use crate::identity::{Identity, Origin};
 use crate::limits;
+use crate::listener::{self, Listener};
 use crate::metrics::Metrics;
+use crate::monitor::{Draining, Subject};
 use crate::notify::{self, Herald};
 use crate::options::Options;
 use crate::scoreboard::Phase;
@@ -72,17 +76,32 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let mut signals = Signals::listen()?;
     let metrics = Arc::<Metrics>::default();
     loop {
-        let mut server = Server::start(
-            options,
-            identity.id,
-            inherited,
-            COMMANDS,
-            metrics.clone(),
-            0,
-        )?;
-        server.say_ready(&[]);
+        let sockets = listen_for_http(options, std::mem::take(&mut inherited.http))?;
+        let most = if sockets.is_empty() {
+            0
+        } else {
+            limits::http_connections()
+        };
+        let id = identity.id;
+        let mut server = Server::start(options, id, inherited, COMMANDS, metrics.clone(), most)?;
+        let draining = Draining::default();
+        let subject = Subject {
+            health: Arc::new(server.health()),
+            metrics: metrics.clone(),
+            commands: COMMANDS,
+            id,
+            draining: draining.clone(),
+        };
+        let http = Http::start(sockets, subject, most)?;
+        server.say_ready(&http.addresses());
         let herald = Herald::start(server.health())?;
         let leave = wait(&signals, &server, &successor);
+        if let Leave::Stop(_, result) = &leave {
+            draining.get_or_init(Instant::now);
+            if result.is_ok() {
+                give_notice(options, &server);
+            }
+        }
         server.close_door();
         drop(herald);
         match leave {
@@ -93,6 +112,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             }
             Leave::Replace => {
                 inherited = server.hand_over(Phase::Release);
+                inherited.http = http.end();
                 signals.pause();
                 // Who was told to stop meanwhile does so itself.
                 if !signals.is_told_to_stop() {
@@ -105,6 +125,39 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 server.dismiss();
                 signals.resume()?;
             }
+        }
+    }
+}
+
+/// The sockets for HTTP: those that are there already, or one at the address that is asked for.
+fn listen_for_http(
+    options: &Options,
+    inherited: Vec<Arc<Listener>>,
+) -> Result<Vec<Arc<Listener>>, Error> {
+    let Some(address) = options.http.filter(|_| inherited.is_empty()) else {
+        return Ok(inherited);
+    };
+    match listener::bind(address) {
+        Ok(listener) => Ok(vec![Arc::new(listener)]),
+        Err(error) if options.http_by_default => {
+            warn!("no health checks and no metrics (--http): {error}");
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets those who send clients here learn that it drains, before it lets nobody in any more.
+fn give_notice(options: &Options, server: &Server) {
+    let notice = options.drain_notice;
+    if notice > Duration::ZERO {
+        info!(seconds = notice.as_secs_f64(), clients = server.clients(); "draining: /readyz says so");
+        notify::stopping(
+            server.clients(),
+            notice + options.drain_timeout + Duration::from_secs(1),
+        );
+        if let Ok(error) = server.failures.recv_timeout(notice) {
+            error!("{error}");
         }
     }
 }

@@ -7,8 +7,8 @@
 //! ```text
 //! main                                        options, log, run, one error, exit status
 //! daemon                                      the life of the process
-//! server                                      opened, served and left; alone sees all the options
-//! notify                                      what systemd is told
+//! server     http                             opened, served and left, sees all the options; who looks after it, by HTTP
+//! notify     monitor                          what systemd is told; what those are answered who look after it
 //! health                                      whether clients are being served
 //! handover                                    what comes from the last process and goes to the next
 //! usher                                       serves all clients while the workers are being started
@@ -32,6 +32,12 @@
 //! [`command`] parses and executes each, without knowing of sockets or lines; the replies gather in one buffer, which
 //! goes out in one `send` for all that was read. The worker notes on its line of the [`scoreboard`] that something was
 //! answered, and blocks again. No lock, no allocation and no further system call is on this way.
+//!
+//! # The way of a scrape
+
+//! [`http`] serves all who look after the server in one thread, beside the acceptors and the workers and without them: it
+//! polls their sockets, finds whole requests ([`protocol::http`]) and has [`monitor`] answer them, from what everybody has
+//! noted in [`metrics`] and from [`health`], whose checks have a thread of their own.
 //!
 //! # The way of a client that must go
 //!
@@ -66,12 +72,14 @@ pub mod episode;
 pub mod error;
 pub mod handover;
 pub mod health;
+pub mod http;
 pub mod identity;
 pub mod limits;
 pub mod linger;
 pub mod listener;
 pub mod logging;
 pub mod metrics;
+pub mod monitor;
 pub mod notify;
 pub mod options;
 pub mod pack;

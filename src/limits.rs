@@ -31,6 +31,9 @@ const MEMORY_PER_THREAD: usize = 96 << 10;
 /// Descriptors that the process may need besides its clients' and those that are open when they are shared out.
 const SPARE_DESCRIPTORS: usize = 12;
 
+/// The most connections of those who look after the server.
+const MOST_HTTP: u64 = 32;
+
 /// The most sockets that may linger.
 const MOST_LINGERING: usize = 1024;
 
@@ -222,6 +225,12 @@ pub fn prepare() {
             },
         );
     }
+}
+
+/// How many connections may look after the server at a time, so that they take nothing from clients where there is little.
+pub fn http_connections() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    as_size((limit / 16).clamp(2, MOST_HTTP))
 }
 
 /// Shares out the descriptors for `clients`, of whom so many are `here`, if there are enough. Each of `acceptors` takes one

@@ -122,6 +122,17 @@ pub struct Options {
     )]
     pub drain_timeout: Duration,
 
+    /// At SIGTERM, /readyz says for so long that the server drains, before it lets in nobody any more
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_DRAIN_NOTICE",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "0s",
+        hide_env_values = true
+    )]
+    pub drain_notice: Duration,
+
     /// Address and port for HTTP: /metrics, /livez, /readyz and a page for people; empty to switch it off. Port 0 is any
     /// free one
     #[arg(
@@ -137,17 +148,6 @@ pub struct Options {
     /// Whether nobody asked for the address in `http`.
     #[arg(skip)]
     pub http_by_default: bool,
-
-    /// At SIGTERM, /readyz says for so long that the server drains, before it lets nobody in any more
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_DRAIN_NOTICE",
-        value_name = "DURATION",
-        value_parser = duration,
-        default_value = "0s",
-        hide_env_values = true
-    )]
-    pub drain_notice: Duration,
 
     /// Directory in which the id of this server is kept [default: systemd's $STATE_DIRECTORY, else none: a new id at
     /// each start]
@@ -185,7 +185,7 @@ pub struct Options {
 /// What the command line asks for.
 pub enum Asked {
     /// To serve.
-    Serve(Options),
+    Serve(Box<Options>),
     /// To print this text: `--help`, `--version`.
     Print(String),
 }
@@ -215,7 +215,7 @@ impl Options {
         if options.state_directory.is_none() {
             options.state_directory = systemd_state_directory();
         }
-        Ok(Asked::Serve(options))
+        Ok(Asked::Serve(Box::new(options)))
     }
 }
 

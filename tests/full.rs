@@ -1,16 +1,17 @@
 //! More clients than may be: `ERR BUSY`, waiting, making room, the cap for an address, and what the system has room for.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::support::kernel::{asked_for, can, shell, through};
-use crate::support::{Client, Daemon, PATIENCE, fails, run_to_end, wait_until};
+use crate::support::trickle::Trickle;
+use crate::support::{Client, Daemon, fails, run_to_end, wait_until};
 
 /// A client that is idle for less never makes room for another; the clock is accurate to a tick of at most 10 ms.
 const MINIMUM_IDLE: Duration = Duration::from_millis(490);
@@ -351,53 +352,6 @@ fn the_limit_of_a_control_group_above_is_named() {
     assert!(said.contains(expected), "{said}");
     let daemon = Daemon::start_through(&wrapper, ["--max-clients", "50"]);
     assert_eq!(daemon.ask("WHY\n"), "42\n");
-}
-
-/// A thousand clients that send a byte a second each, and come again when they are sent away; until it is dropped.
-struct Trickle(Arc<AtomicBool>);
-
-impl Trickle {
-    fn start(address: SocketAddr) -> Self {
-        let mut streams: Vec<Option<TcpStream>> = (0..1000).map(|_| None).collect();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (told, (ready, is_ready)) = (stop.clone(), mpsc::channel());
-        thread::spawn(move || {
-            let (begun, mut turns) = (Instant::now(), 0);
-            while !told.load(Ordering::Relaxed) {
-                let stream = &mut streams[turns % 1000];
-                if !stream.as_mut().is_some_and(is_alive) {
-                    *stream = TcpStream::connect_timeout(&address, PATIENCE)
-                        .and_then(|stream| stream.set_nonblocking(true).map(|()| stream))
-                        .ok();
-                }
-                turns += 1;
-                if turns == 1000 {
-                    // It fails only if the test has failed.
-                    let _ = ready.send(());
-                } else if turns > 1000 {
-                    let turn = Duration::from_millis(turns as u64);
-                    thread::park_timeout(turn.saturating_sub(begun.elapsed()));
-                }
-            }
-        });
-        is_ready.recv_timeout(PATIENCE).expect("all have connected");
-        Trickle(stop)
-    }
-}
-
-impl Drop for Trickle {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Sends it a byte, and tells whether it takes it and is not at its end.
-fn is_alive(stream: &mut TcpStream) -> bool {
-    let sent = stream.write_all(b"x").is_ok();
-    match stream.read(&mut [0; 100]) {
-        Ok(read) => sent && read > 0,
-        Err(error) => sent && error.kind() == io::ErrorKind::WouldBlock,
-    }
 }
 
 #[test]

@@ -154,6 +154,7 @@ fn a_line_is_a_time_a_level_words_and_pairs() {
         .collect();
     let expected = [
         "listen",
+        "http",
         "sockets",
         "id",
         "max_clients",
@@ -164,6 +165,7 @@ fn a_line_is_a_time_a_level_words_and_pairs() {
     assert_eq!(field(&ready, "listen"), daemon.address.to_string());
     assert_eq!(field(&ready, "id"), daemon.ask("WHERE").trim());
     assert_eq!(field(&ready, "max_clients"), "8");
+    assert_eq!(field(&ready, "http"), "off");
     assert_eq!(field(&ready, "sockets"), "bound");
 }
 

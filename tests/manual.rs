@@ -116,14 +116,17 @@ fn its_examples_do_what_they_are_for() {
     Daemon::run(command).stop();
 }
 
-/// All but the addresses, which are the socket unit's affair, are there and commented out with their defaults.
+/// All but the addresses, which are the socket units' affair, are there and commented out with their defaults.
 #[test]
 fn the_settings_file_of_the_package_has_every_setting_with_its_default() {
     let settings = include_str!("../packaging/debian/blockchain-tcpd.default");
     let mut lines = settings
         .lines()
         .filter_map(|line| line.strip_prefix("#BLOCKCHAIN_TCPD_"));
-    for (flag, _, default) in FLAGS.iter().filter(|(flag, ..)| *flag != "--listen") {
+    let settings_of_ours = FLAGS
+        .iter()
+        .filter(|(flag, ..)| !["--listen", "--http"].contains(flag));
+    for (flag, _, default) in settings_of_ours {
         let (name, value) = lines
             .next()
             .and_then(|line| line.split_once('='))

@@ -9,6 +9,8 @@
 //! - `moving`: letting go of connections, open and unread
 //! - `full`: more clients than may be: BUSY, making room, the cap for an address
 //! - `handover`: a new program takes over, and no client notices
+//! - `http`: health, readiness and the page; what HTTP clients may do to it
+//! - `metrics`: what is counted, held against docs/metrics.md
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
 //! - `failures`: what the system refuses: descriptors, memory; panics
 //! - `log`: what is logged, and what can't flood it
@@ -22,10 +24,12 @@ mod failures;
 mod full;
 mod handover;
 mod hostile;
+mod http;
 mod identity;
 mod life;
 mod log;
 mod manual;
+mod metrics;
 mod moving;
 mod nc;
 mod project;

@@ -141,7 +141,13 @@ struct Daemon {
 impl Daemon {
     fn start(clients: usize) -> Result<Daemon> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_blockchain-tcpd"))
-            .args(["--listen", "127.0.0.1:0", "--max-clients"])
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--max-clients",
+            ])
             .arg((clients + 8).to_string())
             // No settings of whoever runs this.
             .env_clear()

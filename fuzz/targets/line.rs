@@ -43,7 +43,7 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
                     return output;
                 }
                 Found::Line { line, length } => {
-                    if line::answer(&CONTEXT, line, &mut output) {
+                    if line::answer(&CONTEXT, line, &mut output).closes {
                         return output;
                     }
                     length

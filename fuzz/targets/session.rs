@@ -32,6 +32,7 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| Service {
     scoreboard: Arc::new(Scoreboard::new(1)),
     alarm: Alarm::new().0,
     episodes: Arc::default(),
+    metrics: Arc::default(),
     linger: Linger::start(0).expect("a thread").0,
     released: crossbeam_channel::unbounded().0,
     idle_timeout: Duration::ZERO,

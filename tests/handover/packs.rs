@@ -29,8 +29,11 @@ fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
     };
     let contents = Contents {
         listeners: 1,
+        http: 0,
         id: uuid::Uuid::new_v4(),
         accepted: 1,
+        handovers: 0,
+        begun: Millis(2),
         clients: vec![one; 2],
         leaving: Vec::new(),
     };
@@ -60,8 +63,8 @@ fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
     type Spoil = fn(&mut Vec<u8>);
     let spoilt: [(Spoil, &str); 3] = [
         (
-            |state| state[VERSION] = 2,
-            "its format has version 2, and this program knows version 1",
+            |state| state[VERSION] = 3,
+            "its format has version 3, and this program knows version 2",
         ),
         (|state| state[VERSION] = 0, "its format has version 0"),
         (

@@ -2,7 +2,9 @@
 //!
 //! Every wait is bounded by [`PATIENCE`] and fails with what was seen instead.
 
+pub mod http;
 pub mod kernel;
+pub mod trickle;
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -19,7 +21,8 @@ pub fn program() -> Command {
     clean(env!("CARGO_BIN_EXE_blockchain-tcpd"))
 }
 
-/// This program without input and without any variable that the daemon knows.
+/// This program without input and without any variable that the daemon knows, but the one that
+/// switches HTTP off.
 pub fn clean(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (variable, _) in std::env::vars_os() {
@@ -30,6 +33,8 @@ pub fn clean(program: impl AsRef<OsStr>) -> Command {
             command.env_remove(variable);
         }
     }
+    // Each would want the same port; a test of it says which.
+    command.env("BLOCKCHAIN_TCPD_HTTP", "");
     command.stdin(Stdio::null());
     command
 }
@@ -72,6 +77,13 @@ impl Daemon {
         daemon
     }
 
+    /// The address of its HTTP server, which it must have been told to start.
+    pub fn http(&self) -> SocketAddr {
+        let ready = self.log.wait_for("ready listen=");
+        let address = field(&ready, "http").parse();
+        address.unwrap_or_else(|_| panic!("no HTTP in {ready:?}"))
+    }
+
     /// Connects a client.
     pub fn connect(&self) -> Client {
         Client::connect(self.address).expect("the daemon accepts")
@@ -110,6 +122,16 @@ impl Daemon {
             .status()
             .expect("kill runs");
         assert!(status.success(), "kill -s {name}");
+    }
+
+    /// The same if it has not ended yet.
+    pub fn signal_if_there(&mut self, name: &str) {
+        // It is our child and not waited for, so that its id is nobody else's.
+        if self.ended().is_none() {
+            let _ = Command::new("kill")
+                .args(["-s", name, &self.pid().to_string()])
+                .status();
+        }
     }
 
     /// How the process ended, if it has.

@@ -1,0 +1,80 @@
+//! HTTP: whatever comes, in whatever pieces, is a request, the beginning of one, or refused; and every reply is one that a
+//! client can read.
+#![no_main]
+
+use std::sync::{Arc, LazyLock};
+
+use blockchain_tcpd::daemon::COMMANDS;
+use blockchain_tcpd::handover::Inherited;
+use blockchain_tcpd::monitor::{Answer, Draining, Monitor, Subject};
+use blockchain_tcpd::options::{Asked, Options};
+use blockchain_tcpd::protocol::http::{self, CODES, Found, LONGEST_HEAD, Response};
+use blockchain_tcpd::server::Server;
+use libfuzzer_sys::fuzz_target;
+
+/// What is watched: a server that nobody asks anything else.
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    let arguments = ["blockchain-tcpd", "--listen", "127.0.0.1:0", "--max-clients", "2"];
+    let Ok(Asked::Serve(options)) = Options::parse_from(arguments) else {
+        panic!("these are good settings");
+    };
+    let (nothing, metrics) = (Inherited::default(), Arc::default());
+    Server::start(&options, uuid::Uuid::nil(), nothing, COMMANDS, metrics, 0).expect("it starts")
+});
+
+static MONITOR: LazyLock<Monitor> = LazyLock::new(|| {
+    Monitor::new(Subject {
+        health: Arc::new(SERVER.health()),
+        metrics: SERVER.metrics.clone(),
+        commands: COMMANDS,
+        id: uuid::Uuid::nil(),
+        draining: Draining::default(),
+    })
+});
+
+fuzz_target!(|data: &[u8]| {
+    let whole = http::find(data);
+    // The first byte says where it is cut.
+    let cut = data.first().map_or(0, |byte| usize::from(*byte) * data.len() / 256);
+    let beginning = http::find(&data[..cut]);
+    match (&whole, &beginning) {
+        (Found::Part, _) => assert_eq!(beginning, Found::Part),
+        (Found::Request(_, length), Found::Request(..)) => {
+            assert!(cut >= *length);
+            assert_eq!(whole, beginning);
+        }
+        (Found::Request(_, length), Found::Part) => assert!(cut < *length),
+        (Found::Request(..), Found::Bad(problem)) => panic!("{problem:?}, and then it is one"),
+        (Found::Bad(_), Found::Request(..)) => panic!("one, and then it is none"),
+        (Found::Bad(_), _) => {}
+    }
+    match whole {
+        Found::Part => assert!(data.len() < LONGEST_HEAD),
+        Found::Bad(problem) => check(&problem.response(), false, false),
+        Found::Request(request, length) => {
+            assert!(length <= data.len().min(LONGEST_HEAD));
+            let response = match MONITOR.answer(&request) {
+                Answer::Now(response) => response,
+                Answer::AfterCheck => MONITOR.checked(&request, Err("it is a trial")),
+            };
+            check(&response, request.head_only, request.keeps);
+        }
+    }
+});
+
+/// A client knows where the reply ends, and whether to expect another.
+fn check(response: &Response, head_only: bool, keeps: bool) {
+    assert!(CODES.contains(&response.status));
+    let bytes = response.encode(head_only, keeps);
+    let mut fields = [httparse::EMPTY_HEADER; 16];
+    let mut read = httparse::Response::new(&mut fields);
+    let Ok(httparse::Status::Complete(head)) = read.parse(&bytes) else {
+        panic!("no reply: {}", String::from_utf8_lossy(&bytes));
+    };
+    let field = |name: &str| read.headers.iter().find(|field| field.name == name).map(|field| field.value);
+    let length = field("Content-Length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+    let body = if head_only { 0 } else { response.body.len() };
+    assert_eq!(length, Some(response.body.len()));
+    assert_eq!(bytes.len(), head + body);
+    assert_eq!(field("Connection"), (!keeps).then_some(&b"close"[..]));
+}

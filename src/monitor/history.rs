@@ -1,0 +1,92 @@
+//! The last minutes, for the page.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How often it is looked.
+pub const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many looks are remembered: a quarter of an hour.
+const MOST: usize = 180;
+
+/// What was seen, the oldest first.
+#[derive(Default)]
+pub struct History {
+    samples: VecDeque<Sample>,
+}
+
+struct Sample {
+    at: Instant,
+    clients: usize,
+    /// All so far.
+    requests: u64,
+}
+
+impl History {
+    /// There are so many clients now, and so many requests have been answered.
+    pub fn add(&mut self, clients: usize, requests: u64) {
+        let at = Instant::now();
+        self.add_at(at, clients, requests);
+    }
+
+    fn add_at(&mut self, at: Instant, clients: usize, requests: u64) {
+        if self.samples.len() > MOST {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(Sample {
+            at,
+            clients,
+            requests,
+        });
+    }
+
+    /// The numbers of clients.
+    pub fn clients(&self) -> Vec<f64> {
+        self.samples
+            .iter()
+            .map(|sample| sample.clients as f64)
+            .collect()
+    }
+
+    /// The requests in a second between each look and the next.
+    pub fn rates(&self) -> Vec<f64> {
+        let pairs = self.samples.iter().zip(self.samples.iter().skip(1));
+        pairs
+            .map(|(before, after)| {
+                let seconds = (after.at - before.at).as_secs_f64();
+                let requests = after.requests.saturating_sub(before.requests) as f64;
+                if seconds > 0.0 {
+                    requests / seconds
+                } else {
+                    0.0
+                }
+            })
+            .collect()
+    }
+
+    /// How far back it goes.
+    pub fn span(&self) -> Duration {
+        match (self.samples.front(), self.samples.back()) {
+            (Some(first), Some(last)) => last.at - first.at,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_back_a_quarter_of_an_hour_and_no_further() {
+        let mut history = History::default();
+        assert_eq!((history.rates(), history.span()), (vec![], Duration::ZERO));
+        let start = Instant::now();
+        for look in 0..1000_u32 {
+            history.add_at(start + INTERVAL * look, look as usize, u64::from(look) * 50);
+        }
+        assert_eq!(history.span(), Duration::from_secs(15 * 60));
+        assert_eq!(history.rates(), vec![10.0; MOST]);
+        assert_eq!(history.clients().last(), Some(&999.0));
+    }
+}

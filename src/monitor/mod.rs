@@ -1,0 +1,182 @@
+//! What the operator's tools ask and are answered: is it well, is there room, what is counted, and a page for people.
+//! A request in, a response out; the sockets are elsewhere.
+
+mod exposition;
+mod history;
+mod page;
+mod process;
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use self::history::History;
+use crate::command::Set;
+use crate::health::{Health, Load};
+use crate::metrics::{Metrics, Sums};
+use crate::protocol::http::{CODES, Request, Response};
+
+pub use self::history::INTERVAL;
+
+/// What is being watched.
+pub struct Subject {
+    /// Tells how full it is, and whether it serves.
+    pub health: Arc<Health>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    /// The sets of commands that it offers.
+    pub commands: &'static [Set],
+    /// Its id.
+    pub id: Uuid,
+    /// Set when it begins to drain.
+    pub draining: Draining,
+}
+
+/// Since when a server has been draining, if it has.
+pub type Draining = Arc<OnceLock<Instant>>;
+
+/// What a request is answered.
+pub enum Answer {
+    /// This.
+    Now(Response),
+    /// What [`Monitor::checked`] makes of a check of the health that begins after the request has come.
+    AfterCheck,
+}
+
+/// Watches one server.
+pub struct Monitor {
+    subject: Subject,
+    since: Timestamp,
+    history: History,
+    /// How many requests were answered with each of [`CODES`].
+    answered: [u64; CODES.len()],
+}
+
+impl Monitor {
+    /// Begins to watch.
+    pub fn new(subject: Subject) -> Self {
+        Monitor {
+            subject,
+            since: Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH),
+            history: History::default(),
+            answered: [0; CODES.len()],
+        }
+    }
+
+    /// Answers `request`.
+    pub fn answer(&self, request: &Request) -> Answer {
+        Answer::Now(match request.path.as_str() {
+            "/livez" => return Answer::AfterCheck,
+            "/readyz" => self.readiness(request),
+            "/metrics" => exposition::response(&self.state(), request),
+            "/" => page::response(&self.state(), &self.history),
+            _ => Response::text(404, "there are /, /livez, /readyz and /metrics"),
+        })
+    }
+
+    /// Answers a request for `/livez` with what a check has come to.
+    pub fn checked(&self, request: &Request, health: Result<(), &'static str>) -> Response {
+        let status = if health.is_ok() { 200 } else { 503 };
+        if wants_json(request) {
+            return json(
+                status,
+                match health {
+                    Ok(()) => r#"{"live":true}"#.to_string(),
+                    Err(why) => format!(r#"{{"live":false,"reason":"{why}"}}"#),
+                },
+            );
+        }
+        match health {
+            Ok(()) => Response::text(status, "live: clients are being served"),
+            Err(why) => Response::text(status, &format!("not live: {why}")),
+        }
+    }
+
+    fn readiness(&self, request: &Request) -> Response {
+        let state = self.state();
+        let Load {
+            clients,
+            workers,
+            waiting,
+            queue,
+        } = state.load;
+        let refusal = state.refusal();
+        let status = if refusal.is_none() { 200 } else { 503 };
+        if wants_json(request) {
+            let reason = refusal.map_or(String::new(), |why| format!(r#","reason":"{why}""#));
+            return json(
+                status,
+                format!(
+                    r#"{{"ready":{}{reason},"clients":{clients},"limit":{workers},"waiting":{waiting},"queue":{queue}}}"#,
+                    refusal.is_none()
+                ),
+            );
+        }
+        let verdict = refusal.map_or("ready".to_string(), |why| format!("not ready: {why}"));
+        Response::text(
+            status,
+            &format!("{verdict}; {clients} clients, {workers} can be served and {queue} more wait"),
+        )
+    }
+
+    /// A request was answered with this status code.
+    pub fn note(&mut self, status: u16) {
+        if let Some(index) = CODES.iter().position(|code| *code == status) {
+            self.answered[index] += 1;
+        }
+    }
+
+    /// Remembers how it is now. Call it every [`INTERVAL`].
+    pub fn sample(&mut self) {
+        let clients = self.subject.health.load().clients;
+        self.history
+            .add(clients, self.subject.metrics.sums().requests());
+    }
+
+    fn state(&self) -> State<'_> {
+        State {
+            subject: &self.subject,
+            load: self.subject.health.load(),
+            sums: self.subject.metrics.sums(),
+            draining: self.subject.draining.get().map(Instant::elapsed),
+            since: self.since,
+            answered: self.answered,
+        }
+    }
+}
+
+/// How everything is at one moment.
+struct State<'a> {
+    subject: &'a Subject,
+    load: Load,
+    sums: Sums,
+    draining: Option<Duration>,
+    since: Timestamp,
+    answered: [u64; CODES.len()],
+}
+
+impl State<'_> {
+    /// Why no clients should be sent here, if so.
+    fn refusal(&self) -> Option<&'static str> {
+        match self.draining {
+            Some(_) => Some("draining"),
+            None if self.load.is_full() => Some("full"),
+            None => None,
+        }
+    }
+}
+
+fn wants_json(request: &Request) -> bool {
+    request.accepts("application/json")
+}
+
+fn json(status: u16, body: String) -> Response {
+    Response {
+        status,
+        media_type: "application/json",
+        body: body + "\n",
+    }
+}

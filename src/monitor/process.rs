@@ -1,0 +1,52 @@
+//! What the process itself takes of the machine (proc_pid_stat(5)).
+
+use std::fs;
+
+use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// So many seconds of processor time, bytes, threads and descriptors.
+#[derive(Debug)]
+pub struct Process {
+    pub cpu_seconds: f64,
+    /// Since 1970.
+    pub start_seconds: f64,
+    pub resident_bytes: u64,
+    pub virtual_bytes: u64,
+    pub threads: u64,
+    /// Nothing if they are out of sight.
+    pub open_fds: Option<u64>,
+    /// Nothing if there is no limit.
+    pub max_fds: Option<u64>,
+}
+
+impl Process {
+    /// This process now; nothing if /proc is out of sight.
+    pub fn now() -> Option<Self> {
+        let stat = fs::read_to_string("/proc/self/stat").ok()?;
+        // The second field, the name, may hold anything, and ends with the last parenthesis.
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        // Counted from 1 in the manual, of which two are gone.
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let ticks = clock_ticks_per_second() as f64;
+        let since_boot = field(22)? as f64 / ticks;
+        let open = fs::read_dir("/proc/self/fd").ok();
+        Some(Process {
+            cpu_seconds: (field(14)? + field(15)?) as f64 / ticks,
+            start_seconds: seconds(ClockId::Realtime) - seconds(ClockId::Boottime) + since_boot,
+            resident_bytes: field(24)? * page_size() as u64,
+            virtual_bytes: field(23)?,
+            threads: field(20)?,
+            // Reading the directory takes one.
+            open_fds: open.map(|open| (open.count() as u64).saturating_sub(1)),
+            max_fds: getrlimit(Resource::Nofile).current,
+        })
+    }
+}
+
+fn seconds(clock: ClockId) -> f64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+    tv_sec as f64 + tv_nsec as f64 / 1e9
+}

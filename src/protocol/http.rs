@@ -1,0 +1,340 @@
+//! HTTP/1.1 as far as those need it who look after the server (RFC 9110, RFC 9112): GET and HEAD, without bodies.
+//! Bytes to requests, replies to bytes; the sockets are elsewhere.
+
+use std::fmt::Write as _;
+
+use httparse::{EMPTY_HEADER, Status};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
+
+/// The longest head of a request, in bytes, its end included.
+pub const LONGEST_HEAD: usize = 8 * 1024;
+
+/// The most header fields of a request.
+const MOST_FIELDS: usize = 64;
+
+/// A request that can be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Whether only the head of the reply is wanted.
+    pub head_only: bool,
+    /// The path, without a query.
+    pub path: String,
+    /// What the client would take, as it says.
+    pub accept: String,
+    /// Whether the client wants to ask more on this connection.
+    pub keeps: bool,
+}
+
+impl Request {
+    /// Whether the client names this media type among those that it would take.
+    pub fn accepts(&self, media_type: &str) -> bool {
+        self.accept.split(',').any(|one| {
+            let mut parts = one.split(';').map(str::trim);
+            let named = parts
+                .next()
+                .is_some_and(|name| name.eq_ignore_ascii_case(media_type));
+            // A weight of nothing is a refusal (RFC 9110, section 12.4.2).
+            let refused = |part: &str| {
+                part.strip_prefix("q=")
+                    .is_some_and(|q| q.parse() == Ok(0.0))
+            };
+            named && !parts.any(refused)
+        })
+    }
+}
+
+/// What the beginning of a buffer holds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A whole request, which took so many bytes.
+    Request(Request, usize),
+    /// The beginning of one that may yet become whole.
+    Part,
+    /// Something that can't be answered but by this; then nobody knows where the next would begin.
+    Bad(Problem),
+}
+
+/// What is wrong with a request, or with the time that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// It is none.
+    Malformed(&'static str),
+    /// It has a body, of which we have no use.
+    Body,
+    /// It has a body in a coding that we don't know.
+    Coding,
+    /// Its head is too long.
+    TooLong,
+    /// Its method is none of ours.
+    Method,
+    /// It is of another version of HTTP.
+    Version,
+    /// It is not whole in time.
+    Late,
+}
+
+impl Problem {
+    /// The reply to it.
+    pub fn response(self) -> Response {
+        let (status, text) = match self {
+            Problem::Malformed(what) => (400, what),
+            Problem::Body => (413, "a request here has no body"),
+            Problem::Coding => (501, "a request here has no body, in whatever coding"),
+            Problem::TooLong => (
+                431,
+                "a request here has at most 8,192 bytes and 64 header fields",
+            ),
+            Problem::Method => (405, "only GET and HEAD are answered here"),
+            Problem::Version => (505, "HTTP/1.1 and HTTP/1.0 are spoken here"),
+            Problem::Late => (408, "the request took too long to arrive"),
+        };
+        Response::text(status, text)
+    }
+}
+
+/// Looks for a request at the beginning of `buffer`.
+pub fn find(buffer: &[u8]) -> Found {
+    let mut fields = [EMPTY_HEADER; MOST_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let window = &buffer[..buffer.len().min(LONGEST_HEAD)];
+    let length = match request.parse(window) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) if buffer.len() >= LONGEST_HEAD => return Found::Bad(Problem::TooLong),
+        Ok(Status::Partial) => return Found::Part,
+        Err(httparse::Error::TooManyHeaders) => return Found::Bad(Problem::TooLong),
+        Err(httparse::Error::Version) => return Found::Bad(Problem::Version),
+        Err(_) => return Found::Bad(Problem::Malformed("this is no HTTP request")),
+    };
+    match read(&request) {
+        Ok(request) => Found::Request(request, length),
+        Err(problem) => Found::Bad(problem),
+    }
+}
+
+/// What a whole head says.
+fn read(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
+    let field = |name: &'static str| {
+        let fields = request.headers.iter();
+        fields
+            .filter(move |field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value)
+    };
+    let (coded, sized) = (
+        field("transfer-encoding").next(),
+        field("content-length").next(),
+    );
+    match (coded, sized) {
+        // One of them would be a way to smuggle a request past somebody who goes by the other (RFC 9112, section 11.2).
+        (Some(_), Some(_)) => {
+            return Err(Problem::Malformed(
+                "Transfer-Encoding and Content-Length exclude each other",
+            ));
+        }
+        (Some(_), None) => return Err(Problem::Coding),
+        (None, Some(_)) if field("content-length").all(|value| value.trim_ascii() == b"0") => {}
+        (None, Some(value)) if is_number(value) => return Err(Problem::Body),
+        (None, Some(_)) => return Err(Problem::Malformed("Content-Length is no number")),
+        (None, None) => {}
+    }
+    let is_new = request.version == Some(1);
+    if is_new && field("host").count() != 1 {
+        return Err(Problem::Malformed(
+            "HTTP/1.1 needs a Host field, and one only",
+        ));
+    }
+    let head_only = match request.method {
+        Some("GET") => false,
+        Some("HEAD") => true,
+        _ => return Err(Problem::Method),
+    };
+    let names = |option: &str| {
+        let mut values = field("connection").flat_map(|value| value.split(|byte| *byte == b','));
+        values.any(|value| value.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
+    };
+    let accept: Vec<_> = field("accept").map(String::from_utf8_lossy).collect();
+    Ok(Request {
+        head_only,
+        path: path(request.path.unwrap_or("/")).to_string(),
+        accept: accept.join(","),
+        keeps: if is_new {
+            !names("close")
+        } else {
+            names("keep-alive")
+        },
+    })
+}
+
+/// Several numbers in one field, or in several, are as good as none.
+fn is_number(value: &[u8]) -> bool {
+    let value = value.trim_ascii();
+    !value.is_empty() && value.iter().all(u8::is_ascii_digit)
+}
+
+/// The path of a target, which may be a whole address (RFC 9112, section 3.2.2).
+fn path(target: &str) -> &str {
+    let path = match target.split_once("://") {
+        Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            rest.find('/').map_or("/", |start| &rest[start..])
+        }
+        _ => target,
+    };
+    path.split(['?', '#']).next().unwrap_or(path)
+}
+
+/// A reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Its status code.
+    pub status: u16,
+    /// What the body is.
+    pub media_type: &'static str,
+    /// The body.
+    pub body: String,
+}
+
+impl Response {
+    /// A sentence.
+    pub fn text(status: u16, text: &str) -> Self {
+        Response {
+            status,
+            media_type: "text/plain; charset=utf-8",
+            body: format!("{text}\n"),
+        }
+    }
+
+    /// The bytes of the reply. The connection is closed after it unless it `keeps`.
+    pub fn encode(&self, head_only: bool, keeps: bool) -> Vec<u8> {
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, phrase(self.status));
+        let mut field = |name: &str, value: &str| {
+            // Writing into a String can't fail.
+            let _ = write!(head, "{name}: {value}\r\n");
+        };
+        let now = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now());
+        // It fails for years beyond 9999 only.
+        if let Ok(date) = now {
+            field("Date", &date);
+        }
+        field("Content-Type", self.media_type);
+        field("Content-Length", &self.body.len().to_string());
+        field("Cache-Control", "no-store");
+        field("X-Content-Type-Options", "nosniff");
+        // Nothing is ever loaded from elsewhere, and no script is run.
+        field(
+            "Content-Security-Policy",
+            "default-src 'none'; style-src 'unsafe-inline'",
+        );
+        if self.status == 405 {
+            field("Allow", "GET, HEAD");
+        }
+        if !keeps {
+            field("Connection", "close");
+        }
+        head.push_str("\r\n");
+        if !head_only {
+            head.push_str(&self.body);
+        }
+        head.into_bytes()
+    }
+}
+
+/// The status codes that there are.
+pub const CODES: [u16; 10] = [200, 400, 404, 405, 408, 413, 431, 501, 503, 505];
+
+/// What a status code means (RFC 9110, section 15; 431: RFC 6585, section 5).
+fn phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(text: &str) -> Request {
+        match find(text.as_bytes()) {
+            Found::Request(request, length) => {
+                assert_eq!(length, text.len());
+                request
+            }
+            found => panic!("{found:?} in {text:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_is_read_as_it_was_meant() {
+        let plain =
+            request("GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\nAccept: text/html;q=0.5, a/b\r\n\r\n");
+        assert_eq!(plain.path, "/metrics");
+        assert!(!plain.head_only && plain.keeps);
+        assert!(plain.accepts("A/b") && plain.accepts("text/html") && !plain.accepts("text/plain"));
+        let closing = request(
+            "HEAD http://a:1 HTTP/1.1\r\nhost: a\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n",
+        );
+        assert_eq!(
+            (closing.path.as_str(), closing.head_only, closing.keeps),
+            ("/", true, false)
+        );
+        let old = request("GET / HTTP/1.0\n\n");
+        assert!(!old.keeps && !old.accepts("text/plain"));
+        assert!(request("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").keeps);
+        assert!(!request("GET / HTTP/1.0\r\nAccept: a/b;q=0\r\n\r\n").accepts("a/b"));
+    }
+
+    #[test]
+    fn what_cannot_be_answered_has_its_status() {
+        let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(LONGEST_HEAD));
+        let many = format!(
+            "GET / HTTP/1.1\r\n{}\r\n",
+            "a: b\r\n".repeat(MOST_FIELDS + 1)
+        );
+        for (text, status) in [
+            ("WHO\n\n", 400),
+            ("GET / HTTP/1.1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n",
+                400,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
+                400,
+            ),
+            ("POST / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
+                413,
+            ),
+            (&long, 431),
+            (&many, 431),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+                501,
+            ),
+            ("GET / HTTP/2.0\r\n\r\n", 505),
+        ] {
+            match find(text.as_bytes()) {
+                Found::Bad(problem) => assert_eq!(problem.response().status, status, "{text:?}"),
+                found => panic!("{found:?} in {text:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_status_has_its_phrase() {
+        for code in CODES {
+            assert!(!phrase(code).is_empty(), "{code}");
+        }
+    }
+}

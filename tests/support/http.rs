@@ -1,0 +1,71 @@
+//! An HTTP client that asks as little as possible and reads whatever comes.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use super::PATIENCE;
+
+/// A reply.
+#[derive(Debug)]
+pub struct Reply {
+    /// Its status code.
+    pub status: u16,
+    /// Its status line and fields, in small letters.
+    pub head: String,
+    /// Its body.
+    pub body: String,
+}
+
+impl Reply {
+    /// The reply in these bytes, which were all that came.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        Some(Reply {
+            status: head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?,
+            head: head.to_ascii_lowercase(),
+            body: body.to_string(),
+        })
+    }
+
+    /// The value of a field, whose name is in small letters.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.head
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+}
+
+/// Connects, with time-outs so that nothing hangs.
+pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Sends these bytes, and returns all that comes until the server closes.
+pub fn send(address: SocketAddr, bytes: impl AsRef<[u8]>) -> io::Result<Vec<u8>> {
+    let mut stream = connect(address)?;
+    stream.write_all(bytes.as_ref())?;
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all)?;
+    Ok(all)
+}
+
+/// Asks for `path`, with these fields besides, in a connection of its own.
+pub fn try_get(address: SocketAddr, path: &str, fields: &str) -> io::Result<Reply> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{fields}\r\n");
+    let bytes = send(address, request)?;
+    Reply::of(&bytes).ok_or_else(|| io::Error::other(String::from_utf8_lossy(&bytes)))
+}
+
+/// The same where nothing may fail.
+pub fn get_with(address: SocketAddr, path: &str, fields: &str) -> Reply {
+    try_get(address, path, fields).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Asks for `path`.
+pub fn get(address: SocketAddr, path: &str) -> Reply {
+    get_with(address, path, "")
+}
