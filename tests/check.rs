@@ -355,11 +355,11 @@ fn wrong_usage_is_unknown_in_one_line() {
 #[test]
 fn the_status_is_right_even_if_nobody_reads_the_line() {
     let daemon = start();
-    for (arguments, status) in [("", OK), ("-W 2:", WARNING)] {
+    for (redirection, arguments, status) in [(">&-", "", OK), (">/dev/full", "-W 2:", WARNING)] {
         let mut command = clean("sh");
-        let script = "exec \"$0\" \"$@\" >&-";
+        let script = format!("exec \"$0\" \"$@\" {redirection}");
         command
-            .args(["-c", script, PLUGIN])
+            .args(["-c", &script, PLUGIN])
             .args(at(&daemon))
             .args(arguments.split_whitespace());
         let outcome = run(command);

@@ -86,7 +86,7 @@ fn right_answers_are_ok_however_they_come() {
 }
 
 #[test]
-fn a_wrong_count_ends_critical() {
+fn a_wrong_count_is_critical() {
     for wrong in [
         "0",
         "",
@@ -107,7 +107,7 @@ fn a_wrong_count_ends_critical() {
 }
 
 #[test]
-fn a_wrong_id_ends_critical() {
+fn a_wrong_id_is_critical() {
     let upper = ID.to_uppercase();
     let simple = ID.replace('-', "");
     let braced = format!("{{{ID}}}");
@@ -126,7 +126,7 @@ fn a_wrong_id_ends_critical() {
 }
 
 #[test]
-fn a_wrong_reason_ends_critical() {
+fn a_wrong_reason_is_critical() {
     for wrong in ["43", "042", "42 ", "", "4"] {
         let said = format!("WHY is answered \"{wrong}\" instead of 42");
         Server::answering(answers("1", ID, wrong)).ends_critical(&said);
@@ -157,7 +157,7 @@ fn an_error_is_critical_in_its_own_words_whenever_it_comes() {
 }
 
 #[test]
-fn closing_too_early_ends_critical() {
+fn closing_too_early_is_critical() {
     Server::answering("").ends_critical("closed without an answer to WHO");
     Server::answering("1\n").ends_critical("closed without an answer to WHERE");
     Server::answering(format!("1\n{ID}\n")).ends_critical("closed without an answer to WHY");
@@ -171,13 +171,13 @@ fn closing_too_early_ends_critical() {
 }
 
 #[test]
-fn more_than_was_asked_for_ends_critical() {
+fn more_than_was_asked_for_is_critical() {
     let more = format!("{}1\n", answers("1", ID, "42"));
     Server::answering(more).ends_critical("more is answered than was asked: \"1\\x0a\"");
 }
 
 #[test]
-fn a_broken_connection_ends_critical() {
+fn a_broken_connection_is_critical() {
     let server = Server::start(|stream| {
         // Closed like this, it sends a reset.
         rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a socket");
