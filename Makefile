@@ -18,7 +18,7 @@ SYSCONFDIR ?= /etc
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-build: ## the daemon, optimised
+build: ## the daemon and its monitoring plugin, optimised
 	$(CARGO) build --release --locked
 
 run: ## the daemon, on port 4242 of the loopback interface; ARGS='--log debug'
@@ -50,8 +50,11 @@ apt-repository: ## a signed apt repository of the packages in target/debian, in 
 
 install: build ## for those without the package: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
 	install -D -m 755 target/release/blockchain-tcpd $(DESTDIR)$(PREFIX)/sbin/blockchain-tcpd
+	install -D -m 755 target/release/check_blockchain_tcp $(DESTDIR)$(PREFIX)/lib/nagios/plugins/check_blockchain_tcp
 	install -D -m 644 man/blockchain-tcpd.8 $(DESTDIR)$(PREFIX)/share/man/man8/blockchain-tcpd.8
+	install -D -m 644 man/check_blockchain_tcp.8 $(DESTDIR)$(PREFIX)/share/man/man8/check_blockchain_tcp.8
 	install -D -m 644 systemd/tight.conf $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/tight.conf
+	install -D -m 644 packaging/nagios/nagios-example.cfg $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/nagios-example.cfg
 	install -D -m 644 docs/protocol.md $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/protocol.md
 	install -D -m 644 docs/metrics.md $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/metrics.md
 	install -D -m 644 systemd/blockchain-tcpd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.socket
@@ -60,3 +63,6 @@ install: build ## for those without the package: PREFIX=/usr/local DESTDIR= SYSC
 	install -D -m 644 target/blockchain-tcpd.service $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.service
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/blockchain-tcpd || \
 	  install -D -m 644 packaging/debian/blockchain-tcpd.default $(DESTDIR)$(SYSCONFDIR)/default/blockchain-tcpd
+	sed 's,/usr/lib/,$(PREFIX)/lib/,' packaging/nagios/blockchain-tcp.cfg >target/blockchain-tcp.cfg
+	test -e $(DESTDIR)$(SYSCONFDIR)/nagios-plugins/config/blockchain-tcp.cfg || \
+	  install -D -m 644 target/blockchain-tcp.cfg $(DESTDIR)$(SYSCONFDIR)/nagios-plugins/config/blockchain-tcp.cfg

@@ -61,6 +61,11 @@
 //! it finds there: the [`usher`] serves everybody until all workers are started. If it can't be executed after all,
 //! this program begins anew in the same way. At a SIGTERM under systemd the phase is `Pack`, which answers what has
 //! arrived and then lets go, and the pack is stored with systemd for the next process.
+//!
+//! # The other program
+//!
+//! `src/bin/check_blockchain_tcp` is the monitoring plugin: a client, and no part of the daemon. It stands where `main`
+//! stands, and shares with the daemon only what an id looks like and how the system's errors are worded.
 
 pub mod acceptor;
 pub mod clients;

@@ -96,11 +96,11 @@ fn imports_point_down_as_the_map_says() {
         let code = code
             .lines()
             .filter(|line| !line.trim_start().starts_with("//"));
-        // The program is a crate of its own and calls the library by its name.
-        let start = if own == "main" {
-            "blockchain_tcpd::"
-        } else {
-            "crate::"
+        // A program is a crate of its own and calls the library by its name: the daemon's, and those of `bin`, which
+        // stand where it stands.
+        let (own, start) = match own {
+            "main" | "bin" => ("main", "blockchain_tcpd::"),
+            module => (module, "crate::"),
         };
         for line in code {
             for path in line.split(start).skip(1) {

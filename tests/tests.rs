@@ -16,10 +16,12 @@
 //! - `log`: what is logged, and what can't flood it
 //! - `manual`: the manual page and the settings file of the package, held against the program
 //! - `systemd`: sockets that are passed, what systemd is told, the proof that clients are being served
+//! - `check`: the monitoring plugin: its line and exit status, servers that mean harm, its manual, Nagios itself
 //! - `soak`: many connections of all sorts, and nothing left behind
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
 #![allow(missing_docs)]
 
+mod check;
 mod failures;
 mod full;
 mod handover;

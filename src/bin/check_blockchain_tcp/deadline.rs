@@ -1,0 +1,41 @@
+//! The one deadline for all that the plugin does.
+
+use std::time::{Duration, Instant};
+
+use crate::failure::Failure;
+
+/// No wait is shorter, because none at all is refused by the system.
+pub const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// When the whole time is over.
+#[derive(Clone, Copy)]
+pub struct Deadline {
+    begun: Instant,
+    timeout: Duration,
+}
+
+impl Deadline {
+    /// The time begins.
+    pub fn after(timeout: Duration) -> Self {
+        Deadline {
+            begun: Instant::now(),
+            timeout,
+        }
+    }
+
+    /// What is left of the time, never nothing; if it is over, the failure of what was being done.
+    pub fn left(&self, doing: impl FnOnce() -> String) -> Result<Duration, Failure> {
+        match self.timeout.checked_sub(self.begun.elapsed()) {
+            Some(left) if !left.is_zero() => Ok(left.max(SHORTEST_WAIT)),
+            _ => Err(self.missed(doing())),
+        }
+    }
+
+    /// That this was being done when the time was over.
+    pub fn missed(&self, doing: String) -> Failure {
+        Failure::Late {
+            doing,
+            timeout: self.timeout,
+        }
+    }
+}

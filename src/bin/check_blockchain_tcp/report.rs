@@ -1,0 +1,166 @@
+//! What the monitoring reads: a line with figures behind `|`, further lines if asked for, and the exit status.
+
+use std::fmt;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use crate::notes::Notes;
+
+/// How it is, the worse the greater. UNKNOWN is never compared: nothing was learned.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Status {
+    /// Right answers, within the thresholds.
+    Ok,
+    /// A threshold is passed.
+    Warning,
+    /// A worse one, or no right answers.
+    Critical,
+    /// The plugin couldn't check.
+    Unknown,
+}
+
+impl Status {
+    fn exit_status(self) -> u8 {
+        match self {
+            Status::Ok => 0,
+            Status::Warning => 1,
+            Status::Critical => 2,
+            Status::Unknown => 3,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Status::Ok => "OK",
+            Status::Warning => "WARNING",
+            Status::Critical => "CRITICAL",
+            Status::Unknown => "UNKNOWN",
+        })
+    }
+}
+
+/// All that is printed.
+pub struct Report {
+    status: Status,
+    text: String,
+    address: Option<SocketAddr>,
+    figures: Option<String>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    /// A report of this, without figures.
+    pub fn new(status: Status, text: String) -> Self {
+        Report {
+            status,
+            text,
+            address: None,
+            figures: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// That nothing could be checked.
+    pub fn unknown(text: String) -> Self {
+        Report::new(Status::Unknown, text)
+    }
+
+    /// With figures, in the form of the guidelines.
+    pub fn with_figures(self, figures: String) -> Self {
+        Report {
+            figures: Some(figures),
+            ..self
+        }
+    }
+
+    /// With the address, which only `-v` shows.
+    pub fn answered_by(self, address: SocketAddr) -> Self {
+        Report {
+            address: Some(address),
+            ..self
+        }
+    }
+
+    /// With what `-v` asks for.
+    pub fn with_notes(self, notes: Notes) -> Self {
+        let address = self.address.filter(|_| notes.longer_line());
+        Report {
+            address,
+            notes: notes.into_lines(),
+            ..self
+        }
+    }
+
+    /// Prints it; the status is what the caller of the program gets, even if he reads nothing.
+    pub fn print(&self) -> ExitCode {
+        print(&self.to_string());
+        ExitCode::from(self.status.exit_status())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "BLOCKCHAIN-TCP {} - {}",
+            self.status,
+            harmless(&self.text)
+        )?;
+        if let Some(address) = self.address {
+            write!(f, ", from {address}")?;
+        }
+        if let Some(figures) = &self.figures {
+            write!(f, " | {figures}")?;
+        }
+        self.notes
+            .iter()
+            .try_for_each(|note| write!(f, "\n{}", harmless(note)))
+    }
+}
+
+/// Prints what was asked for instead of a check: UNKNOWN, as the guidelines have it.
+pub fn print_text(text: &str) -> ExitCode {
+    print(text.trim_end());
+    ExitCode::from(Status::Unknown.exit_status())
+}
+
+fn print(text: &str) {
+    let mut output = std::io::stdout();
+    // Whom could it be told?
+    let _ = writeln!(output, "{text}").and_then(|()| output.flush());
+}
+
+/// Without line ends and bars, which would part it into text and figures, and without other control characters.
+fn harmless(text: &str) -> String {
+    let shown = |c: char| match c {
+        '|' => "\\x7c".to_string(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_figures_are_behind_a_bar() {
+        let mut notes = Notes::new(2);
+        notes.add(|| "note|x=1\nline".to_string());
+        let report = Report::new(Status::Warning, "a|b=1\nc\u{1b}".to_string());
+        let report = report.with_figures("time=1s".to_string()).with_notes(notes);
+        assert_eq!(
+            report.to_string(),
+            "BLOCKCHAIN-TCP WARNING - a\\x7cb=1\\nc\\u{1b} | time=1s\nnote\\x7cx=1\\nline"
+        );
+    }
+
+    #[test]
+    fn the_worst_counts() {
+        assert!(Status::Ok < Status::Warning && Status::Warning < Status::Critical);
+    }
+}

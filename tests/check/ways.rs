@@ -1,0 +1,198 @@
+//! The way to the server: names, their addresses, and those who don't pick up.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType};
+
+use super::{CRITICAL, ID, OK, Outcome, PLUGIN, at_port, check, run};
+use crate::support::kernel::can;
+use crate::support::{Daemon, Scratch, clean};
+
+/// A port at which connections are neither taken nor refused: it listens with a backlog that is full.
+struct Deaf {
+    address: SocketAddr,
+    _listener: OwnedFd,
+    _waiting: Vec<TcpStream>,
+}
+
+impl Deaf {
+    fn at(address: SocketAddr) -> Self {
+        let listener =
+            rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        rustix::net::bind(&listener, &address).expect("a free port");
+        rustix::net::listen(&listener, 0).expect("it is bound");
+        let address = rustix::net::getsockname(&listener).expect("it is bound");
+        let address = SocketAddr::try_from(address).expect("an IP address");
+        let one_more = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        let waiting = std::iter::from_fn(one_more).collect();
+        Deaf {
+            address,
+            _listener: listener,
+            _waiting: waiting,
+        }
+    }
+}
+
+/// Whether the plugin may be shown other files than this machine's.
+fn can_show() -> bool {
+    can(&["unshare", "-m", "--"])
+}
+
+/// Runs the plugin where the file at `path` holds this.
+fn check_with(
+    path: &str,
+    content: &str,
+    flags: &str,
+    prepare: &str,
+    arguments: &[&str],
+) -> Outcome {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("file");
+    std::fs::write(&file, content).expect("a scratch file");
+    let script = format!(
+        "mount --bind {} {path} && {prepare} exec \"$0\" \"$@\"",
+        file.display()
+    );
+    let mut command = clean("unshare");
+    command
+        .args([flags, "--", "sh", "-c", &script, PLUGIN])
+        .args(arguments);
+    run(command)
+}
+
+#[test]
+fn the_host_is_localhost_unless_named_and_ipv4_and_ipv6_can_be_chosen() {
+    let daemon = Daemon::start(["--max-clients", "2", "--server-id", ID]);
+    let port = daemon.address.port().to_string();
+    for flag in ["-4", "--use-ipv4"] {
+        assert_eq!(check(["-p", &port, flag]).status, OK);
+    }
+    assert_eq!(check(["--port", &port]).status, OK);
+    for flag in ["-6", "--use-ipv6"] {
+        let outcome = check(["-H", "127.0.0.1", "-p", &port, flag]);
+        outcome.says(CRITICAL, "\"127.0.0.1\" has no IPv6 address");
+    }
+    check(["--hostname", "::1", "-p", &port, "-4"]).says(CRITICAL, "\"::1\" has no IPv4 address");
+}
+
+#[test]
+fn ipv6_works_too() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("left out: no IPv6 here");
+        return;
+    }
+    let daemon = Daemon::start(["--listen", "[::1]:0", "--max-clients", "2"]);
+    let addresses = daemon.log().wait_for("ready listen=");
+    let port = addresses
+        .split("[::1]:")
+        .nth(1)
+        .and_then(|rest| rest.split([' ', ',', '"']).next());
+    let port = port.expect("its port");
+    let outcome = check(["-H", "::1", "-p", port, "-6", "-v"]);
+    assert!(
+        outcome.text().ends_with(&format!(", from [::1]:{port}")),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn a_name_without_address_is_critical() {
+    if !can_show() {
+        return;
+    }
+    // Without a network there is nobody to ask, and so there is no such name.
+    let nobody = "nameserver 127.0.0.1\n";
+    let host = "nosuch.invalid";
+    let outcome = check_with("/etc/resolv.conf", nobody, "-mn", "", &["-H", host]);
+    assert_eq!(outcome.status, CRITICAL);
+    let said = format!("BLOCKCHAIN-TCP CRITICAL - no address of \"{host}\": ");
+    let reason = outcome
+        .text()
+        .strip_prefix(&said)
+        .unwrap_or_else(|| panic!("{outcome:?}"));
+    assert!(
+        reason.len() > 10 && !reason.contains("lookup"),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn a_lookup_that_takes_too_long_ends_at_the_time_out() {
+    if !can_show() {
+        return;
+    }
+    // What goes to this server comes back on the loopback interface and is nobody's.
+    let silent = "nameserver 192.0.2.1\n";
+    let prepare = "ip link set lo up && ip route add default dev lo &&";
+    let begun = Instant::now();
+    let arguments = ["-H", "ledger.example.org", "-t", "1"];
+    let outcome = check_with("/etc/resolv.conf", silent, "-mn", prepare, &arguments);
+    outcome.says(
+        CRITICAL,
+        "no address of \"ledger.example.org\" is found within 1 s",
+    );
+    let passed = begun.elapsed();
+    assert!(
+        passed >= Duration::from_secs(1) && passed < Duration::from_secs(4),
+        "{passed:?}"
+    );
+}
+
+#[test]
+fn one_that_doesnt_pick_up_is_critical_at_the_time_out() {
+    let deaf = Deaf::at(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let begun = Instant::now();
+    let arguments = at_port(deaf.address.port())
+        .into_iter()
+        .chain(["-t".to_string(), "0.5".to_string()]);
+    let said = format!("can't connect to {}: connection timed out", deaf.address);
+    check(arguments).says(CRITICAL, &said);
+    let passed = begun.elapsed();
+    assert!(
+        passed >= Duration::from_millis(500) && passed < Duration::from_secs(5),
+        "{passed:?}"
+    );
+}
+
+#[test]
+fn all_addresses_of_a_name_are_tried() {
+    if !can_show() {
+        return;
+    }
+    let (one, other) = ([127, 66, 0, 1], [127, 77, 0, 2]);
+    let hosts = "127.66.0.1 ledger\n127.77.0.2 ledger\n";
+    // Whichever the system names first: the daemon is at the one, and then at the other.
+    let mut missed = 0;
+    for (up, down) in [(one, other), (other, one)] {
+        let up = SocketAddr::from((up, 0));
+        let daemon = Daemon::start(["--listen", &up.to_string(), "--max-clients", "2"]);
+        let listening = daemon.log().wait_for("ready listen=");
+        let own = format!("{}:", up.ip());
+        let port = listening
+            .split(&own)
+            .nth(1)
+            .and_then(|rest| rest.split([' ', ',', '"']).next());
+        let port: u16 = port.and_then(|port| port.parse().ok()).expect("its port");
+        let down = SocketAddr::from((down, port));
+        let arguments = ["-H", "ledger", "-p", &port.to_string(), "-t", "4", "-vv"];
+        let refused = check_with("/etc/hosts", hosts, "-m", "", &arguments);
+        assert_eq!(refused.status, OK, "{refused:?}");
+        let deaf = Deaf::at(down);
+        let unheard = check_with("/etc/hosts", hosts, "-m", "", &arguments);
+        assert_eq!(unheard.status, OK, "{unheard:?}");
+        let not = |reason: &str| format!("not connected to {}: {reason}", deaf.address);
+        let tells = |outcome: &Outcome, start: &str| {
+            outcome.lines.iter().any(|line| line.starts_with(start))
+        };
+        let first = tells(&refused, &not("Connection refused"));
+        assert_eq!(
+            first,
+            tells(&unheard, &not("connection timed out")),
+            "{unheard:?}"
+        );
+        missed += usize::from(first);
+    }
+    assert_eq!(missed, 1);
+}
