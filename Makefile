@@ -36,7 +36,7 @@ bench: ## side by side with a minimal server and Redis; ARGS='--only pipelined'
 bench-handover: ## how long clients wait while a new program takes over; ARGS='--clients 1000 --rounds 200'
 	$(CARGO) bench --locked --bench handover -- $(ARGS)
 
-fuzz: ## the line protocol; SECONDS=600
+fuzz: ## the line protocol, the pack, HTTP; SECONDS=600
 	./fuzz/run $(SECONDS)
 
 soak: ## connections of all sorts, and nothing left behind; CONNECTIONS=10000000

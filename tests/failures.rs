@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::command::{Entry, Set, server};
+use blockchain_tcpd::command::{Entry, OUTCOMES, Outcome, Set, server};
+use blockchain_tcpd::metrics::Closed;
 
 use crate::support::kernel::{can, local_server, own_address, shell, through};
 use crate::support::{Client, Daemon, run_to_end, wait_until};
@@ -211,6 +212,10 @@ fn a_panic_costs_one_connection_and_no_worker() {
         // A client that has seen the end of its stream no longer counts.
         assert_eq!(other.ask("WHO"), "1");
     }
+    let sums = server.metrics.sums();
+    assert_eq!(sums.closed[Closed::Panicked as usize], 1000);
+    let internal = Outcome::at(None, OUTCOMES.len() - 1).index();
+    assert_eq!(sums.outcomes[internal], 1000);
     // With both places taken, both are served.
     assert_eq!(Client::connect(address).unwrap().ask("WHO"), "2");
     drop(other);

@@ -12,10 +12,13 @@ use blockchain_tcpd::http::Http;
 use blockchain_tcpd::listener;
 use blockchain_tcpd::monitor::{Draining, Subject};
 
+use crate::project::{Example, examples};
 use crate::support::http::{Reply, connect, get, get_with, send, try_get};
 use crate::support::kernel::{local_server, own_address};
 use crate::support::trickle::Trickle;
-use crate::support::{Client, Daemon, fails, installed, program, run_to_end, wait_until};
+use crate::support::{
+    Client, Daemon, Scratch, clean, fails, installed, program, run_to_end, wait_until,
+};
 
 const JSON: &str = "Accept: application/json\r\n";
 
@@ -340,7 +343,7 @@ fn systemd_may_pass_its_socket() {
     let (line, http) = (own_address(), own_address());
     let (line_text, http_text) = (line.to_string(), http.to_string());
     let activated = |more: &[&str]| {
-        let mut command = crate::support::clean("systemd-socket-activate");
+        let mut command = clean("systemd-socket-activate");
         command.env_remove("BLOCKCHAIN_TCPD_HTTP");
         command.args([
             "--listen",
@@ -487,4 +490,80 @@ fn the_page_reads_well_in_a_text_browser() {
     }
     let id = daemon.ask("WHERE");
     assert!(shown.contains(id.trim()), "{shown}");
+}
+
+/// A browser takes it for what it is meant to be: two drawings, and nothing that is missing or refused.
+#[test]
+fn the_page_is_whole_in_a_browser() {
+    if !installed("chromium") {
+        return;
+    }
+    let daemon = daemon(&["--max-clients", "4"]);
+    let scratch = Scratch::new();
+    let mut browser = clean("chromium");
+    browser
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+        ])
+        .args([
+            "--enable-logging=stderr",
+            "--log-level=0",
+            "--virtual-time-budget=2000",
+        ])
+        .arg(format!("--user-data-dir={}", scratch.path().display()))
+        .args(["--dump-dom", &format!("http://{}/", daemon.http())]);
+    let output = browser.output().expect("chromium runs");
+    let (shown, said) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        shown.contains("</h1>") && shown.contains("</html>"),
+        "{shown}{said}"
+    );
+    assert_eq!(shown.matches("<polyline points=").count(), 2, "{shown}");
+    assert!(
+        shown.contains("<title>0 clients - blockchain-tcpd</title>"),
+        "{shown}"
+    );
+    assert!(!said.contains("CONSOLE"), "{said}");
+}
+
+/// The commands that the documents show, for this daemon's address.
+#[test]
+fn the_documented_commands_print_what_they_show() {
+    if !installed("curl") {
+        return;
+    }
+    let daemon = daemon(&[]);
+    let run = |command: &str| {
+        let command = command.replace("127.0.0.1:4280", &daemon.http().to_string());
+        let output = Command::new("bash")
+            .args(["-o", "pipefail", "-c", &command])
+            .output();
+        let output = output.expect("bash runs");
+        assert!(output.status.success(), "{command}: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let mut shown = examples(include_str!("../README.md"));
+    shown.retain(|example| example.command.starts_with("curl "));
+    assert_eq!(shown.len(), 3);
+    for Example { command, printed } in shown {
+        assert_eq!(run(&command), printed, "{command}");
+    }
+    let documents = [
+        include_str!("../docs/metrics.md"),
+        include_str!("../man/blockchain-tcpd.8"),
+    ];
+    for document in documents {
+        let lines = document.lines().map(str::trim);
+        let lines: Vec<&str> = lines.filter(|line| line.starts_with("curl ")).collect();
+        assert!(!lines.is_empty());
+        for line in lines {
+            assert!(!run(line).is_empty(), "{line}");
+        }
+    }
 }

@@ -5,8 +5,13 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
+use blockchain_tcpd::daemon::COMMANDS;
+use blockchain_tcpd::metrics::Closed;
+use blockchain_tcpd::scoreboard::Phase;
+
 use crate::support::http::{get, get_with};
-use crate::support::{Client, Daemon, installed, wait_until};
+use crate::support::kernel::local_server;
+use crate::support::{Client, Daemon, PATIENCE, installed, wait_until};
 
 /// What is shown, by name and labels as they are written.
 struct Figures(BTreeMap<String, f64>);
@@ -258,6 +263,30 @@ fn every_end_of_a_client_has_its_reason() {
     // Nobody is lost between the figures.
     let accepted = figures.value("connections_accepted_total");
     assert_eq!(accepted, closed + figures.value("clients"));
+}
+
+/// After the end nobody can be asked: so within this process.
+#[test]
+fn who_is_drained_or_handed_over_is_counted_as_such() {
+    for (release, reason) in [(true, Closed::HandedOver), (false, Closed::Drained)] {
+        let mut server = local_server(&["--max-clients", "4"], COMMANDS);
+        let metrics = server.metrics.clone();
+        let mut clients: Vec<Client> = (0..3)
+            .map(|_| Client::connect(server.addresses()[0]).unwrap())
+            .collect();
+        for client in &mut clients {
+            assert_eq!(client.ask("WHY"), "42");
+        }
+        if release {
+            let given = server.hand_over(Phase::Release);
+            assert_eq!(given.clients.len(), 3);
+        } else {
+            server.stop(PATIENCE);
+        }
+        let closed = metrics.sums().closed;
+        assert_eq!(closed[reason as usize], 3, "{closed:?}");
+        assert_eq!(closed.iter().sum::<u64>(), 3, "{closed:?}");
+    }
 }
 
 #[test]

@@ -228,13 +228,13 @@ fn readme_links_to_every_record_of_a_decision() {
 }
 
 /// A command that a document shows after a `$ `, and what it shows below as printed.
-struct Example {
-    command: String,
-    printed: String,
+pub struct Example {
+    pub command: String,
+    pub printed: String,
 }
 
 /// The examples in indented or fenced blocks.
-fn examples(document: &str) -> Vec<Example> {
+pub fn examples(document: &str) -> Vec<Example> {
     let mut examples: Vec<Example> = Vec::new();
     let mut open = false;
     for line in document.lines() {

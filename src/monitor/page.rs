@@ -91,7 +91,7 @@ fn page(state: &State<'_>, history: &History) -> String {
     draw(&mut page, "Clients", &history.clients(), &span);
     draw(&mut page, "Requests a second", &rates, &span);
     page.push_str(
-        "<p><a href=\"/metrics\">Metrics</a>, <a href=\"/readyz\">ready?</a>, <a href=\"/livez\">live?</a> \
+        "<p><a href=\"/metrics\">Metrics</a>, <a href=\"/readyz\">ready?</a>, <a href=\"/livez\">live?</a>. \
          The manual: <code>man blockchain-tcpd</code>, and <code>/usr/share/doc/blockchain-tcpd</code>.</p>\n\
          </body>\n</html>\n",
     );
@@ -117,7 +117,7 @@ fn draw(page: &mut String, name: &str, values: &[f64], span: &str) {
     let (most, last) = (number(most), number(last));
     let _ = write!(
         page,
-        "<figure>\n<figcaption>{name} in the last {span}: now {last}, at most {most}</figcaption>\n\
+        "<figure>\n<figcaption>{name} in the last {span}: {last} at the end, {most} at most</figcaption>\n\
          <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{name} in the last {span}\">\
          <polyline points=\"{points}\"/></svg>\n</figure>\n",
         points = points.trim_end(),

@@ -17,7 +17,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 fail() {
     echo "FAILED: $*" >&2
-    [ -z "$leader" ] || inside 'journalctl -u blockchain-tcpd -u blockchain-tcpd.socket -o short-monotonic -n 30 --no-pager' >&2 || true
+    [ -z "$leader" ] || inside 'journalctl -u blockchain-tcpd -u blockchain-tcpd.socket -u blockchain-tcpd-http.socket -o short-monotonic -n 30 --no-pager' >&2 || true
     exit 1
 }
 
@@ -49,6 +49,9 @@ inside() {
 
 ask() { inside "printf '$1\n' | nc -N localhost 4242"; }
 
+# What the HTTP server answers; the status code alone with -o /dev/null -w '%{http_code}'.
+http() { inside "curl -s -m 10 ${*:2} http://127.0.0.1:4280$1"; }
+
 asks_why() { [ "$(ask WHY)" = 42 ]; }
 
 # The manual's examples: lines that ask, and the literal block that begins with a line.
@@ -73,7 +76,7 @@ make_machine() {
     # piuparts wants the root as it is; the booted copy is rid of what waits for hardware or the network.
     cp -a "$pristine" "$root"
     local unit
-    for unit in console-getty systemd-timesyncd e2scrub_reap apt-daily.timer apt-daily-upgrade.timer; do
+    for unit in console-getty systemd-timesyncd e2scrub_reap nagios4 exim4 apt-daily.timer apt-daily-upgrade.timer; do
         case $unit in *.timer) ;; *) unit=$unit.service ;; esac
         ln -sf /dev/null "$root/etc/systemd/system/$unit"
     done
@@ -94,7 +97,7 @@ bootstrap() {
         [ ! -e "$file" ] || sources+=("$file")
     done
     mmdebstrap --quiet --variant=minbase --skip=cleanup/apt/lists \
-        --include=systemd-sysv,dbus,libpam-systemd,man-db,groff-base,netcat-openbsd,init-system-helpers,openssh-server \
+        --include=systemd-sysv,dbus,libpam-systemd,man-db,groff-base,netcat-openbsd,init-system-helpers,openssh-server,curl,nagios4-core \
         --dpkgopt='path-include=/usr/share/man/*' --dpkgopt='path-include=/usr/share/doc/*' \
         bookworm "$pristine" "${sources[@]}"
     rm -f "$pristine/usr/sbin/policy-rc.d"
