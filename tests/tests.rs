@@ -14,6 +14,7 @@
 //! - `log`: what is logged, and what can't flood it
 //! - `manual`: the manual page and the settings file of the package, held against the program
 //! - `systemd`: sockets that are passed, what systemd is told, the proof that clients are being served
+//! - `prometheus`: what watches the daemon: the rules, the alerts, the dashboard, and Prometheus itself
 //! - `soak`: many connections of all sorts, and nothing left behind
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
 #![allow(missing_docs)]
@@ -29,6 +30,7 @@ mod manual;
 mod moving;
 mod nc;
 mod project;
+mod prometheus;
 mod protocol;
 mod settings;
 mod soak;
