@@ -173,6 +173,8 @@ impl Watchers {
         prometheus
             .current_dir(files.path())
             .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
+            // A minute unless told otherwise: what is sent before Alertmanager is known is lost until it is sent again.
+            .arg("--rules.alert.resend-delay=200ms")
             .arg(format!("--web.listen-address={ip}:9090"));
         let running = [
             Running::start(blackbox, "Listening on"),
