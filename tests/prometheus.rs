@@ -232,15 +232,15 @@ fn tested() -> (BTreeSet<String>, BTreeSet<String>) {
         for line in text.lines().map(str::trim) {
             if let Some((_, rest)) = line.split_once("ALERTS{alertname=\"") {
                 asked = rest.split('"').next().map(str::to_string);
-            } else if let Some(samples) = line.strip_prefix("exp_samples:") {
-                if let Some(alert) = asked.take() {
-                    let seen = if samples.contains("[]") {
-                        &mut quiet
-                    } else {
-                        &mut firing
-                    };
-                    seen.insert(alert);
-                }
+            } else if let Some(samples) = line.strip_prefix("exp_samples:")
+                && let Some(alert) = asked.take()
+            {
+                let seen = if samples.contains("[]") {
+                    &mut quiet
+                } else {
+                    &mut firing
+                };
+                seen.insert(alert);
             }
         }
     }
