@@ -35,7 +35,7 @@ impl Process {
         let open = fs::read_dir("/proc/self/fd").ok();
         Some(Process {
             cpu_seconds: (field(14)? + field(15)?) as f64 / ticks,
-            start_seconds: seconds(ClockId::Realtime) - seconds(ClockId::Boottime) + since_boot,
+            start_seconds: boot_seconds() + since_boot,
             resident_bytes: field(24)? * page_size() as u64,
             virtual_bytes: field(23)?,
             threads: field(20)?,
@@ -44,6 +44,16 @@ impl Process {
             max_fds: getrlimit(Resource::Nofile).current,
         })
     }
+}
+
+/// When the machine started, since 1970. It must be the same each time, or the process would seem to be another.
+fn boot_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let booted = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("btime ")?.parse().ok());
+    // A sandbox may hide it (ProcSubset= in systemd.exec(5)). The two clocks are not read at the same moment.
+    booted.unwrap_or_else(|| (seconds(ClockId::Realtime) - seconds(ClockId::Boottime)).round())
 }
 
 fn seconds(clock: ClockId) -> f64 {

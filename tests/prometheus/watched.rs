@@ -279,9 +279,6 @@ impl Drop for Busy {
     }
 }
 
-// It has not run with the real daemon yet, which has no --http so far: only with a stand-in that shows the metrics of
-// docs/metrics.md.
-#[ignore = "the daemon has no --http yet"]
 #[test]
 fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
     if !installed("prometheus") || !installed("prometheus-blackbox-exporter") {
