@@ -186,6 +186,8 @@ struct Visitor {
     stream: TcpStream,
     input: Vec<u8>,
     doing: Doing,
+    /// Whether it has been answered before.
+    kept: bool,
     /// When its time is over.
     until: Instant,
 }
@@ -293,6 +295,7 @@ impl Desk {
                     stream: socket.into(),
                     input: Vec::new(),
                     doing: Doing::Reading,
+                    kept: false,
                     until: Instant::now() + PATIENCE,
                 });
             }
@@ -304,13 +307,15 @@ impl Desk {
         }
     }
 
-    /// If all places are taken, frees that whose time would be over first.
+    /// If all places are taken, frees one: of those who have been answered and ask nothing now, else of all, that whose time
+    /// would be over first.
     fn make_room(&mut self) {
         if self.visitors.len() < self.most {
             return;
         }
         let visitors = self.visitors.iter().enumerate();
-        if let Some((index, _)) = visitors.min_by_key(|(_, visitor)| visitor.until) {
+        let worth = |visitor: &Visitor| (!visitor.is_idle(), visitor.until);
+        if let Some((index, _)) = visitors.min_by_key(|(_, visitor)| worth(visitor)) {
             self.visitors.swap_remove(index);
         }
     }
@@ -374,6 +379,12 @@ impl Desk {
 
     /// Ends what has been begun, as far as that can be done at once.
     fn finish(mut self) {
+        for visitor in &mut self.visitors {
+            // What has arrived is not thrown away unread.
+            if let Doing::Reading = visitor.doing {
+                visitor.read(&mut self.monitor);
+            }
+        }
         self.ask_for_check();
         if self.checking
             && let Ok(result) = self.results.recv_timeout(CHECK * 2)
@@ -409,6 +420,11 @@ impl Doing {
 }
 
 impl Visitor {
+    /// Whether it has been answered, and asks nothing now.
+    fn is_idle(&self) -> bool {
+        self.kept && self.input.is_empty() && matches!(self.doing, Doing::Reading)
+    }
+
     /// Does what can be done without waiting.
     fn go_on(&mut self, monitor: &mut Monitor) {
         match &mut self.doing {
@@ -467,6 +483,7 @@ impl Visitor {
 
     fn reply(&mut self, monitor: &mut Monitor, response: &Response, head_only: bool, keeps: bool) {
         monitor.note(response.status);
+        self.kept = true;
         self.until = Instant::now() + PATIENCE;
         self.doing = Doing::Writing {
             reply: response.encode(head_only, keeps),

@@ -8,16 +8,20 @@ use crate::support::{Daemon, installed, program};
 
 const MANUAL: &str = include_str!("../man/blockchain-tcpd.8");
 
-/// The source of a section, from its heading to the next.
-fn section(name: &str) -> &'static str {
-    let (_, rest) = MANUAL
+/// The source of a section of a manual, from its heading to the next.
+pub fn section_of(manual: &'static str, name: &str) -> &'static str {
+    let (_, rest) = manual
         .split_once(&format!("\n.Sh {name}\n"))
         .unwrap_or_else(|| panic!("a section {name}"));
     rest.split("\n.Sh ").next().unwrap_or_default()
 }
 
+fn section(name: &str) -> &'static str {
+    section_of(MANUAL, name)
+}
+
 /// The items of the lists in a section, each with the text below it.
-fn items(section: &str) -> Vec<(&str, &str)> {
+pub fn items(section: &str) -> Vec<(&str, &str)> {
     let items = section.split("\n.It ").skip(1);
     items
         .map(|item| item.split_once('\n').unwrap_or((item, "")))

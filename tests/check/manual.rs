@@ -3,24 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{ID, OK, check, check_at, start, timed};
+use crate::manual::{items, section_of};
 use crate::support::{Client, Daemon};
 
 const MANUAL: &str = include_str!("../../man/check_blockchain_tcp.8");
 
-/// The source of a section, from its heading to the next.
 fn section(name: &str) -> &'static str {
-    let (_, rest) = MANUAL
-        .split_once(&format!("\n.Sh {name}\n"))
-        .unwrap_or_else(|| panic!("a section {name}"));
-    rest.split("\n.Sh ").next().unwrap_or_default()
-}
-
-/// The items of the list in a section, each with the text below it.
-fn items(section: &str) -> Vec<(&str, &str)> {
-    let items = section.split("\n.It ").skip(1);
-    items
-        .map(|item| item.split_once('\n').unwrap_or((item, "")))
-        .collect()
+    section_of(MANUAL, name)
 }
 
 /// A line of the plugin without what differs from one time to the next: times, and the id.
