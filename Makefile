@@ -55,8 +55,8 @@ install: build ## for those without the package: PREFIX=/usr/local DESTDIR= SYSC
 	install -D -m 644 man/check_blockchain_tcp.8 $(DESTDIR)$(PREFIX)/share/man/man8/check_blockchain_tcp.8
 	install -D -m 644 systemd/tight.conf $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/tight.conf
 	install -D -m 644 packaging/nagios/nagios-example.cfg $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/nagios-example.cfg
-	install -D -m 644 docs/protocol.md $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/protocol.md
-	install -D -m 644 docs/metrics.md $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/metrics.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd docs/protocol.md docs/metrics.md docs/slo.md docs/alerts.md
+	cp -r packaging/prometheus packaging/grafana $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples
 	install -D -m 644 systemd/blockchain-tcpd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.socket
 	install -D -m 644 systemd/blockchain-tcpd-http.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd-http.socket
 	sed 's,/usr/sbin/,$(PREFIX)/sbin/,; s,=-/etc/,=-$(SYSCONFDIR)/,' systemd/blockchain-tcpd.service >target/blockchain-tcpd.service

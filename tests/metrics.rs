@@ -168,6 +168,7 @@ fn requests_are_counted_by_command_and_by_what_they_came_to() {
         ("command=\"none\",outcome=\"badinput\"", 2.0),
         ("command=\"none\",outcome=\"toolong\"", 1.0),
         ("command=\"none\",outcome=\"internal\"", 0.0),
+        ("command=\"WHO\",outcome=\"unavailable\"", 0.0),
     ] {
         assert_eq!(
             figures.value(&format!("requests_total{{{labels}}}")),
