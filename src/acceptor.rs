@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use log::debug;
+use log::{debug, error};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
@@ -16,7 +16,7 @@ use crate::episode::Episodes;
 use crate::error::{Error, plain};
 use crate::linger::Linger;
 use crate::listener::Listener;
-use crate::metrics::{AcceptError, Metrics, Refused};
+use crate::metrics::{AcceptError, Closed, Metrics, Refused};
 use crate::pack;
 use crate::queue::{Job, Queue};
 use crate::scoreboard::Alarm;
@@ -204,6 +204,8 @@ impl<S: Socket> Door<S> {
             // The queue has room for everyone who has a place, and the workers outlive the door.
             Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
                 if let Job::Serve(connection) = lost {
+                    error!(connection = connection.client.number; "closed: there is no room in the queue, please report this");
+                    self.metrics.share(0).closed(Closed::Failed);
                     connection.close();
                 }
             }

@@ -13,7 +13,6 @@ use crate::handover::{self, Inherited, Successor};
 use crate::http::Http;
 use crate::identity::{Identity, Origin};
 use crate::limits;
-use crate::listener::{self, Listener};
 use crate::metrics::Metrics;
 use crate::monitor::{Draining, Subject};
 use crate::notify::{self, Herald};
@@ -76,7 +75,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let mut signals = Signals::listen()?;
     let metrics = Arc::<Metrics>::default();
     loop {
-        let sockets = listen_for_http(options, std::mem::take(&mut inherited.http))?;
+        let sockets = std::mem::take(&mut inherited.http);
         let most = if sockets.is_empty() {
             0
         } else {
@@ -95,24 +94,26 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let http = Http::start(sockets, subject, most)?;
         server.say_ready(&http.addresses());
         let herald = Herald::start(server.health())?;
-        let leave = wait(&signals, &server, &successor);
-        if let Leave::Stop(_, result) = &leave {
+        let mut leave = wait(&signals, &server, &successor);
+        if let Leave::Stop(_, result @ Ok(())) = &mut leave {
             draining.get_or_init(Instant::now);
-            if result.is_ok() {
-                give_notice(options, &server);
-            }
+            *result = give_notice(options, &server);
         }
-        server.close_door();
-        drop(herald);
         match leave {
             Leave::Stop(reason, result) => {
+                server.close_door();
+                drop(herald);
                 info!(reason:%, clients = server.clients(); "stopping");
                 server.stop(options.drain_timeout);
                 return result;
             }
             Leave::Replace => {
+                // First, while clients are served still: those who look after them wait in the backlog from now on.
+                let sockets = http.end();
+                server.close_door();
+                drop(herald);
                 inherited = server.hand_over(Phase::Release);
-                inherited.http = http.end();
+                inherited.http = sockets;
                 signals.pause();
                 // Who was told to stop meanwhile does so itself.
                 if !signals.is_told_to_stop() {
@@ -129,37 +130,19 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
 }
 
-/// The sockets for HTTP: those that are there already, or one at the address that is asked for.
-fn listen_for_http(
-    options: &Options,
-    inherited: Vec<Arc<Listener>>,
-) -> Result<Vec<Arc<Listener>>, Error> {
-    let Some(address) = options.http.filter(|_| inherited.is_empty()) else {
-        return Ok(inherited);
-    };
-    match listener::bind(address) {
-        Ok(listener) => Ok(vec![Arc::new(listener)]),
-        Err(error) if options.http_by_default => {
-            warn!("no health checks and no metrics (--http): {error}");
-            Ok(Vec::new())
-        }
-        Err(error) => Err(error),
-    }
-}
-
 /// Lets those who send clients here learn that it drains, before it lets nobody in any more.
-fn give_notice(options: &Options, server: &Server) {
+fn give_notice(options: &Options, server: &Server) -> Result<(), Error> {
     let notice = options.drain_notice;
-    if notice > Duration::ZERO {
-        info!(seconds = notice.as_secs_f64(), clients = server.clients(); "draining: /readyz says so");
-        notify::stopping(
-            server.clients(),
-            notice + options.drain_timeout + Duration::from_secs(1),
-        );
-        if let Ok(error) = server.failures.recv_timeout(notice) {
-            error!("{error}");
-        }
+    if notice.is_zero() {
+        return Ok(());
     }
+    info!(seconds = notice.as_secs_f64(), clients = server.clients(); "draining: /readyz says so");
+    notify::stopping(
+        server.clients(),
+        notice + options.drain_timeout + Duration::from_secs(1),
+    );
+    // It fails when the time is over, as it should be.
+    server.failures.recv_timeout(notice).map_or(Ok(()), Err)
 }
 
 /// The id that `options` ask for.

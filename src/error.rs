@@ -114,7 +114,7 @@ impl fmt::Display for Error {
                 match source.kind() {
                     io::ErrorKind::AddrInUse => write!(
                         f,
-                        "; another process has this port (see: ss -ltnp 'sport = :{}'), or another --listen covers it",
+                        "; another process has this port (see: ss -ltnp 'sport = :{}'), or another address of this daemon covers it",
                         address.port()
                     ),
                     io::ErrorKind::PermissionDenied => {

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{error, info};
+use log::{error, info, warn};
 use rustix::fs::OFlags;
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -81,12 +81,22 @@ impl Inherited {
             http: passed.http.into_iter().map(Arc::new).collect(),
             ..Inherited::default()
         };
+        // Before the clients of the last process are taken: if this fails, systemd keeps them until it is mended.
+        if inherited.http.is_empty() && !is_replacement() {
+            inherited.http = listen_for_http(options)?;
+        }
         if let Some(pack) = passed.pack {
             inherited.unpack(&pack);
             inherited.stored = true;
         }
         if let Some(pack) = sys::passed_descriptor(pack::VARIABLE) {
             inherited.unpack(&pack);
+            if inherited.http.is_empty() {
+                inherited.http = listen_for_http(options).unwrap_or_else(|error| {
+                    error!("goes on without health checks and metrics (--http): {error}");
+                    Vec::new()
+                });
+            }
         }
         Ok(inherited)
     }
@@ -159,7 +169,8 @@ impl Inherited {
     pub fn pack(&self) -> io::Result<OwnedFd> {
         let contents = pack::Contents {
             listeners: self.listeners.len() as u32,
-            http: u8::try_from(self.http.len()).unwrap_or(u8::MAX) & 0x7f,
+            http: u8::try_from(self.http.len())
+                .map_or(pack::MOST_HTTP, |http| http.min(pack::MOST_HTTP)),
             id: self.id.unwrap_or_default(),
             accepted: self.accepted,
             handovers: self.handovers,
@@ -172,12 +183,29 @@ impl Inherited {
             leaving: self.leaving.iter().map(|(_, since)| *since).collect(),
         };
         let passed = self.listeners.iter().any(|listener| listener.passed);
-        let listeners = self.listeners.iter().chain(&self.http);
+        // More than that nobody passes, and they would be taken for clients.
+        let http = &self.http[..self.http.len().min(usize::from(pack::MOST_HTTP))];
+        let listeners = self.listeners.iter().chain(http);
         let listeners = listeners.map(|listener| listener.socket.as_fd());
         let clients = self.clients.iter().map(|(_, stream)| stream.as_fd());
         let leaving = self.leaving.iter().map(|(stream, _)| stream.as_fd());
         let descriptors: Vec<_> = listeners.chain(clients).chain(leaving).collect();
         pack::send(&contents, passed, &descriptors)
+    }
+}
+
+/// A socket at the address for HTTP, if one is asked for.
+fn listen_for_http(options: &Options) -> Result<Vec<Arc<Listener>>, Error> {
+    let Some(address) = options.http else {
+        return Ok(Vec::new());
+    };
+    match listener::bind(address) {
+        Ok(listener) => Ok(vec![Arc::new(listener)]),
+        Err(error) if options.http_by_default => {
+            warn!("no health checks and no metrics (--http): {error}");
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
     }
 }
 

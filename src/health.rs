@@ -1,8 +1,10 @@
 //! Whether clients are being served: a proof from those who do it, each of whom has to move for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::acceptor::{Acceptor, Door};
 use crate::connection::Connection;
@@ -45,6 +47,9 @@ pub struct Health {
     waiting: Jobs<Connection>,
     /// How many may wait.
     queue: usize,
+    /// An answer that has been asked for and did not come in time: no other is asked for until it does, so that there is room
+    /// in the queue for one from each who checks.
+    owed: Mutex<Option<Receiver<()>>>,
     /// Which busy worker is asked next.
     turn: AtomicU64,
 }
@@ -68,6 +73,7 @@ impl Health {
             scoreboard,
             waiting,
             queue,
+            owed: Mutex::default(),
             turn: AtomicU64::new(0),
         }
     }
@@ -77,7 +83,7 @@ impl Health {
         Load {
             clients: self.clients.load(Ordering::SeqCst),
             workers: self.scoreboard.lines().len(),
-            waiting: self.waiting.len(),
+            waiting: self.waiting.to_serve(),
             queue: self.queue,
         }
     }
@@ -114,14 +120,21 @@ impl Health {
         let is_free = |line: &&Line| line.state().activity() == Activity::Vacant;
         let free = lines.iter().filter(is_free).count();
         // The last free worker is not asked, if others can be: a client that comes at this moment would have to wait.
-        if free > 1 || free == lines.len() {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        if owed.is_none() && (free > 1 || free == lines.len()) {
             let (answer, answered) = crossbeam_channel::bounded(1);
-            // If there is no room for it, clients have taken the free workers meanwhile.
-            if door.queue.put(Job::Answer(answer)).is_ok() {
-                in_time(
-                    &mut || answered.try_recv().is_ok(),
-                    "no worker takes clients",
-                )?;
+            // It fails only when the server ends.
+            *owed = door.queue.put(Job::Answer(answer)).ok().map(|()| answered);
+        }
+        if let Some(answered) = &*owed {
+            // If clients take the last free workers meanwhile, it waits like a client, and that is no illness.
+            let is_served = || lines.iter().all(|line| !is_free(&line));
+            in_time(
+                &mut || answered.try_recv() != Err(TryRecvError::Empty) || is_served(),
+                "no worker takes clients",
+            )?;
+            if answered.try_recv() != Err(TryRecvError::Empty) {
+                *owed = None;
             }
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % lines.len().max(1);

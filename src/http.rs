@@ -8,10 +8,11 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with};
@@ -36,8 +37,14 @@ const LEAVE: Duration = Duration::from_secs(1);
 /// A check of the health says who has not moved within this time.
 const CHECK: Duration = Duration::from_secs(1);
 
+/// When it is to end, those who have asked something, or are about to, get so long to be answered.
+const LAST: Duration = Duration::from_millis(500);
+
 /// When the system is out of something, it is asked for connections again after this time.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The thread that checks is gone: nobody is kept waiting for it.
+const NO_CHECKER: &str = "nobody is there to check it";
 
 /// How many bytes are read at a time.
 const PIECE: usize = 2048;
@@ -97,6 +104,7 @@ impl Http {
             results,
             checking: false,
             accept_again: None,
+            ends: None,
             trouble: Episode::new("nobody can look after the server by HTTP"),
         };
         let thread = thread::spawn("http", move || desk.run())?;
@@ -119,7 +127,8 @@ impl Http {
             .collect()
     }
 
-    /// Ends it, when it has written the replies that it has begun. What remains are the sockets.
+    /// Ends it: whoever has connected gets an answer, unless that takes too long; who comes now waits for whoever has the
+    /// sockets next.
     pub fn end(mut self) -> Vec<Arc<Listener>> {
         self.finish();
         std::mem::take(&mut self.listeners)
@@ -178,6 +187,8 @@ struct Desk {
     checking: bool,
     /// When to accept again, after the system had no room.
     accept_again: Option<Instant>,
+    /// When it ends at the latest, once it is to.
+    ends: Option<Instant>,
     trouble: Episode,
 }
 
@@ -188,6 +199,8 @@ struct Visitor {
     doing: Doing,
     /// Whether it has been answered before.
     kept: bool,
+    /// Whether it is closed after the next answer.
+    is_last: bool,
     /// When its time is over.
     until: Instant,
 }
@@ -214,6 +227,15 @@ enum Doing {
 
 impl Desk {
     fn run(mut self) {
+        // A panic costs the connections that there are, and is logged by the hook; whoever comes then is served.
+        while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.visitors.clear();
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Serves everybody until it is to end.
+    fn serve(&mut self) {
         let mut sample = Instant::now();
         loop {
             let now = Instant::now();
@@ -224,12 +246,8 @@ impl Desk {
             }
             let ready = self.wait(sample);
             // Nobody sends: it is empty or disconnected.
-            let ends = self
-                .stopped
-                .try_recv()
-                .is_err_and(|error| error.is_disconnected());
-            if ends {
-                return self.finish();
+            if self.stopped.try_recv() == Err(TryRecvError::Disconnected) {
+                self.ends.get_or_insert_with(|| Instant::now() + LAST);
             }
             self.take_results();
             for (index, visitor) in self.visitors.iter_mut().enumerate() {
@@ -244,21 +262,38 @@ impl Desk {
                 self.accept(index);
             }
             self.ask_for_check();
+            if let Some(ends) = self.ends
+                && (self.is_done() || Instant::now() >= ends)
+            {
+                return;
+            }
         }
     }
 
+    /// Whether everybody has been answered. Says to those who have not that it is the last answer here.
+    fn is_done(&mut self) -> bool {
+        for visitor in &mut self.visitors {
+            visitor.is_last = true;
+        }
+        let mut visitors = self.visitors.iter();
+        visitors.all(|visitor| visitor.is_idle() || matches!(visitor.doing, Doing::Leaving))
+    }
+
     /// Waits until there is something to do, and says for whom.
-    fn wait(&self, sample: Instant) -> Ready {
+    fn wait(&mut self, sample: Instant) -> Ready {
         let mut next = sample;
         let mut polled = vec![PollFd::new(&*self.wake, PollFlags::IN)];
         for visitor in &self.visitors {
             next = next.min(visitor.until);
             polled.push(PollFd::new(&visitor.stream, visitor.doing.events()));
         }
-        let accepts = self
+        next = self.ends.map_or(next, |ends| next.min(ends));
+        let paused = self
             .accept_again
-            .is_none_or(|again| Instant::now() >= again);
-        if accepts {
+            .is_some_and(|again| Instant::now() < again);
+        if self.ends.is_some() {
+            // Who comes now is the next one's.
+        } else if !paused {
             for listener in &self.listeners {
                 polled.push(PollFd::new(&listener.socket, PollFlags::IN));
             }
@@ -268,9 +303,21 @@ impl Desk {
         let time = next.saturating_duration_since(Instant::now());
         // A little more, or it would come back just before the time.
         let time = Timespec::try_from(time + Duration::from_millis(1));
-        // It fails when a signal interrupts it, and then nothing is ready.
-        let failed = poll(&mut polled, time.ok().as_ref()).is_err();
-        let is_ready = |fd: &PollFd<'_>| !failed && !fd.revents().is_empty();
+        let failed = match poll(&mut polled, time.ok().as_ref()) {
+            Ok(_) => None,
+            // A signal has come, and nobody is ready.
+            Err(Errno::INTR) => return Ready::default(),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failed {
+            drop(polled);
+            // There may be more of them than there may be by now (poll(2)).
+            self.trouble.happened(&plain(&error.into()));
+            self.visitors.truncate(self.visitors.len() / 2);
+            std::thread::sleep(PAUSE);
+            return Ready::default();
+        }
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let mut ready = polled.iter().map(is_ready);
         if ready.next() == Some(true) {
             // It only counts how often it was rung.
@@ -296,6 +343,7 @@ impl Desk {
                     input: Vec::new(),
                     doing: Doing::Reading,
                     kept: false,
+                    is_last: false,
                     until: Instant::now() + PATIENCE,
                 });
             }
@@ -332,16 +380,22 @@ impl Desk {
             }
         }
         if self.checking && self.asks.try_send(()).is_err() {
-            // The thread that checks is gone: nobody is kept waiting for it.
             self.checking = false;
-            self.tell(Err("nobody is there to check it"));
+            self.tell(Err(NO_CHECKER));
         }
     }
 
     fn take_results(&mut self) {
-        if let Ok(result) = self.results.try_recv() {
-            self.checking = false;
-            self.tell(result);
+        match self.results.try_recv() {
+            Ok(result) => {
+                self.checking = false;
+                self.tell(result);
+            }
+            Err(TryRecvError::Disconnected) if self.checking => {
+                self.checking = false;
+                self.tell(Err(NO_CHECKER));
+            }
+            Err(_) => {}
         }
     }
 
@@ -376,30 +430,10 @@ impl Desk {
             }
         }
     }
-
-    /// Ends what has been begun, as far as that can be done at once.
-    fn finish(mut self) {
-        for visitor in &mut self.visitors {
-            // What has arrived is not thrown away unread.
-            if let Doing::Reading = visitor.doing {
-                visitor.read(&mut self.monitor);
-            }
-        }
-        self.ask_for_check();
-        if self.checking
-            && let Ok(result) = self.results.recv_timeout(CHECK * 2)
-        {
-            self.tell(result);
-        }
-        for visitor in &mut self.visitors {
-            if let Doing::Writing { .. } = visitor.doing {
-                visitor.go_on(&mut self.monitor);
-            }
-        }
-    }
 }
 
 /// Who can go on.
+#[derive(Default)]
 struct Ready {
     /// One for each connection that there was.
     visitors: Vec<bool>,
@@ -446,10 +480,12 @@ impl Visitor {
         match rustix::net::recv(&self.stream, &mut piece, RecvFlags::DONTWAIT) {
             Ok((0, _)) => self.doing = Doing::Gone,
             Ok((read, _)) => {
-                if self.input.is_empty() {
+                let begins = self.input.is_empty();
+                self.input.extend_from_slice(&piece[..read]);
+                self.skip_blank();
+                if begins && !self.input.is_empty() {
                     self.until = Instant::now() + PATIENCE;
                 }
-                self.input.extend_from_slice(&piece[..read]);
                 self.look(monitor);
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -457,15 +493,23 @@ impl Visitor {
         }
     }
 
+    /// An empty line or two before a request is none (RFC 9112, section 2.2).
+    fn skip_blank(&mut self) {
+        let is_blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+        let blank = self.input.iter().take(4).take_while(is_blank).count();
+        self.input.drain(..blank);
+    }
+
     /// Answers the request in the input, if it is whole.
     fn look(&mut self, monitor: &mut Monitor) {
         match http::find(&self.input) {
             Found::Part => {}
-            Found::Bad(problem) => {
-                self.reply(monitor, &problem.response(), false, false);
+            Found::Bad(problem, head_only) => {
+                self.reply(monitor, &problem.response(), head_only, false);
             }
             Found::Request(request, length) => {
                 self.input.drain(..length);
+                self.skip_blank();
                 match monitor.answer(&request) {
                     Answer::Now(response) => {
                         self.reply(monitor, &response, request.head_only, request.keeps);
@@ -484,6 +528,7 @@ impl Visitor {
     fn reply(&mut self, monitor: &mut Monitor, response: &Response, head_only: bool, keeps: bool) {
         monitor.note(response.status);
         self.kept = true;
+        let keeps = keeps && !self.is_last;
         self.until = Instant::now() + PATIENCE;
         self.doing = Doing::Writing {
             reply: response.encode(head_only, keeps),

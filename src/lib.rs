@@ -34,7 +34,7 @@
 //! answered, and blocks again. No lock, no allocation and no further system call is on this way.
 //!
 //! # The way of a scrape
-
+//!
 //! [`http`] serves all who look after the server in one thread, beside the acceptors and the workers and without them: it
 //! polls their sockets, finds whole requests ([`protocol::http`]) and has [`monitor`] answer them, from what everybody has
 //! noted in [`metrics`] and from [`health`], whose checks have a thread of their own.

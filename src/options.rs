@@ -122,7 +122,7 @@ pub struct Options {
     )]
     pub drain_timeout: Duration,
 
-    /// At SIGTERM, /readyz says for so long that the server drains, before it lets in nobody any more
+    /// At SIGTERM and SIGINT, /readyz says for so long that the server drains, before it lets in nobody any more
     #[arg(
         long,
         env = "BLOCKCHAIN_TCPD_DRAIN_NOTICE",
@@ -326,7 +326,9 @@ pub type MaybeAddress = Option<SocketAddr>;
 fn address_or_none(text: &str) -> Result<MaybeAddress, String> {
     match text.trim() {
         "" => Ok(None),
-        text => address(text).map(Some),
+        text => text.parse().map(Some).map_err(|_| {
+            "not an IP address and a port, such as 127.0.0.1:4280 or [::1]:4280, nor empty, which switches it off".to_string()
+        }),
     }
 }
 

@@ -38,6 +38,9 @@ pub const VERSION: u32 = 2;
 /// for HTTP.
 const PASSED: u8 = 1;
 
+/// The most sockets for HTTP: what is left of that byte.
+pub const MOST_HTTP: u8 = u8::MAX >> 1;
+
 /// The most descriptors that the kernel takes with one message (SCM_MAX_FD).
 const MOST: usize = 253;
 
@@ -47,7 +50,7 @@ const MOST: usize = 253;
 pub struct Contents {
     /// How many sockets listen for clients.
     pub listeners: u32,
-    /// How many listen for HTTP, 127 at most.
+    /// How many listen for HTTP, [`MOST_HTTP`] at most.
     pub http: u8,
     /// The id of the server.
     pub id: Uuid,

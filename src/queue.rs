@@ -18,12 +18,17 @@ pub enum Job<T> {
     Answer(crossbeam_channel::Sender<()>),
 }
 
-/// A queue for at most `capacity` jobs: where they are put, and where they are taken.
+/// How many ask for answers, each for one at a time: the watchdog and the health checks.
+const CHECKERS: usize = 2;
+
+/// A queue for at most `capacity` to be served, and for those who ask whether anybody is there: where jobs are put, and where
+/// they are taken.
 pub fn bounded<T>(capacity: usize) -> (Queue<T>, Jobs<T>) {
-    let (sender, receiver) = channel::bounded(capacity);
+    let (sender, receiver) = channel::bounded(capacity + CHECKERS);
     let waiting = Arc::new(Waiting {
         waiting: Mutex::new(Vec::new()),
         looking: AtomicUsize::new(0),
+        answers: AtomicUsize::new(0),
     });
     let queue = Queue {
         sender: Some(sender),
@@ -57,6 +62,8 @@ struct Waiting {
     waiting: Mutex<Vec<Arc<Waiter>>>,
     /// How many are up and about to look for a job: nobody needs to be woken while there are some.
     looking: AtomicUsize,
+    /// How many of the jobs are to be answered only. For whoever watches: it may be a moment late.
+    answers: AtomicUsize,
 }
 
 struct Waiter {
@@ -67,12 +74,21 @@ struct Waiter {
 impl<T> Queue<T> {
     /// Puts `job` where the workers take it, if there is room.
     pub fn put(&self, job: Job<T>) -> Result<(), TrySendError<Job<T>>> {
-        match &self.sender {
-            Some(sender) => sender.try_send(job)?,
-            None => return Err(TrySendError::Disconnected(job)),
+        let Some(sender) = &self.sender else {
+            return Err(TrySendError::Disconnected(job));
+        };
+        let is_answer = matches!(job, Job::Answer(_));
+        let answers = &self.waiting.answers;
+        if is_answer {
+            answers.fetch_add(1, Ordering::Relaxed);
         }
-        self.waiting.wake_one();
-        Ok(())
+        let put = sender.try_send(job);
+        match put {
+            Ok(()) => self.waiting.wake_one(),
+            Err(_) if is_answer => drop(answers.fetch_sub(1, Ordering::Relaxed)),
+            Err(_) => {}
+        }
+        put
     }
 }
 
@@ -82,6 +98,12 @@ impl<T> Jobs<T> {
         self.receiver.len()
     }
 
+    /// How many of them wait to be served.
+    pub fn to_serve(&self) -> usize {
+        let answers = self.waiting.answers.load(Ordering::Relaxed);
+        self.len().saturating_sub(answers)
+    }
+
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -89,7 +111,15 @@ impl<T> Jobs<T> {
 
     /// Takes a job if one waits.
     pub fn try_take(&self) -> Option<Job<T>> {
-        self.receiver.try_recv().ok()
+        self.try_recv().ok()
+    }
+
+    fn try_recv(&self) -> Result<Job<T>, TryRecvError> {
+        let job = self.receiver.try_recv();
+        if let Ok(Job::Answer(_)) = job {
+            self.waiting.answers.fetch_sub(1, Ordering::Relaxed);
+        }
+        job
     }
 
     /// The calling thread's access to the jobs.
@@ -107,7 +137,7 @@ impl<T> Jobs<T> {
 impl<T> Worker<T> {
     /// Waits for a job and takes it; nothing when the queue is empty and no more will come.
     pub fn take(&self) -> Option<Job<T>> {
-        let (jobs, idle) = (&self.jobs.receiver, &self.jobs.waiting);
+        let (jobs, idle) = (&self.jobs, &self.jobs.waiting);
         if let Ok(job) = jobs.try_recv() {
             return Some(job);
         }

@@ -43,12 +43,12 @@ fn each_path_answers_a_sentence_json_or_a_page() {
     let _client = daemon.connect();
     daemon.wait_for_others(1);
     wait_until("the asking client has left", || {
-        get(http, "/readyz").body.contains("; 1 clients")
+        get(http, "/readyz").body.contains("; clients: 1,")
     });
     let ready = get(http, "/readyz");
     assert_eq!(
         (ready.status, ready.body.as_str()),
-        (200, "ready; 1 clients, 4 can be served and 2 more wait\n")
+        (200, "ready; clients: 1, of whom 0 wait; room for 5 more\n")
     );
     let ready = get_with(http, "/readyz", JSON);
     assert_eq!(ready.field("content-type"), Some("application/json"));
@@ -116,7 +116,7 @@ fn a_connection_is_kept_and_takes_several_requests_at_once_or_in_pieces() {
     let mut all = String::new();
     stream.read_to_string(&mut all).unwrap();
     assert_eq!(all.matches("HTTP/1.1 200 OK\r\n").count(), 3, "{all}");
-    assert_eq!(all.matches("ready; 0 clients").count(), 2, "{all}");
+    assert_eq!(all.matches("ready; clients: 0,").count(), 2, "{all}");
     assert!(all.ends_with("live: clients are being served\n"), "{all}");
     // HTTP/1.0 ends with the reply; half-closed, it is answered too.
     let mut old = connect(daemon.http()).unwrap();
@@ -124,7 +124,7 @@ fn a_connection_is_kept_and_takes_several_requests_at_once_or_in_pieces() {
     old.shutdown(Shutdown::Write).unwrap();
     all.clear();
     old.read_to_string(&mut all).unwrap();
-    assert!(all.contains("ready; 0 clients"), "{all}");
+    assert!(all.contains("ready; clients: 0,"), "{all}");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn health_and_metrics_answer_while_a_thousand_trickle_and_all_is_full() {
             }
         }
     }
-    let not_ready = "not ready: full; 80 clients, 64 can be served and 16 more wait\n";
+    let not_ready = "not ready: full; clients: 80, of whom 16 wait; room for 0 more\n";
     wait_until("it is full again", || {
         get(daemon.http(), "/readyz").body == not_ready
     });
@@ -248,6 +248,132 @@ fn those_who_dribble_or_say_nothing_keep_nobody_out() {
     let mut all = String::new();
     late.read_to_string(&mut all).unwrap();
     assert!(all.starts_with("HTTP/1.1 408 "), "{all}");
+}
+
+/// Those who have been answered and ask nothing make room, not those who ask.
+#[test]
+fn idle_connections_keep_nobody_out() {
+    let daemon = daemon(&["--max-clients", "2"]);
+    let http = daemon.http();
+    let ask = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut idle = Vec::new();
+    for _ in 0..32 {
+        let mut stream = connect(http).unwrap();
+        stream.write_all(ask).unwrap();
+        assert!(stream.read(&mut [0; 1000]).unwrap() > 0);
+        idle.push(stream);
+    }
+    let mut halves: Vec<TcpStream> = (0..20).map(|_| connect(http).unwrap()).collect();
+    for half in &mut halves {
+        half.write_all(&ask[..20]).unwrap();
+    }
+    for half in &mut halves {
+        half.write_all(&ask[20..]).unwrap();
+        assert!(
+            half.read(&mut [0; 1000]).expect("no reset") > 0,
+            "an answer"
+        );
+    }
+}
+
+#[test]
+fn a_blank_line_between_two_requests_is_none() {
+    let daemon = daemon(&["--max-clients", "2"]);
+    let mut stream = connect(daemon.http()).unwrap();
+    stream
+        .write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n\r\n")
+        .unwrap();
+    assert!(stream.read(&mut [0; 1000]).unwrap() > 0);
+    // After the time that a request may take it is still there.
+    stream
+        .set_read_timeout(Some(Duration::from_secs(6)))
+        .unwrap();
+    let waited = stream.read(&mut [0; 1000]).unwrap_err();
+    assert_eq!(waited.kind(), std::io::ErrorKind::WouldBlock);
+    stream
+        .write_all(b"\r\nHEAD /readyz HTTP/1.1\r\n\r\n")
+        .unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    assert!(
+        all.starts_with("HTTP/1.1 400 ") && all.ends_with("\r\n\r\n"),
+        "{all}"
+    );
+}
+
+/// Each with a new connection, some of which are made before the hand-over and ask only then.
+#[test]
+fn no_check_fails_while_a_new_program_takes_over() {
+    let daemon = daemon(&["--max-clients", "4"]);
+    let http = daemon.http();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let checkers: Vec<_> = [("/livez", 0), ("/readyz", 20), ("/metrics", 3)]
+        .map(|(path, pause)| {
+            let told = is_over.clone();
+            std::thread::spawn(move || {
+                let mut answered = 0;
+                while !told.load(Ordering::Relaxed) {
+                    let mut stream = connect(http).expect("it listens");
+                    std::thread::park_timeout(Duration::from_millis(pause));
+                    let request =
+                        format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+                    stream.write_all(request.as_bytes()).expect("it takes it");
+                    let mut all = Vec::new();
+                    stream.read_to_end(&mut all).expect("no reset");
+                    let status = Reply::of(&all).map(|reply| reply.status);
+                    assert_eq!(status, Some(200), "{path}, after {answered}");
+                    answered += 1;
+                }
+                answered
+            })
+        })
+        .into();
+    for handovers in 1..=10 {
+        daemon.signal("USR2");
+        let count = format!("blockchain_tcpd_handovers_total {handovers}\n");
+        wait_until("it has been handed over", || {
+            get(http, "/metrics").body.contains(&count)
+        });
+    }
+    is_over.store(true, Ordering::Relaxed);
+    for checker in checkers {
+        assert!(checker.join().expect("no check failed") > 10);
+    }
+}
+
+/// There is room in the queue for everybody who is let in, and for those who ask whether anybody is there.
+#[test]
+fn checks_take_nobodys_place() {
+    let daemon = daemon(&["--max-clients", "1", "--queue", "0"]);
+    let http = daemon.http();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let told = is_over.clone();
+    let checker = std::thread::spawn(move || {
+        let mut stream = connect(http).expect("it listens");
+        while !told.load(Ordering::Relaxed) {
+            stream
+                .write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+                .expect("it takes it");
+            assert!(stream.read(&mut [0; 1000]).expect("no reset") > 0);
+        }
+    });
+    for _ in 0..2000 {
+        let mut client = daemon.connect();
+        client.send("WHO\n");
+        let reply = client.whatever_line();
+        assert!(
+            reply == "1\n" || reply.starts_with("ERR BUSY "),
+            "{reply:?}"
+        );
+        let waiting = get(http, "/metrics").body;
+        assert!(
+            waiting.contains("blockchain_tcpd_queue_clients 0\n"),
+            "{waiting}"
+        );
+    }
+    is_over.store(true, Ordering::Relaxed);
+    checker.join().expect("each check was answered");
+    assert!(!daemon.stop().contains("no room in the queue"));
 }
 
 /// It takes no reply, and asks for as many as it can.

@@ -44,13 +44,13 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(whole, beginning);
         }
         (Found::Request(_, length), Found::Part) => assert!(cut < *length),
-        (Found::Request(..), Found::Bad(problem)) => panic!("{problem:?}, and then it is one"),
-        (Found::Bad(_), Found::Request(..)) => panic!("one, and then it is none"),
-        (Found::Bad(_), _) => {}
+        (Found::Request(..), Found::Bad(problem, _)) => panic!("{problem:?}, and then it is one"),
+        (Found::Bad(..), Found::Request(..)) => panic!("one, and then it is none"),
+        (Found::Bad(..), _) => {}
     }
     match whole {
         Found::Part => assert!(data.len() < LONGEST_HEAD),
-        Found::Bad(problem) => check(&problem.response(), false, false),
+        Found::Bad(problem, head_only) => check(&problem.response(), head_only, false),
         Found::Request(request, length) => {
             assert!(length <= data.len().min(LONGEST_HEAD));
             let response = match MONITOR.answer(&request) {

@@ -22,6 +22,10 @@ const WIDTH: usize = MOST_COMMANDS + 1;
 /// The number of different [`Outcome`]s.
 pub const SLOTS: usize = WIDTH * OUTCOMES.len();
 
+/// Room for all of them and for [`Outcome::BLANK`], so many that an index needs no check.
+const ROOM: usize = 128;
+const _: () = assert!(SLOTS < ROOM);
+
 /// Which command a request named, and what it came to: an index below [`SLOTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome(u8);
@@ -57,9 +61,9 @@ impl Outcome {
 
 /// How many requests of one read came to what. One read holds fewer than 65,536 of them.
 pub struct Tally {
-    counts: [u16; SLOTS + 1],
-    /// Whether any was refused.
-    refused: bool,
+    counts: [u16; ROOM],
+    /// The bits of all indices together: below [`WIDTH`] if no request was refused.
+    seen: u8,
 }
 
 impl Tally {
@@ -67,23 +71,23 @@ impl Tally {
     #[inline]
     pub fn new() -> Self {
         Tally {
-            counts: [0; SLOTS + 1],
-            refused: false,
+            counts: [0; ROOM],
+            seen: 0,
         }
     }
 
     /// One more.
     #[inline]
     pub fn note(&mut self, outcome: Outcome) {
-        let index = outcome.index().min(SLOTS);
-        self.counts[index] += 1;
-        self.refused |= index >= WIDTH;
+        self.counts[outcome.index() % ROOM] += 1;
+        self.seen |= outcome.0;
     }
 
     /// Those that happened: the index of each, and how often.
     #[inline]
     pub fn counts(&self) -> impl Iterator<Item = (usize, u16)> {
-        let end = if self.refused { SLOTS } else { WIDTH };
+        let any_refused = usize::from(self.seen) >= WIDTH;
+        let end = if any_refused { SLOTS } else { WIDTH };
         let counts = self.counts[..end].iter().copied().enumerate();
         counts.filter(|(_, count)| *count > 0)
     }

@@ -16,7 +16,7 @@ use super::State;
 use super::process::Process;
 use crate::command::{Entry, OUTCOMES, Outcome};
 use crate::health::Load;
-use crate::metrics::{ACCEPT_ERRORS, BOUNDS, CLOSED, REFUSED, Sums, Times};
+use crate::metrics::{ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, REFUSED, Sums, Times};
 use crate::protocol::http::{CODES, Request, Response};
 
 /// What clients of OpenMetrics ask for.
@@ -195,7 +195,7 @@ impl Collector for Figures {
             "Bytes written to clients",
             sums.sent,
         )?;
-        let panics = sums.closed.last().copied().unwrap_or(0);
+        let panics = sums.closed[Closed::Panicked as usize];
         to.counter(
             "blockchain_tcpd_worker_panics",
             "Requests that made the server fail",

@@ -115,10 +115,11 @@ impl Monitor {
                 ),
             );
         }
+        let room = (workers + queue).saturating_sub(clients);
         let verdict = refusal.map_or("ready".to_string(), |why| format!("not ready: {why}"));
         Response::text(
             status,
-            &format!("{verdict}; {clients} clients, {workers} can be served and {queue} more wait"),
+            &format!("{verdict}; clients: {clients}, of whom {waiting} wait; room for {room} more"),
         )
     }
 

@@ -76,7 +76,10 @@ fn page(state: &State<'_>, history: &History) -> String {
         ),
     );
     row("Requests a second", &rate);
-    row("Requests so far", &number(state.sums.requests() as f64));
+    row(
+        "Requests to this program",
+        &number(state.sums.requests() as f64),
+    );
     row(
         "Clients so far",
         &format!(

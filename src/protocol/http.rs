@@ -51,8 +51,8 @@ pub enum Found {
     Request(Request, usize),
     /// The beginning of one that may yet become whole.
     Part,
-    /// Something that can't be answered but by this; then nobody knows where the next would begin.
-    Bad(Problem),
+    /// Something that can't be answered but by this, maybe by its head only; then nobody knows where the next would begin.
+    Bad(Problem, bool),
 }
 
 /// What is wrong with a request, or with the time that it takes.
@@ -100,15 +100,17 @@ pub fn find(buffer: &[u8]) -> Found {
     let window = &buffer[..buffer.len().min(LONGEST_HEAD)];
     let length = match request.parse(window) {
         Ok(Status::Complete(length)) => length,
-        Ok(Status::Partial) if buffer.len() >= LONGEST_HEAD => return Found::Bad(Problem::TooLong),
+        Ok(Status::Partial) if buffer.len() >= LONGEST_HEAD => {
+            return Found::Bad(Problem::TooLong, false);
+        }
         Ok(Status::Partial) => return Found::Part,
-        Err(httparse::Error::TooManyHeaders) => return Found::Bad(Problem::TooLong),
-        Err(httparse::Error::Version) => return Found::Bad(Problem::Version),
-        Err(_) => return Found::Bad(Problem::Malformed("this is no HTTP request")),
+        Err(httparse::Error::TooManyHeaders) => return Found::Bad(Problem::TooLong, false),
+        Err(httparse::Error::Version) => return Found::Bad(Problem::Version, false),
+        Err(_) => return Found::Bad(Problem::Malformed("this is no HTTP request"), false),
     };
     match read(&request) {
         Ok(request) => Found::Request(request, length),
-        Err(problem) => Found::Bad(problem),
+        Err(problem) => Found::Bad(problem, request.method == Some("HEAD")),
     }
 }
 
@@ -124,18 +126,10 @@ fn read(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
         field("transfer-encoding").next(),
         field("content-length").next(),
     );
-    match (coded, sized) {
+    if coded.is_some() && sized.is_some() {
         // One of them would be a way to smuggle a request past somebody who goes by the other (RFC 9112, section 11.2).
-        (Some(_), Some(_)) => {
-            return Err(Problem::Malformed(
-                "Transfer-Encoding and Content-Length exclude each other",
-            ));
-        }
-        (Some(_), None) => return Err(Problem::Coding),
-        (None, Some(_)) if field("content-length").all(|value| value.trim_ascii() == b"0") => {}
-        (None, Some(value)) if is_number(value) => return Err(Problem::Body),
-        (None, Some(_)) => return Err(Problem::Malformed("Content-Length is no number")),
-        (None, None) => {}
+        let what = "Transfer-Encoding and Content-Length exclude each other";
+        return Err(Problem::Malformed(what));
     }
     let is_new = request.version == Some(1);
     if is_new && field("host").count() != 1 {
@@ -148,6 +142,18 @@ fn read(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
         Some("HEAD") => true,
         _ => return Err(Problem::Method),
     };
+    if coded.is_some() {
+        return Err(Problem::Coding);
+    }
+    for length in field("content-length") {
+        match length.trim_ascii() {
+            b"0" => {}
+            digits if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
+                return Err(Problem::Body);
+            }
+            _ => return Err(Problem::Malformed("Content-Length is no number")),
+        }
+    }
     let names = |option: &str| {
         let mut values = field("connection").flat_map(|value| value.split(|byte| *byte == b','));
         values.any(|value| value.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
@@ -157,18 +163,9 @@ fn read(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
         head_only,
         path: path(request.path.unwrap_or("/")).to_string(),
         accept: accept.join(","),
-        keeps: if is_new {
-            !names("close")
-        } else {
-            names("keep-alive")
-        },
+        // HTTP/1.0 would have to be told that it is kept.
+        keeps: is_new && !names("close"),
     })
-}
-
-/// Several numbers in one field, or in several, are as good as none.
-fn is_number(value: &[u8]) -> bool {
-    let value = value.trim_ascii();
-    !value.is_empty() && value.iter().all(u8::is_ascii_digit)
 }
 
 /// The path of a target, which may be a whole address (RFC 9112, section 3.2.2).
@@ -288,7 +285,7 @@ mod tests {
         );
         let old = request("GET / HTTP/1.0\n\n");
         assert!(!old.keeps && !old.accepts("text/plain"));
-        assert!(request("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").keeps);
+        assert!(!request("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").keeps);
         assert!(!request("GET / HTTP/1.0\r\nAccept: a/b;q=0\r\n\r\n").accepts("a/b"));
     }
 
@@ -325,7 +322,9 @@ mod tests {
             ("GET / HTTP/2.0\r\n\r\n", 505),
         ] {
             match find(text.as_bytes()) {
-                Found::Bad(problem) => assert_eq!(problem.response().status, status, "{text:?}"),
+                Found::Bad(problem, _) => {
+                    assert_eq!(problem.response().status, status, "{text:?}");
+                }
                 found => panic!("{found:?} in {text:?}"),
             }
         }

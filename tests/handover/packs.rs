@@ -1,7 +1,7 @@
 //! Packs that can't be read, or not as a whole.
 
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
 
 use blockchain_tcpd::clock::Millis;
@@ -10,12 +10,11 @@ use blockchain_tcpd::pack::{self, Contents};
 use crate::support::kernel::{shell, through};
 use crate::support::{Client, Daemon, program};
 
-/// A daemon that takes over a listening socket and one client of a process that listed two; of a pack whose state is `spoilt`.
-/// The client has sent a question that nobody has read yet.
-fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
+/// A listening socket, a client of it, and the other end of that client, who has sent a question that nobody has read yet; and
+/// the state of a pack that lists two such clients.
+fn one_client() -> (TcpListener, TcpStream, Client, Contents) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut client = Client::connect(address).unwrap();
+    let mut client = Client::connect(listener.local_addr().unwrap()).unwrap();
     client.send("WHY\n");
     let (accepted, peer) = listener.accept().unwrap();
     let one = pack::Client {
@@ -37,6 +36,13 @@ fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
         clients: vec![one; 2],
         leaving: Vec::new(),
     };
+    (listener, accepted, client, contents)
+}
+
+/// A daemon that takes over a listening socket and one client of a process that listed two; of a pack whose state is `spoilt`.
+fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
+    let (listener, accepted, client, contents) = one_client();
+    let address = listener.local_addr().unwrap();
     let mut state = pack::encode(&contents, true);
     spoilt(&mut state);
     let descriptors = [listener.as_fd(), accepted.as_fd()];
@@ -45,6 +51,46 @@ fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
     let daemon = begin_with(pack.into(), &[]);
     assert_eq!(daemon.address, address);
     (daemon, client)
+}
+
+/// What can't be opened is found out before the clients that systemd keeps are taken: it keeps them until that is mended.
+#[test]
+fn a_port_for_http_that_is_taken_costs_no_client_that_systemd_keeps() {
+    let (listener, accepted, mut client, mut contents) = one_client();
+    (contents.listeners, contents.clients) = (0, contents.clients[..1].to_vec());
+    let pack = pack::send(&contents, false, &[accepted.as_fd()]).unwrap();
+    drop(accepted);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let start = |http: &str| {
+        let script = shell(
+            "exec 3<&0 4<&1 </dev/null >/dev/null
+            export LISTEN_FDS=2 LISTEN_PID=$$ LISTEN_FDNAMES=line:pack",
+        );
+        let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
+        let mut command = through(&wrapper);
+        command.args(["--max-clients", "4", "--http", http]);
+        let sockets: [OwnedFd; 2] = [
+            listener.try_clone().unwrap().into(),
+            pack.try_clone().unwrap(),
+        ];
+        let [line, pack] = sockets.map(Stdio::from);
+        command.stdin(line).stdout(pack);
+        command
+    };
+    // Its stdout is the pack.
+    let mut failing = start(&taken.local_addr().unwrap().to_string());
+    let output = failing
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(71), "{said}");
+    assert!(!said.contains("goes on with the clients"), "{said}");
+    let daemon = Daemon::run(start("127.0.0.1:0"));
+    assert_eq!(client.line().as_deref(), Some("42"));
+    daemon.stop();
 }
 
 /// A daemon that is given this for a pack.
