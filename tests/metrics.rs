@@ -267,6 +267,35 @@ fn every_end_of_a_client_has_its_reason() {
     assert_eq!(accepted, closed + figures.value("clients"));
 }
 
+/// Its replies take more than one write.
+#[test]
+fn what_a_client_takes_slowly_is_counted_whole() {
+    let daemon = daemon(&["--max-clients", "2"]);
+    let mut client = daemon.connect();
+    let requests = 40_000;
+    let mut sender = client.socket().try_clone().expect("a socket");
+    let sending = std::thread::spawn(move || {
+        sender
+            .write_all(&b"HELP\n".repeat(requests))
+            .expect("it takes them");
+        sender
+            .shutdown(std::net::Shutdown::Write)
+            .expect("connected");
+    });
+    // Not one byte is taken until it has to wait for that.
+    wait_until("it waits", || daemon.blocked_in(libc::SYS_sendto) == 1);
+    let answered = client.rest().len();
+    sending.join().expect("all was sent");
+    wait_for(&daemon, "connections_closed_total{reason=\"left\"}", 1.0);
+    let figures = Figures::of(&daemon);
+    assert_eq!(figures.value("sent_bytes_total"), answered as f64);
+    assert_eq!(figures.value("received_bytes_total"), (5 * requests) as f64);
+    assert_eq!(
+        figures.value("request_duration_seconds_count"),
+        requests as f64
+    );
+}
+
 /// After the end nobody can be asked: so within this process.
 #[test]
 fn who_is_drained_or_handed_over_is_counted_as_such() {

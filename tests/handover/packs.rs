@@ -3,12 +3,13 @@
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use blockchain_tcpd::clock::Millis;
 use blockchain_tcpd::pack::{self, Contents};
 
 use crate::support::kernel::{shell, through};
-use crate::support::{Client, Daemon, program};
+use crate::support::{Client, Daemon, Log, PATIENCE, program};
 
 /// A listening socket, a client of it, and the other end of that client, who has sent a question that nobody has read yet; and
 /// the state of a pack that lists two such clients.
@@ -77,16 +78,21 @@ fn a_port_for_http_that_is_taken_costs_no_client_that_systemd_keeps() {
         command.stdin(line).stdout(pack);
         command
     };
-    // Its stdout is the pack.
+    // `run_to_end` would take its stdout, which is the pack.
     let mut failing = start(&taken.local_addr().unwrap().to_string());
-    let output = failing
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-        .wait_with_output();
-    let output = output.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(71), "{said}");
+    let mut failing = failing.stderr(Stdio::piped()).spawn().unwrap();
+    let log = Log::follow(failing.stderr.take().unwrap());
+    let mut status = None;
+    let deadline = Instant::now() + PATIENCE;
+    while status.is_none() && Instant::now() < deadline {
+        status = failing.try_wait().unwrap();
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    // It may have ended.
+    let _ = failing.kill();
+    let _ = failing.wait();
+    let said = log.whole();
+    assert_eq!(status.and_then(|status| status.code()), Some(71), "{said}");
     assert!(!said.contains("goes on with the clients"), "{said}");
     let daemon = Daemon::run(start("127.0.0.1:0"));
     assert_eq!(client.line().as_deref(), Some("42"));
