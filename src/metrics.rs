@@ -63,7 +63,7 @@ pub enum AcceptError {
 /// The names of [`AcceptError`], in its order.
 pub const ACCEPT_ERRORS: [&str; 4] = ["client", "descriptors", "memory", "other"];
 
-/// The upper ends of the buckets of a [`Histogram`], in nanoseconds; one more bucket has none.
+/// The upper ends of the buckets of [`Times`], in nanoseconds; one more bucket has none.
 pub const BOUNDS: [u64; 18] = [
     10_000,
     20_000,

@@ -1,5 +1,8 @@
 //! The service of one client: its requests read, answered and written, until it leaves or must be let go.
 
+mod input;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -7,6 +10,7 @@ use log::{Level, debug, log_enabled};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use self::input::Input;
 use crate::clock::{Millis, Nanos};
 use crate::command::{Context, Outcome, Refusal, Tally};
 use crate::connection::{Connection, Socket, last_words};
@@ -16,7 +20,6 @@ use crate::metrics::{Closed, Metrics};
 use crate::protocol::line::{self, Found, LONGEST_REQUEST};
 use crate::request_log::RequestLog;
 use crate::scoreboard::{Activity, Alarm, Line, Phase, Scoreboard};
-use std::sync::Arc;
 
 /// The room for replies that a worker keeps between two reads; more is given back.
 const REPLIES_KEPT: usize = 8 * 1024;
@@ -67,52 +70,6 @@ pub enum Ended {
     },
     /// It goes on elsewhere.
     Released,
-}
-
-/// What was read of a client and not answered yet: room for one request, so that a client which idles costs no more.
-struct Input {
-    bytes: [u8; LONGEST_REQUEST],
-    filled: usize,
-    /// So many of them are known to hold no LF.
-    searched: usize,
-}
-
-impl Input {
-    #[inline]
-    fn new() -> Self {
-        Input {
-            bytes: [0; LONGEST_REQUEST],
-            filled: 0,
-            searched: 0,
-        }
-    }
-
-    /// Takes up what was read of a request elsewhere.
-    fn resume(&mut self, unanswered: &[u8]) {
-        self.filled = unanswered.len().min(LONGEST_REQUEST);
-        self.bytes[..self.filled].copy_from_slice(&unanswered[..self.filled]);
-    }
-
-    /// Gives `connection` what it has read of a request, if it goes on elsewhere. Returns how it ended.
-    #[cold]
-    fn let_go<S>(&self, connection: &mut Connection<S>, ended: Ended) -> Ended {
-        if matches!(ended, Ended::Released) {
-            connection.client.unanswered = self.bytes[..self.filled].to_vec();
-        }
-        ended
-    }
-
-    /// Keeps what is left from `used` on: the beginning of a line.
-    #[inline]
-    fn keep_from(&mut self, used: usize) {
-        if used == self.filled {
-            self.filled = 0;
-        } else if used > 0 {
-            self.bytes.copy_within(used..self.filled, 0);
-            self.filled -= used;
-        }
-        self.searched = self.filled;
-    }
 }
 
 impl Service {

@@ -1,0 +1,256 @@
+//! Where all connections are: one thread waits for any of them to be ready, and goes on with that.
+
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use super::visitor::{Doing, Visitor};
+use crate::episode::Episode;
+use crate::error::plain;
+use crate::listener::Listener;
+use crate::monitor::{INTERVAL, Monitor};
+use crate::protocol::http::Problem;
+
+/// When it is to end, those who have asked something, or are about to, get so long to be answered.
+const LAST: Duration = Duration::from_millis(500);
+
+/// When the system is out of something, it is asked for connections again after this time.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The thread that checks is gone: nobody is kept waiting for it.
+const NO_CHECKER: &str = "nobody is there to check it";
+
+/// Where all connections are served.
+pub(super) struct Desk {
+    pub listeners: Vec<Arc<Listener>>,
+    pub monitor: Monitor,
+    pub most: usize,
+    pub visitors: Vec<Visitor>,
+    pub wake: Arc<OwnedFd>,
+    /// Disconnects when it is to end.
+    pub stopped: Receiver<()>,
+    pub asks: Sender<()>,
+    pub results: Receiver<Result<(), &'static str>>,
+    /// Whether a check is going on.
+    pub checking: bool,
+    /// When to accept again, after the system had no room.
+    pub accept_again: Option<Instant>,
+    /// When it ends at the latest, once it is to.
+    pub ends: Option<Instant>,
+    pub trouble: Episode,
+}
+
+impl Desk {
+    pub fn run(mut self) {
+        // A panic costs the connections that there are, and is logged by the hook; whoever comes then is served.
+        while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.visitors.clear();
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Serves everybody until it is to end.
+    fn serve(&mut self) {
+        let mut sample = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now >= sample {
+                self.monitor.sample();
+                self.trouble.settle(false);
+                sample = now + INTERVAL;
+            }
+            let ready = self.wait(sample);
+            // Nobody sends: it is empty or disconnected.
+            if self.stopped.try_recv() == Err(TryRecvError::Disconnected) {
+                self.ends.get_or_insert_with(|| Instant::now() + LAST);
+            }
+            self.take_results();
+            for (index, visitor) in self.visitors.iter_mut().enumerate() {
+                if ready.visitors.get(index) == Some(&true) {
+                    visitor.go_on(&mut self.monitor);
+                }
+            }
+            self.look_at_the_clock();
+            self.visitors
+                .retain(|visitor| !matches!(visitor.doing, Doing::Gone));
+            for index in ready.listeners {
+                self.accept(index);
+            }
+            self.ask_for_check();
+            if let Some(ends) = self.ends
+                && (self.is_done() || Instant::now() >= ends)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Whether everybody has been answered. Says to those who have not that it is the last answer here.
+    fn is_done(&mut self) -> bool {
+        for visitor in &mut self.visitors {
+            visitor.is_last = true;
+        }
+        let mut visitors = self.visitors.iter();
+        visitors.all(|visitor| visitor.is_idle() || matches!(visitor.doing, Doing::Leaving))
+    }
+
+    /// Waits until there is something to do, and says for whom.
+    fn wait(&mut self, sample: Instant) -> Ready {
+        let mut next = sample;
+        let mut polled = vec![PollFd::new(&*self.wake, PollFlags::IN)];
+        for visitor in &self.visitors {
+            next = next.min(visitor.until);
+            polled.push(PollFd::new(&visitor.stream, visitor.doing.events()));
+        }
+        next = self.ends.map_or(next, |ends| next.min(ends));
+        let paused = self
+            .accept_again
+            .is_some_and(|again| Instant::now() < again);
+        if self.ends.is_some() {
+            // Who comes now is the next one's.
+        } else if !paused {
+            for listener in &self.listeners {
+                polled.push(PollFd::new(&listener.socket, PollFlags::IN));
+            }
+        } else if let Some(again) = self.accept_again {
+            next = next.min(again);
+        }
+        let time = next.saturating_duration_since(Instant::now());
+        // A little more, or it would come back just before the time.
+        let time = Timespec::try_from(time + Duration::from_millis(1));
+        let failed = match poll(&mut polled, time.ok().as_ref()) {
+            Ok(_) => None,
+            // A signal has come, and nobody is ready.
+            Err(Errno::INTR) => return Ready::default(),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failed {
+            drop(polled);
+            // There may be more of them than there may be by now (poll(2)).
+            self.trouble.happened(&plain(&error.into()));
+            self.visitors.truncate(self.visitors.len() / 2);
+            std::thread::sleep(PAUSE);
+            return Ready::default();
+        }
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let mut ready = polled.iter().map(is_ready);
+        if ready.next() == Some(true) {
+            // It only counts how often it was rung.
+            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        }
+        let visitors = ready.by_ref().take(self.visitors.len()).collect();
+        let listeners = ready.enumerate().filter(|(_, ready)| *ready);
+        let listeners = listeners.map(|(index, _)| index).collect();
+        Ready {
+            visitors,
+            listeners,
+        }
+    }
+
+    fn accept(&mut self, index: usize) {
+        self.accept_again = None;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match accept_with(&self.listeners[index].socket, flags) {
+            Ok(socket) => {
+                self.make_room();
+                self.visitors.push(Visitor::new(socket.into()));
+            }
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
+            Err(error) => {
+                self.trouble.happened(&plain(&error.into()));
+                self.accept_again = Some(Instant::now() + PAUSE);
+            }
+        }
+    }
+
+    /// If all places are taken, frees one: of those who have been answered and ask nothing now, else of all, that whose time
+    /// would be over first.
+    fn make_room(&mut self) {
+        if self.visitors.len() < self.most {
+            return;
+        }
+        let visitors = self.visitors.iter().enumerate();
+        let worth = |visitor: &Visitor| (!visitor.is_idle(), visitor.until);
+        if let Some((index, _)) = visitors.min_by_key(|(_, visitor)| worth(visitor)) {
+            self.visitors.swap_remove(index);
+        }
+    }
+
+    /// Has a check done, if somebody waits for one and none is being done.
+    fn ask_for_check(&mut self) {
+        if self.checking {
+            return;
+        }
+        for visitor in &mut self.visitors {
+            if let Doing::Waiting { begun, .. } = &mut visitor.doing {
+                *begun = true;
+                self.checking = true;
+            }
+        }
+        if self.checking && self.asks.try_send(()).is_err() {
+            self.checking = false;
+            self.tell(Err(NO_CHECKER));
+        }
+    }
+
+    fn take_results(&mut self) {
+        match self.results.try_recv() {
+            Ok(result) => {
+                self.checking = false;
+                self.tell(result);
+            }
+            Err(TryRecvError::Disconnected) if self.checking => {
+                self.checking = false;
+                self.tell(Err(NO_CHECKER));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Tells those who wait for the check that is over.
+    fn tell(&mut self, result: Result<(), &'static str>) {
+        for visitor in &mut self.visitors {
+            if let Doing::Waiting {
+                request,
+                begun: true,
+            } = &visitor.doing
+            {
+                let (head_only, keeps) = (request.head_only, request.keeps);
+                let response = self.monitor.checked(request, result);
+                visitor.reply(&mut self.monitor, &response, head_only, keeps);
+            }
+        }
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let now = Instant::now();
+        for visitor in &mut self.visitors {
+            if now < visitor.until {
+                continue;
+            }
+            match visitor.doing {
+                // It has begun to ask something.
+                Doing::Reading if !visitor.input.is_empty() => {
+                    let response = Problem::Late.response();
+                    visitor.reply(&mut self.monitor, &response, false, false);
+                }
+                _ => visitor.doing = Doing::Gone,
+            }
+        }
+    }
+}
+
+/// Who can go on.
+#[derive(Default)]
+struct Ready {
+    /// One for each connection that there was.
+    visitors: Vec<bool>,
+    /// The listening sockets with somebody to accept.
+    listeners: Vec<usize>,
+}

@@ -1,0 +1,51 @@
+//! What a session has read and not answered yet.
+
+use super::Ended;
+use crate::connection::Connection;
+use crate::protocol::line::LONGEST_REQUEST;
+
+/// What was read of a client and not answered yet: room for one request, so that a client which idles costs no more.
+pub(super) struct Input {
+    pub bytes: [u8; LONGEST_REQUEST],
+    pub filled: usize,
+    /// So many of them are known to hold no LF.
+    pub searched: usize,
+}
+
+impl Input {
+    #[inline]
+    pub fn new() -> Self {
+        Input {
+            bytes: [0; LONGEST_REQUEST],
+            filled: 0,
+            searched: 0,
+        }
+    }
+
+    /// Takes up what was read of a request elsewhere.
+    pub fn resume(&mut self, unanswered: &[u8]) {
+        self.filled = unanswered.len().min(LONGEST_REQUEST);
+        self.bytes[..self.filled].copy_from_slice(&unanswered[..self.filled]);
+    }
+
+    /// Gives `connection` what it has read of a request, if it goes on elsewhere. Returns how it ended.
+    #[cold]
+    pub fn let_go<S>(&self, connection: &mut Connection<S>, ended: Ended) -> Ended {
+        if matches!(ended, Ended::Released) {
+            connection.client.unanswered = self.bytes[..self.filled].to_vec();
+        }
+        ended
+    }
+
+    /// Keeps what is left from `used` on: the beginning of a line.
+    #[inline]
+    pub fn keep_from(&mut self, used: usize) {
+        if used == self.filled {
+            self.filled = 0;
+        } else if used > 0 {
+            self.bytes.copy_within(used..self.filled, 0);
+            self.filled -= used;
+        }
+        self.searched = self.filled;
+    }
+}
