@@ -56,7 +56,9 @@ install: build ## for those without the package: PREFIX=/usr/local DESTDIR= SYSC
 	install -D -m 644 systemd/tight.conf $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/tight.conf
 	install -D -m 644 packaging/nagios/nagios-example.cfg $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/nagios-example.cfg
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd docs/protocol.md docs/metrics.md docs/slo.md docs/alerts.md
-	cp -r packaging/prometheus packaging/grafana $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples
+	for file in $$(cd packaging && find prometheus grafana -type f); do \
+	  install -D -m $$(test -x packaging/$$file && echo 755 || echo 644) packaging/$$file $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/$$file || exit; \
+	done
 	install -D -m 644 systemd/blockchain-tcpd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.socket
 	install -D -m 644 systemd/blockchain-tcpd-http.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd-http.socket
 	sed 's,/usr/sbin/,$(PREFIX)/sbin/,; s,=-/etc/,=-$(SYSCONFDIR)/,' systemd/blockchain-tcpd.service >target/blockchain-tcpd.service

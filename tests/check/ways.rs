@@ -90,6 +90,7 @@ fn ipv6_works_too() {
         .nth(1)
         .and_then(|rest| rest.split([' ', ',', '"']).next());
     let port = port.expect("its port");
+    assert_eq!(check(["-H", "[::1]", "-p", port]).status, OK);
     let outcome = check(["-H", "::1", "-p", port, "-6", "-v"]);
     assert!(
         outcome.text().ends_with(&format!(", from [::1]:{port}")),

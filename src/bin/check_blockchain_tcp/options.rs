@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use blockchain_tcpd::identity;
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser};
 use uuid::Uuid;
@@ -30,7 +30,7 @@ pub struct Options {
         long = "hostname",
         value_name = "HOST",
         default_value = "localhost",
-        value_parser = NonEmptyStringValueParser::new()
+        value_parser = NonEmptyStringValueParser::new().map(without_brackets)
     )]
     pub host: String,
 
@@ -128,6 +128,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
             "not a number of seconds from 0.001 to {LONGEST_TIMEOUT}"
         )),
     }
+}
+
+/// An address of IPv6 may stand between brackets, as it does beside a port.
+fn without_brackets(host: String) -> String {
+    let within = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    within.unwrap_or(&host).to_string()
 }
 
 #[cfg(test)]
