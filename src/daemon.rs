@@ -94,13 +94,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let http = Http::start(sockets, subject, most)?;
         server.say_ready(&http.addresses());
         let herald = Herald::start(server.health())?;
-        let mut leave = wait(&signals, &server, &successor);
-        if let Leave::Stop(_, result @ Ok(())) = &mut leave {
-            draining.get_or_init(Instant::now);
-            *result = give_notice(options, &server);
-        }
-        match leave {
-            Leave::Stop(reason, result) => {
+        match wait(&signals, &server, &successor) {
+            Leave::Stop(reason, mut result) => {
+                draining.get_or_init(Instant::now);
+                if result.is_ok() {
+                    result = give_notice(options, &server);
+                }
                 server.close_door();
                 drop(herald);
                 info!(reason:%, clients = server.clients(); "stopping");
