@@ -1,4 +1,5 @@
-//! What comes from the last process and goes to the next: sockets that systemd passes, and a pack of live connections.
+//! What a process begins with and leaves to the next: sockets that systemd passes, the one for HTTP, which must be there before
+//! anything is taken, and a pack of live connections.
 
 use std::io::{self, Read as _};
 use std::net::{Shutdown, TcpStream};
@@ -167,10 +168,11 @@ impl Inherited {
 
     /// All this in a pack, for the next process.
     pub fn pack(&self) -> io::Result<OwnedFd> {
+        // More than that nobody passes, and they would be taken for clients.
+        let http = &self.http[..self.http.len().min(usize::from(pack::MOST_HTTP))];
         let contents = pack::Contents {
             listeners: self.listeners.len() as u32,
-            http: u8::try_from(self.http.len())
-                .map_or(pack::MOST_HTTP, |http| http.min(pack::MOST_HTTP)),
+            http: http.len() as u8,
             id: self.id.unwrap_or_default(),
             accepted: self.accepted,
             handovers: self.handovers,
@@ -183,8 +185,6 @@ impl Inherited {
             leaving: self.leaving.iter().map(|(_, since)| *since).collect(),
         };
         let passed = self.listeners.iter().any(|listener| listener.passed);
-        // More than that nobody passes, and they would be taken for clients.
-        let http = &self.http[..self.http.len().min(usize::from(pack::MOST_HTTP))];
         let listeners = self.listeners.iter().chain(http);
         let listeners = listeners.map(|listener| listener.socket.as_fd());
         let clients = self.clients.iter().map(|(_, stream)| stream.as_fd());

@@ -30,9 +30,9 @@ pub struct Load {
 }
 
 impl Load {
-    /// Whether a client that comes now would be refused.
-    pub fn is_full(self) -> bool {
-        self.clients >= self.workers + self.queue
+    /// How many more clients would be let in; if none, whoever comes is refused.
+    pub fn room(self) -> usize {
+        (self.workers + self.queue).saturating_sub(self.clients)
     }
 }
 

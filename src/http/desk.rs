@@ -108,35 +108,32 @@ impl Desk {
             next = next.min(visitor.until);
             polled.push(PollFd::new(&visitor.stream, visitor.doing.events()));
         }
-        next = self.ends.map_or(next, |ends| next.min(ends));
-        let paused = self
-            .accept_again
-            .is_some_and(|again| Instant::now() < again);
-        if self.ends.is_some() {
-            // Who comes now is the next one's.
-        } else if !paused {
+        let again = self.accept_again.filter(|again| Instant::now() < *again);
+        next = [self.ends, again]
+            .into_iter()
+            .flatten()
+            .fold(next, Instant::min);
+        // Who comes after the end is the next one's.
+        if self.ends.is_none() && again.is_none() {
             for listener in &self.listeners {
                 polled.push(PollFd::new(&listener.socket, PollFlags::IN));
             }
-        } else if let Some(again) = self.accept_again {
-            next = next.min(again);
         }
         let time = next.saturating_duration_since(Instant::now());
         // A little more, or it would come back just before the time.
         let time = Timespec::try_from(time + Duration::from_millis(1));
-        let failed = match poll(&mut polled, time.ok().as_ref()) {
-            Ok(_) => None,
+        match poll(&mut polled, time.ok().as_ref()) {
+            Ok(_) => {}
             // A signal has come, and nobody is ready.
             Err(Errno::INTR) => return Ready::default(),
-            Err(error) => Some(error),
-        };
-        if let Some(error) = failed {
-            drop(polled);
-            // There may be more of them than there may be by now (poll(2)).
-            self.trouble.happened(&plain(&error.into()));
-            self.visitors.truncate(self.visitors.len() / 2);
-            std::thread::sleep(PAUSE);
-            return Ready::default();
+            Err(error) => {
+                drop(polled);
+                // There may be more of them than there may be by now (poll(2)).
+                self.trouble.happened(&plain(&error.into()));
+                self.visitors.truncate(self.visitors.len() / 2);
+                std::thread::sleep(PAUSE);
+                return Ready::default();
+            }
         }
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let mut ready = polled.iter().map(is_ready);

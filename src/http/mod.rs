@@ -2,8 +2,8 @@
 //! thread, and clients who take all workers take nothing from them.
 //!
 //! Everything is bounded: how many there are, how long a request may be, how long it may take to arrive and its reply to be
-//! taken. When all places are taken, one makes room. A check of the health, which may
-//! take a while, is done by a second thread, one at a time for all that ask meanwhile.
+//! taken. When all places are taken, one makes room. A check of the health, which may take a while, is done by a second thread,
+//! one at a time for all that ask meanwhile.
 
 mod desk;
 mod visitor;

@@ -6,8 +6,7 @@ mod history;
 mod page;
 mod process;
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
@@ -115,11 +114,13 @@ impl Monitor {
                 ),
             );
         }
-        let room = (workers + queue).saturating_sub(clients);
         let verdict = refusal.map_or("ready".to_string(), |why| format!("not ready: {why}"));
         Response::text(
             status,
-            &format!("{verdict}; clients: {clients}, of whom {waiting} wait; room for {room} more"),
+            &format!(
+                "{verdict}; clients: {clients}, of whom {waiting} wait; room for {} more",
+                state.load.room()
+            ),
         )
     }
 
@@ -164,7 +165,7 @@ impl State<'_> {
     fn refusal(&self) -> Option<&'static str> {
         match self.draining {
             Some(_) => Some("draining"),
-            None if self.load.is_full() => Some("full"),
+            None if self.load.room() == 0 => Some("full"),
             None => None,
         }
     }
