@@ -1,4 +1,5 @@
-//! The clock that idle times are measured by: monotonic, in milliseconds, cheap enough to be read with every request.
+//! Monotonic clocks, cheap enough to be read with every request: one in milliseconds, by which idle times are measured, and an
+//! exact one, by which requests are.
 
 use std::time::Duration;
 

@@ -19,7 +19,7 @@
 //! command    identity   listener   logging    the answers; the id; sockets that listen; the log
 //! clients    scoreboard episode    limits     the count; who does what; trouble said once; what the system has room for
 //! pack                                        live connections on their way to the next process
-//! queue      thread     clock                 where jobs wait for workers; names and wakes; milliseconds
+//! queue      thread     clock                 where jobs wait for workers; names and wakes; moments
 //! error      sync                             why it failed, with which status; what is waited for
 //! sys                                         the one room for unsafe code
 //! ```
@@ -31,7 +31,7 @@
 //! blocks in `recv`, with room for one request on its stack. [`protocol::line`] finds whole lines in what was read;
 //! [`command`] parses and executes each, without knowing of sockets or lines; the replies gather in one buffer, which
 //! goes out in one `send` for all that was read. The worker notes on its line of the [`scoreboard`] that something was
-//! answered, and blocks again. No lock, no allocation and no further system call is on this way.
+//! answered, and in its share of the [`metrics`] what it came to, and blocks again. No lock, no allocation and no further system call is on this way.
 //!
 //! # The way of a scrape
 //!
@@ -48,14 +48,14 @@
 //!
 //! # The way of a SIGTERM
 //!
-//! [`signals`] passes it to [`daemon`], which closes the door: the acceptors end and with them the listeners. The
+//! [`signals`] passes it to [`daemon`], which has `/readyz` say so for a while if it is to, and closes the door: the acceptors end and with them the listeners. The
 //! scoreboard's phase becomes `Finish` and the reaper interrupts all blocked workers; each reads what has arrived by
 //! then, answers it, says goodbye and takes the next from the queue, until the queue is empty and the workers end. At the
 //! deadline the phase becomes `Cut`. A second signal ends the process at once.
 //!
 //! # The way of a SIGUSR2
 //!
-//! [`daemon`] has the new program try itself out ([`handover`]). Then the door closes, the phase becomes `Release`, and
+//! [`daemon`] has the new program try itself out ([`handover`]). Then [`http`] answers who has connected, the door closes, the phase becomes `Release`, and
 //! the workers let go: the connections come out of the [`server`] as values, open and unread. They go into a [`pack`]
 //! with the listening sockets and those who linger, and the new program, executed in the same process, begins with what
 //! it finds there: the [`usher`] serves everybody until all workers are started. If it can't be executed after all,

@@ -320,7 +320,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "not an IP address and a port, such as 0.0.0.0:4242 or [::1]:4242".to_string())
 }
 
-/// An address, or none at all.
+/// An address, or none at all. clap takes what it sees called `Option` for an argument that may be missing.
 pub type MaybeAddress = Option<SocketAddr>;
 
 fn address_or_none(text: &str) -> Result<MaybeAddress, String> {

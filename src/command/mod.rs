@@ -89,6 +89,7 @@ impl Table {
     fn new(sets: &[Set]) -> Self {
         let entries = sets.iter().copied().flatten();
         let table: Vec<_> = entries.map(|entry| (Key::new(entry.name), entry)).collect();
+        // What the sets hold is known when the program is built: it would fail at its first start.
         assert!(table.len() <= MOST_COMMANDS, "too many to be counted");
         Table(table)
     }
