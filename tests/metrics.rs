@@ -9,7 +9,7 @@ use blockchain_tcpd::daemon::COMMANDS;
 use blockchain_tcpd::metrics::Closed;
 use blockchain_tcpd::scoreboard::Phase;
 
-use crate::support::http::{get, get_with};
+use crate::support::http::{daemon, get, get_with};
 use crate::support::kernel::local_server;
 use crate::support::{Client, Daemon, PATIENCE, installed, wait_until};
 
@@ -32,10 +32,6 @@ impl Figures {
         let value = self.0.get(&format!("blockchain_tcpd_{sample}"));
         *value.unwrap_or_else(|| panic!("no {sample} in {:?}", self.0))
     }
-}
-
-fn daemon(arguments: &[&str]) -> Daemon {
-    Daemon::start(["--http", "127.0.0.1:0"].iter().chain(arguments))
 }
 
 /// Waits until a sample has this value.

@@ -1,9 +1,14 @@
-//! An HTTP client that asks as little as possible and reads whatever comes.
+//! A daemon with HTTP, and a client that asks as little as possible and reads whatever comes.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-use super::PATIENCE;
+use super::{Daemon, PATIENCE};
+
+/// A daemon with HTTP on a free port, with these arguments besides.
+pub fn daemon(arguments: &[&str]) -> Daemon {
+    Daemon::start(["--http", "127.0.0.1:0"].iter().chain(arguments))
+}
 
 /// A reply.
 #[derive(Debug)]
