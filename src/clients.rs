@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::bell::Bell;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many clients there may be, and how many there are.
@@ -11,6 +12,7 @@ pub struct Clients {
     count: Arc<AtomicUsize>,
     limit: usize,
     per_address: Option<PerAddress>,
+    bell: Option<Arc<Bell>>,
 }
 
 /// Why a client can't be let in.
@@ -47,7 +49,13 @@ impl Clients {
                 limit: per_address,
                 counts: Arc::default(),
             }),
+            bell: None,
         }
+    }
+
+    /// The same, and rings `bell` whenever the number changes.
+    pub fn heard_by(self, bell: Option<Arc<Bell>>) -> Self {
+        Clients { bell, ..self }
     }
 
     /// The number of clients, which is what `WHO` answers.
@@ -78,10 +86,15 @@ impl Clients {
                 (count < self.limit).then_some(count + 1)
             });
         match counted {
-            Ok(_) => Ok(Place {
-                count: self.count.clone(),
-                at,
-            }),
+            Ok(_) => {
+                let place = Place {
+                    count: self.count.clone(),
+                    at,
+                    bell: self.bell.clone(),
+                };
+                place.ring();
+                Ok(place)
+            }
             Err(clients) => Err(NoRoom::Here { clients }),
         }
     }
@@ -92,6 +105,16 @@ pub struct Place {
     count: Arc<AtomicUsize>,
     /// Where it counts for its address. In a box, because most servers have no use for it.
     at: Option<Box<(IpAddr, Counts)>>,
+    /// Who wants to know of the change.
+    bell: Option<Arc<Bell>>,
+}
+
+impl Place {
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
+    }
 }
 
 impl Drop for Place {
@@ -106,6 +129,7 @@ impl Drop for Place {
             }
         }
         self.count.fetch_sub(1, Ordering::SeqCst);
+        self.ring();
     }
 }
 

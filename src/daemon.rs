@@ -7,6 +7,7 @@ use crossbeam_channel::select;
 use log::{error, info, warn};
 use uuid::Uuid;
 
+use crate::cluster;
 use crate::command::{self, Set};
 use crate::error::{Error, plain};
 use crate::handover::{self, Inherited, Successor};
@@ -27,6 +28,7 @@ pub const COMMANDS: &[Set] = &[command::server::SET];
 /// Says whether a daemon with these settings would start, as far as that can be told beside one that runs.
 pub fn check(options: &Options) -> Result<(), Error> {
     handover::check_version()?;
+    find_cluster(options)?;
     match &options.state_directory {
         Some(directory) => Identity::check(directory),
         None => Ok(()),
@@ -56,6 +58,14 @@ pub fn run(options: &Options) -> Result<(), Error> {
         limits::check(options.max_clients)?;
         Some(identify(options)?)
     };
+    let cluster = match find_cluster(options) {
+        Ok(cluster) => cluster.map(Arc::new),
+        Err(error) if handover::is_replacement() => {
+            error!("goes on without the cluster, the next restart will fail: {error}");
+            None
+        }
+        Err(error) => return Err(error),
+    };
     let successor = Successor::of_this_program();
     let mut inherited = Inherited::take(options)?;
     if inherited.stored {
@@ -82,13 +92,22 @@ pub fn run(options: &Options) -> Result<(), Error> {
             limits::http_connections()
         };
         let id = identity.id;
-        let mut server = Server::start(options, id, inherited, COMMANDS, metrics.clone(), most)?;
+        let mut server = Server::start(
+            options,
+            id,
+            inherited,
+            COMMANDS,
+            metrics.clone(),
+            most,
+            cluster.clone(),
+        )?;
         let draining = Draining::default();
         let subject = Subject {
             health: Arc::new(server.health()),
             metrics: metrics.clone(),
             commands: COMMANDS,
-            id,
+            member: server.member(),
+            cluster: server.cluster_figures(),
             draining: draining.clone(),
         };
         let http = Http::start(sockets, subject, most)?;
@@ -142,6 +161,23 @@ fn give_notice(options: &Options, server: &Server) -> Result<(), Error> {
     );
     // It fails when the time is over, as it should be.
     server.failures.recv_timeout(notice).map_or(Ok(()), Err)
+}
+
+/// The cluster that `options` ask for, if any.
+fn find_cluster(options: &Options) -> Result<Option<cluster::Settings>, Error> {
+    let Some(address) = &options.cluster else {
+        return Ok(None);
+    };
+    let given = cluster::Given {
+        cluster: address.clone(),
+        name: options.cluster_name.clone(),
+        heartbeat: options.cluster_heartbeat,
+        user_file: options.cluster_user_file.clone(),
+        password_file: options.cluster_password_file.clone(),
+        ca_file: options.cluster_ca_file.clone(),
+        advertise: options.advertise,
+    };
+    cluster::Settings::new(&given).map(Some)
 }
 
 /// The id that `options` ask for.

@@ -13,6 +13,8 @@ pub enum Error {
     Usage(String),
     /// A setting that came from the environment is wrong. The text is the whole message.
     Variable(String),
+    /// What is said about the cluster is wrong. The text is the whole message.
+    Cluster(String),
     /// What systemd passes makes no sense here. The text is the whole message.
     Passed(String),
     /// An address can't be listened on.
@@ -97,6 +99,7 @@ impl Error {
             | Error::Print(_)
             | Error::System { .. } => 71,
             Error::Variable(_)
+            | Error::Cluster(_)
             | Error::Passed(_)
             | Error::IdDamaged { .. }
             | Error::PackVersion { .. }
@@ -108,7 +111,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Usage(text) | Error::Variable(text) | Error::Passed(text) => f.write_str(text),
+            Error::Usage(text)
+            | Error::Variable(text)
+            | Error::Cluster(text)
+            | Error::Passed(text) => f.write_str(text),
             Error::Listen { address, source } => {
                 write!(f, "can't listen on {address}: {}", plain(source))?;
                 match source.kind() {

@@ -45,6 +45,8 @@ pub struct Inherited {
     pub handovers: u64,
     /// Since when nobody has been accepted, if that is so.
     pub begun: Option<Millis>,
+    /// The place in the cluster.
+    pub census: Option<pack::Census>,
     /// Clients of the last process.
     pub clients: Vec<(pack::Client, TcpStream)>,
     /// Sockets of clients that have been told goodbye.
@@ -152,6 +154,7 @@ impl Inherited {
         self.accepted = contents.accepted;
         self.handovers = contents.handovers + 1;
         self.begun = Some(contents.begun);
+        self.census = contents.census;
         info!(clients = self.clients.len(); "goes on with the clients of the last process");
     }
 
@@ -177,6 +180,7 @@ impl Inherited {
             accepted: self.accepted,
             handovers: self.handovers,
             begun: self.begun.unwrap_or_else(Millis::now),
+            census: self.census,
             clients: self
                 .clients
                 .iter()

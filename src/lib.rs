@@ -17,9 +17,10 @@
 //! connection linger     protocol              a client as a value; sockets that are leaving; requests and replies as bytes
 //! request_log metrics                         what each client asked and was answered; what is counted
 //! command    identity   listener   logging    the answers; the id; sockets that listen; the log
+//! cluster                                     how many clients all servers have together
 //! clients    scoreboard episode    limits     the count; who does what; trouble said once; what the system has room for
 //! pack                                        live connections on their way to the next process
-//! queue      thread     clock                 where jobs wait for workers; names and wakes; moments
+//! queue      thread     clock      bell       where jobs wait for workers; names and wakes; moments; what is rung and polled
 //! error      sync                             why it failed, with which status; what is waited for
 //! sys                                         the one room for unsafe code
 //! ```
@@ -68,8 +69,10 @@
 //! stands, and shares with the daemon only what an id looks like and how the system's errors are worded.
 
 pub mod acceptor;
+pub mod bell;
 pub mod clients;
 pub mod clock;
+pub mod cluster;
 pub mod command;
 pub mod connection;
 pub mod daemon;

@@ -149,6 +149,76 @@ pub struct Options {
     #[arg(skip)]
     pub http_by_default: bool,
 
+    /// Where the servers of a cluster meet, so that WHO counts the clients of all: redis://HOST[:PORT][/DB],
+    /// redis-sentinel://HOST,HOST/MASTER (always available), etcd://HOST,HOST,HOST (always consistent); with TLS rediss,
+    /// rediss-sentinel, etcds [default: none, this server is alone]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_CLUSTER",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub cluster: Option<String>,
+
+    /// The name of the cluster, which tells it from others that meet in the same place
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_CLUSTER_NAME",
+        value_name = "NAME",
+        default_value = "default",
+        hide_env_values = true
+    )]
+    pub cluster_name: String,
+
+    /// How often a server says that it is there, 50ms to 1m; after four times that without a word it is taken for gone. The same on all servers
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_CLUSTER_HEARTBEAT",
+        value_name = "DURATION",
+        value_parser = heartbeat,
+        default_value = "500ms",
+        hide_env_values = true
+    )]
+    pub cluster_heartbeat: Duration,
+
+    /// File with the user's name for Redis or etcd [default: systemd's credential cluster-user, else none]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_CLUSTER_USER_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub cluster_user_file: Option<PathBuf>,
+
+    /// File with the password for Redis or etcd [default: systemd's credential cluster-password, else none]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_CLUSTER_PASSWORD_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub cluster_password_file: Option<PathBuf>,
+
+    /// File with the certificates (PEM) to believe when TLS is spoken with Redis or etcd [default: systemd's credential
+    /// cluster-ca, else those of the system]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_CLUSTER_CA_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub cluster_ca_file: Option<PathBuf>,
+
+    /// Address and port at which the other servers of a cluster over etcd reach the HTTP of this one
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_ADVERTISE",
+        value_name = "ADDR:PORT",
+        value_parser = address,
+        hide_env_values = true
+    )]
+    pub advertise: Option<SocketAddr>,
+
     /// Directory in which the id of this server is kept [default: systemd's $STATE_DIRECTORY, else none: a new id at
     /// each start]
     #[arg(
@@ -356,6 +426,14 @@ fn duration(text: &str) -> Result<Duration, String> {
         }
         Some(duration) => Ok(duration),
         None => Err("not a duration with its unit, such as 500ms, 10s, 5m or 1h".to_string()),
+    }
+}
+
+fn heartbeat(text: &str) -> Result<Duration, String> {
+    let (shortest, longest) = (Duration::from_millis(50), Duration::from_mins(1));
+    match duration(text)? {
+        heartbeat if (shortest..=longest).contains(&heartbeat) => Ok(heartbeat),
+        _ => Err("not between 50ms and 1m".to_string()),
     }
 }
 

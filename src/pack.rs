@@ -32,7 +32,7 @@ pub const NAME: &str = "pack";
 pub const MAGIC: &[u8; 8] = b"bct-pack";
 
 /// The version of the format. One that doesn't know it can't read what follows.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// In the byte about the listening sockets: that systemd passed them. The other bits are how many of them, the last ones, are
 /// for HTTP.
@@ -60,6 +60,8 @@ pub struct Contents {
     pub handovers: u64,
     /// Since when nobody has been accepted.
     pub begun: Millis,
+    /// Its place in the cluster, if it had one.
+    pub census: Option<Census>,
     /// The clients.
     pub clients: Vec<Client>,
     /// The sockets whose clients have been told goodbye: since when.
@@ -72,6 +74,17 @@ impl Contents {
         let listening = self.listeners as usize + usize::from(self.http);
         listening + self.clients.len() + self.leaving.len()
     }
+}
+
+/// What a server knew of its cluster, so that the next process takes its place there and answers at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// Tells the process that began to serve, and those that go on with its clients, from all others.
+    pub incarnation: Uuid,
+    /// How many clients the other servers had.
+    pub others: u64,
+    /// Until when that holds.
+    pub until: Millis,
 }
 
 /// The state of a client beside its socket.
@@ -136,6 +149,12 @@ pub fn encode(contents: &Contents, passed: bool) -> Vec<u8> {
     bytes.extend_from_slice(&contents.accepted.to_le_bytes());
     bytes.extend_from_slice(&contents.handovers.to_le_bytes());
     bytes.extend_from_slice(&contents.begun.0.to_le_bytes());
+    bytes.push(contents.census.is_some().into());
+    if let Some(census) = &contents.census {
+        bytes.extend_from_slice(census.incarnation.as_bytes());
+        bytes.extend_from_slice(&census.others.to_le_bytes());
+        bytes.extend_from_slice(&census.until.0.to_le_bytes());
+    }
     put_length(&mut bytes, contents.clients.len());
     for client in &contents.clients {
         bytes.extend_from_slice(&client.number.to_le_bytes());
@@ -191,6 +210,7 @@ pub fn decode(bytes: &[u8]) -> Result<Contents, Damage> {
         accepted: rest.number64()?,
         handovers: rest.number64()?,
         begun: Millis(rest.number64()?),
+        census: rest.census()?,
         ..Contents::default()
     };
     for _ in 0..rest.number32()? {
@@ -242,6 +262,17 @@ impl<'a> Rest<'a> {
     fn bytes(&mut self) -> Result<&'a [u8], Damage> {
         let length = self.number32()? as usize;
         self.take(length)
+    }
+
+    fn census(&mut self) -> Result<Option<Census>, Damage> {
+        Ok(match self.flag()? {
+            false => None,
+            true => Some(Census {
+                incarnation: Uuid::from_bytes(self.array()?),
+                others: self.number64()?,
+                until: Millis(self.number64()?),
+            }),
+        })
     }
 
     fn client(&mut self) -> Result<Client, Damage> {
@@ -381,6 +412,11 @@ mod tests {
             accepted: 77,
             handovers: 3,
             begun: Millis(98),
+            census: Some(Census {
+                incarnation: Uuid::new_v4(),
+                others: 4,
+                until: Millis(100),
+            }),
             clients: vec![client(5, "127.0.0.1:1234"), client(6, "[2001:db8::1]:1")],
             leaving: vec![Millis(99)],
         }

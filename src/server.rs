@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::acceptor::{self, Acceptor, Door};
 use crate::clients::Clients;
 use crate::clock::{Millis, milliseconds};
+use crate::cluster::{self, Cluster, Member};
 use crate::command::{Context, Set};
 use crate::connection::Connection;
 use crate::episode::Episodes;
@@ -67,11 +68,13 @@ pub struct Server {
     /// Disconnects when nobody lingers any more.
     lingering: Receiver<()>,
     id: Uuid,
+    cluster: Cluster,
 }
 
 impl Server {
     /// Opens all sockets for clients that `options` ask for and that were not `inherited`, and serves `commands`. So many
-    /// descriptors are `reserved` for others.
+    /// descriptors are `reserved` for others. In a cluster, if there are settings of one, it takes its place there before it lets
+    /// in the first client.
     pub fn start(
         options: &Options,
         id: Uuid,
@@ -79,6 +82,7 @@ impl Server {
         commands: &'static [Set],
         metrics: Arc<Metrics>,
         reserved: usize,
+        cluster: Option<Arc<cluster::Settings>>,
     ) -> Result<Self, Error> {
         let started = Instant::now();
         let system = |action| move |source| Error::System { action, source };
@@ -91,7 +95,9 @@ impl Server {
         let capacity = share_descriptors(options, here, listeners.len() + reserved)?;
         let (workers, most) = (capacity.workers, capacity.workers + capacity.queue);
 
-        let clients = Arc::new(Clients::new(most, options.max_clients_per_address));
+        let mut cluster = Cluster::new(cluster, id, inherited.census)?;
+        let clients = Clients::new(most, options.max_clients_per_address);
+        let clients = Arc::new(clients.heard_by(cluster.bell()));
         let scoreboard = Arc::new(Scoreboard::new(workers));
         let episodes = Arc::new(Episodes::new());
         let (alarm, alarms) = Alarm::new();
@@ -99,7 +105,7 @@ impl Server {
         let (release, released) = crossbeam_channel::unbounded();
         let (queue, jobs) = queue::bounded(most);
         let service = Arc::new(Service {
-            context: Context::new(clients.count(), id, commands),
+            context: Context::new(clients.count(), id, commands).in_cluster(cluster.census()),
             scoreboard: scoreboard.clone(),
             alarm: alarm.clone(),
             episodes: episodes.clone(),
@@ -132,6 +138,7 @@ impl Server {
         for leaving in inherited.leaving {
             door.linger.go_on(leaving);
         }
+        cluster.join(door.clients.count())?;
         let usher = Usher::start(&service, clients, queue, jobs.clone())?;
         if let Some(begun) = inherited.begun {
             metrics.handed_over(Millis::now().since(begun));
@@ -168,6 +175,7 @@ impl Server {
             scoreboard,
             lingering,
             id,
+            cluster,
         })
     }
 
@@ -185,6 +193,16 @@ impl Server {
             self.waiting.clone(),
             self.queue,
         )
+    }
+
+    /// Who it is in its cluster.
+    pub fn member(&self) -> Member {
+        self.cluster.member()
+    }
+
+    /// How it goes with its cluster.
+    pub fn cluster_figures(&self) -> Arc<cluster::Figures> {
+        self.cluster.figures()
     }
 
     /// The addresses that it listens on.
@@ -251,6 +269,7 @@ impl Server {
         }
         pool::wait_for(&self.lingering, deadline);
         episodes.settle(true);
+        self.cluster.leave();
         if cut_off > 0 {
             warn!(clients = cut_off; "cut off: these clients were not done by the deadline");
         }
@@ -277,6 +296,8 @@ impl Server {
     pub fn hand_over(&mut self, phase: Phase) -> Inherited {
         let begun = Millis::now();
         self.release(phase);
+        // Or the others would be told of clients that let go here, and go on elsewhere.
+        let census = self.cluster.pause();
         let connections = self.collect();
         let left_behind = self.clients() - connections.len();
         let leaving = self.door.linger.give_back();
@@ -293,6 +314,7 @@ impl Server {
             accepted: self.metrics.accepted(),
             handovers: self.metrics.handovers(),
             begun: Some(begun),
+            census,
             clients: clients.collect(),
             leaving,
             id: Some(self.id),

@@ -37,11 +37,20 @@ impl Wake {
 
 /// Starts a thread of this name, which shows in the log and in `ps -L`.
 pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<Thread, Error> {
+    spawn_with(name, STACK_SIZE, run)
+}
+
+/// The same with a stack of so many bytes.
+pub fn spawn_with(
+    name: &str,
+    stack_size: usize,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<Thread, Error> {
     let id = Arc::new(AtomicI32::new(0));
     let own = id.clone();
     let handle = Builder::new()
         .name(name.to_string())
-        .stack_size(STACK_SIZE)
+        .stack_size(stack_size)
         .spawn(move || {
             own.store(
                 rustix::thread::gettid().as_raw_nonzero().get(),

@@ -554,7 +554,8 @@ fn a_server_that_hangs_is_not_live_and_says_why() {
         health: Arc::new(server.health()),
         metrics: server.metrics.clone(),
         commands: COMMANDS,
-        id: uuid::Uuid::nil(),
+        member: server.member(),
+        cluster: server.cluster_figures(),
         draining: Draining::default(),
     };
     let http = Http::start(vec![listener], subject, 8).unwrap();

@@ -19,7 +19,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         panic!("these are good settings");
     };
     let (nothing, metrics) = (Inherited::default(), Arc::default());
-    Server::start(&options, uuid::Uuid::nil(), nothing, COMMANDS, metrics, 0).expect("it starts")
+    Server::start(&options, uuid::Uuid::nil(), nothing, COMMANDS, metrics, 0, None).expect("it starts")
 });
 
 static MONITOR: LazyLock<Monitor> = LazyLock::new(|| {
@@ -27,7 +27,8 @@ static MONITOR: LazyLock<Monitor> = LazyLock::new(|| {
         health: Arc::new(SERVER.health()),
         metrics: SERVER.metrics.clone(),
         commands: COMMANDS,
-        id: uuid::Uuid::nil(),
+        member: SERVER.member(),
+        cluster: SERVER.cluster_figures(),
         draining: Draining::default(),
     })
 });

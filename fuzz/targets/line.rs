@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use blockchain_tcpd::clock::Nanos;
 use blockchain_tcpd::command::{Context, Refusal};
 use blockchain_tcpd::protocol::line::{self, Found, LONGEST_REQUEST};
 use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
@@ -43,7 +44,7 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
                     return output;
                 }
                 Found::Line { line, length } => {
-                    if line::answer(&CONTEXT, line, &mut output).closes {
+                    if line::answer(&CONTEXT, line, Nanos::now(), &mut output).closes {
                         return output;
                     }
                     length

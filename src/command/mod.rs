@@ -16,6 +16,8 @@ use self::key::Key;
 pub use self::key::Line;
 pub use self::refusal::{Quoted, Refusal};
 pub use self::tally::{MOST_COMMANDS, OUTCOMES, Outcome, SLOTS, Tally};
+use crate::clock::Nanos;
+use crate::cluster::Census;
 use crate::sync::atomic::AtomicUsize;
 
 /// One command: how it is called, what it is for, and what answers it.
@@ -38,8 +40,10 @@ pub type Set = &'static [Entry];
 /// What a command may look at to find its answer.
 #[derive(Clone)]
 pub struct Context {
-    /// The number of clients connected.
+    /// The number of clients connected to this server.
     pub clients: Arc<AtomicUsize>,
+    /// Tells how many there are in the cluster.
+    pub census: Census,
     /// The id of this server, as it is answered.
     pub id: String,
     /// All commands.
@@ -51,30 +55,52 @@ impl Context {
     pub fn new(clients: Arc<AtomicUsize>, id: Uuid, sets: &[Set]) -> Self {
         Context {
             clients,
+            census: Census::Alone,
             id: id.hyphenated().to_string(),
             table: Table::new(sets),
         }
     }
 
-    /// What the request `line` asks for; nothing if it is blank.
+    /// The same, as a member of a cluster.
+    pub fn in_cluster(self, census: Census) -> Self {
+        Context { census, ..self }
+    }
+
+    /// What the request `line` asks for, which was read at this moment; nothing if it is blank.
     #[inline]
-    pub fn parse<'a>(&self, line: Line<'a>) -> Option<Result<Request<'a>, Refusal<'a>>> {
+    pub fn parse<'a>(
+        &self,
+        line: Line<'a>,
+        asked: Nanos,
+    ) -> Option<Result<Request<'a>, Refusal<'a>>> {
         // Most requests are a name and nothing else.
         if let Some((index, entry)) = self.table.find(line) {
             let rest = b"";
-            return Some(Ok(Request { entry, index, rest }));
+            return Some(Ok(Request {
+                entry,
+                index,
+                rest,
+                asked,
+            }));
         }
-        self.parse_words(line.text())
+        self.parse_words(line.text(), asked)
     }
 
-    fn parse_words<'a>(&self, line: &'a [u8]) -> Option<Result<Request<'a>, Refusal<'a>>> {
+    fn parse_words<'a>(
+        &self,
+        line: &'a [u8],
+        asked: Nanos,
+    ) -> Option<Result<Request<'a>, Refusal<'a>>> {
         let (name, rest) = split_word(line)?;
         let found = self.table.find(Line::new(name));
         let is_text = || line.iter().all(|byte| is_text(*byte));
         Some(match found {
-            Some((index, entry)) if rest.is_empty() || is_text() => {
-                Ok(Request { entry, index, rest })
-            }
+            Some((index, entry)) if rest.is_empty() || is_text() => Ok(Request {
+                entry,
+                index,
+                rest,
+                asked,
+            }),
             None if is_text() => Err(Refusal::Unknown(name)),
             _ => Err(Refusal::BadInput(line)),
         })
@@ -115,6 +141,8 @@ pub struct Request<'a> {
     /// Its place in the table.
     pub index: usize,
     rest: &'a [u8],
+    /// When it was read.
+    pub asked: Nanos,
 }
 
 impl<'a> Request<'a> {

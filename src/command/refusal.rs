@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use super::Entry;
 use crate::clients::NoRoom;
+use crate::cluster::Unavailable;
 
 /// The most characters of a request that an error repeats, before they are escaped.
 const LONGEST_QUOTE: usize = 64;
@@ -24,6 +25,8 @@ pub enum Refusal<'a> {
     Idle,
     /// The client made room for another.
     MadeRoom,
+    /// The cluster can't answer now.
+    Unavailable(Unavailable),
     /// The server failed.
     Internal,
 }
@@ -38,6 +41,7 @@ impl Refusal<'_> {
             Refusal::TooLong(_) => "TOOLONG",
             Refusal::NoRoom(_) => "BUSY",
             Refusal::Idle | Refusal::MadeRoom => "TIMEOUT",
+            Refusal::Unavailable(_) => "UNAVAILABLE",
             Refusal::Internal => "INTERNAL",
         }
     }
@@ -61,6 +65,7 @@ impl fmt::Display for Refusal<'_> {
             }
             Refusal::Idle => write!(f, "no request for too long"),
             Refusal::MadeRoom => write!(f, "idle while others wait, try again later"),
+            Refusal::Unavailable(unavailable) => unavailable.fmt(f),
             Refusal::Internal => write!(f, "the server failed at this, its log says more"),
         }
     }

@@ -9,7 +9,7 @@ pub const SET: Set = &[
     Entry {
         name: "WHO",
         arguments: "",
-        summary: "the number of clients connected",
+        summary: "the number of clients connected, in a cluster to all its servers",
         closes: false,
         execute: who,
     },
@@ -68,8 +68,9 @@ pub const SET: Set = &[
 
 fn who<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
     let [] = request.take()?;
-    let clients = context.clients.load(Ordering::SeqCst);
-    Ok(Reply::Number(clients as u64))
+    let here = context.clients.load(Ordering::SeqCst) as u64;
+    let all = context.census.clients(here, request.asked);
+    all.map(Reply::Number).map_err(Refusal::Unavailable)
 }
 
 fn help<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
@@ -102,12 +103,14 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::clock::Nanos;
     use crate::protocol::line;
 
     fn answer(request: &str) -> String {
         let context = Context::new(Arc::new(AtomicUsize::new(3)), Uuid::from_u128(7), &[SET]);
         let mut output = Vec::new();
-        line::answer(&context, Line::new(request.as_bytes()), &mut output);
+        let line = Line::new(request.as_bytes());
+        line::answer(&context, line, Nanos::now(), &mut output);
         String::from_utf8(output).unwrap()
     }
 

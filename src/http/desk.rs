@@ -1,6 +1,5 @@
 //! Where all connections are: one thread waits for any of them to be ready, and goes on with that.
 
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::visitor::{Doing, Visitor};
+use crate::bell::Bell;
 use crate::episode::Episode;
 use crate::error::plain;
 use crate::listener::Listener;
@@ -32,7 +32,7 @@ pub(super) struct Desk {
     pub monitor: Monitor,
     pub most: usize,
     pub visitors: Vec<Visitor>,
-    pub wake: Arc<OwnedFd>,
+    pub wake: Arc<Bell>,
     /// Disconnects when it is to end.
     pub stopped: Receiver<()>,
     pub asks: Sender<()>,
@@ -138,8 +138,7 @@ impl Desk {
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let mut ready = polled.iter().map(is_ready);
         if ready.next() == Some(true) {
-            // It only counts how often it was rung.
-            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+            self.wake.hush();
         }
         let visitors = ready.by_ref().take(self.visitors.len()).collect();
         let listeners = ready.enumerate().filter(|(_, ready)| *ready);

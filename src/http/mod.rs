@@ -10,14 +10,13 @@ mod visitor;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use rustix::event::{EventfdFlags, eventfd};
 
 use self::desk::Desk;
+use crate::bell::Bell;
 use crate::episode::Episode;
 use crate::error::Error;
 use crate::health::Health;
@@ -38,7 +37,7 @@ pub struct Http {
 struct Running {
     /// Dropped to end it.
     orders: Sender<()>,
-    wake: Arc<OwnedFd>,
+    wake: Arc<Bell>,
     thread: Thread,
     health: Thread,
 }
@@ -64,9 +63,7 @@ impl Http {
                 .set_nonblocking(true)
                 .map_err(system("prepare a socket for HTTP"))?;
         }
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let wake = wake.map_err(|error| system("make an event descriptor")(error.into()))?;
-        let wake = Arc::new(wake);
+        let wake = Arc::new(Bell::new()?);
         let (orders, stopped) = crossbeam_channel::bounded(0);
         let (asks, asked) = crossbeam_channel::bounded(1);
         let (result, results) = crossbeam_channel::bounded(1);
@@ -116,7 +113,7 @@ impl Http {
     fn finish(&mut self) {
         if let Some(running) = self.running.take() {
             drop(running.orders);
-            ring(&running.wake);
+            running.wake.ring();
             running.thread.end();
             // Nobody can ask it any more.
             running.health.end();
@@ -130,23 +127,17 @@ impl Drop for Http {
     }
 }
 
-/// Wakes the thread that polls.
-fn ring(wake: &OwnedFd) {
-    // If it is full, it is awake.
-    let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
-}
-
 /// Does a check each time that it is asked for one.
 fn check(
     health: &Health,
     asked: &Receiver<()>,
     result: &Sender<Result<(), &'static str>>,
-    wake: &OwnedFd,
+    wake: &Bell,
 ) {
     while asked.recv().is_ok() {
         if result.send(health.check(CHECK)).is_err() {
             return;
         }
-        ring(wake);
+        wake.ring();
     }
 }

@@ -44,7 +44,7 @@ pub fn response(state: &State<'_>, request: &Request) -> Response {
 fn open_metrics(state: &State<'_>) -> String {
     let commands = state.subject.commands.iter().copied().flatten();
     let figures = Figures {
-        id: state.subject.id,
+        id: state.subject.member.id,
         ready: state.refusal().is_none(),
         load: state.load,
         sums: state.sums.clone(),

@@ -9,14 +9,13 @@ mod process;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use jiff::Timestamp;
-use uuid::Uuid;
-
 use self::history::History;
+use crate::cluster::{Figures, Member};
 use crate::command::Set;
 use crate::health::{Health, Load};
 use crate::metrics::{Metrics, Sums};
 use crate::protocol::http::{CODES, Request, Response};
+use jiff::Timestamp;
 
 pub use self::history::INTERVAL;
 
@@ -28,8 +27,10 @@ pub struct Subject {
     pub metrics: Arc<Metrics>,
     /// The sets of commands that it offers.
     pub commands: &'static [Set],
-    /// Its id.
-    pub id: Uuid,
+    /// Who it is, in its cluster too.
+    pub member: Member,
+    /// How it goes with its cluster.
+    pub cluster: Arc<Figures>,
     /// Set when it begins to drain.
     pub draining: Draining,
 }

@@ -67,7 +67,10 @@ fn page(state: &State<'_>, history: &History) -> String {
         // Writing into a String can't fail.
         let _ = writeln!(page, "<dt>{name}</dt><dd>{value}</dd>");
     };
-    row("Server", &format!("<code>{}</code>", state.subject.id));
+    row(
+        "Server",
+        &format!("<code>{}</code>", state.subject.member.id),
+    );
     row("Serving since", &format!("{since} ({up})"));
     row(
         "Clients",

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
+use crate::clock::Nanos;
 use crate::command::{Context, Line, Outcome, Refusal, Reply};
 
 /// The longest request, in bytes, its end included.
@@ -77,11 +78,11 @@ pub struct Answered {
     pub closes: bool,
 }
 
-/// Answers one request: appends its reply to `output`, or nothing if it is blank.
+/// Answers one request that was read at this moment: appends its reply to `output`, or nothing if it is blank.
 #[inline]
-pub fn answer(context: &Context, line: Line<'_>, output: &mut Vec<u8>) -> Answered {
+pub fn answer(context: &Context, line: Line<'_>, asked: Nanos, output: &mut Vec<u8>) -> Answered {
     // All by reference: to move the request and its reply would cost more than to find it.
-    match &context.parse(line) {
+    match &context.parse(line, asked) {
         None => Answered {
             outcome: Outcome::BLANK,
             closes: false,

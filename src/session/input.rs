@@ -1,6 +1,7 @@
 //! What a session has read and not answered yet.
 
 use super::Ended;
+use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::protocol::line::LONGEST_REQUEST;
 
@@ -10,6 +11,8 @@ pub(super) struct Input {
     pub filled: usize,
     /// So many of them are known to hold no LF.
     pub searched: usize,
+    /// When the last of them were read.
+    pub read_at: Nanos,
 }
 
 impl Input {
@@ -19,6 +22,7 @@ impl Input {
             bytes: [0; LONGEST_REQUEST],
             filled: 0,
             searched: 0,
+            read_at: Nanos::now(),
         }
     }
 

@@ -140,6 +140,7 @@ impl Service {
                 Err(error) => return Ended::Broken(error),
             };
             let begun = Nanos::now();
+            input.read_at = begun;
             input.filled += read;
 
             let replies = &mut connection.client.replies;
@@ -203,7 +204,7 @@ impl Service {
                 Found::Line { line, length } => {
                     let (request, before) = (used..used + length, replies.len());
                     used += length;
-                    let answered = line::answer(&self.context, line, replies);
+                    let answered = line::answer(&self.context, line, input.read_at, replies);
                     tally.note(answered.outcome);
                     if answered.closes {
                         ended = Some(Ended::Quit);

@@ -34,6 +34,7 @@ fn one_client() -> (TcpListener, TcpStream, Client, Contents) {
         accepted: 1,
         handovers: 0,
         begun: Millis(2),
+        census: None,
         clients: vec![one; 2],
         leaving: Vec::new(),
     };

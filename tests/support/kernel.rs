@@ -97,7 +97,7 @@ pub fn local_server(arguments: &[&str], commands: &'static [Set]) -> Server {
         Asked::Serve(options) => {
             let id = uuid::Uuid::new_v4();
             let (nothing, metrics) = (Inherited::default(), Arc::default());
-            Server::start(&options, id, nothing, commands, metrics, 0).expect("it starts")
+            Server::start(&options, id, nothing, commands, metrics, 0, None).expect("it starts")
         }
         Asked::Print(text) => panic!("{text}"),
     }

@@ -1,0 +1,48 @@
+//! A bell: rung by any thread, at next to no cost while it is ringing already, and heard by one that polls its descriptor.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::error::Error;
+
+/// Something has changed: look.
+pub struct Bell {
+    rings: AtomicBool,
+    event: OwnedFd,
+}
+
+impl Bell {
+    /// A bell that does not ring.
+    pub fn new() -> Result<Self, Error> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let event = event.map_err(|error| Error::System {
+            action: "make an event descriptor",
+            source: error.into(),
+        })?;
+        let rings = AtomicBool::new(false);
+        Ok(Bell { rings, event })
+    }
+
+    /// Makes the descriptor readable until it is [hushed](Bell::hush). Call it after the change.
+    pub fn ring(&self) {
+        if !self.rings.swap(true, Ordering::SeqCst) {
+            // If it is full, it is readable.
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Makes it quiet. Call it before looking for what has changed: a change after that rings again.
+    pub fn hush(&self) {
+        // If it has not been rung, there is nothing to read.
+        let _ = rustix::io::read(&self.event, &mut [0; 8]);
+        self.rings.store(false, Ordering::SeqCst);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}

@@ -1,0 +1,234 @@
+//! The census: how many clients all servers of a cluster have together.
+//!
+//! A server alone counts its own. In a cluster that is always [`available`], each publishes its count in Redis, and a census is
+//! the own count and what the others had a moment ago. In one that is [`consistent`], etcd knows who belongs to it, and a
+//! census asks everybody. `docs/cluster.md` says which one to take when.
+
+pub mod available;
+pub mod consistent;
+mod figures;
+mod resp;
+mod settings;
+mod tls;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use self::available::{Others, Publisher};
+use self::consistent::{Asker, Registration};
+pub use self::figures::{ERRORS, Figures, Shown, Trouble};
+pub use self::settings::{Given, Host, Place, Settings};
+use crate::bell::Bell;
+use crate::clock::Nanos;
+use crate::error::Error;
+use crate::pack;
+use crate::sync::atomic::AtomicUsize;
+
+/// A server that starts waits so long for its first word with the others, before it lets in clients without.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// A server that stops has so long to say so to the others.
+const LAST: Duration = Duration::from_millis(500);
+
+/// Answers how many clients there are.
+#[derive(Clone)]
+pub enum Census {
+    /// There is no cluster: those of this server.
+    Alone,
+    /// Those of this server and those that the others had a moment ago.
+    Available(Arc<Others>),
+    /// Those whom each server says that it has.
+    Consistent(Arc<Asker>),
+}
+
+impl Census {
+    /// How many clients there are, of whom so many are `here`, for somebody who `asked` at this moment.
+    #[inline]
+    pub fn clients(&self, here: u64, asked: Nanos) -> Result<u64, Unavailable> {
+        match self {
+            Census::Alone => Ok(here),
+            Census::Available(others) => Ok(here + others.now()),
+            Census::Consistent(asker) => asker.clients(asked),
+        }
+    }
+}
+
+/// Why nobody knows how many clients there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Some servers did not answer in time.
+    Silent {
+        /// So many answered.
+        answered: usize,
+        /// Of so many.
+        members: usize,
+    },
+    /// The registry of the servers did not answer.
+    Registry,
+    /// This server is not in the registry.
+    Outside,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unavailable::Silent { answered, members } => {
+                write!(f, "{answered} of {members} servers answered, try again")
+            }
+            Unavailable::Registry => write!(
+                f,
+                "0 of an unknown number of servers answered: their registry did not, try again"
+            ),
+            Unavailable::Outside => write!(
+                f,
+                "0 of an unknown number of servers answered: this one is not registered now, try again"
+            ),
+        }
+    }
+}
+
+/// Who a server is in its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub id: Uuid,
+    /// Tells the process that began to serve, and those that go on with its clients, from all others, also of the same id.
+    pub incarnation: Uuid,
+}
+
+/// The place of this server in its cluster.
+pub struct Cluster {
+    settings: Option<Arc<Settings>>,
+    member: Member,
+    /// What the process before this one knew.
+    known: Option<pack::Census>,
+    census: Census,
+    figures: Arc<Figures>,
+    bell: Option<Arc<Bell>>,
+    running: Running,
+}
+
+enum Running {
+    Nothing,
+    Available(Publisher),
+    Consistent(Registration),
+}
+
+impl Cluster {
+    /// The place of the server of this `id` in the cluster of these settings, if any. It goes on from where the process before
+    /// it was. Nothing is asked or told yet.
+    pub fn new(
+        settings: Option<Arc<Settings>>,
+        id: Uuid,
+        known: Option<pack::Census>,
+    ) -> Result<Self, Error> {
+        let incarnation = known.map_or_else(Uuid::new_v4, |known| known.incarnation);
+        let member = Member { id, incarnation };
+        let figures = Arc::new(Figures::new(settings.as_deref()));
+        let mut bell = None;
+        let census = match &settings {
+            None => Census::Alone,
+            Some(settings) => match settings.place {
+                Place::Redis { .. } => {
+                    bell = Some(Arc::new(Bell::new()?));
+                    Census::Available(Arc::new(Others::new(known)))
+                }
+                Place::Etcd => {
+                    let (settings, figures) = (settings.clone(), figures.clone());
+                    Census::Consistent(Arc::new(Asker::new(settings, member, figures)))
+                }
+            },
+        };
+        Ok(Cluster {
+            settings,
+            member,
+            known,
+            census,
+            figures,
+            bell,
+            running: Running::Nothing,
+        })
+    }
+
+    /// What answers how many clients there are.
+    pub fn census(&self) -> Census {
+        self.census.clone()
+    }
+
+    /// Who this server is in its cluster.
+    pub fn member(&self) -> Member {
+        self.member
+    }
+
+    /// What to ring when the number of clients changes.
+    pub fn bell(&self) -> Option<Arc<Bell>> {
+        self.bell.clone()
+    }
+
+    /// How it goes, for the metrics.
+    pub fn figures(&self) -> Arc<Figures> {
+        self.figures.clone()
+    }
+
+    /// Takes part from now on: tells the others the number of `clients`. A server that has just started waits a moment for
+    /// them, so that its first answer is right.
+    pub fn join(&mut self, clients: Arc<AtomicUsize>) -> Result<(), Error> {
+        let Some(settings) = self.settings.clone() else {
+            return Ok(());
+        };
+        let patience = if self.known.is_some() {
+            Duration::ZERO
+        } else {
+            FIRST
+        };
+        let (member, figures) = (self.member, self.figures.clone());
+        self.running = match (&self.census, &self.bell) {
+            (Census::Available(others), Some(bell)) => {
+                let (others, bell) = (others.clone(), bell.clone());
+                let publisher = Publisher::start(settings, member, clients, others, bell, figures)?;
+                publisher.wait_for_first(patience);
+                Running::Available(publisher)
+            }
+            (Census::Consistent(asker), _) => {
+                let registration = Registration::start(settings, member, asker.clone(), figures)?;
+                registration.wait_for_first(patience);
+                Running::Consistent(registration)
+            }
+            _ => Running::Nothing,
+        };
+        Ok(())
+    }
+
+    /// Says nothing about the number of clients from now on, so that whoever goes on with them does. Returns what that one needs
+    /// to know.
+    pub fn pause(&self) -> Option<pack::Census> {
+        let (others, until) = match (&self.running, &self.census) {
+            (Running::Available(publisher), Census::Available(others)) => {
+                publisher.pause();
+                others.known()
+            }
+            (Running::Consistent(registration), _) => {
+                registration.pause();
+                Default::default()
+            }
+            _ => return None,
+        };
+        Some(pack::Census {
+            incarnation: self.member.incarnation,
+            others,
+            until,
+        })
+    }
+
+    /// Tells the others that this server, with all its clients, is gone.
+    pub fn leave(&self) {
+        match &self.running {
+            Running::Nothing => {}
+            Running::Available(publisher) => publisher.leave(LAST),
+            Running::Consistent(registration) => registration.leave(LAST),
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! What an operator says about the cluster: where its servers meet, under which name, and who they say they are there.
+
+use std::fmt;
+use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, plain};
+
+/// The most characters of a cluster's name.
+const LONGEST_NAME: usize = 64;
+
+/// The most bytes of a file with a user, a password or certificates.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// What was given, word for word.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// `--cluster`.
+    pub cluster: String,
+    /// `--cluster-name`.
+    pub name: String,
+    /// `--cluster-heartbeat`.
+    pub heartbeat: Duration,
+    /// `--cluster-user-file`.
+    pub user_file: Option<PathBuf>,
+    /// `--cluster-password-file`.
+    pub password_file: Option<PathBuf>,
+    /// `--cluster-ca-file`.
+    pub ca_file: Option<PathBuf>,
+    /// `--advertise`.
+    pub advertise: Option<SocketAddr>,
+}
+
+/// What it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the servers meet.
+    pub place: Place,
+    /// The hosts to try, at least one.
+    pub hosts: Vec<Host>,
+    /// Whether to speak TLS with them.
+    pub tls: bool,
+    /// The name of the cluster, which may share its place with others.
+    pub name: String,
+    /// How often a server says that it is there.
+    pub heartbeat: Duration,
+    /// Where it is written who it says it is there.
+    pub credentials: Credentials,
+    /// Where the other servers of the cluster reach the HTTP of this one.
+    pub advertise: Option<SocketAddr>,
+}
+
+/// Where the servers of a cluster meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In this database of a Redis.
+    Redis {
+        /// Its number.
+        database: u32,
+        /// The name under which the hosts, which are Sentinels then, know it.
+        master: Option<String>,
+    },
+    /// In an etcd.
+    Etcd,
+}
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// A name, or an address without brackets.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name.contains(':') {
+            true => write!(f, "[{}]:{}", self.name, self.port),
+            false => write!(f, "{}:{}", self.name, self.port),
+        }
+    }
+}
+
+/// The files that say who this server is to the place where the servers meet, and whom to believe there. They are read for each
+/// connection, so that what is in them may change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    user: Option<PathBuf>,
+    password: Option<PathBuf>,
+    ca: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Understands what was given, and looks whether its files can be read and its names be found.
+    pub fn new(given: &Given) -> Result<Self, Error> {
+        let (scheme, rest) = given.cluster.split_once("://").ok_or_else(|| {
+            wrong("--cluster is no address of a cluster: it has no scheme such as redis://")
+        })?;
+        let (place, tls, port) = match scheme {
+            "redis" => (redis(None), false, 6379),
+            "rediss" => (redis(None), true, 6379),
+            "redis-sentinel" => (redis(Some(String::new())), false, 26379),
+            "rediss-sentinel" => (redis(Some(String::new())), true, 26379),
+            "etcd" => (Place::Etcd, false, 2379),
+            "etcds" => (Place::Etcd, true, 2379),
+            _ => {
+                return Err(wrong(format!(
+                    "--cluster knows no scheme {}: there are redis, rediss, redis-sentinel, rediss-sentinel, etcd and etcds",
+                    quoted(scheme)
+                )));
+            }
+        };
+        if rest.contains('@') {
+            return Err(wrong(
+                "--cluster holds a user or a password, which everybody on this machine could see: put them in the files of \
+                 --cluster-user-file and --cluster-password-file",
+            ));
+        }
+        if rest.contains(['?', '#']) {
+            return Err(wrong("--cluster takes no options behind a ? or #"));
+        }
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let hosts = hosts
+            .split(',')
+            .map(|text| host(text, port))
+            .collect::<Result<Vec<_>, _>>()?;
+        let settings = Settings {
+            place: path_of(place, path, hosts.len())?,
+            hosts,
+            tls,
+            name: name(&given.name, "--cluster-name")?,
+            heartbeat: given.heartbeat,
+            credentials: Credentials::find(given),
+            advertise: given.advertise,
+        };
+        settings.credentials.check()?;
+        if settings.place == Place::Etcd && settings.advertise.is_none() {
+            return Err(wrong(
+                "--cluster etcd:// needs --advertise (BLOCKCHAIN_TCPD_ADVERTISE): the address at which the other servers reach the \
+                 HTTP of this one",
+            ));
+        }
+        if settings
+            .advertise
+            .is_some_and(|address| address.ip().is_unspecified() || address.port() == 0)
+        {
+            return Err(wrong(
+                "--advertise is the address that the other servers connect to: it can't be any address, or any port",
+            ));
+        }
+        settings.resolve()?;
+        Ok(settings)
+    }
+
+    /// Whether at least one of the hosts has an address.
+    fn resolve(&self) -> Result<(), Error> {
+        let mut problem = None;
+        for host in &self.hosts {
+            match (host.name.as_str(), host.port).to_socket_addrs() {
+                Ok(addresses) if addresses.len() > 0 => return Ok(()),
+                Ok(_) => problem = Some(format!("{host} has no address")),
+                Err(error) => {
+                    // getaddrinfo(3) says it in its own words, behind std's.
+                    let text = plain(&error);
+                    let text = text.rsplit(": ").next().unwrap_or_default();
+                    problem = Some(format!("can't find the address of {host}: {text}"));
+                }
+            }
+        }
+        Err(wrong(format!(
+            "--cluster: {}; name a host that resolves, or an IP address",
+            problem.unwrap_or_default()
+        )))
+    }
+
+    /// What the log and errors call the place where the servers meet.
+    pub fn place_name(&self) -> &'static str {
+        match self.place {
+            Place::Redis { .. } => "Redis",
+            Place::Etcd => "etcd",
+        }
+    }
+}
+
+impl Credentials {
+    /// The files that were named, else those that systemd passes (systemd.exec(5), `LoadCredential=`).
+    fn find(given: &Given) -> Self {
+        let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let find = |file: &Option<PathBuf>, name: &str| {
+            let passed = || directory.as_ref().map(|directory| directory.join(name));
+            file.clone()
+                .or_else(|| passed().filter(|file| file.exists()))
+        };
+        Credentials {
+            user: find(&given.user_file, "cluster-user"),
+            password: find(&given.password_file, "cluster-password"),
+            ca: find(&given.ca_file, "cluster-ca"),
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let user = self.user().map_err(wrong)?;
+        let password = self.password().map_err(wrong)?;
+        if user.is_some() && password.is_none() {
+            return Err(wrong(
+                "--cluster-user-file names a user without a password: give it a --cluster-password-file",
+            ));
+        }
+        let certificates = self.certificates().map_err(wrong)?;
+        match (certificates, &self.ca) {
+            (Some(text), Some(file)) if !text.contains("-----BEGIN CERTIFICATE-----") => {
+                Err(wrong(format!(
+                    "{} holds no certificate in the PEM format",
+                    file.display()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The user, if there is one.
+    pub fn user(&self) -> Result<Option<String>, String> {
+        word(self.user.as_deref())
+    }
+
+    /// The password, if there is one.
+    pub fn password(&self) -> Result<Option<String>, String> {
+        word(self.password.as_deref())
+    }
+
+    /// Certificates of those whom to believe, in the PEM format, if not those whom the system believes.
+    pub fn certificates(&self) -> Result<Option<String>, String> {
+        self.ca.as_deref().map(read).transpose()
+    }
+}
+
+/// The first line of `file`.
+fn word(file: Option<&Path>) -> Result<Option<String>, String> {
+    let Some(file) = file else { return Ok(None) };
+    let text = read(file)?;
+    let mut lines = text.lines();
+    let word = lines.next().unwrap_or_default();
+    if word.is_empty() || lines.any(|line| !line.is_empty()) {
+        let file = file.display();
+        return Err(format!("{file} must hold one line, and does not"));
+    }
+    Ok(Some(word.to_string()))
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    let problem = |why: String| format!("can't read {}: {why}", file.display());
+    let size = fs::metadata(file).map_err(|error| problem(plain(&error)))?;
+    if size.len() > LARGEST_FILE {
+        return Err(problem("it is larger than 1 MiB".to_string()));
+    }
+    fs::read_to_string(file).map_err(|error| problem(plain(&error)))
+}
+
+fn wrong(text: impl Into<String>) -> Error {
+    Error::Cluster(text.into())
+}
+
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+fn redis(master: Option<String>) -> Place {
+    let database = 0;
+    Place::Redis { database, master }
+}
+
+/// What is behind the hosts: the number of a database, the name of a master, or nothing.
+fn path_of(place: Place, path: &str, hosts: usize) -> Result<Place, Error> {
+    match place {
+        Place::Etcd if path.is_empty() => Ok(Place::Etcd),
+        Place::Etcd => Err(wrong(format!(
+            "--cluster etcd:// has only hosts: take away {}",
+            quoted(path)
+        ))),
+        Place::Redis { master: None, .. } if hosts > 1 => Err(wrong(
+            "--cluster redis:// names one host; several are Sentinels: redis-sentinel://HOST,HOST/MASTER",
+        )),
+        Place::Redis { master: None, .. } => match path.parse() {
+            Ok(database) => Ok(Place::Redis {
+                database,
+                master: None,
+            }),
+            Err(_) if path.is_empty() => Ok(redis(None)),
+            Err(_) => Err(wrong(format!(
+                "--cluster: {} is no number of a database",
+                quoted(path)
+            ))),
+        },
+        Place::Redis { .. } => {
+            let (master, database) = path.split_once('/').unwrap_or((path, "0"));
+            let database = database.parse().map_err(|_| {
+                wrong(format!(
+                    "--cluster: {} is no number of a database",
+                    quoted(database)
+                ))
+            })?;
+            let master = Some(name(
+                master,
+                "--cluster redis-sentinel://HOST,HOST/MASTER: MASTER",
+            )?);
+            Ok(Place::Redis { database, master })
+        }
+    }
+}
+
+fn name(text: &str, what: &str) -> Result<String, Error> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=LONGEST_NAME).contains(&text.len()) && text.chars().all(is_fine) {
+        return Ok(text.to_string());
+    }
+    Err(wrong(format!(
+        "{what} is {}: it must be 1 to {LONGEST_NAME} letters, digits and . _ - of ASCII",
+        quoted(text)
+    )))
+}
+
+fn host(text: &str, port: u16) -> Result<Host, Error> {
+    let problem = || {
+        wrong(format!(
+            "--cluster: {} is no host with a port, such as redis.example:6379 or [2001:db8::1]:6379",
+            quoted(text)
+        ))
+    };
+    let (name, rest) = match text.strip_prefix('[') {
+        Some(text) => text.split_once(']').ok_or_else(problem)?,
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let port = match rest.strip_prefix(':') {
+        Some(number) => number.parse().ok().filter(|number| *number > 0),
+        None if rest.is_empty() => Some(port),
+        None => None,
+    };
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '%');
+    match port {
+        Some(port) if !name.is_empty() && name.chars().all(is_fine) => Ok(Host {
+            name: name.to_string(),
+            port,
+        }),
+        _ => Err(problem()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(cluster: &str) -> Result<Settings, String> {
+        let given = Given {
+            cluster: cluster.to_string(),
+            name: "shop".to_string(),
+            heartbeat: Duration::from_millis(500),
+            advertise: Some(([192, 0, 2, 1], 4280).into()),
+            ..Given::default()
+        };
+        Settings::new(&given).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn addresses_are_understood() {
+        let one = settings("redis://127.0.0.1").unwrap();
+        assert_eq!(one.hosts[0].to_string(), "127.0.0.1:6379");
+        assert_eq!((one.place, one.tls), (redis(None), false));
+        let other = settings("rediss://[::1]:7000/3").unwrap();
+        assert_eq!(other.hosts[0].to_string(), "[::1]:7000");
+        assert!(other.tls);
+        assert!(matches!(other.place, Place::Redis { database: 3, .. }));
+        let watched = settings("redis-sentinel://127.0.0.1:1,127.0.0.2/main/2").unwrap();
+        assert_eq!(watched.hosts[1].to_string(), "127.0.0.2:26379");
+        let master = Some("main".to_string());
+        let database = 2;
+        assert_eq!(watched.place, Place::Redis { database, master });
+        let etcd = settings("etcd://127.0.0.1,127.0.0.2,127.0.0.3:5").unwrap();
+        assert_eq!((etcd.place, etcd.hosts.len()), (Place::Etcd, 3));
+        assert_eq!(etcd.hosts[0].port, 2379);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        for (cluster, why) in [
+            ("127.0.0.1", "no scheme"),
+            ("http://127.0.0.1", "knows no scheme \"http\""),
+            ("redis://", "no host"),
+            ("redis://127.0.0.1:0", "no host"),
+            ("redis://127.0.0.1:x", "no host"),
+            ("redis://a b", "no host"),
+            ("redis://[::1", "no host"),
+            ("redis://127.0.0.1,127.0.0.2", "several are Sentinels"),
+            ("redis://user:secret@127.0.0.1", "everybody on this machine"),
+            ("redis://127.0.0.1/x", "no number of a database"),
+            ("redis://127.0.0.1?db=1", "no options"),
+            ("redis-sentinel://127.0.0.1", "MASTER is \"\""),
+            ("redis-sentinel://127.0.0.1/ma ster", "MASTER is"),
+            ("etcd://127.0.0.1/x", "only hosts"),
+            (
+                "redis://nowhere.invalid",
+                "can't find the address of nowhere.invalid:6379",
+            ),
+        ] {
+            let said = settings(cluster).unwrap_err();
+            assert!(said.contains(why), "{cluster}: {said}");
+            assert!(!said.contains("secret"), "{said}");
+        }
+    }
+}
