@@ -18,15 +18,7 @@ fn one_client() -> (TcpListener, TcpStream, Client, Contents) {
     let mut client = Client::connect(listener.local_addr().unwrap()).unwrap();
     client.send("WHY\n");
     let (accepted, peer) = listener.accept().unwrap();
-    let one = pack::Client {
-        number: 1,
-        peer,
-        since: Millis(1),
-        active: None,
-        unanswered: Vec::new(),
-        replies: Vec::new(),
-        closes: false,
-    };
+    let one = pack::Client::new(1, peer);
     let contents = Contents {
         listeners: 1,
         http: 0,
@@ -115,8 +107,8 @@ fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
     type Spoil = fn(&mut Vec<u8>);
     let spoilt: [(Spoil, &str); 3] = [
         (
-            |state| state[VERSION] = 3,
-            "its format has version 3, and this program knows version 2",
+            |state| state[VERSION] = 4,
+            "its format has version 4, and this program knows version 3",
         ),
         (|state| state[VERSION] = 0, "its format has version 0"),
         (
