@@ -30,6 +30,16 @@ fn commands(start: &str) -> Vec<&'static str> {
     commands
 }
 
+/// The settings of the daemon in them.
+fn settings() -> Vec<&'static str> {
+    let settings = EXAMPLE
+        .lines()
+        .filter_map(|line| line.strip_prefix("#         "));
+    let settings: Vec<_> = settings.collect();
+    assert_eq!(settings.len(), 2);
+    settings
+}
+
 /// Runs a shell's commands in a folder; they must succeed. Returns what they printed.
 fn sh(within: &Path, script: &str) -> String {
     let mut shell = clean("bash");
@@ -77,12 +87,8 @@ fn server(address: IpAddr, arguments: &[&str]) -> Daemon {
         .args(["--http", &SocketAddr::new(address, 4280).to_string()])
         .args(["--log", "debug"])
         .args(arguments);
-    let settings: Vec<_> = EXAMPLE
-        .lines()
-        .filter_map(|line| line.strip_prefix("#         ")?.split_once('='))
-        .collect();
-    assert_eq!(settings.len(), 2);
-    for (variable, value) in settings {
+    for setting in settings() {
+        let (variable, value) = setting.split_once('=').expect("a setting");
         command.env(variable, value.replace("192.0.2.1", "127.0.0.1"));
     }
     Daemon::run(command)
@@ -416,13 +422,9 @@ fn who_has_no_right_certificate_reaches_no_server() {
         served.contains(" \"alice\" blockchain-tcpd/ledger"),
         "{served}"
     );
-    let logs: Vec<String> = site
-        .servers
-        .into_iter()
-        .flatten()
-        .map(Daemon::stop)
-        .collect();
-    let logs = logs.concat();
+    let logs = site.servers.iter().flatten();
+    let logs: Vec<String> = logs.flat_map(|server| server.log().lines()).collect();
+    let logs = logs.join("\n");
     let accepted: Vec<&str> = logs
         .lines()
         .filter(|line| line.contains(" accepted "))
@@ -562,4 +564,21 @@ fn a_server_that_is_killed_costs_its_own_clients_alone_and_one_that_is_replaced_
     site.wait_for_check(1, "UP", 1);
     let _one_more = site.alice();
     site.wait_for_clients([Some(4), Some(1), Some(4)]);
+}
+
+#[test]
+fn the_documents_show_the_settings_that_are_tried_here() {
+    for document in [
+        include_str!("../README.md"),
+        include_str!("../man/blockchain-tcpd.8"),
+    ] {
+        for setting in settings() {
+            let variable = setting.split_inclusive('=').next().expect("its name");
+            let shown = document
+                .lines()
+                .map(str::trim)
+                .filter(|line| line.starts_with(variable));
+            assert_eq!(shown.collect::<Vec<_>>(), [setting]);
+        }
+    }
 }
