@@ -34,6 +34,9 @@ const SPARE_DESCRIPTORS: usize = 12;
 /// The most connections of those who look after the server.
 const MOST_HTTP: u64 = 32;
 
+/// The most connections that may have sent no whole PROXY header yet.
+const MOST_GREETING: u64 = 1024;
+
 /// The most sockets that may linger.
 const MOST_LINGERING: usize = 1024;
 
@@ -231,6 +234,12 @@ pub fn prepare() {
 pub fn http_connections() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     as_size((limit / 16).clamp(2, MOST_HTTP))
+}
+
+/// How many connections may have sent no whole PROXY header yet, by the same measure.
+pub fn greeting_connections() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    as_size((limit / 16).clamp(2, MOST_GREETING))
 }
 
 /// Shares out the descriptors for `clients`, of whom so many are `here`, if there are enough. Each of `acceptors` takes one

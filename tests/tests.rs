@@ -10,6 +10,8 @@
 //! - `moving`: letting go of connections, open and unread
 //! - `full`: more clients than may be: BUSY, making room, the cap for an address
 //! - `handover`: a new program takes over, and no client notices
+//! - `proxy`: PROXY headers: whose connection it is, who may say so, what is wrong with them
+//! - `haproxy`: the example for HAProxy, tried with HAProxy, three daemons and real certificates
 //! - `http`: health, readiness and the page; what HTTP clients may do to it
 //! - `metrics`: what is counted, held against docs/metrics.md
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
@@ -27,6 +29,7 @@ mod check;
 mod failures;
 mod full;
 mod handover;
+mod haproxy;
 mod hostile;
 mod http;
 mod identity;
@@ -39,6 +42,7 @@ mod nc;
 mod project;
 mod prometheus;
 mod protocol;
+mod proxy;
 mod redis;
 mod settings;
 mod soak;
