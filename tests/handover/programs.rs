@@ -128,7 +128,7 @@ fn a_program_that_packs_otherwise_is_not_taken() {
         let (status, said) = run_to_end(command);
         assert_eq!(status == 0, taken, "{said}");
         assert_eq!(
-            said.contains("hands its clients over in version 2"),
+            said.contains("hands its clients over in version 1"),
             !taken,
             "{said}"
         );
