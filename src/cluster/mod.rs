@@ -79,7 +79,7 @@ pub enum Unavailable {
     Registry,
     /// This server is not in the registry.
     Outside,
-    /// The registry has just begun: servers may be missing.
+    /// The registry has begun anew, or lost a server that lives: others may be missing.
     Young,
 }
 
@@ -99,7 +99,7 @@ impl fmt::Display for Unavailable {
             ),
             Unavailable::Young => write!(
                 f,
-                "0 of an unknown number of servers answered: their registry has just begun, try again"
+                "0 of an unknown number of servers answered: their registry may lack some for a moment, try again"
             ),
         }
     }

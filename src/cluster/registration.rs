@@ -1,6 +1,6 @@
 //! The place of this server in the roster that etcd keeps: written under a lease, which one thread keeps alive.
 //!
-//! If the lease is lost, the server writes itself down again. The program that takes over from this one writes the same entry under
+//! If the lease is lost, the server writes itself down again, and nobody believes the roster for a while. The program that takes over from this one writes the same entry under
 //! a lease of its own: that of this one no longer matters then.
 
 use std::net::SocketAddr;
@@ -115,7 +115,7 @@ struct Keeper {
     figures: Arc<Figures>,
     /// That under which the server is registered.
     lease: Option<i64>,
-    /// Whether nobody was at this address before but processes that have ended.
+    /// Whether it has never been registered: at its address were only processes that have ended.
     is_new: bool,
     first: Option<Sender<()>>,
     left: Receiver<()>,
@@ -205,9 +205,10 @@ impl Keeper {
             None => self.etcd.grant(seconds, by)?.0,
         };
         self.lease = Some(lease);
-        let youth = match roster.begun {
-            true => None,
-            false => Some(self.etcd.grant(seconds, by)?.0),
+        let is_lost = !self.is_new && !is_known;
+        let youth = match !roster.begun || is_lost {
+            true => Some(self.etcd.grant(seconds, by)?.0),
+            false => None,
         };
         let own = Entry {
             member: self.member,

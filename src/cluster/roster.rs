@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Whoever finds no `begun` puts it there together with `young`: the roster has just begun, maybe because etcd has lost one in
-//! which others were, too. As long as it is `young` nobody believes that it is whole. By then everybody has noticed that its lease
-//! is gone, and has written itself down again.
+//! which others were, too. A server that finds itself missing, for all that it lives, puts `young` there, too: others may be
+//! missing for the same reason, or be so in a moment. As long as it is there nobody believes that the roster is whole. By then
+//! everybody has noticed that its lease is gone, and has written itself down again.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -41,7 +42,7 @@ pub struct Roster {
     pub entries: Vec<Entry>,
     /// Whether it has begun at all.
     pub begun: bool,
-    /// Whether that was a short while ago, so that servers may be missing.
+    /// Whether servers may be missing.
     pub young: bool,
 }
 
@@ -84,7 +85,7 @@ impl Roster {
     }
 
     /// Writes a server down, and takes away those that `gone` says are gone. It is as it was read a moment ago, or else this
-    /// fails. A roster that begins with it is young as long as the lease `youth` holds.
+    /// fails. The roster is young as long as the lease `youth` holds, if there is one.
     pub fn write(
         &self,
         etcd: &mut Etcd,
@@ -101,13 +102,13 @@ impl Roster {
         let gone: Vec<String> = gone.iter().map(|member| key(&prefix, *member)).collect();
         let mut all = vec![Do::Put(&own_key, &value, Some(own.lease))];
         all.extend(gone.iter().map(|key| Do::Delete(key)));
-        let condition = match youth {
-            Some(youth) => {
+        all.extend(youth.map(|youth| Do::Put(&young, "", Some(youth))));
+        let condition = match self.begun {
+            true => If::Is(&begun),
+            false => {
                 all.push(Do::Put(&begun, "", None));
-                all.push(Do::Put(&young, "", Some(youth)));
                 If::IsNot(&begun)
             }
-            None => If::Is(&begun),
         };
         match etcd.transaction(&condition, &all, by)? {
             true => Ok(()),

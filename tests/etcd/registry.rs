@@ -107,19 +107,23 @@ impl Etcd {
         std::fs::remove_dir_all(self.data(member)).expect("its data");
     }
 
-    /// Waits until it answers with a quorum.
+    /// Waits until each member that runs answers with a quorum.
     pub fn wait(&self) {
-        wait_until("etcd answers", || {
-            let mut command = self.control();
-            command.args(["--command-timeout", "1s", "get", "x"]);
-            command.stderr(Stdio::null()).stdout(Stdio::null());
-            command.status().is_ok_and(|status| status.success())
-        });
+        let members = self.members.lock().unwrap();
+        let running = members.iter().filter(|one| one.process.is_some());
+        let running: Vec<SocketAddr> = running.map(|one| one.client).collect();
+        drop(members);
+        for address in running {
+            wait_until("etcd answers", || {
+                let mut command = self.control(&address.to_string());
+                command.args(["--command-timeout", "1s", "get", "x"]);
+                command.stderr(Stdio::null()).stdout(Stdio::null());
+                command.status().is_ok_and(|status| status.success())
+            });
+        }
     }
 
-    fn control(&self) -> Command {
-        let hosts = self.url();
-        let (_, hosts) = hosts.split_once("://").expect("a scheme");
+    fn control(&self, hosts: &str) -> Command {
         let mut command = clean("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", hosts]);
         if let Some([certificate, _]) = &self.tls {
@@ -130,7 +134,10 @@ impl Etcd {
 
     /// Has etcdctl do something, which must go well. Returns what it says.
     pub fn does(&self, arguments: &[&str]) -> String {
-        let output = self.control().args(arguments).output().expect("etcdctl");
+        let url = self.url();
+        let (_, hosts) = url.split_once("://").expect("a scheme");
+        let mut command = self.control(hosts);
+        let output = command.args(arguments).output().expect("etcdctl");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let failed = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {said}{failed}");
