@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use self::registry::{Etcd, free_address};
+use crate::support::http::get;
 use crate::support::{Client, Daemon, installed, wait_until};
 
 const REGISTRY: &str = "0 of an unknown number of servers answered: their registry did not";
@@ -291,5 +292,12 @@ fn many_questions_at_once_take_no_longer_than_one() {
     let silent = "ERR UNAVAILABLE 1 of 2 servers answered, try again";
     assert!(answers.iter().all(|answer| answer == silent), "{answers:?}");
     assert!(took < Duration::from_secs(2), "{took:?}");
+    // Whose workers wait is well, and says so before they are done.
+    for _ in 0..3 {
+        let mut others: Vec<Client> = (0..8).map(|_| client(&servers[0])).collect();
+        others.iter_mut().for_each(|other| other.send("WHO\n"));
+        let live = get(servers[0].http(), "/livez");
+        assert_eq!(live.status, 200, "{}", live.body);
+    }
     eprintln!("128 questions to a server that misses another took {took:?}");
 }

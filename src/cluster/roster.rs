@@ -52,7 +52,8 @@ impl Roster {
         let prefix = prefix(name);
         // All keys that begin so: '0' comes after '/'.
         let end = format!("{}0", prefix.trim_end_matches('/'));
-        Roster::new(&prefix, &etcd.range(&prefix, &end, MOST_SERVERS + 2, by)?)
+        // Some that came at the same moment as the last may be there, too.
+        Roster::new(&prefix, &etcd.range(&prefix, &end, MOST_SERVERS * 2, by)?)
     }
 
     fn new(prefix: &str, pairs: &[Pair]) -> Result<Self, Trouble> {
