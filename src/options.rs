@@ -161,7 +161,7 @@ pub struct Options {
     #[arg(skip)]
     pub http_by_default: bool,
 
-    /// Where the servers of a cluster meet, so that WHO counts the clients of all: redis://HOST[:PORT][/DB],
+    /// Where the servers of a cluster meet, so that WHO counts the clients of all: redis://HOST:PORT/DATABASE,
     /// redis-sentinel://HOST,HOST/MASTER (always available), etcd://HOST,HOST,HOST (always consistent); with TLS rediss,
     /// rediss-sentinel, etcds [default: none, this server is alone]
     #[arg(

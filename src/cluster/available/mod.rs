@@ -16,18 +16,15 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use self::heart::Heart;
-use super::Member;
 use super::figures::Figures;
 use super::settings::Settings;
+use super::{Member, STACK_SIZE};
 use crate::bell::Bell;
 use crate::clock::Millis;
 use crate::error::Error;
 use crate::pack;
 use crate::sync::atomic::AtomicUsize;
 use crate::thread;
-
-/// TLS and the system's search for addresses need more than other threads do.
-const STACK_SIZE: usize = 512 * 1024;
 
 /// What the other servers have, as far as it is known.
 #[derive(Debug, Default)]
