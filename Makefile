@@ -13,7 +13,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover fuzz soak deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-cluster fuzz soak deb apt-repository install
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -35,6 +35,9 @@ bench: ## side by side with a minimal server and Redis; ARGS='--only pipelined'
 
 bench-handover: ## how long clients wait while a new program takes over; ARGS='--clients 1000 --rounds 200'
 	$(CARGO) bench --locked --bench handover -- $(ARGS)
+
+bench-cluster: ## what a cluster over Redis costs, with 3 to 1,000 servers; ARGS='--servers 3,30'
+	$(CARGO) bench --locked --bench cluster -- $(ARGS)
 
 fuzz: ## the line protocol, the pack, HTTP; SECONDS=600
 	./fuzz/run $(SECONDS)

@@ -170,7 +170,8 @@ pub struct Options {
     )]
     pub cluster_name: String,
 
-    /// How often a server says that it is there, 50ms to 1m; after four times that without a word it is taken for gone. The same on all servers
+    /// How often a server says that it is there, 50ms to 1m; after four times
+    /// that without a word it is taken for gone. The same on all servers
     #[arg(
         long,
         env = "BLOCKCHAIN_TCPD_CLUSTER_HEARTBEAT",
@@ -209,7 +210,8 @@ pub struct Options {
     )]
     pub cluster_ca_file: Option<PathBuf>,
 
-    /// Address and port at which the other servers of a cluster over etcd reach the HTTP of this one
+    /// Address and port at which the other servers of a cluster over etcd reach the HTTP of this one [default: none, and
+    /// such a cluster needs it]
     #[arg(
         long,
         env = "BLOCKCHAIN_TCPD_ADVERTISE",

@@ -10,7 +10,7 @@ use crate::support::{Client, Daemon, Scratch, field, program, wait_until};
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
 /// Every flag, a value that it doesn't take, and the default that --help names, if it is a value.
-pub const FLAGS: [(&str, &str, Option<&str>); 12] = [
+pub const FLAGS: [(&str, &str, Option<&str>); 19] = [
     (
         "--listen",
         "localhost:4242",
@@ -24,6 +24,13 @@ pub const FLAGS: [(&str, &str, Option<&str>); 12] = [
     ("--drain-timeout", "-3s", Some("30s")),
     ("--drain-notice", "soon", Some("0s")),
     ("--http", "4280", Some("127.0.0.1:4280")),
+    ("--cluster", "", None),
+    ("--cluster-name", "", Some("default")),
+    ("--cluster-heartbeat", "49ms", Some("500ms")),
+    ("--cluster-user-file", "", None),
+    ("--cluster-password-file", "", None),
+    ("--cluster-ca-file", "", None),
+    ("--advertise", "here:4280", None),
     ("--state-directory", "", None),
     ("--server-id", "00000000-0000-0000-0000-000000000000", None),
     ("--log", "inof", Some("info")),

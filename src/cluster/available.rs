@@ -131,7 +131,8 @@ impl Publisher {
             first: Some(answered),
             script: Script::new(SCRIPT),
             sequence: 0,
-            epoch: None,
+            epoch: Vec::new(),
+            kept: 0,
             turn: 0,
         };
         thread::spawn_with("cluster", STACK_SIZE, move || {
@@ -199,8 +200,10 @@ struct Heart {
     script: Script,
     /// The number of the last heartbeat.
     sequence: u64,
-    /// The state whose sums are believed: it was whole.
-    epoch: Option<Vec<u8>>,
+    /// The state that Redis has.
+    epoch: Vec<u8>,
+    /// What the others had before that state began, as long as it may not be whole.
+    kept: u64,
     /// Which of several hosts is tried first.
     turn: usize,
 }
@@ -402,9 +405,12 @@ impl Heart {
         })?;
         self.figures.beat();
         self.figures.shares_id(pulse.shares_id, &self.member.id);
-        if self.epoch.as_ref() != Some(&pulse.epoch) && pulse.age >= heartbeat * YOUTH {
-            self.epoch = Some(pulse.epoch.clone());
+        if pulse.age >= heartbeat * YOUTH {
+            self.kept = 0;
+        } else if self.epoch != pulse.epoch {
+            self.kept = self.others.now();
         }
+        self.epoch.clone_from(&pulse.epoch);
         if act != "leave" {
             self.believe(&pulse);
         }
@@ -413,11 +419,8 @@ impl Heart {
 
     /// From now on this is what all have.
     fn believe(&self, pulse: &Pulse) {
-        let mut others = pulse.total.saturating_sub(pulse.own);
-        if self.epoch.as_ref() != Some(&pulse.epoch) {
-            // Redis began anew, and not everybody may have come yet.
-            others = others.max(self.others.now());
-        }
+        // If Redis began anew, not everybody may have come yet.
+        let others = pulse.total.saturating_sub(pulse.own).max(self.kept);
         let until = Millis::now().after(self.settings.heartbeat * SILENCE);
         self.others.set(others, until);
         self.figures.heard(pulse.members, pulse.total);

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::State;
 use super::process::Process;
+use crate::cluster;
 use crate::command::{Entry, OUTCOMES, Outcome};
 use crate::health::Load;
 use crate::metrics::{ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, REFUSED, Sums, Times};
@@ -51,6 +52,7 @@ fn open_metrics(state: &State<'_>) -> String {
         draining: state.draining.unwrap_or_default(),
         answered: state.answered,
         commands: commands.map(|entry: &Entry| entry.name).collect(),
+        cluster: state.subject.cluster.show(),
         process: Process::now(),
     };
     let mut registry = Registry::default();
@@ -93,6 +95,7 @@ struct Figures {
     draining: Duration,
     answered: [u64; CODES.len()],
     commands: Vec<&'static str>,
+    cluster: Option<cluster::Shown>,
     process: Option<Process>,
 }
 
@@ -214,6 +217,9 @@ impl Collector for Figures {
             "code",
             answered,
         )?;
+        if let Some(cluster) = &self.cluster {
+            to.cluster(cluster)?;
+        }
         match &self.process {
             Some(process) => to.process(process),
             None => Ok(()),
@@ -259,6 +265,64 @@ impl Writer<'_, '_> {
             .0
             .encode_descriptor(name, help, None, MetricType::Gauge)?;
         family.encode_family(&label)?.encode_gauge(&1u64)
+    }
+
+    /// How it goes with the cluster.
+    fn cluster(&mut self, cluster: &cluster::Shown) -> fmt::Result {
+        let mut info = self.0.encode_descriptor(
+            "blockchain_tcpd_cluster_info",
+            "The cluster that this server belongs to",
+            None,
+            MetricType::Gauge,
+        )?;
+        let labels = [("mode", cluster.mode), ("name", &cluster.name)];
+        info.encode_family(&labels)?.encode_gauge(&1u64)?;
+        self.gauge(
+            "blockchain_tcpd_cluster_connected",
+            "Whether this server is in touch with its cluster",
+            u64::from(cluster.connected),
+        )?;
+        self.gauge(
+            "blockchain_tcpd_cluster_servers",
+            "Servers in the cluster when it was heard last",
+            cluster.servers,
+        )?;
+        self.gauge(
+            "blockchain_tcpd_cluster_clients",
+            "Clients of all servers when the cluster was heard last",
+            cluster.clients,
+        )?;
+        // Never is as old as can be.
+        let age = cluster.age.unwrap_or(f64::INFINITY);
+        self.gauge(
+            "blockchain_tcpd_cluster_age_seconds",
+            "How long ago the cluster was heard last",
+            age,
+        )?;
+        self.gauge(
+            "blockchain_tcpd_cluster_shares_id",
+            "Whether another server of the cluster has the same id",
+            u64::from(cluster.shares_id),
+        )?;
+        self.counter(
+            "blockchain_tcpd_cluster_heartbeats",
+            "Heartbeats that were answered",
+            cluster.heartbeats,
+        )?;
+        let outcomes = ["ok", "unavailable"].into_iter().zip(cluster.censuses);
+        self.counters(
+            "blockchain_tcpd_cluster_censuses",
+            "Censuses of all servers, each for all who asked meanwhile",
+            "outcome",
+            outcomes,
+        )?;
+        let errors = cluster::ERRORS.into_iter().zip(cluster.errors);
+        self.counters(
+            "blockchain_tcpd_cluster_errors",
+            "Failed attempts to be in touch with the cluster",
+            "kind",
+            errors,
+        )
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{replace, times};
+use blockchain_tcpd::pack;
+
 use crate::support::kernel::shell;
 use crate::support::{Daemon, Scratch, clean, program, run_to_end, wait_until};
 
@@ -75,8 +77,9 @@ fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
     let mut client = daemon.connect();
     client.send("WH");
     let removes_itself = format!(
-        "#!/bin/sh\nrm {}\necho blockchain-tcpd takes packs of version 2\n",
-        copy.display()
+        "#!/bin/sh\nrm {}\necho blockchain-tcpd takes packs of version {}\n",
+        copy.display(),
+        pack::VERSION
     );
     put(&copy, removes_itself, 0o755);
     replace(&daemon);
@@ -117,7 +120,7 @@ fn clients_that_cannot_be_packed_stay() {
 /// It says so when it is tried out, before anybody is let go of.
 #[test]
 fn a_program_that_packs_otherwise_is_not_taken() {
-    for (version, taken) in [("2", true), ("1", false)] {
+    for (version, taken) in [("3", true), ("2", false)] {
         let mut command = program();
         command
             .arg("--check")
@@ -125,7 +128,7 @@ fn a_program_that_packs_otherwise_is_not_taken() {
         let (status, said) = run_to_end(command);
         assert_eq!(status == 0, taken, "{said}");
         assert_eq!(
-            said.contains("hands its clients over in version 1"),
+            said.contains("hands its clients over in version 2"),
             !taken,
             "{said}"
         );

@@ -4,6 +4,7 @@
 
 pub mod http;
 pub mod kernel;
+pub mod redis;
 pub mod trickle;
 
 use std::ffi::OsStr;

@@ -1,0 +1,283 @@
+//! Who a server is to Redis, whom it believes there, and which settings are refused.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::{figure, server_at, who};
+use crate::support::redis::{Redis, free_port};
+use crate::support::{Daemon, Scratch, fails, installed, program, run_to_end, wait_until};
+
+const SECRET: &str = "correct-horse-battery-staple";
+
+/// A file with this text, as an argument.
+fn file(directory: &Scratch, name: &str, text: &str) -> String {
+    let file = directory.path().join(name);
+    fs::write(&file, text).expect("a file");
+    file.to_str().expect("UTF-8").to_string()
+}
+
+/// Neither the log nor the process list shows it.
+fn shows_no_secret(server: &Daemon) {
+    let lines = server.log().lines().join("\n");
+    assert!(!lines.contains(SECRET), "{lines}");
+    for name in ["cmdline", "environ"] {
+        let text = fs::read(format!("/proc/{}/{name}", server.pid())).expect("it lives");
+        assert!(!String::from_utf8_lossy(&text).contains(SECRET), "{name}");
+    }
+}
+
+#[test]
+fn the_password_is_read_from_a_file_and_may_change() {
+    if !installed("redis-server") {
+        return;
+    }
+    let files = Scratch::new();
+    let password = file(&files, "password", &format!("{SECRET}\n"));
+    let mut redis = Redis::start(&["--requirepass", SECRET]);
+    redis.cli = vec!["-a".to_string(), SECRET.to_string()];
+    let servers = [(); 2].map(|()| {
+        server_at(
+            &redis.url(),
+            &["--cluster-password-file", &password, "--log", "trace"],
+        )
+    });
+    let mut clients = servers.each_ref().map(|server| server.connect());
+    wait_until("both are counted", || clients.each_mut().map(who) == [2, 2]);
+
+    redis.order(&["CONFIG", "SET", "requirepass", "another"]);
+    redis.cli[1] = "another".to_string();
+    redis.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    for server in &servers {
+        server.log().wait_for("WRONGPASS");
+        wait_until("denied", || {
+            figure(server, "errors_total{kind=\"denied\"}") > 1.0
+        });
+    }
+    file(&files, "password", "another\n");
+    for server in &servers {
+        server.log().wait_for("over: cut off from the cluster");
+        shows_no_secret(server);
+    }
+    wait_until("both are counted", || clients.each_mut().map(who) == [2, 2]);
+}
+
+/// The line of the manual makes a user that can do what is needed, and nothing else.
+#[test]
+fn a_user_with_the_rights_that_the_manual_names_is_enough() {
+    if !installed("redis-server") {
+        return;
+    }
+    let manual = include_str!("../../man/blockchain-tcpd.8");
+    let line = manual
+        .lines()
+        .find_map(|line| line.strip_prefix(".Dl ACL SETUSER "))
+        .expect("the manual has it");
+    let line = line.replace("PASSWORD", SECRET);
+    let mut words = vec!["ACL", "SETUSER"];
+    words.extend(line.split(' '));
+    let redis = Redis::start(&[]);
+    redis.order(&words);
+    redis.order(&["ACL", "SETUSER", "default", "resetkeys", "-@write"]);
+    let files = Scratch::new();
+    let password = file(&files, "password", SECRET);
+    let user = file(&files, "user", "blockchain-tcpd\n");
+    let access = [
+        "--cluster-user-file",
+        &user,
+        "--cluster-password-file",
+        &password,
+    ];
+    for database in ["", "/1"] {
+        let url = format!("{}{database}", redis.url());
+        let servers = [(); 2].map(|()| server_at(&url, &access));
+        let mut clients = servers.each_ref().map(|server| server.connect());
+        wait_until("both are counted", || clients.each_mut().map(who) == [2, 2]);
+        let denied = servers[0].log().lines();
+        assert!(
+            denied.iter().all(|line| !line.contains("NOPERM")),
+            "{denied:?}"
+        );
+    }
+    // Without the script in its cache, too.
+    redis.order(&["SCRIPT", "FLUSH"]);
+    let one = server_at(&redis.url(), &access);
+    assert_eq!(figure(&one, "connected"), 1.0);
+    // And one without rights is told so.
+    let nobody = server_at(&redis.url(), &[]);
+    nobody.log().wait_for("NOPERM");
+}
+
+/// systemd passes credentials in a directory.
+#[test]
+fn credentials_that_systemd_passes_are_used() {
+    if !installed("redis-server") {
+        return;
+    }
+    let credentials = Scratch::new();
+    file(&credentials, "cluster-password", SECRET);
+    let redis = Redis::start(&["--requirepass", SECRET]);
+    let mut command = program();
+    command
+        .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        .env("CREDENTIALS_DIRECTORY", credentials.path())
+        .env("BLOCKCHAIN_TCPD_CLUSTER", redis.url());
+    let server = Daemon::run(command);
+    wait_until("connected", || figure(&server, "connected") == 1.0);
+    shows_no_secret(&server);
+}
+
+/// Makes a key and a certificate for 127.0.0.1, signed by a new authority.
+fn certify(directory: &Path, authority: &str) {
+    let run = |arguments: &str| {
+        let output = Command::new("openssl")
+            .current_dir(directory)
+            .args(arguments.split(' '))
+            .output()
+            .expect("openssl runs");
+        assert!(output.status.success(), "{arguments}: {output:?}");
+    };
+    let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+    run(&format!(
+        "{new} -keyout {authority}.key -out {authority}.crt -subj /CN={authority}"
+    ));
+    run(&format!(
+        "{new} -keyout server.key -out server.crt -subj /CN=redis -addext subjectAltName=IP:127.0.0.1 \
+         -addext basicConstraints=critical,CA:FALSE -CA {authority}.crt -CAkey {authority}.key"
+    ));
+}
+
+#[test]
+fn tls_is_spoken_with_whom_the_named_authority_vouches_for_and_with_nobody_else() {
+    if !installed("redis-server") || !installed("openssl") {
+        return;
+    }
+    let files = Scratch::new();
+    certify(files.path(), "ours");
+    let path = |name: &str| {
+        let file = files.path().join(name);
+        file.to_str().expect("UTF-8").to_string()
+    };
+    let port = free_port().to_string();
+    let redis = Redis::start(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &path("server.crt"),
+        "--tls-key-file",
+        &path("server.key"),
+        "--tls-auth-clients",
+        "no",
+        "--tls-ca-cert-file",
+        &path("ours.crt"),
+    ]);
+    let url = format!("rediss://127.0.0.1:{port}");
+    let ours = path("ours.crt");
+    let servers = [(); 2].map(|()| server_at(&url, &["--cluster-ca-file", &ours]));
+    let mut clients = servers.each_ref().map(|server| server.connect());
+    wait_until("both are counted", || clients.each_mut().map(who) == [2, 2]);
+    let encrypted = redis.ask(&["INFO", "clients"]);
+    assert!(encrypted.contains("connected_clients"), "{encrypted}");
+
+    let others = Scratch::new();
+    certify(others.path(), "theirs");
+    let theirs = others.path().join("theirs.crt");
+    let stranger = server_at(
+        &url,
+        &["--cluster-ca-file", theirs.to_str().expect("UTF-8")],
+    );
+    stranger.log().wait_for("invalid peer certificate");
+    assert!(figure(&stranger, "errors_total{kind=\"denied\"}") > 0.0);
+    let by_name = server_at(
+        &format!("rediss://localhost:{port}"),
+        &["--cluster-ca-file", &ours],
+    );
+    by_name.log().wait_for("invalid peer certificate");
+    // Neither TLS with who speaks none, nor none with who does.
+    let plain = server_at(&format!("redis://127.0.0.1:{port}"), &[]);
+    plain.log().wait_for("cut off from the cluster");
+    let crossed = server_at(
+        &format!("rediss://127.0.0.1:{}", redis.port),
+        &["--cluster-ca-file", &ours],
+    );
+    crossed.log().wait_for("cut off from the cluster");
+}
+
+#[test]
+fn settings_that_cannot_work_are_said_at_start() {
+    let files = Scratch::new();
+    let empty = file(&files, "empty", "");
+    let two = file(&files, "two", "one\ntwo\n");
+    let user = file(&files, "user", "someone\n");
+    let missing = files.path().join("missing");
+    let missing = missing.to_str().expect("UTF-8");
+    let redis = ["--cluster", "redis://127.0.0.1:1"];
+    for (arguments, why) in [
+        (
+            vec!["--cluster", "memcached://127.0.0.1"],
+            "no scheme \"memcached\"",
+        ),
+        (
+            vec!["--cluster", "redis://nowhere.invalid"],
+            "can't find the address of nowhere.invalid:6379",
+        ),
+        (
+            vec!["--cluster", "redis://u:secret@127.0.0.1"],
+            "--cluster-password-file",
+        ),
+        (
+            [&redis[..], &["--cluster-name", "a b"]].concat(),
+            "--cluster-name is \"a b\"",
+        ),
+        (
+            [&redis[..], &["--cluster-name", "{x}"]].concat(),
+            "--cluster-name is \"{x}\"",
+        ),
+        (
+            [&redis[..], &["--cluster-password-file", missing]].concat(),
+            "missing: No such file",
+        ),
+        (
+            [&redis[..], &["--cluster-password-file", &empty]].concat(),
+            "must hold one line",
+        ),
+        (
+            [&redis[..], &["--cluster-password-file", &two]].concat(),
+            "must hold one line",
+        ),
+        (
+            [&redis[..], &["--cluster-user-file", &user]].concat(),
+            "without a password",
+        ),
+        (
+            [&redis[..], &["--cluster-ca-file", &user]].concat(),
+            "holds no certificate",
+        ),
+        (vec!["--cluster", "etcd://127.0.0.1"], "--advertise"),
+        (
+            vec![
+                "--cluster",
+                "etcd://127.0.0.1",
+                "--advertise",
+                "0.0.0.0:4280",
+            ],
+            "--advertise",
+        ),
+    ] {
+        for also in [None, Some("--check")] {
+            let arguments = arguments.iter().copied().chain(also);
+            let arguments = ["--listen", "127.0.0.1:0"].into_iter().chain(arguments);
+            let (status, said) = fails(arguments);
+            assert_eq!(status, 78, "{said}");
+            assert!(said.contains(why), "{why}: {said}");
+            assert!(!said.contains("secret"), "{said}");
+        }
+    }
+    let mut unreadable = program();
+    unreadable
+        .args(["--listen", "127.0.0.1:0"])
+        .args(redis)
+        .args(["--cluster-password-file", "/proc/self/mem"]);
+    let (status, said) = run_to_end(unreadable);
+    assert_eq!(status, 78, "{said}");
+}

@@ -1,0 +1,310 @@
+//! What may happen to Redis, and to what is in it.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use super::{HEARTBEAT, Trio, figure, said, server, server_at, who};
+use crate::support::redis::{Redis, free_port};
+use crate::support::{Client, installed, wait_until};
+
+const STATE: &str = "blockchain-tcpd:{default}:state";
+const ALIVE: &str = "blockchain-tcpd:{default}:alive";
+
+/// What the others had, four heartbeats long.
+const BELIEVED: Duration = Duration::from_secs(2);
+
+/// A busy machine may take longer than two heartbeats for what takes two.
+const HEALS: Duration = Duration::from_secs(3);
+
+/// Something happens to Redis and is over: meanwhile all answer what they knew and then their own clients; then all is well.
+fn is_survived(
+    trio: &mut Trio,
+    kind: &str,
+    begin: impl FnOnce(&mut Redis),
+    end: impl FnOnce(&mut Redis),
+) {
+    let more: Vec<Client> = (0..4).map(|i| trio.servers[i % 2].connect()).collect();
+    trio.wait_for(7);
+    begin(&mut trio.redis);
+    let begun = Instant::now();
+    let sample = format!("errors_total{{kind=\"{kind}\"}}");
+    wait_until(&format!("trouble: {kind}"), || {
+        // The last known, until nobody believes it any more.
+        let answers = trio.who();
+        if begun.elapsed() < BELIEVED - HEARTBEAT {
+            assert_eq!(answers, [7; 3], "{:?} after the beginning", begun.elapsed());
+        }
+        let servers = &trio.servers;
+        servers.iter().all(|server| figure(server, &sample) > 0.0)
+            && begun.elapsed() > BELIEVED + HEARTBEAT * 2
+    });
+    wait_until("each counts its own", || trio.who() == [3, 3, 1]);
+    for server in &trio.servers {
+        assert_eq!(figure(server, "connected"), 0.0);
+        assert!(figure(server, "age_seconds") >= 2.0);
+        assert_eq!(said(server).1, 0);
+    }
+    end(&mut trio.redis);
+    let healed = trio.wait_for(7);
+    eprintln!("{kind}: right again after {healed:?}");
+    assert!(healed < HEALS, "{healed:?}");
+    for server in &trio.servers {
+        wait_until("connected", || figure(server, "connected") == 1.0);
+        let (begun, over) = said(server);
+        assert!((1..=2).contains(&begun), "{:?}", server.log().lines());
+        assert_eq!(over, 1);
+    }
+    drop(more);
+}
+
+#[test]
+fn redis_is_killed_and_comes_back_empty() {
+    if installed("redis-server") {
+        is_survived(&mut Trio::new(&[]), "unreachable", Redis::kill, Redis::run);
+    }
+}
+
+#[test]
+fn redis_hangs() {
+    if installed("redis-server") {
+        is_survived(
+            &mut Trio::new(&[]),
+            "late",
+            |redis| redis.signal("STOP"),
+            |redis| redis.signal("CONT"),
+        );
+    }
+}
+
+#[test]
+fn redis_becomes_a_replica_that_takes_no_writes() {
+    if installed("redis-server") {
+        is_survived(
+            &mut Trio::new(&[]),
+            "read_only",
+            |redis| redis.order(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]),
+            |redis| redis.order(&["REPLICAOF", "NO", "ONE"]),
+        );
+    }
+}
+
+#[test]
+fn redis_has_no_memory_left() {
+    if installed("redis-server") {
+        is_survived(
+            &mut Trio::new(&[]),
+            "refused",
+            |redis| redis.order(&["CONFIG", "SET", "maxmemory", "1"]),
+            |redis| redis.order(&["CONFIG", "SET", "maxmemory", "0"]),
+        );
+    }
+}
+
+/// Something happens to what is in Redis: nobody's answer is wrong for longer than two heartbeats, and nobody is cut off.
+fn is_mended(harm: impl FnOnce(&Trio)) {
+    if !installed("redis-server") {
+        return;
+    }
+    let mut trio = Trio::new(&[]);
+    let more: Vec<Client> = (0..4).map(|i| trio.servers[i % 2].connect()).collect();
+    trio.wait_for(7);
+    let errors = |trio: &Trio| -> f64 {
+        let kinds = ["unreachable", "late", "denied", "read_only"];
+        let sample = |kind| format!("errors_total{{kind=\"{kind}\"}}");
+        let of = |server| kinds.map(|kind| figure(server, &sample(kind)));
+        trio.servers.iter().flat_map(of).sum()
+    };
+    let before = errors(&trio);
+    harm(&trio);
+    let harmed = Instant::now();
+    // What they knew is what they say until all have beaten again.
+    while harmed.elapsed() < HEARTBEAT * 4 {
+        let answers = trio.who();
+        assert_eq!(answers, [7; 3], "{:?} after it", harmed.elapsed());
+    }
+    let last = trio.servers[0].connect();
+    trio.wait_for(8);
+    assert_eq!(errors(&trio), before);
+    let members = trio.redis.ask(&["HGET", STATE, "members"]);
+    assert_eq!(members, "3");
+    assert_eq!(trio.redis.ask(&["ZCARD", ALIVE]), "3");
+    drop((more, last));
+}
+
+#[test]
+fn all_is_deleted() {
+    is_mended(|trio| trio.redis.order(&["FLUSHALL"]));
+}
+
+#[test]
+fn one_half_is_deleted() {
+    is_mended(|trio| assert_eq!(trio.redis.ask(&["DEL", ALIVE]), "1"));
+}
+
+#[test]
+fn the_other_half_is_deleted() {
+    is_mended(|trio| assert_eq!(trio.redis.ask(&["DEL", STATE]), "1"));
+}
+
+#[test]
+fn the_sum_is_nonsense() {
+    is_mended(|trio| assert_eq!(trio.redis.ask(&["HSET", STATE, "total", "many"]), "0"));
+}
+
+#[test]
+fn the_script_is_flushed() {
+    is_mended(|trio| trio.redis.order(&["SCRIPT", "FLUSH"]));
+}
+
+/// As if the clock of Redis had been set: the time of the last heartbeat is an hour away.
+#[test]
+fn the_clock_of_redis_is_set_back() {
+    is_mended(|trio| {
+        trio.redis.ask(&["HINCRBY", STATE, "real", "3600000"]);
+        trio.redis.ask(&["HINCRBY", STATE, "told", "3600000"]);
+    });
+}
+
+#[test]
+fn the_clock_of_redis_is_set_forward() {
+    is_mended(|trio| {
+        trio.redis.ask(&["HINCRBY", STATE, "real", "-3600000"]);
+        trio.redis.ask(&["HINCRBY", STATE, "told", "-3600000"]);
+    });
+}
+
+/// Somebody else has something of this name: that is said, and heals when it is gone.
+#[test]
+fn a_key_is_of_another_type() {
+    if !installed("redis-server") {
+        return;
+    }
+    let mut trio = Trio::new(&[]);
+    trio.redis.order(&["SET", STATE, "mine"]);
+    for server in &trio.servers {
+        server.log().wait_for("WRONGTYPE");
+    }
+    trio.redis.ask(&["DEL", STATE]);
+    let healed = trio.wait_for(3);
+    assert!(healed < HEALS, "{healed:?}");
+    for server in &trio.servers {
+        server.log().wait_for("over: cut off from the cluster");
+        assert_eq!(said(server), (1, 1));
+    }
+}
+
+/// All connections are cut, as a proxy or an operator may do: they are made again, and nobody's answer is wrong.
+#[test]
+fn connections_are_cut() {
+    if !installed("redis-server") {
+        return;
+    }
+    let mut trio = Trio::new(&[]);
+    for _ in 0..3 {
+        trio.redis.ask(&["CLIENT", "KILL", "SKIPME", "yes"]);
+        let cut = Instant::now();
+        while cut.elapsed() < HEARTBEAT {
+            assert_eq!(trio.who(), [3; 3]);
+        }
+        trio.redis.wait_for_servers(3);
+    }
+}
+
+/// Redis away is no reason not to start.
+#[test]
+fn a_server_starts_without_redis_and_finds_it_later() {
+    if !installed("redis-server") {
+        return;
+    }
+    let mut redis = Redis::start(&[]);
+    redis.kill();
+    let servers = [server(&redis, &[]), server(&redis, &[])];
+    let mut clients = servers.each_ref().map(|server| server.connect());
+    assert_eq!(clients.each_mut().map(who), [1, 1]);
+    redis.run();
+    let back = Instant::now();
+    wait_until("they have found each other", || {
+        clients.each_mut().map(who) == [2, 2]
+    });
+    assert!(back.elapsed() < HEALS, "{:?}", back.elapsed());
+    for server in &servers {
+        assert_eq!(said(server), (1, 1));
+    }
+}
+
+/// What listens there is no Redis: garbage, or nothing at all, or the end.
+#[test]
+fn what_is_no_redis_is_survived_and_said_once() {
+    for reply in [
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        "",
+        "%2\r\n",
+        "$9999999999\r\n",
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            // Until the test's process ends.
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                // It may have gone.
+                let _ = stream.write_all(reply.as_bytes());
+                std::thread::spawn(move || stream.read_to_end(&mut Vec::new()));
+            }
+        });
+        let server = server_at(
+            &format!("redis://{address}"),
+            &["--cluster-heartbeat", "50ms"],
+        );
+        let mut client = server.connect();
+        wait_until("many attempts", || {
+            let kinds = ["late", "refused", "unreachable"];
+            let errors =
+                kinds.map(|kind| figure(&server, &format!("errors_total{{kind=\"{kind}\"}}")));
+            errors.iter().sum::<f64>() > 10.0
+        });
+        assert_eq!(who(&mut client), 1);
+        let (said, _) = said(&server);
+        assert!((1..=3).contains(&said), "{:?}", server.log().lines());
+        assert!(server.status_number("Threads") < 60);
+    }
+}
+
+/// Two servers of one id: WHO counts both, WHERE is not unique, and that is said.
+#[test]
+fn two_servers_of_one_id_are_both_counted_and_named() {
+    if !installed("redis-server") {
+        return;
+    }
+    const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+    let redis = Redis::start(&[]);
+    let twins = [(); 2].map(|()| server(&redis, &["--server-id", ID]));
+    let third = server(&redis, &[]);
+    let mut clients: Vec<Client> = twins.iter().map(|twin| twin.connect()).collect();
+    clients.push(third.connect());
+    wait_until("all are counted", || {
+        clients.iter_mut().all(|client| who(client) == 3)
+    });
+    for twin in &twins {
+        twin.log()
+            .wait_for("another server of the cluster has the same id");
+        wait_until("it shows", || figure(twin, "shares_id") == 1.0);
+    }
+    let calm = Instant::now();
+    while calm.elapsed() < HEARTBEAT * 3 {
+        assert!(clients.iter_mut().all(|client| who(client) == 3));
+    }
+    assert_eq!(figure(&third, "shares_id"), 0.0);
+    let [one, other] = twins;
+    clients.remove(0);
+    one.stop();
+    other
+        .log()
+        .wait_for("over: another server of the cluster has the same id");
+    wait_until("it shows", || figure(&other, "shares_id") == 0.0);
+    let lines = other.log().lines();
+    let said = lines.iter().filter(|line| line.contains("the same id"));
+    assert_eq!(said.count(), 2, "{lines:?}");
+    assert!(clients.iter_mut().all(|client| who(client) == 2));
+}
