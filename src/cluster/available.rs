@@ -130,7 +130,9 @@ impl Publisher {
             figures: figures.clone(),
             first: Some(answered),
             script: Script::new(SCRIPT),
-            sequence: 0,
+            // Whoever goes on with a place that a process had before goes on with larger numbers than that one had: there are
+            // far fewer heartbeats than milliseconds.
+            sequence: Millis::now().0,
             epoch: Vec::new(),
             kept: 0,
             turn: 0,
