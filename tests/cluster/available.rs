@@ -96,7 +96,7 @@ fn a_rolling_restart_never_shows_a_wrong_count_and_drops_nobody() {
                 .clients
                 .crowd(&gate, 10, Duration::from_millis(20), server as u64);
         }
-        for _ in 0..2 {
+        for _ in 0..10 {
             for server in 0..3 {
                 world.servers[server].hand_over();
             }
