@@ -174,16 +174,6 @@ impl Gate {
         })
     }
 
-    /// What WHO says to somebody who connects for it and is counted as long.
-    pub fn who(&self) -> String {
-        self.there(|gate| {
-            let mut visitor = gate.visit().expect("it serves");
-            let said = visitor.ask("WHO").expect("an answer");
-            gate.part_with(visitor);
-            said
-        })
-    }
-
     /// Does something on the server's host.
     pub fn there<T: Send + 'static>(&self, what: impl FnOnce(&Gate) -> T + Send + 'static) -> T {
         let gate = self.clone();

@@ -36,8 +36,8 @@ const AGES: [u64; 16] = [
 /// What something that is done means to the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harm {
-    /// Nobody may notice.
-    Nothing,
+    /// Nobody may notice what is done to this server.
+    Nothing(usize),
     /// This server neither hears nor is heard, or not well.
     Silent(usize),
     /// This one does not even run.
@@ -114,7 +114,8 @@ impl Judge {
         HEARTBEAT * 2 + self.bound
     }
 
-    fn any(&self, from: Moment, to: Moment, meant: impl Fn(Harm) -> bool) -> bool {
+    /// Whether something that is meant was done between these moments.
+    pub fn any(&self, from: Moment, to: Moment, meant: impl Fn(Harm) -> bool) -> bool {
         self.faults
             .iter()
             .any(|fault| meant(fault.harm) && fault.overlaps(from, to))
@@ -133,7 +134,7 @@ impl Judge {
             Promise::Consistent => self.settling() + LEASE,
         };
         let is_calm = !self.any(asked.saturating_sub(before), answered, |harm| {
-            harm != Harm::Nothing
+            !matches!(harm, Harm::Nothing(_))
         });
         let (wrong, age) = match said {
             Said::Unavailable if self.promise == Promise::Available => {

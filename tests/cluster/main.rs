@@ -11,14 +11,14 @@
 //! - `chaos`: many at random, for a minute or for hours; `account`: what came of it; `plot`: that as a picture
 #![allow(missing_docs)]
 
-//mod account;
+mod account;
 mod available;
-//mod chaos;
+mod chaos;
 mod clients;
 mod judge;
 mod network;
 mod parts;
-//mod plot;
+mod plot;
 mod random;
 mod server;
 #[allow(dead_code)] // most of it is for the tests on one daemon

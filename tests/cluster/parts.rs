@@ -95,6 +95,17 @@ impl Redis {
             .is_some_and(|said| said.first().is_some_and(|first| first == answer))
     }
 
+    /// Whether it was started and not killed.
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Tells it to follow another.
+    pub fn follow(&self, master: Ipv4Addr) {
+        let master = master.to_string();
+        let _ = ask(self.host.address(), 6379, &["replicaof", &master, "6379"]);
+    }
+
     /// Whether it says that it takes writes.
     pub fn is_master(&self) -> bool {
         self.is("role", "master")
@@ -196,8 +207,17 @@ impl Sentinels {
         said.all(|other| other == Some(first)).then_some(first)
     }
 
-    /// Which of the two takes writes, if the Sentinels agree and it says so, too.
+    /// Which of the two takes writes, if the Sentinels agree, and it says so, too, and nothing is about to change that.
     pub fn first(&self) -> Option<usize> {
+        let is_calm = |host: &Host| {
+            let known =
+                ask(host.address(), 26379, &["sentinel", "master", MASTER]).unwrap_or_default();
+            let flags = known.iter().position(|key| key == "flags");
+            flags.is_some_and(|at| known[at + 1] == "master")
+        };
+        if !self.hosts.iter().all(is_calm) {
+            return None;
+        }
         let master = self.master()?;
         let first = self
             .redis

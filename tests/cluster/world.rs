@@ -15,7 +15,7 @@ use crate::truth::Clock;
 /// Where servers meet.
 pub enum Registry {
     Redis(Redis),
-    Sentinels(Sentinels),
+    Sentinels(Box<Sentinels>),
     Etcd(Vec<Member>),
 }
 
@@ -85,7 +85,7 @@ impl World {
                 let names = hosts.each_ref().map(|host| host.address().to_string());
                 let sentinels = Sentinels::start([1, 2].map(redis), hosts, scratch.path());
                 let cluster = format!("redis-sentinel://{}/{MASTER}", names.join(","));
-                (cluster, Registry::Sentinels(sentinels))
+                (cluster, Registry::Sentinels(Box::new(sentinels)))
             }
             Meeting::Etcd => {
                 let hosts = [1, 2, 3].map(host);
