@@ -108,6 +108,9 @@ fn who_counts_the_clients_of_all_servers() {
         assert_eq!(figure(server, "clients"), 3.0);
         assert!(figure(server, "heartbeats_total") > 0.0);
         assert_eq!(said(server), (0, 0));
+        let page = get(server.http(), "/").body;
+        let row = "default (available): in touch; 3 servers with 3 clients";
+        assert!(page.contains(row), "{page}");
     }
     let ids: std::collections::BTreeSet<String> =
         trio.askers.iter_mut().map(|c| c.ask("WHERE")).collect();

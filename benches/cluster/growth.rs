@@ -55,10 +55,13 @@ impl Server {
     }
 }
 
-/// Processor time of this process, in seconds.
+/// Processor time of this process without this thread, which only looks on: in seconds.
 fn own_cpu() -> f64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    let seconds = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    seconds(ClockId::ProcessCPUTime) - seconds(ClockId::ThreadCPUTime)
 }
 
 /// What happened in some time, for each server and second.

@@ -210,6 +210,20 @@ struct Heart {
     turn: usize,
 }
 
+impl Connected {
+    /// Whoever is first of those whose changes could not be told at once tells all of them.
+    fn tell_later(&mut self) {
+        let pause = self.last.untold;
+        self.tell = (!pause.is_zero()).then(|| self.at + pause + random(pause));
+    }
+}
+
+/// A random part of `time`.
+fn random(time: Duration) -> Duration {
+    // Its last 32 bits are all random.
+    time.mul_f64(f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
+}
+
 /// What Redis says to a heartbeat.
 struct Pulse {
     epoch: Vec<u8>,
@@ -238,6 +252,8 @@ struct Connected {
     at: Instant,
     /// When to publish next at the latest.
     next: Instant,
+    /// When to have the others told of what they don't know yet, unless somebody else does.
+    tell: Option<Instant>,
 }
 
 impl Heart {
@@ -262,10 +278,7 @@ impl Heart {
     fn pause(&self, failed: u64) -> bool {
         let doubled = FIRST_PAUSE * (1 << failed.clamp(1, 10));
         let longest = doubled.min(self.settings.heartbeat / 2);
-        // 122 of its bits are random.
-        let random = Uuid::new_v4().as_u128() as u32;
-        let pause = longest / 2 + (longest / 2).mul_f64(f64::from(random) / f64::from(u32::MAX));
-        let deadline = Instant::now() + pause;
+        let deadline = Instant::now() + longest / 2 + random(longest / 2);
         loop {
             if self.ordered() != Order::Publish {
                 return false;
@@ -298,15 +311,20 @@ impl Heart {
             last,
             at: now,
             next: now + self.settings.heartbeat,
+            tell: None,
         };
+        connected.tell_later();
         loop {
             connected.next = connected.next.min(self.hear(&mut connected)?);
-            let Connected { link, next, .. } = &connected;
+            let Connected { link, .. } = &connected;
+            let next = connected
+                .tell
+                .map_or(connected.next, |tell| connected.next.min(tell));
             let mut polled = [
                 PollFd::new(link, PollFlags::IN),
                 PollFd::new(&*self.bell, PollFlags::IN),
             ];
-            wait(&mut polled, *next);
+            wait(&mut polled, next);
             if !polled[1].revents().is_empty() {
                 self.bell.hush();
                 let members = u32::try_from(connected.last.members).unwrap_or(u32::MAX);
@@ -325,16 +343,14 @@ impl Heart {
                     }
                 }
             }
-            if Instant::now() >= connected.next {
+            if Instant::now() >= connected.next.min(next) {
                 let Some(last) = self.beat(&mut connected.link, "beat")? else {
                     return Ok(());
                 };
                 connected.at = Instant::now();
                 connected.next = connected.at + self.settings.heartbeat;
-                if !last.untold.is_zero() {
-                    connected.next = connected.next.min(connected.at + last.untold);
-                }
                 connected.last = last;
+                connected.tell_later();
             }
         }
     }
@@ -351,7 +367,8 @@ impl Heart {
             let is_late = connected.at.elapsed() > self.settings.heartbeat * 2;
             if message.epoch != last.epoch || is_late {
                 next = Instant::now();
-            } else if message.version > last.version {
+            } else if message.version >= last.version {
+                connected.tell = None;
                 last.version = message.version;
                 last.members = message.members;
                 last.total = message.total;

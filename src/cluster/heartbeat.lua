@@ -11,8 +11,8 @@
 local id, incarnation, sequence, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local time_to_live, longest_step, act, channel = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local member = id .. '/' .. incarnation
--- Without traces a forgotten cluster is gone after an hour.
-local forget_after = 3600000
+-- A cluster without servers is forgotten after so long; a hundred heartbeats take less.
+local forget_after = 24 * 3600000
 
 local time = redis.call('TIME')
 local real = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -67,16 +67,13 @@ else
     local known_sequence, known = read(own)
     if not known then
         total, members, version = total + count, members + 1, version + 1
-        redis.call('HSET', KEYS[1], 'm:' .. member, sequence .. ' ' .. count)
-    elseif sequence > known_sequence then
-        if count ~= known then
-            total, version = total + count - known, version + 1
-        end
-        redis.call('HSET', KEYS[1], 'm:' .. member, sequence .. ' ' .. count)
-    else
-        -- A heartbeat that was on its way for so long that a later one has come before it.
-        count = known
+    elseif sequence <= known_sequence then
+        -- It was on its way for so long that a later one has come before it.
+        sequence, count = known_sequence, known
+    elseif count ~= known then
+        total, version = total + count - known, version + 1
     end
+    own = sequence .. ' ' .. count
     redis.call('ZADD', KEYS[2], clock + time_to_live, member)
     if owner ~= incarnation then
         local other = owner and id .. '/' .. owner
@@ -108,8 +105,15 @@ if heard ~= version then
     end
 end
 
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'version', version, 'total', total, 'members', members, 'clock', clock,
-    'real', real, 'born', born, 'told', told, 'heard', heard)
-redis.call('PEXPIRE', KEYS[1], forget_after)
-redis.call('PEXPIRE', KEYS[2], forget_after)
+local fields = {'epoch', epoch, 'version', version, 'total', total, 'members', members, 'clock', clock, 'real', real,
+    'born', born, 'told', told, 'heard', heard}
+if act ~= 'leave' then
+    fields[#fields + 1] = 'm:' .. member
+    fields[#fields + 1] = own
+end
+redis.call('HSET', KEYS[1], unpack(fields))
+if act ~= 'beat' or sequence % 100 == 0 then
+    redis.call('PEXPIRE', KEYS[1], forget_after)
+    redis.call('PEXPIRE', KEYS[2], forget_after)
+end
 return {epoch, version, total, members, count, clock - born, shared, untold}

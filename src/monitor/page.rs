@@ -78,6 +78,19 @@ fn page(state: &State<'_>, history: &History) -> String {
             "{clients}, of whom {waiting} wait; {workers} can be served, {queue} more may wait"
         ),
     );
+    if let Some(cluster) = state.subject.cluster.show() {
+        let touch = match cluster.connected {
+            true => "in touch",
+            false => "<strong>cut off</strong>",
+        };
+        row(
+            "Cluster",
+            &format!(
+                "{} ({}): {touch}; {} servers with {} clients when it was heard last",
+                cluster.name, cluster.mode, cluster.servers, cluster.clients
+            ),
+        );
+    }
     row("Requests a second", &rate);
     row(
         "Requests to this program",

@@ -12,6 +12,9 @@ leader=
 nspawn=
 cgroup=
 booted=
+# How a machine is connected, and what it is called.
+networking=(--private-network)
+machine=blockchain-tcpd-test-$$
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -108,12 +111,12 @@ boot_machine() {
     local hierarchy
     hierarchy=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
     [ -n "$hierarchy" ] || left_out "this machine has no cgroup2"
-    cgroup=$hierarchy/blockchain-tcpd-test-$$
+    cgroup=$hierarchy/$machine
     mkdir -p "$cgroup"
     (
         echo $BASHPID >"$cgroup/cgroup.procs"
         SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn --quiet --boot --directory="$root" \
-            --machine="blockchain-tcpd-test-$$" --register=no --keep-unit --private-network --link-journal=no \
+            --machine="$machine" --register=no --keep-unit "${networking[@]}" --link-journal=no \
             --resolv-conf=off --timezone=off --settings=no --capability=CAP_BPF --system-call-filter=bpf \
             --console=read-only </dev/null
     ) >"$work/boot.log" 2>&1 &
@@ -145,6 +148,11 @@ stop_machine() {
     leader=
     # systemd-nspawn makes groups of the same name in the other hierarchies, where there are some.
     find "$cgroup" /sys/fs/cgroup/*/"${cgroup##*/}" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+}
+
+stop_all() {
+    stop_machine
+    stop_three_machines
 }
 
 # Clients inside the machine: 100 that stay and ask, 50 new ones a second.
@@ -223,7 +231,7 @@ run_parts() {
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${tools[@]}" >/dev/null
     fi
     mkdir -p "$work"
-    trap stop_machine EXIT
+    trap stop_all EXIT
     trap 'exit 130' INT TERM
 
     say "the package and the next version of it, in an apt repository"
