@@ -173,6 +173,11 @@ impl Account {
             at(0.99),
             at(1.0)
         ));
+        let (stalls, longest) = judge.stalls.all();
+        line(format!(
+            "the machine stood still {stalls} times, for up to {} ms",
+            longest.as_millis()
+        ));
         line(format!(
             "calm, when nothing had been done for long enough: {} answers, {} right to {} ms, all to {} ms",
             self.calm,

@@ -4,7 +4,8 @@
 //! moment. Which moments are allowed is what `docs/cluster.md` promises; here it is said exactly. A heartbeat is 500 ms.
 //!
 //! **Available.** While nothing is done to the server that answers, to another and to Redis, and two heartbeats after that,
-//! what that other had at most [`Judge::bound`] before the question. Besides:
+//! what that other had at most [`Judge::bound`] before the question. Where a machine stood still (see `stalls`), that time comes
+//! on top. Besides:
 //!
 //! - Who is silent (cut off, stopped, on a bad line) or killed keeps what it had last for 5 heartbeats. Who can't hear believes
 //!   in what it heard last for 4. While Redis is away its clock stands still, and that time comes on top.
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clients::{Answer, Said};
+use crate::stalls::Stalls;
 use crate::truth::{Moment, Truth};
 
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -97,6 +99,7 @@ pub struct Judge {
     pub bound: Duration,
     pub truths: Vec<Arc<Truth>>,
     pub faults: Vec<Fault>,
+    pub stalls: Arc<Stalls>,
 }
 
 /// What is to be said of an answer.
@@ -105,13 +108,21 @@ pub struct Verdict {
     pub wrong: Option<String>,
     /// How old what it says of others is, at least; nothing if it was never true.
     pub age: Option<Duration>,
-    /// Whether nothing has been done to anybody for long enough.
+    /// Whether nothing has been done to anybody for long enough, and the machine ran.
     pub is_calm: bool,
 }
 
 impl Judge {
-    fn settling(&self) -> Duration {
-        HEARTBEAT * 2 + self.bound
+    /// What may go by until something that has changed is known: [`Judge::bound`], and the time in which the machine stood still.
+    fn bound_at(&self, asked: Moment, answered: Moment) -> Duration {
+        self.bound
+            + self
+                .stalls
+                .between(asked.saturating_sub(self.bound * 2), answered)
+    }
+
+    fn settling(&self, asked: Moment, answered: Moment) -> Duration {
+        HEARTBEAT * 2 + self.bound_at(asked, answered)
     }
 
     /// Whether something that is meant was done between these moments.
@@ -130,12 +141,16 @@ impl Judge {
             ..
         } = *answer;
         let before = match self.promise {
-            Promise::Available => self.settling(),
-            Promise::Consistent => self.settling() + LEASE,
+            Promise::Available => self.settling(asked, answered),
+            Promise::Consistent => self.settling(asked, answered) + LEASE,
         };
         let is_calm = !self.any(asked.saturating_sub(before), answered, |harm| {
             !matches!(harm, Harm::Nothing(_))
         });
+        let ran = self
+            .stalls
+            .between(asked.saturating_sub(self.bound), answered)
+            .is_zero();
         let (wrong, age) = match said {
             Said::Unavailable if self.promise == Promise::Available => {
                 (Some("unavailable".to_string()), None)
@@ -158,7 +173,7 @@ impl Judge {
         Verdict {
             wrong,
             age,
-            is_calm,
+            is_calm: is_calm && ran,
         }
     }
 
@@ -196,7 +211,7 @@ impl Judge {
         asked: Moment,
         answered: Moment,
     ) -> (Moment, bool) {
-        let recently = asked.saturating_sub(self.settling());
+        let recently = asked.saturating_sub(self.settling(asked, answered));
         let before = recently.saturating_sub(HEARTBEAT * 4);
         let is_away = |harm| harm == Harm::Registry;
         let is_heard_badly = |harm: Harm| harm.silences(other) || harm == Harm::Killed(other);
@@ -204,7 +219,7 @@ impl Judge {
             harm.silences(server) || is_away(harm)
         });
         let since = if hears_badly { before } else { recently };
-        let mut age = self.bound;
+        let mut age = self.bound_at(asked, answered);
         if hears_badly {
             age += HEARTBEAT * 4;
         }
@@ -231,7 +246,7 @@ impl Judge {
 
     /// Whether `other` may not have had a lease.
     fn may_lack(&self, other: usize, asked: Moment, answered: Moment) -> bool {
-        let before = asked.saturating_sub(LEASE + self.settling());
+        let before = asked.saturating_sub(LEASE + self.settling(asked, answered));
         let matters = |harm: Harm| harm.silences(other) || harm.starts(other);
         let troubles = self.faults.iter().filter(|fault| matters(fault.harm));
         let longest = troubles.map(|fault| {
@@ -296,6 +311,7 @@ mod tests {
             bound: Duration::from_millis(100),
             truths: vec![truths[0].clone(), second],
             faults: faults.collect(),
+            stalls: Arc::default(),
         }
     }
 

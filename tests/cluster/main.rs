@@ -5,7 +5,7 @@
 //! - `parts`: Redis, Sentinels, etcd
 //! - `server`: the daemon on its host
 //! - `clients`: those who come and go, and those who ask
-//! - `truth`: what the clients know; `judge`: which answers are right, given that
+//! - `truth`: what the clients know; `judge`: which answers are right, given that; `stalls`: when the machine is to blame
 //! - `world`: all of it together
 //! - `available`, `consistent`: one thing at a time
 //! - `chaos`: many at random, for a minute or for hours; `account`: what came of it; `plot`: that as a picture
@@ -21,6 +21,7 @@ mod parts;
 mod plot;
 mod random;
 mod server;
+mod stalls;
 #[allow(dead_code)] // most of it is for the tests on one daemon
 #[path = "../support/mod.rs"]
 mod support;

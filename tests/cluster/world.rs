@@ -8,6 +8,7 @@ use crate::judge::{Fault, Harm, Judge, Promise};
 use crate::network::Network;
 use crate::parts::{MASTER, Member, Redis, Sentinels, start_etcd};
 use crate::server::Server;
+use crate::stalls::Stalls;
 use crate::support::Scratch;
 use crate::support::kernel::asked_for;
 use crate::truth::Clock;
@@ -51,8 +52,15 @@ pub struct World {
     pub servers: Vec<Server>,
     pub registry: Registry,
     pub reports: Arc<Reports>,
+    stalls: Arc<Stalls>,
     _scratch: Scratch,
     pub network: Network,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stalls.end();
+    }
 }
 
 impl World {
@@ -114,6 +122,7 @@ impl World {
             clients: Clients::default(),
             servers: (0..servers).map(new).collect(),
             registry,
+            stalls: Stalls::watch(reports.clock),
             reports,
             _scratch: scratch,
             network,
@@ -160,6 +169,7 @@ impl World {
                 .map(|server| server.gate.truth.clone())
                 .collect(),
             faults: Vec::new(),
+            stalls: self.stalls.clone(),
         }
     }
 
