@@ -1,0 +1,121 @@
+//! The way to the Redis that takes writes: asked of its Sentinels if it has some, connected to, and told who this is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::cluster::figures::{Kind, Trouble};
+use crate::cluster::resp::Link;
+use crate::cluster::settings::{Host, Place, Settings};
+use crate::cluster::tls;
+
+/// Finds it, again and again.
+pub struct Approach {
+    settings: Arc<Settings>,
+    /// Which of several Sentinels is asked first.
+    turn: usize,
+}
+
+impl Approach {
+    /// Nobody has been asked yet.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Approach { settings, turn: 0 }
+    }
+
+    /// A connection that is ready for use.
+    pub fn connect(&mut self, deadline: Instant) -> Result<Link, Trouble> {
+        let settings = self.settings.clone();
+        let Place::Redis { database, master } = &settings.place else {
+            return Err(Trouble::new(Kind::Refused, "this is no Redis"));
+        };
+        let tls = match settings.tls {
+            true => Some(tls::client(&settings.credentials)?),
+            false => None,
+        };
+        let host = match master {
+            None => settings.hosts[0].clone(),
+            Some(master) => self.ask_sentinels(master, tls.clone(), deadline)?,
+        };
+        let mut link = Link::connect(&host, tls, deadline)?;
+        self.hello(&mut link, deadline)?;
+        if *database != 0 {
+            link.ask(redis::cmd("SELECT").arg(*database), deadline)?;
+        }
+        Ok(link)
+    }
+
+    /// Says who this is.
+    fn hello(&self, link: &mut Link, deadline: Instant) -> Result<(), Trouble> {
+        let denied = |what| Trouble::new(Kind::Denied, what);
+        let credentials = &self.settings.credentials;
+        let mut hello = redis::cmd("HELLO");
+        hello.arg(3);
+        if let Some(password) = credentials.password().map_err(denied)? {
+            let user = credentials.user().map_err(denied)?;
+            hello
+                .arg("AUTH")
+                .arg(user.as_deref().unwrap_or("default"))
+                .arg(password);
+        }
+        hello.arg("SETNAME").arg("blockchain-tcpd");
+        link.ask(&hello, deadline).map_err(|mut trouble| {
+            if trouble.kind == Kind::Refused {
+                trouble.what += " (Redis 6 or later is needed)";
+            }
+            trouble
+        })?;
+        Ok(())
+    }
+
+    /// Where the master of this name is, asked of one Sentinel after the other.
+    fn ask_sentinels(
+        &mut self,
+        master: &str,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        deadline: Instant,
+    ) -> Result<Host, Trouble> {
+        let hosts = self.settings.hosts.clone();
+        let mut trouble = Trouble::new(Kind::Unreachable, "there is no Sentinel");
+        for attempt in 0..hosts.len() {
+            let sentinel = &hosts[(self.turn + attempt) % hosts.len()];
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = Instant::now() + left / (hosts.len() - attempt + 1) as u32;
+            match self.ask_sentinel(sentinel, master, tls.clone(), share) {
+                // Another is asked first next time: this one may not have heard the news.
+                Ok(host) => {
+                    self.turn += attempt + 1;
+                    return Ok(host);
+                }
+                Err(other) => trouble = other,
+            }
+        }
+        self.turn += 1;
+        Err(trouble)
+    }
+
+    fn ask_sentinel(
+        &self,
+        sentinel: &Host,
+        master: &str,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        deadline: Instant,
+    ) -> Result<Host, Trouble> {
+        let mut link = Link::connect(sentinel, tls, deadline)?;
+        let mut question = redis::cmd("SENTINEL");
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+        let answer = match link.ask(&question, deadline) {
+            // It may know the same users as Redis does.
+            Err(trouble) if trouble.kind == Kind::Denied => {
+                self.hello(&mut link, deadline)?;
+                link.ask(&question, deadline)
+            }
+            answer => answer,
+        };
+        match redis::from_redis_value::<Option<(String, u16)>>(answer?) {
+            Ok(Some((name, port))) => Ok(Host { name, port }),
+            _ => Err(Trouble::new(
+                Kind::Refused,
+                format!("the Sentinel {sentinel} knows no master {master:?}"),
+            )),
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The thread that publishes: beats, hears what all have, and begins anew when it is cut off.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use redis::Script;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use uuid::Uuid;
+
+use super::approach::Approach;
+use super::pulse::{Message, Pulse};
+use super::{Order, Others, Source};
+use crate::clock::Millis;
+use crate::cluster::figures::{Figures, Kind, Outage, Trouble};
+use crate::cluster::resp::Link;
+use crate::cluster::settings::{Place, Settings};
+
+/// After so many heartbeats without a word a server is taken for gone.
+const SILENCE: u32 = 4;
+
+/// A cluster that has begun anew is taken for whole after so many heartbeats: by then everybody has beaten.
+const YOUTH: u32 = 2;
+
+/// Changes that come together within this time are published together.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// With more servers each publishes its changes less often: for each so much later.
+const GATHER_EACH: Duration = Duration::from_micros(50);
+
+/// The first pause after a failure; it doubles with each, up to half a heartbeat.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+const SCRIPT: &str = include_str!("heartbeat.lua");
+
+/// Why a heartbeat beats.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    /// The first on a connection: it takes over the place of a process before.
+    Join,
+    Beat,
+    /// The last.
+    Leave,
+}
+/// What the thread knows.
+pub struct Heart {
+    settings: Arc<Settings>,
+    approach: Approach,
+    source: Source,
+    others: Arc<Others>,
+    figures: Arc<Figures>,
+    /// Dropped with the first reply.
+    first: Option<Sender<()>>,
+    script: Script,
+    /// The number of the last heartbeat.
+    sequence: u64,
+    /// The state that Redis has.
+    epoch: Vec<u8>,
+    /// What the others had before that state began, as long as it may not be whole.
+    kept: u64,
+    /// When another server of the same id was seen last.
+    twin: Option<Instant>,
+}
+
+/// What holds for one connection.
+struct Connected {
+    link: Link,
+    last: Pulse,
+    /// When `last` came.
+    at: Instant,
+    /// When to beat next at the latest.
+    next: Instant,
+    /// When to have the others told of what they don't know yet, unless somebody else does.
+    tell: Option<Instant>,
+}
+
+impl Connected {
+    fn new(link: Link, pulse: Pulse, heartbeat: Duration) -> Self {
+        let at = Instant::now();
+        // Whoever is first of those whose changes could not be told at once tells all of them.
+        let pause = pulse.untold;
+        Connected {
+            link,
+            at,
+            next: at + heartbeat,
+            tell: (!pause.is_zero()).then(|| at + pause + random(pause)),
+            last: pulse,
+        }
+    }
+
+    fn due(&self) -> Instant {
+        self.tell.map_or(self.next, |tell| self.next.min(tell))
+    }
+
+    /// Beats at this moment, if not before.
+    fn hasten(&mut self, moment: Instant) {
+        self.next = self.next.min(moment);
+    }
+}
+
+impl Heart {
+    /// Publishes this, once it runs. Whoever holds the other end of `first` learns when the first reply has come.
+    pub fn new(
+        settings: Arc<Settings>,
+        source: Source,
+        others: Arc<Others>,
+        figures: Arc<Figures>,
+        first: Sender<()>,
+    ) -> Self {
+        Heart {
+            approach: Approach::new(settings.clone()),
+            settings,
+            source,
+            others,
+            figures,
+            first: Some(first),
+            script: Script::new(SCRIPT),
+            // Whoever goes on with the place of a process before goes on with larger numbers than that one had: there are far
+            // fewer heartbeats than milliseconds.
+            sequence: Millis::now().0,
+            epoch: Vec::new(),
+            kept: 0,
+            twin: None,
+        }
+    }
+
+    /// Publishes until it is told otherwise.
+    pub fn run(mut self) {
+        let figures = self.figures.clone();
+        let mut outage = Outage::new(
+            &figures,
+            "WHO answers what the others had, and after a while the clients of this server",
+        );
+        loop {
+            // A panic is logged by the hook, and costs a connection.
+            let lived = catch_unwind(AssertUnwindSafe(|| self.live(&mut outage)));
+            match lived {
+                Ok(Ok(())) => return,
+                Ok(Err(trouble)) => outage.happened(&trouble),
+                Err(_) => outage.happened(&Trouble::new(Kind::Refused, "this server failed")),
+            }
+            if !self.pause(outage.times()) {
+                return;
+            }
+        }
+    }
+
+    /// Waits before the next attempt, longer the more have failed, and not as long as others do. Returns whether to go on.
+    fn pause(&self, failed: u64) -> bool {
+        let doubled = FIRST_PAUSE * (1 << failed.min(10));
+        let longest = doubled.min(self.settings.heartbeat / 2);
+        let deadline = Instant::now() + longest / 2 + random(longest / 2);
+        while Instant::now() < deadline {
+            // Clients come and go meanwhile.
+            self.source.bell.hush();
+            if self.source.order() != Order::Publish {
+                return false;
+            }
+            wait(
+                &mut [PollFd::new(&*self.source.bell, PollFlags::IN)],
+                deadline,
+            );
+        }
+        true
+    }
+
+    /// Connects, and publishes until there is trouble, or it is told otherwise.
+    fn live(&mut self, outage: &mut Outage<'_>) -> Result<(), Trouble> {
+        let heartbeat = self.settings.heartbeat;
+        let deadline = Instant::now() + heartbeat;
+        let mut link = self.approach.connect(deadline)?;
+        link.subscribe(&self.channel(), deadline)?;
+        let Some(first) = self.beat(&mut link, Act::Join)? else {
+            return Ok(());
+        };
+        let mut connected = Connected::new(link, first, heartbeat);
+        outage.over();
+        self.first = None;
+        loop {
+            self.hear(&mut connected)?;
+            let mut polled = [
+                PollFd::new(&connected.link, PollFlags::IN),
+                PollFd::new(&*self.source.bell, PollFlags::IN),
+            ];
+            wait(&mut polled, connected.due());
+            if !polled[1].revents().is_empty() {
+                self.source.bell.hush();
+                match self.source.order() {
+                    Order::Publish => self.look(&mut connected),
+                    Order::Pause => return Ok(()),
+                    // If that can't be said, the others notice after a while.
+                    Order::Leave => return self.beat(&mut connected.link, Act::Leave).map(|_| ()),
+                }
+            }
+            // Before anything is heard: whoever slept may have been removed.
+            if Instant::now() >= connected.due() {
+                let Some(pulse) = self.beat(&mut connected.link, Act::Beat)? else {
+                    return Ok(());
+                };
+                connected = Connected::new(connected.link, pulse, heartbeat);
+            }
+        }
+    }
+
+    /// Sees to it that a change is published soon, if there is one.
+    fn look(&self, connected: &mut Connected) {
+        if self.source.clients() == Some(connected.last.own as usize) {
+            return;
+        }
+        let members = u32::try_from(connected.last.members).unwrap_or(u32::MAX);
+        let gather = GATHER.max(GATHER_EACH.saturating_mul(members));
+        connected.hasten((connected.at + gather).max(Instant::now() + GATHER));
+    }
+
+    /// Hears what has changed.
+    fn hear(&self, connected: &mut Connected) -> Result<(), Trouble> {
+        while let Some(message) = connected.link.message()? {
+            let Some(message) = Message::read(&message) else {
+                continue;
+            };
+            let last = &mut connected.last;
+            // It may be too late to be still counted.
+            let is_late = connected.at.elapsed() > self.settings.heartbeat * 2;
+            if message.epoch != last.epoch || is_late {
+                connected.hasten(Instant::now());
+            } else if message.version >= last.version {
+                connected.tell = None;
+                last.version = message.version;
+                last.members = message.members;
+                last.total = message.total;
+                self.believe(last);
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes how many clients there are now, and hears how many all have. Returns nothing if there is nothing to be published.
+    fn beat(&mut self, link: &mut Link, act: Act) -> Result<Option<Pulse>, Trouble> {
+        let heartbeat = self.settings.heartbeat;
+        let deadline = Instant::now() + heartbeat;
+        let Some(clients) = self.source.clients() else {
+            return Ok(None);
+        };
+        self.sequence += 1;
+        let milliseconds = |time: Duration| time.as_millis() as u64;
+        let ask = |link: &mut Link, verb: &str, script: &str| {
+            let mut command = redis::cmd(verb);
+            command
+                .arg(script)
+                .arg(2)
+                .arg(self.key("state"))
+                .arg(self.key("alive"))
+                .arg(self.source.member.id.to_string())
+                .arg(self.source.member.incarnation.to_string())
+                .arg(self.sequence)
+                .arg(clients)
+                .arg(milliseconds(heartbeat * SILENCE))
+                .arg(milliseconds(heartbeat * 3 / 2))
+                .arg(match act {
+                    Act::Join => "join",
+                    Act::Beat => "beat",
+                    Act::Leave => "leave",
+                })
+                .arg(self.channel())
+                .arg(Uuid::new_v4().simple().to_string());
+            link.ask(&command, deadline)
+        };
+        let reply = match ask(link, "EVALSHA", self.script.get_hash()) {
+            Err(trouble) if trouble.what.contains("NOSCRIPT") => ask(link, "EVAL", SCRIPT)?,
+            reply => reply?,
+        };
+        let pulse = Pulse::read(reply).ok_or_else(|| {
+            Trouble::new(Kind::Refused, "the heartbeat's script answers nonsense")
+        })?;
+        self.figures.beat();
+        self.look_for_twin(&pulse);
+        if pulse.age >= heartbeat * YOUTH {
+            self.kept = 0;
+        } else if self.epoch != pulse.epoch {
+            self.kept = self.others.now();
+        }
+        self.epoch.clone_from(&pulse.epoch);
+        if act != Act::Leave {
+            self.believe(&pulse);
+        }
+        Ok(Some(pulse))
+    }
+
+    /// Notes whether another server of the same id beats. Between two of its heartbeats there may be several of this one.
+    fn look_for_twin(&mut self, pulse: &Pulse) {
+        if pulse.shares_id {
+            self.twin = Some(Instant::now());
+        }
+        let recently = |seen: Instant| seen.elapsed() < self.settings.heartbeat * 2;
+        let shares = self.twin.is_some_and(recently);
+        self.figures.shares_id(shares, &self.source.member.id);
+    }
+
+    /// From now on this is what all have.
+    fn believe(&self, pulse: &Pulse) {
+        // If Redis began anew, not everybody may have come yet.
+        let others = pulse.total.saturating_sub(pulse.own).max(self.kept);
+        let until = Millis::now().after(self.settings.heartbeat * SILENCE);
+        self.others.set(others, until);
+        self.figures.heard(pulse.members, pulse.total);
+    }
+
+    /// What something of this cluster is called in Redis. All of it would be in the same part of a Redis Cluster.
+    fn key(&self, what: &str) -> String {
+        format!("blockchain-tcpd:{{{}}}:{what}", self.settings.name)
+    }
+
+    /// Where the servers are told of changes. Channels are the same in all databases.
+    fn channel(&self) -> String {
+        let database = match self.settings.place {
+            Place::Redis { database, .. } => database,
+            Place::Etcd => 0,
+        };
+        self.key(&format!("changes:{database}"))
+    }
+}
+
+/// A random part of `time`.
+fn random(time: Duration) -> Duration {
+    // Its last 32 bits are all random.
+    time.mul_f64(f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
+}
+
+/// Waits until something is ready, or for the deadline.
+fn wait(polled: &mut [PollFd<'_>], deadline: Instant) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // A little more, or it would come back just before the deadline. If it fails, it is tried again.
+    let time = Timespec::try_from(left + Duration::from_micros(100));
+    let _ = poll(polled, time.ok().as_ref());
+}
