@@ -7,7 +7,7 @@ use crossbeam_channel::select;
 use log::{error, info, warn};
 use uuid::Uuid;
 
-use crate::cluster;
+use crate::cluster::{self, Place};
 use crate::command::{self, Set};
 use crate::error::{Error, plain};
 use crate::handover::{self, Inherited, Successor};
@@ -34,6 +34,9 @@ pub fn check(options: &Options) -> Result<(), Error> {
         None => Ok(()),
     }
 }
+
+/// The most connections to etcd: two threads keep one each, and may open others.
+const TO_ETCD: usize = 8;
 
 /// Why a server is left.
 enum Leave {
@@ -86,10 +89,17 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let metrics = Arc::<Metrics>::default();
     loop {
         let sockets = std::mem::take(&mut inherited.http);
-        let most = if sockets.is_empty() {
-            0
-        } else {
-            limits::http_connections()
+        // Those that come from the other servers are HTTP; those to them, and to etcd, come on top.
+        let (servers, to_servers) = match &cluster {
+            Some(cluster) if cluster.place == Place::Etcd => {
+                let servers = limits::server_connections();
+                (servers, servers + TO_ETCD)
+            }
+            _ => (0, 0),
+        };
+        let most = match sockets.is_empty() {
+            true => 0,
+            false => limits::http_connections() + servers,
         };
         let id = identity.id;
         let mut server = Server::start(
@@ -98,7 +108,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             inherited,
             COMMANDS,
             metrics.clone(),
-            most,
+            most + to_servers,
             cluster.clone(),
         )?;
         let draining = Draining::default();
@@ -177,7 +187,14 @@ fn find_cluster(options: &Options) -> Result<Option<cluster::Settings>, Error> {
         ca_file: options.cluster_ca_file.clone(),
         advertise: options.advertise,
     };
-    cluster::Settings::new(&given).map(Some)
+    let settings = cluster::Settings::new(&given)?;
+    if settings.place == Place::Etcd && options.http.is_none() {
+        return Err(Error::Cluster(
+            "--cluster etcd:// needs HTTP, by which the servers ask each other: --http (BLOCKCHAIN_TCPD_HTTP) switches it off"
+                .to_string(),
+        ));
+    }
+    Ok(Some(settings))
 }
 
 /// The id that `options` ask for.

@@ -78,10 +78,15 @@ impl Health {
         }
     }
 
+    /// How many clients there are.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::SeqCst)
+    }
+
     /// How full it is.
     pub fn load(&self) -> Load {
         Load {
-            clients: self.clients.load(Ordering::SeqCst),
+            clients: self.clients(),
             workers: self.scoreboard.lines().len(),
             waiting: self.waiting.to_serve(),
             queue: self.queue,

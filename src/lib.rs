@@ -40,6 +40,12 @@
 //! polls their sockets, finds whole requests ([`protocol::http`]) and has [`monitor`] answer them, from what everybody has
 //! noted in [`metrics`] and from [`health`], whose checks have a thread of their own.
 //!
+//! # The way of a WHO
+//!
+//! It is answered from the count of [`clients`], and in a [`cluster`] by its census. One over Redis adds what another thread has heard
+//! of the other servers. For one over etcd the worker waits for a round: a thread reads there who belongs to the cluster, asks all
+//! by their [`http`], and tells all workers that wait the sum, or why there is none.
+//!
 //! # The way of a client that must go
 //!
 //! The [`reaper`] reads the scoreboard. When a client has been idle or not reading for too long, or when another waits

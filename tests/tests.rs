@@ -10,6 +10,7 @@
 //! - `moving`: letting go of connections, open and unread
 //! - `full`: more clients than may be: BUSY, making room, the cap for an address
 //! - `handover`: a new program takes over, and no client notices
+//! - `etcd`: the consistent cluster: WHO over several servers and a real etcd, whatever becomes of either
 //! - `http`: health, readiness and the page; what HTTP clients may do to it
 //! - `metrics`: what is counted, held against docs/metrics.md
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
@@ -24,6 +25,7 @@
 #![allow(missing_docs)]
 
 mod check;
+mod etcd;
 mod failures;
 mod full;
 mod handover;

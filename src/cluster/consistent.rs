@@ -1,55 +1,311 @@
 //! The census of a cluster that is always consistent: etcd knows who belongs to it, and each is asked.
+//!
+//! An answer is right in this sense: each of its addends was the number of clients of its server at some moment between the
+//! question and the answer, and those servers are all that were registered at one moment between the two. If there is no such
+//! answer in time, nobody is told a number.
+//!
+//! One thread does it in rounds, for all who ask: who asks waits for the next round that begins. The round reads the roster,
+//! which etcd answers only with a quorum, and then asks all other servers at once.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::{Figures, Member, Settings, Unavailable};
+use log::debug;
+
+use super::etcd::{Etcd, Names};
+use super::peers::{Asked, Peers};
+use super::roster::{Entry, Roster};
+use super::{Figures, Member, STACK_SIZE, Settings, Unavailable};
 use crate::clock::Nanos;
+use crate::episode::Episode;
 use crate::error::Error;
+use crate::sync::atomic::AtomicUsize;
+use crate::thread;
 
-/// Asks all servers how many clients they have.
+/// A round takes so long at most.
+const DEADLINE: Duration = Duration::from_millis(750);
+
+/// Who asks waits so long at most, counted from when its question was read, however many came with it: a worker that waits does
+/// not hear whether it is well, and is taken for ill after a second.
+const LONGEST: Duration = Duration::from_millis(900);
+
+/// One of etcd's members may take so long to answer, before another is asked.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// If nobody asks for so long, there is a round all the same, for the metrics and the log.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// After a panic, which is logged by the hook, it goes on after this time.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where those who ask meet the thread that does the rounds.
+#[derive(Default)]
 pub struct Asker {
-    _settings: Arc<Settings>,
-    _member: Member,
-    _figures: Arc<Figures>,
+    state: Mutex<State>,
+    /// Somebody has asked, or it is to end.
+    asked: Condvar,
+    /// A round is over, or there will be no more.
+    over: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// When the last question was read.
+    asked: Option<Nanos>,
+    /// The last round that is over.
+    last: Option<Round>,
+    /// Whether there are rounds.
+    is_open: bool,
+    /// Whether there are to be no more.
+    is_stopped: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Round {
+    begun: Nanos,
+    ended: Nanos,
+    result: Result<u64, Unavailable>,
+}
+
+impl State {
+    /// Whether somebody asked after the last round began.
+    fn is_asked(&self) -> bool {
+        let begun = self.last.map(|last| last.begun);
+        self.asked.is_some() && self.asked > begun
+    }
 }
 
 impl Asker {
-    /// Asks nobody yet.
-    pub fn new(settings: Arc<Settings>, member: Member, figures: Arc<Figures>) -> Self {
-        Asker {
-            _settings: settings,
-            _member: member,
-            _figures: figures,
+    /// Does rounds from now on, with the number of `clients` of this server.
+    pub fn start(
+        self: &Arc<Self>,
+        settings: Arc<Settings>,
+        names: Arc<Names>,
+        member: Member,
+        clients: Arc<AtomicUsize>,
+        figures: Arc<Figures>,
+    ) -> Result<(), Error> {
+        let rounds = Rounds {
+            asker: self.clone(),
+            etcd: Etcd::new(settings.clone(), names, PATIENCE),
+            settings,
+            member,
+            clients,
+            figures,
+            peers: Peers::default(),
+            silence: Episode::new("WHO is unavailable: a server of the cluster does not answer"),
+        };
+        self.lock().is_open = true;
+        let spawned = thread::spawn_with("census", STACK_SIZE, move || rounds.run());
+        self.lock().is_open = spawned.is_ok();
+        spawned.map(|_| ())
+    }
+
+    /// Does no more rounds. Those who wait are answered at once.
+    pub fn stop(&self) {
+        self.lock().is_stopped = true;
+        self.asked.notify_all();
+    }
+
+    /// The number of clients of all servers, for a question that was read when it was `asked`.
+    pub fn clients(&self, asked: Nanos) -> Result<u64, Unavailable> {
+        let mut state = self.lock();
+        loop {
+            let last = state.last;
+            match last {
+                Some(last) if last.begun >= asked => return last.result,
+                // Nobody was asked too early who can't be reached now. This is no number that could be wrong.
+                Some(last) if last.ended >= asked && last.result.is_err() => return last.result,
+                _ => {}
+            }
+            let waited = Duration::from_nanos(asked.until(Nanos::now()));
+            let left = LONGEST.saturating_sub(waited);
+            if !state.is_open || left.is_zero() {
+                let failed = last.and_then(|last| last.result.err());
+                return Err(failed.unwrap_or(Unavailable::Registry));
+            }
+            if state.asked < Some(asked) {
+                state.asked = Some(asked);
+                self.asked.notify_all();
+            }
+            let waited = self.over.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// The number of clients of all servers at some moment since `asked`.
-    pub fn clients(&self, _asked: Nanos) -> Result<u64, Unavailable> {
-        Err(Unavailable::Registry)
+    /// Waits until there is a round to be done, and says whether somebody asked for it; nothing if it is to end.
+    fn wait(&self) -> Option<bool> {
+        let mut state = self.lock();
+        let idle = Instant::now() + IDLE;
+        loop {
+            let left = idle.saturating_duration_since(Instant::now());
+            match () {
+                () if state.is_stopped => return None,
+                () if state.is_asked() => return Some(true),
+                () if left.is_zero() => return Some(false),
+                () => {}
+            }
+            let waited = self.asked.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn tell(&self, begun: Nanos, result: Result<u64, Unavailable>) {
+        let ended = Nanos::now();
+        self.lock().last = Some(Round {
+            begun,
+            ended,
+            result,
+        });
+        self.over.notify_all();
+    }
+
+    fn close(&self) {
+        self.lock().is_open = false;
+        self.over.notify_all();
+    }
+
+    /// No code panics while it holds this lock.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The place of this server in etcd, kept alive.
-pub struct Registration {}
+/// The thread that does the rounds.
+struct Rounds {
+    asker: Arc<Asker>,
+    etcd: Etcd,
+    settings: Arc<Settings>,
+    member: Member,
+    clients: Arc<AtomicUsize>,
+    figures: Arc<Figures>,
+    peers: Peers,
+    silence: Episode,
+}
 
-impl Registration {
-    /// Registers this server.
-    pub fn start(
-        _settings: Arc<Settings>,
-        _member: Member,
-        _asker: Arc<Asker>,
-        _figures: Arc<Figures>,
-    ) -> Result<Self, Error> {
-        Ok(Registration {})
+impl Rounds {
+    fn run(mut self) {
+        while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.peers = Peers::default();
+            std::thread::park_timeout(PAUSE);
+        }
+        self.silence.settle(true);
+        self.asker.close();
     }
 
-    /// Waits until it is registered, for so long at most.
-    pub fn wait_for_first(&self, _patience: Duration) {}
+    fn serve(&mut self) {
+        while let Some(is_asked) = self.asker.wait() {
+            let begun = Nanos::now();
+            let result = self.round();
+            self.silence.settle(false);
+            if is_asked {
+                self.figures.census(result.is_ok());
+            }
+            self.asker.tell(begun, result);
+        }
+    }
 
-    /// Keeps its place for the process that goes on with its clients.
-    pub fn pause(&self) {}
+    fn round(&mut self) -> Result<u64, Unavailable> {
+        let deadline = Instant::now() + DEADLINE;
+        let (etcd, name, member) = (&mut self.etcd, &self.settings.name, self.member);
+        let mut look = || others(etcd, name, member, deadline);
+        let others = look()?;
+        match self.peers.ask(&others, deadline, &mut look) {
+            Asked::All(servers, clients) => {
+                let here = self.clients.load(Ordering::SeqCst) as u64;
+                let clients = clients.saturating_add(here);
+                self.figures.heard(servers + 1, clients);
+                Ok(clients)
+            }
+            Asked::Some {
+                answered,
+                members,
+                silence,
+            } => {
+                self.silence
+                    .happened(&format_args!("{}: {}", silence.address, silence.why));
+                Err(Unavailable::Silent {
+                    answered: answered + 1,
+                    members: members + 1,
+                })
+            }
+            Asked::None(unavailable) => Err(unavailable),
+        }
+    }
+}
 
-    /// Gives it up.
-    pub fn leave(&self, _patience: Duration) {}
+/// All servers but this one, if etcd says so and this one is among them.
+fn others(
+    etcd: &mut Etcd,
+    name: &str,
+    member: Member,
+    by: Instant,
+) -> Result<Vec<Entry>, Unavailable> {
+    let roster = Roster::read(etcd, name, by).map_err(|trouble| {
+        // Whoever keeps this server registered says so in the log, if it lasts.
+        debug!(reason:% = trouble; "no census: the roster can't be read");
+        Unavailable::Registry
+    })?;
+    if roster.find(member).is_none() {
+        return Err(Unavailable::Outside);
+    }
+    if !roster.is_whole() {
+        return Err(Unavailable::Young);
+    }
+    let others = roster.entries.into_iter();
+    Ok(others.filter(|entry| entry.member != member).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An asker whose rounds are done by hand.
+    fn open() -> Arc<Asker> {
+        let asker = Arc::new(Asker::default());
+        asker.lock().is_open = true;
+        asker
+    }
+
+    #[test]
+    fn only_a_round_that_begins_after_the_question_answers_it_with_a_number() {
+        let (asker, before) = (open(), Nanos::now());
+        let asked = Nanos::now();
+        asker.tell(before, Ok(1));
+        let waiting = asker.clone();
+        let answer = std::thread::spawn(move || waiting.clients(asked));
+        assert_eq!(asker.wait(), Some(true));
+        asker.tell(before, Ok(2));
+        asker.tell(Nanos::now(), Ok(3));
+        assert_eq!(answer.join().unwrap(), Ok(3));
+        assert_eq!(asker.clients(asked), Ok(3), "for all who asked by then");
+    }
+
+    #[test]
+    fn a_round_that_fails_answers_all_who_wait() {
+        let (asker, before) = (open(), Nanos::now());
+        let asked = Nanos::now();
+        asker.tell(before, Err(Unavailable::Registry));
+        assert_eq!(asker.clients(asked), Err(Unavailable::Registry));
+    }
+
+    #[test]
+    fn nobody_waits_for_long_and_nobody_for_one_who_has_gone() {
+        let (asker, asked) = (open(), Nanos::now());
+        assert_eq!(asker.clients(asked), Err(Unavailable::Registry));
+        let waited = Duration::from_nanos(asked.until(Nanos::now()));
+        assert!(waited >= LONGEST, "{waited:?}");
+        let now = Instant::now();
+        assert_eq!(asker.clients(asked), Err(Unavailable::Registry));
+        assert!(now.elapsed() < LONGEST, "counted from the question");
+        let waiting = asker.clone();
+        let answer = std::thread::spawn(move || waiting.clients(Nanos::now()));
+        assert_eq!(asker.wait(), Some(true));
+        asker.close();
+        assert_eq!(answer.join().unwrap(), Err(Unavailable::Registry));
+        asker.stop();
+        assert_eq!(asker.wait(), None);
+    }
 }

@@ -9,6 +9,9 @@ use log::{info, warn};
 use super::settings::{Place, Settings};
 use crate::clock::Millis;
 
+/// The most characters of what others say that are repeated.
+const LONGEST_QUOTE: usize = 200;
+
 /// What may go wrong with the place where the servers meet, as the metrics call it; in the order of [`Kind`].
 pub const ERRORS: [&str; 5] = ["unreachable", "late", "denied", "read_only", "refused"];
 
@@ -48,6 +51,12 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)
     }
+}
+
+/// What others say, so that it fits into the log.
+pub fn cut(text: &str) -> String {
+    let printable = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
+    text.chars().take(LONGEST_QUOTE).map(printable).collect()
 }
 
 /// How it goes.
@@ -132,6 +141,11 @@ impl Figures {
         self.servers.store(servers, Ordering::Relaxed);
         self.clients.store(clients, Ordering::Relaxed);
         self.heard.store(Millis::now().0, Ordering::Relaxed);
+    }
+
+    /// There are so many servers.
+    pub fn seen(&self, servers: u64) {
+        self.servers.store(servers, Ordering::Relaxed);
     }
 
     /// A heartbeat was answered.

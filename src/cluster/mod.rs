@@ -6,8 +6,12 @@
 
 pub mod available;
 pub mod consistent;
+mod etcd;
 mod figures;
+mod peers;
+mod registration;
 mod resp;
+mod roster;
 mod settings;
 mod tls;
 
@@ -18,8 +22,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::available::{Others, Publisher};
-use self::consistent::{Asker, Registration};
+use self::consistent::Asker;
 pub use self::figures::{ERRORS, Figures, Shown, Trouble};
+pub use self::peers::answer;
+use self::registration::Registration;
 pub use self::settings::{Given, Host, Place, Settings};
 use crate::bell::Bell;
 use crate::clock::Nanos;
@@ -32,6 +38,9 @@ const FIRST: Duration = Duration::from_secs(1);
 
 /// A server that stops has so long to say so to the others.
 const LAST: Duration = Duration::from_millis(500);
+
+/// TLS and the system's search for addresses need more than other threads do.
+const STACK_SIZE: usize = 512 * 1024;
 
 /// Answers how many clients there are.
 #[derive(Clone)]
@@ -70,6 +79,8 @@ pub enum Unavailable {
     Registry,
     /// This server is not in the registry.
     Outside,
+    /// The registry has begun anew, or lost a server that lives: others may be missing.
+    Young,
 }
 
 impl fmt::Display for Unavailable {
@@ -85,6 +96,10 @@ impl fmt::Display for Unavailable {
             Unavailable::Outside => write!(
                 f,
                 "0 of an unknown number of servers answered: this one is not registered now, try again"
+            ),
+            Unavailable::Young => write!(
+                f,
+                "0 of an unknown number of servers answered: their registry may lack some for a moment, try again"
             ),
         }
     }
@@ -136,10 +151,7 @@ impl Cluster {
                     bell = Some(Arc::new(Bell::new()?));
                     Census::Available(Arc::new(Others::new(known)))
                 }
-                Place::Etcd => {
-                    let (settings, figures) = (settings.clone(), figures.clone());
-                    Census::Consistent(Arc::new(Asker::new(settings, member, figures)))
-                }
+                Place::Etcd => Census::Consistent(Arc::default()),
             },
         };
         Ok(Cluster {
@@ -193,7 +205,9 @@ impl Cluster {
                 Running::Available(publisher)
             }
             (Census::Consistent(asker), _) => {
-                let registration = Registration::start(settings, member, asker.clone(), figures)?;
+                let (goes_on, asker) = (self.known.is_some(), asker.clone());
+                let registration =
+                    Registration::start(settings, member, goes_on, asker, clients, figures)?;
                 registration.wait_for_first(patience);
                 Running::Consistent(registration)
             }
@@ -210,10 +224,8 @@ impl Cluster {
                 publisher.pause();
                 others.known()
             }
-            (Running::Consistent(registration), _) => {
-                registration.pause();
-                Default::default()
-            }
+            // Its lease is kept alive as long as this program is there, and the next has its own.
+            (Running::Consistent(_), _) => Default::default(),
             _ => return None,
         };
         Some(pack::Census {

@@ -14,12 +14,9 @@ use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use super::figures::{Kind, Trouble};
+use super::figures::{Kind, Trouble, cut};
 use super::settings::Host;
 use crate::error::plain;
-
-/// The most characters of what the other side says that are repeated.
-const LONGEST_QUOTE: usize = 200;
 
 /// A connection.
 pub struct Link {
@@ -302,10 +299,4 @@ fn is_blocked(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
-}
-
-/// What others say, so that it fits into the log.
-fn cut(text: &str) -> String {
-    let printable = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
-    text.chars().take(LONGEST_QUOTE).map(printable).collect()
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use self::history::History;
-use crate::cluster::{Figures, Member};
+use crate::cluster::{self, Figures, Member};
 use crate::command::Set;
 use crate::health::{Health, Load};
 use crate::metrics::{Metrics, Sums};
@@ -72,8 +72,9 @@ impl Monitor {
             "/livez" => return Answer::AfterCheck,
             "/readyz" => self.readiness(request),
             "/metrics" => exposition::response(&self.state(), request),
+            "/census" => self.census(),
             "/" => page::response(&self.state(), &self.history),
-            _ => Response::text(404, "there are /, /livez, /readyz and /metrics"),
+            _ => Response::text(404, "there are /, /livez, /readyz, /metrics and /census"),
         })
     }
 
@@ -93,6 +94,12 @@ impl Monitor {
             Ok(()) => Response::text(status, "live: clients are being served"),
             Err(why) => Response::text(status, &format!("not live: {why}")),
         }
+    }
+
+    /// What the other servers of the cluster ask.
+    fn census(&self) -> Response {
+        let clients = self.subject.health.clients();
+        Response::text(200, &cluster::answer(self.subject.member, clients))
     }
 
     fn readiness(&self, request: &Request) -> Response {

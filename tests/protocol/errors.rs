@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use blockchain_tcpd::clients::NoRoom;
+use blockchain_tcpd::cluster::Unavailable;
 use blockchain_tcpd::command::{self, Entry, Refusal, Set};
 
 use super::{COMMANDS, daemon, proves, words_of_the_document};
-use crate::support::Client;
 use crate::support::kernel::local_server;
+use crate::support::{Client, Daemon};
 
 #[test]
 fn each_mistake_has_its_word_and_the_connection_goes_on() {
     proves(r#"`ERR UNKNOWN`: there is no such command."#);
     proves(r#"`ERR USAGE`: the arguments are not those that the command takes."#);
-    proves(r#"After `UNKNOWN`, `USAGE` and `BADINPUT` the connection goes on."#);
+    proves(r#"After `UNKNOWN`, `USAGE`, `BADINPUT` and `UNAVAILABLE` the connection goes on."#);
     let daemon = daemon();
     let mut client = daemon.connect();
     for (request, word) in [
@@ -95,10 +96,6 @@ fn the_server_says_no_word_that_the_document_lacks() {
     proves(
         r#"More words may come in later versions; a client takes one that it doesn't know as it takes `INTERNAL`."#,
     );
-    proves(
-        r#"`ERR UNAVAILABLE` is kept for answers that need something which the server can't reach; no command says it
-        yet."#,
-    );
     let known: BTreeSet<&str> = [
         Refusal::Unknown(b"x"),
         Refusal::Usage(&command::server::SET[0]),
@@ -108,14 +105,31 @@ fn the_server_says_no_word_that_the_document_lacks() {
         Refusal::NoRoom(NoRoom::ForAddress { limit: 1 }),
         Refusal::Idle,
         Refusal::MadeRoom,
+        Refusal::Unavailable(Unavailable::Registry),
         Refusal::Internal,
     ]
     .iter()
     .map(Refusal::word)
     .collect();
-    let mut documented = words_of_the_document();
-    assert!(documented.remove("UNAVAILABLE"));
-    assert_eq!(documented, known);
+    assert_eq!(words_of_the_document(), known);
+}
+
+#[test]
+fn an_answer_that_can_not_be_had_is_none_and_the_connection_goes_on() {
+    proves(
+        r#"`ERR UNAVAILABLE`: the answer needs something which the server can't reach now, as `WHO` does in a cluster that is
+        always consistent."#,
+    );
+    // There is no etcd.
+    let cluster = ["--cluster", "etcd://127.0.0.1:1"];
+    let http = ["--advertise", "127.0.0.1:1", "--http", "127.0.0.1:0"];
+    let daemon = Daemon::start(cluster.iter().chain(&http));
+    let mut client = daemon.connect();
+    for _ in 0..2 {
+        let answer = client.ask("WHO");
+        assert!(answer.starts_with("ERR UNAVAILABLE 0 of "), "{answer}");
+        assert_eq!(client.ask("WHY"), "42");
+    }
 }
 
 #[test]

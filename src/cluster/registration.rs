@@ -1,0 +1,230 @@
+//! The place of this server in the roster that etcd keeps: written under a lease, which one thread keeps alive.
+//!
+//! If the lease is lost, the server writes itself down again, and nobody believes the roster for a while. The program that takes over from this one writes the same entry under
+//! a lease of its own: that of this one no longer matters then.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use log::warn;
+use uuid::Uuid;
+
+use super::consistent::Asker;
+use super::etcd::{Etcd, Names};
+use super::figures::{Figures, Kind, Outage, Trouble};
+use super::roster::{Entry, MOST_SERVERS, Roster};
+use super::settings::Settings;
+use super::{Member, STACK_SIZE};
+use crate::error::Error;
+use crate::sync::atomic::AtomicUsize;
+use crate::thread;
+
+/// The least time that a lease holds, in seconds: etcd grants none for less, as its elections take so long.
+const LEAST_SECONDS: u64 = 2;
+
+/// After so many heartbeats without a word a server is taken for gone.
+const SILENCE: u32 = 4;
+
+/// One of etcd's members may take so long to answer, before another is asked. It writes to its disk.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The first pause after a failure; it doubles with each, up to half a heartbeat.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// The place in the roster, and those who look after it.
+pub struct Registration {
+    /// Told to give the place up; dropped to leave it as it is.
+    leave: Sender<()>,
+    asker: Arc<Asker>,
+    /// Disconnects when the server is registered.
+    first: Receiver<()>,
+    /// Disconnects when the thread has ended.
+    ended: Receiver<()>,
+}
+
+impl Registration {
+    /// Registers this server, and has the `asker` begin. `goes_on` says whether it has clients of a process before it.
+    pub fn start(
+        settings: Arc<Settings>,
+        member: Member,
+        goes_on: bool,
+        asker: Arc<Asker>,
+        clients: Arc<AtomicUsize>,
+        figures: Arc<Figures>,
+    ) -> Result<Self, Error> {
+        let address = settings.advertise.ok_or_else(|| {
+            Error::Cluster("--cluster etcd:// needs --advertise (BLOCKCHAIN_TCPD_ADVERTISE)".into())
+        })?;
+        let names = Arc::new(Names::default());
+        let (leave, left) = crossbeam_channel::bounded(1);
+        let (registered, first) = crossbeam_channel::bounded(0);
+        let (alive, ended) = crossbeam_channel::bounded(0);
+        let keeper = Keeper {
+            etcd: Etcd::new(settings.clone(), names.clone(), PATIENCE),
+            settings: settings.clone(),
+            member,
+            address,
+            figures: figures.clone(),
+            lease: None,
+            is_new: !goes_on,
+            first: Some(registered),
+            left,
+        };
+        asker.start(settings, names, member, clients, figures.clone())?;
+        let registration = Registration {
+            leave,
+            asker,
+            first,
+            ended,
+        };
+        thread::spawn_with("cluster", STACK_SIZE, move || {
+            let _alive = alive;
+            keeper.run(&figures);
+        })?;
+        Ok(registration)
+    }
+
+    /// Waits until it is registered, for so long at most.
+    pub fn wait_for_first(&self, patience: Duration) {
+        // It disconnects, or the time is over.
+        let _ = self.first.recv_timeout(patience);
+    }
+
+    /// Gives the place up, if that can be done within `patience`: else the others miss this server until its lease is gone.
+    pub fn leave(&self, patience: Duration) {
+        // It is full if it has been told so already.
+        let _ = self.leave.try_send(());
+        let _ = self.ended.recv_timeout(patience);
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.asker.stop();
+    }
+}
+
+/// The thread that keeps the place.
+struct Keeper {
+    etcd: Etcd,
+    settings: Arc<Settings>,
+    member: Member,
+    address: SocketAddr,
+    figures: Arc<Figures>,
+    /// That under which the server is registered.
+    lease: Option<i64>,
+    /// Whether it has never been registered: at its address were only processes that have ended.
+    is_new: bool,
+    first: Option<Sender<()>>,
+    left: Receiver<()>,
+}
+
+impl Keeper {
+    fn run(mut self, figures: &Figures) {
+        let mut outage = Outage::new(figures, "WHO is unavailable on this server");
+        loop {
+            let pause = match self.beat() {
+                Ok(()) => {
+                    outage.over();
+                    self.first = None;
+                    self.settings.heartbeat
+                }
+                Err(trouble) => {
+                    outage.happened(&trouble);
+                    self.pause(outage.times())
+                }
+            };
+            match self.left.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(()) => return self.leave(),
+            }
+        }
+    }
+
+    /// How long to wait before the next attempt: longer the more have failed, and not as long as others do.
+    fn pause(&self, failed: u64) -> Duration {
+        let doubled = FIRST_PAUSE * (1 << failed.clamp(1, 10));
+        let longest = doubled.min(self.settings.heartbeat / 2);
+        // 122 of its bits are random.
+        let random = Uuid::new_v4().as_u128() as u32;
+        longest / 2 + (longest / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
+
+    /// Keeps the lease alive and sees to it that the server is registered under it.
+    fn beat(&mut self) -> Result<(), Trouble> {
+        let by = Instant::now() + PATIENCE * self.settings.hosts.len() as u32;
+        if let Some(lease) = self.lease
+            && !self.etcd.keep_alive(lease, by)?
+        {
+            self.lease = None;
+        }
+        let roster = Roster::read(&mut self.etcd, &self.settings.name, by)?;
+        let own = roster.find(self.member);
+        let is_there = own.is_some_and(|own| {
+            Some(own.lease) == self.lease && own.address == self.address && roster.begun
+        });
+        if !is_there {
+            self.register(&roster, by)?;
+        }
+        self.figures.beat();
+        let others = roster.entries.iter();
+        let mut others = others.filter(|entry| entry.member != self.member);
+        self.figures.seen(others.clone().count() as u64 + 1);
+        let is_twin = |entry: &Entry| entry.member.id == self.member.id;
+        let shares = others.any(|entry| is_twin(entry) && !self.is_past(entry));
+        self.figures.shares_id(shares, &self.member.id);
+        self.is_new = false;
+        Ok(())
+    }
+
+    /// Whether this is what a process has left that ended: only one can be at an address.
+    fn is_past(&self, entry: &Entry) -> bool {
+        self.is_new && entry.address == self.address && entry.member != self.member
+    }
+
+    fn register(&mut self, roster: &Roster, by: Instant) -> Result<(), Trouble> {
+        let past: Vec<Member> = roster
+            .entries
+            .iter()
+            .filter(|entry| self.is_past(entry))
+            .map(|entry| entry.member)
+            .collect();
+        let is_known = roster.find(self.member).is_some();
+        if !is_known && roster.entries.len() >= MOST_SERVERS + past.len() {
+            let what = format!("the cluster has {MOST_SERVERS} servers, and takes no more");
+            return Err(Trouble::new(Kind::Refused, what));
+        }
+        let heartbeats = self.settings.heartbeat * SILENCE;
+        let seconds = heartbeats.as_secs_f64().ceil() as u64;
+        let seconds = seconds.max(LEAST_SECONDS);
+        let lease = match self.lease {
+            Some(lease) => lease,
+            None => self.etcd.grant(seconds, by)?.0,
+        };
+        self.lease = Some(lease);
+        let is_lost = !self.is_new && !is_known;
+        let youth = match !roster.begun || is_lost {
+            true => Some(self.etcd.grant(seconds, by)?.0),
+            false => None,
+        };
+        let own = Entry {
+            member: self.member,
+            address: self.address,
+            lease,
+        };
+        let name = self.settings.name.clone();
+        roster.write(&mut self.etcd, &name, &own, &past, youth, by)
+    }
+
+    fn leave(&mut self) {
+        if let Some(lease) = self.lease {
+            let by = Instant::now() + PATIENCE;
+            if let Err(trouble) = self.etcd.revoke(lease, by) {
+                warn!(reason:% = trouble; "the other servers miss this one until its lease is gone");
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Who else may be written down in etcd: servers with the same id, and addresses at which no server answers.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::registry::{Etcd, free_address, somebody};
+use super::{OUTSIDE, REGISTRY, YOUNG, client, server, servers, unavailable_until, wait_for};
+use crate::support::http::get;
+use crate::support::{Daemon, installed};
+
+const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+
+#[test]
+fn servers_of_the_same_id_are_counted_each_and_say_so() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    let twins = [(); 2].map(|()| server(&etcd, &["--server-id", ID]));
+    let clients = twins.each_ref().map(client);
+    wait_for(&twins, 3);
+    for twin in &twins {
+        twin.log()
+            .wait_for("another server of the cluster has the same id");
+    }
+    let [stays, leaves] = twins;
+    drop(clients);
+    leaves.stop();
+    stays
+        .log()
+        .wait_for("over: another server of the cluster has the same id");
+    wait_for(&[stays], 1);
+}
+
+fn patience() -> Duration {
+    // It waits for somebody until its deadline, and a little more on a busy machine.
+    Duration::from_secs(3)
+}
+
+#[test]
+fn whoever_does_not_answer_as_a_server_does_makes_who_unavailable_in_time() {
+    if !installed("etcd") {
+        return;
+    }
+    let hello = |mut socket: TcpStream| {
+        let mut question = [0; 1024];
+        let _ = socket.read(&mut question);
+        socket
+    };
+    let wait = |mut socket: TcpStream| {
+        let _ = socket.read_to_end(&mut Vec::new());
+    };
+    let says = |text: &'static [u8]| {
+        somebody(move |socket| {
+            let mut socket = hello(socket);
+            let _ = socket.write_all(text);
+            wait(socket);
+        })
+    };
+    for (who, address) in [
+        ("nobody", free_address()),
+        ("one who says nothing", somebody(wait)),
+        (
+            "one who closes",
+            somebody(move |socket| drop(hello(socket))),
+        ),
+        (
+            "one who talks nonsense",
+            says(b"220 mail.example ESMTP\r\n"),
+        ),
+        (
+            "one who says no",
+            says(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+        ),
+        (
+            "one who answers a number",
+            says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n7\n"),
+        ),
+        (
+            "one who dribbles",
+            somebody(move |socket| {
+                let mut socket = hello(socket);
+                for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 80\r\n\r\n"
+                    .iter()
+                    .cycle()
+                {
+                    if socket.write_all(&[*byte]).is_err() {
+                        return;
+                    }
+                    thread::park_timeout(Duration::from_millis(20));
+                }
+            }),
+        ),
+        (
+            "one who floods",
+            somebody(move |socket| {
+                let mut socket = hello(socket);
+                while socket.write_all(&[b'x'; 4096]).is_ok() {}
+            }),
+        ),
+    ] {
+        let etcd = Etcd::start(1);
+        let server = &servers(&etcd, 1)[0];
+        let mut asking = client(server);
+        etcd.write_down(address);
+        let begun = Instant::now();
+        assert_eq!(
+            asking.ask("WHO"),
+            "ERR UNAVAILABLE 1 of 2 servers answered, try again",
+            "{who}"
+        );
+        assert!(begun.elapsed() < patience(), "{who}: {:?}", begun.elapsed());
+        assert_eq!(asking.ask("WHY"), "42");
+        let line = server
+            .log()
+            .wait_for("a server of the cluster does not answer");
+        assert!(line.contains(&address.to_string()), "{line}");
+        etcd.does(&["del", "--prefix", "/blockchain-tcpd/default/members/"]);
+        unavailable_until(&mut asking, &[OUTSIDE, YOUNG], "1");
+    }
+}
+
+#[test]
+fn another_server_at_the_address_of_one_does_not_answer_for_it() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    let servers = servers(&etcd, 1);
+    let alone = Daemon::start(["--http", "127.0.0.1:0"]);
+    let answer = get(alone.http(), "/census");
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.ends_with(" 0\n"), "{}", answer.body);
+    etcd.write_down(alone.http());
+    let answer = servers[0].ask("WHO\n");
+    assert!(
+        answer.starts_with("ERR UNAVAILABLE 1 of 2 servers answered"),
+        "{answer}"
+    );
+    let line = servers[0].log().wait_for("does not answer");
+    assert!(line.contains("another server answers there"), "{line}");
+}
+
+#[test]
+fn what_can_not_be_read_may_be_a_server() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    let servers = servers(&etcd, 1);
+    let mut asking = client(&servers[0]);
+    let key = format!("/blockchain-tcpd/default/members/{ID}/{ID}");
+    etcd.does(&["put", &key, "127.0.0.1:1"]);
+    assert!(asking.ask("WHO").contains(REGISTRY));
+    servers[0].log().wait_for("etcd holds nonsense");
+    etcd.does(&["del", &key]);
+    unavailable_until(&mut asking, &[REGISTRY], "1");
+}

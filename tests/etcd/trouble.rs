@@ -1,0 +1,236 @@
+//! What etcd may do: lose a member or its quorum, begin anew, ask who this server is, speak TLS.
+
+use std::process::Command;
+use std::time::Instant;
+
+use super::registry::{Etcd, free_address};
+use super::{OUTSIDE, REGISTRY, YOUNG, client, server, servers, unavailable_until, wait_for};
+use crate::support::{Client, Daemon, Scratch, fails, installed};
+
+#[test]
+fn one_member_of_etcd_may_be_lost_and_a_quorum_comes_back() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(3);
+    let servers = servers(&etcd, 2);
+    let mut clients: Vec<Client> = servers.iter().map(client).collect();
+    for lost in 0..3 {
+        etcd.kill(lost);
+        let begun = Instant::now();
+        for client in &mut clients {
+            unavailable_until(client, &[REGISTRY, OUTSIDE, YOUNG], "2");
+        }
+        eprintln!(
+            "member {lost} of etcd lost: right after {:?}",
+            begun.elapsed()
+        );
+        etcd.begin(lost);
+        etcd.wait();
+        clients.iter_mut().for_each(|client| {
+            unavailable_until(client, &[REGISTRY, OUTSIDE, YOUNG], "2");
+        });
+    }
+    etcd.kill(0);
+    etcd.kill(1);
+    for client in &mut clients {
+        let answer = client.ask("WHO");
+        assert!(answer.contains(REGISTRY), "{answer}");
+        assert_eq!(client.ask("WHY"), "42");
+    }
+    let line = servers[0].log().wait_for("cut off from the cluster");
+    assert!(line.contains("WHO is unavailable on this server"), "{line}");
+    etcd.begin(0);
+    etcd.wait();
+    let begun = Instant::now();
+    for client in &mut clients {
+        unavailable_until(client, &[REGISTRY, OUTSIDE, YOUNG], "2");
+    }
+    eprintln!("etcd back: right after {:?}", begun.elapsed());
+    servers[0].log().wait_for("over: cut off from the cluster");
+}
+
+#[test]
+fn an_etcd_that_has_lost_everything_is_not_believed_before_all_can_be_back() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    let servers = servers(&etcd, 3);
+    let mut clients: Vec<Client> = servers.iter().map(client).collect();
+    // The first comes back long before the others.
+    servers[1].signal("STOP");
+    servers[2].signal("STOP");
+    etcd.kill(0);
+    etcd.wipe(0);
+    servers[0].log().wait_for("cut off from the cluster");
+    etcd.begin(0);
+    etcd.wait();
+    servers[0].log().wait_for("over: cut off from the cluster");
+    let answer = clients[0].ask("WHO");
+    assert!(answer.contains(YOUNG), "{answer}");
+    servers[1].signal("CONT");
+    servers[2].signal("CONT");
+    let begun = Instant::now();
+    for client in &mut clients {
+        unavailable_until(client, &[REGISTRY, OUTSIDE, YOUNG], "3");
+    }
+    eprintln!("etcd empty: right after {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_server_starts_without_etcd_and_is_there_when_etcd_is() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    etcd.kill(0);
+    let server = server(&etcd, &[]);
+    let mut client = client(&server);
+    let answer = client.ask("WHO");
+    assert!(
+        answer.starts_with(&format!("ERR UNAVAILABLE {REGISTRY}")),
+        "{answer}"
+    );
+    etcd.begin(0);
+    unavailable_until(&mut client, &[REGISTRY, OUTSIDE, YOUNG], "1");
+    let begun = Instant::now();
+    server.stop();
+    assert!(begun.elapsed().as_secs() < 5);
+}
+
+#[test]
+fn an_etcd_that_asks_who_comes_is_told() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    let secrets = Scratch::new();
+    let file = |name: &str, text: &str| {
+        let file = secrets.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let user = file("user", "tcpd\n");
+    let right = file("password", "secret\n");
+    let wrong = file("wrong", "guess\n");
+    let as_user = |password: &str| {
+        let files = [
+            "--cluster-user-file",
+            &user,
+            "--cluster-password-file",
+            password,
+        ];
+        server(&etcd, &files)
+    };
+    // Whom nobody asks says nothing.
+    let (known, unknown) = (as_user(&right), server(&etcd, &[]));
+    let mut clients = (client(&known), client(&unknown));
+    unavailable_until(&mut clients.0, &[OUTSIDE, YOUNG], "2");
+    for command in [
+        "user add root:root",
+        "user grant-role root root",
+        "user add tcpd:secret",
+        "role add tcpd",
+        "role grant-permission tcpd --prefix=true readwrite /blockchain-tcpd/",
+        "user grant-role tcpd tcpd",
+        "auth enable",
+    ] {
+        etcd.does(&command.split(' ').collect::<Vec<_>>());
+    }
+    // Its lease is gone by and by.
+    unavailable_until(
+        &mut clients.0,
+        &[REGISTRY, OUTSIDE, YOUNG, "1 of 2 servers"],
+        "2",
+    );
+    let answer = clients.1.ask("WHO");
+    assert!(answer.contains(REGISTRY), "{answer}");
+    let stranger = as_user(&wrong);
+    let mut asking = client(&stranger);
+    let answer = asking.ask("WHO");
+    assert!(answer.contains(REGISTRY), "{answer}");
+    let line = stranger.log().wait_for("cut off from the cluster");
+    assert!(
+        line.contains("authentication failed") && !line.contains("guess"),
+        "{line}"
+    );
+    // The right one is written into the file: no restart is needed.
+    std::fs::write(&wrong, "secret\n").unwrap();
+    unavailable_until(&mut asking, &[REGISTRY, OUTSIDE, YOUNG], "3");
+}
+
+#[test]
+fn tls_is_spoken_with_whom_the_certificates_name_and_nobody_else() {
+    if !installed("etcd") || !installed("openssl") {
+        return;
+    }
+    let certificate = |scratch: &Scratch| {
+        let (file, key) = (
+            scratch.path().join("cert.pem"),
+            scratch.path().join("key.pem"),
+        );
+        let status = Command::new("openssl")
+            .args(
+                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+                    .split(' '),
+            )
+            .args([
+                "-subj",
+                "/CN=test",
+                "-addext",
+                "subjectAltName=IP:127.0.0.1",
+            ])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-out")
+            .arg(&file)
+            .arg("-keyout")
+            .arg(&key)
+            .output();
+        assert!(status.is_ok_and(|output| output.status.success()));
+        Some([file, key])
+    };
+    let mut file = String::new();
+    let etcd = Etcd::start_with(1, |scratch| {
+        let made = certificate(scratch);
+        file = scratch.path().join("cert.pem").display().to_string();
+        made
+    });
+    let trusting = server(&etcd, &["--cluster-ca-file", &file]);
+    let mut asking = client(&trusting);
+    unavailable_until(&mut asking, &[OUTSIDE, YOUNG], "1");
+    let other = Scratch::new();
+    certificate(&other);
+    let other = other.path().join("cert.pem").display().to_string();
+    let distrusting = server(&etcd, &["--cluster-ca-file", &other]);
+    let answer = client(&distrusting).ask("WHO");
+    assert!(answer.contains(REGISTRY), "{answer}");
+    let line = distrusting.log().wait_for("cut off from the cluster");
+    assert!(line.contains("certificate"), "{line}");
+    wait_for(&[trusting], 2);
+}
+
+#[test]
+fn settings_that_can_not_work_are_refused() {
+    let address = free_address().to_string();
+    let cluster = format!("etcd://{}", free_address());
+    let etcd = ["--listen", "127.0.0.1:0", "--cluster", &cluster];
+    for (more, why) in [
+        (vec!["--http", "127.0.0.1:0"], "needs --advertise"),
+        (vec!["--http", "", "--advertise", &address], "needs HTTP"),
+        (
+            vec!["--check", "--http", "", "--advertise", &address],
+            "needs HTTP",
+        ),
+        (
+            vec!["--http", "127.0.0.1:0", "--advertise", "127.0.0.1:0"],
+            "can't be any",
+        ),
+    ] {
+        let (status, said) = fails(etcd.iter().chain(&more));
+        assert_eq!(status, 78, "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+    let http = ["--http", "127.0.0.1:0", "--advertise", &address];
+    Daemon::start(etcd[2..].iter().chain(&http)).stop();
+}
