@@ -199,7 +199,13 @@ impl Account {
             ));
         }
         line(format!("{} wrong", self.wrongs.len()));
-        for (at, what) in self.wrongs.iter().take(30) {
+        let mut kinds: BTreeMap<bool, usize> = BTreeMap::new();
+        let shown = self.wrongs.iter().filter(|(_, what)| {
+            let number = kinds.entry(what.contains("unavailable")).or_default();
+            *number += 1;
+            *number <= 20
+        });
+        for (at, what) in shown {
             let during: Vec<String> = judge
                 .faults
                 .iter()

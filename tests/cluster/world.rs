@@ -118,7 +118,7 @@ impl World {
             server.start();
             server
         };
-        World {
+        let world = World {
             clients: Clients::default(),
             servers: (0..servers).map(new).collect(),
             registry,
@@ -126,7 +126,12 @@ impl World {
             reports,
             _scratch: scratch,
             network,
+        };
+        // A cluster that has just begun knows no number for a while.
+        for server in 0..world.servers.len() {
+            world.wait_for_who(server, 1);
         }
+        world
     }
 
     /// Where clients of this server come in.
