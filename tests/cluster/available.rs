@@ -204,3 +204,24 @@ fn what_a_failover_lost_is_made_good() {
         drop((staying, more));
     });
 }
+
+#[test]
+fn a_redis_that_lives_after_it_was_replaced_parts_nobody_from_the_others() {
+    World::with(3, Meeting::Sentinels, |mut world| {
+        wait_until("the other takes over", || world.sentinels().promote());
+        wait_until("the other takes over", || {
+            world.sentinels().first() == Some(1)
+        });
+        let begun = Instant::now();
+        // Who comes now finds the new one. Those who are connected to the old one could go on there.
+        world.servers[0].hand_over();
+        let staying = world.gate(0).visitors(5);
+        for server in 0..3 {
+            world.wait_for_who(server, 6);
+        }
+        let took = begun.elapsed();
+        eprintln!("together {took:?} after the other had taken over");
+        assert!(took < HEARTBEAT * 2 + MARGIN, "{took:?}");
+        drop(staying);
+    });
+}

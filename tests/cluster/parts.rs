@@ -100,12 +100,6 @@ impl Redis {
         self.process.is_some()
     }
 
-    /// Tells it to follow another.
-    pub fn follow(&self, master: Ipv4Addr) {
-        let master = master.to_string();
-        let _ = ask(self.host.address(), 6379, &["replicaof", &master, "6379"]);
-    }
-
     /// Whether it says that it takes writes.
     pub fn is_master(&self) -> bool {
         self.is("role", "master")
@@ -212,8 +206,15 @@ impl Sentinels {
         let is_calm = |host: &Host| {
             let known =
                 ask(host.address(), 26379, &["sentinel", "master", MASTER]).unwrap_or_default();
-            let flags = known.iter().position(|key| key == "flags");
-            flags.is_some_and(|at| known[at + 1] == "master")
+            let is = |what: &str, right: &dyn Fn(&str) -> bool| {
+                let at = known.iter().position(|key| key == what);
+                at.is_some_and(|at| right(&known[at + 1]))
+            };
+            // Before a Sentinel hears from it again, it may take it for dead, when it is back for long.
+            let is_soon = |time: &str| time.parse().is_ok_and(|time: u64| time < 900);
+            is("flags", &|flags| flags == "master")
+                && is("last-ok-ping-reply", &is_soon)
+                && is("last-ping-sent", &is_soon)
         };
         if !self.hosts.iter().all(is_calm) {
             return None;
