@@ -39,7 +39,7 @@ bench-handover: ## how long clients wait while a new program takes over; ARGS='-
 bench-cluster: ## what a cluster over Redis costs, with 3 to 1,000 servers; ARGS='--servers 3,30'
 	$(CARGO) bench --locked --bench cluster -- $(ARGS)
 
-fuzz: ## the line protocol, the pack, HTTP; SECONDS=600
+fuzz: ## the line protocol, PROXY headers, the pack, HTTP; SECONDS=600
 	./fuzz/run $(SECONDS)
 
 soak: ## connections of all sorts, and nothing left behind; CONNECTIONS=10000000
@@ -59,7 +59,7 @@ install: build ## for those without the package: PREFIX=/usr/local DESTDIR= SYSC
 	install -D -m 644 systemd/tight.conf $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/tight.conf
 	install -D -m 644 packaging/nagios/nagios-example.cfg $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/nagios-example.cfg
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd docs/protocol.md docs/metrics.md docs/slo.md docs/alerts.md
-	for file in $$(cd packaging && find prometheus grafana -type f); do \
+	for file in $$(cd packaging && find prometheus grafana haproxy -type f); do \
 	  install -D -m $$(test -x packaging/$$file && echo 755 || echo 644) packaging/$$file $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/$$file || exit; \
 	done
 	install -D -m 644 systemd/blockchain-tcpd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.socket

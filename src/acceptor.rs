@@ -9,15 +9,17 @@ use log::{debug, error};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
-use crate::clients::{Clients, NoRoom};
-use crate::command::Refusal;
+use crate::clients::{Clients, NoRoom, Place};
+use crate::command::{BadHeader, Refusal};
 use crate::connection::{Connection, Socket};
 use crate::episode::Episodes;
 use crate::error::{Error, plain};
+use crate::greeter::{Greeter, Greeting, Newcomer};
 use crate::linger::Linger;
 use crate::listener::Listener;
 use crate::metrics::{AcceptError, Closed, Metrics, Refused};
 use crate::pack;
+use crate::protocol::proxy::Caller;
 use crate::queue::{Job, Queue};
 use crate::scoreboard::Alarm;
 use crate::session;
@@ -55,23 +57,30 @@ pub struct Acceptor {
     pub rounds: Arc<AtomicU64>,
 }
 
-/// Starts the accept loop of `listener`. If the listener fails for good, `failed` is told.
+/// Starts the accept loop of `listener`; those who must send a PROXY header are left to the `greeter`. If the listener fails
+/// for good, `failed` is told.
 pub fn start(
     door: Arc<Door>,
     listener: Arc<Listener>,
+    greeter: Option<Arc<Greeter>>,
     failed: impl FnOnce(Error) + Send + 'static,
 ) -> Result<Acceptor, Error> {
     let rounds = Arc::new(AtomicU64::new(0));
     let counter = rounds.clone();
     let thread = thread::spawn("acceptor", move || {
-        if let Err(error) = run(&door, &listener, &counter) {
+        if let Err(error) = run(&door, &listener, greeter.as_deref(), &counter) {
             failed(error);
         }
     })?;
     Ok(Acceptor { thread, rounds })
 }
 
-fn run(door: &Door, listener: &Listener, rounds: &AtomicU64) -> Result<(), Error> {
+fn run(
+    door: &Door,
+    listener: &Listener,
+    greeter: Option<&Greeter>,
+    rounds: &AtomicU64,
+) -> Result<(), Error> {
     while !door.closed.load(Ordering::Relaxed) {
         rounds.fetch_add(1, Ordering::Relaxed);
         match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
@@ -79,7 +88,13 @@ fn run(door: &Door, listener: &Listener, rounds: &AtomicU64) -> Result<(), Error
                 // A TCP socket's peer has an address that std knows.
                 let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                 if let Some(peer) = peer {
-                    door.welcome(TcpStream::from(socket), peer);
+                    let stream = TcpStream::from(socket);
+                    match greeter {
+                        Some(greeter) if greeter.trusts(peer.ip()) => {
+                            greeter.receive(door.metrics.accept(), stream, peer);
+                        }
+                        _ => door.welcome(stream, peer),
+                    }
                 }
             }
             Err(Errno::INTR) => {}
@@ -148,16 +163,69 @@ fn kind(error: Errno) -> AcceptError {
 
 impl Door {
     fn welcome(&self, stream: TcpStream, peer: SocketAddr) {
-        let number = self.metrics.accept();
-        let no_room = match self.clients.admit(peer.ip()) {
+        self.let_in(pack::Client::new(self.metrics.accept(), peer), stream);
+    }
+
+    fn let_in(&self, client: pack::Client, stream: TcpStream) {
+        let (connection, peer) = (client.number, client.peer);
+        let no_room = match self.admit(&client) {
             Ok(place) => {
-                debug!(connection = number, peer:%; "accepted");
-                return self.enqueue(Connection::new(number, stream, peer, place));
+                debug!(connection, peer:%; "accepted");
+                return self.enqueue(Connection::accepted(client, stream, place));
             }
             Err(no_room) => no_room,
         };
-        debug!(connection = number, peer:%; "refused");
+        debug!(connection, peer:%; "refused");
         session::turn_away(stream, &self.refusal(no_room), &self.linger);
+    }
+
+    fn admit(&self, client: &pack::Client) -> Result<Place, NoRoom> {
+        if client.apart {
+            self.clients.admit_apart()
+        } else {
+            self.clients.admit(client.peer.ip())
+        }
+    }
+
+    /// Does what is to be done with a connection of a load balancer, now that its PROXY header has come, or won't.
+    pub fn greeted(&self, newcomer: Newcomer, greeting: Greeting) {
+        let (mut client, stream) = newcomer;
+        let (connection, proxy) = (client.number, client.peer);
+        let refusal = match greeting {
+            Greeting::Caller(caller) => {
+                client.greets = false;
+                match caller {
+                    Caller::Client(peer) => client.peer = peer,
+                    Caller::Unknown => {}
+                    Caller::Sender => client.apart = true,
+                }
+                debug!(connection, proxy:%, counts = !client.apart; "passed on");
+                return self.let_in(client, stream);
+            }
+            Greeting::Gone(how) => {
+                debug!(connection, proxy:%; "gone before its PROXY header");
+                return self.metrics.share(connection as usize).closed(how);
+            }
+            Greeting::NoRoom(limit) => self.refusal(NoRoom::BeforeHeader { limit }),
+            Greeting::Bad(bad) => self.bad_header(bad, proxy),
+        };
+        debug!(connection, peer:% = proxy; "refused");
+        session::turn_away(stream, &refusal, &self.linger);
+    }
+
+    fn bad_header(&self, bad: BadHeader, proxy: SocketAddr) -> Refusal<'static> {
+        self.metrics.refuse(match bad {
+            BadHeader::Missing => Refused::HeaderMissing,
+            BadHeader::Malformed => Refused::HeaderMalformed,
+            BadHeader::TooLong => Refused::HeaderTooLong,
+            BadHeader::Late => Refused::HeaderLate,
+        });
+        let refusal = Refusal::BadHeader(bad);
+        let detail = format!("from {}: {refusal}", proxy.ip());
+        if self.episodes.bad_header.happened(&detail) {
+            self.alarm.ring();
+        }
+        refusal
     }
 
     /// What to tell a client for whom there is no room, once it is counted and said.
@@ -165,6 +233,8 @@ impl Door {
         self.metrics.refuse(match no_room {
             NoRoom::Here { .. } => Refused::Full,
             NoRoom::ForAddress { .. } => Refused::Address,
+            NoRoom::Apart { .. } => Refused::Apart,
+            NoRoom::BeforeHeader { .. } => Refused::BeforeHeader,
         });
         let refusal = Refusal::NoRoom(no_room);
         if self.episodes.refused.happened(&refusal) {
@@ -177,7 +247,7 @@ impl Door {
     pub fn welcome_back(&self, clients: Vec<(pack::Client, TcpStream)>) -> Vec<Connection> {
         let mut admitted = Vec::with_capacity(clients.len());
         for (client, stream) in clients {
-            match self.clients.admit(client.peer.ip()) {
+            match self.admit(&client) {
                 Ok(place) => admitted.push(Connection::of(client, stream, place)),
                 Err(no_room) => {
                     let refusal = self.refusal(no_room);
@@ -197,7 +267,7 @@ impl<S: Socket> Door<S> {
     pub fn enqueue(&self, connection: Connection<S>) {
         match self.queue.put(Job::Serve(connection)) {
             Ok(()) => {
-                if self.clients.count().load(Ordering::Relaxed) > self.workers {
+                if self.clients.all() > self.workers {
                     self.alarm.ring();
                 }
             }

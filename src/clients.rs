@@ -7,9 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::bell::Bell;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
+/// How many connections that don't count there may be: enough for the health checks of some load balancers.
+pub const MOST_APART: usize = 8;
+
 /// How many clients there may be, and how many there are.
 pub struct Clients {
     count: Arc<AtomicUsize>,
+    /// How many connections there are that are served and don't count.
+    apart: Arc<AtomicUsize>,
     limit: usize,
     per_address: Option<PerAddress>,
     bell: Option<Arc<Bell>>,
@@ -25,6 +30,16 @@ pub enum NoRoom {
     },
     /// There are as many clients of the same address as may be.
     ForAddress {
+        /// So many.
+        limit: usize,
+    },
+    /// There are as many connections that don't count as may be.
+    Apart {
+        /// So many.
+        limit: usize,
+    },
+    /// As many connections as may be have not sent their PROXY header yet.
+    BeforeHeader {
         /// So many.
         limit: usize,
     },
@@ -44,6 +59,7 @@ impl Clients {
     pub fn new(limit: usize, per_address: usize) -> Self {
         Clients {
             count: Arc::default(),
+            apart: Arc::default(),
             limit,
             per_address: (per_address > 0).then(|| PerAddress {
                 limit: per_address,
@@ -63,6 +79,16 @@ impl Clients {
         self.count.clone()
     }
 
+    /// The number of all that are served or wait to be: the clients and those that don't count.
+    pub fn all(&self) -> usize {
+        self.count.load(Ordering::SeqCst) + self.apart.load(Ordering::SeqCst)
+    }
+
+    /// Gives a place to a connection that doesn't count, if there is room for it: to a load balancer's own, for a check.
+    pub fn admit_apart(&self) -> Result<Place, NoRoom> {
+        take(&self.apart, MOST_APART, None).map_err(|limit| NoRoom::Apart { limit })
+    }
+
     /// Counts a client from `address`, if there is room for it.
     pub fn admit(&self, address: IpAddr) -> Result<Place, NoRoom> {
         let Some(PerAddress { limit, counts }) = &self.per_address else {
@@ -80,27 +106,31 @@ impl Clients {
     }
 
     fn count_one(&self, at: Option<Box<(IpAddr, Counts)>>) -> Result<Place, NoRoom> {
-        let counted = self
-            .count
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
-                (count < self.limit).then_some(count + 1)
-            });
-        match counted {
-            Ok(_) => {
-                let place = Place {
-                    count: self.count.clone(),
-                    at,
-                    bell: self.bell.clone(),
-                };
-                place.ring();
-                Ok(place)
-            }
-            Err(clients) => Err(NoRoom::Here { clients }),
-        }
+        let mut place =
+            take(&self.count, self.limit, at).map_err(|clients| NoRoom::Here { clients })?;
+        place.bell = self.bell.clone();
+        place.ring();
+        Ok(place)
     }
 }
 
-/// A client's place in the count: given back when it is dropped.
+/// One more place in `count`, of which there are so many; else how many are taken.
+fn take(
+    count: &Arc<AtomicUsize>,
+    limit: usize,
+    at: Option<Box<(IpAddr, Counts)>>,
+) -> Result<Place, usize> {
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+        (count < limit).then_some(count + 1)
+    })?;
+    Ok(Place {
+        count: count.clone(),
+        at,
+        bell: None,
+    })
+}
+
+/// A client's place in the count, or one of those that don't count: given back when it is dropped.
 pub struct Place {
     count: Arc<AtomicUsize>,
     /// Where it counts for its address. In a box, because most servers have no use for it.
@@ -172,6 +202,22 @@ mod tests {
         assert_eq!(count.load(Ordering::SeqCst), 1);
         drop(second);
         assert_eq!(count.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn who_is_apart_counts_for_nothing_but_its_own_limit() {
+        let clients = Clients::new(1, 1);
+        let client = clients.admit(address("192.0.2.1")).unwrap();
+        let apart: Vec<_> = (0..MOST_APART).map(|_| clients.admit_apart()).collect();
+        assert!(apart.iter().all(Result::is_ok));
+        assert!(matches!(
+            clients.admit_apart(),
+            Err(NoRoom::Apart { limit: MOST_APART })
+        ));
+        assert_eq!(clients.count().load(Ordering::SeqCst), 1);
+        assert_eq!(clients.all(), 1 + MOST_APART);
+        drop((client, apart));
+        assert_eq!(clients.all(), 0);
     }
 
     #[test]

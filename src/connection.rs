@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::clients::Place;
-use crate::clock::{Millis, Nanos};
+use crate::clock::Nanos;
 use crate::pack;
 
 /// What a session needs of a socket. One that is no socket serves to try sessions: see `fuzz/` and `tests/shuttle.rs`.
@@ -50,15 +50,11 @@ pub struct Connection<S = TcpStream> {
 impl<S: Socket> Connection<S> {
     /// A connection just accepted.
     pub fn new(number: u64, stream: S, peer: SocketAddr, place: Place) -> Self {
-        let client = pack::Client {
-            number,
-            peer,
-            since: Millis::now(),
-            active: None,
-            unanswered: Vec::new(),
-            replies: Vec::new(),
-            closes: false,
-        };
+        Connection::accepted(pack::Client::new(number, peer), stream, place)
+    }
+
+    /// The same, of whom something is known already.
+    pub fn accepted(client: pack::Client, stream: S, place: Place) -> Self {
         Connection {
             waiting: Some(Nanos::now()),
             ..Connection::of(client, stream, place)

@@ -87,6 +87,8 @@ pub struct Episodes {
     pub refused: Episode,
     /// Clients were closed to make room for others.
     pub made_room: Episode,
+    /// Connections had no right PROXY header.
+    pub bad_header: Episode,
     /// A client could not be accepted.
     pub accept: Episode,
     /// A worker panicked.
@@ -99,6 +101,7 @@ impl Episodes {
         Episodes {
             refused: Episode::new("clients are refused"),
             made_room: Episode::new("idle clients are closed to make room"),
+            bad_header: Episode::new("connections without a right PROXY header are closed"),
             accept: Episode::new("clients can't be accepted"),
             panicked: Episode::new("requests fail, please report this"),
         }
@@ -106,7 +109,13 @@ impl Episodes {
 
     /// Logs what is over (with `now_over`, everything); returns whether something is still going on.
     pub fn settle(&self, now_over: bool) -> bool {
-        let all = [&self.refused, &self.made_room, &self.accept, &self.panicked];
+        let all = [
+            &self.refused,
+            &self.made_room,
+            &self.bad_header,
+            &self.accept,
+            &self.panicked,
+        ];
         // Each is asked, whatever the others say.
         let going_on = all.iter().filter(|episode| episode.settle(now_over));
         going_on.count() > 0

@@ -13,7 +13,7 @@
 //! handover                                    what comes from the last process and goes to the next
 //! usher                                       serves all clients while the workers are being started
 //! acceptor   pool       reaper     signals    clients come in; are served; are ended; what the system says
-//! session    options                          the service of one client; every setting
+//! session    options    greeter               the service of one client; every setting; load balancers' PROXY headers
 //! connection linger     protocol              a client as a value; sockets that are leaving; requests and replies as bytes
 //! request_log metrics                         what each client asked and was answered; what is counted
 //! command    identity   listener   logging    the answers; the id; sockets that listen; the log
@@ -21,6 +21,7 @@
 //! clients    scoreboard episode    limits     the count; who does what; trouble said once; what the system has room for
 //! pack                                        live connections on their way to the next process
 //! queue      thread     clock      bell       where jobs wait for workers; names and wakes; moments; what is rung and polled
+//! network                                     ranges of addresses
 //! error      sync                             why it failed, with which status; what is waited for
 //! sys                                         the one room for unsafe code
 //! ```
@@ -33,6 +34,12 @@
 //! [`command`] parses and executes each, without knowing of sockets or lines; the replies gather in one buffer, which
 //! goes out in one `send` for all that was read. The worker notes on its line of the [`scoreboard`] that something was
 //! answered, and in its share of the [`metrics`] what it came to, and blocks again. No lock, no allocation and no further system call is on this way.
+//!
+//! # The way of a client behind a load balancer
+//!
+//! If a connection comes from a network of `--proxy-from`, the acceptor leaves it to the [`greeter`], whose thread polls all
+//! those that have not said yet whose they are. When the PROXY header is whole ([`protocol::proxy`]), the client is let in by
+//! the same door as others, with its own address; what it has sent behind the header waits unread in the socket.
 //!
 //! # The way of a scrape
 //!
@@ -84,6 +91,7 @@ pub mod connection;
 pub mod daemon;
 pub mod episode;
 pub mod error;
+pub mod greeter;
 pub mod handover;
 pub mod health;
 pub mod http;
@@ -94,6 +102,7 @@ pub mod listener;
 pub mod logging;
 pub mod metrics;
 pub mod monitor;
+pub mod network;
 pub mod notify;
 pub mod options;
 pub mod pack;

@@ -45,10 +45,25 @@ pub const CLOSED: [&str; 11] = [
 pub enum Refused {
     Full,
     Address,
+    Apart,
+    BeforeHeader,
+    HeaderMissing,
+    HeaderMalformed,
+    HeaderTooLong,
+    HeaderLate,
 }
 
 /// The names of [`Refused`], in its order.
-pub const REFUSED: [&str; 2] = ["full", "address"];
+pub const REFUSED: [&str; 8] = [
+    "full",
+    "address",
+    "apart",
+    "before_header",
+    "header_missing",
+    "header_malformed",
+    "header_too_long",
+    "header_late",
+];
 
 /// Why an accept may fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use jiff::SignedDuration;
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::network::Network;
 use crate::{identity, logging, pack};
 
 /// Longer than anybody waits, and short enough to be added to any moment.
@@ -88,6 +89,17 @@ pub struct Options {
         hide_env_values = true
     )]
     pub max_clients_per_address: usize,
+
+    /// Networks of load balancers: a connection from there must begin with a PROXY header, version 1 or 2, which says whose
+    /// it is. May be given several times (the variable: parted by commas) [default: none]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_PROXY_FROM",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub proxy_from: Vec<Network>,
 
     /// A client that completes no request for so long is closed; 0s is never
     #[arg(

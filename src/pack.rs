@@ -41,6 +41,11 @@ const PASSED: u8 = 1;
 /// The most sockets for HTTP: what is left of that byte.
 pub const MOST_HTTP: u8 = u8::MAX >> 1;
 
+/// The bits of a client's flags.
+const CLOSES: u8 = 1;
+const GREETS: u8 = 1 << 1;
+const APART: u8 = 1 << 2;
+
 /// The most descriptors that the kernel takes with one message (SCM_MAX_FD).
 const MOST: usize = 253;
 
@@ -104,6 +109,38 @@ pub struct Client {
     pub replies: Vec<u8>,
     /// Whether it is to be closed after these replies.
     pub closes: bool,
+    /// Whether its PROXY header is still to come; what has come of it is in `unanswered`.
+    pub greets: bool,
+    /// Whether it is served and doesn't count.
+    pub apart: bool,
+}
+
+impl Client {
+    /// One that has just been accepted.
+    pub fn new(number: u64, peer: SocketAddr) -> Self {
+        Client {
+            number,
+            peer,
+            since: Millis::now(),
+            active: None,
+            unanswered: Vec::new(),
+            replies: Vec::new(),
+            closes: false,
+            greets: false,
+            apart: false,
+        }
+    }
+
+    /// What is so of it, a bit for each.
+    fn flags(&self) -> u8 {
+        let flags = [
+            (self.closes, CLOSES),
+            (self.greets, GREETS),
+            (self.apart, APART),
+        ];
+        let set = flags.into_iter().filter(|(is_so, _)| *is_so);
+        set.fold(0, |flags, (_, flag)| flags | flag)
+    }
 }
 
 /// Why the state of a pack can't be read.
@@ -164,7 +201,7 @@ pub fn encode(contents: &Contents, passed: bool) -> Vec<u8> {
         bytes.extend_from_slice(&active.to_le_bytes());
         put_bytes(&mut bytes, &client.unanswered);
         put_bytes(&mut bytes, &client.replies);
-        bytes.push(client.closes.into());
+        bytes.push(client.flags());
     }
     put_length(&mut bytes, contents.leaving.len());
     for since in &contents.leaving {
@@ -251,12 +288,12 @@ impl<'a> Rest<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn flag(&mut self) -> Result<bool, Damage> {
-        match self.array()? {
-            [0] => Ok(false),
-            [1] => Ok(true),
-            [_] => Err(Damage::Broken("it says neither yes nor no")),
+    fn flags(&mut self) -> Result<u8, Damage> {
+        let [flags] = self.array()?;
+        if flags & !(CLOSES | GREETS | APART) != 0 {
+            return Err(Damage::Broken("nobody knows one of a client's flags"));
         }
+        Ok(flags)
     }
 
     fn bytes(&mut self) -> Result<&'a [u8], Damage> {
@@ -265,13 +302,14 @@ impl<'a> Rest<'a> {
     }
 
     fn census(&mut self) -> Result<Option<Census>, Damage> {
-        Ok(match self.flag()? {
-            false => None,
-            true => Some(Census {
+        Ok(match self.array()? {
+            [0] => None,
+            [1] => Some(Census {
                 incarnation: Uuid::from_bytes(self.array()?),
                 others: self.number64()?,
                 until: Millis(self.number64()?),
             }),
+            [_] => return Err(Damage::Broken("it says neither yes nor no")),
         })
     }
 
@@ -279,7 +317,7 @@ impl<'a> Rest<'a> {
         let number = self.number64()?;
         let peer = std::str::from_utf8(self.bytes()?).ok();
         let peer = peer.and_then(|text| text.parse().ok());
-        Ok(Client {
+        let mut client = Client {
             number,
             peer: peer.ok_or(Damage::Broken("a client's address is none"))?,
             since: Millis(self.number64()?),
@@ -288,8 +326,15 @@ impl<'a> Rest<'a> {
                 .map(Millis),
             unanswered: self.bytes()?.to_vec(),
             replies: self.bytes()?.to_vec(),
-            closes: self.flag()?,
-        })
+            closes: false,
+            greets: false,
+            apart: false,
+        };
+        let flags = self.flags()?;
+        client.closes = flags & CLOSES != 0;
+        client.greets = flags & GREETS != 0;
+        client.apart = flags & APART != 0;
+        Ok(client)
     }
 }
 
@@ -404,6 +449,8 @@ mod tests {
             unanswered: b"WH".to_vec(),
             replies: vec![b'\n'; number as usize * 1000],
             closes: number % 3 == 0,
+            greets: number % 2 == 0,
+            apart: number % 5 == 0,
         };
         Contents {
             listeners: 2,

@@ -10,13 +10,14 @@ use log::{error, info, warn};
 use uuid::Uuid;
 
 use crate::acceptor::{self, Acceptor, Door};
-use crate::clients::Clients;
+use crate::clients::{Clients, MOST_APART};
 use crate::clock::{Millis, milliseconds};
 use crate::cluster::{self, Cluster, Member};
 use crate::command::{Context, Set};
 use crate::connection::Connection;
 use crate::episode::Episodes;
 use crate::error::{Error, plain};
+use crate::greeter::{Greeter, Newcomer};
 use crate::handover::Inherited;
 use crate::health::Health;
 use crate::limits;
@@ -25,6 +26,7 @@ use crate::listener::{self, Listener};
 use crate::metrics::Metrics;
 use crate::notify;
 use crate::options::Options;
+use crate::pack;
 use crate::pool;
 use crate::queue::{self, Jobs};
 use crate::reaper::Reaper;
@@ -59,6 +61,8 @@ pub struct Server {
     waiting: Jobs<Connection>,
     door: Arc<Door>,
     acceptors: Vec<Acceptor>,
+    /// There if PROXY headers are awaited, until nobody is let in any more.
+    greeter: Option<Arc<Greeter>>,
     listeners: Vec<Arc<Listener>>,
     /// Disconnects when all workers have ended.
     workers: Receiver<()>,
@@ -92,7 +96,13 @@ impl Server {
             listeners => listeners,
         };
         let here = inherited.clients.len() + inherited.leaving.len();
-        let capacity = share_descriptors(options, here, listeners.len() + reserved)?;
+        let greeting = match options.proxy_from.is_empty() {
+            true => 0,
+            false => limits::greeting_connections(),
+        };
+        let apart = if greeting > 0 { MOST_APART } else { 0 };
+        let reserved = listeners.len() + reserved + greeting + apart;
+        let capacity = share_descriptors(options, here, reserved)?;
         let (workers, most) = (capacity.workers, capacity.workers + capacity.queue);
 
         let mut cluster = Cluster::new(cluster, id, inherited.census)?;
@@ -103,7 +113,7 @@ impl Server {
         let (alarm, alarms) = Alarm::new();
         let (linger, lingering) = Linger::start(capacity.lingering)?;
         let (release, released) = crossbeam_channel::unbounded();
-        let (queue, jobs) = queue::bounded(most);
+        let (queue, jobs) = queue::bounded(most + MOST_APART);
         let service = Arc::new(Service {
             context: Context::new(clients.count(), id, commands).in_cluster(cluster.census()),
             scoreboard: scoreboard.clone(),
@@ -134,7 +144,15 @@ impl Server {
             metrics: metrics.clone(),
         });
         metrics.go_on(inherited.accepted, inherited.handovers);
-        let clients = door.welcome_back(inherited.clients);
+        let greeter = match greeting {
+            0 => None,
+            most => {
+                let (trusted, door) = (options.proxy_from.clone(), door.clone());
+                let greeted = move |newcomer, greeting| door.greeted(newcomer, greeting);
+                Some(Arc::new(Greeter::start(trusted, most, greeted)?))
+            }
+        };
+        let clients = door.welcome_back(greet_on(inherited.clients, greeter.as_deref()));
         for leaving in inherited.leaving {
             door.linger.go_on(leaving);
         }
@@ -147,10 +165,12 @@ impl Server {
         let mut acceptors = Vec::new();
         for listener in listeners.iter().cloned() {
             let failed: Sender<Error> = failed.clone();
-            acceptors.push(acceptor::start(door.clone(), listener, move |error| {
+            let fail = move |error| {
                 // It fails only if the daemon is ending anyway.
                 let _ = failed.send(error);
-            })?);
+            };
+            let (door, greeter) = (door.clone(), greeter.clone());
+            acceptors.push(acceptor::start(door, listener, greeter, fail)?);
         }
         let (gate, serving, ending) = (usher.gate(), service.clone(), service);
         let workers = pool::start(
@@ -169,6 +189,7 @@ impl Server {
             waiting: jobs,
             door,
             acceptors,
+            greeter,
             listeners,
             workers,
             released,
@@ -251,7 +272,8 @@ impl Server {
 
     /// Answers all that has arrived, and closes. What isn't done by the `deadline` is cut off.
     fn drain(mut self, deadline: Instant) {
-        self.end_acceptors();
+        // Whose header is on its way has so long. The others have not said yet whose they are, and are closed.
+        drop(self.end_acceptors(LEAST_DRAIN));
         // Who comes now is refused, unless others have the sockets, too.
         self.listeners.clear();
         let (clients, episodes) = (self.door.clients.clone(), self.door.episodes.clone());
@@ -295,11 +317,13 @@ impl Server {
     /// left has its threads still, but no clients.
     pub fn hand_over(&mut self, phase: Phase) -> Inherited {
         let begun = Millis::now();
+        // Whose header is not whole goes along as it is.
+        let greeting = self.end_acceptors(Duration::ZERO);
         self.release(phase);
         // Or the others would be told of clients that let go here, and go on elsewhere.
         let census = self.cluster.pause();
         let connections = self.collect();
-        let left_behind = self.clients() - connections.len();
+        let left_behind = self.door.clients.all().saturating_sub(connections.len());
         let leaving = self.door.linger.give_back();
         self.door.episodes.settle(true);
         if left_behind > 0 {
@@ -315,7 +339,7 @@ impl Server {
             handovers: self.metrics.handovers(),
             begun: Some(begun),
             census,
-            clients: clients.collect(),
+            clients: clients.chain(greeting).collect(),
             leaving,
             id: Some(self.id),
         }
@@ -323,7 +347,7 @@ impl Server {
 
     /// Accepts no more, and has the workers let go of all connections, open, in this way. They come out of the receiver.
     pub fn release(&mut self, phase: Phase) -> Receiver<Connection> {
-        self.end_acceptors();
+        self.end_acceptors(Duration::ZERO);
         self.scoreboard.set_phase(phase);
         self.door.alarm.ring();
         self.released.clone()
@@ -336,7 +360,8 @@ impl Server {
         loop {
             connections.extend(self.released.try_iter());
             // In this order: a worker may have told its client goodbye, and not done so to linger yet.
-            let is_all = connections.len() == self.clients() && self.scoreboard.is_vacant();
+            let is_all =
+                connections.len() == self.door.clients.all() && self.scoreboard.is_vacant();
             if is_all || Instant::now() >= deadline {
                 return connections;
             }
@@ -350,12 +375,32 @@ impl Server {
         pool::wait_for(&self.workers, Instant::now() + LONGEST_RELEASE);
     }
 
-    fn end_acceptors(&mut self) {
+    /// Returns those whose PROXY header was still to come, after they have had so long.
+    fn end_acceptors(&mut self, patience: Duration) -> Vec<Newcomer> {
         self.close_door();
         for acceptor in self.acceptors.drain(..) {
             acceptor.thread.end();
         }
+        // The acceptors had the others of its clones.
+        let greeter = self.greeter.take().and_then(Arc::into_inner);
+        greeter.map_or(Vec::new(), |greeter| greeter.end(patience))
     }
+}
+
+/// Leaves those of the last process whose PROXY header is still to come to the `greeter`, and returns the others. Of a
+/// network that is trusted no more, one is a client like any, and its header a bad request.
+fn greet_on(clients: Vec<Newcomer>, greeter: Option<&Greeter>) -> Vec<Newcomer> {
+    let greets = |(client, stream): Newcomer| match greeter {
+        Some(greeter) if client.greets && greeter.trusts(client.peer.ip()) => {
+            greeter.go_on((client, stream));
+            None
+        }
+        _ => {
+            let greets = false;
+            Some((pack::Client { greets, ..client }, stream))
+        }
+    };
+    clients.into_iter().filter_map(greets).collect()
 }
 
 /// Addresses, parted by commas.

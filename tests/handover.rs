@@ -16,13 +16,13 @@ use crate::protocol::proves;
 use crate::support::kernel::{asked_for, shell};
 use crate::support::{Client, Daemon, Scratch, field, wait_until};
 
-fn times(daemon: &Daemon, text: &str) -> usize {
+pub fn times(daemon: &Daemon, text: &str) -> usize {
     let lines = daemon.log().lines();
     lines.iter().filter(|line| line.contains(text)).count()
 }
 
 /// Lets a new program take over, and waits until it has.
-fn replace(daemon: &Daemon) {
+pub fn replace(daemon: &Daemon) {
     let before = times(daemon, "ready listen=");
     daemon.signal("USR2");
     wait_until("a new program is ready", || {

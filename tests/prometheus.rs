@@ -265,7 +265,7 @@ fn each_alert_is_documented_and_tested_both_ways() {
     assert_eq!(documented, alerts);
     assert_eq!(sections.len(), documented.len(), "one twice");
 
-    for rule in rules("alerts.yml") {
+    for rule in rules("alerts.yml").into_iter().filter(|rule| rule.alerts) {
         let (name, text) = (rule.name, rule.text);
         let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
         let severity = line("severity: ").unwrap_or_else(|| panic!("{name} has no severity"));

@@ -1,7 +1,7 @@
 //! The contract, sentence by sentence: each item of docs/protocol.md is quoted by the test that proves it.
 //!
-//! The section on errors is proved in `errors`, that on connections in `connections` and tests/handover.rs, the
-//! independence of how bytes are cut in `chopping`.
+//! The section on errors is proved in `errors`, that on connections in `connections` and tests/handover.rs, that on load
+//! balancers in tests/proxy.rs, the independence of how bytes are cut in `chopping`.
 
 mod chopping;
 mod connections;
@@ -17,6 +17,7 @@ const SOURCES: &[&str] = &[
     include_str!("protocol/connections.rs"),
     include_str!("protocol/errors.rs"),
     include_str!("handover.rs"),
+    include_str!("proxy.rs"),
 ];
 
 const COMMANDS: [&str; 7] = ["WHO", "WHERE", "WHY", "PING", "HELP", "QUIT", "EXIT"];

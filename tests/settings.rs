@@ -10,7 +10,7 @@ use crate::support::{Client, Daemon, Scratch, field, program, wait_until};
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
 /// Every flag, a value that it doesn't take, and the default that --help names, if it is a value.
-pub const FLAGS: [(&str, &str, Option<&str>); 19] = [
+pub const FLAGS: [(&str, &str, Option<&str>); 20] = [
     (
         "--listen",
         "localhost:4242",
@@ -19,6 +19,7 @@ pub const FLAGS: [(&str, &str, Option<&str>); 19] = [
     ("--max-clients", "0", Some("1024")),
     ("--queue", "many", Some("128")),
     ("--max-clients-per-address", "-1", Some("0")),
+    ("--proxy-from", "10.1.2.3/8", None),
     ("--idle-timeout", "5", Some("5m")),
     ("--write-timeout", "0s", Some("10s")),
     ("--drain-timeout", "-3s", Some("30s")),
@@ -151,6 +152,22 @@ fn an_address_has_its_own_cap() {
         let mut other = Client::connect_from([127, 0, 0, 2], daemon.address).expect("another");
         wait_until("both count", || other.ask("WHO") == "2");
     });
+}
+
+#[test]
+fn proxy_headers_are_read_from_these_networks() {
+    let headers = |value, other| {
+        takes_effect("--proxy-from", value, other, |daemon| {
+            assert_eq!(daemon.ask("PROXY UNKNOWN\r\nWHY\n"), "42\n");
+            assert!(daemon.ask("WHY\n").starts_with("ERR BADINPUT "));
+        });
+    };
+    headers("127.0.0.1", "192.0.2.1");
+    headers("2001:db8::/32,127.0.0.0/8", "192.0.2.0/24");
+    let mut twice = small();
+    twice.args(["--max-clients", "2", "--proxy-from", "192.0.2.0/24"]);
+    twice.args(["--proxy-from", "127.0.0.1"]);
+    assert_eq!(Daemon::run(twice).ask("PROXY UNKNOWN\r\nWHY\n"), "42\n");
 }
 
 #[test]

@@ -11,6 +11,8 @@
 //! - `full`: more clients than may be: BUSY, making room, the cap for an address
 //! - `handover`: a new program takes over, and no client notices
 //! - `etcd`: the consistent cluster: WHO over several servers and a real etcd, whatever becomes of either
+//! - `proxy`: PROXY headers: whose connection it is, who may say so, what is wrong with them
+//! - `haproxy`: the example for HAProxy, tried with HAProxy, three daemons and real certificates
 //! - `http`: health, readiness and the page; what HTTP clients may do to it
 //! - `metrics`: what is counted, held against docs/metrics.md
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
@@ -29,6 +31,7 @@ mod etcd;
 mod failures;
 mod full;
 mod handover;
+mod haproxy;
 mod hostile;
 mod http;
 mod identity;
@@ -41,6 +44,7 @@ mod nc;
 mod project;
 mod prometheus;
 mod protocol;
+mod proxy;
 mod redis;
 mod settings;
 mod soak;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use self::key::Key;
 pub use self::key::Line;
-pub use self::refusal::{Quoted, Refusal};
+pub use self::refusal::{BadHeader, Quoted, Refusal};
 pub use self::tally::{MOST_COMMANDS, OUTCOMES, Outcome, SLOTS, Tally};
 use crate::clock::Nanos;
 use crate::cluster::Census;

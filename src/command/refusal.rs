@@ -27,8 +27,23 @@ pub enum Refusal<'a> {
     MadeRoom,
     /// The cluster can't answer now.
     Unavailable(Unavailable),
+    /// The connection, of somebody from whom a PROXY header must come, doesn't begin with one.
+    BadHeader(BadHeader),
     /// The server failed.
     Internal,
+}
+
+/// What is wrong with the PROXY header of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadHeader {
+    /// Something else came.
+    Missing,
+    /// It is not as it must be, or ends too early.
+    Malformed,
+    /// It is longer than one may be.
+    TooLong,
+    /// It was not whole in time.
+    Late,
 }
 
 impl Refusal<'_> {
@@ -37,7 +52,7 @@ impl Refusal<'_> {
         match self {
             Refusal::Unknown(_) => "UNKNOWN",
             Refusal::Usage(_) => "USAGE",
-            Refusal::BadInput(_) => "BADINPUT",
+            Refusal::BadInput(_) | Refusal::BadHeader(_) => "BADINPUT",
             Refusal::TooLong(_) => "TOOLONG",
             Refusal::NoRoom(_) => "BUSY",
             Refusal::Idle | Refusal::MadeRoom => "TIMEOUT",
@@ -63,6 +78,21 @@ impl fmt::Display for Refusal<'_> {
             Refusal::NoRoom(NoRoom::ForAddress { limit }) => {
                 write!(f, "{limit} clients of your address are the limit")
             }
+            Refusal::NoRoom(NoRoom::Apart { limit }) => {
+                write!(f, "{limit} connections that don't count are the limit")
+            }
+            Refusal::NoRoom(NoRoom::BeforeHeader { limit }) => {
+                write!(
+                    f,
+                    "{limit} connections without a PROXY header are the limit"
+                )
+            }
+            Refusal::BadHeader(bad) => f.write_str(match bad {
+                BadHeader::Missing => "a connection from there must begin with a PROXY header",
+                BadHeader::Malformed => "the PROXY header is malformed",
+                BadHeader::TooLong => "the PROXY header is too long",
+                BadHeader::Late => "the PROXY header did not come in time",
+            }),
             Refusal::Idle => write!(f, "no request for too long"),
             Refusal::MadeRoom => write!(f, "idle while others wait, try again later"),
             Refusal::Unavailable(unavailable) => unavailable.fmt(f),

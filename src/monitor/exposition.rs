@@ -159,7 +159,7 @@ impl Collector for Figures {
         let refused = REFUSED.into_iter().zip(sums.refused);
         to.counters(
             "blockchain_tcpd_connections_refused",
-            "Connections answered ERR BUSY",
+            "Connections that were not let in",
             "reason",
             refused,
         )?;

@@ -18,15 +18,7 @@ fn one_client() -> (TcpListener, TcpStream, Client, Contents) {
     let mut client = Client::connect(listener.local_addr().unwrap()).unwrap();
     client.send("WHY\n");
     let (accepted, peer) = listener.accept().unwrap();
-    let one = pack::Client {
-        number: 1,
-        peer,
-        since: Millis(1),
-        active: None,
-        unanswered: Vec::new(),
-        replies: Vec::new(),
-        closes: false,
-    };
+    let one = pack::Client::new(1, peer);
     let contents = Contents {
         listeners: 1,
         http: 0,
@@ -107,6 +99,32 @@ fn begin_with(pack: Stdio, arguments: &[&str]) -> Daemon {
     let mut command = through(&wrapper);
     command.args(arguments).stdin(pack);
     Daemon::run(command)
+}
+
+/// As over a restart, which may change the setting: who must say whose connection it is depends on the settings that are.
+#[test]
+fn a_header_that_is_half_there_goes_on_or_is_a_bad_request() {
+    let known = "ERR UNKNOWN no such command: \"PROXY\" (try HELP)";
+    for (arguments, first) in [
+        (&["--proxy-from", "127.0.0.0/8"][..], "42"),
+        (&[], known),
+        (&["--proxy-from", "192.0.2.1"], known),
+    ] {
+        let (listener, accepted, mut client, mut contents) = one_client();
+        contents.clients.truncate(1);
+        contents.clients[0].greets = true;
+        contents.clients[0].unanswered = b"PROXY TCP4 192.0.2.7 192".to_vec();
+        // Its question has been read already.
+        rustix::net::recv(&accepted, &mut [0; 4], rustix::net::RecvFlags::empty()).unwrap();
+        let pack = pack::send(&contents, false, &[listener.as_fd(), accepted.as_fd()]).unwrap();
+        drop((listener, accepted));
+        let daemon = begin_with(pack.into(), &[arguments, &["--log", "debug"]].concat());
+        client.send(".0.2.1 1 2\r\nWHY\n");
+        assert_eq!(client.line().as_deref(), Some(first));
+        let log = daemon.stop();
+        let is_known = log.contains(" accepted connection=1 peer=192.0.2.7:1");
+        assert_eq!(is_known, first == "42", "{log}");
+    }
 }
 
 /// A pack of a later version, an earlier one, or a damaged one: its clients are closed in order, its sockets served.

@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{replace, times};
 use blockchain_tcpd::pack;
 
+use super::{replace, times};
 use crate::support::kernel::shell;
 use crate::support::{Daemon, Scratch, clean, program, run_to_end, wait_until};
 
@@ -120,15 +120,15 @@ fn clients_that_cannot_be_packed_stay() {
 /// It says so when it is tried out, before anybody is let go of.
 #[test]
 fn a_program_that_packs_otherwise_is_not_taken() {
-    for (version, taken) in [("3", true), ("2", false)] {
+    for (version, taken) in [(pack::VERSION, true), (1, false)] {
         let mut command = program();
         command
             .arg("--check")
-            .env("BLOCKCHAIN_TCPD_PACK_VERSION", version);
+            .env("BLOCKCHAIN_TCPD_PACK_VERSION", version.to_string());
         let (status, said) = run_to_end(command);
         assert_eq!(status == 0, taken, "{said}");
         assert_eq!(
-            said.contains("hands its clients over in version 2"),
+            said.contains("hands its clients over in version 1"),
             !taken,
             "{said}"
         );

@@ -87,6 +87,7 @@ fn its_rows_are_in_order_and_no_panel_lies_on_another() {
         "Latency",
         "Saturation",
         "Error budget",
+        "Cluster",
     ];
     assert_eq!(rows, order);
     let mut taken = BTreeSet::new();

@@ -349,9 +349,11 @@ fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
     });
     assert!(!watchers.fires(silent, first, "page") && !watchers.fires(silent, second, "ticket"));
 
-    // There again, and full: each has room for one client, who stays.
+    // There again, and full: each has room for one client, who stays. The first has a cluster with which it is never in touch.
     let full = ["--max-clients", "1", "--queue", "0"];
-    let daemons = [server(first, &full), server(second, &full)];
+    let nobody = format!("redis://{}", own_address());
+    let alone = [&full[..], &["--cluster", &nobody]].concat();
+    let daemons = [server(first, &alone), server(second, &full)];
     let _busy = daemons.each_ref().map(|daemon| Busy::start(daemon.address));
     wait_until("they report again", || {
         !watchers.fires(silent, first, "ticket") && !watchers.fires(silent, second, "page")
@@ -360,6 +362,11 @@ fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
     wait_until("that it refuses clients is a ticket", || {
         watchers.fires(refusing, first, "ticket")
     });
+    let away = "BlockchainTcpdClusterAway";
+    wait_until("that it is away from its cluster is a ticket", || {
+        watchers.fires(away, first, "ticket")
+    });
+    assert!(!watchers.fires(away, second, "ticket"), "it has no cluster");
     wait_until("the budget of 90 % burns", || {
         watchers.fires(fast, first, "page")
     });

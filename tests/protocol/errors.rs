@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blockchain_tcpd::clients::NoRoom;
 use blockchain_tcpd::cluster::Unavailable;
-use blockchain_tcpd::command::{self, Entry, Refusal, Set};
+use blockchain_tcpd::command::{self, BadHeader, Entry, Refusal, Set};
 
 use super::{COMMANDS, daemon, proves, words_of_the_document};
 use crate::support::kernel::local_server;
@@ -15,7 +15,9 @@ use crate::support::{Client, Daemon};
 fn each_mistake_has_its_word_and_the_connection_goes_on() {
     proves(r#"`ERR UNKNOWN`: there is no such command."#);
     proves(r#"`ERR USAGE`: the arguments are not those that the command takes."#);
-    proves(r#"After `UNKNOWN`, `USAGE`, `BADINPUT` and `UNAVAILABLE` the connection goes on."#);
+    proves(
+        r#"After `UNKNOWN`, `USAGE`, `BADINPUT` and `UNAVAILABLE` the connection goes on, unless it is about a PROXY header."#,
+    );
     let daemon = daemon();
     let mut client = daemon.connect();
     for (request, word) in [
@@ -38,7 +40,10 @@ fn each_mistake_has_its_word_and_the_connection_goes_on() {
 
 #[test]
 fn any_byte_that_is_no_text_is_bad_input() {
-    proves(r#"`ERR BADINPUT`: the line holds a byte that is neither printable ASCII nor a blank."#);
+    proves(
+        r#"`ERR BADINPUT`: the line holds a byte that is neither printable ASCII nor a blank, or a PROXY header is not as it
+        must be."#,
+    );
     let daemon = daemon();
     let mut client = daemon.connect();
     for byte in (0..=255).filter(|byte| *byte != b'\n') {
@@ -103,6 +108,9 @@ fn the_server_says_no_word_that_the_document_lacks() {
         Refusal::TooLong(1),
         Refusal::NoRoom(NoRoom::Here { clients: 1 }),
         Refusal::NoRoom(NoRoom::ForAddress { limit: 1 }),
+        Refusal::NoRoom(NoRoom::Apart { limit: 1 }),
+        Refusal::NoRoom(NoRoom::BeforeHeader { limit: 1 }),
+        Refusal::BadHeader(BadHeader::Missing),
         Refusal::Idle,
         Refusal::MadeRoom,
         Refusal::Unavailable(Unavailable::Registry),

@@ -1,0 +1,134 @@
+//! A network of IP addresses, as `10.1.0.0/16`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// The addresses that begin with the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Its first address: the other bits are zero.
+    first: IpAddr,
+    /// How many bits they share.
+    bits: u32,
+}
+
+impl Network {
+    /// Whether `address` is one of its own. An IPv4 address is one on a socket for both versions too.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        first(address.to_canonical(), self.bits) == Some(self.first)
+    }
+}
+
+/// The first address of the network of so many bits that `address` is in.
+fn first(address: IpAddr, bits: u32) -> Option<IpAddr> {
+    Some(match address {
+        IpAddr::V4(address) => {
+            let host = 32u32.checked_sub(bits)?;
+            let mask = u32::MAX.checked_shl(host).unwrap_or(0);
+            Ipv4Addr::from_bits(address.to_bits() & mask).into()
+        }
+        IpAddr::V6(address) => {
+            let host = 128u32.checked_sub(bits)?;
+            let mask = u128::MAX.checked_shl(host).unwrap_or(0);
+            Ipv6Addr::from_bits(address.to_bits() & mask).into()
+        }
+    })
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    /// An address and the number of its bits that count; without that number, the address alone.
+    fn from_str(text: &str) -> Result<Self, String> {
+        const NONE: &str =
+            "not an IP address or a network, such as 192.0.2.7, 10.1.0.0/16 or 2001:db8::/32";
+        let (address, bits) = match text.trim().split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text.trim(), None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| NONE)?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => most,
+            Some(bits) => {
+                let is_number = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
+                let bits = bits.parse::<u32>().ok().filter(|_| is_number).ok_or(NONE)?;
+                if bits > most {
+                    return Err(format!("{address} has {most} bits, not {bits}"));
+                }
+                bits
+            }
+        };
+        let begins = first(address, bits).ok_or(NONE)?;
+        if begins != address {
+            return Err(format!(
+                "{address} is within a network of {bits} bits, which is written {begins}/{bits}"
+            ));
+        }
+        // That of all IPv4 addresses on sockets for both versions has 96 bits (RFC 4291, section 2.5.5.2).
+        match (address.to_canonical(), bits.checked_sub(96)) {
+            (mapped @ IpAddr::V4(_), Some(bits)) if address.is_ipv6() => Ok(Network {
+                first: mapped,
+                bits,
+            }),
+            _ => Ok(Network {
+                first: address,
+                bits,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> Network {
+        text.parse().unwrap_or_else(|why| panic!("{text}: {why}"))
+    }
+
+    #[test]
+    fn what_is_in_a_network_and_what_is_beside_it() {
+        for (of, within, beside) in [
+            ("192.0.2.7", "192.0.2.7", "192.0.2.6"),
+            ("10.1.0.0/16", "10.1.255.255", "10.2.0.0"),
+            ("10.1.0.0/16", "::ffff:10.1.0.1", "::ffff:10.2.0.1"),
+            ("10.1.2.128/25", "10.1.2.128", "10.1.2.127"),
+            ("0.0.0.0/0", "255.1.2.3", "::1"),
+            ("::/0", "2001:db8::1", "10.0.0.1"),
+            ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
+            ("::1", "::1", "::2"),
+            ("::ffff:10.0.0.0/104", "10.200.0.1", "11.0.0.1"),
+            ("::ffff:0:0/96", "192.0.2.1", "::1"),
+        ] {
+            assert!(network(of).contains(within.parse().unwrap()), "{of}");
+            assert!(!network(of).contains(beside.parse().unwrap()), "{of}");
+        }
+        assert_eq!(network(" 10.0.0.1/32 "), network("10.0.0.1"));
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused_with_what_would_be_right() {
+        for bad in [
+            "",
+            "/8",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/8/8",
+            "10.0/8",
+            "all",
+            "10.0.0.1:80",
+            "fe80::1%2",
+            "10.0.0.0/-1",
+            "10.0.0.0/99999999999",
+        ] {
+            let why = Network::from_str(bad).unwrap_err();
+            assert!(why.contains("such as"), "{bad}: {why}");
+        }
+        let why = |text| Network::from_str(text).unwrap_err();
+        assert_eq!(why("10.0.0.0/33"), "10.0.0.0 has 32 bits, not 33");
+        assert_eq!(why("::/129"), ":: has 128 bits, not 129");
+        assert!(why("10.1.2.3/8").ends_with("written 10.0.0.0/8"));
+        assert!(why("2001:db8::1/64").ends_with("written 2001:db8::/64"));
+    }
+}

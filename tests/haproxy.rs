@@ -1,0 +1,584 @@
+//! The example for HAProxy, as it is shipped: only addresses and paths are the test's own. Before three daemons, with the
+//! certificates that its comments make and clients that ask as its comments do.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Instant;
+
+use crate::handover::replace;
+use crate::support::http::try_get;
+use crate::support::kernel::{is_root, own_address};
+use crate::support::{
+    Client, Daemon, Log, PATIENCE, Scratch, clean, installed, program, wait_until,
+};
+
+const EXAMPLE: &str = include_str!("../packaging/haproxy/haproxy.cfg");
+
+/// Where the clients of the tests come from: neither HAProxy's own address nor a daemon's.
+const ALICE: Ipv4Addr = Ipv4Addr::new(127, 0, 3, 1);
+
+/// The commands in the comments of the example that begin so.
+fn commands(start: &str) -> Vec<&'static str> {
+    let commands = EXAMPLE
+        .lines()
+        .filter_map(|line| line.strip_prefix("#     "));
+    let commands: Vec<_> = commands.filter(|line| line.starts_with(start)).collect();
+    assert!(!commands.is_empty(), "{start}");
+    commands
+}
+
+/// The settings of the daemon in them.
+fn settings() -> Vec<&'static str> {
+    let settings = EXAMPLE
+        .lines()
+        .filter_map(|line| line.strip_prefix("#         "));
+    let settings: Vec<_> = settings.collect();
+    assert_eq!(settings.len(), 2);
+    settings
+}
+
+/// Runs a shell's commands in a folder; they must succeed. Returns what they printed.
+fn sh(within: &Path, script: &str) -> String {
+    let mut shell = clean("bash");
+    shell.args(["-e", "-o", "pipefail", "-c", script]);
+    let output = shell.current_dir(within).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Three daemons behind HAProxy.
+struct Site {
+    folder: Scratch,
+    /// Where each of the daemons listens, for clients on port 4242 and for HTTP on port 4280.
+    addresses: Vec<IpAddr>,
+    /// Those that run.
+    servers: Vec<Option<Daemon>>,
+    /// Where clients go.
+    address: SocketAddr,
+    balancer: Balancer,
+}
+
+/// HAProxy. Dropped, it is killed.
+struct Balancer {
+    child: Child,
+    log: Log,
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- HAProxy's log:\n{}", self.log.whole());
+        }
+    }
+}
+
+/// A daemon with the settings that the example asks for.
+fn server(address: IpAddr, arguments: &[&str]) -> Daemon {
+    let mut command = program();
+    command
+        .args(["--listen", &SocketAddr::new(address, 4242).to_string()])
+        .args(["--http", &SocketAddr::new(address, 4280).to_string()])
+        .args(["--log", "debug"])
+        .args(arguments);
+    for setting in settings() {
+        let (variable, value) = setting.split_once('=').expect("a setting");
+        command.env(variable, value.replace("192.0.2.1", "127.0.0.1"));
+    }
+    Daemon::run(command)
+}
+
+impl Site {
+    /// Starts all of it, or nothing if a program is missing. `change` makes a line of the example another.
+    fn start(arguments: &[&str], change: (&str, &str)) -> Option<Self> {
+        if !installed_anywhere("haproxy") || !installed("openssl") || !installed("socat") {
+            return None;
+        }
+        let folder = Scratch::new();
+        let path = folder.path().to_str().expect("a plain path").to_string();
+        let addresses: Vec<IpAddr> = (0..3).map(|_| own_address().ip()).collect();
+        let servers = addresses
+            .iter()
+            .map(|address| Some(server(*address, arguments)));
+        let servers = servers.collect();
+        let address = SocketAddr::new(own_address().ip(), 4243);
+        for command in commands("openssl").into_iter().chain(commands("cat")) {
+            sh(folder.path(), command);
+        }
+        if !change.1.is_empty() {
+            revoke(folder.path());
+        }
+        assert!(EXAMPLE.contains(change.0), "{}", change.0);
+        let mut config = EXAMPLE
+            .replace(change.0, change.1)
+            .replace("/etc/haproxy/", &format!("{path}/"))
+            .replace("/run/haproxy/admin.sock", &format!("{path}/admin.sock"))
+            .replace("/dev/log local0", "stderr format raw local0")
+            .replace("bind :4243", &format!("bind {address}"));
+        for (number, address) in addresses.iter().enumerate() {
+            let example = format!("192.0.2.1{}:", number + 1);
+            assert!(config.contains(&example));
+            config = config.replace(&example, &format!("{address}:"));
+        }
+        if !is_root() {
+            let privileged = ["user ", "group ", "chroot "];
+            let keep = |line: &&str| !privileged.iter().any(|word| line.trim().starts_with(word));
+            config = config
+                .lines()
+                .filter(keep)
+                .map(|line| format!("{line}\n"))
+                .collect();
+        }
+        fs::write(folder.path().join("haproxy.cfg"), config).expect("written");
+        let check = commands("haproxy -c")[0].replace("/etc/haproxy/", "");
+        sh(folder.path(), &format!("PATH=$PATH:/usr/sbin; {check}"));
+        let mut haproxy = clean(found("haproxy").expect("it is installed"));
+        haproxy
+            .args(["-db", "-f", "haproxy.cfg"])
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = haproxy.spawn().expect("it starts");
+        let log = Log::follow(child.stderr.take().expect("piped"));
+        let balancer = Balancer { child, log };
+        wait_until("it accepts", || TcpStream::connect(address).is_ok());
+        Some(Site {
+            folder,
+            addresses,
+            servers,
+            address,
+            balancer,
+        })
+    }
+
+    /// The same as it is shipped.
+    fn shipped(arguments: &[&str]) -> Option<Self> {
+        Self::start(arguments, ("", ""))
+    }
+
+    fn server(&self, number: usize) -> &Daemon {
+        self.servers[number].as_ref().expect("it runs")
+    }
+
+    /// How many clients each of the daemons has.
+    fn clients(&self) -> Vec<Option<usize>> {
+        let clients = |address: &IpAddr| {
+            let metrics = try_get(SocketAddr::new(*address, 4280), "/metrics", "").ok()?;
+            let mut lines = metrics.body.lines();
+            let clients = lines.find_map(|line| line.strip_prefix("blockchain_tcpd_clients "));
+            clients?.parse().ok()
+        };
+        self.addresses.iter().map(clients).collect()
+    }
+
+    fn wait_for_clients(&self, expected: [Option<usize>; 3]) {
+        wait_until(&format!("{expected:?} clients"), || {
+            self.clients() == expected
+        });
+    }
+
+    /// Waits until HAProxy has said so often that this server is up or down.
+    fn wait_for_check(&self, number: usize, state: &str, times: usize) {
+        let said = format!("Server blockchain-tcpd/ledger{} is {state}", number + 1);
+        wait_until(&said, || {
+            let lines = self.balancer.log.lines();
+            lines.iter().filter(|line| line.starts_with(&said)).count() == times
+        });
+    }
+
+    /// The arguments of the example's client, with another certificate or none.
+    fn arguments(&self, certificate: Option<&str>) -> Vec<String> {
+        let line = commands("printf")[0];
+        let (_, client) = line.split_once("| openssl ").expect("a client");
+        let client = client.replace("ledger.example.org:4243", &self.address.to_string());
+        let client = match certificate {
+            Some(name) => client.replace("alice", name),
+            None => client.replace("-cert alice.pem -key alice.key", ""),
+        };
+        let arguments = client.split_whitespace().map(str::to_string);
+        arguments
+            .chain(["-bind".to_string(), format!("{ALICE}:0")])
+            .collect()
+    }
+
+    fn connect(&self, certificate: Option<&str>) -> TlsClient {
+        TlsClient::start(self.folder.path(), &self.arguments(certificate))
+    }
+
+    /// A client with the right certificate, that has been answered once.
+    fn alice(&self) -> TlsClient {
+        let mut alice = self.connect(Some("alice"));
+        assert_eq!(alice.ask("WHY"), "42");
+        alice
+    }
+
+    /// Has the example's commands told to HAProxy; returns what it says.
+    fn tell(&self, word: &str) -> String {
+        let mut commands = commands("echo").into_iter();
+        let command = commands
+            .find(|command| command.contains(word))
+            .expect("one");
+        sh(self.folder.path(), &command.replace("/run/haproxy/", "./"))
+    }
+
+    /// Who asks a daemon without HAProxy, and counts one more.
+    fn who(&self, number: usize) -> usize {
+        let address = SocketAddr::new(self.addresses[number], 4242);
+        let mut client = Client::connect_from(ALICE, address).expect("it accepts");
+        client.ask("WHO").parse().expect("a number")
+    }
+}
+
+fn found(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    folders
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+/// Not everybody's path has what an administrator runs.
+fn installed_anywhere(program: &str) -> bool {
+    found(program).is_some() || installed(program)
+}
+
+/// Makes `revoked.pem`, the list with bob's certificate on it.
+fn revoke(within: &Path) {
+    let alice = commands("openssl")
+        .into_iter()
+        .find(|line| line.contains("alice"));
+    sh(within, &alice.expect("one").replace("alice", "bob"));
+    let config =
+        "[ca]\ndefault_ca = d\n[d]\ndatabase = index\ndefault_md = sha256\ndefault_crl_days = 1\n";
+    fs::write(within.join("ca.cnf"), config).expect("written");
+    let ca = "openssl ca -config ca.cnf -keyfile ca.key -cert ca.pem";
+    sh(
+        within,
+        &format!(": >index\n{ca} -revoke bob.pem\n{ca} -gencrl -out revoked.pem"),
+    );
+}
+
+/// `openssl s_client`. Dropped, it is killed.
+struct TlsClient {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Log,
+    said: Log,
+    read: usize,
+}
+
+impl TlsClient {
+    fn start(within: &Path, arguments: &[String]) -> Self {
+        let mut command: Command = clean("openssl");
+        command.args(arguments).current_dir(within);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let output = Log::follow(child.stdout.take().expect("piped"));
+        let said = Log::follow(child.stderr.take().expect("piped"));
+        let input = child.stdin.take();
+        TlsClient {
+            child,
+            input,
+            output,
+            said,
+            read: 0,
+        }
+    }
+
+    fn send(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("open");
+        // It may have been refused already.
+        let _ = writeln!(input, "{line}");
+    }
+
+    /// The next line, or nothing at the end.
+    fn line(&mut self) -> Option<String> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(line) = self.output.lines().get(self.read) {
+                self.read += 1;
+                return Some(line.clone());
+            }
+            if self.child.try_wait().expect("it is our child").is_some() {
+                // It is all there.
+                let whole = self.output.whole();
+                let line = whole.lines().nth(self.read).map(str::to_string);
+                self.read += 1;
+                return line;
+            }
+            std::thread::yield_now();
+        }
+        panic!("no line and no end: {:?}", self.said.lines());
+    }
+
+    fn ask(&mut self, request: &str) -> String {
+        self.send(request);
+        self.line()
+            .unwrap_or_else(|| panic!("an end: {}", self.said.whole()))
+    }
+}
+
+impl Drop for TlsClient {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The right certificate is let in and counts where it is sent; a wrong one, none and an expired one are not, and nobody else
+/// notices anything of them.
+#[test]
+fn who_has_no_right_certificate_reaches_no_server() {
+    let Some(site) = Site::shipped(&["--max-clients", "16"]) else {
+        return;
+    };
+    let example =
+        commands("printf")[0].replace("ledger.example.org:4243", &site.address.to_string());
+    assert_eq!(sh(site.folder.path(), &example), "1\nBYE\n");
+    let mut alice = site.alice();
+    assert_eq!(alice.ask("WHO"), "1");
+    wait_until("it is one of one", || {
+        site.clients().iter().flatten().sum::<usize>() == 1
+    });
+
+    // Another authority of the same name, and a certificate of ours that was valid until yesterday.
+    let other = Scratch::new();
+    for command in commands("openssl") {
+        sh(other.path(), &command.replace("alice", "mallory"));
+    }
+    let issue = commands("openssl")
+        .into_iter()
+        .find(|line| line.contains("alice"))
+        .expect("one");
+    sh(
+        site.folder.path(),
+        &issue
+            .replace("alice", "expired")
+            .replace("-days 365", "-days -1"),
+    );
+    for file in ["mallory.pem", "mallory.key"] {
+        fs::copy(other.path().join(file), site.folder.path().join(file)).expect("copied");
+    }
+    // The codes of openssl-verify(1).
+    let untrusted = ["verify=19", "verify=20", "verify=7", "verify=30"];
+    for (certificate, reasons) in [
+        (Some("mallory"), &untrusted[..]),
+        (None, &["peer did not return a certificate"]),
+        (Some("expired"), &["verify=10"]),
+        // What is for servers is none for clients.
+        (Some("server"), &["verify=26"]),
+    ] {
+        let before = site.balancer.log.lines().len();
+        let mut refused = site.connect(certificate);
+        refused.send("WHO");
+        assert_eq!(refused.line(), None, "{certificate:?}");
+        wait_until(&format!("{certificate:?} is logged"), || {
+            let lines = site.balancer.log.lines();
+            let mut lines = lines
+                .iter()
+                .skip(before)
+                .filter(|line| line.contains(" refused: "));
+            lines.any(|line| reasons.iter().any(|reason| line.contains(reason)))
+        });
+    }
+    // Nor who speaks no TLS at all, or trusts another authority than the server's.
+    let mut plain = Client::connect(site.address).expect("it accepts");
+    plain.send("WHO\nWHERE\nWHY\n");
+    assert!(!plain.whatever_comes().contains("42"));
+    let mut mistrusting = site.arguments(Some("alice"));
+    let trusted = mistrusting
+        .iter()
+        .position(|argument| argument == "ca.pem")
+        .expect("one");
+    mistrusting[trusted] = other.path().join("ca.pem").to_string_lossy().into_owned();
+    let mut mistrusting = TlsClient::start(site.folder.path(), &mistrusting);
+    mistrusting.send("WHO");
+    assert_eq!(mistrusting.line(), None);
+
+    assert_eq!(alice.ask("WHO"), "1");
+    assert_eq!(alice.ask("QUIT"), "BYE");
+    site.wait_for_clients([Some(0); 3]);
+    // HAProxy and the daemon call her by the same address, which is neither's.
+    let mut served = None;
+    wait_until("her connection is logged", || {
+        let mut lines = site.balancer.log.lines().into_iter();
+        let is_hers =
+            |line: &String| line.starts_with(&format!("{ALICE}:")) && line.contains("\"alice\"");
+        served = lines.find(is_hers);
+        served.is_some()
+    });
+    let served = served.expect("found");
+    assert!(
+        served.contains(" \"alice\" blockchain-tcpd/ledger"),
+        "{served}"
+    );
+    let logs = site.servers.iter().flatten();
+    let logs: Vec<String> = logs.flat_map(|server| server.log().lines()).collect();
+    let logs = logs.join("\n");
+    let accepted: Vec<&str> = logs
+        .lines()
+        .filter(|line| line.contains(" accepted "))
+        .collect();
+    assert_eq!(accepted.len(), 2, "{accepted:?}");
+    let address = served.split(' ').next().expect("an address");
+    assert!(
+        logs.contains(&format!(" peer={address}")),
+        "{address}: {logs}"
+    );
+    assert!(logs.contains(" proxy=127.0.0.1:"), "{logs}");
+}
+
+/// With the list that the example speaks of.
+#[test]
+fn who_is_revoked_is_refused() {
+    let named = EXAMPLE.contains("crl-file /etc/haproxy/revoked.pem");
+    assert!(named);
+    let with_list = (
+        "verify required\n",
+        "verify required crl-file /etc/haproxy/revoked.pem\n",
+    );
+    let Some(site) = Site::start(&["--max-clients", "4"], with_list) else {
+        return;
+    };
+    site.alice();
+    let mut revoked = site.connect(Some("bob"));
+    revoked.send("WHO");
+    assert_eq!(revoked.line(), None);
+    site.balancer.log.wait_for("verify=23");
+}
+
+#[test]
+fn clients_go_where_the_fewest_are_and_none_to_who_is_draining_or_full() {
+    let Some(mut site) = Site::shipped(&["--max-clients", "3", "--queue", "0"]) else {
+        return;
+    };
+    let mut clients: Vec<TlsClient> = (0..6).map(|_| site.alice()).collect();
+    site.wait_for_clients([Some(2); 3]);
+    assert_eq!(site.who(0), 3);
+
+    // Full: out, but its clients stay. Alone for a while, because who makes it so is no client of HAProxy's.
+    let address = SocketAddr::new(site.addresses[1], 4242);
+    let mut one_more = Client::connect_from(ALICE, address).expect("it accepts");
+    assert_eq!(one_more.ask("WHO"), "3");
+    site.wait_for_check(1, "DOWN", 1);
+    clients.push(site.alice());
+    clients.push(site.alice());
+    site.wait_for_clients([Some(3), Some(3), Some(3)]);
+    for client in &mut clients {
+        assert_eq!(client.ask("WHY"), "42");
+    }
+    for number in [0, 2] {
+        site.wait_for_check(number, "DOWN", 1);
+    }
+    drop(one_more);
+    site.wait_for_check(1, "UP", 1);
+    clients.truncate(6);
+    site.wait_for_clients([Some(2); 3]);
+    for number in [0, 2] {
+        site.wait_for_check(number, "UP", 1);
+    }
+
+    // By hand, as the example says.
+    site.tell("state drain");
+    clients.push(site.alice());
+    assert_eq!(site.clients()[0], Some(2));
+    let state = site.tell("show stat");
+    assert!(
+        state.contains("\nblockchain-tcpd,ledger1,2,DRAIN\n"),
+        "{state}"
+    );
+    assert!(state.contains("\nblockchain-tcpd,ledger2,"), "{state}");
+    site.tell("state ready");
+    clients.pop();
+    site.wait_for_clients([Some(2); 3]);
+
+    // It drains: it says so to HAProxy before it lets anybody go.
+    site.server(0).signal("TERM");
+    site.wait_for_check(0, "DOWN", 2);
+    clients.push(site.alice());
+    assert_eq!(site.clients()[0], Some(2), "it is there still");
+    for client in &mut clients {
+        assert_eq!(client.ask("WHY"), "42");
+    }
+    let mut stopped = site.servers[0].take().expect("it runs");
+    assert!(stopped.wait().success());
+    let mut ended = 0;
+    for client in &mut clients {
+        client.send("WHY");
+        ended += usize::from(client.line().is_none());
+    }
+    assert_eq!(ended, 2, "those of the one that stopped");
+    site.servers[0] = Some(server(
+        site.addresses[0],
+        &["--max-clients", "3", "--queue", "0"],
+    ));
+    // Once before, and once when it was put back by hand.
+    site.wait_for_check(0, "UP", 3);
+    let _new = site.alice();
+    assert_eq!(site.clients()[0], Some(1));
+}
+
+#[test]
+fn a_server_that_is_killed_costs_its_own_clients_alone_and_one_that_is_replaced_none() {
+    let Some(mut site) = Site::shipped(&["--max-clients", "16"]) else {
+        return;
+    };
+    let mut clients: Vec<TlsClient> = (0..6).map(|_| site.alice()).collect();
+    site.wait_for_clients([Some(2); 3]);
+    for _ in 0..3 {
+        replace(site.server(2));
+    }
+    for client in &mut clients {
+        assert_eq!(client.ask("WHO"), "2");
+    }
+    let mut killed = site.servers[1].take().expect("it runs");
+    killed.signal("KILL");
+    killed.wait();
+    // No check knows yet: who is sent there is sent on.
+    let mut new: Vec<TlsClient> = (0..4).map(|_| site.alice()).collect();
+    let mut ended = 0;
+    for client in &mut clients {
+        client.send("WHY");
+        match client.line() {
+            Some(line) => assert_eq!(line, "42"),
+            None => ended += 1,
+        }
+    }
+    assert_eq!(ended, 2);
+    for client in &mut new {
+        assert_eq!(client.ask("WHY"), "42");
+    }
+    site.wait_for_clients([Some(4), None, Some(4)]);
+    site.wait_for_check(1, "DOWN", 1);
+    site.servers[1] = Some(server(site.addresses[1], &["--max-clients", "16"]));
+    site.wait_for_check(1, "UP", 1);
+    let _one_more = site.alice();
+    site.wait_for_clients([Some(4), Some(1), Some(4)]);
+}
+
+#[test]
+fn the_documents_show_the_settings_that_are_tried_here() {
+    for document in [
+        include_str!("../README.md"),
+        include_str!("../man/blockchain-tcpd.8"),
+    ] {
+        for setting in settings() {
+            let variable = setting.split_inclusive('=').next().expect("its name");
+            let shown = document
+                .lines()
+                .map(str::trim)
+                .filter(|line| line.starts_with(variable));
+            assert_eq!(shown.collect::<Vec<_>>(), [setting]);
+        }
+    }
+}

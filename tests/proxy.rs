@@ -1,0 +1,500 @@
+//! PROXY headers: whose connection it is, who may say so, and what becomes of those who say it wrongly or not at all.
+//!
+//! 127.0.0.0/24 is trusted, the other addresses of this machine are not.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::handover::{replace, times};
+use crate::protocol::proves;
+use crate::support::http::get;
+use crate::support::kernel::shell;
+use crate::support::{Client, Daemon, wait_until};
+
+/// A daemon that trusts the addresses that [`Daemon::connect`] comes from.
+fn daemon(arguments: &[&str]) -> Daemon {
+    let common = ["--proxy-from", "127.0.0.0/24", "--http", "127.0.0.1:0"];
+    let few = ["--max-clients", "16", "--log", "debug"];
+    Daemon::start(common.iter().chain(&few).chain(arguments))
+}
+
+/// A client that isn't trusted, and needs no header.
+fn plain(daemon: &Daemon) -> Client {
+    Client::connect_from(Ipv4Addr::new(127, 0, 1, 1), daemon.address).expect("it accepts")
+}
+
+/// A header of version 1.
+fn text(peer: &str) -> Vec<u8> {
+    let peer: SocketAddr = peer.parse().expect("an address");
+    let (family, to) = match peer {
+        SocketAddr::V4(_) => ("TCP4", "198.51.100.1"),
+        SocketAddr::V6(_) => ("TCP6", "2001:db8::ffff"),
+    };
+    let (ip, port) = (peer.ip(), peer.port());
+    format!("PROXY {family} {ip} {to} {port} 4243\r\n").into_bytes()
+}
+
+/// A header of version 2 with this command and family.
+fn binary(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u16).to_be_bytes();
+    [
+        b"\r\n\r\n\0\r\nQUIT\n",
+        &[command, family][..],
+        &length,
+        body,
+    ]
+    .concat()
+}
+
+/// The same for a client of this address.
+fn passed_on(peer: &str) -> Vec<u8> {
+    let peer: SocketAddr = peer.parse().expect("an address");
+    let port = peer.port().to_be_bytes();
+    match peer {
+        SocketAddr::V4(peer) => {
+            let body = [
+                &peer.ip().octets()[..],
+                &[198, 51, 100, 1],
+                &port,
+                &[16, 147],
+            ];
+            binary(0x21, 0x11, &body.concat())
+        }
+        SocketAddr::V6(peer) => {
+            let body = [&peer.ip().octets()[..], &[0xfd; 16], &port, &[16, 147]];
+            binary(0x21, 0x21, &body.concat())
+        }
+    }
+}
+
+fn local() -> Vec<u8> {
+    binary(0x20, 0, &[])
+}
+
+/// Connects, and sends this first.
+fn begin(daemon: &Daemon, header: impl AsRef<[u8]>) -> Client {
+    let mut client = daemon.connect();
+    client.send(header);
+    client
+}
+
+/// The value of the sample with this name and these labels, after `blockchain_tcpd_`.
+fn metric(daemon: &Daemon, sample: &str) -> f64 {
+    let text = get(daemon.http(), "/metrics").body;
+    let start = format!("blockchain_tcpd_{sample} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&start));
+    let value = value.and_then(|value| value.parse().ok());
+    value.unwrap_or_else(|| panic!("no {sample} in {text}"))
+}
+
+/// The sum of a family over its labels.
+fn sum(daemon: &Daemon, family: &str) -> f64 {
+    let text = get(daemon.http(), "/metrics").body;
+    let start = format!("blockchain_tcpd_{family}{{");
+    let values = text.lines().filter(|line| line.starts_with(&start));
+    let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+    values.filter_map(value).sum()
+}
+
+#[test]
+fn who_is_trusted_must_say_whose_connection_it_is_and_nobody_else_may() {
+    proves(
+        r#"A connection from a network that the server was told to trust (`--proxy-from`) must begin with a header of the
+        [PROXY protocol](https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt), version 1 or 2; from everyone else a header
+        is a request like any other, and a bad one."#,
+    );
+    let daemon = daemon(&[]);
+    for header in [text("192.0.2.1:1"), passed_on("192.0.2.1:1")] {
+        assert_eq!(begin(&daemon, &header).ask("WHY"), "42");
+    }
+    let mut untrusted = plain(&daemon);
+    let unknown = "ERR UNKNOWN no such command: \"PROXY\" (try HELP)";
+    untrusted.send(text("192.0.2.1:1"));
+    assert_eq!(untrusted.line().as_deref(), Some(unknown));
+    assert_eq!(untrusted.ask("WHY"), "42");
+    // It is made to look like a word that ends connections of many protocols; of ours, too.
+    untrusted.send(passed_on("192.0.2.1:1"));
+    let answered = untrusted.rest();
+    assert!(answered.starts_with("ERR BADINPUT "), "{answered}");
+    assert!(answered.ends_with("\nBYE\n"), "{answered}");
+    assert_eq!(plain(&daemon).ask("WHY"), "42");
+    assert!(daemon.ask("WHY\n").starts_with("ERR BADINPUT "));
+    let log = daemon.stop();
+    let from = |peer: &str| log.matches(&format!(" accepted connection={peer}")).count();
+    assert_eq!(from("1 peer=192.0.2.1:1"), 1, "{log}");
+    assert_eq!(from("3 peer=127.0.1.1:"), 1, "{log}");
+    // Without the setting nobody is trusted.
+    let daemon = Daemon::start(["--max-clients", "2"]);
+    assert!(daemon.ask(text("192.0.2.1:1")).starts_with("ERR UNKNOWN "));
+}
+
+#[test]
+fn the_client_is_whom_the_header_names() {
+    proves(
+        r#"The address that the header names as the source is the client's, for the limit of one address too; if it names none of
+        TCP (`UNKNOWN`, `UNSPEC`, datagrams, sockets of Unix), it is that of the connection."#,
+    );
+    let limited = daemon(&["--max-clients-per-address", "1"]);
+    let mut first = begin(&limited, text("192.0.2.1:1"));
+    assert_eq!(first.ask("WHO"), "1");
+    let mut second = begin(&limited, passed_on("192.0.2.1:2"));
+    assert_eq!(
+        second.rest(),
+        "ERR BUSY 1 clients of your address are the limit\n"
+    );
+    let mut mapped = begin(&limited, passed_on("[::ffff:192.0.2.1]:2"));
+    assert!(mapped.rest().starts_with("ERR BUSY "), "the same address");
+    let mut other = begin(&limited, passed_on("192.0.2.2:1"));
+    assert_eq!(other.ask("WHO"), "2");
+    drop(first);
+    wait_until("its place is free", || {
+        let mut again = begin(&limited, text("192.0.2.1:3"));
+        again.send("PING\n");
+        again.whatever_line() == "PONG\n"
+    });
+
+    let daemon = daemon(&[]);
+    let datagram = passed_on("192.0.2.9:9");
+    let datagram = [&datagram[..13], &[0x12], &datagram[14..]].concat();
+    for (number, (header, peer)) in [
+        (text("192.0.2.1:56324"), "192.0.2.1:56324"),
+        (text("[2001:db8::7]:1"), "[2001:db8::7]:1"),
+        (passed_on("192.0.2.2:65535"), "192.0.2.2:65535"),
+        (passed_on("[2001:db8::8]:80"), "[2001:db8::8]:80"),
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1:"),
+        (
+            b"PROXY UNKNOWN 192.0.2.9 ::1 1 2\r\n".to_vec(),
+            "127.0.0.1:",
+        ),
+        (binary(0x21, 0, &[]), "127.0.0.1:"),
+        (datagram, "127.0.0.1:"),
+        (binary(0x21, 0x31, &[b'/'; 216]), "127.0.0.1:"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut client = begin(&daemon, header);
+        assert_eq!(client.ask("WHO"), "1", "{peer}");
+        client.shutdown();
+        assert_eq!(client.rest(), "");
+        let connection = format!("connection={} peer={peer}", number + 1);
+        daemon.log().wait_for(&format!(" accepted {connection}"));
+        daemon.log().wait_for(&format!(" ended {connection}"));
+    }
+    let log = daemon.stop();
+    assert!(
+        log.contains(" passed on connection=1 proxy=127.0.0.1:"),
+        "{log}"
+    );
+}
+
+#[test]
+fn it_counts_from_when_its_header_is_whole_and_no_byte_behind_it_is_lost() {
+    proves(
+        r#"Such a client counts from when its header is whole, and what it has sent behind the header are its first requests."#,
+    );
+    let daemon = daemon(&[]);
+    let mut watching = plain(&daemon);
+    for header in [text("192.0.2.1:1"), passed_on("[2001:db8::1]:1")] {
+        let mut client = daemon.connect();
+        let (last, before) = header.split_last().expect("bytes");
+        for byte in before {
+            client.send([*byte]);
+            assert_eq!(watching.ask("WHO"), "1");
+        }
+        client.send([*last]);
+        assert_eq!(client.ask("WHO"), "2");
+        drop(client);
+        wait_until("it has gone", || watching.ask("WHO") == "1");
+
+        let requests = [&header[..], &b"WHO\nWHY\n".repeat(500), b"PING\nWHY"].concat();
+        let replies = ["2\n42\n".repeat(500), "PONG\n42\n".to_string()].concat();
+        // In one packet, with the end of its input.
+        assert_eq!(daemon.ask(&requests), replies);
+        wait_until("it has gone", || watching.ask("WHO") == "1");
+        // Cut anywhere within the header and behind it.
+        for cut in 1..header.len() + 6 {
+            let mut client = begin(&daemon, &requests[..cut]);
+            client.send(&requests[cut..header.len() + 8]);
+            client.shutdown();
+            assert_eq!(client.rest(), "2\n42\n", "{cut}");
+            wait_until("it has gone", || watching.ask("WHO") == "1");
+        }
+        // Only the first is a header.
+        let twice = [&header[..], &header, b"\nWHY"].concat();
+        assert!(daemon.ask(twice).starts_with("ERR "));
+        wait_until("it has gone", || watching.ask("WHO") == "1");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_load_balancers_own_connections_are_served_and_do_not_count() {
+    proves(
+        r#"A connection whose header says `LOCAL` is served, and never counts; while there are eight of them, another is answered
+        `ERR BUSY`."#,
+    );
+    let daemon = daemon(&["--max-clients-per-address", "2"]);
+    let mut client = begin(&daemon, text("192.0.2.1:1"));
+    // Its family and addresses are ignored.
+    let with_more = binary(0x20, 0x11, &[0; 40]);
+    let mut checks: Vec<Client> = (0..7).map(|_| begin(&daemon, local())).collect();
+    checks.push(begin(&daemon, with_more));
+    for check in &mut checks {
+        assert_eq!(check.ask("WHO"), "1");
+        assert_eq!(check.ask("PING"), "PONG");
+    }
+    assert_eq!(client.ask("WHO"), "1");
+    assert_eq!(metric(&daemon, "clients"), 1.0);
+    let one_more = begin(&daemon, local()).rest();
+    assert_eq!(
+        one_more,
+        "ERR BUSY 8 connections that don't count are the limit\n"
+    );
+    assert_eq!(
+        metric(&daemon, "connections_refused_total{reason=\"apart\"}"),
+        1.0
+    );
+    drop(checks.pop());
+    wait_until("there is room", || {
+        let mut check = begin(&daemon, local());
+        check.send("PING\n");
+        check.whatever_line() == "PONG\n"
+    });
+    drop((checks, client));
+    wait_until("nobody is lost between the figures", || {
+        let ended =
+            sum(&daemon, "connections_closed_total") + sum(&daemon, "connections_refused_total");
+        metric(&daemon, "connections_accepted_total") == ended
+    });
+    daemon.stop();
+}
+
+#[test]
+fn what_is_wrong_with_a_header_is_said_to_all_who_should_know() {
+    proves(
+        r#"A header that is missing, malformed, longer than 107 bytes (version 1) or 536 (version 2), or not whole within 3 seconds
+        is answered `ERR BADINPUT`, and then the server closes."#,
+    );
+    let daemon = daemon(&[]);
+    let begun = Instant::now();
+    let mut silent = daemon.connect();
+    let mut slow = begin(&daemon, &text("192.0.2.1:1")[..20]);
+    let missing = "a connection from there must begin with a PROXY header";
+    let malformed = "the PROXY header is malformed";
+    let too_long = "the PROXY header is too long";
+    let header = passed_on("192.0.2.1:1");
+    for (header, why) in [
+        (b"WHY\n".to_vec(), missing),
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), missing),
+        (b"\x16\x03\x01".to_vec(), missing),
+        (b"\n".to_vec(), missing),
+        (b"PROXY TCP4 1.2.3.4\nWHY\n".to_vec(), malformed),
+        (
+            b"PROXY TCP4 1.2.3.4 1.2.3.5 1 x\r\nWHY\n".to_vec(),
+            malformed,
+        ),
+        ([&header[..12], b"\x31"].concat(), malformed),
+        (vec![b'P'; 2], missing),
+        (
+            [b"PROXY UNKNOWN ", &[b'x'; 92][..], b"\r\nWHY\n"].concat(),
+            too_long,
+        ),
+        (binary(0x21, 0x11, &[0; 521]), too_long),
+        (binary(0x20, 0, &[0; 521])[..16].to_vec(), too_long),
+    ] {
+        let mut client = begin(&daemon, &header);
+        assert_eq!(
+            client.rest(),
+            format!("ERR BADINPUT {why}\n"),
+            "{}",
+            header.escape_ascii()
+        );
+    }
+    // It ends in the middle.
+    for cut in [1, 15, header.len() - 1] {
+        assert_eq!(
+            daemon.ask(&header[..cut]),
+            format!("ERR BADINPUT {malformed}\n")
+        );
+    }
+    // As long as one may be.
+    let longest = [&b"PROXY UNKNOWN "[..], &[b'x'; 91], b"\r\nWHY"].concat();
+    assert_eq!(daemon.ask(longest), "42\n");
+    assert_eq!(
+        daemon.ask([binary(0x21, 0, &[0; 520]), b"WHY".to_vec()].concat()),
+        "42\n"
+    );
+
+    let late = "ERR BADINPUT the PROXY header did not come in time\n";
+    assert_eq!(silent.rest(), late);
+    assert_eq!(slow.rest(), late);
+    let elapsed = begun.elapsed();
+    assert!(elapsed > Duration::from_millis(2900), "{elapsed:?}");
+    for (reason, count) in [
+        ("header_missing", 5.0),
+        ("header_malformed", 6.0),
+        ("header_too_long", 3.0),
+        ("header_late", 2.0),
+    ] {
+        let sample = format!("connections_refused_total{{reason=\"{reason}\"}}");
+        assert_eq!(metric(&daemon, &sample), count, "{reason}");
+    }
+    // Who only tries the port is no trouble.
+    let left = || metric(&daemon, "connections_closed_total{reason=\"left\"}");
+    let before = left();
+    drop(daemon.connect());
+    wait_until("it has gone", || left() == before + 1.0);
+    let log = daemon.stop();
+    let said = "WARN  connections without a right PROXY header are closed reason=";
+    assert_eq!(log.matches(said).count(), 1, "{log}");
+    assert!(
+        log.contains(&format!("{said}\"from 127.0.0.1: {missing}\"")),
+        "{log}"
+    );
+    assert!(
+        log.contains("over: connections without a right PROXY header are closed times=16"),
+        "{log}"
+    );
+}
+
+/// With few descriptors, so that there is little room; who isn't trusted notices nothing, and who says whose he is neither.
+#[test]
+fn those_who_say_nothing_keep_nobody_out() {
+    proves(
+        r#"When too many have not sent their header yet, the one that has waited longest is answered `ERR BUSY`."#,
+    );
+    let wrapper = shell("ulimit -n 256 || exit");
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let arguments = [
+        "--proxy-from",
+        "127.0.0.1",
+        "--http",
+        "127.0.0.1:0",
+        "--max-clients",
+        "16",
+    ];
+    let daemon = Daemon::start_through(&wrapper, arguments);
+    let mut plain = plain(&daemon);
+    let mut silent: Vec<Client> = Vec::new();
+    let begun = Instant::now();
+    for _ in 0..40 {
+        let mut one = daemon.connect();
+        one.send("PROXY ");
+        silent.push(one);
+        assert_eq!(begin(&daemon, passed_on("192.0.2.1:1")).ask("WHY"), "42");
+        assert_eq!(plain.ask("WHY"), "42");
+    }
+    // On a machine that has no time, theirs may be over.
+    let in_time = begun.elapsed() < Duration::from_secs(2);
+    for one in &mut silent[..20] {
+        let told = one.rest();
+        let crowded = told.starts_with("ERR BUSY ") && told.contains("without a PROXY header");
+        assert!(crowded || !in_time, "{told}");
+    }
+    silent[39].send("UNKNOWN\r\n");
+    assert!(silent[39].ask("WHY") == "42" || !in_time);
+    let refused = metric(
+        &daemon,
+        "connections_refused_total{reason=\"before_header\"}",
+    );
+    assert!(refused >= 20.0 || !in_time, "{refused}");
+    daemon.stop();
+}
+
+#[test]
+fn a_new_program_goes_on_with_a_header_that_is_not_whole() {
+    let daemon = daemon(&[]);
+    let mut silent = daemon.connect();
+    let mut check = begin(&daemon, local());
+    assert_eq!(check.ask("WHO"), "0");
+    let mut known = begin(&daemon, text("192.0.2.7:7"));
+    assert_eq!(known.ask("WHO"), "1");
+    for header in [text("192.0.2.1:1"), passed_on("192.0.2.1:1")] {
+        let mut client = daemon.connect();
+        for part in header.chunks(16) {
+            client.send(part);
+            replace(&daemon);
+        }
+        assert_eq!(client.ask("WHY"), "42");
+        assert_eq!(client.ask("WHO"), "2");
+        client.send("QUIT\n");
+        assert_eq!(client.rest(), "BYE\n");
+        wait_until("it has gone", || known.ask("WHO") == "1");
+    }
+    // It never counts, in no process.
+    assert_eq!(check.ask("WHO"), "1");
+    // It has so long in each process.
+    silent.send([&passed_on("192.0.2.8:8")[..], b"WHO\n"].concat());
+    assert_eq!(silent.line().as_deref(), Some("2"));
+    drop(known);
+    daemon.log().wait_for(" peer=192.0.2.7:7 seconds=");
+    // While they come without pause.
+    let mut coming: Vec<Client> = Vec::new();
+    daemon.signal("USR2");
+    for number in 0..10 {
+        let header = passed_on(&format!("192.0.2.1:{number}"));
+        coming.push(begin(&daemon, &header[..10]));
+        coming[number].send(&header[10..]);
+    }
+    wait_until("it is replaced", || times(&daemon, "ready listen=") > 6);
+    for client in &mut coming {
+        assert_eq!(client.ask("WHY"), "42");
+    }
+    let log = daemon.stop();
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn a_stop_answers_whose_header_has_come_and_closes_the_others() {
+    let mut daemon = daemon(&[]);
+    let mut silent = daemon.connect();
+    let mut half = begin(&daemon, "PROXY TCP4");
+    let mut whole = begin(&daemon, [&text("192.0.2.1:1")[..], b"WHY\n"].concat());
+    assert_eq!(whole.line().as_deref(), Some("42"));
+    whole.send("PING\n");
+    let mut just_come = begin(&daemon, "PROXY UNKN");
+    just_come.send("OWN\r\nWHY\n");
+    daemon.signal("TERM");
+    assert_eq!(whole.rest(), "PONG\n");
+    assert_eq!(just_come.rest(), "42\n");
+    for client in [&mut silent, &mut half] {
+        assert_eq!(client.whatever_comes(), "");
+    }
+    assert!(daemon.wait().success());
+    // Nobody waited until their time was over.
+    let log = daemon.log().whole();
+    assert!(!log.contains("without a right PROXY header"), "{log}");
+}
+
+/// On a socket for both versions, IPv4 addresses look like IPv6.
+#[test]
+fn a_network_of_ipv4_is_known_on_a_socket_of_ipv6() {
+    if std::net::TcpListener::bind("[::ffff:127.0.0.1]:0").is_err() {
+        return eprintln!("left out: no IPv6 here");
+    }
+    let mut command = crate::support::program();
+    command.args([
+        "--listen",
+        "[::ffff:127.0.0.1]:0",
+        "--max-clients",
+        "4",
+        "--log",
+        "debug",
+    ]);
+    command.args(["--proxy-from", "::1,127.0.0.1"]);
+    let daemon = Daemon::run(command);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, daemon.address.port()));
+    let mut client = Client::connect(address).expect("it accepts");
+    client.send(text("192.0.2.1:1"));
+    assert_eq!(client.ask("WHO"), "1");
+    let log = daemon.stop();
+    assert!(
+        log.contains(" passed on connection=1 proxy=[::ffff:127.0.0.1]:"),
+        "{log}"
+    );
+    assert!(
+        log.contains(" accepted connection=1 peer=192.0.2.1:1"),
+        "{log}"
+    );
+}
