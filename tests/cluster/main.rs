@@ -15,6 +15,7 @@ mod account;
 mod available;
 mod chaos;
 mod clients;
+mod consistent;
 mod judge;
 mod network;
 mod parts;
