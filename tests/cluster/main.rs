@@ -8,11 +8,13 @@
 //! - `truth`: what the clients know; `judge`: which answers are right, given that; `stalls`: when the machine is to blame
 //! - `world`: all of it together
 //! - `available`, `consistent`: one thing at a time
+//! - `balanced`: availability as the clients of HAProxy see it
 //! - `chaos`: many at random, for a minute or for hours; `account`: what came of it; `plot`: that as a picture
 #![allow(missing_docs)]
 
 mod account;
 mod available;
+mod balanced;
 mod chaos;
 mod clients;
 mod consistent;

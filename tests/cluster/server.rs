@@ -66,6 +66,12 @@ impl Server {
         }
     }
 
+    /// It is started with these arguments, too.
+    pub fn also(&mut self, arguments: &[&str]) {
+        self.arguments
+            .extend(arguments.iter().map(ToString::to_string));
+    }
+
     /// Starts it, and waits until it is ready.
     pub fn start(&mut self) {
         // Who meant the process before this one must not come to this one by mistake.
