@@ -35,7 +35,7 @@ fn run(meeting: Meeting, promise: Promise) {
     World::with(SERVERS, meeting, move |world| {
         let any = uuid::Uuid::new_v4().as_u128() as u32;
         let seed = asked_for("BLOCKCHAIN_TCPD_CHAOS_SEED", any as usize) as u64;
-        let seconds = asked_for("BLOCKCHAIN_TCPD_CHAOS_SECONDS", 60) as u64;
+        let seconds = asked_for("BLOCKCHAIN_TCPD_CHAOS_SECONDS", 50) as u64;
         say(&format!("{promise:?}, {seconds} s, seed {seed}"));
         let judge = world.judge(promise);
         let mut chaos = Chaos {

@@ -67,6 +67,8 @@ impl Redis {
     /// Starts it, empty, and waits until it answers.
     pub fn start(&mut self, replica_of: Option<Ipv4Addr>) {
         let config = self.directory.join("redis.conf");
+        // A replica writes down what it was sent, and would know that again.
+        let _ = fs::remove_file(self.directory.join("dump.rdb"));
         let replica_of = replica_of.map(|master| format!("replicaof {master} 6379\n"));
         let lines = format!(
             "port 6379\nbind 0.0.0.0\nprotected-mode no\nsave \"\"\nappendonly no\ndir {}\nrepl-diskless-sync-delay 0\nrepl-timeout 5\n{}",
