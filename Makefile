@@ -5,6 +5,10 @@ CARGO ?= cargo
 SECONDS ?= 600
 # Of `make soak`.
 CONNECTIONS ?= 10000000
+# Of `make chaos`: how long, which cluster (available or consistent), and which faults, otherwise any.
+MINUTES ?= 30
+MODE ?= available
+SEED ?=
 # Passed on by `make run` and `make bench`.
 ARGS ?=
 
@@ -13,7 +17,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover bench-cluster fuzz soak deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-cluster fuzz soak chaos availability deb apt-repository install
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -44,6 +48,14 @@ fuzz: ## the line protocol, PROXY headers, the pack, HTTP; SECONDS=600
 
 soak: ## connections of all sorts, and nothing left behind; CONNECTIONS=10000000
 	BLOCKCHAIN_TCPD_TEST_CONNECTIONS=$(CONNECTIONS) $(CARGO) test --release --locked --test tests soak:: -- --nocapture --test-threads=1
+
+chaos: ## a cluster to which everything happens, as root; MINUTES=30 MODE=consistent SEED=1
+	BLOCKCHAIN_TCPD_CHAOS_SECONDS=$$(($(MINUTES) * 60)) $(if $(SEED),BLOCKCHAIN_TCPD_CHAOS_SEED=$(SEED)) \
+	  $(CARGO) test --release --locked --test cluster chaos::$(MODE) -- --nocapture --test-threads=1
+
+availability: ## of three servers behind HAProxy that are restarted and killed, as root; MINUTES=30
+	BLOCKCHAIN_TCPD_AVAILABILITY_SECONDS=$$(($(MINUTES) * 60)) \
+	  $(CARGO) test --release --locked --test cluster balanced:: -- --nocapture --test-threads=1
 
 deb: ## the Debian package, in target/debian
 	./packaging/build-deb

@@ -34,10 +34,11 @@ const SPARE_DESCRIPTORS: usize = 12;
 /// The most connections of those who look after the server.
 const MOST_HTTP: u64 = 32;
 
-/// The most connections that may have sent no whole PROXY header yet.
-const MOST_GREETING: u64 = 1024;
 /// The most connections of other servers of the cluster, and the most to them.
 const MOST_SERVERS: u64 = 128;
+
+/// The most connections that may have sent no whole PROXY header yet.
+const MOST_GREETING: u64 = 1024;
 
 /// The most sockets that may linger.
 const MOST_LINGERING: usize = 1024;
@@ -238,16 +239,16 @@ pub fn http_connections() -> usize {
     as_size((limit / 16).clamp(2, MOST_HTTP))
 }
 
-/// How many connections may have sent no whole PROXY header yet, by the same measure.
-pub fn greeting_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    as_size((limit / 16).clamp(2, MOST_GREETING))
-}
-
 /// How many connections with other servers of the cluster there may be in either direction.
 pub fn server_connections() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     as_size((limit / 16).clamp(4, MOST_SERVERS))
+}
+
+/// How many connections may have sent no whole PROXY header yet, by the same measure.
+pub fn greeting_connections() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    as_size((limit / 16).clamp(2, MOST_GREETING))
 }
 
 /// Shares out the descriptors for `clients`, of whom so many are `here`, if there are enough. Each of `acceptors` takes one

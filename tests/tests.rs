@@ -10,9 +10,9 @@
 //! - `moving`: letting go of connections, open and unread
 //! - `full`: more clients than may be: BUSY, making room, the cap for an address
 //! - `handover`: a new program takes over, and no client notices
+//! - `etcd`: the consistent cluster: WHO over several servers and a real etcd, whatever becomes of either
 //! - `proxy`: PROXY headers: whose connection it is, who may say so, what is wrong with them
 //! - `haproxy`: the example for HAProxy, tried with HAProxy, three daemons and real certificates
-//! - `etcd`: the consistent cluster: WHO over several servers and a real etcd, whatever becomes of either
 //! - `http`: health, readiness and the page; what HTTP clients may do to it
 //! - `metrics`: what is counted, held against docs/metrics.md
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read

@@ -13,12 +13,21 @@ pub struct Approach {
     settings: Arc<Settings>,
     /// Which of several Sentinels is asked first.
     turn: usize,
+    /// The one that answered last.
+    sentinel: Option<Link>,
+    /// Where it said that the Redis is.
+    master: Option<Host>,
 }
 
 impl Approach {
     /// Nobody has been asked yet.
     pub fn new(settings: Arc<Settings>) -> Self {
-        Approach { settings, turn: 0 }
+        Approach {
+            settings,
+            turn: 0,
+            sentinel: None,
+            master: None,
+        }
     }
 
     /// A connection that is ready for use.
@@ -35,12 +44,50 @@ impl Approach {
             None => settings.hosts[0].clone(),
             Some(master) => self.ask_sentinels(master, tls.clone(), deadline)?,
         };
+        self.master = Some(host.clone());
         let mut link = Link::connect(&host, tls, deadline)?;
         self.hello(&mut link, deadline)?;
         if *database != 0 {
             link.ask(redis::cmd("SELECT").arg(*database), deadline)?;
         }
         Ok(link)
+    }
+
+    /// Whether the Redis that was connected to last is still the one that takes writes, as far as a Sentinel knows that can be
+    /// asked. One that was taken for dead and lives takes them for some time more, from those who have not heard of it.
+    pub fn check(&mut self, deadline: Instant) -> Result<(), Trouble> {
+        let settings = self.settings.clone();
+        let Place::Redis {
+            master: Some(master),
+            ..
+        } = &settings.place
+        else {
+            return Ok(());
+        };
+        let known = match self.sentinel.take() {
+            Some(mut link) => match self.ask_for(&mut link, master, deadline) {
+                Ok(host) => {
+                    self.sentinel = Some(link);
+                    Some(host)
+                }
+                // Another is asked the next time.
+                Err(_) => None,
+            },
+            None => {
+                let tls = match settings.tls {
+                    true => Some(tls::client(&settings.credentials)?),
+                    false => None,
+                };
+                self.ask_sentinels(master, tls, deadline).ok()
+            }
+        };
+        match known {
+            Some(host) if self.master.as_ref() != Some(&host) => Err(Trouble::new(
+                Kind::Refused,
+                format!("the Sentinels have chosen {host}"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Says who this is.
@@ -93,19 +140,25 @@ impl Approach {
     }
 
     fn ask_sentinel(
-        &self,
+        &mut self,
         sentinel: &Host,
         master: &str,
         tls: Option<Arc<rustls::ClientConfig>>,
         deadline: Instant,
     ) -> Result<Host, Trouble> {
         let mut link = Link::connect(sentinel, tls, deadline)?;
+        let host = self.ask_for(&mut link, master, deadline)?;
+        self.sentinel = Some(link);
+        Ok(host)
+    }
+
+    fn ask_for(&self, link: &mut Link, master: &str, deadline: Instant) -> Result<Host, Trouble> {
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
         let answer = match link.ask(&question, deadline) {
             // It may know the same users as Redis does.
             Err(trouble) if trouble.kind == Kind::Denied => {
-                self.hello(&mut link, deadline)?;
+                self.hello(link, deadline)?;
                 link.ask(&question, deadline)
             }
             answer => answer,
@@ -114,7 +167,7 @@ impl Approach {
             Ok(Some((name, port))) => Ok(Host { name, port }),
             _ => Err(Trouble::new(
                 Kind::Refused,
-                format!("the Sentinel {sentinel} knows no master {master:?}"),
+                format!("the Sentinel knows no master {master:?}"),
             )),
         }
     }

@@ -177,6 +177,7 @@ impl Heart {
         let mut connected = Connected::new(link, first, heartbeat);
         outage.over();
         self.first = None;
+        let mut checked = Instant::now();
         loop {
             self.hear(&mut connected)?;
             let mut polled = [
@@ -199,6 +200,10 @@ impl Heart {
                     return Ok(());
                 };
                 connected = Connected::new(connected.link, pulse, heartbeat);
+                if checked.elapsed() >= heartbeat {
+                    self.approach.check(Instant::now() + heartbeat / 4)?;
+                    checked = Instant::now();
+                }
             }
         }
     }
