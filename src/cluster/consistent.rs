@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
-use super::etcd::{Etcd, Names};
+use super::etcd::Etcd;
+use super::names::Names;
 use super::peers::{Asked, Peers};
 use super::roster::{Entry, Roster};
 use super::{Figures, Member, STACK_SIZE, Settings, Unavailable};

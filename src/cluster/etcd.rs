@@ -2,10 +2,8 @@
 //!
 //! Numbers of 64 bits are strings there and left out when they are 0; keys and values are base64.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -19,15 +17,13 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::figures::{Kind, Trouble, cut};
+use super::names::Names;
 use super::settings::{Host, Settings};
 use super::tls;
 use crate::error::plain;
 
 /// The most bytes of a reply.
 const LARGEST_REPLY: u64 = 1 << 20;
-
-/// The address of a name is looked up again after this time.
-const NAME_HOLDS: Duration = Duration::from_secs(60);
 
 /// Who this server is to an etcd when only a password was given.
 const DEFAULT_USER: &str = "root";
@@ -342,35 +338,6 @@ fn agent(settings: &Settings, names: Arc<Names>, patience: Duration) -> Result<A
     ))
 }
 
-/// The addresses of names, looked up by whoever needs one.
-#[derive(Debug, Default)]
-pub struct Names(Mutex<HashMap<String, (Vec<SocketAddr>, Instant)>>);
-
-impl Names {
-    fn addresses(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
-        if let Ok(address) = name.parse() {
-            return Ok(vec![address]);
-        }
-        // No code panics while it holds this lock.
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock().get(name).cloned();
-        match known {
-            Some((addresses, at)) if at.elapsed() < NAME_HOLDS => Ok(addresses),
-            known => {
-                // This may take its time, and nobody else waits meanwhile.
-                let found = match (name.to_socket_addrs(), known) {
-                    (Ok(found), _) => found.collect(),
-                    // As long as nobody knows better.
-                    (Err(_), Some((addresses, _))) => addresses,
-                    (Err(error), None) => return Err(error),
-                };
-                lock().insert(name.to_string(), (found.clone(), Instant::now()));
-                Ok(found)
-            }
-        }
-    }
-}
-
 /// How ureq looks them up, in the thread that asks.
 #[derive(Debug)]
 struct Looks(Arc<Names>);
@@ -385,7 +352,9 @@ impl Resolver for Looks {
         let authority = uri.authority().ok_or(ureq::Error::HostNotFound)?;
         let mut all = self.empty();
         // It has room for so many.
-        for address in self.0.addresses(authority.as_str())?.into_iter().take(16) {
+        let host = authority.host().trim_matches(['[', ']']);
+        let port = authority.port_u16().ok_or(ureq::Error::HostNotFound)?;
+        for address in self.0.addresses(host, port)?.into_iter().take(16) {
             all.push(address);
         }
         if all.is_empty() {

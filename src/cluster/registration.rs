@@ -12,8 +12,9 @@ use log::warn;
 use uuid::Uuid;
 
 use super::consistent::Asker;
-use super::etcd::{Etcd, Names};
+use super::etcd::Etcd;
 use super::figures::{Figures, Kind, Outage, Trouble};
+use super::names::Names;
 use super::roster::{Entry, MOST_SERVERS, Roster};
 use super::settings::Settings;
 use super::{Member, STACK_SIZE};

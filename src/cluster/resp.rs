@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::figures::{Kind, Trouble, cut};
+use super::names::Names;
 use super::settings::Host;
 use crate::error::plain;
 
@@ -82,15 +83,14 @@ impl Link {
     /// Connects to `host`, with TLS if there is such a configuration.
     pub fn connect(
         host: &Host,
+        names: &Names,
         tls: Option<Arc<ClientConfig>>,
         deadline: Instant,
     ) -> Result<Self, Trouble> {
         let name = host.to_string();
         let lost = |error: io::Error| unreachable(&name, &error);
-        let mut addresses = (host.name.as_str(), host.port)
-            .to_socket_addrs()
-            .map_err(lost)?
-            .peekable();
+        let addresses = names.addresses(&host.name, host.port).map_err(lost)?;
+        let mut addresses = addresses.into_iter().peekable();
         let mut result = Err(Trouble::new(
             Kind::Unreachable,
             format!("{name} has no address"),

@@ -174,6 +174,36 @@ fn the_clock_of_redis_is_set_forward() {
     });
 }
 
+/// As after a crash, of a Redis that writes everything down from time to time: it knows these servers, with other numbers.
+#[test]
+fn redis_comes_back_with_what_it_knew_before() {
+    if !installed("redis-server") {
+        return;
+    }
+    let mut trio = Trio::new(&[]);
+    // So that the state is no new one.
+    wait_until("the cluster is some seconds old", || {
+        figure(&trio.servers[0], "heartbeats_total") > 8.0
+    });
+    trio.redis.order(&["SAVE"]);
+    let more: Vec<Client> = (0..4).map(|i| trio.servers[i % 2].connect()).collect();
+    trio.wait_for(7);
+    trio.redis.kill();
+    trio.redis.run();
+    assert_eq!(
+        trio.redis.ask(&["HGET", STATE, "members"]),
+        "3",
+        "it remembers"
+    );
+    let back = Instant::now();
+    while back.elapsed() < HEARTBEAT * 4 {
+        let answers = trio.who();
+        assert_eq!(answers, [7; 3], "{:?} after its return", back.elapsed());
+    }
+    drop(more);
+    trio.wait_for(3);
+}
+
 /// Somebody else has something of this name: that is said, and heals when it is gone.
 #[test]
 fn a_key_is_of_another_type() {

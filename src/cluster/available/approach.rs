@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cluster::figures::{Kind, Trouble};
+use crate::cluster::names::Names;
 use crate::cluster::resp::Link;
 use crate::cluster::settings::{Host, Place, Settings};
 use crate::cluster::tls;
@@ -11,6 +12,7 @@ use crate::cluster::tls;
 /// Finds it, again and again.
 pub struct Approach {
     settings: Arc<Settings>,
+    names: Names,
     /// Which of several Sentinels is asked first.
     turn: usize,
     /// The one that answered last.
@@ -24,6 +26,7 @@ impl Approach {
     pub fn new(settings: Arc<Settings>) -> Self {
         Approach {
             settings,
+            names: Names::default(),
             turn: 0,
             sentinel: None,
             master: None,
@@ -45,7 +48,7 @@ impl Approach {
             Some(master) => self.ask_sentinels(master, tls.clone(), deadline)?,
         };
         self.master = Some(host.clone());
-        let mut link = Link::connect(&host, tls, deadline)?;
+        let mut link = Link::connect(&host, &self.names, tls, deadline)?;
         self.hello(&mut link, deadline)?;
         if *database != 0 {
             link.ask(redis::cmd("SELECT").arg(*database), deadline)?;
@@ -146,7 +149,7 @@ impl Approach {
         tls: Option<Arc<rustls::ClientConfig>>,
         deadline: Instant,
     ) -> Result<Host, Trouble> {
-        let mut link = Link::connect(sentinel, tls, deadline)?;
+        let mut link = Link::connect(sentinel, &self.names, tls, deadline)?;
         let host = self.ask_for(&mut link, master, deadline)?;
         self.sentinel = Some(link);
         Ok(host)

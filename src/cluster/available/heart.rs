@@ -55,10 +55,10 @@ pub struct Heart {
     script: Script,
     /// The number of the last heartbeat.
     sequence: u64,
-    /// The state that Redis has.
-    epoch: Vec<u8>,
-    /// What the others had before that state began, as long as it may not be whole.
-    kept: u64,
+    /// The state that Redis had last, and its version.
+    seen: Option<(Vec<u8>, u64)>,
+    /// What the others had before, and until when that counts, if the state is another or an older one since.
+    kept: Option<(u64, Instant)>,
     /// When another server of the same id was seen last.
     twin: Option<Instant>,
 }
@@ -119,8 +119,8 @@ impl Heart {
             // Whoever goes on with the place of a process before goes on with larger numbers than that one had: there are far
             // fewer heartbeats than milliseconds.
             sequence: Millis::now().0,
-            epoch: Vec::new(),
-            kept: 0,
+            seen: None,
+            kept: None,
             twin: None,
         }
     }
@@ -219,7 +219,7 @@ impl Heart {
     }
 
     /// Hears what has changed.
-    fn hear(&self, connected: &mut Connected) -> Result<(), Trouble> {
+    fn hear(&mut self, connected: &mut Connected) -> Result<(), Trouble> {
         while let Some(message) = connected.link.message()? {
             let Some(message) = Message::read(&message) else {
                 continue;
@@ -235,6 +235,7 @@ impl Heart {
                 last.members = message.members;
                 last.total = message.total;
                 self.believe(last);
+                self.seen = Some((message.epoch, message.version));
             }
         }
         Ok(())
@@ -280,12 +281,7 @@ impl Heart {
         })?;
         self.figures.beat();
         self.look_for_twin(&pulse);
-        if pulse.age >= heartbeat * YOUTH {
-            self.kept = 0;
-        } else if self.epoch != pulse.epoch {
-            self.kept = self.others.now();
-        }
-        self.epoch.clone_from(&pulse.epoch);
+        self.keep(&pulse);
         if act != Act::Leave {
             self.believe(&pulse);
         }
@@ -302,10 +298,25 @@ impl Heart {
         self.figures.shares_id(shares, &self.source.member.id);
     }
 
+    /// If Redis has begun anew, or has lost its last writes, keeps what was known before until everybody has beaten again.
+    fn keep(&mut self, pulse: &Pulse) {
+        let young = self.settings.heartbeat * YOUTH;
+        let is_same = match &self.seen {
+            Some((epoch, version)) => *epoch == pulse.epoch && *version <= pulse.version,
+            // What a process before this one knew is of the same state, if that is not new.
+            None => pulse.age >= young,
+        };
+        if !is_same {
+            self.kept = Some((self.others.now(), Instant::now() + young));
+        }
+        self.seen = Some((pulse.epoch.clone(), pulse.version));
+    }
+
     /// From now on this is what all have.
     fn believe(&self, pulse: &Pulse) {
-        // If Redis began anew, not everybody may have come yet.
-        let others = pulse.total.saturating_sub(pulse.own).max(self.kept);
+        let kept = self.kept.filter(|(_, until)| Instant::now() < *until);
+        let kept = kept.map_or(0, |(clients, _)| clients);
+        let others = pulse.total.saturating_sub(pulse.own).max(kept);
         let until = Millis::now().after(self.settings.heartbeat * SILENCE);
         self.others.set(others, until);
         self.figures.heard(pulse.members, pulse.total);
