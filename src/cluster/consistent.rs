@@ -18,6 +18,7 @@ use super::etcd::Etcd;
 use super::names::Names;
 use super::peers::{Asked, Peers};
 use super::roster::{Entry, Roster};
+use super::vanished::Vanished;
 use super::{Figures, Member, STACK_SIZE, Settings, Unavailable};
 use crate::clock::Nanos;
 use crate::episode::Episode;
@@ -34,6 +35,9 @@ const LONGEST: Duration = Duration::from_millis(900);
 
 /// One of etcd's members may take so long to answer, before another is asked.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// A server that is registered no more has so long to say that it lives.
+const VANISHED: Duration = Duration::from_millis(100);
 
 /// If nobody asks for so long, there is a round all the same, for the metrics and the log.
 const IDLE: Duration = Duration::from_secs(5);
@@ -87,6 +91,7 @@ impl Asker {
         member: Member,
         clients: Arc<AtomicUsize>,
         figures: Arc<Figures>,
+        vanished: Arc<Vanished>,
     ) -> Result<(), Error> {
         let rounds = Rounds {
             asker: self.clone(),
@@ -95,6 +100,7 @@ impl Asker {
             member,
             clients,
             figures,
+            vanished,
             peers: Peers::default(),
             silence: Episode::new("WHO is unavailable: a server of the cluster does not answer"),
         };
@@ -182,6 +188,7 @@ struct Rounds {
     member: Member,
     clients: Arc<AtomicUsize>,
     figures: Arc<Figures>,
+    vanished: Arc<Vanished>,
     peers: Peers,
     silence: Episode,
 }
@@ -211,10 +218,12 @@ impl Rounds {
     fn round(&mut self) -> Result<u64, Unavailable> {
         let deadline = Instant::now() + DEADLINE;
         let (etcd, name, member) = (&mut self.etcd, &self.settings.name, self.member);
-        let mut look = || others(etcd, name, member, deadline);
+        let vanished = &self.vanished;
+        let mut look = || others(etcd, name, member, vanished, deadline);
         let others = look()?;
         match self.peers.ask(&others, deadline, &mut look) {
             Asked::All(servers, clients) => {
+                self.look_for_vanished()?;
                 let here = self.clients.load(Ordering::SeqCst) as u64;
                 let clients = clients.saturating_add(here);
                 self.figures.heard(servers + 1, clients);
@@ -237,11 +246,32 @@ impl Rounds {
     }
 }
 
+impl Rounds {
+    /// Whether nobody lives of those who are registered no more: the roster would lack them, and the sum their clients.
+    fn look_for_vanished(&mut self) -> Result<(), Unavailable> {
+        let vanished = self.vanished.list();
+        if vanished.is_empty() {
+            return Ok(());
+        }
+        let alive = self.peers.alive(&vanished, Instant::now() + VANISHED);
+        for entry in vanished {
+            if !alive.contains(&entry.member) {
+                self.vanished.forget(entry.member);
+            }
+        }
+        match alive[..] {
+            [] => Ok(()),
+            _ => Err(Unavailable::Young),
+        }
+    }
+}
+
 /// All servers but this one, if etcd says so and this one is among them.
 fn others(
     etcd: &mut Etcd,
     name: &str,
     member: Member,
+    vanished: &Vanished,
     by: Instant,
 ) -> Result<Vec<Entry>, Unavailable> {
     let roster = Roster::read(etcd, name, by).map_err(|trouble| {
@@ -249,6 +279,7 @@ fn others(
         debug!(reason:% = trouble; "no census: the roster can't be read");
         Unavailable::Registry
     })?;
+    vanished.compare(&roster);
     if roster.find(member).is_none() {
         return Err(Unavailable::Outside);
     }

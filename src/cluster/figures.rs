@@ -70,6 +70,7 @@ pub struct Figures {
     /// When the place was heard last, in [`Millis`]; 0 is never.
     heard: AtomicU64,
     shares_id: AtomicBool,
+    left: AtomicBool,
     heartbeats: AtomicU64,
     answered: AtomicU64,
     unavailable: AtomicU64,
@@ -146,6 +147,16 @@ impl Figures {
     /// There are so many servers.
     pub fn seen(&self, servers: u64) {
         self.servers.store(servers, Ordering::Relaxed);
+    }
+
+    /// This server gives up its place, and has no clients any more.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it has given up its place.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::SeqCst)
     }
 
     /// A heartbeat was answered.

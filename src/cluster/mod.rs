@@ -15,6 +15,7 @@ mod resp;
 mod roster;
 mod settings;
 mod tls;
+mod vanished;
 
 use std::fmt;
 use std::sync::Arc;
@@ -107,7 +108,7 @@ impl fmt::Display for Unavailable {
 }
 
 /// Who a server is in its cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// Its id.
     pub id: Uuid,

@@ -136,6 +136,18 @@ impl Peers {
         }
     }
 
+    /// Those of `peers` that answer by the deadline.
+    pub fn alive(&mut self, peers: &[Entry], deadline: Instant) -> Vec<Member> {
+        let mut talks: Vec<Talk> = peers.iter().map(|peer| self.begin(*peer)).collect();
+        let is_open = |talk: &Talk| matches!(talk.doing, Doing::Connecting(_) | Doing::Asking(_));
+        while talks.iter().any(is_open) && Instant::now() < deadline {
+            wait(&mut talks, deadline);
+        }
+        let answered = |talk: &Talk| matches!(talk.doing, Doing::Answered(..));
+        let talks = talks.iter().filter(|talk| answered(talk));
+        talks.map(|talk| talk.peer.member).collect()
+    }
+
     /// Begins to ask a server, over the connection that is kept, if there is one.
     fn begin(&mut self, peer: Entry) -> Talk {
         let mut talk = Talk {

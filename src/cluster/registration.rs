@@ -17,6 +17,7 @@ use super::figures::{Figures, Kind, Outage, Trouble};
 use super::names::Names;
 use super::roster::{Entry, MOST_SERVERS, Roster};
 use super::settings::Settings;
+use super::vanished::Vanished;
 use super::{Member, STACK_SIZE};
 use crate::error::Error;
 use crate::sync::atomic::AtomicUsize;
@@ -38,6 +39,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 pub struct Registration {
     /// Told to give the place up; dropped to leave it as it is.
     leave: Sender<()>,
+    figures: Arc<Figures>,
     asker: Arc<Asker>,
     /// Disconnects when the server is registered.
     first: Receiver<()>,
@@ -59,6 +61,7 @@ impl Registration {
             Error::Cluster("--cluster etcd:// needs --advertise (BLOCKCHAIN_TCPD_ADVERTISE)".into())
         })?;
         let names = Arc::new(Names::default());
+        let vanished = Arc::new(Vanished::new(lease_of(&settings) * 2));
         let (leave, left) = crossbeam_channel::bounded(1);
         let (registered, first) = crossbeam_channel::bounded(0);
         let (alive, ended) = crossbeam_channel::bounded(0);
@@ -68,21 +71,23 @@ impl Registration {
             member,
             address,
             figures: figures.clone(),
+            vanished: vanished.clone(),
             lease: None,
             is_new: !goes_on,
             first: Some(registered),
             left,
         };
-        asker.start(settings, names, member, clients, figures.clone())?;
+        asker.start(settings, names, member, clients, figures.clone(), vanished)?;
         let registration = Registration {
             leave,
+            figures,
             asker,
             first,
             ended,
         };
         thread::spawn_with("cluster", STACK_SIZE, move || {
             let _alive = alive;
-            keeper.run(&figures);
+            keeper.run();
         })?;
         Ok(registration)
     }
@@ -95,6 +100,7 @@ impl Registration {
 
     /// Gives the place up, if that can be done within `patience`: else the others miss this server until its lease is gone.
     pub fn leave(&self, patience: Duration) {
+        self.figures.leave();
         // It is full if it has been told so already.
         let _ = self.leave.try_send(());
         let _ = self.ended.recv_timeout(patience);
@@ -107,6 +113,13 @@ impl Drop for Registration {
     }
 }
 
+/// How long a lease is to hold: whole seconds.
+fn lease_of(settings: &Settings) -> Duration {
+    let heartbeats = settings.heartbeat * SILENCE;
+    let seconds = heartbeats.as_secs_f64().ceil() as u64;
+    Duration::from_secs(seconds.max(LEAST_SECONDS))
+}
+
 /// The thread that keeps the place.
 struct Keeper {
     etcd: Etcd,
@@ -114,6 +127,7 @@ struct Keeper {
     member: Member,
     address: SocketAddr,
     figures: Arc<Figures>,
+    vanished: Arc<Vanished>,
     /// That under which the server is registered.
     lease: Option<i64>,
     /// Whether it has never been registered: at its address were only processes that have ended.
@@ -123,8 +137,9 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn run(mut self, figures: &Figures) {
-        let mut outage = Outage::new(figures, "WHO is unavailable on this server");
+    fn run(mut self) {
+        let figures = self.figures.clone();
+        let mut outage = Outage::new(&figures, "WHO is unavailable on this server");
         loop {
             let pause = match self.beat() {
                 Ok(()) => {
@@ -163,6 +178,7 @@ impl Keeper {
             self.lease = None;
         }
         let roster = Roster::read(&mut self.etcd, &self.settings.name, by)?;
+        self.vanished.compare(&roster);
         let own = roster.find(self.member);
         let is_there = own.is_some_and(|own| {
             Some(own.lease) == self.lease && own.address == self.address && roster.begun
@@ -198,9 +214,7 @@ impl Keeper {
             let what = format!("the cluster has {MOST_SERVERS} servers, and takes no more");
             return Err(Trouble::new(Kind::Refused, what));
         }
-        let heartbeats = self.settings.heartbeat * SILENCE;
-        let seconds = heartbeats.as_secs_f64().ceil() as u64;
-        let seconds = seconds.max(LEAST_SECONDS);
+        let seconds = lease_of(&self.settings).as_secs();
         let lease = match self.lease {
             Some(lease) => lease,
             None => self.etcd.grant(seconds, by)?.0,

@@ -98,6 +98,9 @@ impl Monitor {
 
     /// What the other servers of the cluster ask.
     fn census(&self) -> Response {
+        if self.subject.cluster.has_left() {
+            return Response::text(404, "this server has left the cluster");
+        }
         let clients = self.subject.health.clients();
         Response::text(200, &cluster::answer(self.subject.member, clients))
     }

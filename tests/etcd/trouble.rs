@@ -4,7 +4,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use super::registry::{Etcd, free_address};
-use super::{OUTSIDE, REGISTRY, YOUNG, client, server, servers, unavailable_until, wait_for};
+use super::{
+    OUTSIDE, REGISTRY, YOUNG, client, server, servers, unavailable_until, wait_for, watch,
+};
 use crate::support::{Client, Daemon, Scratch, fails, installed};
 
 #[test]
@@ -233,4 +235,32 @@ fn settings_that_can_not_work_are_refused() {
     }
     let http = ["--http", "127.0.0.1:0", "--advertise", &address];
     Daemon::start(etcd[2..].iter().chain(&http)).stop();
+}
+
+/// As a leader that stood still does before it learns that it is none any more: etcd takes leases that are being kept alive.
+/// The roster lacks somebody who lives then, and nobody answers a sum without him.
+#[test]
+fn a_lease_that_is_taken_from_a_server_that_lives_makes_no_number_wrong() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    let servers = servers(&etcd, 3);
+    let clients: Vec<Client> = servers.iter().map(client).collect();
+    let watched = watch(client(&servers[0]));
+    wait_for(&servers, 5);
+    for _ in 0..3 {
+        let leases = etcd.does(&["lease", "list"]);
+        for lease in leases.lines().skip(1) {
+            etcd.does(&["lease", "revoke", lease]);
+        }
+        wait_for(&servers, 5);
+    }
+    let (answers, last) = watched.end();
+    let is_right = |answer: &String| {
+        answer.starts_with("ERR UNAVAILABLE ") || ["4", "5"].contains(&answer.as_str())
+    };
+    let wrong: Vec<_> = answers.iter().filter(|answer| !is_right(answer)).collect();
+    assert!(wrong.is_empty(), "of {}: {wrong:?}", answers.len());
+    drop((clients, last));
 }
