@@ -7,6 +7,7 @@ mod registry;
 mod trouble;
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use self::registry::{Etcd, free_address};
 use crate::support::http::get;
-use crate::support::{Client, Daemon, installed, wait_until};
+use crate::support::{Client, Daemon, Scratch, clean, installed, program, wait_until};
 
 const REGISTRY: &str = "0 of an unknown number of servers answered: their registry did not";
 const OUTSIDE: &str = "0 of an unknown number of servers answered: this one is not registered";
@@ -268,6 +269,64 @@ fn who_is_right_while_each_server_is_replaced_by_the_next_program() {
     }
     eprintln!("nine times replaced, {number} times right");
     drop(clients);
+}
+
+/// `systemctl restart`: the clients are let go of, and kept by systemd until the next process takes them. Nobody may take
+/// that for none.
+#[test]
+fn a_server_that_leaves_its_clients_with_systemd_says_no_wrong_number_about_them() {
+    if !installed("etcd") || !installed("systemd-socket-activate") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    let asked = server(&etcd, &[]);
+    let scratch = Scratch::new();
+    // It takes what it is sent, and keeps it.
+    let manager = UnixDatagram::bind(scratch.path().join("notify")).expect("a socket");
+    let (address, http) = (free_address(), free_address().to_string());
+    let mut command = clean("systemd-socket-activate");
+    command
+        .args([
+            "-l",
+            &address.to_string(),
+            "--fdname=line",
+            "-E",
+            "NOTIFY_SOCKET",
+        ])
+        .env("NOTIFY_SOCKET", scratch.path().join("notify"))
+        .arg(program().get_program())
+        .args([
+            "--http",
+            &http,
+            "--advertise",
+            &http,
+            "--cluster",
+            &etcd.url(),
+        ])
+        .args(["--max-clients", "512", "--cluster-heartbeat", "250ms"]);
+    let first = thread::spawn(move || {
+        wait_until("it listens", || Client::connect(address).is_ok());
+        Client::connect(address).expect("it listens")
+    });
+    let mut left = Daemon::run(command);
+    let first = first.join().expect("it came");
+    let clients: Vec<Client> = (0..300).map(|_| client(&left)).collect();
+    let mut asking = client(&asked);
+    wait_until("all are counted", || asking.ask("WHO") == "302");
+    let watched = watch(asking);
+    left.signal("TERM");
+    assert!(left.wait().success());
+    let (answers, _last) = watched.end();
+    let is_right = |answer: &&String| *answer == "302" || answer.starts_with("ERR UNAVAILABLE ");
+    let wrong: Vec<_> = answers.iter().filter(|answer| !is_right(answer)).collect();
+    assert!(wrong.is_empty(), "of {}: {wrong:?}", answers.len());
+    // They are connected still.
+    let ends = |client: &Client| client.socket().peek(&mut [0]).is_ok();
+    for client in clients.iter().chain([&first]) {
+        client.socket().set_nonblocking(true).expect("a socket");
+        assert!(!ends(client), "closed");
+    }
+    drop(manager);
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub struct Figures {
     /// When the place was heard last, in [`Millis`]; 0 is never.
     heard: AtomicU64,
     shares_id: AtomicBool,
-    left: AtomicBool,
+    withdrawn: AtomicBool,
     heartbeats: AtomicU64,
     answered: AtomicU64,
     unavailable: AtomicU64,
@@ -149,14 +149,14 @@ impl Figures {
         self.servers.store(servers, Ordering::Relaxed);
     }
 
-    /// This server gives up its place, and has no clients any more.
-    pub fn leave(&self) {
-        self.left.store(true, Ordering::SeqCst);
+    /// This server speaks no more for its clients, who are gone or go on elsewhere.
+    pub fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::SeqCst);
     }
 
-    /// Whether it has given up its place.
-    pub fn has_left(&self) -> bool {
-        self.left.load(Ordering::SeqCst)
+    /// Whether it speaks no more for its clients.
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::SeqCst)
     }
 
     /// A heartbeat was answered.

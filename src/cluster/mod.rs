@@ -221,6 +221,7 @@ impl Cluster {
     /// Says nothing about the number of clients from now on, so that whoever goes on with them does. Returns what that one needs
     /// to know.
     pub fn pause(&self) -> Option<pack::Census> {
+        self.figures.withdraw();
         let (others, until) = match (&self.running, &self.census) {
             (Running::Available(publisher), Census::Available(others)) => {
                 publisher.pause();

@@ -100,7 +100,7 @@ impl Registration {
 
     /// Gives the place up, if that can be done within `patience`: else the others miss this server until its lease is gone.
     pub fn leave(&self, patience: Duration) {
-        self.figures.leave();
+        self.figures.withdraw();
         // It is full if it has been told so already.
         let _ = self.leave.try_send(());
         let _ = self.ended.recv_timeout(patience);

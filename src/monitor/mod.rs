@@ -98,10 +98,11 @@ impl Monitor {
 
     /// What the other servers of the cluster ask.
     fn census(&self) -> Response {
-        if self.subject.cluster.has_left() {
-            return Response::text(404, "this server has left the cluster");
-        }
         let clients = self.subject.health.clients();
+        // In this order: it withdraws before it lets go of the first client.
+        if self.subject.cluster.is_withdrawn() {
+            return Response::text(503, "this server speaks no more for its clients");
+        }
         Response::text(200, &cluster::answer(self.subject.member, clients))
     }
 
