@@ -70,7 +70,7 @@ install: build ## for those without the package: PREFIX=/usr/local DESTDIR= SYSC
 	install -D -m 644 man/check_blockchain_tcp.8 $(DESTDIR)$(PREFIX)/share/man/man8/check_blockchain_tcp.8
 	install -D -m 644 systemd/tight.conf $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/tight.conf
 	install -D -m 644 packaging/nagios/nagios-example.cfg $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/nagios-example.cfg
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd docs/protocol.md docs/metrics.md docs/slo.md docs/alerts.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd docs/protocol.md docs/metrics.md docs/slo.md docs/alerts.md docs/cluster.md
 	for file in $$(cd packaging && find prometheus grafana haproxy -type f); do \
 	  install -D -m $$(test -x packaging/$$file && echo 755 || echo 644) packaging/$$file $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/$$file || exit; \
 	done

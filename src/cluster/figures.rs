@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
@@ -188,13 +188,22 @@ impl Figures {
     }
 }
 
+/// So long must all be well until an outage is over: one that comes and goes is one.
+const QUIET: Duration = Duration::from_secs(5);
+
+struct Course {
+    begun: Instant,
+    times: u64,
+    well: Option<Instant>,
+}
+
 /// The time during which this server is cut off from its cluster, for the log.
 pub struct Outage<'a> {
     figures: &'a Figures,
     /// What it means for clients.
     meaning: &'static str,
-    /// When it began, and how often it was tried since.
-    since: Option<(Instant, u64)>,
+    /// When it began, how often it went wrong since, and since when all is well again.
+    since: Option<Course>,
     said: [bool; ERRORS.len()],
 }
 
@@ -209,9 +218,9 @@ impl<'a> Outage<'a> {
         }
     }
 
-    /// How often in a row it went wrong.
+    /// How often it went wrong since it began.
     pub fn times(&self) -> u64 {
-        self.since.map_or(0, |(_, times)| times)
+        self.since.as_ref().map_or(0, |course| course.times)
     }
 
     /// It goes wrong. Says so in the log if that begins, or if it goes wrong in another way than before.
@@ -219,19 +228,30 @@ impl<'a> Outage<'a> {
         let kind = trouble.kind as usize;
         self.figures.errors[kind].fetch_add(1, Ordering::Relaxed);
         self.figures.connected.store(false, Ordering::Relaxed);
-        let (_, times) = self.since.get_or_insert_with(|| (Instant::now(), 0));
-        *times += 1;
+        let course = self.since.get_or_insert_with(|| Course {
+            begun: Instant::now(),
+            times: 0,
+            well: None,
+        });
+        course.times += 1;
+        course.well = None;
         if !std::mem::replace(&mut self.said[kind], true) {
             warn!(reason:% = trouble; "cut off from the cluster: {}", self.meaning);
         }
     }
 
-    /// All is well.
-    pub fn over(&mut self) {
-        self.said = Default::default();
-        if let Some((since, times)) = self.since.take() {
-            let seconds = since.elapsed().as_secs_f64();
-            info!(times, seconds = (seconds * 10.0).round() / 10.0; "over: cut off from the cluster");
+    /// All is well. Call it at each heartbeat: when that has lasted, the log says so.
+    pub fn well(&mut self) {
+        let Some(course) = &mut self.since else {
+            return;
+        };
+        let well = *course.well.get_or_insert_with(Instant::now);
+        if well.elapsed() < QUIET {
+            return;
         }
+        let (times, seconds) = (course.times, (well - course.begun).as_secs_f64());
+        info!(times, seconds = (seconds * 10.0).round() / 10.0; "over: cut off from the cluster");
+        self.since = None;
+        self.said = Default::default();
     }
 }

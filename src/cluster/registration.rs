@@ -143,7 +143,7 @@ impl Keeper {
         loop {
             let pause = match self.beat() {
                 Ok(()) => {
-                    outage.over();
+                    outage.well();
                     self.first = None;
                     self.settings.heartbeat
                 }

@@ -23,6 +23,9 @@ const SILENCE: u32 = 4;
 /// A cluster that has begun anew is taken for whole after so many heartbeats: by then everybody has beaten.
 const YOUTH: u32 = 2;
 
+/// Redis counts the sum that it keeps once in so many heartbeats, for the case that somebody has changed it.
+const CHECK: u32 = 120;
+
 /// Changes that come together within this time are published together.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -175,7 +178,7 @@ impl Heart {
             return Ok(());
         };
         let mut connected = Connected::new(link, first, heartbeat);
-        outage.over();
+        outage.well();
         self.first = None;
         let mut checked = Instant::now();
         loop {
@@ -200,6 +203,7 @@ impl Heart {
                     return Ok(());
                 };
                 connected = Connected::new(connected.link, pulse, heartbeat);
+                outage.well();
                 if checked.elapsed() >= heartbeat {
                     self.approach.check(Instant::now() + heartbeat / 4)?;
                     checked = Instant::now();
@@ -269,7 +273,8 @@ impl Heart {
                     Act::Leave => "leave",
                 })
                 .arg(self.channel())
-                .arg(Uuid::new_v4().simple().to_string());
+                .arg(Uuid::new_v4().simple().to_string())
+                .arg(milliseconds(heartbeat * CHECK));
             link.ask(&command, deadline)
         };
         let reply = match ask(link, "EVALSHA", self.script.get_hash()) {

@@ -3,11 +3,12 @@
 --
 -- KEYS[1]  a hash. Of the cluster: epoch, who tells this state from one that was lost; version, how often the sum has changed;
 --          total, the sum; members, how many servers; clock and real, see below; born, when the state began by that clock; told and
---          heard, when and at which version the servers were told last. Of each server: m:MEMBER, "SEQUENCE COUNT". Of each id:
+--          heard, when and at which version the servers were told last; checked, when the sum was counted last. Of each server: m:MEMBER, "SEQUENCE COUNT". Of each id:
 --          o:ID, the incarnation that beat last.
 -- KEYS[2]  a sorted set: until when each member is taken for alive, by the clock.
 -- ARGV     1 id, 2 incarnation, 3 sequence number, 4 count, 5 time to live, 6 the longest step of the clock, 7 "join", "beat" or
---          "leave", 8 the channel on which the servers are told, 9 an epoch if one begins. Times are in milliseconds.
+--          "leave", 8 the channel on which the servers are told, 9 an epoch if one begins, 10 how often the
+--          sum is counted. Times are in milliseconds.
 local id, incarnation, sequence, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local time_to_live, longest_step, act, channel = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local member = id .. '/' .. incarnation
@@ -23,17 +24,31 @@ local function read(entry)
 end
 
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'version', 'total', 'members', 'clock', 'real', 'born', 'told', 'heard',
-    'm:' .. member, 'o:' .. id)
+    'm:' .. member, 'o:' .. id, 'checked')
 local epoch, version, total, members = state[1], tonumber(state[2]), tonumber(state[3]), tonumber(state[4])
 local clock, last, born = tonumber(state[5]), tonumber(state[6]), tonumber(state[7])
 local told, heard, own, owner = tonumber(state[8]), tonumber(state[9]), state[10], state[11]
+local checked = tonumber(state[12])
 
 -- A part that was lost makes the rest worthless: all begin anew.
-local is_whole = epoch and version and total and members and clock and last and born and told and heard and total >= 0
+local is_whole = epoch and version and total and members and clock and last and born and told and heard and checked and total >= 0
     and members == redis.call('ZCARD', KEYS[2])
+-- Once in a while it is counted, for all servers together, so that no heartbeat costs more for it.
+if is_whole and clock >= checked + tonumber(ARGV[10]) then
+    local sum, number = 0, 0
+    local fields = redis.call('HGETALL', KEYS[1])
+    for i = 1, #fields, 2 do
+        if string.sub(fields[i], 1, 2) == 'm:' then
+            local _, clients = read(fields[i + 1])
+            sum, number = sum + (clients or 0), number + 1
+        end
+    end
+    is_whole = sum == total and number == members
+    checked = clock
+end
 if not is_whole then
     redis.call('DEL', KEYS[1], KEYS[2])
-    epoch, version, total, members, clock, last, born, told, heard = ARGV[9], 0, 0, 0, 0, real, 0, 0, 0
+    epoch, version, total, members, clock, last, born, told, heard, checked = ARGV[9], 0, 0, 0, 0, real, 0, 0, 0, 0
     own, owner = false, false
 end
 
@@ -95,23 +110,26 @@ end
 
 -- The more servers there are to be told, the more is told at a time.
 local pause = 10 + members / 25
-local untold = 0
+local untold, tells = 0, false
 if heard ~= version then
     if act == 'leave' or real >= told + pause or real < told then
-        told, heard = real, version
-        redis.call('PUBLISH', channel, table.concat({epoch, version, total, members}, ' '))
+        told, heard, tells = real, version, true
     else
         untold = math.ceil(told + pause - real)
     end
 end
 
 local fields = {'epoch', epoch, 'version', version, 'total', total, 'members', members, 'clock', clock, 'real', real,
-    'born', born, 'told', told, 'heard', heard}
+    'born', born, 'told', told, 'heard', heard, 'checked', checked}
 if act ~= 'leave' then
     fields[#fields + 1] = 'm:' .. member
     fields[#fields + 1] = own
 end
 redis.call('HSET', KEYS[1], unpack(fields))
+-- The last, because a right may be missing.
+if tells then
+    redis.call('PUBLISH', channel, table.concat({epoch, version, total, members}, ' '))
+end
 if act ~= 'beat' or sequence % 100 == 0 then
     redis.call('PEXPIRE', KEYS[1], forget_after)
     redis.call('PEXPIRE', KEYS[2], forget_after)
