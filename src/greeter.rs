@@ -5,18 +5,17 @@
 //! many, and each has so long; when all places are taken, the one that has waited longest goes.
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
+use crate::bell::Bell;
 use crate::clock::Millis;
 use crate::command::BadHeader;
 use crate::error::Error;
@@ -60,7 +59,7 @@ pub struct Greeter {
     trusted: Vec<Network>,
     /// There until it is dropped.
     orders: Option<Sender<Order>>,
-    wake: Arc<OwnedFd>,
+    wake: Arc<Bell>,
 }
 
 impl Greeter {
@@ -71,12 +70,7 @@ impl Greeter {
         most: usize,
         greeted: impl Fn(Newcomer, Greeting) + Send + 'static,
     ) -> Result<Self, Error> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let wake = wake.map_err(|error| Error::System {
-            action: "make an event descriptor",
-            source: io::Error::from(error),
-        })?;
-        let wake = Arc::new(wake);
+        let wake = Arc::new(Bell::new()?);
         // Some of the room is for those whom the thread has not seen yet. Is that taken, the acceptors wait for the thread,
         // which waits for nobody, and who comes then waits in the backlog.
         let unseen = most / 8 + 1;
@@ -132,21 +126,15 @@ impl Greeter {
             // It fails only if the thread is gone, and then the connection is closed.
             let _ = orders.send(order);
         }
-        ring(&self.wake);
+        self.wake.ring();
     }
 }
 
 impl Drop for Greeter {
     fn drop(&mut self) {
         self.orders = None;
-        ring(&self.wake);
+        self.wake.ring();
     }
-}
-
-/// Wakes the thread.
-fn ring(wake: &OwnedFd) {
-    // If it is full, it is awake.
-    let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
 }
 
 /// One that waits, and for how long.
@@ -160,7 +148,7 @@ struct Room<G> {
     waiting: VecDeque<Waiting>,
     most: usize,
     orders: Receiver<Order>,
-    wake: Arc<OwnedFd>,
+    wake: Arc<Bell>,
     ending: Option<(Millis, Sender<Vec<Newcomer>>)>,
     greeted: G,
 }
@@ -263,8 +251,7 @@ impl<G: Fn(Newcomer, Greeting)> Room<G> {
         }
         let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
         if ready.next() == Some(true) {
-            // It only counts how often it was rung.
-            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+            self.wake.hush();
         }
         ready.collect()
     }

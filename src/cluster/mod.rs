@@ -5,6 +5,7 @@
 //! census asks everybody. `docs/cluster.md` says which one to take when.
 
 pub mod available;
+mod backoff;
 pub mod consistent;
 mod etcd;
 mod figures;

@@ -9,6 +9,9 @@ use crate::cluster::resp::Link;
 use crate::cluster::settings::{Host, Place, Settings};
 use crate::cluster::tls;
 
+/// If no Sentinel can be asked, so many heartbeats go by until it is tried again.
+const REST: u32 = 10;
+
 /// Finds it, again and again.
 pub struct Approach {
     settings: Arc<Settings>,
@@ -19,6 +22,8 @@ pub struct Approach {
     sentinel: Option<Link>,
     /// Where it said that the Redis is.
     master: Option<Host>,
+    /// So many checks are left out, because no Sentinel could be asked.
+    rest: u32,
 }
 
 impl Approach {
@@ -30,6 +35,7 @@ impl Approach {
             turn: 0,
             sentinel: None,
             master: None,
+            rest: 0,
         }
     }
 
@@ -76,12 +82,19 @@ impl Approach {
                 // Another is asked the next time.
                 Err(_) => None,
             },
+            // The heartbeats wait for it: while nobody answers, that is tried now and then.
+            None if self.rest > 0 => {
+                self.rest -= 1;
+                None
+            }
             None => {
-                let tls = match settings.tls {
-                    true => Some(tls::client(&settings.credentials)?),
-                    false => None,
+                let tls = settings.tls.then(|| tls::client(&settings.credentials));
+                let asked = match tls.transpose() {
+                    Ok(tls) => self.ask_sentinels(master, tls, deadline).ok(),
+                    Err(_) => None,
                 };
-                self.ask_sentinels(master, tls, deadline).ok()
+                self.rest = if asked.is_none() { REST } else { 0 };
+                asked
             }
         };
         match known {

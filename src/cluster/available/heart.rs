@@ -13,6 +13,7 @@ use super::approach::Approach;
 use super::pulse::{Message, Pulse};
 use super::{Order, Others, Source};
 use crate::clock::Millis;
+use crate::cluster::backoff;
 use crate::cluster::figures::{Figures, Kind, Outage, Trouble};
 use crate::cluster::resp::Link;
 use crate::cluster::settings::{Place, Settings};
@@ -31,9 +32,6 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// With more servers each publishes its changes less often: for each so much later.
 const GATHER_EACH: Duration = Duration::from_micros(50);
-
-/// The first pause after a failure; it doubles with each, up to half a heartbeat.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 const SCRIPT: &str = include_str!("heartbeat.lua");
 
@@ -87,7 +85,7 @@ impl Connected {
             link,
             at,
             next: at + heartbeat,
-            tell: (!pause.is_zero()).then(|| at + pause + random(pause)),
+            tell: (!pause.is_zero()).then(|| at + pause + backoff::random(pause)),
             last: pulse,
         }
     }
@@ -151,9 +149,8 @@ impl Heart {
 
     /// Waits before the next attempt, longer the more have failed, and not as long as others do. Returns whether to go on.
     fn pause(&self, failed: u64) -> bool {
-        let doubled = FIRST_PAUSE * (1 << failed.min(10));
-        let longest = doubled.min(self.settings.heartbeat / 2);
-        let deadline = Instant::now() + longest / 2 + random(longest / 2);
+        let pause = backoff::pause(failed, self.settings.heartbeat / 2);
+        let deadline = Instant::now() + pause;
         while Instant::now() < deadline {
             // Clients come and go meanwhile.
             self.source.bell.hush();
@@ -340,12 +337,6 @@ impl Heart {
         };
         self.key(&format!("changes:{database}"))
     }
-}
-
-/// A random part of `time`.
-fn random(time: Duration) -> Duration {
-    // Its last 32 bits are all random.
-    time.mul_f64(f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
 }
 
 /// Waits until something is ready, or for the deadline.
