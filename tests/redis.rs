@@ -117,6 +117,35 @@ fn who_counts_the_clients_of_all_servers() {
     assert_eq!(ids.len(), 3, "WHERE tells them apart");
 }
 
+/// While all is well: within 50 ms, in the median of 40 changes. A busy machine may need another attempt.
+#[test]
+fn a_change_is_known_everywhere_within_50_ms() {
+    if !installed("redis-server") {
+        return;
+    }
+    let mut trio = Trio::new(&[]);
+    let mut medians = Vec::new();
+    for _ in 0..5 {
+        let mut delays: Vec<Duration> = (0..40)
+            .map(|change| {
+                trio.askers.push(trio.servers[change % 3].connect());
+                let clients = trio.askers.len() as u64;
+                let delay = trio.wait_for(clients);
+                trio.askers.truncate(3);
+                trio.wait_for(3);
+                delay
+            })
+            .collect();
+        delays.sort();
+        medians.push(delays[delays.len() / 2]);
+        if delays[delays.len() / 2] < Duration::from_millis(50) {
+            eprintln!("known after {:?}, at worst {:?}", delays[20], delays[39]);
+            return;
+        }
+    }
+    panic!("{medians:?}");
+}
+
 #[test]
 fn a_server_that_has_just_started_answers_right_at_once() {
     if !installed("redis-server") {
