@@ -16,6 +16,7 @@ const SOURCES: &[&str] = &[
     include_str!("protocol.rs"),
     include_str!("protocol/connections.rs"),
     include_str!("protocol/errors.rs"),
+    include_str!("redis.rs"),
     include_str!("handover.rs"),
     include_str!("proxy.rs"),
 ];

@@ -7,6 +7,7 @@ mod trouble;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::protocol::proves;
 use crate::support::http::get;
 use crate::support::redis::Redis;
 use crate::support::{Client, Daemon, Scratch, installed, wait_until};
@@ -90,6 +91,7 @@ fn said(server: &Daemon) -> (usize, usize) {
 
 #[test]
 fn who_counts_the_clients_of_all_servers() {
+    proves(r#"In a cluster `WHO` counts the clients of all servers that are available."#);
     if !installed("redis-server") {
         return;
     }
