@@ -188,6 +188,7 @@ fn find_cluster(options: &Options) -> Result<Option<cluster::Settings>, Error> {
         advertise: options.advertise,
     };
     let settings = cluster::Settings::new(&given)?;
+    settings.check()?;
     if settings.place == Place::Etcd && options.http.is_none() {
         return Err(Error::Cluster(
             "--cluster etcd:// needs HTTP, by which the servers ask each other: --http (BLOCKCHAIN_TCPD_HTTP) switches it off"
