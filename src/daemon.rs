@@ -28,7 +28,9 @@ pub const COMMANDS: &[Set] = &[command::server::SET];
 /// Says whether a daemon with these settings would start, as far as that can be told beside one that runs.
 pub fn check(options: &Options) -> Result<(), Error> {
     handover::check_version()?;
-    find_cluster(options)?;
+    if let Some(cluster) = find_cluster(options)? {
+        cluster.check()?;
+    }
     match &options.state_directory {
         Some(directory) => Identity::check(directory),
         None => Ok(()),
@@ -62,13 +64,19 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Some(identify(options)?)
     };
     let cluster = match find_cluster(options) {
-        Ok(cluster) => cluster.map(Arc::new),
+        // The trial has looked whether it can work, and the clients can't wait until that has been found out again.
+        Ok(cluster) if handover::is_replacement() => cluster,
+        Ok(cluster) => {
+            cluster.iter().try_for_each(cluster::Settings::check)?;
+            cluster
+        }
         Err(error) if handover::is_replacement() => {
             error!("goes on without the cluster, the next restart will fail: {error}");
-            None
+            given_cluster(options).and_then(|given| cluster::Settings::unusable(&given))
         }
         Err(error) => return Err(error),
     };
+    let cluster = cluster.map(Arc::new);
     let successor = Successor::of_this_program();
     let mut inherited = Inherited::take(options)?;
     if inherited.stored {
@@ -173,19 +181,23 @@ fn give_notice(options: &Options, server: &Server) -> Result<(), Error> {
     server.failures.recv_timeout(notice).map_or(Ok(()), Err)
 }
 
-/// The cluster that `options` ask for, if any.
-fn find_cluster(options: &Options) -> Result<Option<cluster::Settings>, Error> {
-    let Some(address) = &options.cluster else {
-        return Ok(None);
-    };
-    let given = cluster::Given {
-        cluster: address.clone(),
+/// What `options` say about a cluster, if they ask for one.
+fn given_cluster(options: &Options) -> Option<cluster::Given> {
+    Some(cluster::Given {
+        cluster: options.cluster.clone()?,
         name: options.cluster_name.clone(),
         heartbeat: options.cluster_heartbeat,
         user_file: options.cluster_user_file.clone(),
         password_file: options.cluster_password_file.clone(),
         ca_file: options.cluster_ca_file.clone(),
         advertise: options.advertise,
+    })
+}
+
+/// The cluster that `options` ask for, if any. Nothing is read or looked up for it.
+fn find_cluster(options: &Options) -> Result<Option<cluster::Settings>, Error> {
+    let Some(given) = given_cluster(options) else {
+        return Ok(None);
     };
     let settings = cluster::Settings::new(&given)?;
     if settings.place == Place::Etcd && options.http.is_none() {

@@ -25,6 +25,9 @@ use crate::error::plain;
 /// The most bytes of a reply.
 const LARGEST_REPLY: u64 = 1 << 20;
 
+/// The first lookup of a name is waited for so long at most, also by one who has more time.
+const LONGEST_LOOKUP: Duration = Duration::from_secs(1);
+
 /// Who this server is to an etcd when only a password was given.
 const DEFAULT_USER: &str = "root";
 
@@ -195,7 +198,7 @@ impl Etcd {
                 }
             }
         }
-        self.turn = (self.turn + 1) % hosts;
+        self.turn = (self.turn + 1) % hosts.max(1);
         Err(trouble.unwrap_or_else(|| Trouble::new(Kind::Unreachable, "etcd has no host")))
     }
 
@@ -338,7 +341,7 @@ fn agent(settings: &Settings, names: Arc<Names>, patience: Duration) -> Result<A
     ))
 }
 
-/// How ureq looks them up, in the thread that asks.
+/// How ureq finds them.
 #[derive(Debug)]
 struct Looks(Arc<Names>);
 
@@ -347,14 +350,15 @@ impl Resolver for Looks {
         &self,
         uri: &Uri,
         _: &Config,
-        _: NextTimeout,
+        timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let authority = uri.authority().ok_or(ureq::Error::HostNotFound)?;
         let mut all = self.empty();
         // It has room for so many.
         let host = authority.host().trim_matches(['[', ']']);
         let port = authority.port_u16().ok_or(ureq::Error::HostNotFound)?;
-        for address in self.0.addresses(host, port)?.into_iter().take(16) {
+        let by = Instant::now() + (*timeout.after).min(LONGEST_LOOKUP);
+        for address in self.0.addresses(host, port, by)?.into_iter().take(16) {
             all.push(address);
         }
         if all.is_empty() {

@@ -26,8 +26,12 @@ const LONGEST_ANSWER: usize = 4096;
 /// The most header fields of an answer.
 const MOST_FIELDS: usize = 32;
 
-/// A server that could not be asked is asked again after this time.
+/// A server that could not be asked is asked again after this time, which doubles with each attempt: each reads the roster, and
+/// all others do that for one who refuses.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// It doubles up to this.
+const LONGEST_AGAIN: Duration = Duration::from_millis(200);
 
 /// What a server answers who is asked for its census: who it is, and how many clients it has.
 pub fn answer(member: Member, clients: usize) -> String {
@@ -98,7 +102,8 @@ impl Peers {
         again: &mut dyn FnMut() -> Result<Vec<Entry>, Unavailable>,
     ) -> Asked {
         let mut talks: Vec<Talk> = peers.iter().map(|peer| self.begin(*peer)).collect();
-        let mut looked = Instant::now();
+        let mut look = Instant::now() + AGAIN;
+        let mut pause = AGAIN;
         loop {
             let is_open = |talk: &&Talk| !matches!(talk.doing, Doing::Answered(..));
             let Some(silent) = talks.iter().find(is_open) else {
@@ -119,7 +124,7 @@ impl Peers {
             let failed = |talk: &Talk| matches!(talk.doing, Doing::Failed);
             let mut until = deadline;
             if talks.iter().any(failed) {
-                if now >= looked + AGAIN {
+                if now >= look {
                     match again() {
                         Ok(peers) => self.follow(&mut talks, &peers),
                         Err(unavailable) => {
@@ -127,10 +132,11 @@ impl Peers {
                             return Asked::None(unavailable);
                         }
                     }
-                    looked = Instant::now();
+                    pause = (pause * 2).min(LONGEST_AGAIN);
+                    look = Instant::now() + pause;
                     continue;
                 }
-                until = until.min(looked + AGAIN);
+                until = until.min(look);
             }
             wait(&mut talks, until);
         }
@@ -503,8 +509,17 @@ mod tests {
         assert!(matches!(asked, Asked::All(1, 7)));
         let asked = peers.ask(&[gone], deadline(), &mut || Ok(vec![here]));
         assert!(matches!(asked, Asked::All(1, 7)));
-        let soon = Instant::now() + Duration::from_millis(100);
-        let asked = peers.ask(&[here, gone], soon, &mut || Ok(vec![here, gone]));
+        let soon = Instant::now() + Duration::from_millis(750);
+        let mut looks = 0;
+        let asked = peers.ask(&[here, gone], soon, &mut || {
+            looks += 1;
+            Ok(vec![here, gone])
+        });
+        // After 20, 60, 140, 300, 500 and 700 ms, if this machine is not busy.
+        assert!(
+            (1..=6).contains(&looks),
+            "the roster was read {looks} times"
+        );
         let Asked::Some {
             answered,
             members,

@@ -15,6 +15,7 @@ use super::consistent::Asker;
 use super::etcd::Etcd;
 use super::figures::{Figures, Kind, Outage, Trouble};
 use super::names::Names;
+use super::peers::Peers;
 use super::roster::{Entry, MOST_SERVERS, Roster};
 use super::settings::Settings;
 use super::vanished::Vanished;
@@ -31,6 +32,9 @@ const SILENCE: u32 = 4;
 
 /// One of etcd's members may take so long to answer, before another is asked. It writes to its disk.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Another server at the address of this one has so long to say that it lives.
+const ANSWER: Duration = Duration::from_millis(100);
 
 /// The first pause after a failure; it doubles with each, up to half a heartbeat.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -74,6 +78,7 @@ impl Registration {
             vanished: vanished.clone(),
             lease: None,
             is_new: !goes_on,
+            is_shared: false,
             first: Some(registered),
             left,
         };
@@ -132,6 +137,8 @@ struct Keeper {
     lease: Option<i64>,
     /// Whether it has never been registered: at its address were only processes that have ended.
     is_new: bool,
+    /// Whether the log says that another server answers at its address.
+    is_shared: bool,
     first: Option<Sender<()>>,
     left: Receiver<()>,
 }
@@ -197,18 +204,31 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether this is what a process has left that ended: only one can be at an address.
+    /// Whether this is what a process has left that ended: only one can be at an address, if it is not that of another by mistake.
     fn is_past(&self, entry: &Entry) -> bool {
         self.is_new && entry.address == self.address && entry.member != self.member
     }
 
+    /// Those of the roster that have ended, as far as this server is to see to it. Who answers has not.
+    fn past(&mut self, roster: &Roster) -> Vec<Member> {
+        let past = roster.entries.iter().copied();
+        let past: Vec<Entry> = past.filter(|entry| self.is_past(entry)).collect();
+        let alive = Peers::default().alive(&past, Instant::now() + ANSWER);
+        if let Some(other) = alive.first()
+            && !self.is_shared
+        {
+            self.is_shared = true;
+            warn!(
+                other:% = other.id, address:% = self.address;
+                "another server of the cluster answers at the address that this one is to have (--advertise): nobody can ask this one"
+            );
+        }
+        let past = past.into_iter().map(|entry| entry.member);
+        past.filter(|member| !alive.contains(member)).collect()
+    }
+
     fn register(&mut self, roster: &Roster, by: Instant) -> Result<(), Trouble> {
-        let past: Vec<Member> = roster
-            .entries
-            .iter()
-            .filter(|entry| self.is_past(entry))
-            .map(|entry| entry.member)
-            .collect();
+        let past = self.past(roster);
         let is_known = roster.find(self.member).is_some();
         if !is_known && roster.entries.len() >= MOST_SERVERS + past.len() {
             let what = format!("the cluster has {MOST_SERVERS} servers, and takes no more");

@@ -89,7 +89,8 @@ impl Link {
     ) -> Result<Self, Trouble> {
         let name = host.to_string();
         let lost = |error: io::Error| unreachable(&name, &error);
-        let addresses = names.addresses(&host.name, host.port).map_err(lost)?;
+        let addresses = names.addresses(&host.name, host.port, deadline);
+        let addresses = addresses.map_err(lost)?;
         let mut addresses = addresses.into_iter().peekable();
         let mut result = Err(Trouble::new(
             Kind::Unreachable,

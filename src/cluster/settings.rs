@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::fs;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use log::warn;
+
+use super::names::{self, Names};
 use crate::error::{Error, plain};
 
 /// The most characters of a cluster's name.
@@ -13,6 +16,9 @@ const LONGEST_NAME: usize = 64;
 
 /// The most bytes of a file with a user, a password or certificates.
 const LARGEST_FILE: u64 = 1 << 20;
+
+/// A server that starts looks for its hosts for so long.
+const LOOKUP: Duration = Duration::from_secs(2);
 
 /// What was given, word for word.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +100,7 @@ pub struct Credentials {
 }
 
 impl Settings {
-    /// Understands what was given, and looks whether its files can be read and its names be found.
+    /// Understands what was given. Its files and its hosts are another matter: see [`Settings::check`].
     pub fn new(given: &Given) -> Result<Self, Error> {
         let (scheme, rest) = given.cluster.split_once("://").ok_or_else(|| {
             wrong("--cluster is no address of a cluster: it has no scheme such as redis://")
@@ -136,7 +142,6 @@ impl Settings {
             credentials: Credentials::find(given),
             advertise: given.advertise,
         };
-        settings.credentials.check()?;
         if settings.place == Place::Etcd && settings.advertise.is_none() {
             return Err(wrong(
                 "--cluster etcd:// needs --advertise (BLOCKCHAIN_TCPD_ADVERTISE): the address at which the other servers reach the \
@@ -151,29 +156,57 @@ impl Settings {
                 "--advertise is the address that the other servers connect to: it can't be any address, or any port",
             ));
         }
-        settings.resolve()?;
         Ok(settings)
     }
 
-    /// Whether at least one of the hosts has an address.
-    fn resolve(&self) -> Result<(), Error> {
-        let mut problem = None;
+    /// Settings for a server that must go on although those that were given make no sense: over etcd, where a wrong number must not
+    /// be told, there are some with which nobody is found, and none otherwise.
+    pub fn unusable(given: &Given) -> Option<Self> {
+        let is_etcd = given.cluster.starts_with("etcd");
+        is_etcd.then(|| Settings {
+            place: Place::Etcd,
+            hosts: Vec::new(),
+            tls: false,
+            name: given.name.clone(),
+            heartbeat: given.heartbeat,
+            credentials: Credentials::default(),
+            advertise: Some(given.advertise.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into())),
+        })
+    }
+
+    /// Looks whether the files can be read and the names be found, which may take a moment.
+    pub fn check(&self) -> Result<(), Error> {
+        self.credentials.check()?;
+        self.look_up(&Names::default(), Instant::now() + LOOKUP)
+    }
+
+    /// Refuses hosts none of which exists. If that can't be found out by then it is said in the log: it may be found out later.
+    fn look_up(&self, names: &Names, by: Instant) -> Result<(), Error> {
+        let (mut missing, mut unknown) = (None, None);
         for host in &self.hosts {
-            match (host.name.as_str(), host.port).to_socket_addrs() {
-                Ok(addresses) if addresses.len() > 0 => return Ok(()),
-                Ok(_) => problem = Some(format!("{host} has no address")),
+            match names.addresses(&host.name, host.port, by) {
+                Ok(addresses) if !addresses.is_empty() => return Ok(()),
+                Ok(_) => missing = Some(format!("{host} has no address")),
                 Err(error) => {
-                    // getaddrinfo(3) says it in its own words, behind std's.
-                    let text = plain(&error);
-                    let text = text.rsplit(": ").next().unwrap_or_default();
-                    problem = Some(format!("can't find the address of {host}: {text}"));
+                    let why = names::reason(&error);
+                    let problem = format!("can't find the address of {host}: {why}");
+                    match names::is_missing(&error) {
+                        true => missing = Some(problem),
+                        false => unknown = Some(problem),
+                    }
                 }
             }
         }
-        Err(wrong(format!(
-            "--cluster: {}; name a host that resolves, or an IP address",
-            problem.unwrap_or_default()
-        )))
+        match (unknown, missing) {
+            (Some(problem), _) => {
+                warn!("starts although it {problem}");
+                Ok(())
+            }
+            (None, Some(problem)) => Err(wrong(format!(
+                "--cluster: {problem}; name a host that resolves, or an IP address"
+            ))),
+            (None, None) => Ok(()),
+        }
     }
 
     /// What the log and errors call the place where the servers meet.
@@ -360,7 +393,9 @@ mod tests {
             advertise: Some(([192, 0, 2, 1], 4280).into()),
             ..Given::default()
         };
-        Settings::new(&given).map_err(|error| error.to_string())
+        let settings = Settings::new(&given).map_err(|error| error.to_string())?;
+        settings.check().map_err(|error| error.to_string())?;
+        Ok(settings)
     }
 
     #[test]
@@ -407,6 +442,51 @@ mod tests {
             let said = settings(cluster).unwrap_err();
             assert!(said.contains(why), "{cluster}: {said}");
             assert!(!said.contains("secret"), "{said}");
+        }
+    }
+    #[test]
+    fn only_hosts_that_do_not_exist_are_refused() {
+        let names = || {
+            Names::by(|name, port| {
+                let gai = |text| {
+                    let text = format!("failed to lookup address information: {text}");
+                    Err(std::io::Error::other(text))
+                };
+                match name {
+                    "here" => Ok(vec![(Ipv4Addr::LOCALHOST, port).into()]),
+                    "missing" => gai("Name or service not known"),
+                    "empty" => Ok(Vec::new()),
+                    "away" => gai("Temporary failure in name resolution"),
+                    _ => {
+                        std::thread::sleep(Duration::from_secs(1));
+                        gai("Name or service not known")
+                    }
+                }
+            })
+        };
+        for (hosts, is_fine) in [
+            ("here", true),
+            ("missing", false),
+            ("empty", false),
+            ("away", true),
+            ("slow", true),
+            ("missing,empty", false),
+            ("missing,here", true),
+            ("missing,away", true),
+            ("away,missing", true),
+            ("slow,missing", true),
+        ] {
+            let given = Given {
+                cluster: format!("redis-sentinel://{hosts}/main"),
+                name: "shop".to_string(),
+                ..Given::default()
+            };
+            let settings = Settings::new(&given).unwrap();
+            let begun = Instant::now();
+            let by = begun + Duration::from_millis(100);
+            let looked_up = settings.look_up(&names(), by);
+            assert_eq!(looked_up.is_ok(), is_fine, "{hosts}: {looked_up:?}");
+            assert!(begun.elapsed() < Duration::from_millis(900), "{hosts}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::registry::{Etcd, free_address, somebody};
 use super::{OUTSIDE, REGISTRY, YOUNG, client, server, servers, unavailable_until, wait_for};
 use crate::support::http::get;
-use crate::support::{Daemon, installed};
+use crate::support::{Daemon, installed, wait_until};
 
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
@@ -157,4 +157,41 @@ fn what_can_not_be_read_may_be_a_server() {
     servers[0].log().wait_for("etcd holds nonsense");
     etcd.does(&["del", &key]);
     unavailable_until(&mut asking, &[REGISTRY], "1");
+}
+
+/// What a process has left that ended is taken away by the next at its address; another server that has it by mistake lives.
+#[test]
+fn a_server_with_the_address_of_another_does_not_take_its_place() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    let servers = servers(&etcd, 1);
+    let mut here = client(&servers[0]);
+    let address = servers[0].http().to_string();
+    let url = etcd.url();
+    let members = || {
+        let prefix = "/blockchain-tcpd/default/members/";
+        let keys = etcd.does(&["get", "--prefix", "--keys-only", prefix]);
+        let mut keys: Vec<String> = keys.split_whitespace().map(str::to_string).collect();
+        keys.sort();
+        keys
+    };
+    let first = members();
+    let cluster = ["--cluster", &url, "--advertise", &address];
+    let other = ["--http", "127.0.0.1:0", "--cluster-heartbeat", "250ms"];
+    let mistaken = Daemon::start(cluster.iter().chain(&other));
+    let line = mistaken
+        .log()
+        .wait_for("answers at the address that this one is to have");
+    assert!(line.contains(&address), "{line}");
+    wait_until("both are registered", || members().len() == 2);
+    assert_eq!(first.len(), 1);
+    assert!(members().contains(&first[0]));
+    // Where nobody answers for both.
+    let silent = "ERR UNAVAILABLE 1 of 2 servers answered, try again";
+    wait_until("it is missed", || here.ask("WHO") == silent);
+    let log = mistaken.stop();
+    assert_eq!(log.matches("answers at the address").count(), 1, "{log}");
+    unavailable_until(&mut here, &["1 of 2 servers answered", YOUNG], "1");
 }

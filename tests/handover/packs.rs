@@ -188,3 +188,37 @@ fn a_pack_that_makes_no_sense_is_said_and_the_daemon_serves() {
         "{log}"
     );
 }
+
+/// The trial has looked at the settings of the cluster. What has become of them since ends nobody's connection and makes nobody wait
+/// for a name server, and who can't know how many clients there are says no number where it would have to be right.
+#[test]
+fn a_cluster_that_can_not_work_any_more_costs_no_client_and_brings_no_wrong_number() {
+    let http = ["--http", "127.0.0.1:0"];
+    let advertise = ["--advertise", "127.0.0.1:1"];
+    let gone = ["--cluster-password-file", "/nonexistent/password"];
+    let etcd = |url| [&["--cluster", url], &http[..], &advertise[..]].concat();
+    let redis = |url| vec!["--cluster", url];
+    for (arguments, knows) in [
+        ([etcd("etcd://127.0.0.1:1"), gone.to_vec()].concat(), false),
+        (etcd("etcd://nowhere.invalid"), false),
+        (etcd("etcd://127.0.0.1:1/x"), false),
+        (["--cluster", "etcd://127.0.0.1:1"].to_vec(), false),
+        ([redis("redis://127.0.0.1:1"), gone.to_vec()].concat(), true),
+        (redis("redis://nowhere.invalid"), true),
+        (redis("redis://127.0.0.1:1/x"), true),
+    ] {
+        let (listener, accepted, mut client, mut contents) = one_client();
+        contents.clients.truncate(1);
+        let descriptors = [listener.as_fd(), accepted.as_fd()];
+        let pack = pack::send(&contents, true, &descriptors).unwrap();
+        drop((listener, accepted));
+        let daemon = begin_with(pack.into(), &arguments);
+        assert_eq!(client.line().as_deref(), Some("42"), "{arguments:?}");
+        let who = client.ask("WHO");
+        match knows {
+            true => assert_eq!(who, "1", "{arguments:?}"),
+            false => assert!(who.starts_with("ERR UNAVAILABLE "), "{arguments:?}: {who}"),
+        }
+        daemon.stop();
+    }
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{figure, server_at, who};
+use crate::support::kernel::{can, shell, through};
 use crate::support::redis::{Redis, free_port};
 use crate::support::{Daemon, Scratch, fails, installed, program, run_to_end, wait_until};
 
@@ -280,4 +281,30 @@ fn settings_that_cannot_work_are_said_at_start() {
         .args(["--cluster-password-file", "/proc/self/mem"]);
     let (status, said) = run_to_end(unreadable);
     assert_eq!(status, 78, "{said}");
+}
+
+/// Whether a host exists is not known before a name server can be asked, which may start after this server.
+#[test]
+fn a_name_server_that_is_away_keeps_no_server_from_starting() {
+    // Without any network, and with a name server in it.
+    let unshare = ["unshare", "--mount", "--net"];
+    if !can(&unshare) {
+        return;
+    }
+    let files = Scratch::new();
+    let servers = file(&files, "resolv.conf", "nameserver 192.0.2.1\n");
+    let alone = format!("ip link set lo up; mount --bind {servers} /etc/resolv.conf");
+    let script = shell(&alone);
+    let wrapper = unshare.into_iter().chain(script.iter().map(String::as_str));
+    let wrapper: Vec<&str> = wrapper.collect();
+    let cluster = ["--cluster", "redis://redis.example"];
+    let mut check = through(&wrapper);
+    check.args(cluster).arg("--check");
+    let (status, said) = run_to_end(check);
+    assert_eq!(status, 0, "{said}");
+    let server = Daemon::start_through(&wrapper, cluster);
+    let line = server
+        .log()
+        .wait_for("can't find the address of redis.example:6379");
+    assert!(line.contains("Temporary failure"), "{line}");
 }
