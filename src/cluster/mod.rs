@@ -8,6 +8,7 @@ pub mod available;
 pub mod consistent;
 mod etcd;
 mod figures;
+pub mod framing;
 mod names;
 mod peers;
 mod registration;
