@@ -27,6 +27,8 @@ pub struct Link {
     arrived: Vec<u8>,
     /// Whom it is to, for what is said of it.
     host: String,
+    /// The password, so that it is not in what is said of it.
+    password: Option<String>,
     /// The last message. Each says all that there is to know, so that those before it don't matter.
     message: Option<Vec<u8>>,
 }
@@ -113,8 +115,22 @@ impl Link {
             stream,
             arrived: Vec::new(),
             host: name,
+            password: None,
             message: None,
         })
+    }
+
+    /// Says who this is. Without a `user` that is Redis's default one.
+    pub fn authenticate(
+        &mut self,
+        user: Option<&str>,
+        password: String,
+        deadline: Instant,
+    ) -> Result<(), Trouble> {
+        let mut command = redis::cmd("AUTH");
+        command.arg(user.unwrap_or("default")).arg(&password);
+        self.password = Some(password);
+        self.ask(&command, deadline).map(|_| ())
     }
 
     /// Sends `command` and returns its reply. Of the messages that come before it the last is kept.
@@ -280,14 +296,35 @@ impl Link {
 
     fn refused(&self, error: &ServerError) -> Trouble {
         let (code, details) = (error.code(), error.details().unwrap_or_default());
-        let kind = match code {
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => Kind::Denied,
-            "READONLY" => Kind::ReadOnly,
-            _ => Kind::Refused,
-        };
-        let what = format!("{} says: {code} {details}", self.host);
-        Trouble::new(kind, cut(what.trim_end()))
+        let said = quote(code, details, self.password.as_deref());
+        let what = format!("{} says: {said}", self.host);
+        Trouble::new(sort(code, details), cut(&what))
     }
+}
+
+/// The sort of an error. What is refused within a script is wrapped in an error of the script, by Redis 6 as it is, by Redis 7 in
+/// other words.
+fn sort(code: &str, details: &str) -> Kind {
+    let is = |word: &str| code == word || details.contains(&format!("-{word} "));
+    let denies = details.contains("The user executing the script can't ");
+    if denies || ["NOAUTH", "WRONGPASS", "NOPERM"].into_iter().any(is) {
+        Kind::Denied
+    } else if is("READONLY") {
+        Kind::ReadOnly
+    } else {
+        Kind::Refused
+    }
+}
+
+/// What Redis says, without the password: the arguments of a command that it doesn't know are repeated, cut somewhere.
+fn quote(code: &str, details: &str, password: Option<&str>) -> String {
+    let details = details.split(", with args").next().unwrap_or_default();
+    let said = format!("{code} {details}");
+    let said = match password {
+        Some(password) => said.replace(password, "(the password)"),
+        None => said,
+    };
+    said.trim_end().to_string()
 }
 
 /// What went wrong with a connection. What TLS has against it comes as an error of the stream.
@@ -305,4 +342,78 @@ fn is_blocked(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_the_same_sort_within_scripts_of_all_versions() {
+        for (code, details, kind) in [
+            ("NOAUTH", "Authentication required.", Kind::Denied),
+            ("WRONGPASS", "invalid username-password pair", Kind::Denied),
+            ("NOPERM", "this user has no permissions", Kind::Denied),
+            (
+                "ERR",
+                "The user executing the script can't run this command or subcommand script: 1f, on @user_script:15.",
+                Kind::Denied,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: The user executing the script can't access at least one \
+                 of the keys mentioned in the command arguments",
+                Kind::Denied,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: @user_script: 15: -NOPERM No permissions to access a key",
+                Kind::Denied,
+            ),
+            (
+                "READONLY",
+                "You can't write against a read only replica. script: 1f, on @user_script:15.",
+                Kind::ReadOnly,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: @user_script: 15: -READONLY You can't write against a \
+                 read only replica.",
+                Kind::ReadOnly,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: @user_script: 15: -OOM command not allowed when used \
+                 memory > 'maxmemory'.",
+                Kind::Refused,
+            ),
+            ("OOM", "command not allowed", Kind::Refused),
+            ("ERR", "unknown command", Kind::Refused),
+            ("NOSCRIPT", "No matching script.", Kind::Refused),
+        ] {
+            assert_eq!(sort(code, details), kind, "{code} {details}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_quoted() {
+        let password = Some("hunter2");
+        for (code, details, said) in [
+            (
+                "ERR",
+                "unknown command `AUTH`, with args beginning with: `default`, `hunt",
+                "ERR unknown command `AUTH`",
+            ),
+            (
+                "ERR",
+                "hunter2 is no hunter2",
+                "ERR (the password) is no (the password)",
+            ),
+            ("hunter2", "", "(the password)"),
+            ("OOM", "no memory", "OOM no memory"),
+        ] {
+            assert_eq!(quote(code, details, password), said);
+        }
+        assert_eq!(quote("ERR", "hunter2", None), "ERR hunter2");
+    }
 }
