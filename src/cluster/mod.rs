@@ -9,6 +9,7 @@ mod backoff;
 pub mod consistent;
 mod etcd;
 mod figures;
+pub mod framing;
 mod names;
 mod peers;
 mod registration;
@@ -62,7 +63,7 @@ impl Census {
     pub fn clients(&self, here: u64, asked: Nanos) -> Result<u64, Unavailable> {
         match self {
             Census::Alone => Ok(here),
-            Census::Available(others) => Ok(here + others.now()),
+            Census::Available(others) => Ok(here.saturating_add(others.now())),
             Census::Consistent(asker) => asker.clients(asked),
         }
     }
@@ -246,5 +247,22 @@ impl Cluster {
             Running::Available(publisher) => publisher.leave(LAST),
             Running::Consistent(registration) => registration.leave(LAST),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Millis;
+
+    #[test]
+    fn more_clients_than_there_are_numbers_are_as_many_as_there_are() {
+        let known = pack::Census {
+            incarnation: Uuid::nil(),
+            others: u64::MAX,
+            until: Millis(u64::MAX),
+        };
+        let census = Census::Available(Arc::new(Others::new(Some(known))));
+        assert_eq!(census.clients(5, Nanos::now()), Ok(u64::MAX));
     }
 }

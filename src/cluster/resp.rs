@@ -1,20 +1,21 @@
-//! A connection to a Redis or a Sentinel that never waits for longer than it may. The protocol is the redis crate's, version 3
-//! of it (RESP3), in which messages come over the same connection as replies, and in order with them.
+//! A connection to a Redis or a Sentinel that never waits for longer than it may, and never reads more than it should. The protocol
+//! is the redis crate's, version 3 of it (RESP3), in which messages come over the same connection as replies, and in order with
+//! them.
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, Parser, PushKind, Value};
+use redis::{Cmd, PushKind, ServerError, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::figures::{Kind, Trouble, cut};
+use super::framing::{Bad, Found, find};
 use super::names::Names;
 use super::settings::Host;
 use crate::error::plain;
@@ -22,11 +23,14 @@ use crate::error::plain;
 /// A connection.
 pub struct Link {
     stream: Stream,
-    parser: Parser,
+    /// What has come and was not read yet: the beginning of a value, and what came with it.
+    arrived: Vec<u8>,
     /// Whom it is to, for what is said of it.
     host: String,
-    /// Messages that came while a reply was waited for.
-    messages: VecDeque<Vec<u8>>,
+    /// The password, so that it is not in what is said of it.
+    password: Option<String>,
+    /// The last message. Each says all that there is to know, so that those before it don't matter.
+    message: Option<Vec<u8>>,
 }
 
 enum Stream {
@@ -52,26 +56,6 @@ impl Stream {
 
 trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
-
-/// What arrives, and why nothing more does: the parser keeps that for itself.
-struct Arriving<'a> {
-    stream: &'a mut (dyn ReadWrite + Send),
-    failed: Option<io::Error>,
-}
-
-impl Read for Arriving<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = match self.stream.read(buffer) {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            read => read,
-        };
-        read.map_err(|error| {
-            let kind = error.kind();
-            self.failed = Some(error);
-            kind.into()
-        })
-    }
-}
 
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -130,26 +114,36 @@ impl Link {
         };
         Ok(Link {
             stream,
-            parser: Parser::new(),
+            arrived: Vec::new(),
             host: name,
-            messages: VecDeque::new(),
+            password: None,
+            message: None,
         })
     }
 
-    /// Sends `command` and returns its reply. Messages that come before it are kept.
+    /// Says who this is. Without a `user` that is Redis's default one.
+    pub fn authenticate(
+        &mut self,
+        user: Option<&str>,
+        password: String,
+        deadline: Instant,
+    ) -> Result<(), Trouble> {
+        let mut command = redis::cmd("AUTH");
+        command.arg(user.unwrap_or("default")).arg(&password);
+        self.password = Some(password);
+        self.ask(&command, deadline).map(|_| ())
+    }
+
+    /// Sends `command` and returns its reply. Of the messages that come before it the last is kept.
     pub fn ask(&mut self, command: &Cmd, deadline: Instant) -> Result<Value, Trouble> {
         self.send(&command.get_packed_command(), deadline)?;
         loop {
-            match self.next()? {
-                Some(Value::ServerError(error)) => {
-                    let code = error.code();
-                    let details = error.details().unwrap_or_default();
-                    return Err(self.refused(code, details));
-                }
-                Some(Value::Push { kind, data }) => self.keep(&kind, data),
-                Some(value) => return Ok(value),
-                None => self.wait(PollFlags::IN, deadline)?,
+            match self.wait_for_next(deadline)? {
+                Value::Push { kind, data } => self.keep(&kind, data),
+                value => return Ok(value),
             }
+            // Messages may come without end.
+            self.left(deadline)?;
         }
     }
 
@@ -158,70 +152,82 @@ impl Link {
         let command = redis::cmd("SUBSCRIBE").arg(channel).get_packed_command();
         self.send(&command, deadline)?;
         loop {
-            match self.next()? {
-                Some(Value::ServerError(error)) => {
-                    let details = error.details().unwrap_or_default();
-                    return Err(self.refused(error.code(), details));
-                }
-                Some(Value::Push {
+            match self.wait_for_next(deadline)? {
+                Value::Push {
                     kind: PushKind::Subscribe,
                     ..
-                }) => return Ok(()),
-                Some(Value::Push { kind, data }) => self.keep(&kind, data),
-                Some(_) => {}
-                None => self.wait(PollFlags::IN, deadline)?,
+                } => return Ok(()),
+                Value::Push { kind, data } => self.keep(&kind, data),
+                _ => {}
             }
+            self.left(deadline)?;
         }
     }
 
-    /// The next message, if one has come.
-    pub fn message(&mut self) -> Result<Option<Vec<u8>>, Trouble> {
-        loop {
-            if let Some(message) = self.messages.pop_front() {
-                return Ok(Some(message));
+    /// Takes in what has come next, if it is whole, and keeps it if it is a message. Returns whether there was something: then
+    /// there may be more, of which a poll knows nothing.
+    pub fn hear(&mut self) -> Result<bool, Trouble> {
+        match self.next()? {
+            Some(Value::Push { kind, data }) => {
+                self.keep(&kind, data);
+                Ok(true)
             }
-            match self.next()? {
-                Some(Value::Push { kind, data }) => self.keep(&kind, data),
-                Some(other) => {
-                    let what = format!("{} says what nobody asked: {other:?}", self.host);
-                    return Err(Trouble::new(Kind::Refused, cut(&what)));
-                }
-                None => return Ok(None),
-            }
+            Some(Value::ServerError(error)) => Err(self.refused(&error)),
+            Some(_) => Err(self.trouble("says what nobody asked")),
+            None => Ok(false),
         }
+    }
+
+    /// The last message that has come, once.
+    pub fn message(&mut self) -> Option<Vec<u8>> {
+        self.message.take()
     }
 
     fn keep(&mut self, kind: &PushKind, data: Vec<Value>) {
         // The channel, and what was said on it.
         if let (PushKind::Message, Some(Value::BulkString(text))) = (kind, data.into_iter().nth(1))
         {
-            self.messages.push_back(text);
+            self.message = Some(text);
+        }
+    }
+
+    /// What comes next. An error is trouble.
+    fn wait_for_next(&mut self, deadline: Instant) -> Result<Value, Trouble> {
+        loop {
+            match self.next()? {
+                Some(Value::ServerError(error)) => return Err(self.refused(&error)),
+                Some(value) => return Ok(value),
+                None => self.wait(PollFlags::IN, deadline)?,
+            }
         }
     }
 
     /// What has come next, if it is whole.
     fn next(&mut self) -> Result<Option<Value>, Trouble> {
-        let mut arriving = Arriving {
-            stream: self.stream.halves(),
-            failed: None,
-        };
-        match self.parser.parse_value(&mut arriving) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => match arriving.failed {
-                Some(error) if is_blocked(&error) => Ok(None),
-                Some(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Trouble::new(
-                    Kind::Unreachable,
-                    format!("{} closes the connection", self.host),
-                )),
-                Some(error) => Err(self.lost(&error)),
-                None => Err(Trouble::new(
-                    Kind::Refused,
-                    cut(&format!(
-                        "{} does not speak as Redis does: {error}",
-                        self.host
-                    )),
-                )),
-            },
+        let nonsense = "does not speak as Redis does";
+        loop {
+            match find(&self.arrived) {
+                Found::Whole(length) => {
+                    let value = redis::parse_redis_value(&self.arrived[..length]);
+                    self.arrived.drain(..length);
+                    return value.map(Some).map_err(|_| self.trouble(nonsense));
+                }
+                Found::Bad(Bad::TooMuch) => {
+                    return Err(self.trouble("sends more than anybody asked for"));
+                }
+                Found::Bad(Bad::Nonsense) => return Err(self.trouble(nonsense)),
+                Found::Part => {}
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.halves().read(&mut buffer) {
+                Ok(0) => return Err(self.closed()),
+                Ok(read) => self.arrived.extend_from_slice(&buffer[..read]),
+                Err(error) if is_blocked(&error) => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(self.closed());
+                }
+                Err(error) => return Err(self.lost(&error)),
+            }
         }
     }
 
@@ -255,13 +261,7 @@ impl Link {
     }
 
     fn wait(&self, events: PollFlags, deadline: Instant) -> Result<(), Trouble> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Trouble::new(
-                Kind::Late,
-                format!("{} does not answer in time", self.host),
-            ));
-        }
+        let left = self.left(deadline)?;
         // A little more, or it would come back just before the deadline.
         let time = Timespec::try_from(left + Duration::from_millis(1));
         match poll(&mut [PollFd::new(self, events)], time.ok().as_ref()) {
@@ -270,19 +270,62 @@ impl Link {
         }
     }
 
+    /// The time that is left.
+    fn left(&self, deadline: Instant) -> Result<Duration, Trouble> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Trouble::new(
+                Kind::Late,
+                format!("{} does not answer in time", self.host),
+            ));
+        }
+        Ok(left)
+    }
+
+    fn trouble(&self, what: &str) -> Trouble {
+        Trouble::new(Kind::Refused, format!("{} {what}", self.host))
+    }
+
+    fn closed(&self) -> Trouble {
+        let what = format!("{} closes the connection", self.host);
+        Trouble::new(Kind::Unreachable, what)
+    }
+
     fn lost(&self, error: &io::Error) -> Trouble {
         unreachable(&self.host, error)
     }
 
-    fn refused(&self, code: &str, details: &str) -> Trouble {
-        let kind = match code {
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => Kind::Denied,
-            "READONLY" => Kind::ReadOnly,
-            _ => Kind::Refused,
-        };
-        let what = format!("{} says: {code} {details}", self.host);
-        Trouble::new(kind, cut(what.trim_end()))
+    fn refused(&self, error: &ServerError) -> Trouble {
+        let (code, details) = (error.code(), error.details().unwrap_or_default());
+        let said = quote(code, details, self.password.as_deref());
+        let what = format!("{} says: {said}", self.host);
+        Trouble::new(sort(code, details), cut(&what))
     }
+}
+
+/// The sort of an error. What is refused within a script is wrapped in an error of the script, by Redis 6 as it is, by Redis 7 in
+/// other words.
+fn sort(code: &str, details: &str) -> Kind {
+    let is = |word: &str| code == word || details.contains(&format!("-{word} "));
+    let denies = details.contains("The user executing the script can't ");
+    if denies || ["NOAUTH", "WRONGPASS", "NOPERM"].into_iter().any(is) {
+        Kind::Denied
+    } else if is("READONLY") {
+        Kind::ReadOnly
+    } else {
+        Kind::Refused
+    }
+}
+
+/// What Redis says, without the password: the arguments of a command that it doesn't know are repeated, cut somewhere.
+fn quote(code: &str, details: &str, password: Option<&str>) -> String {
+    let details = details.split(", with args").next().unwrap_or_default();
+    let said = format!("{code} {details}");
+    let said = match password {
+        Some(password) => said.replace(password, "(the password)"),
+        None => said,
+    };
+    said.trim_end().to_string()
 }
 
 /// What went wrong with a connection. What TLS has against it comes as an error of the stream.
@@ -300,4 +343,78 @@ fn is_blocked(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_the_same_sort_within_scripts_of_all_versions() {
+        for (code, details, kind) in [
+            ("NOAUTH", "Authentication required.", Kind::Denied),
+            ("WRONGPASS", "invalid username-password pair", Kind::Denied),
+            ("NOPERM", "this user has no permissions", Kind::Denied),
+            (
+                "ERR",
+                "The user executing the script can't run this command or subcommand script: 1f, on @user_script:15.",
+                Kind::Denied,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: The user executing the script can't access at least one \
+                 of the keys mentioned in the command arguments",
+                Kind::Denied,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: @user_script: 15: -NOPERM No permissions to access a key",
+                Kind::Denied,
+            ),
+            (
+                "READONLY",
+                "You can't write against a read only replica. script: 1f, on @user_script:15.",
+                Kind::ReadOnly,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: @user_script: 15: -READONLY You can't write against a \
+                 read only replica.",
+                Kind::ReadOnly,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: @user_script: 15: -OOM command not allowed when used \
+                 memory > 'maxmemory'.",
+                Kind::Refused,
+            ),
+            ("OOM", "command not allowed", Kind::Refused),
+            ("ERR", "unknown command", Kind::Refused),
+            ("NOSCRIPT", "No matching script.", Kind::Refused),
+        ] {
+            assert_eq!(sort(code, details), kind, "{code} {details}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_quoted() {
+        let password = Some("hunter2");
+        for (code, details, said) in [
+            (
+                "ERR",
+                "unknown command `AUTH`, with args beginning with: `default`, `hunt",
+                "ERR unknown command `AUTH`",
+            ),
+            (
+                "ERR",
+                "hunter2 is no hunter2",
+                "ERR (the password) is no (the password)",
+            ),
+            ("hunter2", "", "(the password)"),
+            ("OOM", "no memory", "OOM no memory"),
+        ] {
+            assert_eq!(quote(code, details, password), said);
+        }
+        assert_eq!(quote("ERR", "hunter2", None), "ERR hunter2");
+    }
 }

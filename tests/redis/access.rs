@@ -63,6 +63,39 @@ fn the_password_is_read_from_a_file_and_may_change() {
     wait_until("both are counted", || clients.each_mut().map(who) == [2, 2]);
 }
 
+/// It repeats the arguments of commands that it doesn't know.
+#[test]
+fn the_password_is_not_shown_by_who_does_not_know_the_command() {
+    if !installed("redis-server") {
+        return;
+    }
+    let files = Scratch::new();
+    let password = file(&files, "password", SECRET);
+    // Redis truncates what it repeats.
+    let long = SECRET.repeat(10);
+    let long_password = file(&files, "long", &long);
+    let access = ["--requirepass", SECRET];
+    let long_access = ["--requirepass", &long];
+    for (access, password, unknown) in [
+        (access, &password, "HELLO"),
+        (access, &password, "AUTH"),
+        (long_access, &long_password, "AUTH"),
+    ] {
+        let arguments = [&access[..], &["--rename-command", unknown, ""]].concat();
+        let redis = Redis::start(&arguments);
+        let arguments = ["--cluster-password-file", password, "--log", "trace"];
+        let server = server_at(&redis.url(), &arguments);
+        let line = server.log().wait_for("unknown command");
+        assert!(line.contains(unknown), "{line}");
+        assert!(line.contains("Redis 6 or later is needed"), "{line}");
+        assert!(!line.contains("correct"), "{line}");
+        wait_until("refused", || {
+            figure(&server, "errors_total{kind=\"refused\"}") > 1.0
+        });
+        shows_no_secret(&server);
+    }
+}
+
 /// The line of the manual makes a user that can do what is needed, and nothing else.
 #[test]
 fn a_user_with_the_rights_that_the_manual_names_is_enough() {

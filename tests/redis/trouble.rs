@@ -1,7 +1,7 @@
 //! What may happen to Redis, and to what is in it.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use super::{HEARTBEAT, Trio, figure, said, server, server_at, who};
@@ -288,42 +288,84 @@ fn a_server_starts_without_redis_and_finds_it_later() {
     }
 }
 
-/// What listens there is no Redis: garbage, or nothing at all, or the end.
+const PUSH: &str = ">3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n";
+
+/// Says `reply` and then `endless` without end, whatever it is asked, until the test's process ends.
+fn says(reply: &'static str, endless: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        let endless = endless.repeat(1000);
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            // It may have gone.
+            let _ = stream.write_all(reply.as_bytes());
+            let endless = endless.clone();
+            std::thread::spawn(move || {
+                while !endless.is_empty() && stream.write_all(endless.as_bytes()).is_ok() {}
+                stream.read_to_end(&mut Vec::new())
+            });
+        }
+    });
+    address
+}
+
+/// What listens there is no Redis: garbage, or nothing at all, or the end, or more than there is room for.
 #[test]
 fn what_is_no_redis_is_survived_and_said_once() {
-    for reply in [
-        "HTTP/1.1 400 Bad Request\r\n\r\n",
-        "",
-        "%2\r\n",
-        "$9999999999\r\n",
+    for (reply, endless) in [
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", ""),
+        ("", ""),
+        ("%2\r\n", ""),
+        ("$9999999999\r\n", ""),
+        ("$99999999999\r\n", "endless"),
+        ("+", "endless"),
+        ("*60000\r\n", ":1\r\n"),
+        ("", "*1\r\n"),
+        ("", PUSH),
+        // It begins as a Redis does.
+        ("%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n", PUSH),
+        ("%0\r\n", "+OK\r\n"),
     ] {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        std::thread::spawn(move || {
-            // Until the test's process ends.
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { return };
-                // It may have gone.
-                let _ = stream.write_all(reply.as_bytes());
-                std::thread::spawn(move || stream.read_to_end(&mut Vec::new()));
-            }
-        });
+        let address = says(reply, endless);
         let server = server_at(
             &format!("redis://{address}"),
             &["--cluster-heartbeat", "50ms"],
         );
         let mut client = server.connect();
-        wait_until("many attempts", || {
+        wait_until(&format!("many attempts: {reply:?} {endless:?}"), || {
             let kinds = ["late", "refused", "unreachable"];
             let errors =
                 kinds.map(|kind| figure(&server, &format!("errors_total{{kind=\"{kind}\"}}")));
             errors.iter().sum::<f64>() > 10.0
         });
+        let asked = Instant::now();
         assert_eq!(who(&mut client), 1);
+        assert!(asked.elapsed() < HEARTBEAT, "{:?}", asked.elapsed());
         let (said, _) = said(&server);
         assert!((1..=3).contains(&said), "{:?}", server.log().lines());
         assert!(server.status_number("Threads") < 60);
+        let memory = server.status_number("VmRSS");
+        assert!(memory < 60 * 1024, "{memory} KiB: {reply:?} {endless:?}");
     }
+}
+
+/// Messages come faster than they are read, after all replies that are needed: heartbeats are due all the same.
+#[test]
+fn messages_without_end_hold_up_no_heartbeat() {
+    let address = says(
+        "%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n*8\r\n$1\r\ne\r\n:1\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n",
+        PUSH,
+    );
+    let server = server_at(&format!("redis://{address}"), &[]);
+    let mut client = server.connect();
+    assert!(figure(&server, "heartbeats_total") > 0.0);
+    wait_until("the second heartbeat has no answer", || {
+        figure(&server, "errors_total{kind=\"late\"}") > 0.0
+    });
+    assert_eq!(who(&mut client), 1);
+    assert!(server.status_number("VmRSS") < 60 * 1024);
+    server.stop();
 }
 
 /// Two servers of one id: WHO counts both, WHERE is not unique, and that is said.

@@ -106,26 +106,24 @@ impl Approach {
         }
     }
 
-    /// Says who this is.
+    /// Says who this is, in two steps: a Redis that doesn't know HELLO repeats its arguments.
     fn hello(&self, link: &mut Link, deadline: Instant) -> Result<(), Trouble> {
         let denied = |what| Trouble::new(Kind::Denied, what);
-        let credentials = &self.settings.credentials;
-        let mut hello = redis::cmd("HELLO");
-        hello.arg(3);
-        if let Some(password) = credentials.password().map_err(denied)? {
-            let user = credentials.user().map_err(denied)?;
-            hello
-                .arg("AUTH")
-                .arg(user.as_deref().unwrap_or("default"))
-                .arg(password);
-        }
-        hello.arg("SETNAME").arg("blockchain-tcpd");
-        link.ask(&hello, deadline).map_err(|mut trouble| {
+        let too_old = |mut trouble: Trouble| {
             if trouble.kind == Kind::Refused {
                 trouble.what += " (Redis 6 or later is needed)";
             }
             trouble
-        })?;
+        };
+        let credentials = &self.settings.credentials;
+        if let Some(password) = credentials.password().map_err(denied)? {
+            let user = credentials.user().map_err(denied)?;
+            link.authenticate(user.as_deref(), password, deadline)
+                .map_err(too_old)?;
+        }
+        let mut hello = redis::cmd("HELLO");
+        hello.arg(3).arg("SETNAME").arg("blockchain-tcpd");
+        link.ask(&hello, deadline).map_err(too_old)?;
         Ok(())
     }
 

@@ -219,27 +219,32 @@ impl Heart {
         connected.hasten((connected.at + gather).max(Instant::now() + GATHER));
     }
 
-    /// Hears what has changed.
+    /// Hears what has changed, as long as nothing else is to be done.
     fn hear(&mut self, connected: &mut Connected) -> Result<(), Trouble> {
-        while let Some(message) = connected.link.message()? {
-            let Some(message) = Message::read(&message) else {
-                continue;
-            };
-            let last = &mut connected.last;
-            // It may be too late to be still counted.
-            let is_late = connected.at.elapsed() > self.settings.heartbeat * 2;
-            if message.epoch != last.epoch || is_late {
-                connected.hasten(Instant::now());
-            } else if message.version >= last.version {
-                connected.tell = None;
-                last.version = message.version;
-                last.members = message.members;
-                last.total = message.total;
-                self.believe(last);
-                self.seen = Some((message.epoch, message.version));
+        loop {
+            let message = connected.link.message();
+            if let Some(message) = message.and_then(|text| Message::read(&text)) {
+                let last = &mut connected.last;
+                // It may be too late to be still counted.
+                let is_late = connected.at.elapsed() > self.settings.heartbeat * 2;
+                if message.epoch != last.epoch || is_late {
+                    connected.hasten(Instant::now());
+                } else if message.version >= last.version {
+                    connected.tell = None;
+                    last.version = message.version;
+                    last.members = message.members;
+                    last.total = message.total;
+                    self.believe(last);
+                    self.seen = Some((message.epoch, message.version));
+                }
             }
+            // Messages may come without end. The bell that comes with an order rings until the caller hushes it.
+            let is_due = Instant::now() >= connected.due();
+            if is_due || self.source.order() != Order::Publish || !connected.link.hear()? {
+                return Ok(());
+            }
+            self.look(connected);
         }
-        Ok(())
     }
 
     /// Publishes how many clients there are now, and hears how many all have. Returns nothing if there is nothing to be published.

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use redis::Value;
 
+/// More clients than Redis can count are nonsense. Whoever adds some to that many stays within what there is room for.
+const MOST: u64 = i64::MAX as u64;
+
 /// What Redis says to a heartbeat.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Pulse {
     /// Tells this state from one that was lost.
     pub epoch: Vec<u8>,
@@ -25,6 +29,7 @@ pub struct Pulse {
 }
 
 /// What the servers tell each other when the sum has changed.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Message {
     /// Tells this state from one that was lost.
     pub epoch: Vec<u8>,
@@ -42,7 +47,7 @@ impl Pulse {
         type Reply = (Vec<u8>, u64, u64, u64, u64, u64, u64, u64);
         let (epoch, version, total, members, own, age, shares_id, untold) =
             redis::from_redis_value::<Reply>(reply).ok()?;
-        Some(Pulse {
+        (total <= MOST).then_some(Pulse {
             epoch,
             version,
             total,
@@ -66,6 +71,62 @@ impl Message {
             total: words.next()?.parse().ok()?,
             members: words.next()?.parse().ok()?,
         };
-        words.next().is_none().then_some(message)
+        (words.next().is_none() && message.total <= MOST).then_some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(total: Value) -> Value {
+        let mut values = vec![Value::BulkString("e".into()), Value::Int(2), total];
+        values.extend([4, 5, 6, 0, 8].map(Value::Int));
+        Value::Array(values)
+    }
+
+    #[test]
+    fn replies_are_read_and_nonsense_is_none() {
+        let pulse = Pulse::read(reply(Value::Int(3))).expect("it is one");
+        assert_eq!((pulse.version, pulse.total, pulse.members), (2, 3, 4));
+        assert_eq!((pulse.own, pulse.shares_id), (5, false));
+        assert_eq!(pulse.age, Duration::from_millis(6));
+        assert_eq!(pulse.untold, Duration::from_millis(8));
+        let most = Pulse::read(reply(Value::Int(i64::MAX)));
+        assert_eq!(most.expect("it is one").total, MOST);
+        for nonsense in [
+            Value::Nil,
+            Value::Okay,
+            Value::Array(vec![]),
+            reply(Value::Nil),
+            reply(Value::Int(-1)),
+            reply(Value::BulkString("9223372036854775808".into())),
+            reply(Value::BulkString("18446744073709551615".into())),
+        ] {
+            assert_eq!(Pulse::read(nonsense.clone()), None, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn messages_are_read_and_nonsense_is_none() {
+        let message = Message {
+            epoch: "e".into(),
+            version: 2,
+            total: MOST,
+            members: 4,
+        };
+        assert_eq!(Message::read(b"e 2 9223372036854775807 4"), Some(message));
+        for nonsense in [
+            "",
+            "e 2 3",
+            "e 2 3 4 5",
+            "e 2 -3 4",
+            "e 2 3 4 ",
+            "e 2 9223372036854775808 4",
+            "e 2 18446744073709551615 4",
+            "e 2 99999999999999999999 4",
+        ] {
+            assert_eq!(Message::read(nonsense.as_bytes()), None, "{nonsense:?}");
+        }
     }
 }
