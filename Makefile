@@ -43,7 +43,7 @@ bench-handover: ## how long clients wait while a new program takes over; ARGS='-
 bench-cluster: ## what a cluster over Redis costs, with 3 to 1,000 servers; ARGS='--servers 3,30'
 	$(CARGO) bench --locked --bench cluster -- $(ARGS)
 
-fuzz: ## the line protocol, PROXY headers, the pack, HTTP; SECONDS=600
+fuzz: ## the line protocol, PROXY headers, the pack, HTTP, what Redis says; SECONDS=600
 	./fuzz/run $(SECONDS)
 
 soak: ## connections of all sorts, and nothing left behind; CONNECTIONS=10000000

@@ -205,7 +205,8 @@ fn listen_for_http(options: &Options) -> Result<Vec<Arc<Listener>>, Error> {
     };
     match listener::bind(address) {
         Ok(listener) => Ok(vec![Arc::new(listener)]),
-        Err(error) if options.http_by_default => {
+        // Unless other servers are told to ask there.
+        Err(error) if options.http_by_default && options.advertise.is_none() => {
             warn!("no health checks and no metrics (--http): {error}");
             Ok(Vec::new())
         }

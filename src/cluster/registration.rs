@@ -7,10 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use log::warn;
-use uuid::Uuid;
-
+use super::backoff;
 use super::consistent::Asker;
 use super::etcd::Etcd;
 use super::figures::{Figures, Kind, Outage, Trouble};
@@ -23,6 +20,8 @@ use super::{Member, STACK_SIZE};
 use crate::error::Error;
 use crate::sync::atomic::AtomicUsize;
 use crate::thread;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use log::warn;
 
 /// The least time that a lease holds, in seconds: etcd grants none for less, as its elections take so long.
 const LEAST_SECONDS: u64 = 2;
@@ -35,9 +34,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Another server at the address of this one has so long to say that it lives.
 const ANSWER: Duration = Duration::from_millis(100);
-
-/// The first pause after a failure; it doubles with each, up to half a heartbeat.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The place in the roster, and those who look after it.
 pub struct Registration {
@@ -156,7 +152,7 @@ impl Keeper {
                 }
                 Err(trouble) => {
                     outage.happened(&trouble);
-                    self.pause(outage.times())
+                    backoff::pause(outage.times(), self.settings.heartbeat / 2)
                 }
             };
             match self.left.recv_timeout(pause) {
@@ -165,15 +161,6 @@ impl Keeper {
                 Ok(()) => return self.leave(),
             }
         }
-    }
-
-    /// How long to wait before the next attempt: longer the more have failed, and not as long as others do.
-    fn pause(&self, failed: u64) -> Duration {
-        let doubled = FIRST_PAUSE * (1 << failed.clamp(1, 10));
-        let longest = doubled.min(self.settings.heartbeat / 2);
-        // 122 of its bits are random.
-        let random = Uuid::new_v4().as_u128() as u32;
-        longest / 2 + (longest / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 
     /// Keeps the lease alive and sees to it that the server is registered under it.

@@ -178,11 +178,20 @@ impl Approach {
             answer => answer,
         };
         match redis::from_redis_value::<Option<(String, u16)>>(answer?) {
-            Ok(Some((name, port))) => Ok(Host { name, port }),
+            Ok(Some((name, port))) if is_name(&name) => Ok(Host { name, port }),
+            Ok(Some(_)) => Err(Trouble::new(
+                Kind::Refused,
+                format!("the Sentinel says nonsense of the master {master:?}"),
+            )),
             _ => Err(Trouble::new(
                 Kind::Refused,
                 format!("the Sentinel knows no master {master:?}"),
             )),
         }
     }
+}
+
+/// Whether this may be a host's, and may stand in the log.
+fn is_name(name: &str) -> bool {
+    (1..=253).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -1,0 +1,30 @@
+//! What Redis says: whatever comes, in whatever pieces, is a whole value, the beginning of one, or refused; and the redis crate
+//! reads what is whole, or refuses it, within the stack and the time of a small value.
+#![no_main]
+
+use blockchain_tcpd::cluster::framing::{Found, LONGEST, find};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let whole = find(data);
+    for cut in 0..data.len().min(LONGEST) {
+        let beginning = find(&data[..cut]);
+        match whole {
+            Found::Part => assert_eq!(beginning, Found::Part),
+            Found::Whole(length) if cut < length => assert_eq!(beginning, Found::Part),
+            Found::Whole(_) => assert_eq!(beginning, whole),
+            Found::Bad(_) => assert!(beginning == Found::Part || beginning == whole),
+        }
+    }
+    // All values of a stream, one after the other.
+    let mut rest = data;
+    while let Found::Whole(length) = find(rest) {
+        assert!(length > 0);
+        let value = redis::parse_redis_value(&rest[..length]);
+        // It needs all of that for it: what is left out is not a value, whatever it looks like.
+        if value.is_ok() {
+            assert!(redis::parse_redis_value(&rest[..length - 1]).is_err());
+        }
+        rest = &rest[length..];
+    }
+});
