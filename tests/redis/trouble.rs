@@ -283,10 +283,7 @@ fn a_server_starts_without_redis_and_finds_it_later() {
     });
     assert!(back.elapsed() < HEALS, "{:?}", back.elapsed());
     for server in &servers {
-<<<<<<< HEAD
-=======
         // Clients may be answered before it is said.
->>>>>>> bounds
         server.log().wait_for("over: cut off from the cluster");
         assert_eq!(said(server), (1, 1));
     }
