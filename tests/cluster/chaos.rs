@@ -422,7 +422,12 @@ impl Chaos {
 
     /// Which of two Redis takes writes.
     fn first(&mut self) -> usize {
-        self.world.sentinels().first().expect("it was calm")
+        let mut first = None;
+        wait_until("the Sentinels agree on a Redis", || {
+            first = self.world.sentinels().first();
+            first.is_some()
+        });
+        first.expect("waited for")
     }
 
     fn hosts(&self, servers: &[usize]) -> Vec<Host> {

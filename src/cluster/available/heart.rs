@@ -21,9 +21,6 @@ use crate::cluster::settings::{Place, Settings};
 /// After so many heartbeats without a word a server is taken for gone.
 const SILENCE: u32 = 4;
 
-/// A cluster that has begun anew is taken for whole after so many heartbeats: by then everybody has beaten.
-const YOUTH: u32 = 2;
-
 /// Redis counts the sum that it keeps once in so many heartbeats, for the case that somebody has changed it.
 const CHECK: u32 = 120;
 
@@ -305,16 +302,22 @@ impl Heart {
         self.figures.shares_id(shares, &self.source.member.id);
     }
 
-    /// If Redis has begun anew, or has lost its last writes, keeps what was known before until everybody has beaten again.
+    /// If Redis has begun anew, or has lost its last writes, keeps what was known before until everybody has beaten again: that
+    /// takes a heartbeat, and half of one more for who had to wait before it could connect.
     fn keep(&mut self, pulse: &Pulse) {
-        let young = self.settings.heartbeat * YOUTH;
-        let is_same = match &self.seen {
-            Some((epoch, version)) => *epoch == pulse.epoch && *version <= pulse.version,
+        let heartbeat = self.settings.heartbeat;
+        let youth = (heartbeat * 3 / 2).checked_sub(pulse.age);
+        let keeps = match &self.seen {
+            Some((epoch, version)) if *epoch == pulse.epoch => {
+                (*version > pulse.version).then_some(heartbeat)
+            }
+            // As it was before, most likely: restored.
+            Some(_) => Some(youth.unwrap_or(heartbeat)),
             // What a process before this one knew is of the same state, if that is not new.
-            None => pulse.age >= young,
+            None => youth,
         };
-        if !is_same {
-            self.kept = Some((self.others.now(), Instant::now() + young));
+        if let Some(time) = keeps {
+            self.kept = Some((self.others.now(), Instant::now() + time));
         }
         self.seen = Some((pulse.epoch.clone(), pulse.version));
     }
