@@ -62,7 +62,8 @@ boot_three_machines() {
 
 # Starts a server where the machines can reach it, and remembers to end it.
 start_outside() {
-    outside "$@" >"$work/outside.log" 2>&1 &
+    # Not by the function, whose shell would be what is ended.
+    ip netns exec "$network" "$@" >"$work/outside.log" 2>&1 &
     helpers+=($!)
 }
 
