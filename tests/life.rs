@@ -23,6 +23,7 @@ fn sigterm_and_sigint_answer_what_was_received_and_end_it_with_status_0() {
         half.send("WHY\nWHERE");
         assert_eq!(half.line().as_deref(), Some("42"));
         let mut asking = daemon.connect();
+        assert_eq!(asking.ask("PING"), "PONG");
         // It is halted meanwhile, so that much of this is unread when the signal comes.
         daemon.signal("STOP");
         asking.send("WHY\n".repeat(10_000));
