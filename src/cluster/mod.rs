@@ -64,20 +64,27 @@ impl Census {
         match self {
             Census::Alone => Ok(here),
             Census::Available(others) => Ok(here.saturating_add(others.now())),
-            Census::Consistent(asker) => asker.clients(asked),
+            Census::Consistent(asker) => ask(asker, asked),
         }
     }
 }
 
-/// Why nobody knows how many clients there are.
+/// What that needs is on no worker's stack that doesn't need it: there, every idle client would cost it.
+#[cold]
+#[inline(never)]
+fn ask(asker: &Asker, asked: Nanos) -> Result<u64, Unavailable> {
+    asker.clients(asked)
+}
+
+/// Why nobody knows how many clients there are. Small, because every worker has room for it on its stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// Some servers did not answer in time.
     Silent {
         /// So many answered.
-        answered: usize,
+        answered: u16,
         /// Of so many.
-        members: usize,
+        members: u16,
     },
     /// The registry of the servers did not answer.
     Registry,

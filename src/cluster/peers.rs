@@ -54,11 +54,11 @@ pub enum Asked {
     /// Not everybody answered.
     Some {
         /// So many did.
-        answered: usize,
+        answered: u16,
         /// One of those who did not.
         silence: Silence,
         /// So many were asked.
-        members: usize,
+        members: u16,
     },
     /// It turned out that there is no answer.
     None(Unavailable),
@@ -111,8 +111,10 @@ impl Peers {
             };
             let now = Instant::now();
             if now >= deadline {
-                let (silence, members) = (silent.silence(), talks.len());
-                let answered = members - talks.iter().filter(is_open).count();
+                let (silence, all) = (silent.silence(), talks.len());
+                let answered = all - talks.iter().filter(is_open).count();
+                // There are MOST_SERVERS at most.
+                let (answered, members) = (answered as u16, all as u16);
                 // The connections to those who are silent go: a late answer would be taken for one to the next question.
                 self.end(talks);
                 return Asked::Some {
