@@ -37,6 +37,9 @@ impl Millis {
 pub struct Nanos(u64);
 
 impl Nanos {
+    /// Before any moment there was.
+    pub const START: Nanos = Nanos(0);
+
     /// The present moment.
     #[inline]
     pub fn now() -> Self {
