@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::judge::{Harm, Promise};
-use crate::network::Host;
 use crate::support::wait_until;
 use crate::world::{Meeting, World};
 
@@ -89,13 +88,7 @@ fn a_rolling_restart_never_shows_a_wrong_count_and_drops_nobody() {
         world.wait_for_who(1, 16);
         world.wait_for_who(2, 16);
         let judge = world.judge(Promise::Available);
-        for server in 0..3 {
-            let gate = world.gate(server);
-            world.clients.ask(&gate);
-            world
-                .clients
-                .crowd(&gate, 10, Duration::from_millis(20), server as u64);
-        }
+        world.visit_all(Duration::from_millis(20));
         for _ in 0..10 {
             for server in 0..3 {
                 world.servers[server].hand_over();
@@ -120,26 +113,9 @@ fn a_rolling_restart_never_shows_a_wrong_count_and_drops_nobody() {
 fn servers_that_are_cut_off_are_missed_and_found_again() {
     World::with(4, Meeting::Redis, |mut world| {
         let mut judge = world.judge(Promise::Available);
-        for server in 0..4 {
-            let gate = world.gate(server);
-            world.clients.ask(&gate);
-            world
-                .clients
-                .crowd(&gate, 10, Duration::from_millis(50), server as u64);
-        }
+        world.visit_all(Duration::from_millis(50));
         for (cut, time) in [(vec![0], 4000), (vec![1, 2], 4000), (vec![3], 1000)] {
-            let hosts: Vec<Host> = cut.iter().map(|server| world.gate(*server).host).collect();
-            let faults: Vec<usize> = cut
-                .iter()
-                .map(|server| world.begin(&mut judge, Harm::Silent(*server), "cut off"))
-                .collect();
-            world.network.cut_off(&hosts);
-            // What is to be seen is what happens in this time.
-            std::thread::sleep(Duration::from_millis(time));
-            hosts.iter().for_each(Host::reconnect);
-            faults
-                .into_iter()
-                .for_each(|fault| world.over(&mut judge, fault));
+            world.cut_off_for(&mut judge, &cut, Duration::from_millis(time));
             std::thread::sleep(HEARTBEAT * 4);
         }
         world.clients.leave();
@@ -152,13 +128,7 @@ fn servers_that_are_cut_off_are_missed_and_found_again() {
 fn a_redis_that_comes_back_empty_makes_no_count_dip() {
     World::with(4, Meeting::Redis, |mut world| {
         let mut judge = world.judge(Promise::Available);
-        for server in 0..4 {
-            let gate = world.gate(server);
-            world.clients.ask(&gate);
-            world
-                .clients
-                .crowd(&gate, 10, Duration::from_millis(50), server as u64);
-        }
+        world.visit_all(Duration::from_millis(50));
         for _ in 0..3 {
             std::thread::sleep(HEARTBEAT * 2);
             let fault = world.begin(&mut judge, Harm::Registry, "Redis comes back empty");

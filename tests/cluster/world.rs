@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::{Clients, Gate, Reports};
 use crate::judge::{Fault, Harm, Judge, Promise};
-use crate::network::Network;
+use crate::network::{Host, Network};
 use crate::parts::{MASTER, Member, Redis, Sentinels, start_etcd};
 use crate::server::Server;
 use crate::stalls::Stalls;
@@ -132,6 +132,28 @@ impl World {
             world.wait_for_who(server, 1);
         }
         world
+    }
+
+    /// Has every server asked without pause, while ten clients of it come and go at this pace.
+    pub fn visit_all(&mut self, pace: Duration) {
+        for server in 0..self.servers.len() {
+            let gate = self.gate(server);
+            self.clients.ask(&gate);
+            self.clients.crowd(&gate, 10, pace, server as u64);
+        }
+    }
+
+    /// Cuts these servers off for so long: what is to be seen is what happens in this time.
+    pub fn cut_off_for(&mut self, judge: &mut Judge, cut: &[usize], time: Duration) {
+        let hosts: Vec<Host> = cut.iter().map(|server| self.gate(*server).host).collect();
+        let faults: Vec<usize> = cut
+            .iter()
+            .map(|server| self.begin(judge, Harm::Silent(*server), "cut off"))
+            .collect();
+        self.network.cut_off(&hosts);
+        std::thread::sleep(time);
+        hosts.iter().for_each(Host::reconnect);
+        faults.into_iter().for_each(|fault| self.over(judge, fault));
     }
 
     /// Where clients of this server come in.
