@@ -1,9 +1,12 @@
-//! A bell: rung by any thread, at next to no cost while it is ringing already, and heard by one that polls its descriptor.
+//! A bell: rung by any thread, at next to no cost while it is ringing already, and heard by one that polls its descriptor. And
+//! how that one polls.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, Timespec, eventfd, poll};
+use rustix::io::Errno;
 
 use crate::error::Error;
 
@@ -45,4 +48,11 @@ impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
+}
+
+/// Waits until something is ready, or for the deadline. Fails when a signal has come: then nothing is known to be ready.
+pub fn poll_until(polled: &mut [PollFd<'_>], deadline: Instant) -> Result<(), Errno> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // One too long for the system is none.
+    poll(polled, Timespec::try_from(left).ok().as_ref()).map(|_| ())
 }

@@ -235,7 +235,7 @@ impl<G: Fn(Newcomer, Greeting)> Room<G> {
         let next = [first, ends].into_iter().flatten().min();
         let time = match next {
             _ if !self.orders.is_empty() => Some(Duration::ZERO),
-            // A little more, or it would come back just before the time.
+            // A little more: this clock goes in steps, and would be just before the time.
             next => next.map(|next| next.since(Millis::now()) + Duration::from_millis(1)),
         };
         let time = time.and_then(|time| Timespec::try_from(time).ok());

@@ -1,63 +1,12 @@
-//! How it goes with the cluster: for the metrics, and in two lines for the log.
+//! How it goes with the cluster, for the metrics.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
 use super::settings::{Place, Settings};
+use super::trouble::Kind;
 use crate::clock::Millis;
-
-/// The most characters of what others say that are repeated.
-const LONGEST_QUOTE: usize = 200;
-
-/// What may go wrong with the place where the servers meet, as the metrics call it; in the order of `Kind`.
-pub const ERRORS: [&str; 5] = ["unreachable", "late", "denied", "read_only", "refused"];
-
-/// What went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// There is no connection.
-    Unreachable,
-    /// It did not answer in time.
-    Late,
-    /// It does not know this server, or lets it do nothing.
-    Denied,
-    /// It takes no writes.
-    ReadOnly,
-    /// It answered an error of another sort.
-    Refused,
-}
-
-/// What went wrong with the place where the servers meet.
-#[derive(Clone, Debug)]
-pub struct Trouble {
-    /// Its sort.
-    pub kind: Kind,
-    /// The rest of the story.
-    pub what: String,
-}
-
-impl Trouble {
-    /// This sort of trouble.
-    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        let what = what.into();
-        Trouble { kind, what }
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
-    }
-}
-
-/// What others say, so that it fits into the log.
-pub fn cut(text: &str) -> String {
-    let printable = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
-    text.chars().take(LONGEST_QUOTE).map(printable).collect()
-}
 
 /// How it goes.
 #[derive(Debug, Default)]
@@ -74,7 +23,8 @@ pub struct Figures {
     heartbeats: AtomicU64,
     answered: AtomicU64,
     unavailable: AtomicU64,
-    errors: [AtomicU64; ERRORS.len()],
+    /// The place of each [`Kind`] is its number.
+    errors: [AtomicU64; Kind::ALL.len()],
 }
 
 /// The same at one moment.
@@ -98,8 +48,8 @@ pub struct Shown {
     pub heartbeats: u64,
     /// Censuses with an answer, and without.
     pub censuses: [u64; 2],
-    /// What went wrong how often, in the order of [`ERRORS`].
-    pub errors: [u64; ERRORS.len()],
+    /// What went wrong how often.
+    pub errors: [(&'static str, u64); Kind::ALL.len()],
 }
 
 impl Figures {
@@ -133,7 +83,7 @@ impl Figures {
             shares_id: self.shares_id.load(Ordering::Relaxed),
             heartbeats: get(&self.heartbeats),
             censuses: [get(&self.answered), get(&self.unavailable)],
-            errors: self.errors.each_ref().map(get),
+            errors: Kind::ALL.map(|kind| (kind.name(), get(&self.errors[kind as usize]))),
         })
     }
 
@@ -165,6 +115,12 @@ impl Figures {
         self.heartbeats.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// This server is cut off from the others.
+    pub fn cut_off(&self, why: Kind) {
+        self.errors[why as usize].fetch_add(1, Ordering::Relaxed);
+        self.connected.store(false, Ordering::Relaxed);
+    }
+
     /// A census had an answer, or none.
     pub fn census(&self, answered: bool) {
         let count = if answered {
@@ -185,73 +141,5 @@ impl Figures {
         } else {
             info!(id:%; "over: another server of the cluster has the same id");
         }
-    }
-}
-
-/// So long must all be well until an outage is over: one that comes and goes is one.
-const QUIET: Duration = Duration::from_secs(5);
-
-struct Course {
-    begun: Instant,
-    times: u64,
-    well: Option<Instant>,
-}
-
-/// The time during which this server is cut off from its cluster, for the log.
-pub struct Outage<'a> {
-    figures: &'a Figures,
-    /// What it means for clients.
-    meaning: &'static str,
-    /// When it began, how often it went wrong since, and since when all is well again.
-    since: Option<Course>,
-    said: [bool; ERRORS.len()],
-}
-
-impl<'a> Outage<'a> {
-    /// None yet. It would mean this.
-    pub fn new(figures: &'a Figures, meaning: &'static str) -> Self {
-        Outage {
-            figures,
-            meaning,
-            since: None,
-            said: Default::default(),
-        }
-    }
-
-    /// How often it went wrong since it began.
-    pub fn times(&self) -> u64 {
-        self.since.as_ref().map_or(0, |course| course.times)
-    }
-
-    /// It goes wrong. Says so in the log if that begins, or if it goes wrong in another way than before.
-    pub fn happened(&mut self, trouble: &Trouble) {
-        let kind = trouble.kind as usize;
-        self.figures.errors[kind].fetch_add(1, Ordering::Relaxed);
-        self.figures.connected.store(false, Ordering::Relaxed);
-        let course = self.since.get_or_insert_with(|| Course {
-            begun: Instant::now(),
-            times: 0,
-            well: None,
-        });
-        course.times += 1;
-        course.well = None;
-        if !std::mem::replace(&mut self.said[kind], true) {
-            warn!(reason:% = trouble; "cut off from the cluster: {}", self.meaning);
-        }
-    }
-
-    /// All is well. Call it at each heartbeat: when that has lasted, the log says so.
-    pub fn well(&mut self) {
-        let Some(course) = &mut self.since else {
-            return;
-        };
-        let well = *course.well.get_or_insert_with(Instant::now);
-        if well.elapsed() < QUIET {
-            return;
-        }
-        let (times, seconds) = (course.times, (well - course.begun).as_secs_f64());
-        info!(times, seconds = (seconds * 10.0).round() / 10.0; "over: cut off from the cluster");
-        self.since = None;
-        self.said = Default::default();
     }
 }

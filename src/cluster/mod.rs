@@ -7,17 +7,13 @@
 pub mod available;
 mod backoff;
 pub mod consistent;
-mod etcd;
+mod credentials;
 mod figures;
-pub mod framing;
 mod names;
-mod peers;
-mod registration;
-mod resp;
-mod roster;
+mod outage;
 mod settings;
 mod tls;
-mod vanished;
+mod trouble;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,11 +22,11 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::available::{Others, Publisher};
-use self::consistent::Asker;
-pub use self::figures::{ERRORS, Figures, Shown, Trouble};
-pub use self::peers::answer;
-use self::registration::Registration;
+pub use self::consistent::answer;
+use self::consistent::{Asker, Registration};
+pub use self::figures::{Figures, Shown};
 pub use self::settings::{Given, Host, Place, Settings};
+pub use self::trouble::Trouble;
 use crate::bell::Bell;
 use crate::clock::Nanos;
 use crate::error::Error;

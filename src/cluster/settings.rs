@@ -1,24 +1,24 @@
 //! What an operator says about the cluster: where its servers meet, under which name, and who they say they are there.
 
 use std::fmt;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use log::warn;
 
+use super::credentials::Credentials;
 use super::names::{self, Names};
-use crate::error::{Error, plain};
+use crate::error::Error;
 
 /// The most characters of a cluster's name.
 const LONGEST_NAME: usize = 64;
 
-/// The most bytes of a file with a user, a password or certificates.
-const LARGEST_FILE: u64 = 1 << 20;
-
 /// A server that starts looks for its hosts for so long.
 const LOOKUP: Duration = Duration::from_secs(2);
+
+/// After so many heartbeats without a word a server is taken for gone.
+const SILENCE: u32 = 4;
 
 /// What was given, word for word.
 #[derive(Clone, Debug, Default)]
@@ -88,15 +88,6 @@ impl fmt::Display for Host {
             false => write!(f, "{}:{}", self.name, self.port),
         }
     }
-}
-
-/// The files that say who this server is to the place where the servers meet, and whom to believe there. They are read for each
-/// connection, so that what is in them may change.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Credentials {
-    user: Option<PathBuf>,
-    password: Option<PathBuf>,
-    ca: Option<PathBuf>,
 }
 
 impl Settings {
@@ -209,6 +200,11 @@ impl Settings {
         }
     }
 
+    /// After so long without a word a server is taken for gone.
+    pub fn silence(&self) -> Duration {
+        self.heartbeat * SILENCE
+    }
+
     /// What the log and errors call the place where the servers meet.
     pub fn place_name(&self) -> &'static str {
         match self.place {
@@ -218,81 +214,8 @@ impl Settings {
     }
 }
 
-impl Credentials {
-    /// The files that were named, else those that systemd passes (systemd.exec(5), `LoadCredential=`).
-    fn find(given: &Given) -> Self {
-        let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        let find = |file: &Option<PathBuf>, name: &str| {
-            let passed = || directory.as_ref().map(|directory| directory.join(name));
-            file.clone()
-                .or_else(|| passed().filter(|file| file.exists()))
-        };
-        Credentials {
-            user: find(&given.user_file, "cluster-user"),
-            password: find(&given.password_file, "cluster-password"),
-            ca: find(&given.ca_file, "cluster-ca"),
-        }
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let user = self.user().map_err(wrong)?;
-        let password = self.password().map_err(wrong)?;
-        if user.is_some() && password.is_none() {
-            return Err(wrong(
-                "--cluster-user-file names a user without a password: give it a --cluster-password-file",
-            ));
-        }
-        let certificates = self.certificates().map_err(wrong)?;
-        match (certificates, &self.ca) {
-            (Some(text), Some(file)) if !text.contains("-----BEGIN CERTIFICATE-----") => {
-                Err(wrong(format!(
-                    "{} holds no certificate in the PEM format",
-                    file.display()
-                )))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The user, if there is one.
-    pub fn user(&self) -> Result<Option<String>, String> {
-        word(self.user.as_deref())
-    }
-
-    /// The password, if there is one.
-    pub fn password(&self) -> Result<Option<String>, String> {
-        word(self.password.as_deref())
-    }
-
-    /// Certificates of those whom to believe, in the PEM format, if not those whom the system believes.
-    pub fn certificates(&self) -> Result<Option<String>, String> {
-        self.ca.as_deref().map(read).transpose()
-    }
-}
-
-/// The first line of `file`.
-fn word(file: Option<&Path>) -> Result<Option<String>, String> {
-    let Some(file) = file else { return Ok(None) };
-    let text = read(file)?;
-    let mut lines = text.lines();
-    let word = lines.next().unwrap_or_default();
-    if word.is_empty() || lines.any(|line| !line.is_empty()) {
-        let file = file.display();
-        return Err(format!("{file} must hold one line, and does not"));
-    }
-    Ok(Some(word.to_string()))
-}
-
-fn read(file: &Path) -> Result<String, String> {
-    let problem = |why: String| format!("can't read {}: {why}", file.display());
-    let size = fs::metadata(file).map_err(|error| problem(plain(&error)))?;
-    if size.len() > LARGEST_FILE {
-        return Err(problem("it is larger than 1 MiB".to_string()));
-    }
-    fs::read_to_string(file).map_err(|error| problem(plain(&error)))
-}
-
-fn wrong(text: impl Into<String>) -> Error {
+/// An error about what was given.
+pub fn wrong(text: impl Into<String>) -> Error {
     Error::Cluster(text.into())
 }
 
@@ -444,6 +367,7 @@ mod tests {
             assert!(!said.contains("secret"), "{said}");
         }
     }
+
     #[test]
     fn only_hosts_that_do_not_exist_are_refused() {
         let names = || {

@@ -6,8 +6,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::figures::{Kind, Trouble};
-use super::settings::Credentials;
+use super::credentials::Credentials;
+use super::trouble::{Kind, Trouble};
 
 /// Believes the certificates that were named, else those that the system believes.
 pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, Trouble> {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::visitor::{Doing, Visitor};
-use crate::bell::Bell;
+use crate::bell::{Bell, poll_until};
 use crate::episode::Episode;
 use crate::error::plain;
 use crate::listener::Listener;
@@ -119,11 +119,8 @@ impl Desk {
                 polled.push(PollFd::new(&listener.socket, PollFlags::IN));
             }
         }
-        let time = next.saturating_duration_since(Instant::now());
-        // A little more, or it would come back just before the time.
-        let time = Timespec::try_from(time + Duration::from_millis(1));
-        match poll(&mut polled, time.ok().as_ref()) {
-            Ok(_) => {}
+        match poll_until(&mut polled, next) {
+            Ok(()) => {}
             // A signal has come, and nobody is ready.
             Err(Errno::INTR) => return Ready::default(),
             Err(error) => {

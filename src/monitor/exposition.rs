@@ -316,12 +316,11 @@ impl Writer<'_, '_> {
             "outcome",
             outcomes,
         )?;
-        let errors = cluster::ERRORS.into_iter().zip(cluster.errors);
         self.counters(
             "blockchain_tcpd_cluster_errors",
             "Failed attempts to be in touch with the cluster",
             "kind",
-            errors,
+            cluster.errors.into_iter(),
         )
     }
 

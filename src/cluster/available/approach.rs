@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cluster::figures::{Kind, Trouble};
+use super::resp::Link;
 use crate::cluster::names::Names;
-use crate::cluster::resp::Link;
 use crate::cluster::settings::{Host, Place, Settings};
 use crate::cluster::tls;
+use crate::cluster::trouble::{Kind, Trouble};
 
 /// If no Sentinel can be asked, so many heartbeats go by until it is tried again.
 const REST: u32 = 10;

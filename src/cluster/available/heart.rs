@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use redis::Script;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use uuid::Uuid;
 
 use super::approach::Approach;
 use super::pulse::{Message, Pulse};
+use super::resp::Link;
 use super::{Order, Others, Source};
+use crate::bell::poll_until;
 use crate::clock::Millis;
 use crate::cluster::backoff;
-use crate::cluster::figures::{Figures, Kind, Outage, Trouble};
-use crate::cluster::resp::Link;
+use crate::cluster::figures::Figures;
+use crate::cluster::outage::Outage;
 use crate::cluster::settings::{Place, Settings};
-
-/// After so many heartbeats without a word a server is taken for gone.
-const SILENCE: u32 = 4;
+use crate::cluster::trouble::{Kind, Trouble};
 
 /// Redis counts the sum that it keeps once in so many heartbeats, for the case that somebody has changed it.
 const CHECK: u32 = 120;
@@ -41,6 +41,7 @@ enum Act {
     /// The last.
     Leave,
 }
+
 /// What the thread knows.
 pub struct Heart {
     settings: Arc<Settings>,
@@ -154,10 +155,9 @@ impl Heart {
             if self.source.order() != Order::Publish {
                 return false;
             }
-            wait(
-                &mut [PollFd::new(&*self.source.bell, PollFlags::IN)],
-                deadline,
-            );
+            let mut polled = [PollFd::new(&*self.source.bell, PollFlags::IN)];
+            // If it fails, it is tried again.
+            let _ = poll_until(&mut polled, deadline);
         }
         true
     }
@@ -181,7 +181,8 @@ impl Heart {
                 PollFd::new(&connected.link, PollFlags::IN),
                 PollFd::new(&*self.source.bell, PollFlags::IN),
             ];
-            wait(&mut polled, connected.due());
+            // If it fails, it is tried again.
+            let _ = poll_until(&mut polled, connected.due());
             if !polled[1].revents().is_empty() {
                 self.source.bell.hush();
                 match self.source.order() {
@@ -264,7 +265,7 @@ impl Heart {
                 .arg(self.source.member.incarnation.to_string())
                 .arg(self.sequence)
                 .arg(clients)
-                .arg(milliseconds(heartbeat * SILENCE))
+                .arg(milliseconds(self.settings.silence()))
                 .arg(milliseconds(heartbeat * 3 / 2))
                 .arg(match act {
                     Act::Join => "join",
@@ -327,7 +328,7 @@ impl Heart {
         let kept = self.kept.filter(|(_, until)| Instant::now() < *until);
         let kept = kept.map_or(0, |(clients, _)| clients);
         let others = pulse.total.saturating_sub(pulse.own).max(kept);
-        let until = Millis::now().after(self.settings.heartbeat * SILENCE);
+        let until = Millis::now().after(self.settings.silence());
         self.others.set(others, until);
         self.figures.heard(pulse.members, pulse.total);
     }
@@ -345,12 +346,4 @@ impl Heart {
         };
         self.key(&format!("changes:{database}"))
     }
-}
-
-/// Waits until something is ready, or for the deadline.
-fn wait(polled: &mut [PollFd<'_>], deadline: Instant) {
-    let left = deadline.saturating_duration_since(Instant::now());
-    // A little more, or it would come back just before the deadline. If it fails, it is tried again.
-    let time = Timespec::try_from(left + Duration::from_micros(100));
-    let _ = poll(polled, time.ok().as_ref());
 }

@@ -6,8 +6,10 @@
 //! messages of others are in order with it.
 
 mod approach;
+pub mod framing;
 mod heart;
 mod pulse;
+mod resp;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,33 +1,33 @@
 //! The place of this server in the roster that etcd keeps: written under a lease, which one thread keeps alive.
 //!
-//! If the lease is lost, the server writes itself down again, and nobody believes the roster for a while. The program that takes over from this one writes the same entry under
-//! a lease of its own: that of this one no longer matters then.
+//! If the lease is lost, the server writes itself down again, and nobody believes the roster for a while. The program that takes
+//! over from this one writes the same entry under a lease of its own: that of this one no longer matters then.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backoff;
-use super::consistent::Asker;
-use super::etcd::Etcd;
-use super::figures::{Figures, Kind, Outage, Trouble};
-use super::names::Names;
-use super::peers::Peers;
-use super::roster::{Entry, MOST_SERVERS, Roster};
-use super::settings::Settings;
-use super::vanished::Vanished;
-use super::{Member, STACK_SIZE};
-use crate::error::Error;
-use crate::sync::atomic::AtomicUsize;
-use crate::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::warn;
 
+use super::Asker;
+use super::etcd::Etcd;
+use super::gateway::Gateway;
+use super::peers::Peers;
+use super::roster::{Entry, MOST_SERVERS, Roster};
+use super::vanished::Vanished;
+use crate::cluster::figures::Figures;
+use crate::cluster::names::Names;
+use crate::cluster::outage::Outage;
+use crate::cluster::settings::Settings;
+use crate::cluster::trouble::{Kind, Trouble};
+use crate::cluster::{Member, STACK_SIZE, backoff};
+use crate::error::Error;
+use crate::sync::atomic::AtomicUsize;
+use crate::thread;
+
 /// The least time that a lease holds, in seconds: etcd grants none for less, as its elections take so long.
 const LEAST_SECONDS: u64 = 2;
-
-/// After so many heartbeats without a word a server is taken for gone.
-const SILENCE: u32 = 4;
 
 /// One of etcd's members may take so long to answer, before another is asked. It writes to its disk.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -66,7 +66,7 @@ impl Registration {
         let (registered, first) = crossbeam_channel::bounded(0);
         let (alive, ended) = crossbeam_channel::bounded(0);
         let keeper = Keeper {
-            etcd: Etcd::new(settings.clone(), names.clone(), PATIENCE),
+            etcd: Etcd::new(Gateway::new(settings.clone(), names.clone(), PATIENCE)),
             settings: settings.clone(),
             member,
             address,
@@ -116,8 +116,7 @@ impl Drop for Registration {
 
 /// How long a lease is to hold: whole seconds.
 fn lease_of(settings: &Settings) -> Duration {
-    let heartbeats = settings.heartbeat * SILENCE;
-    let seconds = heartbeats.as_secs_f64().ceil() as u64;
+    let seconds = settings.silence().as_secs_f64().ceil() as u64;
     Duration::from_secs(seconds.max(LEAST_SECONDS))
 }
 

@@ -1,13 +1,9 @@
-//! What an etcd is asked, by its JSON gateway (`/v3/…`): one of its members after the other, each for a bounded time.
-//!
-//! Numbers of 64 bits are strings there and left out when they are 0; keys and values are base64.
+//! The way to an etcd: its JSON gateway (`/v3/…`), asked at one of its members after the other, each for a bounded time.
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::config::Config;
@@ -16,10 +12,10 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::figures::{Kind, Trouble, cut};
-use super::names::Names;
-use super::settings::{Host, Settings};
-use super::tls;
+use crate::cluster::names::Names;
+use crate::cluster::settings::{Host, Settings};
+use crate::cluster::tls;
+use crate::cluster::trouble::{Kind, Trouble, cut};
 use crate::error::plain;
 
 /// The most bytes of a reply.
@@ -38,35 +34,8 @@ const STRANGER: [&str; 3] = [
     "auth store is old",
 ];
 
-/// A key with its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pair {
-    /// The key.
-    pub key: String,
-    /// The value.
-    pub value: String,
-    /// The lease with which it goes.
-    pub lease: i64,
-}
-
-/// What a transaction does.
-pub enum Do<'a> {
-    /// Puts this value under a key, until the lease is gone if there is one.
-    Put(&'a str, &'a str, Option<i64>),
-    /// Deletes a key.
-    Delete(&'a str),
-}
-
-/// What a transaction makes sure of first.
-pub enum If<'a> {
-    /// There is such a key.
-    Is(&'a str),
-    /// There is no such key.
-    IsNot(&'a str),
-}
-
-/// An etcd.
-pub struct Etcd {
+/// The members of an etcd.
+pub struct Gateway {
     settings: Arc<Settings>,
     names: Arc<Names>,
     /// How long one of its members may take.
@@ -88,10 +57,10 @@ enum Token {
     Is(String),
 }
 
-impl Etcd {
-    /// The one of these `settings`, each of whose members has so much `patience` to answer. Nothing is asked yet.
+impl Gateway {
+    /// That of the etcd of these `settings`, each of whose members has so much `patience` to answer. Nothing is asked yet.
     pub fn new(settings: Arc<Settings>, names: Arc<Names>, patience: Duration) -> Self {
-        Etcd {
+        Gateway {
             settings,
             names,
             patience,
@@ -101,83 +70,8 @@ impl Etcd {
         }
     }
 
-    /// A new lease of so many seconds, or more if there is a least: its number, and how long it holds.
-    pub fn grant(&mut self, seconds: u64, by: Instant) -> Result<(i64, u64), Trouble> {
-        let reply = self.call("lease/grant", &json!({ "TTL": seconds.to_string() }), by)?;
-        match (number(&reply["ID"]), number(&reply["TTL"])) {
-            (Some(lease @ 1..), Some(seconds @ 1..)) => Ok((lease, seconds.unsigned_abs())),
-            _ => Err(nonsense("a new lease", &reply)),
-        }
-    }
-
-    /// Keeps a lease alive. Returns whether it is.
-    pub fn keep_alive(&mut self, lease: i64, by: Instant) -> Result<bool, Trouble> {
-        let question = json!({ "ID": lease.to_string() });
-        // A stream, of which one reply is to be had for one question.
-        let reply = self.call("lease/keepalive", &question, by)?;
-        let reply = &reply["result"];
-        match (number(&reply["ID"]), number(&reply["TTL"])) {
-            (Some(same), Some(left)) if same == lease => Ok(left > 0),
-            _ => Err(nonsense("a lease", reply)),
-        }
-    }
-
-    /// Gives a lease up, and with it all keys that were put under it.
-    pub fn revoke(&mut self, lease: i64, by: Instant) -> Result<(), Trouble> {
-        self.call("lease/revoke", &json!({ "ID": lease.to_string() }), by)?;
-        Ok(())
-    }
-
-    /// All keys from `from` to before `to`, `most` at most, as they are at one moment during this call.
-    pub fn range(
-        &mut self,
-        from: &str,
-        to: &str,
-        most: usize,
-        by: Instant,
-    ) -> Result<Vec<Pair>, Trouble> {
-        let question =
-            json!({ "key": encode(from), "range_end": encode(to), "limit": most.to_string() });
-        let reply = self.call("kv/range", &question, by)?;
-        if reply["more"] == Value::Bool(true) {
-            let what = format!("there are more than {most} keys between {from} and {to}");
-            return Err(Trouble::new(Kind::Refused, what));
-        }
-        // A reply without any has its header still; nothing else is a reply.
-        let pairs = match (&reply["kvs"], &reply["header"]) {
-            (Value::Array(pairs), Value::Object(_)) => pairs.iter().map(pair).collect(),
-            (Value::Null, Value::Object(_)) => Some(Vec::new()),
-            _ => None,
-        };
-        pairs.ok_or_else(|| nonsense("keys", &reply))
-    }
-
-    /// Does all this at once, if that holds. Returns whether it did.
-    pub fn transaction(
-        &mut self,
-        condition: &If<'_>,
-        all: &[Do<'_>],
-        by: Instant,
-    ) -> Result<bool, Trouble> {
-        let (result, key) = match condition {
-            If::Is(key) => ("GREATER", key),
-            If::IsNot(key) => ("EQUAL", key),
-        };
-        let condition = json!({
-            "target": "CREATE", "key": encode(key), "result": result, "create_revision": "0",
-        });
-        let all: Vec<Value> = all.iter().map(Do::in_json).collect();
-        let question = json!({ "compare": [condition], "success": all });
-        let reply = self.call("kv/txn", &question, by)?;
-        match (&reply["succeeded"], &reply["header"]) {
-            (Value::Bool(done), Value::Object(_)) => Ok(*done),
-            (Value::Null, Value::Object(_)) => Ok(false),
-            _ => Err(nonsense("a transaction", &reply)),
-        }
-    }
-
     /// Asks one member after the other, until one answers.
-    fn call(&mut self, path: &str, question: &Value, by: Instant) -> Result<Value, Trouble> {
+    pub fn call(&mut self, path: &str, question: &Value, by: Instant) -> Result<Value, Trouble> {
         let hosts = self.settings.hosts.len();
         let mut trouble = None;
         for attempt in 0..hosts {
@@ -296,18 +190,6 @@ impl Etcd {
     }
 }
 
-impl Do<'_> {
-    fn in_json(&self) -> Value {
-        match self {
-            Do::Put(key, value, lease) => {
-                let lease = lease.unwrap_or(0).to_string();
-                json!({ "request_put": { "key": encode(key), "value": encode(value), "lease": lease } })
-            }
-            Do::Delete(key) => json!({ "request_delete_range": { "key": encode(key) } }),
-        }
-    }
-}
-
 /// What speaks HTTP, and keeps its connections.
 fn agent(settings: &Settings, names: Arc<Names>, patience: Duration) -> Result<Agent, Trouble> {
     let mut config = Config::builder()
@@ -368,39 +250,6 @@ impl Resolver for Looks {
     }
 }
 
-fn encode(text: &str) -> String {
-    STANDARD.encode(text)
-}
-
-fn decode(text: &Value) -> Option<String> {
-    String::from_utf8(STANDARD.decode(text.as_str()?).ok()?).ok()
-}
-
-/// A number as the gateway writes it.
-fn number(value: &Value) -> Option<i64> {
-    match value {
-        Value::Null => Some(0),
-        Value::String(text) => text.parse().ok(),
-        value => value.as_i64(),
-    }
-}
-
-fn pair(value: &Value) -> Option<Pair> {
-    Some(Pair {
-        key: decode(&value["key"])?,
-        value: match &value["value"] {
-            Value::Null => String::new(),
-            value => decode(value)?,
-        },
-        lease: number(&value["lease"])?,
-    })
-}
-
-fn nonsense(what: &str, reply: &Value) -> Trouble {
-    let what = format!("etcd was asked for {what} and answers {reply}");
-    Trouble::new(Kind::Refused, cut(&what))
-}
-
 fn late(host: &Host) -> Trouble {
     Trouble::new(Kind::Late, format!("{host} does not answer in time"))
 }
@@ -446,38 +295,6 @@ fn failed(host: &Host, error: ureq::Error) -> Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_read_as_the_gateway_writes_them() {
-        let reply = json!({ "a": "7300794588608445189", "b": 2, "c": "x" });
-        assert_eq!(number(&reply["a"]), Some(7_300_794_588_608_445_189));
-        assert_eq!(number(&reply["b"]), Some(2));
-        assert_eq!(number(&reply["none"]), Some(0));
-        assert_eq!(number(&reply["c"]), None);
-    }
-
-    #[test]
-    fn a_pair_is_read_whatever_is_left_out() {
-        let whole = json!({ "key": "L2EvYg==", "value": "L2EvYg==", "lease": "5", "version": "2" });
-        let (key, value) = ("/a/b".to_string(), "/a/b".to_string());
-        assert_eq!(
-            pair(&whole),
-            Some(Pair {
-                key,
-                value,
-                lease: 5
-            })
-        );
-        assert_eq!(pair(&json!({ "key": "L2EvYg==" })).unwrap().value, "");
-        for bad in [
-            json!({}),
-            json!({ "key": "?" }),
-            json!({ "key": "/w==" }),
-            json!(3),
-        ] {
-            assert_eq!(pair(&bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn what_it_says_has_its_sort() {

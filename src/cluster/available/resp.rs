@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, PushKind, ServerError, Value};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use super::figures::{Kind, Trouble, cut};
 use super::framing::{Bad, Found, find};
-use super::names::Names;
-use super::settings::Host;
+use crate::bell::poll_until;
+use crate::cluster::names::Names;
+use crate::cluster::settings::Host;
+use crate::cluster::trouble::{Kind, Trouble, cut};
 use crate::error::plain;
 
 /// A connection.
@@ -261,11 +262,9 @@ impl Link {
     }
 
     fn wait(&self, events: PollFlags, deadline: Instant) -> Result<(), Trouble> {
-        let left = self.left(deadline)?;
-        // A little more, or it would come back just before the deadline.
-        let time = Timespec::try_from(left + Duration::from_millis(1));
-        match poll(&mut [PollFd::new(self, events)], time.ok().as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+        self.left(deadline)?;
+        match poll_until(&mut [PollFd::new(self, events)], deadline) {
+            Ok(()) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(self.lost(&error.into())),
         }
     }

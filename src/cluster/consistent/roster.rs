@@ -17,9 +17,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Member;
 use super::etcd::{Do, Etcd, If, Pair};
-use super::figures::{Kind, Trouble, cut};
+use crate::cluster::Member;
+use crate::cluster::trouble::{Kind, Trouble, cut};
 
 /// The most servers of a cluster.
 pub const MOST_SERVERS: usize = 128;

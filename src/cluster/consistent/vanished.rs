@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Member;
 use super::roster::{Entry, Roster};
+use crate::cluster::Member;
 
 /// Who was registered, and since when no more.
 pub struct Vanished {

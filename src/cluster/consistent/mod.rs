@@ -7,6 +7,14 @@
 //! One thread does it in rounds, for all who ask: who asks waits for the next round that begins. The round reads the roster,
 //! which etcd answers only with a quorum, and then asks all other servers at once.
 
+mod etcd;
+mod gateway;
+mod peers;
+mod registration;
+mod roster;
+mod talk;
+mod vanished;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,11 +22,14 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
-use super::etcd::Etcd;
+use self::etcd::Etcd;
+use self::gateway::Gateway;
+use self::peers::{Asked, Peers};
+pub use self::registration::Registration;
+use self::roster::{Entry, Roster};
+pub use self::talk::answer;
+use self::vanished::Vanished;
 use super::names::Names;
-use super::peers::{Asked, Peers};
-use super::roster::{Entry, Roster};
-use super::vanished::Vanished;
 use super::{Figures, Member, STACK_SIZE, Settings, Unavailable};
 use crate::clock::Nanos;
 use crate::episode::Episode;
@@ -95,7 +106,7 @@ impl Asker {
     ) -> Result<(), Error> {
         let rounds = Rounds {
             asker: self.clone(),
-            etcd: Etcd::new(settings.clone(), names, PATIENCE),
+            etcd: Etcd::new(Gateway::new(settings.clone(), names, PATIENCE)),
             settings,
             member,
             clients,

@@ -1,0 +1,94 @@
+//! Who this server is to the place where the servers meet, and whom it believes there: what its files say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::settings::{Given, wrong};
+use crate::error::{Error, plain};
+
+/// The most bytes of a file with a user, a password or certificates.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// The files that say who this server is to the place where the servers meet, and whom to believe there. They are read for each
+/// connection, so that what is in them may change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    user: Option<PathBuf>,
+    password: Option<PathBuf>,
+    ca: Option<PathBuf>,
+}
+
+impl Credentials {
+    /// The files that were named, else those that systemd passes (systemd.exec(5), `LoadCredential=`).
+    pub fn find(given: &Given) -> Self {
+        let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let find = |file: &Option<PathBuf>, name: &str| {
+            let passed = || directory.as_ref().map(|directory| directory.join(name));
+            file.clone()
+                .or_else(|| passed().filter(|file| file.exists()))
+        };
+        Credentials {
+            user: find(&given.user_file, "cluster-user"),
+            password: find(&given.password_file, "cluster-password"),
+            ca: find(&given.ca_file, "cluster-ca"),
+        }
+    }
+
+    /// Refuses files that can't be read, or hold something else.
+    pub fn check(&self) -> Result<(), Error> {
+        let user = self.user().map_err(wrong)?;
+        let password = self.password().map_err(wrong)?;
+        if user.is_some() && password.is_none() {
+            return Err(wrong(
+                "--cluster-user-file names a user without a password: give it a --cluster-password-file",
+            ));
+        }
+        let certificates = self.certificates().map_err(wrong)?;
+        match (certificates, &self.ca) {
+            (Some(text), Some(file)) if !text.contains("-----BEGIN CERTIFICATE-----") => {
+                Err(wrong(format!(
+                    "{} holds no certificate in the PEM format",
+                    file.display()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The user, if there is one.
+    pub fn user(&self) -> Result<Option<String>, String> {
+        word(self.user.as_deref())
+    }
+
+    /// The password, if there is one.
+    pub fn password(&self) -> Result<Option<String>, String> {
+        word(self.password.as_deref())
+    }
+
+    /// Certificates of those whom to believe, in the PEM format, if not those whom the system believes.
+    pub fn certificates(&self) -> Result<Option<String>, String> {
+        self.ca.as_deref().map(read).transpose()
+    }
+}
+
+/// The first line of `file`.
+fn word(file: Option<&Path>) -> Result<Option<String>, String> {
+    let Some(file) = file else { return Ok(None) };
+    let text = read(file)?;
+    let mut lines = text.lines();
+    let word = lines.next().unwrap_or_default();
+    if word.is_empty() || lines.any(|line| !line.is_empty()) {
+        let file = file.display();
+        return Err(format!("{file} must hold one line, and does not"));
+    }
+    Ok(Some(word.to_string()))
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    let problem = |why: String| format!("can't read {}: {why}", file.display());
+    let size = fs::metadata(file).map_err(|error| problem(plain(&error)))?;
+    if size.len() > LARGEST_FILE {
+        return Err(problem("it is larger than 1 MiB".to_string()));
+    }
+    fs::read_to_string(file).map_err(|error| problem(plain(&error)))
+}

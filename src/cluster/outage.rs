@@ -1,0 +1,75 @@
+//! The time during which this server is cut off from its cluster: two lines of the log, however often it goes wrong meanwhile.
+
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use super::figures::Figures;
+use super::trouble::{Kind, Trouble};
+
+/// So long must all be well until an outage is over: one that comes and goes is one.
+const QUIET: Duration = Duration::from_secs(5);
+
+struct Course {
+    begun: Instant,
+    times: u64,
+    well: Option<Instant>,
+}
+
+/// The time during which this server is cut off from its cluster, for the log.
+pub struct Outage<'a> {
+    figures: &'a Figures,
+    /// What it means for clients.
+    meaning: &'static str,
+    /// When it began, how often it went wrong since, and since when all is well again.
+    since: Option<Course>,
+    /// How it went wrong since, as far as the log says so: the place of each [`Kind`] is its number.
+    said: [bool; Kind::ALL.len()],
+}
+
+impl<'a> Outage<'a> {
+    /// None yet. It would mean this.
+    pub fn new(figures: &'a Figures, meaning: &'static str) -> Self {
+        Outage {
+            figures,
+            meaning,
+            since: None,
+            said: Default::default(),
+        }
+    }
+
+    /// How often it went wrong since it began.
+    pub fn times(&self) -> u64 {
+        self.since.as_ref().map_or(0, |course| course.times)
+    }
+
+    /// It goes wrong. Says so in the log if that begins, or if it goes wrong in another way than before.
+    pub fn happened(&mut self, trouble: &Trouble) {
+        self.figures.cut_off(trouble.kind);
+        let course = self.since.get_or_insert_with(|| Course {
+            begun: Instant::now(),
+            times: 0,
+            well: None,
+        });
+        course.times += 1;
+        course.well = None;
+        if !std::mem::replace(&mut self.said[trouble.kind as usize], true) {
+            warn!(reason:% = trouble; "cut off from the cluster: {}", self.meaning);
+        }
+    }
+
+    /// All is well. Call it at each heartbeat: when that has lasted, the log says so.
+    pub fn well(&mut self) {
+        let Some(course) = &mut self.since else {
+            return;
+        };
+        let well = *course.well.get_or_insert_with(Instant::now);
+        if well.elapsed() < QUIET {
+            return;
+        }
+        let (times, seconds) = (course.times, (well - course.begun).as_secs_f64());
+        info!(times, seconds = (seconds * 10.0).round() / 10.0; "over: cut off from the cluster");
+        self.since = None;
+        self.said = Default::default();
+    }
+}
