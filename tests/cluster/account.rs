@@ -99,6 +99,28 @@ impl Account {
         }
     }
 
+    /// Sees to it that what was heard says something: that nobody was wrong would also be true of a cluster that was silent.
+    pub fn is_evidence(&self, judge: &Judge, now: Moment) {
+        let seconds = now.as_secs() as usize * judge.truths.len();
+        let (answers, calm, fresh) = (self.answers, self.calm, self.fresh);
+        assert!(answers > seconds * 5, "only {answers} answers");
+        assert!(
+            calm > answers / 20,
+            "only {calm} of {answers} in calm times"
+        );
+        let numbers = answers - self.unavailable;
+        assert!(
+            numbers > answers / 2,
+            "only {numbers} numbers in {answers} answers"
+        );
+        if judge.promise == Promise::Available {
+            assert!(
+                fresh > calm - calm / 20,
+                "only {fresh} of {calm} are {FRESH:?} old"
+            );
+        }
+    }
+
     /// A line on the way.
     pub fn progress(&self, judge: &Judge, now: Moment) -> String {
         let current: Vec<&str> = judge

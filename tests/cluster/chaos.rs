@@ -287,9 +287,9 @@ impl Chaos {
                 self.world.servers[*server].hand_over();
             }
             Act::Stop(server) => {
-                let (least, most) = [(100, 1000), (2500, 5000)][self.below(2)];
+                let (least, most) = [(100, 1000), (1000, 1350), (2500, 5000)][self.below(3)];
                 time = self.milliseconds(least, most);
-                let how = if most > 1000 {
+                let how = if least > 1000 {
                     "stopped for longer than it may"
                 } else {
                     "stopped for a moment"
@@ -486,6 +486,7 @@ impl Chaos {
         let picture = self.account.draw(&self.judge, seed, now);
         say(&self.account.words(&self.judge, seed, now));
         say(&format!("{}", picture.display()));
+        self.account.is_evidence(&self.judge, now);
         if !self.account.wrongs.is_empty() {
             let logs = self
                 .world

@@ -10,8 +10,9 @@
 //! - Who is silent (cut off, stopped, on a bad line) or killed keeps what it had last for 5 heartbeats. Who can't hear believes
 //!   in what it heard last for 4. While Redis is away its clock stands still, and that time comes on top.
 //! - Who was silent or could not hear for 2½ heartbeats (it says something every one, is removed after 4, and one may get lost) may
-//!   also be left out, or leave out others. Shorter troubles leave out nobody, and a Redis that comes back empty is no
-//!   exception, but for a server that has just been started and knows nothing from before.
+//!   also be left out, or leave out others; who was only stopped, so that nothing got lost, after almost 3. Shorter troubles leave
+//!   out nobody, and a Redis that comes back empty is no exception, but for a server that has just been started and knows
+//!   nothing from before.
 //! - A new program that takes over and a clean restart are no reason for anything.
 //!
 //! **Consistent.** What each had at some moment between question and answer. Left out is at most who could not keep its lease:
@@ -239,25 +240,27 @@ impl Judge {
         let matters = |harm: Harm| harm.silences(server) || is_heard_badly(harm) || is_away(harm);
         let troubles = self.faults.iter().filter(|fault| matters(fault.harm));
         let trouble: Duration = troubles.map(|fault| fault.within(before, answered)).sum();
+        let loses = |harm: Harm| matters(harm) && !matches!(harm, Harm::Stopped(_));
+        let longest = match self.any(before, answered, loses) {
+            true => HEARTBEAT * 5 / 2,
+            false => HEARTBEAT * 14 / 5,
+        };
         let knows_nothing = self.any(before, answered, |harm| harm.starts(server))
             && self.any(recently, answered, is_away);
-        (oldest, trouble >= HEARTBEAT * 5 / 2 || knows_nothing)
+        (oldest, trouble >= longest || knows_nothing)
     }
 
-    /// Whether `other` may not have had a lease.
+    /// Whether `other` may not have had a lease: what was done to it of late went on for so long, or it was started meanwhile and
+    /// could not ask for one.
     fn may_lack(&self, other: usize, asked: Moment, answered: Moment) -> bool {
         let before = asked.saturating_sub(LEASE + self.settling(asked, answered));
         let matters = |harm: Harm| harm.silences(other) || harm.starts(other);
-        let troubles = self.faults.iter().filter(|fault| matters(fault.harm));
-        let longest = troubles.map(|fault| {
-            fault
-                .within(Moment::ZERO, answered)
-                .min(fault.within(before, answered) + LEASE)
-        });
-        longest
-            .max()
-            .is_some_and(|trouble| trouble >= LEASE - HEARTBEAT)
-            && self.any(before, answered, matters)
+        let late = |fault: &&Fault| matters(fault.harm) && fault.overlaps(before, answered);
+        let troubles = self.faults.iter().filter(late);
+        let trouble: Duration = troubles
+            .map(|fault| fault.within(Moment::ZERO, answered))
+            .sum();
+        trouble >= LEASE - HEARTBEAT
             || self.any(before, answered, |harm| harm.starts(other))
                 && self.any(before, answered, |harm| harm == Harm::Registry)
     }
@@ -358,6 +361,14 @@ mod tests {
     }
 
     #[test]
+    fn who_was_only_stopped_is_left_out_later_than_who_may_have_lost_something() {
+        for (harm, may_lack) in [(Harm::Stopped(1), false), (Harm::Silent(1), true)] {
+            let judge = judge(Promise::Available, &[(harm, 8000, 9350)]);
+            assert_eq!(is_right(&judge, 9400, Said::Clients(0)), may_lack);
+        }
+    }
+
+    #[test]
     fn a_killed_server_is_gone_in_time() {
         let judge = judge(Promise::Available, &[(Harm::Killed(1), 20_000, 30_000)]);
         assert!(is_right(&judge, 22_500, Said::Clients(1)));
@@ -372,5 +383,24 @@ mod tests {
         assert!(is_right(&judge, 4000, Said::Unavailable));
         assert!(!is_right(&judge, 5500, Said::Unavailable));
         assert!(!is_right(&judge, 1550, Said::Clients(0)));
+    }
+
+    #[test]
+    fn who_could_not_keep_its_lease_may_be_left_out_and_nobody_else() {
+        let judge = judge(
+            Promise::Consistent,
+            &[
+                (Harm::Silent(1), 2000, 6000),
+                (Harm::Silent(1), 15_000, 15_200),
+            ],
+        );
+        assert!(!is_right(&judge, 3000, Said::Clients(0)));
+        for at in [4000, 6500] {
+            assert!(is_right(&judge, at, Said::Clients(0)), "{at}");
+            assert!(is_right(&judge, at, Said::Clients(1)), "{at}");
+        }
+        for at in [11_000, 15_300] {
+            assert!(!is_right(&judge, at, Said::Clients(0)), "{at}");
+        }
     }
 }
