@@ -129,6 +129,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             draining: draining.clone(),
         };
         let http = Http::start(sockets, subject, most)?;
+        server.begin();
         server.say_ready(&http.addresses());
         let herald = Herald::start(server.health())?;
         match wait(&signals, &server, &successor) {

@@ -53,6 +53,8 @@ pub fn start(filter: &str) {
     let journal = stderr_is_the_journal();
     let started = env_logger::Builder::new()
         .parse_filters(filter)
+        // Finer than that it logs what is said with etcd, of which some is secret.
+        .filter_module("ureq_proto", LevelFilter::Debug)
         .target(Target::Pipe(Box::new(Stderr { journal, lost: 0 })))
         .format(move |output, record| write_line(output, record, journal))
         .try_init();

@@ -64,6 +64,8 @@ pub struct Server {
     /// There if PROXY headers are awaited, until nobody is let in any more.
     greeter: Option<Arc<Greeter>>,
     listeners: Vec<Arc<Listener>>,
+    /// Serves all clients, until the workers may begin.
+    usher: Option<Usher>,
     /// Disconnects when all workers have ended.
     workers: Receiver<()>,
     /// Connections that were let go of; see [`Server::release`].
@@ -77,7 +79,7 @@ pub struct Server {
 
 impl Server {
     /// Opens all sockets for clients that `options` ask for and that were not `inherited`, and serves `commands`. So many
-    /// descriptors are `reserved` for others. In a cluster, if there are settings of one, it takes its place there before it lets
+    /// descriptors are `reserved` for others. The workers wait for [`Server::begin`]. In a cluster, if there are settings of one, it takes its place there before it lets
     /// in the first client.
     pub fn start(
         options: &Options,
@@ -180,7 +182,6 @@ impl Server {
             move |connection: &mut Connection, line| serving.serve(connection, line),
             move |connection, ended| ending.end(connection, ended),
         )?;
-        usher.end();
         Ok(Server {
             failures,
             metrics,
@@ -191,6 +192,7 @@ impl Server {
             acceptors,
             greeter,
             listeners,
+            usher: Some(usher),
             workers,
             released,
             scoreboard,
@@ -198,6 +200,14 @@ impl Server {
             id,
             cluster,
         })
+    }
+
+    /// Leaves the clients to the workers. Call it once the other servers are answered here: two whose clients ask for the census
+    /// of both would wait for each other else.
+    pub fn begin(&mut self) {
+        if let Some(usher) = self.usher.take() {
+            usher.end();
+        }
     }
 
     /// How many clients are connected.
@@ -319,10 +329,11 @@ impl Server {
         let begun = Millis::now();
         // Whose header is not whole goes along as it is.
         let greeting = self.end_acceptors(Duration::ZERO);
+        self.cluster.hurry();
         self.release(phase);
-        // Or the others would be told of clients that let go here, and go on elsewhere.
-        let census = self.cluster.pause();
         let connections = self.collect();
+        // As late as it can be: from now on their places are given up here, and the others would be told that they are gone.
+        let census = self.cluster.pause();
         let left_behind = self.door.clients.all().saturating_sub(connections.len());
         let leaving = self.door.linger.give_back();
         self.door.episodes.settle(true);

@@ -19,7 +19,10 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         panic!("these are good settings");
     };
     let (nothing, metrics) = (Inherited::default(), Arc::default());
-    Server::start(&options, uuid::Uuid::nil(), nothing, COMMANDS, metrics, 0, None).expect("it starts")
+    let server = Server::start(&options, uuid::Uuid::nil(), nothing, COMMANDS, metrics, 0, None);
+    let mut server = server.expect("it starts");
+    server.begin();
+    server
 });
 
 static MONITOR: LazyLock<Monitor> = LazyLock::new(|| {

@@ -28,7 +28,7 @@ pub use self::figures::{Figures, Shown};
 pub use self::settings::{Given, Host, Place, Settings};
 pub use self::trouble::Trouble;
 use crate::bell::Bell;
-use crate::clock::Nanos;
+use crate::clock::{Millis, Nanos};
 use crate::error::Error;
 use crate::pack;
 use crate::sync::atomic::AtomicUsize;
@@ -198,10 +198,11 @@ impl Cluster {
         let Some(settings) = self.settings.clone() else {
             return Ok(());
         };
-        let patience = if self.known.is_some() {
-            Duration::ZERO
-        } else {
-            FIRST
+        // The process before knew what the others have, and that holds; or it did not know either, and the clients don't wait.
+        let holds = |known: pack::Census| known.until == Millis(0) || Millis::now() < known.until;
+        let patience = match self.known.is_some_and(holds) {
+            true => Duration::ZERO,
+            false => FIRST,
         };
         let (member, figures) = (self.member, self.figures.clone());
         self.running = match (&self.census, &self.bell) {
@@ -221,6 +222,13 @@ impl Cluster {
             _ => Running::Nothing,
         };
         Ok(())
+    }
+
+    /// The clients are about to let go: no question of theirs may take long from now on, however many they have sent.
+    pub fn hurry(&self) {
+        if let Running::Consistent(registration) = &self.running {
+            registration.hurry();
+        }
     }
 
     /// Says nothing about the number of clients from now on, so that whoever goes on with them does. Returns what that one needs
@@ -256,7 +264,6 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Millis;
 
     #[test]
     fn more_clients_than_there_are_numbers_are_as_many_as_there_are() {

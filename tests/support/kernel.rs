@@ -97,7 +97,10 @@ pub fn local_server(arguments: &[&str], commands: &'static [Set]) -> Server {
         Asked::Serve(options) => {
             let id = uuid::Uuid::new_v4();
             let (nothing, metrics) = (Inherited::default(), Arc::default());
-            Server::start(&options, id, nothing, commands, metrics, 0, None).expect("it starts")
+            let server = Server::start(&options, id, nothing, commands, metrics, 0, None);
+            let mut server = server.expect("it starts");
+            server.begin();
+            server
         }
         Asked::Print(text) => panic!("{text}"),
     }

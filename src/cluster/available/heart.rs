@@ -318,7 +318,11 @@ impl Heart {
             None => youth,
         };
         if let Some(time) = keeps {
-            self.kept = Some((self.others.now(), Instant::now() + time));
+            let now = Instant::now();
+            // If it happens again meanwhile, what they have by now is no better.
+            let kept = self.kept.filter(|(_, until)| now < *until);
+            let clients = kept.map_or_else(|| self.others.now(), |(clients, _)| clients);
+            self.kept = Some((clients, now + time));
         }
         self.seen = Some((pulse.epoch.clone(), pulse.version));
     }

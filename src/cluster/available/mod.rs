@@ -49,19 +49,20 @@ impl Others {
     /// How many clients they have; none once that is too old to be believed.
     #[inline]
     pub fn now(&self) -> u64 {
-        // The two are not read together: either number was right a moment ago.
-        let clients = self.clients.load(Ordering::Acquire);
-        if Millis::now().0 < self.until.load(Ordering::Acquire) {
-            clients
-        } else {
-            0
-        }
+        self.known().0
     }
 
-    /// How many they had, and until when that holds.
+    /// How many they have, and until when that holds; none, and the beginning of time, once that is too old to be believed.
+    #[inline]
     pub fn known(&self) -> (u64, Millis) {
+        // In this order: the number is as new as the moment until which it holds, or newer.
+        let until = Millis(self.until.load(Ordering::Acquire));
         let clients = self.clients.load(Ordering::Acquire);
-        (clients, Millis(self.until.load(Ordering::Acquire)))
+        if Millis::now() < until {
+            (clients, until)
+        } else {
+            Default::default()
+        }
     }
 
     fn set(&self, clients: u64, until: Millis) {

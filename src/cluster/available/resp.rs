@@ -297,8 +297,8 @@ impl Link {
     fn refused(&self, error: &ServerError) -> Trouble {
         let (code, details) = (error.code(), error.details().unwrap_or_default());
         let said = quote(code, details, self.password.as_deref());
-        let what = format!("{} says: {said}", self.host);
-        Trouble::new(sort(code, details), cut(&what))
+        let what = format!("{} says: {}", self.host, cut(&said));
+        Trouble::new(sort(code, details), what)
     }
 }
 

@@ -47,9 +47,6 @@ const LONGEST: Duration = Duration::from_millis(900);
 /// One of etcd's members may take so long to answer, before another is asked.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// A server that is registered no more has so long to say that it lives.
-const VANISHED: Duration = Duration::from_millis(100);
-
 /// If nobody asks for so long, there is a round all the same, for the metrics and the log.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -72,6 +69,8 @@ struct State {
     asked: Option<Nanos>,
     /// The last round that is over.
     last: Option<Round>,
+    /// Since when nobody who asks is to wait in vain more than once.
+    hurries: Option<Nanos>,
     /// Whether there are rounds.
     is_open: bool,
     /// Whether there are to be no more.
@@ -121,6 +120,11 @@ impl Asker {
         spawned.map(|_| ())
     }
 
+    /// From now on, when a round has failed, nobody waits for another: the clients are to go on elsewhere soon.
+    pub fn hurry(&self) {
+        self.lock().hurries = Some(Nanos::now());
+    }
+
     /// Does no more rounds. Those who wait are answered at once.
     pub fn stop(&self) {
         self.lock().is_stopped = true;
@@ -135,7 +139,12 @@ impl Asker {
             match last {
                 Some(last) if last.begun >= asked => return last.result,
                 // Nobody was asked too early who can't be reached now. This is no number that could be wrong.
-                Some(last) if last.ended >= asked && last.result.is_err() => return last.result,
+                Some(last) if last.result.is_err() => {
+                    let since = state.hurries.map_or(asked, |hurries| hurries.min(asked));
+                    if last.ended >= since {
+                        return last.result;
+                    }
+                }
                 _ => {}
             }
             let waited = Duration::from_nanos(asked.until(Nanos::now()));
@@ -230,12 +239,21 @@ impl Rounds {
         let deadline = Instant::now() + DEADLINE;
         let (etcd, name, member) = (&mut self.etcd, &self.settings.name, self.member);
         let vanished = &self.vanished;
-        let mut look = || others(etcd, name, member, vanished, deadline);
+        let mut missing = Vec::new();
+        let mut look = || {
+            let (others, vanished) = others(etcd, name, member, vanished, deadline)?;
+            missing = vanished;
+            Ok(others)
+        };
         let others = look()?;
         match self.peers.ask(&others, deadline, &mut look) {
             Asked::All(servers, clients) => {
-                self.look_for_vanished()?;
+                self.look_for(&missing, deadline)?;
                 let here = self.clients.load(Ordering::SeqCst) as u64;
+                // After the count is read: who speaks no more for its clients doesn't know how many they are.
+                if self.figures.is_withdrawn() {
+                    return Err(Unavailable::Outside);
+                }
                 let clients = clients.saturating_add(here);
                 self.figures.heard(servers + 1, clients);
                 Ok(clients)
@@ -255,17 +273,14 @@ impl Rounds {
             Asked::None(unavailable) => Err(unavailable),
         }
     }
-}
 
-impl Rounds {
-    /// Whether nobody lives of those who are registered no more: the roster would lack them, and the sum their clients.
-    fn look_for_vanished(&mut self) -> Result<(), Unavailable> {
-        let vanished = self.vanished.list();
-        if vanished.is_empty() {
+    /// Whether nobody lives of those who are registered no more: the roster lacks them, and the sum their clients.
+    fn look_for(&mut self, missing: &[Entry], deadline: Instant) -> Result<(), Unavailable> {
+        if missing.is_empty() {
             return Ok(());
         }
-        let alive = self.peers.alive(&vanished, Instant::now() + VANISHED);
-        for entry in vanished {
+        let alive = self.peers.alive(missing, deadline);
+        for entry in missing {
             if !alive.contains(&entry.member) {
                 self.vanished.forget(entry.member);
             }
@@ -277,20 +292,20 @@ impl Rounds {
     }
 }
 
-/// All servers but this one, if etcd says so and this one is among them.
+/// All servers but this one, if etcd says so and this one is among them; and those who were a moment ago and are no more.
 fn others(
     etcd: &mut Etcd,
     name: &str,
     member: Member,
     vanished: &Vanished,
     by: Instant,
-) -> Result<Vec<Entry>, Unavailable> {
+) -> Result<(Vec<Entry>, Vec<Entry>), Unavailable> {
     let roster = Roster::read(etcd, name, by).map_err(|trouble| {
         // Whoever keeps this server registered says so in the log, if it lasts.
         debug!(reason:% = trouble; "no census: the roster can't be read");
         Unavailable::Registry
     })?;
-    vanished.compare(&roster);
+    let missing = vanished.compare(&roster);
     if roster.find(member).is_none() {
         return Err(Unavailable::Outside);
     }
@@ -298,7 +313,8 @@ fn others(
         return Err(Unavailable::Young);
     }
     let others = roster.entries.into_iter();
-    Ok(others.filter(|entry| entry.member != member).collect())
+    let others = others.filter(|entry| entry.member != member);
+    Ok((others.collect(), missing))
 }
 
 #[cfg(test)]
@@ -332,6 +348,22 @@ mod tests {
         let asked = Nanos::now();
         asker.tell(before, Err(Unavailable::Registry));
         assert_eq!(asker.clients(asked), Err(Unavailable::Registry));
+    }
+
+    #[test]
+    fn who_hurries_waits_in_vain_once() {
+        let asker = open();
+        asker.tell(Nanos::now(), Err(Unavailable::Registry));
+        asker.hurry();
+        let asked = Nanos::now();
+        let waiting = asker.clone();
+        let answer = std::thread::spawn(move || waiting.clients(asked));
+        assert_eq!(asker.wait(), Some(true), "that was before");
+        asker.tell(Nanos::now(), Err(Unavailable::Young));
+        assert_eq!(answer.join().unwrap(), Err(Unavailable::Young));
+        let later = Nanos::now();
+        assert_eq!(asker.clients(later), Err(Unavailable::Young));
+        assert!(later.until(Nanos::now()) < 100_000_000);
     }
 
     #[test]

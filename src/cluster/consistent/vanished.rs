@@ -25,8 +25,8 @@ impl Vanished {
         }
     }
 
-    /// Remembers who is registered now, and who is no more.
-    pub fn compare(&self, roster: &Roster) {
+    /// Remembers who is registered now, and returns who is no more.
+    pub fn compare(&self, roster: &Roster) -> Vec<Entry> {
         let mut seen = self.lock();
         let now = Instant::now();
         for (entry, since) in seen.values_mut() {
@@ -38,11 +38,6 @@ impl Vanished {
         for entry in &roster.entries {
             seen.insert(entry.member, (*entry, None));
         }
-    }
-
-    /// Those who are registered no more.
-    pub fn list(&self) -> Vec<Entry> {
-        let seen = self.lock();
         let vanished = seen.values().filter(|(_, since)| since.is_some());
         vanished.map(|(entry, _)| *entry).collect()
     }
