@@ -10,9 +10,14 @@ use super::trouble::{Kind, Trouble};
 /// So long must all be well until an outage is over: one that comes and goes is one.
 const QUIET: Duration = Duration::from_secs(5);
 
+/// If all was well for so long, the next attempt is the first again.
+const LIVED: Duration = Duration::from_millis(500);
+
 struct Course {
     begun: Instant,
     times: u64,
+    /// How often without having been well for [`LIVED`] in between.
+    attempts: u64,
     well: Option<Instant>,
 }
 
@@ -38,9 +43,9 @@ impl<'a> Outage<'a> {
         }
     }
 
-    /// How often it went wrong since it began.
-    pub fn times(&self) -> u64 {
-        self.since.as_ref().map_or(0, |course| course.times)
+    /// How often it went wrong without having been well for a while in between.
+    pub fn attempts(&self) -> u64 {
+        self.since.as_ref().map_or(0, |course| course.attempts)
     }
 
     /// It goes wrong. Says so in the log if that begins, or if it goes wrong in another way than before.
@@ -49,10 +54,15 @@ impl<'a> Outage<'a> {
         let course = self.since.get_or_insert_with(|| Course {
             begun: Instant::now(),
             times: 0,
+            attempts: 0,
             well: None,
         });
+        let well = course.well.take();
+        if well.is_some_and(|well| well.elapsed() >= LIVED) {
+            course.attempts = 0;
+        }
+        course.attempts += 1;
         course.times += 1;
-        course.well = None;
         if !std::mem::replace(&mut self.said[trouble.kind as usize], true) {
             warn!(reason:% = trouble; "cut off from the cluster: {}", self.meaning);
         }

@@ -195,3 +195,31 @@ fn a_redis_that_lives_after_it_was_replaced_parts_nobody_from_the_others() {
         drop(staying);
     });
 }
+
+/// Not only when it asks, once a heartbeat.
+#[test]
+fn a_server_is_told_that_another_redis_takes_the_writes() {
+    World::with(3, Meeting::Sentinels, |mut world| {
+        for server in &mut world.servers {
+            server.end(Signal::TERM);
+            server.also(&["--cluster-heartbeat", "10s"]);
+            server.start();
+        }
+        world.wait_for_who(0, 1);
+        wait_until("the other takes over", || world.sentinels().promote());
+        wait_until("the other takes over", || {
+            world.sentinels().first() == Some(1)
+        });
+        let begun = Instant::now();
+        for server in &world.servers {
+            wait_until("the server goes there", || {
+                let log = server.log();
+                log.iter()
+                    .any(|line| line.contains("the Sentinels have chosen"))
+            });
+        }
+        let took = begun.elapsed();
+        eprintln!("{took:?} after the Sentinels");
+        assert!(took < HEARTBEAT + MARGIN, "{took:?}");
+    });
+}

@@ -12,6 +12,9 @@ use crate::cluster::trouble::{Kind, Trouble};
 /// If no Sentinel can be asked, so many heartbeats go by until it is tried again.
 const REST: u32 = 10;
 
+/// Where a Sentinel tells that another Redis takes the writes.
+const NEWS: &str = "+switch-master";
+
 /// Finds it, again and again.
 pub struct Approach {
     settings: Arc<Settings>,
@@ -60,6 +63,24 @@ impl Approach {
             link.ask(redis::cmd("SELECT").arg(*database), deadline)?;
         }
         Ok(link)
+    }
+
+    /// The Sentinel that says by itself when another Redis takes the writes; see [`Approach::hear`].
+    pub fn sentinel(&self) -> Option<&Link> {
+        self.sentinel.as_ref()
+    }
+
+    /// Hears what the Sentinel says by itself. Returns whether there was something: then it is time to check.
+    pub fn hear(&mut self) -> bool {
+        match self.sentinel.as_mut().map(Link::hear) {
+            Some(Ok(heard)) => heard,
+            // Another is asked when it is time for that.
+            Some(Err(_)) => {
+                self.sentinel = None;
+                false
+            }
+            None => false,
+        }
     }
 
     /// Whether the Redis that was connected to last is still the one that takes writes, as far as a Sentinel knows that can be
@@ -161,6 +182,12 @@ impl Approach {
         deadline: Instant,
     ) -> Result<Host, Trouble> {
         let mut link = Link::connect(sentinel, &self.names, tls, deadline)?;
+        self.ask_for(&mut link, master, deadline)?;
+        // If it won't tell, it is asked often enough.
+        if link.ask(redis::cmd("HELLO").arg(3), deadline).is_ok() {
+            let _ = link.subscribe(NEWS, deadline);
+        }
+        // Once more, or what has changed in between would be missed.
         let host = self.ask_for(&mut link, master, deadline)?;
         self.sentinel = Some(link);
         Ok(host)

@@ -139,7 +139,7 @@ impl Heart {
                 Ok(Err(trouble)) => outage.happened(&trouble),
                 Err(_) => outage.happened(&Trouble::new(Kind::Refused, "this server failed")),
             }
-            if !self.pause(outage.times()) {
+            if !self.pause(outage.attempts()) {
                 return;
             }
         }
@@ -177,13 +177,21 @@ impl Heart {
         let mut checked = Instant::now();
         loop {
             self.hear(&mut connected)?;
-            let mut polled = [
+            let mut polled = vec![
                 PollFd::new(&connected.link, PollFlags::IN),
                 PollFd::new(&*self.source.bell, PollFlags::IN),
             ];
+            let sentinel = self.approach.sentinel();
+            polled.extend(sentinel.map(|link| PollFd::new(link, PollFlags::IN)));
             // If it fails, it is tried again.
             let _ = poll_until(&mut polled, connected.due());
-            if !polled[1].revents().is_empty() {
+            let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+            let (rings, has_news) = (is_ready(&polled[1]), polled.get(2).is_some_and(is_ready));
+            drop(polled);
+            if has_news && self.approach.hear() {
+                self.approach.check(Instant::now() + heartbeat / 4)?;
+            }
+            if rings {
                 self.source.bell.hush();
                 match self.source.order() {
                     Order::Publish => self.look(&mut connected),

@@ -156,7 +156,7 @@ impl Keeper {
                 }
                 Err(trouble) => {
                     outage.happened(&trouble);
-                    backoff::pause(outage.times(), self.settings.heartbeat / 2)
+                    backoff::pause(outage.attempts(), self.settings.heartbeat / 2)
                 }
             };
             match self.left.recv_timeout(pause) {
