@@ -53,6 +53,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     for variable in &options.unknown_variables {
         warn!(variable; "there is no such setting (--help names all)");
     }
+    look_for_cluster(options);
     signals::hold()?;
     limits::prepare();
     // Before anything is taken: if this fails, systemd keeps the clients until it is mended. Who replaces a program in its
@@ -180,6 +181,19 @@ fn give_notice(options: &Options, server: &Server) -> Result<(), Error> {
     );
     // It fails when the time is over, as it should be.
     server.failures.recv_timeout(notice).map_or(Ok(()), Err)
+}
+
+/// Names settings of a cluster that there is not: that of the cluster itself may have been mistyped.
+fn look_for_cluster(options: &Options) {
+    let files = [
+        &options.cluster_user_file,
+        &options.cluster_password_file,
+        &options.cluster_ca_file,
+    ];
+    let is_said = options.advertise.is_some() || files.iter().any(|file| file.is_some());
+    if options.cluster.is_none() && is_said {
+        warn!("there is no --cluster, and so --advertise and --cluster-…-file do nothing");
+    }
 }
 
 /// What `options` say about a cluster, if they ask for one.

@@ -135,9 +135,6 @@ impl<T: Send + 'static> Reaper<T> {
                 next.at(now.after(AGAIN));
                 if line.order(*state) {
                     line.interrupt();
-                    self.episodes
-                        .made_room
-                        .happened(&"all workers are taken, and clients wait");
                 }
             }
         }

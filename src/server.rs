@@ -254,6 +254,7 @@ impl Server {
             http:% = if http.is_empty() { "off".to_string() } else { list(http) },
             sockets = if self.is_passed() { "passed" } else { "bound" },
             id:% = self.id,
+            cluster:% = self.cluster,
             max_clients = self.scoreboard.lines().len(),
             queue = self.queue,
             started_ms = milliseconds(self.started_in);

@@ -271,7 +271,10 @@ fn an_empty_variable_counts_as_not_set() {
     }
     let daemon = Daemon::run(command);
     let ready = daemon.log().wait_for("ready listen=");
-    assert!(ready.contains(" max_clients=1024 queue=128 "), "{ready}");
+    assert!(
+        ready.contains(" cluster=none max_clients=1024 queue=128 "),
+        "{ready}"
+    );
     assert!(daemon.stop().contains("there is no --state-directory"));
     let mut help = program();
     let help = help
@@ -332,6 +335,20 @@ fn a_variable_that_sets_nothing_is_named_in_the_log() {
     let expected =
         "there is no such setting (--help names all) variable=BLOCKCHAIN_TCPD_MAXCLIENTS";
     assert!(log.contains(expected), "{log}");
+}
+
+/// The variable that asks for the cluster may be the one that was mistyped.
+#[test]
+fn settings_of_a_cluster_that_there_is_not_are_named_in_the_log() {
+    let mut command = small();
+    command.env("BLOCKCHAIN_TCPD_ADVERTISE", "192.0.2.1:4280");
+    let log = Daemon::run(command).stop();
+    assert!(log.contains("there is no --cluster"), "{log}");
+    assert!(
+        !Daemon::run(small())
+            .stop()
+            .contains("there is no --cluster")
+    );
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! Who this server is to the place where the servers meet, and whom it believes there: what its files say.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::settings::{Given, wrong};
 use crate::error::{Error, plain};
@@ -43,16 +47,8 @@ impl Credentials {
                 "--cluster-user-file names a user without a password: give it a --cluster-password-file",
             ));
         }
-        let certificates = self.certificates().map_err(wrong)?;
-        match (certificates, &self.ca) {
-            (Some(text), Some(file)) if !text.contains("-----BEGIN CERTIFICATE-----") => {
-                Err(wrong(format!(
-                    "{} holds no certificate in the PEM format",
-                    file.display()
-                )))
-            }
-            _ => Ok(()),
-        }
+        self.certificates().map_err(wrong)?;
+        Ok(())
     }
 
     /// The user, if there is one.
@@ -65,9 +61,21 @@ impl Credentials {
         word(self.password.as_deref())
     }
 
-    /// Certificates of those whom to believe, in the PEM format, if not those whom the system believes.
-    pub fn certificates(&self) -> Result<Option<String>, String> {
-        self.ca.as_deref().map(read).transpose()
+    /// Certificates of those whom to believe, if not those whom the system believes.
+    pub fn certificates(&self) -> Result<Option<Vec<CertificateDer<'static>>>, String> {
+        let Some(file) = &self.ca else {
+            return Ok(None);
+        };
+        let text = read(file)?;
+        let certificates: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+        match certificates {
+            Ok(certificates) if !certificates.is_empty() => Ok(Some(certificates)),
+            _ => Err(format!(
+                "{} holds no whole certificate in the PEM format",
+                file.display()
+            )),
+        }
     }
 }
 
@@ -85,10 +93,17 @@ fn word(file: Option<&Path>) -> Result<Option<String>, String> {
 }
 
 fn read(file: &Path) -> Result<String, String> {
-    let problem = |why: String| format!("can't read {}: {why}", file.display());
-    let size = fs::metadata(file).map_err(|error| problem(plain(&error)))?;
-    if size.len() > LARGEST_FILE {
-        return Err(problem("it is larger than 1 MiB".to_string()));
+    let problem = |why: &str| format!("can't read {}: {why}", file.display());
+    let failed = |error: io::Error| problem(&plain(&error));
+    // A pipe is read once, and it is read for each connection.
+    if !fs::metadata(file).map_err(failed)?.is_file() {
+        return Err(problem("it is no regular file"));
     }
-    fs::read_to_string(file).map_err(|error| problem(plain(&error)))
+    let mut text = String::new();
+    let mut file = File::open(file).map_err(failed)?.take(LARGEST_FILE + 1);
+    file.read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > LARGEST_FILE {
+        return Err(problem("it is larger than 1 MiB"));
+    }
+    Ok(text)
 }

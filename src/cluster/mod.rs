@@ -261,6 +261,16 @@ impl Cluster {
     }
 }
 
+impl fmt::Display for Cluster {
+    /// For the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.settings {
+            None => f.write_str("none"),
+            Some(settings) => write!(f, "{}", settings.name),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

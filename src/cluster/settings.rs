@@ -1,7 +1,7 @@
 //! What an operator says about the cluster: where its servers meet, under which name, and who they say they are there.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -141,10 +141,10 @@ impl Settings {
         }
         if settings
             .advertise
-            .is_some_and(|address| address.ip().is_unspecified() || address.port() == 0)
+            .is_some_and(|address| !is_for_one(address.ip()) || address.port() == 0)
         {
             return Err(wrong(
-                "--advertise is the address that the other servers connect to: it can't be any address, or any port",
+                "--advertise is the address that the other servers connect to: it can't be any address, that of many, or any port",
             ));
         }
         Ok(settings)
@@ -212,6 +212,13 @@ impl Settings {
             Place::Etcd => "etcd",
         }
     }
+}
+
+/// Whether this can be the address of one machine.
+fn is_for_one(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    !(address.is_unspecified() || address.is_multicast() || is_broadcast)
 }
 
 /// An error about what was given.

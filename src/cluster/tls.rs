@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::credentials::Credentials;
@@ -12,19 +11,16 @@ use super::trouble::{Kind, Trouble};
 /// Believes the certificates that were named, else those that the system believes.
 pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, Trouble> {
     let problem = |what: String| Trouble::new(Kind::Denied, what);
-    let Some(text) = credentials.certificates().map_err(problem)? else {
-        let found = rustls_native_certs::load_native_certs();
-        return match found.certs {
-            none if none.is_empty() => Err(problem(
-                "this system believes no certificate: name those to believe with --cluster-ca-file"
-                    .to_string(),
-            )),
-            certificates => Ok(certificates),
-        };
-    };
-    CertificateDer::pem_slice_iter(text.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| problem(format!("--cluster-ca-file is damaged: {error}")))
+    if let Some(named) = credentials.certificates().map_err(problem)? {
+        return Ok(named);
+    }
+    match rustls_native_certs::load_native_certs().certs {
+        none if none.is_empty() => Err(problem(
+            "this system believes no certificate: name those to believe with --cluster-ca-file"
+                .to_string(),
+        )),
+        certificates => Ok(certificates),
+    }
 }
 
 /// What speaks TLS.

@@ -39,7 +39,14 @@ impl Service {
             Some(Ended::Idle(time)) if self.is_too_long(time) => {
                 self.refuse(connection, &Refusal::Idle);
             }
-            Some(Ended::Idle(_)) => self.refuse(connection, &Refusal::MadeRoom),
+            Some(Ended::Idle(_)) => {
+                let made_room = &self.episodes.made_room;
+                if made_room.happened(&"all workers are taken, and clients wait") {
+                    // Who says when it is over.
+                    self.alarm.ring();
+                }
+                self.refuse(connection, &Refusal::MadeRoom);
+            }
             None => self.refuse_after_panic(connection),
             Some(Ended::Finished { recently }) => {
                 if recently || connection.unread() > 0 {

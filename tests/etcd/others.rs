@@ -1,7 +1,7 @@
 //! Who else may be written down in etcd: servers with the same id, and addresses at which no server answers.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -194,4 +194,43 @@ fn a_server_with_the_address_of_another_does_not_take_its_place() {
     let log = mistaken.stop();
     assert_eq!(log.matches("answers at the address").count(), 1, "{log}");
     unavailable_until(&mut here, &["1 of 2 servers answered", YOUNG], "1");
+}
+
+/// It makes WHO unavailable on the others, which say where nobody answers; so does it itself.
+#[test]
+fn a_server_that_can_not_be_reached_where_it_says_is_told_so_and_named_by_the_others() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    let servers = servers(&etcd, 2);
+    let mut here = client(&servers[0]);
+    let url = etcd.url();
+    let lost = |address: SocketAddr| {
+        let (http, address) = (free_address().to_string(), address.to_string());
+        let cluster = ["--cluster", &url, "--advertise", &address, "--http", &http];
+        Daemon::start(cluster.into_iter().chain(["--cluster-heartbeat", "250ms"]))
+    };
+    // Each is named, also while WHO is unavailable anyway.
+    for _ in 0..2 {
+        let address = free_address();
+        let server = lost(address);
+        let line = server.log().wait_for("does not hear itself");
+        assert!(line.contains(&address.to_string()), "{line}");
+        wait_until("it is named", || {
+            here.ask("WHO");
+            let mut lines = servers[0].log().lines().into_iter();
+            lines.any(|line| {
+                line.contains("server of the cluster does not answer")
+                    && line.contains(&address.to_string())
+            })
+        });
+        let log = server.stop();
+        assert_eq!(log.matches("does not hear itself").count(), 1, "{log}");
+    }
+    wait_for(&servers, 2);
+    for server in &servers {
+        let log = server.log().lines().join("\n");
+        assert!(!log.contains("hear itself"), "{log}");
+    }
 }

@@ -243,6 +243,7 @@ fn settings_that_cannot_work_are_said_at_start() {
     let empty = file(&files, "empty", "");
     let two = file(&files, "two", "one\ntwo\n");
     let user = file(&files, "user", "someone\n");
+    let half = file(&files, "half", "-----BEGIN CERTIFICATE-----\nAAAA\n");
     let missing = files.path().join("missing");
     let missing = missing.to_str().expect("UTF-8");
     let redis = ["--cluster", "redis://127.0.0.1:1"];
@@ -284,8 +285,16 @@ fn settings_that_cannot_work_are_said_at_start() {
             "without a password",
         ),
         (
+            [&redis[..], &["--cluster-password-file", "/dev/zero"]].concat(),
+            "/dev/zero: it is no regular file",
+        ),
+        (
             [&redis[..], &["--cluster-ca-file", &user]].concat(),
-            "holds no certificate",
+            "holds no whole certificate",
+        ),
+        (
+            [&redis[..], &["--cluster-ca-file", &half]].concat(),
+            "holds no whole certificate",
         ),
         (vec!["--cluster", "etcd://127.0.0.1"], "--advertise"),
         (

@@ -131,7 +131,11 @@ impl Approach {
     fn hello(&self, link: &mut Link, deadline: Instant) -> Result<(), Trouble> {
         let denied = |what| Trouble::new(Kind::Denied, what);
         let too_old = |mut trouble: Trouble| {
-            if trouble.kind == Kind::Refused {
+            let is_unknown = |word| trouble.what.contains(word);
+            if is_unknown("unknown command")
+                || is_unknown("NOPROTO")
+                || is_unknown("wrong number of arg")
+            {
                 trouble.what += " (Redis 6 or later is needed)";
             }
             trouble

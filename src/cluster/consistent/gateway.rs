@@ -27,6 +27,13 @@ const LONGEST_LOOKUP: Duration = Duration::from_secs(1);
 /// Who this server is to an etcd when only a password was given.
 const DEFAULT_USER: &str = "root";
 
+/// What an etcd says when it knows this server, or does not, and lets it do nothing.
+const DENIALS: [&str; 3] = [
+    "permission denied",
+    "authentication failed",
+    "user name is empty",
+];
+
 /// What an etcd says when this server has to say anew who it is.
 const STRANGER: [&str; 3] = [
     "invalid auth token",
@@ -267,9 +274,7 @@ fn refused(host: &Host, status: u16, reply: &Value) -> Trouble {
     let said = said.map_or_else(|| reply.to_string(), str::to_string);
     let kind = match status {
         401 | 403 => Kind::Denied,
-        _ if said.contains("permission denied") || said.contains("authentication failed") => {
-            Kind::Denied
-        }
+        _ if DENIALS.iter().any(|denial| said.contains(denial)) => Kind::Denied,
         504 => Kind::Late,
         _ => Kind::Refused,
     };

@@ -15,18 +15,21 @@ mod roster;
 mod talk;
 mod vanished;
 
+use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::debug;
+use log::{debug, warn};
 
 use self::etcd::Etcd;
 use self::gateway::Gateway;
 use self::peers::{Asked, Peers};
 pub use self::registration::Registration;
 use self::roster::{Entry, Roster};
+use self::talk::Silence;
 pub use self::talk::answer;
 use self::vanished::Vanished;
 use super::names::Names;
@@ -113,6 +116,7 @@ impl Asker {
             vanished,
             peers: Peers::default(),
             silence: Episode::new("WHO is unavailable: a server of the cluster does not answer"),
+            silent: HashSet::new(),
         };
         self.lock().is_open = true;
         let spawned = thread::spawn_with("census", STACK_SIZE, move || rounds.run());
@@ -211,6 +215,8 @@ struct Rounds {
     vanished: Arc<Vanished>,
     peers: Peers,
     silence: Episode,
+    /// Who did not answer in that time.
+    silent: HashSet<SocketAddr>,
 }
 
 impl Rounds {
@@ -227,7 +233,9 @@ impl Rounds {
         while let Some(is_asked) = self.asker.wait() {
             let begun = Nanos::now();
             let result = self.round();
-            self.silence.settle(false);
+            if !self.silence.settle(false) {
+                self.silent.clear();
+            }
             if is_asked {
                 self.figures.census(result.is_ok());
             }
@@ -263,8 +271,11 @@ impl Rounds {
                 members,
                 silence,
             } => {
-                self.silence
-                    .happened(&format_args!("{}: {}", silence.address, silence.why));
+                let Silence { address, why } = silence;
+                let begins = self.silence.happened(&format_args!("{address}: {why}"));
+                if self.silent.insert(address) && !begins {
+                    warn!(reason:% = format_args!("{address}: {why}"); "another server of the cluster does not answer");
+                }
                 Err(Unavailable::Silent {
                     answered: answered + 1,
                     members: members + 1,

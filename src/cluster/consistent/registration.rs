@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use log::warn;
+use log::{info, warn};
 
 use super::Asker;
 use super::etcd::Etcd;
@@ -32,8 +32,11 @@ const LEAST_SECONDS: u64 = 2;
 /// One of etcd's members may take so long to answer, before another is asked. It writes to its disk.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Another server at the address of this one has so long to say that it lives.
+/// Another server at the address of this one has so long to say that it lives, and this one itself.
 const ANSWER: Duration = Duration::from_millis(100);
+
+/// This server is not to be reached at its address when it has not been for so many heartbeats, from its start on.
+const UNHEARD: u32 = 4;
 
 /// The place in the roster, and those who look after it.
 pub struct Registration {
@@ -75,6 +78,7 @@ impl Registration {
             lease: None,
             is_new: !goes_on,
             is_shared: false,
+            unheard: Some(0),
             first: Some(registered),
             left,
         };
@@ -139,6 +143,8 @@ struct Keeper {
     is_new: bool,
     /// Whether the log says that another server answers at its address.
     is_shared: bool,
+    /// How often this server was not heard at its address; nothing once it was.
+    unheard: Option<u32>,
     first: Option<Sender<()>>,
     left: Receiver<()>,
 }
@@ -191,6 +197,9 @@ impl Keeper {
         let is_twin = |entry: &Entry| entry.member.id == self.member.id;
         let shares = others.any(|entry| is_twin(entry) && !self.is_past(entry));
         self.figures.shares_id(shares, &self.member.id);
+        if !self.is_new {
+            self.listen_for_itself();
+        }
         self.is_new = false;
         Ok(())
     }
@@ -198,6 +207,34 @@ impl Keeper {
     /// Whether this is what a process has left that ended: only one can be at an address, if it is not that of another by mistake.
     fn is_past(&self, entry: &Entry) -> bool {
         self.is_new && entry.address == self.address && entry.member != self.member
+    }
+
+    /// Whether others can reach this server, as far as it can find out: a wrong address makes WHO unavailable on all others, and
+    /// nothing else would be said here.
+    fn listen_for_itself(&mut self) {
+        let Some(times) = &mut self.unheard else {
+            return;
+        };
+        let own = Entry {
+            member: self.member,
+            address: self.address,
+            lease: 0,
+        };
+        let alive = Peers::default().alive(&[own], Instant::now() + ANSWER);
+        if alive.is_empty() {
+            *times += 1;
+            if *times == UNHEARD {
+                warn!(
+                    address:% = self.address;
+                    "this server does not hear itself at the address that it is to have (--advertise): if the others do not either, WHO is unavailable there"
+                );
+            }
+            return;
+        }
+        if *times >= UNHEARD {
+            info!(address:% = self.address; "over: this server does not hear itself at the address that it is to have");
+        }
+        self.unheard = None;
     }
 
     /// Those of the roster that have ended, as far as this server is to see to it. Who answers has not.
