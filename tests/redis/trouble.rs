@@ -4,15 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use super::{HEARTBEAT, Trio, figure, said, server, server_at, who};
+use super::{BELIEVED, HEARTBEAT, Trio, figure, said, server, server_at, who};
 use crate::support::redis::{Redis, free_port};
 use crate::support::{Client, installed, wait_until};
 
 const STATE: &str = "blockchain-tcpd:{default}:state";
 const ALIVE: &str = "blockchain-tcpd:{default}:alive";
-
-/// What the others had, four heartbeats long.
-const BELIEVED: Duration = Duration::from_secs(2);
 
 /// A busy machine may take longer than two heartbeats for what takes two.
 const HEALS: Duration = Duration::from_secs(3);
