@@ -8,13 +8,12 @@ mod trouble;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use self::registry::{Etcd, free_address};
 use crate::support::http::get;
+use crate::support::watch::{Watch, watch};
 use crate::support::{Client, Daemon, Scratch, clean, installed, program, wait_until};
 
 const REGISTRY: &str = "0 of an unknown number of servers answered: their registry did not";
@@ -64,34 +63,6 @@ fn client(server: &Daemon) -> Client {
 fn leave(mut client: Client) {
     client.send("QUIT\n");
     assert_eq!(client.rest(), "BYE\n");
-}
-
-/// A client that asks WHO without pause.
-struct Watch {
-    over: Arc<AtomicBool>,
-    thread: JoinHandle<(Vec<String>, Client)>,
-}
-
-fn watch(mut client: Client) -> Watch {
-    let over = Arc::new(AtomicBool::new(false));
-    let enough = over.clone();
-    let thread = thread::spawn(move || {
-        let mut answers = Vec::new();
-        while !enough.load(Ordering::Relaxed) {
-            answers.push(client.ask("WHO"));
-            thread::park_timeout(Duration::from_millis(1));
-        }
-        (answers, client)
-    });
-    Watch { over, thread }
-}
-
-impl Watch {
-    /// Returns what was answered, and the client, which counts still.
-    fn end(self) -> (Vec<String>, Client) {
-        self.over.store(true, Ordering::Relaxed);
-        self.thread.join().expect("all was answered")
-    }
 }
 
 /// Asks WHO until it is answered by `then`; before that nothing may be answered but ERR UNAVAILABLE with one of these sentences.

@@ -4,9 +4,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use super::registry::{Etcd, free_address};
-use super::{
-    OUTSIDE, REGISTRY, YOUNG, client, server, servers, unavailable_until, wait_for, watch,
-};
+use super::{OUTSIDE, REGISTRY, YOUNG, client, server, servers, unavailable_until, wait_for};
+use crate::support::watch::watch;
 use crate::support::{Client, Daemon, Scratch, fails, installed, wait_until};
 
 #[test]
