@@ -20,6 +20,22 @@ const REGISTRY: &str = "0 of an unknown number of servers answered: their regist
 const OUTSIDE: &str = "0 of an unknown number of servers answered: this one is not registered";
 const YOUNG: &str = "0 of an unknown number of servers answered: their registry may lack some";
 
+/// What `--cluster-heartbeat` is here.
+const HEARTBEAT: Duration = Duration::from_millis(250);
+
+/// How long the lease of a server holds.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// A busy machine may take so much longer.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// It took until a lease was over that nobody keeps alive any more: that was done a heartbeat before at the earliest, and etcd
+/// looks twice a second for those that are over.
+fn takes_a_lease(took: Duration) {
+    assert!(took > LEASE - HEARTBEAT * 2, "{took:?}");
+    assert!(took < LEASE + Duration::from_millis(500) + BUSY, "{took:?}");
+}
+
 /// A server of the cluster in this etcd, with these arguments besides.
 fn server(etcd: &Etcd, arguments: &[&str]) -> Daemon {
     server_at(free_address(), etcd, arguments)
@@ -27,8 +43,13 @@ fn server(etcd: &Etcd, arguments: &[&str]) -> Daemon {
 
 /// The same with its HTTP there.
 fn server_at(http: SocketAddr, etcd: &Etcd, arguments: &[&str]) -> Daemon {
-    let (http, cluster) = (http.to_string(), etcd.url());
-    let cluster = ["--http", &http, "--advertise", &http, "--cluster", &cluster];
+    server_over(http, &etcd.url(), arguments)
+}
+
+/// The same that finds its etcd so.
+fn server_over(http: SocketAddr, cluster: &str, arguments: &[&str]) -> Daemon {
+    let http = http.to_string();
+    let cluster = ["--http", &http, "--advertise", &http, "--cluster", cluster];
     let few = ["--max-clients", "64", "--cluster-heartbeat", "250ms"];
     Daemon::start(cluster.iter().chain(&few).chain(arguments))
 }
@@ -135,6 +156,12 @@ fn a_server_that_does_not_answer_makes_who_unavailable_until_it_is_gone() {
     let silent = ["2 of 3 servers answered, try again"];
     let took = unavailable_until(&mut clients[0], &silent, "2");
     eprintln!("a stopped server is gone after {took:?}");
+    // Who asked just before that waited for its answer.
+    assert!(took > LEASE - HEARTBEAT * 2, "{took:?}");
+    assert!(
+        took < LEASE + Duration::from_millis(1250) + BUSY,
+        "{took:?}"
+    );
     let line = servers[0]
         .log()
         .wait_for("a server of the cluster does not answer");
@@ -144,6 +171,7 @@ fn a_server_that_does_not_answer_makes_who_unavailable_until_it_is_gone() {
     // It knows nothing before it is registered again, and then others may be missing, too.
     let took = unavailable_until(&mut clients[2], &[OUTSIDE, YOUNG], "3");
     eprintln!("a server that goes on is back after {took:?}");
+    takes_a_lease(took);
     for client in &mut clients {
         assert_eq!(client.ask("WHO"), "3");
     }
@@ -165,6 +193,7 @@ fn a_killed_server_is_missed_and_then_gone_and_one_that_starts_in_its_place_is_n
     let silent = ["2 of 3 servers answered, try again"];
     let took = unavailable_until(&mut asking, &silent, "2");
     eprintln!("a killed server is gone after {took:?}");
+    takes_a_lease(took);
     other.signal("KILL");
     other.wait();
     let begun = Instant::now();
