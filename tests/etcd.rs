@@ -1,8 +1,9 @@
 //! The consistent cluster: what WHO answers over several servers and a real etcd, whatever becomes of either.
 //!
-//! Who else may be in etcd is in `others`, what etcd may do in `trouble`.
+//! Who else may be in etcd is in `others`, what etcd may do in `trouble`, who can't reach it in `parted`.
 
 mod others;
+mod parted;
 mod registry;
 mod trouble;
 
