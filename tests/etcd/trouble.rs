@@ -169,6 +169,8 @@ fn an_etcd_that_asks_who_comes_is_told() {
             &user,
             "--cluster-password-file",
             password,
+            "--log",
+            "trace",
         ];
         server(&etcd, &files)
     };
@@ -207,6 +209,29 @@ fn an_etcd_that_asks_who_comes_is_told() {
     // The right one is written into the file: no restart is needed.
     std::fs::write(&wrong, "secret\n").unwrap();
     unavailable_until(&mut asking, &[REGISTRY, OUTSIDE, YOUNG], "3");
+    for server in [known, stranger] {
+        shows_no_secret(&server.stop());
+    }
+}
+
+/// Neither a password nor the token that etcd answers is in the log, whatever it shows of what is sent.
+fn shows_no_secret(log: &str) {
+    // In a dump, sixteen bytes stand at the end of each line.
+    let ends = log.lines().map(|line| {
+        let begin = line.char_indices().rev().nth(15);
+        begin.map_or(line, |(begin, _)| &line[begin..])
+    });
+    let dump: String = ends.collect();
+    for text in [log, &dump] {
+        let text = text.to_ascii_lowercase();
+        for secret in ["secret", "guess", "authorization", "\"token\""] {
+            let found = text.find(secret).map(|at| {
+                let begin = at.saturating_sub(200);
+                text.get(begin..at + 200).unwrap_or(secret).to_string()
+            });
+            assert_eq!(found, None, "{secret}");
+        }
+    }
 }
 
 #[test]
