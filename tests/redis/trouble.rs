@@ -173,6 +173,23 @@ fn the_script_is_flushed() {
     is_mended(|trio| trio.redis.order(&["SCRIPT", "FLUSH"]));
 }
 
+/// As those are that waited while a server slept or beat: they are read after a reply that says more.
+#[test]
+fn a_message_that_is_older_than_what_is_known_changes_nothing() {
+    if !installed("redis-server") {
+        return;
+    }
+    let mut trio = Trio::new(&[]);
+    let epoch = trio.redis.ask(&["HGET", STATE, "epoch"]);
+    let channel = "blockchain-tcpd:{default}:changes:0";
+    let late = format!("{epoch} 0 1000 3");
+    assert_eq!(trio.redis.ask(&["PUBLISH", channel, &late]), "3");
+    let told = Instant::now();
+    while told.elapsed() < HEARTBEAT {
+        assert_eq!(trio.who(), [3; 3], "{:?} after it", told.elapsed());
+    }
+}
+
 /// As if the clock of Redis had been set: the time of the last heartbeat is an hour away.
 #[test]
 fn the_clock_of_redis_is_set_back() {
