@@ -1,25 +1,41 @@
 //! The consistent cluster: what WHO answers over several servers and a real etcd, whatever becomes of either.
 //!
-//! Who else may be in etcd is in `others`, what etcd may do in `trouble`.
+//! Who else may be in etcd is in `others`, what etcd may do in `trouble`, who can't reach it in `parted`.
 
 mod others;
+mod parted;
 mod registry;
 mod trouble;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use self::registry::{Etcd, free_address};
 use crate::support::http::get;
+use crate::support::watch::{Watch, watch};
 use crate::support::{Client, Daemon, Scratch, clean, installed, program, wait_until};
 
 const REGISTRY: &str = "0 of an unknown number of servers answered: their registry did not";
 const OUTSIDE: &str = "0 of an unknown number of servers answered: this one is not registered";
 const YOUNG: &str = "0 of an unknown number of servers answered: their registry may lack some";
+
+/// What `--cluster-heartbeat` is here.
+const HEARTBEAT: Duration = Duration::from_millis(250);
+
+/// How long the lease of a server holds.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// A busy machine may take so much longer.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// It took until a lease was over that nobody keeps alive any more: that was done a heartbeat before at the earliest, and etcd
+/// looks twice a second for those that are over.
+fn takes_a_lease(took: Duration) {
+    assert!(took > LEASE - HEARTBEAT * 2, "{took:?}");
+    assert!(took < LEASE + Duration::from_millis(500) + BUSY, "{took:?}");
+}
 
 /// A server of the cluster in this etcd, with these arguments besides.
 fn server(etcd: &Etcd, arguments: &[&str]) -> Daemon {
@@ -28,8 +44,13 @@ fn server(etcd: &Etcd, arguments: &[&str]) -> Daemon {
 
 /// The same with its HTTP there.
 fn server_at(http: SocketAddr, etcd: &Etcd, arguments: &[&str]) -> Daemon {
-    let (http, cluster) = (http.to_string(), etcd.url());
-    let cluster = ["--http", &http, "--advertise", &http, "--cluster", &cluster];
+    server_over(http, &etcd.url(), arguments)
+}
+
+/// The same that finds its etcd so.
+fn server_over(http: SocketAddr, cluster: &str, arguments: &[&str]) -> Daemon {
+    let http = http.to_string();
+    let cluster = ["--http", &http, "--advertise", &http, "--cluster", cluster];
     let few = ["--max-clients", "64", "--cluster-heartbeat", "250ms"];
     Daemon::start(cluster.iter().chain(&few).chain(arguments))
 }
@@ -64,34 +85,6 @@ fn client(server: &Daemon) -> Client {
 fn leave(mut client: Client) {
     client.send("QUIT\n");
     assert_eq!(client.rest(), "BYE\n");
-}
-
-/// A client that asks WHO without pause.
-struct Watch {
-    over: Arc<AtomicBool>,
-    thread: JoinHandle<(Vec<String>, Client)>,
-}
-
-fn watch(mut client: Client) -> Watch {
-    let over = Arc::new(AtomicBool::new(false));
-    let enough = over.clone();
-    let thread = thread::spawn(move || {
-        let mut answers = Vec::new();
-        while !enough.load(Ordering::Relaxed) {
-            answers.push(client.ask("WHO"));
-            thread::park_timeout(Duration::from_millis(1));
-        }
-        (answers, client)
-    });
-    Watch { over, thread }
-}
-
-impl Watch {
-    /// Returns what was answered, and the client, which counts still.
-    fn end(self) -> (Vec<String>, Client) {
-        self.over.store(true, Ordering::Relaxed);
-        self.thread.join().expect("all was answered")
-    }
 }
 
 /// Asks WHO until it is answered by `then`; before that nothing may be answered but ERR UNAVAILABLE with one of these sentences.
@@ -148,7 +141,9 @@ fn every_client_counts_on_every_server_at_once_and_no_server_does() {
     );
     for server in servers {
         let log = server.stop();
-        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+        for level in ["ERROR", "WARN", "DEBUG", "TRACE"] {
+            assert!(!log.contains(level), "{log}");
+        }
     }
 }
 
@@ -164,6 +159,12 @@ fn a_server_that_does_not_answer_makes_who_unavailable_until_it_is_gone() {
     let silent = ["2 of 3 servers answered, try again"];
     let took = unavailable_until(&mut clients[0], &silent, "2");
     eprintln!("a stopped server is gone after {took:?}");
+    // Who asked just before that waited for its answer.
+    assert!(took > LEASE - HEARTBEAT * 2, "{took:?}");
+    assert!(
+        took < LEASE + Duration::from_millis(1250) + BUSY,
+        "{took:?}"
+    );
     let line = servers[0]
         .log()
         .wait_for("a server of the cluster does not answer");
@@ -173,6 +174,7 @@ fn a_server_that_does_not_answer_makes_who_unavailable_until_it_is_gone() {
     // It knows nothing before it is registered again, and then others may be missing, too.
     let took = unavailable_until(&mut clients[2], &[OUTSIDE, YOUNG], "3");
     eprintln!("a server that goes on is back after {took:?}");
+    takes_a_lease(took);
     for client in &mut clients {
         assert_eq!(client.ask("WHO"), "3");
     }
@@ -194,6 +196,7 @@ fn a_killed_server_is_missed_and_then_gone_and_one_that_starts_in_its_place_is_n
     let silent = ["2 of 3 servers answered, try again"];
     let took = unavailable_until(&mut asking, &silent, "2");
     eprintln!("a killed server is gone after {took:?}");
+    takes_a_lease(took);
     other.signal("KILL");
     other.wait();
     let begun = Instant::now();

@@ -51,10 +51,22 @@ impl Etcd {
         etcd
     }
 
+    /// Where its members are for clients.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let members = self.members.lock().unwrap();
+        members.iter().map(|one| one.client).collect()
+    }
+
     /// What `--cluster` takes.
     pub fn url(&self) -> String {
-        let members = self.members.lock().unwrap();
-        let hosts: Vec<_> = members.iter().map(|one| one.client.to_string()).collect();
+        self.url_from(0)
+    }
+
+    /// The same with this member first, which is asked first.
+    pub fn url_from(&self, first: usize) -> String {
+        let hosts = self.addresses().into_iter();
+        let mut hosts: Vec<String> = hosts.map(|host| host.to_string()).collect();
+        hosts.rotate_left(first);
         let scheme = if self.tls.is_some() { "etcds" } else { "etcd" };
         format!("{scheme}://{}", hosts.join(","))
     }
@@ -100,6 +112,27 @@ impl Etcd {
         let mut process = process.expect("it runs");
         process.kill().expect("it is our child");
         process.wait().expect("it is our child");
+    }
+
+    /// Sends a member a signal by its name, such as STOP.
+    pub fn signal(&self, member: usize, name: &str) {
+        let members = self.members.lock().unwrap();
+        let pid = members[member].process.as_ref().expect("it runs").id();
+        let mut kill = Command::new("kill");
+        let status = kill.args(["-s", name, &pid.to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Which member leads. All must run.
+    pub fn leader(&self) -> usize {
+        let said = self.does(&["endpoint", "status"]);
+        let leads = |address: &SocketAddr| {
+            let mut lines = said.lines().map(|line| line.split(", "));
+            let line = lines.find(|line| line.clone().next() == Some(&address.to_string()));
+            line.is_some_and(|mut line| line.nth(4) == Some("true"))
+        };
+        let leader = self.addresses().iter().position(leads);
+        leader.unwrap_or_else(|| panic!("{said}"))
     }
 
     /// Takes away all that a member that does not run has kept.

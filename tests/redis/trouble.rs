@@ -4,15 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use super::{HEARTBEAT, Trio, figure, said, server, server_at, who};
+use super::{BELIEVED, HEARTBEAT, Trio, figure, said, server, server_at, who};
 use crate::support::redis::{Redis, free_port};
 use crate::support::{Client, installed, wait_until};
 
 const STATE: &str = "blockchain-tcpd:{default}:state";
 const ALIVE: &str = "blockchain-tcpd:{default}:alive";
-
-/// What the others had, four heartbeats long.
-const BELIEVED: Duration = Duration::from_secs(2);
 
 /// A busy machine may take longer than two heartbeats for what takes two.
 const HEALS: Duration = Duration::from_secs(3);
@@ -174,6 +171,23 @@ fn the_sum_is_wrong() {
 #[test]
 fn the_script_is_flushed() {
     is_mended(|trio| trio.redis.order(&["SCRIPT", "FLUSH"]));
+}
+
+/// As those are that waited while a server slept or beat: they are read after a reply that says more.
+#[test]
+fn a_message_that_is_older_than_what_is_known_changes_nothing() {
+    if !installed("redis-server") {
+        return;
+    }
+    let mut trio = Trio::new(&[]);
+    let epoch = trio.redis.ask(&["HGET", STATE, "epoch"]);
+    let channel = "blockchain-tcpd:{default}:changes:0";
+    let late = format!("{epoch} 0 1000 3");
+    assert_eq!(trio.redis.ask(&["PUBLISH", channel, &late]), "3");
+    let told = Instant::now();
+    while told.elapsed() < HEARTBEAT {
+        assert_eq!(trio.who(), [3; 3], "{:?} after it", told.elapsed());
+    }
 }
 
 /// As if the clock of Redis had been set: the time of the last heartbeat is an hour away.

@@ -6,6 +6,7 @@ pub mod http;
 pub mod kernel;
 pub mod redis;
 pub mod trickle;
+pub mod watch;
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
