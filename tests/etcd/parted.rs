@@ -1,52 +1,16 @@
 //! A server that can't reach etcd, while the others reach both.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::{Arc, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::registry::{Etcd, free_address, somebody};
+use super::registry::{Etcd, free_address};
 use super::{
     BUSY, HEARTBEAT, LEASE, OUTSIDE, REGISTRY, YOUNG, client, server_over, servers, takes_a_lease,
     wait_for,
 };
 use crate::support::watch::watch;
+use crate::support::way::Way;
 use crate::support::{Client, installed, wait_until};
-
-/// A way to an etcd. Who writes the gate shuts it: nothing passes any more, and nobody is told so.
-struct Way {
-    address: SocketAddr,
-    gate: Arc<RwLock<()>>,
-}
-
-impl Way {
-    fn new(to: SocketAddr) -> Self {
-        let gate = Arc::new(RwLock::new(()));
-        let both = gate.clone();
-        let address = somebody(move |here| {
-            let there = TcpStream::connect(to).expect("etcd runs");
-            let [here, there] = [here, there].map(Arc::new);
-            let (gate, from, back) = (both.clone(), there.clone(), here.clone());
-            thread::spawn(move || pass(&gate, &from, &back));
-            pass(&both, &here, &there);
-        });
-        Way { address, gate }
-    }
-}
-
-/// Passes on what comes, as long as the gate is open.
-fn pass(gate: &RwLock<()>, mut from: &TcpStream, mut to: &TcpStream) {
-    let mut bytes = [0; 4096];
-    while let Ok(read @ 1..) = from.read(&mut bytes) {
-        let open = gate.read();
-        if open.is_err() || to.write_all(&bytes[..read]).is_err() {
-            break;
-        }
-    }
-    // It may have gone.
-    let _ = to.shutdown(Shutdown::Both);
-}
 
 /// What WHO answers until it is `end`: each answer that is another than the one before, and after how long it came.
 fn course(client: &mut Client, end: &str) -> Vec<(String, Duration)> {

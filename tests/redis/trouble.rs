@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{BELIEVED, HEARTBEAT, Trio, figure, said, server, server_at, who};
 use crate::support::redis::{Redis, free_port};
+use crate::support::way::Way;
 use crate::support::{Client, installed, wait_until};
 
 const STATE: &str = "blockchain-tcpd:{default}:state";
@@ -369,7 +370,7 @@ fn what_is_no_redis_is_survived_and_said_once() {
 #[test]
 fn messages_without_end_hold_up_no_heartbeat() {
     let address = says(
-        "%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n*8\r\n$1\r\ne\r\n:1\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n",
+        "%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n*9\r\n:1\r\n$1\r\ne\r\n:1\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n",
         PUSH,
     );
     let server = server_at(&format!("redis://{address}"), &[]);
@@ -419,4 +420,36 @@ fn two_servers_of_one_id_are_both_counted_and_named() {
     let said = lines.iter().filter(|line| line.contains("the same id"));
     assert_eq!(said.count(), 2, "{lines:?}");
     assert!(clients.iter_mut().all(|client| who(client) == 2));
+}
+
+/// Its server may have begun anew since, and the one that it tells of be gone.
+#[test]
+fn a_heartbeat_that_was_under_way_for_long_brings_nobody_back() {
+    if !installed("redis-server") {
+        return;
+    }
+    const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+    let redis = Redis::start(&[]);
+    let way = Way::new(([127, 0, 0, 1], redis.port).into());
+    let other = server(&redis, &[]);
+    let mut asker = other.connect();
+    let url = format!("redis://{}", way.address);
+    let mut killed = server_at(&url, &["--server-id", ID]);
+    let clients = [(); 3].map(|()| killed.connect());
+    wait_until("all are counted", || who(&mut asker) == 4);
+    let shut = way.gate.write().expect("nobody panics with it");
+    killed.log().wait_for("does not answer in time");
+    killed.signal("KILL");
+    killed.wait();
+    drop(clients);
+    let again = server(&redis, &["--server-id", ID]);
+    wait_until("the last process is gone", || who(&mut asker) == 1);
+    drop(shut);
+    let opened = Instant::now();
+    while opened.elapsed() < HEARTBEAT * 2 {
+        assert_eq!(who(&mut asker), 1, "after {:?}", opened.elapsed());
+    }
+    assert_eq!(figure(&again, "shares_id"), 0.0);
+    let log = again.stop();
+    assert!(!log.contains("the same id"), "{log}");
 }

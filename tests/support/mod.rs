@@ -7,6 +7,7 @@ pub mod kernel;
 pub mod redis;
 pub mod trickle;
 pub mod watch;
+pub mod way;
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 use uuid::Uuid;
 
 use super::approach::Approach;
-use super::pulse::{Message, Pulse};
+use super::pulse::{Message, Pulse, Reply};
 use super::resp::Link;
 use super::{Order, Others, Source};
 use crate::bell::poll_until;
@@ -54,6 +54,8 @@ pub struct Heart {
     script: Script,
     /// The number of the last heartbeat.
     sequence: u64,
+    /// What the clock of Redis said, in milliseconds, and when that was heard.
+    clock: (u64, Instant),
     /// The state that Redis had last, and its version.
     seen: Option<(Vec<u8>, u64)>,
     /// What the others had before, and until when that counts, if the state is another or an older one since.
@@ -118,6 +120,8 @@ impl Heart {
             // Whoever goes on with the place of a process before goes on with larger numbers than that one had: there are far
             // fewer heartbeats than milliseconds.
             sequence: Millis::now().0,
+            // Wrong for any Redis, which says what is right.
+            clock: (0, Instant::now()),
             seen: None,
             kept: None,
             twin: None,
@@ -260,8 +264,39 @@ impl Heart {
         let Some(clients) = self.source.clients() else {
             return Ok(None);
         };
+        let pulse = match self.send(link, act, clients, deadline)? {
+            Reply::Counts(_, pulse) => pulse,
+            // Its clock was set, or is that of another.
+            Reply::Void(_) => match self.send(link, act, clients, deadline)? {
+                Reply::Counts(_, pulse) => pulse,
+                Reply::Void(_) => {
+                    let what = "Redis does a heartbeat that was sent long ago";
+                    return Err(Trouble::new(Kind::Late, what));
+                }
+            },
+        };
+        self.figures.beat();
+        self.look_for_twin(&pulse);
+        self.keep(&pulse);
+        if act != Act::Leave {
+            self.believe(&pulse);
+        }
+        Ok(Some(pulse))
+    }
+
+    /// Sends one heartbeat, and hears what Redis says to it.
+    fn send(
+        &mut self,
+        link: &mut Link,
+        act: Act,
+        clients: usize,
+        deadline: Instant,
+    ) -> Result<Reply, Trouble> {
+        let heartbeat = self.settings.heartbeat;
         self.sequence += 1;
         let milliseconds = |time: Duration| time.as_millis() as u64;
+        let (clock, heard) = self.clock;
+        let now = clock.saturating_add(milliseconds(heard.elapsed()));
         let ask = |link: &mut Link, verb: &str, script: &str| {
             let mut command = redis::cmd(verb);
             command
@@ -282,23 +317,21 @@ impl Heart {
                 })
                 .arg(self.channel())
                 .arg(Uuid::new_v4().simple().to_string())
-                .arg(milliseconds(heartbeat * CHECK));
+                .arg(milliseconds(heartbeat * CHECK))
+                .arg(now)
+                .arg(milliseconds(heartbeat));
             link.ask(&command, deadline)
         };
         let reply = match ask(link, "EVALSHA", self.script.get_hash()) {
             Err(trouble) if trouble.what.contains("NOSCRIPT") => ask(link, "EVAL", SCRIPT)?,
             reply => reply?,
         };
-        let pulse = Pulse::read(reply).ok_or_else(|| {
+        let reply = Reply::read(reply).ok_or_else(|| {
             Trouble::new(Kind::Refused, "the heartbeat's script answers nonsense")
         })?;
-        self.figures.beat();
-        self.look_for_twin(&pulse);
-        self.keep(&pulse);
-        if act != Act::Leave {
-            self.believe(&pulse);
-        }
-        Ok(Some(pulse))
+        let (Reply::Counts(clock, _) | Reply::Void(clock)) = reply;
+        self.clock = (clock, Instant::now());
+        Ok(reply)
     }
 
     /// Notes whether another server of the same id beats. Between two of its heartbeats there may be several of this one.
@@ -326,11 +359,7 @@ impl Heart {
             None => youth,
         };
         if let Some(time) = keeps {
-            let now = Instant::now();
-            // If it happens again meanwhile, what they have by now is no better.
-            let kept = self.kept.filter(|(_, until)| now < *until);
-            let clients = kept.map_or_else(|| self.others.now(), |(clients, _)| clients);
-            self.kept = Some((clients, now + time));
+            self.kept = Some((self.others.now(), Instant::now() + time));
         }
         self.seen = Some((pulse.epoch.clone(), pulse.version));
     }

@@ -28,6 +28,15 @@ pub struct Pulse {
     pub untold: Duration,
 }
 
+/// The reply to a heartbeat, with the time by the clock of Redis, in milliseconds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It came too late, or at another time than was thought: nothing was done.
+    Void(u64),
+    /// It counts.
+    Counts(u64, Pulse),
+}
+
 /// What the servers tell each other when the sum has changed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Message {
@@ -41,13 +50,18 @@ pub struct Message {
     pub members: u64,
 }
 
-impl Pulse {
+impl Reply {
     /// What the script's reply says, if it is one.
     pub fn read(reply: Value) -> Option<Self> {
-        type Reply = (Vec<u8>, u64, u64, u64, u64, u64, u64, u64);
-        let (epoch, version, total, members, own, age, shares_id, untold) =
-            redis::from_redis_value::<Reply>(reply).ok()?;
-        (total <= MOST).then_some(Pulse {
+        type Counts = (u64, Vec<u8>, u64, u64, u64, u64, u64, u64, u64);
+        if let Value::Array(values) = &reply
+            && let [Value::Int(clock)] = values[..]
+        {
+            return u64::try_from(clock).ok().map(Reply::Void);
+        }
+        let (clock, epoch, version, total, members, own, age, shares_id, untold) =
+            redis::from_redis_value::<Counts>(reply).ok()?;
+        let pulse = Pulse {
             epoch,
             version,
             total,
@@ -56,7 +70,8 @@ impl Pulse {
             age: Duration::from_millis(age),
             shares_id: shares_id != 0,
             untold: Duration::from_millis(untold),
-        })
+        };
+        (total <= MOST).then_some(Reply::Counts(clock, pulse))
     }
 }
 
@@ -80,30 +95,36 @@ mod tests {
     use super::*;
 
     fn reply(total: Value) -> Value {
-        let mut values = vec![Value::BulkString("e".into()), Value::Int(2), total];
+        let epoch = Value::BulkString("e".into());
+        let mut values = vec![Value::Int(1), epoch, Value::Int(2), total];
         values.extend([4, 5, 6, 0, 8].map(Value::Int));
         Value::Array(values)
     }
 
     #[test]
     fn replies_are_read_and_nonsense_is_none() {
-        let pulse = Pulse::read(reply(Value::Int(3))).expect("it is one");
+        let Some(Reply::Counts(1, pulse)) = Reply::read(reply(Value::Int(3))) else {
+            panic!("it is one");
+        };
         assert_eq!((pulse.version, pulse.total, pulse.members), (2, 3, 4));
         assert_eq!((pulse.own, pulse.shares_id), (5, false));
         assert_eq!(pulse.age, Duration::from_millis(6));
         assert_eq!(pulse.untold, Duration::from_millis(8));
-        let most = Pulse::read(reply(Value::Int(i64::MAX)));
-        assert_eq!(most.expect("it is one").total, MOST);
+        let most = Reply::read(reply(Value::Int(i64::MAX)));
+        assert!(matches!(most, Some(Reply::Counts(1, pulse)) if pulse.total == MOST));
+        let void = Reply::read(Value::Array(vec![Value::Int(7)]));
+        assert_eq!(void, Some(Reply::Void(7)));
         for nonsense in [
             Value::Nil,
             Value::Okay,
             Value::Array(vec![]),
+            Value::Array(vec![Value::Int(-1)]),
             reply(Value::Nil),
             reply(Value::Int(-1)),
             reply(Value::BulkString("9223372036854775808".into())),
             reply(Value::BulkString("18446744073709551615".into())),
         ] {
-            assert_eq!(Pulse::read(nonsense.clone()), None, "{nonsense:?}");
+            assert_eq!(Reply::read(nonsense.clone()), None, "{nonsense:?}");
         }
     }
 

@@ -141,7 +141,11 @@ impl Link {
         loop {
             match self.wait_for_next(deadline)? {
                 Value::Push { kind, data } => self.keep(&kind, data),
-                value => return Ok(value),
+                value => {
+                    // Whoever slept has no use for what was true then.
+                    self.left(deadline)?;
+                    return Ok(value);
+                }
             }
             // Messages may come without end.
             self.left(deadline)?;
@@ -159,7 +163,7 @@ impl Link {
                     ..
                 } => return Ok(()),
                 Value::Push { kind, data } => self.keep(&kind, data),
-                _ => {}
+                _ => return Err(self.trouble("says what nobody asked")),
             }
             self.left(deadline)?;
         }
