@@ -124,6 +124,9 @@ fn the_client_that_is_idle_longest_makes_room_and_no_other() {
     let mut new = daemon.connect();
     new.send("WHY\n");
     assert_eq!(clients[1].rest(), format!("{MADE_ROOM}\n"));
+    daemon
+        .log()
+        .wait_for("idle clients are closed to make room");
     let idle = last_asked.elapsed();
     assert!(idle >= MINIMUM_IDLE, "{idle:?}");
     assert_eq!(new.line().as_deref(), Some("42"));

@@ -108,7 +108,7 @@ impl Site {
             .map(|address| Some(server(*address, arguments)));
         let servers = servers.collect();
         let address = SocketAddr::new(own_address().ip(), 4243);
-        for command in commands("openssl").into_iter().chain(commands("cat")) {
+        for command in commands("openssl").into_iter().chain(commands("(umask")) {
             sh(folder.path(), command);
         }
         if !change.1.is_empty() {

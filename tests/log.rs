@@ -157,6 +157,7 @@ fn a_line_is_a_time_a_level_words_and_pairs() {
         "http",
         "sockets",
         "id",
+        "cluster",
         "max_clients",
         "queue",
         "started_ms",

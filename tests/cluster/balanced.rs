@@ -43,7 +43,8 @@ fn prepare(folder: &Path, servers: &[Server]) {
     let commands = EXAMPLE
         .lines()
         .filter_map(|line| line.strip_prefix("#     "));
-    for command in commands.filter(|line| line.starts_with("openssl") || line.starts_with("cat")) {
+    for command in commands.filter(|line| line.starts_with("openssl") || line.starts_with("(umask"))
+    {
         let mut shell = clean("bash");
         shell
             .args(["-e", "-o", "pipefail", "-c", command])

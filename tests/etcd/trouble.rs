@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::registry::{Etcd, free_address};
 use super::{
-    BUSY, LEASE, OUTSIDE, REGISTRY, YOUNG, client, server, server_over, servers, takes_a_lease,
-    unavailable_until, wait_for,
+    BUSY, LEASE, OUTSIDE, REGISTRY, YOUNG, client, leave, server, server_over, servers,
+    takes_a_lease, unavailable_until, wait_for,
 };
 use crate::support::watch::watch;
 use crate::support::{Client, Daemon, Scratch, fails, installed, wait_until};
@@ -335,4 +335,36 @@ fn a_lease_that_is_taken_from_a_server_that_lives_makes_no_number_wrong() {
     let wrong: Vec<_> = answers.iter().filter(|answer| !is_right(answer)).collect();
     assert!(wrong.is_empty(), "of {}: {wrong:?}", answers.len());
     drop((clients, last));
+}
+
+/// They ask for longer than a client must be idle to make room for another.
+#[test]
+fn whoever_waits_for_the_census_is_not_said_to_make_room() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(3);
+    let (http, url) = (free_address().to_string(), etcd.url());
+    let cluster = ["--http", &http, "--advertise", &http, "--cluster", &url];
+    let small = ["--max-clients", "2", "--queue", "2"];
+    let server = Daemon::start(cluster.iter().chain(&small));
+    let mut asking = [client(&server), client(&server)];
+    (0..3).for_each(|member| etcd.signal(member, "STOP"));
+    let mut waiting = server.connect();
+    waiting.send("WHY\n");
+    for _ in 0..3 {
+        for client in &mut asking {
+            client.send("WHO\n");
+        }
+        for client in &mut asking {
+            let said = client.line().expect("it is answered");
+            assert!(said.contains(REGISTRY), "{said}");
+        }
+    }
+    let [first, _second] = asking;
+    leave(first);
+    assert_eq!(waiting.line().as_deref(), Some("42"));
+    let log = server.log().lines().join("\n");
+    assert!(!log.contains("to make room"), "{log}");
+    (0..3).for_each(|member| etcd.signal(member, "CONT"));
 }

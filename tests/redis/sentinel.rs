@@ -1,51 +1,79 @@
 //! What the Sentinels say is the Redis that takes writes, whatever the one before takes still.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::thread;
+use std::fs;
+use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use super::{HEARTBEAT, server_at, who};
-use crate::support::redis::Redis;
-use crate::support::{installed, wait_until};
+use crate::support::redis::{Redis, free_port};
+use crate::support::{Log, Scratch, clean, installed, wait_until};
 
-/// Answers each question as a Sentinel does, whose master is at this port.
-fn sentinel(master: Arc<AtomicU16>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("bound");
-    thread::spawn(move || {
-        for mut socket in listener.incoming().flatten() {
-            let master = master.clone();
-            thread::spawn(move || {
-                while let Ok(1..) = socket.read(&mut [0; 4096]) {
-                    let port = master.load(Ordering::Relaxed).to_string();
-                    let length = port.len();
-                    let reply = format!("*2\r\n$9\r\n127.0.0.1\r\n${length}\r\n{port}\r\n");
-                    if socket.write_all(reply.as_bytes()).is_err() {
-                        return;
-                    }
-                }
-            });
+/// A Sentinel of the test's own, which believes what it is told. Dropped, it is killed.
+struct Sentinel {
+    _directory: Scratch,
+    child: Child,
+    port: u16,
+}
+
+impl Sentinel {
+    fn start(master: &Redis) -> Self {
+        let (directory, port) = (Scratch::new(), free_port());
+        let settings = directory.path().join("sentinel.conf");
+        let lines = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {} 1\n",
+            master.port
+        );
+        fs::write(&settings, lines).expect("the directory is ours");
+        let mut command = clean("redis-sentinel");
+        let mut child = command
+            .arg(&settings)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let log = Log::follow(child.stdout.take().expect("stdout is piped"));
+        log.wait_for("+monitor master main");
+        Sentinel {
+            _directory: directory,
+            child,
+            port,
         }
-    });
-    address
+    }
+
+    /// From now on this one is the master.
+    fn choose(&self, master: &Redis) {
+        let (own, port) = (self.port.to_string(), master.port.to_string());
+        for command in [
+            &["remove", "main"][..],
+            &["monitor", "main", "127.0.0.1", &port, "1"],
+        ] {
+            let mut cli = clean("redis-cli");
+            let said = cli.args(["-p", &own, "sentinel"]).args(command).output();
+            assert_eq!(said.expect("redis-cli runs").stdout, b"OK\n");
+        }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        // It is our child, and waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[test]
 fn a_master_that_is_none_any_more_and_lives_is_left() {
-    if !installed("redis-server") {
+    if !installed("redis-server") || !installed("redis-sentinel") {
         return;
     }
     let (old, new) = (Redis::start(&[]), Redis::start(&[]));
-    let master = Arc::new(AtomicU16::new(old.port));
-    let url = format!("redis-sentinel://{}/main", sentinel(master.clone()));
+    let sentinel = Sentinel::start(&old);
+    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port);
     let servers = [(); 2].map(|()| server_at(&url, &[]));
     let mut clients = servers.each_ref().map(|server| server.connect());
     wait_until("both are counted", || clients.each_mut().map(who) == [2, 2]);
     old.wait_for_servers(2);
-    master.store(new.port, Ordering::Relaxed);
+    sentinel.choose(&new);
     let chosen = Instant::now();
     new.wait_for_servers(2);
     let moved = chosen.elapsed();
