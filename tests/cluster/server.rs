@@ -72,6 +72,15 @@ impl Server {
             .extend(arguments.iter().map(ToString::to_string));
     }
 
+    /// It is started with this value instead of the one that `option` had.
+    pub fn instead(&mut self, option: &str, value: &str) {
+        let mut arguments = self.arguments.iter_mut();
+        arguments
+            .find(|argument| *argument == option)
+            .expect("it is there");
+        *arguments.next().expect("it has a value") = value.to_string();
+    }
+
     /// Starts it, and waits until it is ready.
     pub fn start(&mut self) {
         // Who meant the process before this one must not come to this one by mistake.

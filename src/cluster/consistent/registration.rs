@@ -3,7 +3,7 @@
 //! If the lease is lost, the server writes itself down again, and nobody believes the roster for a while. The program that takes
 //! over from this one writes the same entry under a lease of its own: that of this one no longer matters then.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -121,6 +121,11 @@ impl Drop for Registration {
     fn drop(&mut self) {
         self.asker.stop();
     }
+}
+
+/// Others can't be bound to, unless the system was told to allow it (ip(7), `ip_nonlocal_bind`).
+fn is_of_this_machine(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// How long a lease is to hold: whole seconds.
@@ -250,6 +255,10 @@ impl Keeper {
                 other:% = other.id, address:% = self.address;
                 "another server of the cluster answers at the address that this one is to have (--advertise): nobody can ask this one"
             );
+        }
+        if !is_of_this_machine(self.address.ip()) {
+            // Another server that hangs may be there, if the address is wrong.
+            return Vec::new();
         }
         let past = past.into_iter().map(|entry| entry.member);
         past.filter(|member| !alive.contains(member)).collect()
