@@ -79,8 +79,8 @@ pub struct Server {
 
 impl Server {
     /// Opens all sockets for clients that `options` ask for and that were not `inherited`, and serves `commands`. So many
-    /// descriptors are `reserved` for others. The workers wait for [`Server::begin`]. In a cluster, if there are settings of one, it takes its place there before it lets
-    /// in the first client.
+    /// descriptors are `reserved` for others. In a cluster, if there are settings of one, it takes its place there before it lets
+    /// in the first client. The workers wait for [`Server::begin`].
     pub fn start(
         options: &Options,
         id: Uuid,

@@ -83,3 +83,28 @@ impl<'a> Outage<'a> {
         self.said = Default::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_after_a_connection_that_lived_is_a_first_one() {
+        let figures = Figures::default();
+        let mut outage = Outage::new(&figures, "a trial");
+        let trouble = Trouble::new(Kind::Late, "late");
+        for attempts in 1..4 {
+            outage.happened(&trouble);
+            assert_eq!(outage.attempts(), attempts);
+        }
+        outage.well();
+        outage.happened(&trouble);
+        assert_eq!(outage.attempts(), 4, "it only flapped");
+        let well = Instant::now();
+        while well.elapsed() < LIVED + Duration::from_millis(1) {
+            outage.well();
+        }
+        outage.happened(&trouble);
+        assert_eq!(outage.attempts(), 1);
+    }
+}

@@ -99,7 +99,7 @@ impl Monitor {
     /// What the other servers of the cluster ask.
     fn census(&self) -> Response {
         let clients = self.subject.health.clients();
-        // In this order: it withdraws before it lets go of the first client.
+        // In this order: it withdraws before it gives up the first client's place.
         if self.subject.cluster.is_withdrawn() {
             return Response::text(503, "this server speaks no more for its clients");
         }

@@ -107,6 +107,13 @@ impl Redis {
         self.is("role", "master")
     }
 
+    /// How many servers are connected to it.
+    pub fn servers(&self) -> usize {
+        let clients = ask(self.host.address(), 6379, &["client", "list"]);
+        let clients = clients.unwrap_or_default().join("\n");
+        clients.matches("name=blockchain-tcpd ").count()
+    }
+
     /// Whether it is a replica that has all of its master.
     pub fn follows(&self, master: Ipv4Addr) -> bool {
         ask(self.host.address(), 6379, &["role"]).is_some_and(|role| {

@@ -212,9 +212,10 @@ fn a_server_that_can_not_be_reached_where_it_says_is_told_so_and_named_by_the_ot
         Daemon::start(cluster.into_iter().chain(["--cluster-heartbeat", "250ms"]))
     };
     // Each is named, also while WHO is unavailable anyway.
-    for _ in 0..2 {
-        let address = free_address();
-        let server = lost(address);
+    let lost = [(); 2]
+        .map(|()| free_address())
+        .map(|address| (lost(address), address));
+    for (server, address) in &lost {
         let line = server.log().wait_for("does not hear itself");
         assert!(line.contains(&address.to_string()), "{line}");
         wait_until("it is named", || {
@@ -225,6 +226,8 @@ fn a_server_that_can_not_be_reached_where_it_says_is_told_so_and_named_by_the_ot
                     && line.contains(&address.to_string())
             })
         });
+    }
+    for (server, _) in lost {
         let log = server.stop();
         assert_eq!(log.matches("does not hear itself").count(), 1, "{log}");
     }

@@ -342,6 +342,11 @@ fn what_is_no_redis_is_survived_and_said_once() {
         // It begins as a Redis does.
         ("%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n", PUSH),
         ("%0\r\n", "+OK\r\n"),
+        // Each heartbeat comes at another time than it should.
+        (
+            "%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n*1\r\n:7\r\n*1\r\n:7\r\n",
+            "",
+        ),
     ] {
         let address = says(reply, endless);
         let server = server_at(
@@ -370,7 +375,7 @@ fn what_is_no_redis_is_survived_and_said_once() {
 #[test]
 fn messages_without_end_hold_up_no_heartbeat() {
     let address = says(
-        "%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n*9\r\n:1\r\n$1\r\ne\r\n:1\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n",
+        "%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n*1\r\n:7\r\n*9\r\n:1\r\n$1\r\ne\r\n:1\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n",
         PUSH,
     );
     let server = server_at(&format!("redis://{address}"), &[]);

@@ -119,10 +119,12 @@ impl Approach {
             }
         };
         match known {
-            Some(host) if self.master.as_ref() != Some(&host) => Err(Trouble::new(
-                Kind::Refused,
-                format!("the Sentinels have chosen {host}"),
-            )),
+            Some(host) if self.master.as_ref() != Some(&host) => {
+                // The one that has heard the news is asked first.
+                self.turn = self.turn.saturating_sub(1);
+                let what = format!("the Sentinels have chosen {host}");
+                Err(Trouble::new(Kind::Refused, what))
+            }
             _ => Ok(()),
         }
     }
@@ -166,7 +168,7 @@ impl Approach {
             let left = deadline.saturating_duration_since(Instant::now());
             let share = Instant::now() + left / (hosts.len() - attempt + 1) as u32;
             match self.ask_sentinel(sentinel, master, tls.clone(), share) {
-                // Another is asked first next time: this one may not have heard the news.
+                // Another is asked first next time: this one may have lost the others.
                 Ok(host) => {
                     self.turn += attempt + 1;
                     return Ok(host);
@@ -186,15 +188,26 @@ impl Approach {
         deadline: Instant,
     ) -> Result<Host, Trouble> {
         let mut link = Link::connect(sentinel, &self.names, tls, deadline)?;
-        self.ask_for(&mut link, master, deadline)?;
-        // If it won't tell, it is asked often enough.
-        if link.ask(redis::cmd("HELLO").arg(3), deadline).is_ok() {
-            let _ = link.subscribe(NEWS, deadline);
-        }
-        // Once more, or what has changed in between would be missed.
         let host = self.ask_for(&mut link, master, deadline)?;
-        self.sentinel = Some(link);
-        Ok(host)
+        match self.listen(&mut link, master, deadline) {
+            Ok(newer) => {
+                self.sentinel = Some(link);
+                Ok(newer)
+            }
+            // If it won't tell, it is asked often enough.
+            Err(trouble) => {
+                let answers = matches!(trouble.kind, Kind::Refused | Kind::Denied);
+                self.sentinel = answers.then_some(link);
+                Ok(host)
+            }
+        }
+    }
+
+    /// Has a Sentinel tell from now on, and asks it after that, or what changes in between would be missed.
+    fn listen(&self, link: &mut Link, master: &str, deadline: Instant) -> Result<Host, Trouble> {
+        link.ask(redis::cmd("HELLO").arg(3), deadline)?;
+        link.subscribe(NEWS, deadline)?;
+        self.ask_for(link, master, deadline)
     }
 
     fn ask_for(&self, link: &mut Link, master: &str, deadline: Instant) -> Result<Host, Trouble> {

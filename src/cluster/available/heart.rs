@@ -189,10 +189,10 @@ impl Heart {
             polled.extend(sentinel.map(|link| PollFd::new(link, PollFlags::IN)));
             // If it fails, it is tried again.
             let _ = poll_until(&mut polled, connected.due());
-            let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-            let (rings, has_news) = (is_ready(&polled[1]), polled.get(2).is_some_and(is_ready));
+            let rings = !polled[1].revents().is_empty();
             drop(polled);
-            if has_news && self.approach.hear() {
+            // Also what came with a reply, of which a poll knows nothing.
+            if self.approach.hear() {
                 self.approach.check(Instant::now() + heartbeat / 4)?;
             }
             if rings {
@@ -270,8 +270,7 @@ impl Heart {
             Reply::Void(_) => match self.send(link, act, clients, deadline)? {
                 Reply::Counts(_, pulse) => pulse,
                 Reply::Void(_) => {
-                    let what = "Redis does a heartbeat that was sent long ago";
-                    return Err(Trouble::new(Kind::Late, what));
+                    return Err(link.late("does heartbeats much later than they were sent"));
                 }
             },
         };

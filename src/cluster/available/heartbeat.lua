@@ -8,8 +8,8 @@
 -- KEYS[2]  a sorted set: until when each member is taken for alive, by the clock.
 -- ARGV     1 id, 2 incarnation, 3 sequence number, 4 count, 5 time to live, 6 the longest step of the clock, 7 "join", "beat" or
 --          "leave", 8 the channel on which the servers are told, 9 an epoch if one begins, 10 how often the
---          sum is counted, 11 the time at which it was sent, by the clock of Redis, 12 how long somebody waits for its reply. Times are
---          in milliseconds.
+--          sum is counted, 11 the time at which it was sent, by the clock of Redis, 12 how long somebody waits for its reply.
+--          Times are in milliseconds.
 local id, incarnation, sequence, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local time_to_live, longest_step, act, channel = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local member = id .. '/' .. incarnation
@@ -18,7 +18,8 @@ local forget_after = 24 * 3600000
 
 local time = redis.call('TIME')
 local real = time[1] * 1000 + math.floor(time[2] / 1000)
--- It was under way for so long that nobody waits for it any more: its server may have gone since, or begun anew. Or the clock was set.
+-- It was under way for so long that nobody waits for it any more: its server may have gone since, or begun anew. Or the clock
+-- was set.
 if math.abs(real - tonumber(ARGV[11])) > tonumber(ARGV[12]) then
     return {real}
 end

@@ -277,12 +277,14 @@ impl Link {
     fn left(&self, deadline: Instant) -> Result<Duration, Trouble> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Trouble::new(
-                Kind::Late,
-                format!("{} does not answer in time", self.host),
-            ));
+            return Err(self.late("does not answer in time"));
         }
         Ok(left)
+    }
+
+    /// It takes too long, in this way.
+    pub fn late(&self, what: &str) -> Trouble {
+        Trouble::new(Kind::Late, format!("{} {what}", self.host))
     }
 
     fn trouble(&self, what: &str) -> Trouble {

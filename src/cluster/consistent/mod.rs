@@ -29,7 +29,6 @@ use self::gateway::Gateway;
 use self::peers::{Asked, Peers};
 pub use self::registration::Registration;
 use self::roster::{Entry, Roster};
-use self::talk::Silence;
 pub use self::talk::answer;
 use self::vanished::Vanished;
 use super::names::Names;
@@ -269,12 +268,13 @@ impl Rounds {
             Asked::Some {
                 answered,
                 members,
-                silence,
+                silences,
             } => {
-                let Silence { address, why } = silence;
-                let begins = self.silence.happened(&format_args!("{address}: {why}"));
-                if self.silent.insert(address) && !begins {
-                    warn!(reason:% = format_args!("{address}: {why}"); "another server of the cluster does not answer");
+                for (index, silence) in silences.iter().enumerate() {
+                    let begins = index == 0 && self.silence.happened(silence);
+                    if self.silent.insert(silence.address) && !begins {
+                        warn!(reason:% = silence; "another server of the cluster does not answer");
+                    }
                 }
                 Err(Unavailable::Silent {
                     answered: answered + 1,

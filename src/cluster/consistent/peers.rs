@@ -30,8 +30,8 @@ pub enum Asked {
     Some {
         /// So many did.
         answered: u16,
-        /// One of those who did not.
-        silence: Silence,
+        /// Those who did not.
+        silences: Vec<Silence>,
         /// So many were asked.
         members: u16,
     },
@@ -56,20 +56,22 @@ impl Peers {
         let mut pause = AGAIN;
         loop {
             let is_open = |talk: &&Talk| !talk.is_answered();
-            let Some(silent) = talks.iter().find(is_open) else {
+            if !talks.iter().any(|talk| is_open(&talk)) {
                 return Asked::All(talks.len() as u64, self.end(talks));
-            };
+            }
             let now = Instant::now();
             if now >= deadline {
-                let (silence, all) = (silent.silence(), talks.len());
-                let answered = all - talks.iter().filter(is_open).count();
+                let silent = talks.iter().filter(is_open);
+                let silences: Vec<Silence> = silent.map(Talk::silence).collect();
+                let all = talks.len();
+                let answered = all - silences.len();
                 // There are MOST_SERVERS at most.
                 let (answered, members) = (answered as u16, all as u16);
                 // The connections to those who are silent go: a late answer would be taken for one to the next question.
                 self.end(talks);
                 return Asked::Some {
                     answered,
-                    silence,
+                    silences,
                     members,
                 };
             }
@@ -253,12 +255,15 @@ mod tests {
         let Asked::Some {
             answered,
             members,
-            silence,
+            silences,
         } = asked
         else {
             panic!("nobody is there");
         };
-        assert_eq!((answered, members, silence.address), (1, 2, gone.address));
-        assert_eq!(silence.why, "Connection refused");
+        let [Silence { address, why }] = &silences[..] else {
+            panic!("{silences:?}");
+        };
+        assert_eq!((answered, members, *address), (1, 2, gone.address));
+        assert_eq!(why, "Connection refused");
     }
 }

@@ -1,5 +1,6 @@
 //! What is said with one other server to hear its census: the question, and the answer, by HTTP, without ever waiting.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 
@@ -33,6 +34,12 @@ pub struct Silence {
     pub address: SocketAddr,
     /// What happened last.
     pub why: String,
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.address, self.why)
+    }
 }
 
 /// What is being done for one server.
