@@ -62,17 +62,17 @@
 //!
 //! # The way of a SIGTERM
 //!
-//! [`signals`] passes it to [`daemon`], which has `/readyz` say so for a while if it is to, and closes the door: the acceptors end and with them the listeners. The
-//! scoreboard's phase becomes `Finish` and the reaper interrupts all blocked workers; each reads what has arrived by
+//! [`signals`] passes it to [`daemon`], which has `/readyz` say so for a while if it is to, and closes the door: the acceptors end
+//! and with them the listeners. The scoreboard's phase becomes `Finish` and the reaper interrupts all blocked workers; each reads what has arrived by
 //! then, answers it, says goodbye and takes the next from the queue, until the queue is empty and the workers end. At the
 //! deadline the phase becomes `Cut`. A second signal ends the process at once.
 //!
 //! # The way of a SIGUSR2
 //!
-//! [`daemon`] has the new program try itself out ([`handover`]). Then [`http`] answers who has connected, the door closes, the phase becomes `Release`, and
-//! the workers let go: the connections come out of the [`server`] as values, open and unread. They go into a [`pack`]
+//! [`daemon`] has the new program try itself out ([`handover`]). Then [`http`] answers who has connected, the door closes, the
+//! phase becomes `Release`, and the workers let go: the connections come out of the [`server`] as values, open and unread. They go into a [`pack`]
 //! with the listening sockets and those who linger, and the new program, executed in the same process, begins with what
-//! it finds there: the [`usher`] serves everybody until all workers are started. If it can't be executed after all,
+//! it finds there: the [`usher`] serves everybody until all workers are started, and [`http`]. If it can't be executed after all,
 //! this program begins anew in the same way. At a SIGTERM under systemd the phase is `Pack`, which answers what has
 //! arrived and then lets go, and the pack is stored with systemd for the next process.
 //!

@@ -1,4 +1,4 @@
-//! What an operator says about the cluster: where its servers meet, under which name, and who they say they are there.
+//! What an operator says about the cluster: where its servers meet, under which name, and how often.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -12,6 +12,9 @@ use crate::cluster::trouble::{Kind, Trouble};
 /// If no Sentinel can be asked, so many heartbeats go by until it is tried again.
 const REST: u32 = 10;
 
+/// What a Redis says that does not know how to begin in version 3 of its protocol.
+const TOO_OLD: [&str; 3] = ["unknown command", "NOPROTO", "wrong number of arg"];
+
 /// Where a Sentinel tells that another Redis takes the writes.
 const NEWS: &str = "+switch-master";
 
@@ -133,11 +136,7 @@ impl Approach {
     fn hello(&self, link: &mut Link, deadline: Instant) -> Result<(), Trouble> {
         let denied = |what| Trouble::new(Kind::Denied, what);
         let too_old = |mut trouble: Trouble| {
-            let is_unknown = |word| trouble.what.contains(word);
-            if is_unknown("unknown command")
-                || is_unknown("NOPROTO")
-                || is_unknown("wrong number of arg")
-            {
+            if TOO_OLD.iter().any(|words| trouble.what.contains(words)) {
                 trouble.what += " (Redis 6 or later is needed)";
             }
             trouble

@@ -264,16 +264,13 @@ impl Heart {
         let Some(clients) = self.source.clients() else {
             return Ok(None);
         };
-        let pulse = match self.send(link, act, clients, deadline)? {
-            Reply::Counts(_, pulse) => pulse,
-            // Its clock was set, or is that of another.
-            Reply::Void(_) => match self.send(link, act, clients, deadline)? {
-                Reply::Counts(_, pulse) => pulse,
-                Reply::Void(_) => {
-                    return Err(link.late("does heartbeats much later than they were sent"));
-                }
-            },
-        };
+        let mut pulse = self.send(link, act, clients, deadline)?;
+        if pulse.is_none() {
+            // Its clock was set, or is that of another Redis: now it is known.
+            pulse = self.send(link, act, clients, deadline)?;
+        }
+        let late = || link.late("does heartbeats much later than they were sent");
+        let pulse = pulse.ok_or_else(late)?;
         self.figures.beat();
         self.look_for_twin(&pulse);
         self.keep(&pulse);
@@ -283,14 +280,14 @@ impl Heart {
         Ok(Some(pulse))
     }
 
-    /// Sends one heartbeat, and hears what Redis says to it.
+    /// Sends one heartbeat, and hears what Redis says to it; nothing if it came at another time than Redis was thought to have.
     fn send(
         &mut self,
         link: &mut Link,
         act: Act,
         clients: usize,
         deadline: Instant,
-    ) -> Result<Reply, Trouble> {
+    ) -> Result<Option<Pulse>, Trouble> {
         let heartbeat = self.settings.heartbeat;
         self.sequence += 1;
         let milliseconds = |time: Duration| time.as_millis() as u64;
@@ -328,9 +325,8 @@ impl Heart {
         let reply = Reply::read(reply).ok_or_else(|| {
             Trouble::new(Kind::Refused, "the heartbeat's script answers nonsense")
         })?;
-        let (Reply::Counts(clock, _) | Reply::Void(clock)) = reply;
-        self.clock = (clock, Instant::now());
-        Ok(reply)
+        self.clock = (reply.clock, Instant::now());
+        Ok(reply.pulse)
     }
 
     /// Notes whether another server of the same id beats. Between two of its heartbeats there may be several of this one.

@@ -28,13 +28,13 @@ pub struct Pulse {
     pub untold: Duration,
 }
 
-/// The reply to a heartbeat, with the time by the clock of Redis, in milliseconds.
+/// The reply to a heartbeat.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// It came too late, or at another time than was thought: nothing was done.
-    Void(u64),
-    /// It counts.
-    Counts(u64, Pulse),
+pub struct Reply {
+    /// The time by the clock of Redis, in milliseconds.
+    pub clock: u64,
+    /// Nothing if the heartbeat came too late, or at another time than was thought: then nothing was done.
+    pub pulse: Option<Pulse>,
 }
 
 /// What the servers tell each other when the sum has changed.
@@ -57,7 +57,8 @@ impl Reply {
         if let Value::Array(values) = &reply
             && let [Value::Int(clock)] = values[..]
         {
-            return u64::try_from(clock).ok().map(Reply::Void);
+            let clock = u64::try_from(clock).ok()?;
+            return Some(Reply { clock, pulse: None });
         }
         let (clock, epoch, version, total, members, own, age, shares_id, untold) =
             redis::from_redis_value::<Counts>(reply).ok()?;
@@ -71,7 +72,8 @@ impl Reply {
             shares_id: shares_id != 0,
             untold: Duration::from_millis(untold),
         };
-        (total <= MOST).then_some(Reply::Counts(clock, pulse))
+        let pulse = Some(pulse);
+        (total <= MOST).then_some(Reply { clock, pulse })
     }
 }
 
@@ -103,17 +105,19 @@ mod tests {
 
     #[test]
     fn replies_are_read_and_nonsense_is_none() {
-        let Some(Reply::Counts(1, pulse)) = Reply::read(reply(Value::Int(3))) else {
-            panic!("it is one");
-        };
+        let read = Reply::read(reply(Value::Int(3))).expect("it is one");
+        assert_eq!(read.clock, 1);
+        let pulse = read.pulse.expect("it counts");
         assert_eq!((pulse.version, pulse.total, pulse.members), (2, 3, 4));
         assert_eq!((pulse.own, pulse.shares_id), (5, false));
         assert_eq!(pulse.age, Duration::from_millis(6));
         assert_eq!(pulse.untold, Duration::from_millis(8));
         let most = Reply::read(reply(Value::Int(i64::MAX)));
-        assert!(matches!(most, Some(Reply::Counts(1, pulse)) if pulse.total == MOST));
+        let most = most.and_then(|read| read.pulse).expect("it counts");
+        assert_eq!(most.total, MOST);
         let void = Reply::read(Value::Array(vec![Value::Int(7)]));
-        assert_eq!(void, Some(Reply::Void(7)));
+        let (clock, pulse) = (7, None);
+        assert_eq!(void, Some(Reply { clock, pulse }));
         for nonsense in [
             Value::Nil,
             Value::Okay,

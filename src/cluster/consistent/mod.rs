@@ -139,15 +139,11 @@ impl Asker {
         let mut state = self.lock();
         loop {
             let last = state.last;
+            let since = state.hurries.map_or(asked, |hurries| hurries.min(asked));
             match last {
                 Some(last) if last.begun >= asked => return last.result,
                 // Nobody was asked too early who can't be reached now. This is no number that could be wrong.
-                Some(last) if last.result.is_err() => {
-                    let since = state.hurries.map_or(asked, |hurries| hurries.min(asked));
-                    if last.ended >= since {
-                        return last.result;
-                    }
-                }
+                Some(last) if last.ended >= since && last.result.is_err() => return last.result,
                 _ => {}
             }
             let waited = Duration::from_nanos(asked.until(Nanos::now()));
