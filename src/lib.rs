@@ -21,7 +21,7 @@
 //! clients    scoreboard episode    limits     the count; who does what; trouble said once; what the system has room for
 //! pack                                        live connections on their way to the next process
 //! queue      thread     clock      bell       where jobs wait for workers; names and wakes; moments; what is rung and polled
-//! network                                     ranges of addresses
+//! network    dial                             ranges of addresses; the way to a server, for the programs that ask one
 //! error      sync                             why it failed, with which status; what is waited for
 //! sys                                         the one room for unsafe code
 //! ```
@@ -76,10 +76,11 @@
 //! this program begins anew in the same way. At a SIGTERM under systemd the phase is `Pack`, which answers what has
 //! arrived and then lets go, and the pack is stored with systemd for the next process.
 //!
-//! # The other program
+//! # The other programs
 //!
-//! `src/bin/check_blockchain_tcp` is the monitoring plugin: a client, and no part of the daemon. It stands where `main`
-//! stands, and shares with the daemon only what an id looks like and how the system's errors are worded.
+//! `src/bin/blockchain-tcp` is the client for people and scripts, `src/bin/check_blockchain_tcp` the monitoring plugin: no part of
+//! the daemon. They stand where `main` stands, reach a server by [`dial`], and share with the daemon what an id looks like,
+//! which commands there are and how the system's errors are worded.
 
 pub mod acceptor;
 pub mod bell;
@@ -89,6 +90,7 @@ pub mod cluster;
 pub mod command;
 pub mod connection;
 pub mod daemon;
+pub mod dial;
 pub mod episode;
 pub mod error;
 pub mod greeter;

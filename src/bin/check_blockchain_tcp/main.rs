@@ -2,13 +2,11 @@
 //!
 //! It keeps to the Monitoring Plugins Development Guidelines: one line on standard output with figures behind `|`, exit
 //! status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for UNKNOWN. [`options`] says what it can be told; [`asking`] finds
-//! the server and asks, over a [`conversation`] and within the [`deadline`]; [`failure`] has words for all that may go wrong
+//! the server and asks; [`failure`] has words for all that may go wrong
 //! there; [`verdict`] holds the answers against the thresholds ([`range`]); [`report`] is what is printed, with the
 //! [`notes`] of `-v`.
 
 mod asking;
-mod conversation;
-mod deadline;
 mod failure;
 mod notes;
 mod options;

@@ -1,14 +1,14 @@
-//! The one deadline for all that the plugin does.
+//! Until when something must be done.
 
 use std::time::{Duration, Instant};
 
-use crate::failure::Failure;
+use super::Failure;
 
 /// No wait is shorter, because none at all is refused by the system.
-pub const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
-/// When the whole time is over.
-#[derive(Clone, Copy)]
+/// When the time for something is over.
+#[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     begun: Instant,
     timeout: Duration,
@@ -29,6 +29,12 @@ impl Deadline {
             Some(left) if !left.is_zero() => Ok(left.max(SHORTEST_WAIT)),
             _ => Err(self.missed(doing())),
         }
+    }
+
+    /// An equal share of what is left for each of so many things.
+    pub fn share(&self, of: usize, doing: impl FnOnce() -> String) -> Result<Duration, Failure> {
+        let of = u32::try_from(of).unwrap_or(u32::MAX).max(1);
+        Ok((self.left(doing)? / of).max(SHORTEST_WAIT))
     }
 
     /// That this was being done when the time was over.

@@ -1,0 +1,178 @@
+//! A conversation with a server: what is read is bounded by the longest reply, however it comes.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use super::lookup::{Family, addresses};
+use super::{Deadline, Failure, Reply, Server};
+
+/// Longer than any reply of a server of ours: `NP` answers 511 numbers of up to nine digits.
+const LONGEST_REPLY: usize = 16 * 1024;
+
+/// How much is read at a time.
+const CHUNK: usize = 4096;
+
+/// What came of trying one address.
+pub type Attempt<'a> = (SocketAddr, Result<(), &'a io::Error>);
+
+/// A connection with a server.
+pub struct Connection {
+    stream: TcpStream,
+    address: SocketAddr,
+    /// What was read and is not looked at yet.
+    unread: Vec<u8>,
+}
+
+impl Connection {
+    /// A connection with this server, by whichever address of this family lets us in.
+    pub fn open(server: &Server, family: Family, deadline: Deadline) -> Result<Self, Failure> {
+        let addresses = addresses(server, family, deadline)?;
+        Connection::open_one_of(&addresses, deadline, |_| {})
+    }
+
+    /// The first connection that comes about. Each address has an equal share of the time that the ones before it have left.
+    /// `tried` hears what came of each.
+    pub fn open_one_of(
+        addresses: &[SocketAddr],
+        deadline: Deadline,
+        mut tried: impl FnMut(Attempt<'_>),
+    ) -> Result<Self, Failure> {
+        let mut refusals = Vec::new();
+        for (number, address) in addresses.iter().enumerate() {
+            let others = addresses.len() - number;
+            let share = deadline.share(others, || format!("no connection to {address}"))?;
+            match TcpStream::connect_timeout(address, share) {
+                Ok(stream) => {
+                    tried((*address, Ok(())));
+                    // A question must not wait for the acknowledgement of the one before it. That it can't be asked for
+                    // is no reason not to ask.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(Connection {
+                        stream,
+                        address: *address,
+                        unread: Vec::new(),
+                    });
+                }
+                Err(error) => {
+                    tried((*address, Err(&error)));
+                    refusals.push((*address, error));
+                }
+            }
+        }
+        Err(Failure::Connect(refusals))
+    }
+
+    /// The address that let us in.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The socket, to watch it or to end it from elsewhere.
+    pub fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Sends these requests, each with its end.
+    pub fn send(&mut self, requests: &[u8], deadline: Deadline) -> Result<(), Failure> {
+        let mut unsent = requests;
+        while !unsent.is_empty() {
+            let left = deadline.left(|| "the server takes no requests".to_string())?;
+            let sent = self
+                .stream
+                .set_write_timeout(Some(left))
+                .and_then(|()| self.stream.write(unsent));
+            match sent {
+                Ok(sent) => unsent = &unsent[sent..],
+                // The deadline is looked at above.
+                Err(error) if is_no_end(&error) => {}
+                // A server that has closed already may have said why: reading tells.
+                Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that there are no more requests.
+    pub fn finish(&self) {
+        // If it can't be said, the connection is broken: reading tells.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Asks one thing and waits for the reply.
+    pub fn ask(&mut self, request: &[u8], deadline: Deadline) -> Result<Reply, Failure> {
+        let line = [request, b"\n"].concat();
+        self.send(&line, deadline)?;
+        let name = String::from_utf8_lossy(request);
+        self.line(&name, deadline).map(Reply::from)
+    }
+
+    /// The next line, without its end; it is the reply to this request.
+    pub fn line(&mut self, request: &str, deadline: Deadline) -> Result<Vec<u8>, Failure> {
+        let mut searched = 0;
+        loop {
+            let unsearched = &self.unread[searched..];
+            if let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<u8> = self.unread.drain(..=searched + end).collect();
+                line.pop();
+                return Ok(line);
+            }
+            searched = self.unread.len();
+            if searched > LONGEST_REPLY {
+                return Err(Failure::Endless {
+                    request: request.to_string(),
+                    part: std::mem::take(&mut self.unread),
+                });
+            }
+            if self.read(request, deadline)? == 0 {
+                return Err(Failure::Closed {
+                    request: request.to_string(),
+                    part: std::mem::take(&mut self.unread),
+                });
+            }
+        }
+    }
+
+    /// Waits for the end of what the server sends, after which it no longer counts us.
+    pub fn end(mut self, deadline: Deadline) -> Result<(), Failure> {
+        while self.unread.is_empty() {
+            if self.read("the end of the requests", deadline)? == 0 {
+                return Ok(());
+            }
+        }
+        Err(Failure::More { part: self.unread })
+    }
+
+    /// Reads what comes next: so many bytes, none at the end of the stream.
+    fn read(&mut self, request: &str, deadline: Deadline) -> Result<usize, Failure> {
+        let mut chunk = [0; CHUNK];
+        loop {
+            let left = deadline.left(|| format!("no answer to {request}"))?;
+            let read = self
+                .stream
+                .set_read_timeout(Some(left))
+                .and_then(|()| self.stream.read(&mut chunk));
+            match read {
+                Ok(read) => {
+                    self.unread.extend_from_slice(&chunk[..read]);
+                    return Ok(read);
+                }
+                // The deadline is looked at above.
+                Err(error) if is_no_end(&error) => {}
+                Err(error) => {
+                    return Err(Failure::Broken {
+                        request: request.to_string(),
+                        error,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Whether a call may just be made again.
+fn is_no_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
+}

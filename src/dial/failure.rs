@@ -1,0 +1,205 @@
+//! All that may keep a client from getting its replies, in words for whoever has to mend it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::error::plain;
+
+/// How many of the addresses that were tried are named.
+const ADDRESSES_NAMED: usize = 3;
+
+/// How much of what a server said is repeated.
+const LONGEST_QUOTE: usize = 80;
+
+/// Why there is no connection, or no reply.
+#[derive(Debug)]
+pub enum Failure {
+    /// The name has no address.
+    Lookup {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// No thread for the lookup.
+    Thread(io::Error),
+    /// The name has no address of the kind that was asked for.
+    Kind {
+        /// The name.
+        host: String,
+        /// The kind.
+        kind: &'static str,
+    },
+    /// None of the addresses lets us in.
+    Connect(Vec<(SocketAddr, io::Error)>),
+    /// The time is over.
+    Late {
+        /// What was being done, as a sentence to which "within … s" can be added.
+        doing: String,
+        /// How long it was.
+        timeout: Duration,
+    },
+    /// The connection broke.
+    Broken {
+        /// What was asked.
+        request: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The server closed too early.
+    Closed {
+        /// What was asked.
+        request: String,
+        /// The part of a line that came before.
+        part: Vec<u8>,
+    },
+    /// A line without an end.
+    Endless {
+        /// What was asked.
+        request: String,
+        /// Its beginning.
+        part: Vec<u8>,
+    },
+    /// More than was asked for.
+    More {
+        /// Its beginning.
+        part: Vec<u8>,
+    },
+}
+
+impl Failure {
+    /// Whether this machine couldn't even make a socket or a thread.
+    pub fn is_our_own(&self) -> bool {
+        let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        let lacking = |error: &io::Error| {
+            let number = error.raw_os_error();
+            number.is_some_and(|number| lacks.contains(&number))
+        };
+        match self {
+            Failure::Thread(_) => true,
+            Failure::Connect(refusals) => refusals.iter().all(|(_, error)| lacking(error)),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Lookup { host, reason } => {
+                write!(f, "no address of {}: {reason}", quoted(host.as_bytes()))
+            }
+            Failure::Thread(error) => {
+                write!(f, "can't start a thread for the lookup: {}", plain(error))
+            }
+            Failure::Kind { host, kind } => {
+                write!(f, "{} has no {kind} address", quoted(host.as_bytes()))
+            }
+            Failure::Connect(refusals) => {
+                f.write_str("can't connect to ")?;
+                for (number, (address, error)) in refusals.iter().take(ADDRESSES_NAMED).enumerate()
+                {
+                    let parting = if number > 0 { ", to " } else { "" };
+                    write!(f, "{parting}{address}: {}", plain(error))?;
+                }
+                match refusals.len().saturating_sub(ADDRESSES_NAMED) {
+                    0 => Ok(()),
+                    more => write!(f, ", nor to {more} more"),
+                }
+            }
+            Failure::Late { doing, timeout } => {
+                write!(f, "{doing} within {} s", timeout.as_secs_f64())
+            }
+            Failure::Broken { request, error } => {
+                write!(f, "no answer to {request}: {}", plain(error))
+            }
+            Failure::Closed { request, part } if part.is_empty() => {
+                write!(f, "closed without an answer to {request}")
+            }
+            Failure::Closed { request, part } => {
+                write!(
+                    f,
+                    "closed in the middle of the answer to {request}: {}",
+                    quoted(part)
+                )
+            }
+            Failure::Endless { request, part } => {
+                write!(f, "the answer to {request} doesn't end: {}", quoted(part))
+            }
+            Failure::More { part } => {
+                write!(f, "more is answered than was asked: {}", quoted(part))
+            }
+        }
+    }
+}
+
+/// What somebody else said, between double quotes and cut, without anything that a monitoring, its shell or its web pages
+/// could take for something else.
+pub fn quoted(said: &[u8]) -> String {
+    let mut text = String::from("\"");
+    for &byte in said.iter().take(LONGEST_QUOTE) {
+        match byte {
+            b'|' | b'\\' | b'"' | b'\'' | b'`' | b'$' | b'&' | b'<' | b'>' => {
+                text += &format!("\\x{byte:02x}")
+            }
+            b' '..=b'~' => text.push(char::from(byte)),
+            _ => text += &format!("\\x{byte:02x}"),
+        }
+    }
+    text += if said.len() > LONGEST_QUOTE {
+        "...\""
+    } else {
+        "\""
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quoted_is_harmless_and_short() {
+        assert_eq!(
+            quoted(b"ERR BUSY no room; try again"),
+            "\"ERR BUSY no room; try again\""
+        );
+        assert_eq!(
+            quoted(b"1|time=0\n\x1b[2J\xff\"$(x)"),
+            r#""1\x7ctime=0\x0a\x1b[2J\xff\x22\x24(x)""#
+        );
+        assert_eq!(quoted(&[b'x'; 80]).len(), 82);
+        assert_eq!(quoted(&[b'x'; 81]), format!("\"{}...\"", "x".repeat(80)));
+        assert!(quoted(&[b'|'; 100_000]).len() < 400);
+    }
+
+    #[test]
+    fn it_is_our_own_only_if_this_machine_lacks_something() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 4242));
+        let refusal = |number| (address, io::Error::from_raw_os_error(number));
+        let is_our_own = |refusals| Failure::Connect(refusals).is_our_own();
+        assert!(is_our_own(vec![
+            refusal(libc::EMFILE),
+            refusal(libc::ENOMEM)
+        ]));
+        assert!(!is_our_own(vec![
+            refusal(libc::EMFILE),
+            refusal(libc::ECONNREFUSED)
+        ]));
+        assert!(!is_our_own(vec![refusal(libc::ENETUNREACH)]));
+    }
+
+    #[test]
+    fn of_many_addresses_a_few_are_named() {
+        let refused = || io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        let address = |last| SocketAddr::from(([127, 0, 0, last], 4242));
+        let failure = Failure::Connect((1..=5).map(|last| (address(last), refused())).collect());
+        assert_eq!(
+            failure.to_string(),
+            "can't connect to 127.0.0.1:4242: Connection refused, to 127.0.0.2:4242: Connection refused, \
+             to 127.0.0.3:4242: Connection refused, nor to 2 more"
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! The way to a server, for the programs that ask one: a name becomes addresses, one of them a connection, and requests get
+//! their replies, each within a deadline and with a bound on what is read.
+//!
+//! [`Server`] says which server; [`Connection`] is the conversation; [`Reply`] is what a line says; [`Failure`] has words for all
+//! that may go wrong, and every wait is bounded by a [`Deadline`].
+
+mod connection;
+mod deadline;
+mod failure;
+mod lookup;
+mod reply;
+mod server;
+
+pub use self::connection::{Attempt, Connection};
+pub use self::deadline::Deadline;
+pub use self::failure::{Failure, quoted};
+pub use self::lookup::{Family, addresses};
+pub use self::reply::Reply;
+pub use self::server::{PORT, Server};

@@ -1,0 +1,102 @@
+//! Which server is meant: `HOST[:PORT]`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The port that a server listens on unless told otherwise.
+pub const PORT: u16 = 4242;
+
+/// A server by its name or address, and its port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// A name, or an address without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl FromStr for Server {
+    type Err = String;
+
+    /// `HOST`, `HOST:PORT`, and for an address of IPv6 `[ADDR]:PORT`, `[ADDR]` or `ADDR`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let (host, port) = match text.strip_prefix('[') {
+            Some(bracketed) => {
+                let (host, rest) = bracketed
+                    .split_once(']')
+                    .ok_or("a bracket is not closed, as it is in [::1]:4242")?;
+                match rest.strip_prefix(':') {
+                    Some(port) => (host, Some(port)),
+                    None if rest.is_empty() => (host, None),
+                    None => return Err("after the bracket comes :PORT or nothing".to_string()),
+                }
+            }
+            // With more than one colon it is an address of IPv6.
+            None if text.matches(':').count() > 1 => (text, None),
+            None => match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            },
+        };
+        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(
+                "not a name or an address, such as localhost:4242 or [::1]:4242".to_string(),
+            );
+        }
+        let port = match port.map(str::parse) {
+            None => PORT,
+            Some(Ok(port)) if port > 0 => port,
+            Some(_) => return Err("a port is a number from 1 to 65535".to_string()),
+        };
+        Ok(Server {
+            host: host.to_string(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_may_follow_a_name_or_an_address() {
+        for (text, shown) in [
+            ("localhost", "localhost:4242"),
+            ("localhost:1", "localhost:1"),
+            (" 192.0.2.1 ", "192.0.2.1:4242"),
+            ("192.0.2.1:65535", "192.0.2.1:65535"),
+            ("::1", "[::1]:4242"),
+            ("[::1]", "[::1]:4242"),
+            ("[fe80::1%eth0]:80", "[fe80::1%eth0]:80"),
+        ] {
+            let server: Server = text.parse().unwrap();
+            assert_eq!(server.to_string(), shown);
+        }
+        for bad in [
+            "",
+            ":1",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:x",
+            "[::1",
+            "[::1]1",
+            "[]:1",
+            "a b",
+        ] {
+            assert!(bad.parse::<Server>().is_err(), "{bad}");
+        }
+    }
+}
