@@ -23,7 +23,7 @@ use crate::server::Server;
 use crate::signals::{self, Signals, Told};
 
 /// The sets of commands that the daemon offers.
-pub const COMMANDS: &[Set] = &[command::server::SET];
+pub const COMMANDS: &[Set] = &[command::sets::server::SET];
 
 /// Says whether a daemon with these settings would start, as far as that can be told beside one that runs.
 pub fn check(options: &Options) -> Result<(), Error> {

@@ -451,7 +451,8 @@ fn heartbeat(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn positive_duration(text: &str) -> Result<Duration, String> {
+/// A duration with its unit that is more than nothing.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("must be more than nothing, such as 10s".to_string()),
         duration => Ok(duration),

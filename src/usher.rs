@@ -115,7 +115,8 @@ mod tests {
 
     use super::*;
     use crate::clients::Clients;
-    use crate::command::{Context, server};
+    use crate::command::Context;
+    use crate::command::sets::server;
     use crate::linger::Linger;
     use crate::queue;
     use crate::scoreboard::Alarm;

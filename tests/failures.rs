@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::command::{Entry, OUTCOMES, Outcome, Set, server};
+use blockchain_tcpd::command::sets::server;
+use blockchain_tcpd::command::{Entry, OUTCOMES, Outcome, Set};
 use blockchain_tcpd::metrics::Closed;
 
 use crate::support::kernel::{can, local_server, own_address, shell, through};

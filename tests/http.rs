@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::command::{Entry, Reply as Value, Set, server};
+use blockchain_tcpd::command::sets::server;
+use blockchain_tcpd::command::{Entry, Reply as Value, Set};
 use blockchain_tcpd::http::Http;
 use blockchain_tcpd::listener;
 use blockchain_tcpd::monitor::{Draining, Subject};

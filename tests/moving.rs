@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::command::{Entry, Reply, Set, server};
+use blockchain_tcpd::command::sets::server;
+use blockchain_tcpd::command::{Entry, Reply, Set};
 use blockchain_tcpd::connection::Connection;
 use blockchain_tcpd::daemon::COMMANDS;
 use blockchain_tcpd::scoreboard::Phase;

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use blockchain_tcpd::command::{Entry, Reply, Set, server};
+use blockchain_tcpd::command::sets::server;
+use blockchain_tcpd::command::{Entry, Reply, Set};
 
 use crate::support::kernel::{local_server, own_address};
 use crate::support::{

@@ -21,12 +21,14 @@
 //! - `manual`: the manual page and the settings file of the package, held against the program
 //! - `systemd`: sockets that are passed, what systemd is told, the proof that clients are being served
 //! - `check`: the monitoring plugin: its line and exit status, servers that mean harm, its manual, Nagios itself
+//! - `client`: the command-line client: one question, conversations in a terminal and through a pipe, the count live, its bench
 //! - `prometheus`: what watches the daemon: the rules, the alerts, the dashboard, and Prometheus itself
 //! - `soak`: many connections of all sorts, and nothing left behind
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
 #![allow(missing_docs)]
 
 mod check;
+mod client;
 mod etcd;
 mod failures;
 mod full;

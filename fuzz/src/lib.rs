@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use blockchain_tcpd::command::{Context, server};
+use blockchain_tcpd::command::Context;
+use blockchain_tcpd::command::sets::server;
 use uuid::Uuid;
 
 /// The longest reply, in bytes, its end included: `ERR BADINPUT` with 64 characters quoted as `\xNN`.

@@ -1,12 +1,16 @@
 //! What may be asked: a request is parsed against a table of commands and executed. Pure: no socket, no protocol.
 //!
-//! A set of commands is a file of this folder with a `pub const SET`; what is listed in a [`Table`] answers on every
-//! protocol and shows in `HELP`.
+//! A set of commands is a file in `sets` with a `pub const SET`, and has its name; what is listed in a [`Table`] answers on
+//! every protocol and shows in `HELP`.
 
 mod key;
 mod refusal;
-pub mod server;
 mod tally;
+
+/// The commands themselves. `build.rs` finds the files.
+pub mod sets {
+    include!(concat!(env!("OUT_DIR"), "/sets.rs"));
+}
 
 use std::sync::Arc;
 
@@ -15,6 +19,7 @@ use uuid::Uuid;
 use self::key::Key;
 pub use self::key::Line;
 pub use self::refusal::{BadHeader, Quoted, Refusal};
+pub use self::sets::SETS;
 pub use self::tally::{MOST_COMMANDS, OUTCOMES, Outcome, SLOTS, Tally};
 use crate::clock::Nanos;
 use crate::cluster::Census;

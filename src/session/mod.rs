@@ -303,7 +303,7 @@ mod tests {
 
     use super::*;
     use crate::clients::Clients;
-    use crate::command::server;
+    use crate::command::sets::server;
 
     /// A client whose request arrives together with the order to end it.
     struct Late<'a> {

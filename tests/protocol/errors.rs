@@ -103,7 +103,7 @@ fn the_server_says_no_word_that_the_document_lacks() {
     );
     let known: BTreeSet<&str> = [
         Refusal::Unknown(b"x"),
-        Refusal::Usage(&command::server::SET[0]),
+        Refusal::Usage(&command::sets::server::SET[0]),
         Refusal::BadInput(b"x"),
         Refusal::TooLong(1),
         Refusal::NoRoom(NoRoom::Here { clients: 1 }),
@@ -150,7 +150,10 @@ fn a_request_that_fails_inside_costs_its_client_the_connection_and_nobody_else_a
         closes: false,
         execute: |_, _| panic!("asked to fail"),
     }];
-    let server = local_server(&["--max-clients", "1"], &[command::server::SET, FAILING]);
+    let server = local_server(
+        &["--max-clients", "1"],
+        &[command::sets::server::SET, FAILING],
+    );
     for _ in 0..3 {
         let mut client = Client::connect(server.addresses()[0]).expect("it accepts");
         assert_eq!(client.ask("WHY"), "42");

@@ -5,6 +5,7 @@
 pub mod http;
 pub mod kernel;
 pub mod redis;
+pub mod terminal;
 pub mod trickle;
 pub mod watch;
 pub mod way;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Context, Entry, Line, Refusal, Reply, Request, Set};
+use crate::command::{Context, Entry, Line, Refusal, Reply, Request, Set};
 
 /// WHO, WHERE, WHY, and what every client needs.
 pub const SET: Set = &[

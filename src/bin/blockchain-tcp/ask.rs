@@ -1,0 +1,59 @@
+//! One question, one answer.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use blockchain_tcpd::dial::{Connection, Deadline, Reply};
+
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::output::{Exchange, Output};
+
+/// Asks what these words say, and prints the value.
+pub fn run(options: &Options, words: &[OsString]) -> Result<ExitCode, Failure> {
+    let request = request(words)?;
+    let output = Output::new(options.json);
+    let begun = Instant::now();
+    let asked = Connection::open(
+        &options.server,
+        options.family(),
+        Deadline::after(options.timeout),
+    )
+    .and_then(|mut connection| {
+        let reply = connection.ask(&request, Deadline::after(options.timeout))?;
+        Ok((connection.address(), reply))
+    });
+    let exchange = Exchange {
+        request: &String::from_utf8_lossy(&request),
+        time: begun.elapsed(),
+    };
+    match asked {
+        Ok((_, Reply::Value(value))) => {
+            output.value(&exchange, &value)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok((_, Reply::Refused { word, sentence })) => {
+            output.failure(&exchange, Failure::Refused { word, sentence })
+        }
+        Err(failure) => output.failure(&exchange, failure.into()),
+    }
+}
+
+/// The words as one line.
+fn request(words: &[OsString]) -> Result<Vec<u8>, Failure> {
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let request = words.join(&b' ');
+    if request.contains(&b'\n') {
+        let text = "a request is one line: the line end in it would make it two (see connect)";
+        return Err(Failure::Usage(text.to_string()));
+    }
+    if request
+        .iter()
+        .all(|byte| matches!(byte, b' ' | b'\t' | b'\r'))
+    {
+        return Err(Failure::Usage("an empty request gets no reply".to_string()));
+    }
+    Ok(request)
+}

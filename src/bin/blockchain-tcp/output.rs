@@ -1,0 +1,104 @@
+//! What is printed: the value alone, or with `--json` one object a line.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+
+/// A request, and how long its reply took.
+pub struct Exchange<'a> {
+    /// The request.
+    pub request: &'a str,
+    /// From before the connection, if one had to be made, to the reply.
+    pub time: Duration,
+}
+
+/// Standard output.
+#[derive(Clone, Copy)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// Prints values, or JSON.
+    pub fn new(json: bool) -> Self {
+        Output { json }
+    }
+
+    /// Whether it is JSON.
+    pub fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Prints this text, as it is.
+    pub fn print(text: &str) -> Result<(), Failure> {
+        write(text.trim_end())
+    }
+
+    /// Prints this object on a line.
+    pub fn object(object: &Value) -> Result<(), Failure> {
+        write(&object.to_string())
+    }
+
+    /// Prints the value that was answered.
+    pub fn value(self, exchange: &Exchange<'_>, value: &str) -> Result<(), Failure> {
+        if !self.json {
+            return write(value);
+        }
+        let mut object = exchange.object();
+        object["reply"] = json!(value);
+        object["numbers"] = json!(numbers(value));
+        Output::object(&object)
+    }
+
+    /// Says why there is no value: on standard error, or in JSON. Gives the exit status.
+    pub fn failure(self, exchange: &Exchange<'_>, failure: Failure) -> Result<ExitCode, Failure> {
+        if !self.json {
+            return Err(failure);
+        }
+        let error = match &failure {
+            Failure::Refused { word, sentence } => json!({ "word": word, "message": sentence }),
+            other => json!({ "word": null, "message": other.to_string() }),
+        };
+        let mut object = exchange.object();
+        object["error"] = error;
+        Output::object(&object)?;
+        Ok(ExitCode::from(failure.exit_status()))
+    }
+}
+
+impl Exchange<'_> {
+    fn object(&self) -> Value {
+        json!({ "request": self.request, "seconds": self.time.as_secs_f64() })
+    }
+}
+
+/// The words of a value, if all of them are whole numbers; otherwise none.
+fn numbers(value: &str) -> Vec<i64> {
+    let numbers: Result<Vec<i64>, _> = value.split(' ').map(str::parse).collect();
+    numbers.unwrap_or_default()
+}
+
+fn write(line: &str) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    writeln!(output, "{line}")
+        .and_then(|()| output.flush())
+        .map_err(Failure::Print)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_numbers_are_numbers() {
+        assert_eq!(numbers("42"), [42]);
+        assert_eq!(numbers("3 -37"), [3, -37]);
+        assert!(numbers("PONG").is_empty());
+        assert!(numbers("1 x").is_empty());
+        assert!(numbers("").is_empty());
+    }
+}

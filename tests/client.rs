@@ -1,0 +1,45 @@
+//! The command-line client, run as a user runs it: its output, its exit status, its screen.
+
+mod ask;
+mod bench;
+mod connect;
+mod manual;
+mod watch;
+
+use std::ffi::OsStr;
+use std::process::{Command, Output, Stdio};
+
+/// The client, with nothing set in its environment; its history is nobody's.
+pub fn client() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blockchain-tcp"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BLOCKCHAIN_TCP") {
+            command.env_remove(name);
+        }
+    }
+    command.env("LANG", "C.UTF-8").env("HOME", "/nonexistent");
+    command.env_remove("XDG_STATE_HOME");
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end.
+pub fn run(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Ran {
+    ran(client().args(arguments).output().expect("it runs"))
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Ran {
+    pub status: i32,
+    pub output: String,
+    pub errors: String,
+}
+
+pub fn ran(output: Output) -> Ran {
+    Ran {
+        status: output.status.code().unwrap_or(-1),
+        output: String::from_utf8(output.stdout).expect("UTF-8"),
+        errors: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
