@@ -8,7 +8,6 @@ use log::{error, info, warn};
 use uuid::Uuid;
 
 use crate::cluster::{self, Place};
-use crate::command::{self, Set};
 use crate::error::{Error, plain};
 use crate::handover::{self, Inherited, Successor};
 use crate::http::Http;
@@ -21,9 +20,6 @@ use crate::options::Options;
 use crate::scoreboard::Phase;
 use crate::server::Server;
 use crate::signals::{self, Signals, Told};
-
-/// The sets of commands that the daemon offers.
-pub const COMMANDS: &[Set] = &[command::sets::server::SET];
 
 /// Says whether a daemon with these settings would start, as far as that can be told beside one that runs.
 pub fn check(options: &Options) -> Result<(), Error> {
@@ -96,6 +92,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
     let mut signals = Signals::listen()?;
     let metrics = Arc::<Metrics>::default();
+    let commands = options.commands.sets();
     loop {
         let sockets = std::mem::take(&mut inherited.http);
         // Those that come from the other servers are HTTP; those to them, and to etcd, come on top.
@@ -115,7 +112,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             options,
             id,
             inherited,
-            COMMANDS,
+            &commands,
             metrics.clone(),
             most + to_servers,
             cluster.clone(),
@@ -124,7 +121,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let subject = Subject {
             health: Arc::new(server.health()),
             metrics: metrics.clone(),
-            commands: COMMANDS,
+            commands: commands.clone(),
             member: server.member(),
             cluster: server.cluster_figures(),
             draining: draining.clone(),

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -11,6 +12,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use jiff::SignedDuration;
 use uuid::Uuid;
 
+use crate::command::Offer;
 use crate::error::Error;
 use crate::network::Network;
 use crate::{identity, logging, pack};
@@ -56,6 +58,18 @@ pub struct Options {
     /// Whether nobody asked for the addresses in `listen`.
     #[arg(skip)]
     pub listen_by_default: bool,
+
+    /// What may be asked. The help names all sets.
+    #[arg(
+        long,
+        help = Offer::help(),
+        env = "BLOCKCHAIN_TCPD_COMMANDS",
+        value_name = "SETS",
+        value_parser = Offer::from_str,
+        default_value = "server",
+        hide_env_values = true
+    )]
+    pub commands: Offer,
 
     /// How many clients are served at the same time, each by a thread of its own
     #[arg(

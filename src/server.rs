@@ -85,7 +85,7 @@ impl Server {
         options: &Options,
         id: Uuid,
         inherited: Inherited,
-        commands: &'static [Set],
+        commands: &[Set],
         metrics: Arc<Metrics>,
         reserved: usize,
         cluster: Option<Arc<cluster::Settings>>,

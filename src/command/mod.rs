@@ -4,6 +4,7 @@
 //! every protocol and shows in `HELP`.
 
 mod key;
+mod offer;
 mod refusal;
 mod tally;
 
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use self::key::Key;
 pub use self::key::Line;
+pub use self::offer::Offer;
 pub use self::refusal::{BadHeader, Quoted, Refusal};
 pub use self::sets::SETS;
 pub use self::tally::{MOST_COMMANDS, OUTCOMES, Outcome, SLOTS, Tally};

@@ -15,6 +15,15 @@ pub enum Refusal<'a> {
     Unknown(&'a [u8]),
     /// The command takes other arguments.
     Usage(&'static Entry),
+    /// An argument is not what the command takes.
+    Argument {
+        /// What it takes: a noun.
+        wanted: &'static str,
+        /// What was given.
+        given: &'a [u8],
+    },
+    /// These arguments have no value: why.
+    Impossible(&'static str),
     /// This line holds a byte that is not text.
     BadInput(&'a [u8]),
     /// The line is longer than this many bytes.
@@ -51,7 +60,7 @@ impl Refusal<'_> {
     pub fn word(&self) -> &'static str {
         match self {
             Refusal::Unknown(_) => "UNKNOWN",
-            Refusal::Usage(_) => "USAGE",
+            Refusal::Usage(_) | Refusal::Argument { .. } | Refusal::Impossible(_) => "USAGE",
             Refusal::BadInput(_) | Refusal::BadHeader(_) => "BADINPUT",
             Refusal::TooLong(_) => "TOOLONG",
             Refusal::NoRoom(_) => "BUSY",
@@ -70,6 +79,8 @@ impl fmt::Display for Refusal<'_> {
                 write!(f, "{} takes no arguments", entry.name)
             }
             Refusal::Usage(entry) => write!(f, "usage: {} {}", entry.name, entry.arguments),
+            Refusal::Argument { wanted, given } => write!(f, "not {wanted}: {}", Quoted(given)),
+            Refusal::Impossible(why) => f.write_str(why),
             Refusal::BadInput(line) => write!(f, "not printable ASCII: {}", Quoted(line)),
             Refusal::TooLong(limit) => write!(f, "a request has at most {limit} bytes"),
             Refusal::NoRoom(NoRoom::Here { clients }) => {

@@ -26,7 +26,7 @@ pub struct Subject {
     /// What it counts.
     pub metrics: Arc<Metrics>,
     /// The sets of commands that it offers.
-    pub commands: &'static [Set],
+    pub commands: Vec<Set>,
     /// Who it is, in its cluster too.
     pub member: Member,
     /// How it goes with its cluster.
