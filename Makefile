@@ -17,7 +17,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover bench-cluster fuzz soak chaos availability deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-cluster fuzz soak chaos availability manual deb apt-repository install
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -56,6 +56,9 @@ chaos: ## a cluster to which everything happens, as root; MINUTES=30 MODE=consis
 availability: ## of three servers behind HAProxy that are restarted and killed, as root; MINUTES=30
 	BLOCKCHAIN_TCPD_AVAILABILITY_SECONDS=$$(($(MINUTES) * 60)) \
 	  $(CARGO) test --release --locked --test cluster balanced:: -- --nocapture --test-threads=1
+
+manual: ## writes the commands of src/command/sets into the manual page
+	BLOCKCHAIN_TCPD_WRITE_MANUAL=1 $(CARGO) test --locked --test tests manual::the_commands_in_it_are_those_of_the_table
 
 deb: ## the Debian package, in target/debian
 	./packaging/build-deb

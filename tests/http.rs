@@ -554,7 +554,7 @@ fn a_server_that_hangs_is_not_live_and_says_why() {
     let subject = Subject {
         health: Arc::new(server.health()),
         metrics: server.metrics.clone(),
-        commands: COMMANDS,
+        commands: COMMANDS.to_vec(),
         member: server.member(),
         cluster: server.cluster_figures(),
         draining: Draining::default(),

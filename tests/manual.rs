@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use blockchain_tcpd::command::SETS;
+
 use crate::nc::shell;
 use crate::settings::{FLAGS, variable_of};
 use crate::support::{Daemon, installed, program};
@@ -51,9 +53,47 @@ fn every_option_is_in_it_with_its_variable_and_default_and_no_other() {
     }
 }
 
+/// The part of the manual that says which commands there are, as the table has them.
+fn commands_of_the_table() -> String {
+    let needed_first = |name: &str| (name != "server", name.to_string());
+    let mut sets = SETS.to_vec();
+    sets.sort_by_key(|(name, _)| needed_first(name));
+    let mut text = String::new();
+    for (name, set) in sets {
+        text += &format!(".Pp\nThe set\n.Ql {name} :\n.Bl -tag -width \"HELP [COMMAND]\"\n");
+        for entry in set {
+            let arguments = match entry.arguments {
+                "" => String::new(),
+                arguments => format!(" Ar {arguments}"),
+            };
+            let (first, rest) = entry.summary.split_at(1);
+            let summary = format!("{}{rest}.", first.to_uppercase());
+            text += &format!(".It Ql {}{arguments}\n{summary}\n", entry.name);
+        }
+        text += ".El\n";
+    }
+    text
+}
+
+#[test]
+fn the_commands_in_it_are_those_of_the_table() {
+    const BEGIN: &str = ".\\\" The commands: make manual\n";
+    const END: &str = ".\\\" End of the commands\n";
+    let (before, rest) = MANUAL.split_once(BEGIN).expect("their beginning");
+    let (written, after) = rest.split_once(END).expect("their end");
+    let right = commands_of_the_table();
+    if std::env::var_os("BLOCKCHAIN_TCPD_WRITE_MANUAL").is_some_and(|write| write == "1") {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/man/blockchain-tcpd.8");
+        let manual = [before, BEGIN, &right, END, after].concat();
+        std::fs::write(file, manual).expect("the manual can be written");
+    } else {
+        assert_eq!(written, right, "make manual mends it");
+    }
+}
+
 #[test]
 fn every_command_and_error_is_in_it_and_no_other() {
-    let daemon = Daemon::start(["--max-clients", "2"]);
+    let daemon = Daemon::start(["--max-clients", "2", "--commands", "server,calc"]);
     let help = daemon.ask("HELP\n");
     let commands: BTreeSet<&str> = help.split_whitespace().collect();
     let document = include_str!("../docs/protocol.md");
@@ -63,10 +103,10 @@ fn every_command_and_error_is_in_it_and_no_other() {
         .filter_map(|rest| rest.split('`').next())
         .filter(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase()))
         .collect();
-    let words: Vec<&str> = items(section("PROTOCOL"))
+    let items = items(section("PROTOCOL"));
+    let words: Vec<&str> = items
         .iter()
-        .flat_map(|(item, _)| item.split_whitespace())
-        .filter(|word| word.len() > 2 && word.chars().all(|c| c.is_ascii_uppercase()))
+        .filter_map(|(item, _)| item.strip_prefix("Ql ")?.split(' ').next())
         .collect();
     let documented: BTreeSet<&str> = words.iter().copied().collect();
     assert_eq!(words.len(), documented.len(), "each once");

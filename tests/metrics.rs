@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
-use blockchain_tcpd::daemon::COMMANDS;
+use blockchain_tcpd::command::sets::server;
 use blockchain_tcpd::metrics::Closed;
 use blockchain_tcpd::scoreboard::Phase;
 
@@ -298,7 +298,7 @@ fn what_a_client_takes_slowly_is_counted_whole() {
 #[test]
 fn who_is_drained_or_handed_over_is_counted_as_such() {
     for (release, reason) in [(true, Closed::HandedOver), (false, Closed::Drained)] {
-        let mut server = local_server(&["--max-clients", "4"], COMMANDS);
+        let mut server = local_server(&["--max-clients", "4"], &[server::SET]);
         let metrics = server.metrics.clone();
         let mut clients: Vec<Client> = (0..3)
             .map(|_| Client::connect(server.addresses()[0]).unwrap())

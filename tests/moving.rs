@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use blockchain_tcpd::command::sets::server;
 use blockchain_tcpd::command::{Entry, Reply, Set};
 use blockchain_tcpd::connection::Connection;
-use blockchain_tcpd::daemon::COMMANDS;
 use blockchain_tcpd::scoreboard::Phase;
 use crossbeam_channel::Receiver;
 use rustix::net::{RecvFlags, SendFlags};
@@ -41,7 +40,7 @@ fn read(connection: &Connection) -> String {
 #[test]
 fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
     const CLIENTS: usize = 500;
-    let mut server = local_server(&["--max-clients", "500", "--queue", "0"], COMMANDS);
+    let mut server = local_server(&["--max-clients", "500", "--queue", "0"], &[server::SET]);
     let address = server.addresses()[0];
     let mut clients: HashMap<SocketAddr, (usize, Client)> = HashMap::new();
     for index in 0..CLIENTS {
@@ -82,7 +81,7 @@ fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
 #[test]
 fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
     const CLIENTS: usize = 8;
-    let mut server = local_server(&["--max-clients", "8", "--queue", "0"], COMMANDS);
+    let mut server = local_server(&["--max-clients", "8", "--queue", "0"], &[server::SET]);
     let address = server.addresses()[0];
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = HashMap::new();
@@ -225,7 +224,10 @@ fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_
 /// One that takes no replies keeps nobody waiting: what it was not sent travels with it.
 #[test]
 fn a_client_that_does_not_read_is_let_go_of_with_the_replies_that_it_has_not_taken() {
-    let mut server = local_server(&["--max-clients", "1", "--write-timeout", "1h"], COMMANDS);
+    let mut server = local_server(
+        &["--max-clients", "1", "--write-timeout", "1h"],
+        &[server::SET],
+    );
     let client = Client::connect_narrow(server.addresses()[0]);
     let mut socket = client.socket();
     socket.set_nonblocking(true).unwrap();

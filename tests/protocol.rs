@@ -1,9 +1,10 @@
 //! The contract, sentence by sentence: each item of docs/protocol.md is quoted by the test that proves it.
 //!
-//! The section on errors is proved in `errors`, that on connections in `connections` and tests/handover.rs, that on load
+//! The commands that compute are proved in `computing`, the section on errors in `errors`, that on connections in `connections` and tests/handover.rs, that on load
 //! balancers in tests/proxy.rs, the independence of how bytes are cut in `chopping`.
 
 mod chopping;
+mod computing;
 mod connections;
 mod errors;
 
@@ -14,6 +15,7 @@ use crate::support::{Daemon, field};
 const DOCUMENT: &str = include_str!("../docs/protocol.md");
 const SOURCES: &[&str] = &[
     include_str!("protocol.rs"),
+    include_str!("protocol/computing.rs"),
     include_str!("protocol/connections.rs"),
     include_str!("protocol/errors.rs"),
     include_str!("redis.rs"),

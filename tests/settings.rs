@@ -10,12 +10,13 @@ use crate::support::{Client, Daemon, Scratch, field, program, wait_until};
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
 /// Every flag, a value that it doesn't take, and the default that --help names, if it is a value.
-pub const FLAGS: [(&str, &str, Option<&str>); 20] = [
+pub const FLAGS: [(&str, &str, Option<&str>); 21] = [
     (
         "--listen",
         "localhost:4242",
         Some("127.0.0.1:4242 [::1]:4242"),
     ),
+    ("--commands", "calc", Some("server")),
     ("--max-clients", "0", Some("1024")),
     ("--queue", "many", Some("128")),
     ("--max-clients-per-address", "-1", Some("0")),

@@ -7,6 +7,7 @@ mod key;
 mod offer;
 mod refusal;
 mod tally;
+mod turns;
 
 /// The commands themselves. `build.rs` finds the files.
 pub mod sets {
@@ -23,6 +24,7 @@ pub use self::offer::Offer;
 pub use self::refusal::{BadHeader, Quoted, Refusal};
 pub use self::sets::SETS;
 pub use self::tally::{MOST_COMMANDS, OUTCOMES, Outcome, SLOTS, Tally};
+pub use self::turns::{Turn, Turns};
 use crate::clock::Nanos;
 use crate::cluster::Census;
 use crate::sync::atomic::AtomicUsize;
@@ -55,6 +57,8 @@ pub struct Context {
     pub id: String,
     /// All commands.
     pub table: Table,
+    /// Where a command that computes takes a turn.
+    pub turns: Turns,
 }
 
 impl Context {
@@ -65,6 +69,7 @@ impl Context {
             census: Census::Alone,
             id: id.hyphenated().to_string(),
             table: Table::new(sets),
+            turns: Turns::for_this_machine(),
         }
     }
 

@@ -36,6 +36,8 @@ pub enum Refusal<'a> {
     MadeRoom,
     /// The cluster can't answer now.
     Unavailable(Unavailable),
+    /// Too many want to compute at the same time.
+    NoTurn,
     /// The connection, of somebody from whom a PROXY header must come, doesn't begin with one.
     BadHeader(BadHeader),
     /// The server failed.
@@ -65,7 +67,7 @@ impl Refusal<'_> {
             Refusal::TooLong(_) => "TOOLONG",
             Refusal::NoRoom(_) => "BUSY",
             Refusal::Idle | Refusal::MadeRoom => "TIMEOUT",
-            Refusal::Unavailable(_) => "UNAVAILABLE",
+            Refusal::Unavailable(_) | Refusal::NoTurn => "UNAVAILABLE",
             Refusal::Internal => "INTERNAL",
         }
     }
@@ -107,6 +109,7 @@ impl fmt::Display for Refusal<'_> {
             Refusal::Idle => write!(f, "no request for too long"),
             Refusal::MadeRoom => write!(f, "idle while others wait, try again later"),
             Refusal::Unavailable(unavailable) => unavailable.fmt(f),
+            Refusal::NoTurn => f.write_str("too many clients compute at once, try again later"),
             Refusal::Internal => write!(f, "the server failed at this, its log says more"),
         }
     }

@@ -14,7 +14,9 @@ use crate::support::{Client, Daemon};
 #[test]
 fn each_mistake_has_its_word_and_the_connection_goes_on() {
     proves(r#"`ERR UNKNOWN`: there is no such command."#);
-    proves(r#"`ERR USAGE`: the arguments are not those that the command takes."#);
+    proves(
+        r#"`ERR USAGE`: the arguments are not those that the command takes, or it has no value for them."#,
+    );
     proves(
         r#"After `UNKNOWN`, `USAGE`, `BADINPUT` and `UNAVAILABLE` the connection goes on, unless it is about a PROXY header."#,
     );
@@ -104,6 +106,12 @@ fn the_server_says_no_word_that_the_document_lacks() {
     let known: BTreeSet<&str> = [
         Refusal::Unknown(b"x"),
         Refusal::Usage(&command::sets::server::SET[0]),
+        Refusal::Argument {
+            wanted: "a number",
+            given: b"x",
+        },
+        Refusal::Impossible("too large"),
+        Refusal::NoTurn,
         Refusal::BadInput(b"x"),
         Refusal::TooLong(1),
         Refusal::NoRoom(NoRoom::Here { clients: 1 }),
@@ -125,7 +133,7 @@ fn the_server_says_no_word_that_the_document_lacks() {
 #[test]
 fn an_answer_that_can_not_be_had_is_none_and_the_connection_goes_on() {
     proves(
-        r#"`ERR UNAVAILABLE`: the answer needs something which the server can't reach now, as `WHO` does in a cluster that is
+        r#"`ERR UNAVAILABLE`: the answer needs something which the server can't have now, as `WHO` may in a cluster that is
         always consistent."#,
     );
     // There is no etcd.

@@ -1,0 +1,148 @@
+//! The commands of the set `calc`: ADD, MAX and NP.
+
+use std::sync::Mutex;
+
+use blockchain_tcpd::command::{Entry, Reply, Set, Turn, sets};
+
+use super::{errors, proves};
+use crate::support::kernel::local_server;
+use crate::support::{Client, Daemon};
+
+fn calculator() -> Daemon {
+    Daemon::start(["--commands", "server,calc", "--max-clients", "8"])
+}
+
+#[test]
+fn sums_have_64_bits_or_are_refused() {
+    proves(
+        r#"`ADD` with two whole numbers of 64 bits, in decimal digits with or without a sign, answers their sum, or `ERR USAGE` if
+        that has more bits."#,
+    );
+    let daemon = calculator();
+    let asked = "ADD 2 5\nadd -3 +1\nADD 9223372036854775807 -9223372036854775808\n";
+    assert_eq!(daemon.ask(asked), "7\n-2\n-1\n");
+    let refused = "ERR USAGE the sum has more than 64 bits\n";
+    assert_eq!(daemon.ask("ADD 9223372036854775807 1\n"), refused);
+    assert_eq!(daemon.ask("ADD -1 -9223372036854775808\n"), refused);
+    assert_eq!(
+        daemon.ask("ADD 1 9223372036854775808\nADD 1\nADD 1 2 3\nADD 1 0x2\n"),
+        "ERR USAGE not a whole number of 64 bits: \"9223372036854775808\"\n\
+         ERR USAGE usage: ADD X Y\nERR USAGE usage: ADD X Y\n\
+         ERR USAGE not a whole number of 64 bits: \"0x2\"\n"
+    );
+}
+
+#[test]
+fn the_greater_of_two() {
+    proves(r#"`MAX` with two such numbers answers the greater."#);
+    let daemon = calculator();
+    let asked = "MAX 2 6\nmax -2 -6\nMAX 9223372036854775807 -9223372036854775808\n";
+    assert_eq!(daemon.ask(asked), "6\n-2\n9223372036854775807\n");
+    assert!(daemon.ask("MAX 1 x\n").starts_with("ERR USAGE "));
+}
+
+#[test]
+fn primes_by_their_place() {
+    proves(
+        r#"`NP` with whole numbers from 1 to 10000000 answers for each the prime that has this place among the primes, of which 2
+        is the first, parted by single blanks."#,
+    );
+    let daemon = calculator();
+    assert_eq!(daemon.ask("np 2 12\n"), "3 37\n");
+    assert_eq!(
+        daemon.ask("NP 9999 1234 1 2 3 4\nNP 10000000\n"),
+        "104723 10061 2 3 5 7\n179424673\n"
+    );
+    for wrong in ["0", "10000001", "-1", "1.5", "x", "1 2 0"] {
+        let reply = daemon.ask(format!("NP {wrong}\n"));
+        assert!(
+            reply.starts_with("ERR USAGE not a whole number from 1 to 10000000: "),
+            "{wrong}: {reply}"
+        );
+    }
+    // As many as a request has room for.
+    let places = ["7"; 510].join(" ");
+    let primes = ["17"; 510].join(" ");
+    assert_eq!(daemon.ask(format!("NP {places}\n")), format!("{primes}\n"));
+}
+
+/// The turns that `TAKE` has taken.
+static TAKEN: Mutex<Vec<Turn>> = Mutex::new(Vec::new());
+
+/// `TAKE` takes all turns that there are, and keeps them.
+const TAKE: Set = &[Entry {
+    name: "TAKE",
+    arguments: "",
+    summary: "takes all turns",
+    closes: false,
+    execute: |context, _| {
+        while let Ok(turn) = context.turns.take() {
+            TAKEN.lock().unwrap().push(turn);
+        }
+        Ok(Reply::Text("TAKEN"))
+    },
+}];
+
+#[test]
+fn who_gets_no_turn_is_told_and_who_computes_nothing_needs_none() {
+    proves(
+        r#"Computations take turns; an `NP` that gets none within 0.4 seconds is answered `ERR UNAVAILABLE`."#,
+    );
+    let server = local_server(
+        &["--max-clients", "4"],
+        &[sets::server::SET, sets::calc::SET, TAKE],
+    );
+    let mut client = Client::connect(server.addresses()[0]).unwrap();
+    assert_eq!(client.ask("NP 4"), "7");
+    assert_eq!(client.ask("TAKE"), "TAKEN");
+    let mut waiting = Client::connect(server.addresses()[0]).unwrap();
+    waiting.send("NP 4\nNP 0\n");
+    assert_eq!(client.ask("WHY"), "42");
+    assert_eq!(client.ask("ADD 1 2"), "3");
+    let refused = "ERR UNAVAILABLE too many clients compute at once, try again later";
+    assert_eq!(waiting.line().as_deref(), Some(refused));
+    // What is wrong is so without a turn.
+    assert!(waiting.line().unwrap().starts_with("ERR USAGE "));
+    waiting.send("NP 4\n");
+    TAKEN.lock().unwrap().pop();
+    let reply = waiting.line().unwrap();
+    assert!(reply == "7" || reply == refused, "{reply}");
+    assert_eq!(waiting.ask("NP 4"), "7");
+}
+
+#[test]
+fn many_that_compute_are_answered_and_so_are_those_who_only_ask() {
+    let daemon = Daemon::start(["--commands", "server,calc", "--max-clients", "80"]);
+    let places = ["9999999"; 20].join(" ");
+    let primes = ["179424671"; 20].join(" ");
+    let mut computing: Vec<_> = (0..64).map(|_| daemon.connect()).collect();
+    for _ in 0..3 {
+        for client in &mut computing {
+            client.send(format!("NP {places}\n").repeat(4));
+        }
+        assert_eq!(daemon.ask("WHO\n"), "65\n");
+        for client in &mut computing {
+            for _ in 0..4 {
+                assert_eq!(client.line().as_deref(), Some(primes.as_str()));
+            }
+        }
+    }
+}
+
+#[test]
+fn without_the_set_its_commands_are_unknown() {
+    let daemon = Daemon::start(["--max-clients", "2"]);
+    for command in ["ADD 1 2", "MAX 1 2", "NP 1"] {
+        let reply = daemon.ask(format!("{command}\n"));
+        assert!(reply.starts_with("ERR UNKNOWN "), "{reply}");
+    }
+    assert_eq!(daemon.ask("HELP\n"), "WHO WHERE WHY PING HELP QUIT EXIT\n");
+    // The other commands are the same with it.
+    let calculator = calculator();
+    assert_eq!(errors(&calculator), errors(&daemon));
+    assert_eq!(
+        calculator.ask("HELP\nHELP NP\n"),
+        "WHO WHERE WHY PING HELP QUIT EXIT ADD MAX NP\n\
+         NP N [N ...]: the Nth primes, of which 2 is the first; N from 1 to 10000000\n"
+    );
+}
