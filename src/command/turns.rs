@@ -180,7 +180,7 @@ mod tests {
         }
         let taken = now - start;
         assert!(
-            taken + CREDIT + turn + SURROUNDINGS >= computed * 2,
+            taken + CREDIT + (turn + SURROUNDINGS) * 2 >= computed * 2,
             "{taken:?}"
         );
         assert!(taken <= computed * 2, "{taken:?}");
