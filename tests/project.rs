@@ -227,6 +227,33 @@ fn readme_links_to_every_record_of_a_decision() {
     assert_eq!(broken, None);
 }
 
+#[test]
+fn each_of_the_twelve_factors_is_shown_by_a_file_and_says_what_is_not_claimed() {
+    let document = read("docs/twelve-factors.md");
+    let rows: Vec<Vec<&str>> = document
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| |"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let numbers: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+    let roman = "I II III IV V VI VII VIII IX X XI XII";
+    assert_eq!(numbers.join(" "), roman);
+    for row in rows {
+        let [_, _, here, shown, not_claimed] = row[..] else {
+            panic!("{row:?}");
+        };
+        assert!(!here.is_empty() && !not_claimed.is_empty(), "{row:?}");
+        assert!(shown.contains("]("), "no file: {row:?}");
+    }
+    let mut links = document
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|link| !link.contains("://"));
+    let broken = links.find(|link| !root().join("docs").join(link).exists());
+    assert_eq!(broken, None);
+}
+
 /// A command that a document shows after a `$ `, and what it shows below as printed.
 pub struct Example {
     pub command: String,
