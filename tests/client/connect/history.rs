@@ -43,7 +43,9 @@ fn the_arrow_up_brings_it_back() {
     second.type_in("\x1b[A\x1b[A\x1b[A");
     second.shows(&["> who"]);
     // Searched for.
-    second.type_in("\x03\x12wh");
+    second.type_in("\x03");
+    second.shows(&["> who", ">"]);
+    second.type_in("\x12wh");
     second.terminal.wait_for("(reverse-i-search)`wh': why");
     second.type_in("\r");
     second.shows(&["42", ">"]);

@@ -8,7 +8,7 @@ use crate::support::{Daemon, wait_until};
 
 #[test]
 fn it_says_where_one_is_and_answers_line_by_line() {
-    let daemon = Daemon::start(["--id", "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e"]);
+    let daemon = Daemon::start(["--server-id", "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e"]);
     let mut session = Session::start(daemon.address);
     let greeting = format!(
         "connected to {}, id 6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e; try help",
@@ -70,7 +70,7 @@ fn commands_are_completed() {
     let daemon = Daemon::start(["--max-clients", "4"]);
     let mut session = Session::start(daemon.address);
     session.type_in("w\t");
-    session.shows(&["> w", "who    where  why", "> wh"]);
+    session.shows(&["> wh", "who    where  why", "> wh"]);
     session.type_in("e\t");
     session.shows(&["> where"]);
     // The blank after a name that is whole is there.
@@ -81,12 +81,13 @@ fn commands_are_completed() {
     session.type_in("help pi\t\r");
     session.shows(&[
         "> help ping",
-        "PING: PONG, to keep the connection alive",
+        "PING: PONG, to keep the connection or to try it",
         ">",
     ]);
     session.type_in("zz\t");
     session.shows(&["> zz"]);
     session.type_in("\x03");
+    session.shows(&["> zz", ">"]);
     session.leave();
 }
 
@@ -97,10 +98,10 @@ fn help_shows_all_commands_of_the_server() {
     session.type_in(" Help\r");
     session.shows(&[
         ">  Help",
-        "WHO             the number of clients connected",
+        "WHO             the number of clients connected, in a cluster to all its servers",
         "WHERE           the id of this server",
         "WHY             the answer",
-        "PING            PONG, to keep the connection alive",
+        "PING            PONG, to keep the connection or to try it",
         "HELP [COMMAND]  the names of all commands, or what one of them does",
         "QUIT            BYE, and the server closes",
         "EXIT            the same as QUIT",
@@ -171,7 +172,7 @@ fn no_server_writes_to_the_terminal() {
     let mut session = Session::start(server);
     session.terminal.wait_for("id ?]0;owned?; try help");
     session.type_in("help\r");
-    session.terminal.wait_for("WHO  ?[2J??2J");
+    session.terminal.wait_for("  ?[2J??2J");
     session.type_in("ev\t");
     session.terminal.wait_for("ev?[31mil");
     session.type_in("\x03");
@@ -230,6 +231,36 @@ fn a_wait_for_a_reply_can_be_abandoned() {
     let again = format!("connected again to {server}");
     session.shows(&["-> SLOW", &again, "1", ">"]);
     session.leave();
+}
+
+#[test]
+fn a_wait_for_a_connection_can_be_abandoned() {
+    let daemon = Daemon::start(["--max-clients", "4"]);
+    let address = daemon.address;
+    let mut session = Session::run(connect(address, &["--timeout", "1h"]), address);
+    drop(daemon);
+    session.shows(&["connection lost; the next line connects again", ">"]);
+    // With a backlog that is full, it neither takes connections nor refuses them.
+    let deaf = std::net::TcpListener::bind(address).expect("the port is free");
+    rustix::net::listen(&deaf, 0).expect("it is bound");
+    let moment = std::time::Duration::from_millis(200);
+    let one_more = || std::net::TcpStream::connect_timeout(&address, moment).ok();
+    let waiting: Vec<_> = std::iter::from_fn(one_more).collect();
+    session.type_in("why\r");
+    let tasks = format!("/proc/{}/task", session.terminal.pid());
+    wait_until("it connects", || {
+        let mut tasks = std::fs::read_dir(&tasks).expect("it lives").flatten();
+        tasks.any(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm"));
+            name.is_ok_and(|name| name == "connect\n")
+        })
+    });
+    session.type_in("\x03");
+    let abandoned = "abandoned; the next line connects again";
+    session.shows(&["> why", "^C", abandoned, "->"]);
+    drop((deaf, waiting));
+    session.type_in("exit\r");
+    assert_eq!(session.terminal.end().code(), Some(0));
 }
 
 #[test]

@@ -143,20 +143,18 @@ impl<'a> Link<'a> {
         self.connection = connection;
     }
 
-    /// Says goodbye, if it is connected, with this request or none, so that the server no longer counts us: its reply.
+    /// Leaves, with this request or none, and waits until the server no longer counts us: its last words.
     pub fn leave(mut self, request: Option<&[u8]>) -> Option<Reply> {
         let mut connection = self.connection.take()?;
-        if connection.is_readable() {
-            return None;
-        }
-        let reply = request.and_then(|request| {
+        let asked = request.filter(|_| !connection.is_readable());
+        let reply = asked.and_then(|request| {
             let asked = connection.ask(request, Deadline::after(LAST_WORDS));
             asked.ok()
         });
         connection.finish();
-        // If it takes too long, the end of this process is the end.
-        let _ = connection.end(Deadline::after(LAST_WORDS));
-        reply
+        // If the end takes too long, that of this process is the end.
+        let words = connection.line("nothing", Deadline::after(LAST_WORDS));
+        reply.or(words.ok().map(Reply::from))
     }
 
     /// Says something about the connection.
@@ -174,15 +172,13 @@ impl<'a> Link<'a> {
             // Nobody waits any more if it was abandoned.
             let _ = opened.send(Some(Connection::open(&server, family, deadline)));
         };
-        let thread = thread::Builder::new().name("connect".to_string());
-        thread.spawn(open).map_err(Failure::Thread)?;
-        let outcome = self
-            .interrupts
-            .during(Wait::Connection(tell), || told.recv());
-        match outcome {
-            Some(Ok(Some(opened))) => Ok(opened?),
-            _ => Err(Trouble::Abandoned),
-        }
+        let opened = self.interrupts.during(Wait::Connection(tell), || {
+            let thread = thread::Builder::new().name("connect".to_string());
+            thread.spawn(open).map_err(Failure::Thread)?;
+            // The handler of ^C sends nothing instead of it.
+            told.recv().unwrap_or_default().transpose()
+        });
+        opened.transpose()?.flatten().ok_or(Trouble::Abandoned)
     }
 
     /// Asks over the connection, or a new one. After a failure there is none.

@@ -58,8 +58,10 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             link.say(LOST);
         }
     }
-    link.leave(None);
-    Ok(status)
+    match link.leave(None) {
+        Some(Reply::Refused { word, sentence }) if word == BUSY => Err(refused(&word, &sentence)),
+        _ => Ok(status),
+    }
 }
 
 fn refused(word: &str, sentence: &str) -> Failure {
