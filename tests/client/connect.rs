@@ -40,8 +40,8 @@ impl Session {
         self.terminal.type_in(text);
     }
 
-    /// Waits until the screen ends with these lines. Where one begins with `>` or `->`, that stands for the prompt, of a client that is
-    /// connected or not.
+    /// Waits until the screen ends with these lines. Where one begins with `>` or `->`, that stands for the prompt, of a client
+    /// that is connected or not.
     pub fn shows(&self, end: &[&str]) {
         let line = |line: &&str| match (line.strip_prefix("->"), line.strip_prefix('>')) {
             (Some(rest), _) => format!("{} (not connected)>{rest}", self.prompt),
