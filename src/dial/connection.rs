@@ -3,6 +3,8 @@
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::lookup::{Family, addresses};
 use super::{Deadline, Failure, Reply, Server};
 
@@ -70,6 +72,14 @@ impl Connection {
     /// The socket, to watch it or to end it from elsewhere.
     pub fn socket(&self) -> &TcpStream {
         &self.stream
+    }
+
+    /// Whether something waits to be read, the end included. While nothing is asked, that is a server which leaves.
+    pub fn is_readable(&self) -> bool {
+        let mut polled = [PollFd::new(&self.stream, PollFlags::IN)];
+        // What can't be known is found when something is asked.
+        let ready = poll(&mut polled, Some(&Timespec::default()));
+        !self.unread.is_empty() || ready.is_ok_and(|ready| ready > 0)
     }
 
     /// Sends these requests, each with its end.

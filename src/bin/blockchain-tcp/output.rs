@@ -2,8 +2,9 @@
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use blockchain_tcpd::dial::Reply;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -54,6 +55,18 @@ impl Output {
         Output::object(&object)
     }
 
+    /// Prints the reply as the server said it, an error, too.
+    pub fn reply(self, exchange: &Exchange<'_>, reply: Reply) -> Result<(), Failure> {
+        match reply {
+            reply if !self.json => write(&reply.to_string()),
+            Reply::Value(value) => self.value(exchange, &value),
+            Reply::Refused { word, sentence } => {
+                let refused = Failure::Refused { word, sentence };
+                self.failure(exchange, refused).map(|_| ())
+            }
+        }
+    }
+
     /// Says why there is no value: on standard error, or in JSON. Gives the exit status.
     pub fn failure(self, exchange: &Exchange<'_>, failure: Failure) -> Result<ExitCode, Failure> {
         if !self.json {
@@ -70,7 +83,13 @@ impl Output {
     }
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
+    /// That this was asked then, and has its reply now.
+    pub fn since(begun: Instant, request: &'a str) -> Self {
+        let time = begun.elapsed();
+        Exchange { request, time }
+    }
+
     fn object(&self) -> Value {
         json!({ "request": self.request, "seconds": self.time.as_secs_f64() })
     }

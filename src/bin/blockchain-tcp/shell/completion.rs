@@ -1,0 +1,102 @@
+//! Completes the names of the commands that the server has told.
+
+use rustyline::completion::{Completer, Pair};
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::validate::Validator;
+use rustyline::{Context, Helper};
+
+/// What this program answers itself, or leaves with.
+const OWN: [&str; 3] = ["HELP", "QUIT", "EXIT"];
+
+/// The names that can be completed, in capital letters.
+pub struct Names(Vec<String>);
+
+impl Names {
+    /// What the server has told, and our own.
+    pub fn new(told: &[&str]) -> Self {
+        let mut names: Vec<String> = told.iter().map(|name| name.to_ascii_uppercase()).collect();
+        for own in OWN {
+            if !names.iter().any(|name| name == own) {
+                names.push(own.to_string());
+            }
+        }
+        Names(names)
+    }
+
+    /// Where the word at the end of `text` begins, and the names that begin with it, in its case: the command's, or that of
+    /// the command to be helped with.
+    fn complete(&self, text: &str) -> (usize, Vec<String>) {
+        let start = text.rfind([' ', '\t']).map_or(0, |blank| blank + 1);
+        let (before, word) = text.split_at(start);
+        let before = before.trim();
+        if !before.is_empty() && !before.eq_ignore_ascii_case("help") {
+            return (start, Vec::new());
+        }
+        let in_capitals = word.contains(|letter: char| letter.is_ascii_uppercase())
+            && !word.contains(|letter: char| letter.is_ascii_lowercase());
+        let beginning = word.to_ascii_uppercase();
+        let names = self.0.iter().filter(|name| name.starts_with(&beginning));
+        let names = names.map(|name| match in_capitals {
+            true => name.clone(),
+            false => name.to_ascii_lowercase(),
+        });
+        (start, names.collect())
+    }
+}
+
+impl Completer for Names {
+    type Candidate = Pair;
+
+    fn complete(
+        &self,
+        line: &str,
+        position: usize,
+        _: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let (start, names) = Names::complete(self, line.get(..position).unwrap_or_default());
+        // A name that is whole is parted from what follows it.
+        let end = if names.len() == 1 { " " } else { "" };
+        let pair = |name: String| Pair {
+            replacement: format!("{name}{end}"),
+            display: name,
+        };
+        Ok((start, names.into_iter().map(pair).collect()))
+    }
+}
+
+impl Highlighter for Names {}
+
+impl Hinter for Names {
+    type Hint = String;
+}
+
+impl Validator for Names {}
+
+impl Helper for Names {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_completed_in_the_case_of_their_beginning() {
+        let names = Names::new(&["WHO", "WHERE", "WHY", "PING", "HELP", "QUIT"]);
+        let complete = |text: &str| {
+            let (start, names) = names.complete(text);
+            (start, names.join(" "))
+        };
+        assert_eq!(complete("w"), (0, "who where why".to_string()));
+        assert_eq!(complete("WH"), (0, "WHO WHERE WHY".to_string()));
+        assert_eq!(complete("Whe"), (0, "where".to_string()));
+        assert_eq!(
+            complete(""),
+            (0, "who where why ping help quit exit".to_string())
+        );
+        assert_eq!(complete("  pi"), (2, "ping".to_string()));
+        assert_eq!(complete("HELP wh"), (5, "who where why".to_string()));
+        assert_eq!(complete("who w"), (4, String::new()));
+        assert_eq!(complete("help who w"), (9, String::new()));
+        assert_eq!(complete("x"), (0, String::new()));
+    }
+}

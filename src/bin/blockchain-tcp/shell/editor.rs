@@ -1,0 +1,80 @@
+//! The line editor at a terminal.
+
+use std::io::ErrorKind;
+
+use rustyline::config::{BellStyle, CompletionType, Config};
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{Editor as Rustyline, ExternalPrinter};
+
+use super::completion::Names;
+use super::history::{History, LINES, io_error};
+use crate::failure::Failure;
+
+/// What came of reading.
+pub enum Read {
+    /// This was typed, or pasted: maybe several lines.
+    Lines(String),
+    /// The line was abandoned.
+    Abandoned,
+    /// There is no more.
+    End,
+}
+
+/// Reads lines with editing, history and completion.
+pub struct Editor {
+    lines: Rustyline<Names, FileHistory>,
+    history: History,
+}
+
+impl Editor {
+    /// An editor that knows what was typed the last time.
+    pub fn new() -> Result<Self, Failure> {
+        let config = Config::builder()
+            .completion_type(CompletionType::List)
+            .completion_show_all_if_ambiguous(true)
+            .bell_style(BellStyle::None)
+            .history_ignore_space(true)
+            .max_history_size(LINES);
+        let lines = config.and_then(|config| Rustyline::with_config(config.build()));
+        let mut lines = lines.map_err(|error| Failure::System {
+            action: "edit lines",
+            source: io_error(error),
+        })?;
+        let mut history = History::from_environment();
+        history.load(lines.history_mut());
+        Ok(Editor { lines, history })
+    }
+
+    /// What prints above the line that is being edited; nothing in a terminal that can't.
+    pub fn printer(&mut self) -> Option<impl ExternalPrinter + Send + use<>> {
+        self.lines.create_external_printer().ok()
+    }
+
+    /// Completes these names from now on.
+    pub fn complete(&mut self, names: Names) {
+        self.lines.set_helper(Some(names));
+    }
+
+    /// Reads a line.
+    pub fn read(&mut self, prompt: &str) -> Result<Read, Failure> {
+        match self.lines.readline(prompt) {
+            Ok(line) => {
+                // Kept before it is asked, so that it isn't lost with the reply.
+                if self.lines.add_history_entry(&line).is_ok_and(|added| added) {
+                    self.history.keep(self.lines.history_mut());
+                }
+                Ok(Read::Lines(line))
+            }
+            Err(ReadlineError::Interrupted) => Ok(Read::Abandoned),
+            Err(ReadlineError::Eof) => Ok(Read::End),
+            Err(error) => match io_error(error) {
+                error if error.kind() == ErrorKind::InvalidData => {
+                    super::link::say("", "the line is abandoned: not UTF-8");
+                    Ok(Read::Abandoned)
+                }
+                error => Err(Failure::Read(error)),
+            },
+        }
+    }
+}

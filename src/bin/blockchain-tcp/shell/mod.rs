@@ -1,0 +1,72 @@
+//! A conversation, line by line: with a person at a terminal ([`terminal`]), or with a program through pipes ([`piped`]).
+//!
+//! [`link`] is the connection, made anew when it is lost. At a terminal, [`editor`] reads the lines with [`history`] and
+//! [`completion`], [`lookout`] keeps an eye on the connection meanwhile, [`signals`] lets ^C end a wait, and [`overview`] is what
+//! `help` shows.
+
+mod completion;
+mod editor;
+mod history;
+mod link;
+mod lookout;
+mod overview;
+mod piped;
+mod signals;
+mod terminal;
+
+use std::io::{IsTerminal as _, stdin, stdout};
+use std::process::ExitCode;
+
+use crate::failure::Failure;
+use crate::options::Options;
+
+/// Converses until the end of the input.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    if stdin().is_terminal() && stdout().is_terminal() {
+        terminal::run(options)
+    } else {
+        piped::run(options)
+    }
+}
+
+/// What a line asks for, without the end that a line has from elsewhere; nothing if it is blank, since the server does not reply
+/// to that.
+fn request(line: &[u8]) -> Option<&[u8]> {
+    let returns = line.iter().rev().take_while(|byte| **byte == b'\r').count();
+    let request = &line[..line.len() - returns];
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    (!request.iter().all(is_blank)).then_some(request)
+}
+
+/// Whether this request ends the conversation.
+fn is_goodbye(request: &[u8]) -> bool {
+    let word = request.trim_ascii();
+    word.eq_ignore_ascii_case(b"quit") || word.eq_ignore_ascii_case(b"exit")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blank_line_asks_for_nothing() {
+        for blank in ["", " ", "\t ", "\r", " \r", "\r\r"] {
+            assert_eq!(request(blank.as_bytes()), None, "{blank:?}");
+        }
+        assert_eq!(request(b"who\r"), Some(&b"who"[..]));
+        assert_eq!(request(b" who \r\r"), Some(&b" who "[..]));
+        // No blank: the server refuses it.
+        assert_eq!(request(b"\x0b"), Some(&b"\x0b"[..]));
+        assert_eq!(request(b"\r "), Some(&b"\r "[..]));
+    }
+
+    #[test]
+    fn goodbye_is_said_with_one_word() {
+        for word in ["exit", "QUIT", " Exit\t"] {
+            assert!(is_goodbye(word.as_bytes()), "{word:?}");
+        }
+        for other in ["", "exit now", "exits", "bye"] {
+            assert!(!is_goodbye(other.as_bytes()), "{other:?}");
+        }
+    }
+}

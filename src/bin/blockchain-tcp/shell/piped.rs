@@ -1,0 +1,158 @@
+//! A conversation with a program: one reply a line, and nothing else on standard output.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, stdin};
+use std::os::fd::AsFd as _;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use blockchain_tcpd::dial::Reply;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::link::{LOST, Link, closes};
+use super::signals::Interrupts;
+use super::{is_goodbye, request};
+use crate::failure::{BUSY, Failure, REFUSED};
+use crate::options::Options;
+use crate::output::{Exchange, Output};
+
+/// Far longer than any request may be: what is longer is no input of ours.
+const LONGEST_LINE: usize = 64 * 1024;
+
+/// How much is read at a time.
+const CHUNK: usize = 4096;
+
+/// Converses until the end of the input.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    let output = Output::new(options.json);
+    let mut link = Link::new(options, Interrupts::new(), "blockchain-tcp: ");
+    let mut input = Input::open()?;
+    link.connect()?;
+    let mut status = ExitCode::SUCCESS;
+    while let Some(line) = input.line(&mut link)? {
+        let Some(request) = request(&line) else {
+            continue;
+        };
+        let begun = Instant::now();
+        let asked = link.ask(request);
+        let text = String::from_utf8_lossy(request);
+        let exchange = Exchange::since(begun, &text);
+        let reply = match asked {
+            Ok(reply) => reply,
+            // There would be a line without a reply: whoever counts them must not get out of step.
+            Err(trouble) => return output.failure(&exchange, trouble.into()),
+        };
+        if let Reply::Refused { word, sentence } = &reply {
+            if word == BUSY {
+                return output.failure(&exchange, refused(word, sentence));
+            }
+            status = ExitCode::from(REFUSED);
+        }
+        let goes_on = !closes(&reply);
+        output.reply(&exchange, reply)?;
+        if is_goodbye(request) {
+            break;
+        }
+        if !goes_on {
+            link.say(LOST);
+        }
+    }
+    match link.leave(None) {
+        Some(Reply::Refused { word, sentence }) if word == BUSY => Err(refused(&word, &sentence)),
+        _ => Ok(status),
+    }
+}
+
+fn refused(word: &str, sentence: &str) -> Failure {
+    Failure::Refused {
+        word: word.to_string(),
+        sentence: sentence.to_string(),
+    }
+}
+
+/// Standard input, line by line.
+struct Input {
+    file: File,
+    /// What was read and is not a whole line yet.
+    unread: Vec<u8>,
+    ended: bool,
+}
+
+impl Input {
+    /// Standard input without std's buffer, so that it can be polled.
+    fn open() -> Result<Self, Failure> {
+        let descriptor = stdin().as_fd().try_clone_to_owned();
+        Ok(Input {
+            file: File::from(descriptor.map_err(Failure::Read)?),
+            unread: Vec::new(),
+            ended: false,
+        })
+    }
+
+    /// The next line, without its end; what comes after the last end is one, too. Nothing at the end of the input.
+    fn line(&mut self, link: &mut Link<'_>) -> Result<Option<Vec<u8>>, Failure> {
+        let mut searched = 0;
+        loop {
+            let unsearched = &self.unread[searched..];
+            if let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<u8> = self.unread.drain(..=searched + end).collect();
+                line.pop();
+                return Ok(Some(line));
+            }
+            searched = self.unread.len();
+            if searched > LONGEST_LINE {
+                let text = format!("a line of the input is longer than {LONGEST_LINE} bytes");
+                return Err(Failure::Usage(text));
+            }
+            if self.ended {
+                let rest = std::mem::take(&mut self.unread);
+                return Ok((!rest.is_empty()).then_some(rest));
+            }
+            self.wait(link)?;
+            self.read()?;
+        }
+    }
+
+    /// Waits for input, and says it at once if the connection is lost meanwhile.
+    fn wait(&self, link: &mut Link<'_>) -> Result<(), Failure> {
+        loop {
+            let Some(socket) = link.socket() else {
+                return Ok(());
+            };
+            let mut polled = [
+                PollFd::new(&self.file, PollFlags::IN),
+                PollFd::new(socket, PollFlags::IN),
+            ];
+            match poll(&mut polled, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(Failure::Read(error.into())),
+            }
+            let [has_input, is_lost] = polled.map(|polled| !polled.revents().is_empty());
+            if is_lost
+                && let Some(Reply::Refused { word, sentence }) = link.look()
+                && word == BUSY
+            {
+                return Err(refused(&word, &sentence));
+            }
+            if has_input {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<(), Failure> {
+        let mut chunk = [0; CHUNK];
+        match self.file.read(&mut chunk) {
+            Ok(0) => self.ended = true,
+            Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Whoever has it, too, has made it so.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let _ = poll(&mut [PollFd::new(&self.file, PollFlags::IN)], None);
+            }
+            Err(error) => return Err(Failure::Read(error)),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! A conversation with a person at a terminal.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use blockchain_tcpd::dial::Reply;
+
+use super::completion::Names;
+use super::editor::{Editor, Read};
+use super::link::{LOST, Link, Trouble, closes};
+use super::lookout::{Crier, watched};
+use super::signals::Interrupts;
+use super::{is_goodbye, overview, request};
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::output::{Exchange, Output};
+
+/// Converses until the person leaves.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    let interrupts = Interrupts::new();
+    let mut link = Link::new(options, interrupts.clone(), "");
+    let mut editor = Editor::new()?;
+    let mut connections = greet(&mut link, &mut editor)?;
+    // Until here ^C has ended the program.
+    interrupts.handle().map_err(|source| Failure::System {
+        action: "handle signals",
+        source,
+    })?;
+    let crier = Crier::new(editor.printer()).map_err(|source| Failure::System {
+        action: "start a thread",
+        source,
+    })?;
+    let output = Output::new(options.json);
+    loop {
+        link.look();
+        let prompt = prompt(options, &link);
+        let lines = match watched(&mut link, &crier, || editor.read(&prompt))? {
+            Read::Lines(lines) => lines,
+            Read::Abandoned => continue,
+            Read::End => break,
+        };
+        for request in lines
+            .split('\n')
+            .filter_map(|line| request(line.as_bytes()))
+        {
+            if is_goodbye(request) {
+                let begun = Instant::now();
+                if let Some(reply) = link.leave(Some(request)) {
+                    output.reply(
+                        &Exchange::since(begun, &String::from_utf8_lossy(request)),
+                        reply,
+                    )?;
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            if !answer(&mut link, output, request)? {
+                break;
+            }
+        }
+        if connections != link.connections() {
+            connections = link.connections();
+            // The next connection tells the names if this one is lost.
+            if let Some(_) = link.address()
+                && let Ok(list) = link.ask(b"HELP")
+            {
+                editor.complete(Names::new(&overview::names(&list)));
+            }
+        }
+    }
+    link.leave(None);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Connects, says where one is, and learns the names of the commands: how many connections there were.
+fn greet(link: &mut Link<'_>, editor: &mut Editor) -> Result<usize, Failure> {
+    link.connect()?;
+    let address = link.address();
+    let replies = link.ask_all(&[b"WHERE", b"HELP"])?;
+    if let Some(Reply::Refused { word, sentence }) =
+        replies.iter().find(|reply| closes(reply)).cloned()
+    {
+        return Err(Failure::Refused { word, sentence });
+    }
+    let address = address.map(|address| address.to_string());
+    let mut place = address.unwrap_or_default();
+    if let Some(Reply::Value(id)) = replies.first() {
+        place += &format!(", id {id}");
+    }
+    link.say(&format!("connected to {place}; try help"));
+    let told = replies.get(1).map(overview::names).unwrap_or_default();
+    editor.complete(Names::new(&told));
+    Ok(link.connections())
+}
+
+fn prompt(options: &Options, link: &Link<'_>) -> String {
+    let server = &options.server;
+    match link.address() {
+        Some(_) => format!("{server}> "),
+        None => format!("{server} (not connected)> "),
+    }
+}
+
+/// Asks this and prints the reply, or says why there is none. Whether to go on with what was pasted behind it.
+fn answer(link: &mut Link<'_>, output: Output, request: &[u8]) -> Result<bool, Failure> {
+    let begun = Instant::now();
+    let text = String::from_utf8_lossy(request);
+    let word = request.trim_ascii();
+    let trouble = if word.eq_ignore_ascii_case(b"help") && !output.is_json() {
+        match overview::ask(link) {
+            Ok(text) => return Output::print(&text).map(|()| true),
+            Err(trouble) => trouble,
+        }
+    } else {
+        match link.ask(request) {
+            Ok(reply) => {
+                let goes_on = !closes(&reply);
+                output.reply(&Exchange::since(begun, &text), reply)?;
+                if !goes_on {
+                    link.say(LOST);
+                }
+                return Ok(goes_on);
+            }
+            Err(trouble) => trouble,
+        }
+    };
+    match trouble {
+        // The terminal has echoed ^C.
+        Trouble::Abandoned => link.say("\nabandoned; the next line connects again"),
+        Trouble::Failed(failure) if output.is_json() => {
+            output.failure(&Exchange::since(begun, &text), failure.into())?;
+        }
+        Trouble::Failed(failure) => link.say(&failure.to_string()),
+    }
+    Ok(false)
+}
