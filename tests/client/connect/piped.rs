@@ -294,3 +294,12 @@ fn output_that_nobody_takes_ends_it() {
     let ended = ran(child.wait_with_output().expect("it ends"));
     assert_eq!((ended.status, ended.errors.as_str()), (0, ""));
 }
+
+#[test]
+fn the_session_of_the_calculators_manual_is_so() {
+    let daemon = Daemon::start(["--commands", "server,calc", "--max-clients", "4"]);
+    let ran = converse(daemon.address, &[], "max 2 6\nnp 9999 1234 1 2 3 4\nexit\n");
+    let expected = "6\n104723 10061 2 3 5 7\nBYE\n";
+    assert_eq!((ran.status, ran.output.as_str()), (0, expected), "{ran:?}");
+    assert_eq!(ran.errors, "");
+}

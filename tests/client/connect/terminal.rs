@@ -278,3 +278,16 @@ fn json_is_printed_at_a_terminal_too() {
     wait_until("the prompt is back", || session.times("> ") >= 3);
     session.leave();
 }
+
+#[test]
+fn the_session_of_the_calculators_manual_is_so() {
+    let daemon = Daemon::start(["--commands", "server,calc", "--max-clients", "4"]);
+    let mut session = Session::start(daemon.address);
+    session.type_in("max 2 6\r");
+    session.shows(&["> max 2 6", "6", ">"]);
+    session.type_in("np 9999 1234 1 2 3 4\r");
+    session.shows(&["> np 9999 1234 1 2 3 4", "104723 10061 2 3 5 7", ">"]);
+    session.type_in("exit\r");
+    assert_eq!(session.terminal.end().code(), Some(0));
+    session.shows(&["> exit", "BYE"]);
+}
