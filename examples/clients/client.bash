@@ -22,7 +22,7 @@ trouble=    # why there is no connection
 busy=       # set if that is because the server has no room
 
 # Sleeps without a program, so that a signal is heard at once: nobody writes into this pipe.
-doze() { read -rt "$1" <> <(:); }
+doze() { read -rt "$1" <> <(:) || :; }
 
 disconnect() {
     [ -z "$connection" ] || exec {connection}>&-
