@@ -259,7 +259,6 @@ macro_rules! samples {
                 gives_up_a_line_without_end
                 takes_a_line_that_is_as_long_as_may_be
                 takes_nothing_that_is_no_text
-                gives_up_a_server_that_is_busy
                 asks_again_when_the_server_was_busy
                 takes_the_last_words_for_no_reply
                 takes_nothing_that_was_not_asked_for

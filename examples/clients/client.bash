@@ -52,7 +52,7 @@ connect() {
 
 # Reads a line into $reply. What comes without a line end is no reply.
 receive() {
-    IFS= read -r -n $((longest_reply + 1)) -t "$TIMEOUT" reply <&"$connection"
+    IFS= read -r -n $((longest_reply + 1)) -t "$TIMEOUT" reply 2>/dev/null <&"$connection"
     case $? in
         0) [[ ${#reply} -le $longest_reply && $reply != *[!\ -~]* ]] || lost "the server sent something that is no reply" ;;
         1) lost "the server closed the connection" ;;
