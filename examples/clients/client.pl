@@ -1,4 +1,4 @@
-#!/usr/bin/env perl
+#!/usr/bin/perl
 # A client of blockchain-tcpd in Perl 5.20 or later, with core modules alone.
 #
 #     perl client.pl [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]

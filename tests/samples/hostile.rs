@@ -1,13 +1,15 @@
 //! Servers that dribble, stall, close and worse: nothing wrong is printed, nothing twice, and all of it ends.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Sample;
 use super::server::{Peer, Server, answer, printed, requests};
-use crate::support::{PATIENCE, wait_until};
+use super::{Run, Sample};
+use crate::support::{PATIENCE, installed, wait_until};
 
 /// A time-out that the server is meant to miss at times, and not otherwise.
 const SHORT: [(&str, &str); 1] = [("TIMEOUT", "1")];
@@ -329,13 +331,13 @@ pub fn takes_what_only_looks_like_an_error(sample: &Sample) {
 
 /// Requests and replies are far more than the buffers between the two have room for.
 pub fn never_waits_for_a_server_that_waits(sample: &Sample) {
-    let server = Server::narrow(|_, mut peer| {
-        while let Some(request) = peer.request() {
-            // It reads the next when the client has read this.
-            let reply = request.chars().cycle().take(4000);
-            peer.say(reply.collect::<String>() + "\n");
-        }
-    });
+    if !installed("perl") {
+        return;
+    }
+    let mut perl = Command::new("perl");
+    perl.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/narrow.pl"));
+    let server = Run::start(perl);
+    let port = server.prints(1).remove(0);
     let requests = (0..250).map(|number| format!("{number:03}{}", "x".repeat(800)));
     let requests: Vec<String> = requests.collect();
     let lines = requests.iter().map(|request| {
@@ -343,8 +345,10 @@ pub fn never_waits_for_a_server_that_waits(sample: &Sample) {
         format!("{request}\t{reply}")
     });
     let lines: Vec<String> = lines.collect();
-    sample.ask(&server.asked(&requests)).is(0, &lines);
-    assert_eq!(server.end(), 1);
+    let server_is = ["127.0.0.1".to_string(), port];
+    let arguments: Vec<String> = server_is.into_iter().chain(requests).collect();
+    sample.ask(&arguments).is(0, &lines);
+    server.end().is(0, &[&arguments[1]]);
 }
 
 pub fn asks_again_what_was_on_its_way(sample: &Sample) {

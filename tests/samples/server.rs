@@ -49,19 +49,6 @@ impl Server {
 
     pub fn at(address: SocketAddr, serve: impl Fn(usize, Peer) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).expect("an address of our own");
-        Self::over(listener, serve)
-    }
-
-    /// A server that has next to no room for what it has not read and for what is not read of it.
-    pub fn narrow(serve: impl Fn(usize, Peer) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(own_address()).expect("an address of our own");
-        sockopt::set_socket_recv_buffer_size(&listener, 4096).expect("a socket");
-        sockopt::set_socket_send_buffer_size(&listener, 4096).expect("a socket");
-        Self::over(listener, serve)
-    }
-
-    fn over(listener: TcpListener, serve: impl Fn(usize, Peer) + Send + Sync + 'static) -> Self {
-        let address = listener.local_addr().expect("it is bound");
         let accepted: Arc<AtomicUsize> = Arc::default();
         let ended: Arc<AtomicBool> = Arc::default();
         let peers: Arc<Mutex<Vec<JoinHandle<()>>>> = Arc::default();
