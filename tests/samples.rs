@@ -256,6 +256,7 @@ macro_rules! samples {
                 comes_back_as_often_as_it_is_answered
                 takes_no_reply_that_was_cut
                 comes_back_when_it_is_reset
+                comes_back_when_it_is_reset_before_it_asks_on
                 gives_up_a_line_without_end
                 takes_a_line_that_is_as_long_as_may_be
                 takes_nothing_that_is_no_text

@@ -12,7 +12,7 @@ LC_ALL=C
 longest_reply=4096 # bytes: a server that sends longer lines speaks something else
 batch_size=4096    # bytes of requests sent at once: the system takes them even when the server reads none
 attempts=5         # in a row without a reply, before it gives up
-pauses=(0 0.1 0.2 0.4 0.8)
+pauses=(0 100 200 400 800)
 
 connection= # the descriptor, while there is a connection
 reply=      # the latest line of the server
@@ -21,8 +21,18 @@ sentence=   # and what it says
 trouble=    # why there is no connection
 busy=       # set if that is because the server has no room
 
-# Sleeps without a program, so that a signal is heard at once: nobody writes into this pipe.
-doze() { read -rt "$1" <> <(:) || :; }
+# Nobody writes into this pipe.
+exec {silence}<> <(:)
+
+# Sleeps so many milliseconds without a program, so that a signal is heard; one that comes just before a read, after it.
+doze() {
+    local left seconds
+    for ((left = $1; left > 0; left -= 500)); do
+        printf -v seconds 0.%03d $((left < 500 ? left : 500))
+        read -r -t "$seconds" <&"$silence"
+    done
+    return 0
+}
 
 disconnect() {
     [ -z "$connection" ] || exec {connection}>&-
@@ -39,7 +49,7 @@ lost() {
 connect() {
     local watch connected=
     # Bash has no time-out for this, but a signal interrupts it.
-    { doze "$TIMEOUT"; kill -ALRM $$; } <&- >&- 2>&- &
+    { doze "$timeout"; kill -ALRM $$; } <&- >&- 2>&- &
     watch=$!
     { exec {connection}<>"/dev/tcp/$host/$port"; } 2>/dev/null && connected=yes
     kill "$watch" 2>/dev/null
@@ -150,7 +160,7 @@ milliseconds() {
 
 main() {
     TIMEOUT=${TIMEOUT-2} KEEPALIVE=${KEEPALIVE-60}
-    local repeat= request left keepalive status=0
+    local repeat= request left timeout keepalive status=0
     if [ $# -gt 1 ] && [ "$1" = --repeat ]; then
         must_be_seconds "$2"
         repeat=$2
@@ -166,7 +176,9 @@ main() {
     done
     must_be_seconds "$TIMEOUT"
     must_be_seconds "$KEEPALIVE"
+    timeout=$(milliseconds "$TIMEOUT")
     keepalive=$(milliseconds "$KEEPALIVE")
+    [ -z "$repeat" ] || repeat=$(milliseconds "$repeat")
 
     trap : ALRM
     trap '' PIPE
@@ -178,12 +190,12 @@ main() {
     while :; do
         ask_and_print "$@"
         [ "$latest" = 0 ] || status=1
-        for ((left = $(milliseconds "$repeat"); left > keepalive; left -= keepalive)); do
-            doze "$KEEPALIVE"
+        for ((left = repeat; left > keepalive; left -= keepalive)); do
+            doze "$keepalive"
             # If it fails, the next request says so, if it still is so then.
             keep_alive
         done
-        doze "$((left / 1000)).$(printf %03d $((left % 1000)))"
+        doze "$left"
     done
 }
 

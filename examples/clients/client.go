@@ -100,8 +100,8 @@ func (c *Client) KeepAlive(ctx context.Context) error {
 }
 
 func (c *Client) exchange(ctx context.Context, requests []string, each func(string, error)) error {
-	if c.conn != nil && c.reader.Buffered() > 0 {
-		c.Close() // Nobody was asked anything: this is no reply to what is asked next.
+	if c.conn != nil && !c.quiet() {
+		c.Close()
 	}
 	if c.conn == nil {
 		if err := c.connect(ctx); err != nil {
@@ -125,6 +125,13 @@ func (c *Client) exchange(ctx context.Context, requests []string, each func(stri
 		}
 	}
 	return nil
+}
+
+// quiet tells whether nothing has come while nobody asked: that would be the end, or last words, or no reply to what is asked next.
+func (c *Client) quiet() bool {
+	c.conn.SetDeadline(time.Now().Add(time.Millisecond))
+	_, err := c.reader.Peek(1)
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 func (c *Client) connect(ctx context.Context) error {
