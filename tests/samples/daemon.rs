@@ -160,11 +160,11 @@ pub fn asks_again_and_again_on_one_connection(sample: &Sample) {
 
 /// For longer than the server lets a client be idle.
 pub fn keeps_the_connection_alive(sample: &Sample) {
-    let daemon = http::daemon(&["--idle-timeout", "1s"]);
+    let daemon = http::daemon(&["--idle-timeout", "2s"]);
     let variables = [("TIMEOUT", "20"), ("KEEPALIVE", "0.1")];
     let run = sample.start(&repeated("1000", &daemon, &["WHY"]), &variables);
-    wait_until("it is kept alive for 1.5 s", || {
-        counted(&daemon, "blockchain_tcpd_requests_total{command=\"PING\"") >= 15
+    wait_until("it is kept alive for 2.4 s", || {
+        counted(&daemon, "blockchain_tcpd_requests_total{command=\"PING\"") >= 24
     });
     assert_eq!(
         counted(&daemon, "blockchain_tcpd_connections_accepted_total"),

@@ -241,8 +241,7 @@ pub fn asks_again_when_the_server_was_busy(sample: &Sample) {
 
 /// Runs a client that repeats itself until it has printed so many lines, which must be the right ones, all on stdout.
 fn repeats(sample: &Sample, server: Server, seconds: &str, lines: usize) -> usize {
-    let variables = [("TIMEOUT", "20"), ("KEEPALIVE", "0.1")];
-    let run = sample.start(&server.repeated(seconds, &["WHY"]), &variables);
+    let run = sample.start(&server.repeated(seconds, &["WHY"]), &[("TIMEOUT", "20")]);
     for line in run.prints(lines) {
         assert_eq!(line, "WHY\tto WHY");
     }
@@ -370,10 +369,12 @@ pub fn never_waits_for_a_server_that_waits(sample: &Sample) {
     perl.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/narrow.pl"));
     let server = Run::start(perl);
     let port = server.prints(1).remove(0);
-    let requests = (0..250).map(|number| format!("{number:03}{}", "x".repeat(800)));
+    let requests = (0..1500).map(|number| format!("{number:04}{}", "x".repeat(800)));
     let requests: Vec<String> = requests.collect();
-    let lines = requests.iter().map(|request| {
-        let reply: String = request.chars().cycle().take(4000).collect();
+    // The first fill all buffers if nobody reads them.
+    let lines = requests.iter().enumerate().map(|(number, request)| {
+        let length = if number < 60 { 4000 } else { 4 };
+        let reply: String = request.chars().cycle().take(length).collect();
         format!("{request}\t{reply}")
     });
     let lines: Vec<String> = lines.collect();
