@@ -23,6 +23,7 @@
 //! - `check`: the monitoring plugin: its line and exit status, servers that mean harm, its manual, Nagios itself
 //! - `client`: the command-line client: one question, conversations in a terminal and through a pipe, the count live, its bench
 //! - `prometheus`: what watches the daemon: the rules, the alerts, the dashboard, and Prometheus itself
+//! - `samples`: the clients of `examples/clients`, against the daemon and against servers that mean harm
 //! - `soak`: many connections of all sorts, and nothing left behind
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
 #![allow(missing_docs)]
@@ -48,6 +49,7 @@ mod prometheus;
 mod protocol;
 mod proxy;
 mod redis;
+mod samples;
 mod settings;
 mod soak;
 mod support;

@@ -1,0 +1,325 @@
+//! The clients of `examples/clients`: each against the daemon, and against servers that mean harm.
+//!
+//! Every scenario is a test of each language, and named so: `samples::perl::comes_back_when_it_is_reset`.
+
+mod daemon;
+mod hostile;
+mod readme;
+mod server;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+
+use crate::support::{Log, installed, wait_until};
+
+/// A client in one language.
+struct Sample {
+    /// Its file.
+    file: &'static str,
+    /// The programs without which it is left out.
+    programs: &'static [&'static str],
+    /// Words that build it, with the file behind; none if it needs no building. OUT is where everything goes to.
+    build: &'static [&'static str],
+    /// Words that run it, or what was built.
+    run: &'static [&'static str],
+    built: OnceLock<()>,
+}
+
+impl Sample {
+    const fn interpreted(file: &'static str, program: &'static [&'static str; 1]) -> Self {
+        Self::compiled(file, program, &[], program)
+    }
+
+    const fn compiled(
+        file: &'static str,
+        programs: &'static [&'static str],
+        build: &'static [&'static str],
+        run: &'static [&'static str],
+    ) -> Self {
+        Sample {
+            file,
+            programs,
+            build,
+            run,
+            built: OnceLock::new(),
+        }
+    }
+
+    /// Whether it can be run here; otherwise it is left out, and that is said.
+    fn installed(&self) -> bool {
+        self.programs.iter().all(|program| installed(program))
+    }
+
+    /// Whether it ends with its own status at SIGTERM and SIGINT: std of Rust knows no signals.
+    fn knows_signals(&self) -> bool {
+        self.file != "client.rs"
+    }
+
+    /// The command that runs it, built if need be.
+    fn command(&self) -> Command {
+        self.built.get_or_init(|| self.build());
+        let mut words = self.run.iter().map(|word| placed(word));
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words);
+        if self.build.is_empty() {
+            command.arg(folder().join(self.file));
+        }
+        for variable in ["TIMEOUT", "KEEPALIVE", "JAVA_TOOL_OPTIONS"] {
+            command.env_remove(variable);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn build(&self) {
+        std::fs::create_dir_all(out()).expect("a folder");
+        let Some((program, words)) = self.build.split_first() else {
+            return;
+        };
+        let built = anywhere(&mut Command::new(program))
+            .args(words.iter().map(|word| placed(word)))
+            .arg(folder().join(self.file))
+            .output()
+            .expect("the compiler runs");
+        let said = String::from_utf8_lossy(&built.stderr);
+        assert!(built.status.success() && said.is_empty(), "{said}");
+    }
+
+    /// Runs it with these arguments to its end, with a time-out that a busy machine doesn't miss.
+    fn ask(&self, arguments: &[impl AsRef<str>]) -> Outcome {
+        self.start(arguments, &[("TIMEOUT", "20")]).end()
+    }
+
+    fn start(&self, arguments: &[impl AsRef<str>], variables: &[(&str, &str)]) -> Run {
+        let mut command = self.command();
+        command.args(arguments.iter().map(AsRef::as_ref));
+        command.envs(variables.iter().copied());
+        Run::start(command)
+    }
+}
+
+/// A client that runs. Dropped, it is killed.
+struct Run {
+    child: Child,
+    out: Log,
+    err: Log,
+}
+
+impl Run {
+    fn start(mut command: Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.spawn().expect("it starts");
+        let out = Log::follow(child.stdout.take().expect("stdout is piped"));
+        let err = Log::follow(child.stderr.take().expect("stderr is piped"));
+        Run { child, out, err }
+    }
+
+    /// Waits until it has printed so many lines, and returns all.
+    fn prints(&self, lines: usize) -> Vec<String> {
+        wait_until(&format!("{lines} lines are printed"), || {
+            self.out.lines().len() >= lines
+        });
+        self.out.lines()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill {name}");
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_none()
+    }
+
+    /// Waits for its end.
+    fn end(mut self) -> Outcome {
+        wait_until("the client ends", || !self.is_running());
+        Outcome {
+            ended: self.child.wait().expect("it is our child"),
+            out: self.out.whole(),
+            err: self.err.whole(),
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let (out, err) = (self.out.whole(), self.err.whole());
+            let out: String = out.chars().take(2000).collect();
+            eprintln!("--- the client's stdout:\n{out}\n--- its stderr:\n{err}");
+        }
+    }
+}
+
+/// What became of a client.
+#[derive(Debug)]
+struct Outcome {
+    ended: ExitStatus,
+    out: String,
+    err: String,
+}
+
+impl Outcome {
+    /// It printed these lines and ended with this status.
+    #[track_caller]
+    fn is(&self, status: i32, lines: &[impl AsRef<str>]) {
+        let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
+        let same = self.out == lines.join("\n");
+        assert!(
+            same,
+            "{:.4000} instead of {lines:.40?}; {}",
+            self.out, self.err
+        );
+        assert_eq!(self.ended.code(), Some(status), "{}", self.err);
+        if status == 0 {
+            assert_eq!(self.err, "");
+        }
+    }
+
+    /// It printed these lines, gave up with this status, and said why in a sentence in which this is.
+    #[track_caller]
+    fn gave_up(&self, status: i32, why: &str, lines: &[impl AsRef<str>]) {
+        self.is(status, lines);
+        assert_eq!(self.err.lines().count(), 1, "{}", self.err);
+        assert!(
+            self.err.to_lowercase().starts_with("client"),
+            "{}",
+            self.err
+        );
+        assert!(self.err.contains(why), "{}", self.err);
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/clients")
+}
+
+fn out() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("samples")
+}
+
+fn placed(word: &str) -> OsString {
+    match word.strip_prefix("OUT") {
+        Some(rest) => {
+            let mut path = out().into_os_string();
+            path.push(rest);
+            path
+        }
+        None => word.into(),
+    }
+}
+
+/// Go keeps what it has compiled in the home directory, which may be missing, and looks for modules, of which there are none.
+fn anywhere(command: &mut Command) -> &mut Command {
+    command.env("GOCACHE", out().join("go"));
+    command.env("GO111MODULE", "off").env("GOFLAGS", "")
+}
+
+macro_rules! samples {
+    ($($language:ident: $sample:expr,)*) => {
+        $(mod $language {
+            use super::Sample;
+
+            pub static SAMPLE: Sample = $sample;
+
+            super::scenarios! {
+                daemon:
+                answers_every_request_in_order
+                tells_what_the_server_refuses
+                says_that_the_server_is_busy
+                comes_back_when_there_is_room
+                says_that_nobody_listens
+                tries_every_address_of_a_name
+                asks_thousands_at_once
+                asks_again_and_again_on_one_connection
+                keeps_the_connection_alive
+                goes_on_when_the_server_was_restarted
+                leaves_at_a_signal
+                refuses_to_be_called_wrongly
+            }
+            super::scenarios! {
+                hostile:
+                takes_replies_that_dribble
+                takes_replies_that_are_cut_anyhow
+                gives_up_a_server_that_says_nothing
+                comes_back_when_the_first_reply_is_late
+                comes_back_when_a_reply_stops_half_way
+                gives_up_a_reply_that_trickles
+                comes_back_when_the_server_closes_at_once
+                comes_back_as_often_as_it_is_answered
+                takes_no_reply_that_was_cut
+                comes_back_when_it_is_reset
+                comes_back_when_it_is_reset_before_it_asks_on
+                gives_up_a_line_without_end
+                takes_a_line_that_is_as_long_as_may_be
+                takes_nothing_that_is_no_text
+                asks_again_when_the_server_was_busy
+                takes_the_last_words_for_no_reply
+                takes_nothing_that_was_not_asked_for
+                takes_pong_alone_for_a_sign_of_life
+                goes_on_after_an_error_that_closes
+                takes_what_only_looks_like_an_error
+                never_waits_for_a_server_that_waits
+                asks_again_what_was_on_its_way
+                goes_on_when_there_was_no_server_for_a_while
+                leaves_a_server_that_says_nothing
+            }
+        })*
+
+        /// Every sample.
+        static SAMPLES: &[&Sample] = &[$(&$language::SAMPLE),*];
+    };
+}
+
+macro_rules! scenarios {
+    ($of:ident: $($scenario:ident)*) => {
+        $(#[test]
+        fn $scenario() {
+            if SAMPLE.installed() {
+                crate::samples::$of::$scenario(&SAMPLE);
+            }
+        })*
+    };
+}
+use scenarios;
+
+samples! {
+    python: Sample::interpreted("client.py", &["python3"]),
+    node: Sample::interpreted("client.js", &["node"]),
+    perl: Sample::interpreted("client.pl", &["perl"]),
+    bash: Sample::interpreted("client.bash", &["bash"]),
+    go: Sample::compiled(
+        "client.go",
+        &["go"],
+        &["go", "build", "-o", "OUT/client-go"],
+        &["OUT/client-go"],
+    ),
+    java: Sample::compiled(
+        "Client.java",
+        &["javac", "java"],
+        &["javac", "-Xlint:all", "-d", "OUT/java"],
+        &["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", "OUT/java", "Client"],
+    ),
+    c: Sample::compiled(
+        "client.c",
+        &["gcc"],
+        &[
+            "gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion",
+            "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-o", "OUT/client-c",
+        ],
+        &["OUT/client-c"],
+    ),
+    rust: Sample::compiled(
+            "client.rs",
+            &["rustc"],
+            &["rustc", "--edition", "2021", "-O", "-D", "warnings", "-o", "OUT/client-rs"],
+            &["OUT/client-rs"],
+        ),
+}

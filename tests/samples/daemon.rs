@@ -1,0 +1,254 @@
+//! The daemon itself: what it answers, that it is busy, away or restarted, and that it is left in order.
+
+use super::{Run, Sample};
+use crate::support::http::{self, get};
+use crate::support::kernel::{can, own_address};
+use crate::support::{Daemon, Scratch, program, wait_until};
+
+const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+
+/// The arguments that name the daemon, and then these.
+fn asked<'a>(daemon: &Daemon, requests: &[&'a str]) -> Vec<String> {
+    let address = daemon.address;
+    let requests = requests.iter().map(|request: &&'a str| request.to_string());
+    [address.ip().to_string(), address.port().to_string()]
+        .into_iter()
+        .chain(requests)
+        .collect()
+}
+
+fn repeated(seconds: &str, daemon: &Daemon, requests: &[&str]) -> Vec<String> {
+    let repeat = ["--repeat".to_string(), seconds.to_string()];
+    repeat.into_iter().chain(asked(daemon, requests)).collect()
+}
+
+/// What the daemon has counted in the series of its metrics that begin so.
+fn counted(daemon: &Daemon, series: &str) -> u64 {
+    let metrics = get(daemon.http(), "/metrics").body;
+    let lines = metrics.lines().filter(|line| line.starts_with(series));
+    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    values.sum()
+}
+
+/// Ends a client by a signal.
+fn leaves(sample: &Sample, run: Run, signal: &str) {
+    run.signal(signal);
+    let outcome = run.end();
+    assert!(
+        !sample.knows_signals() || outcome.ended.success(),
+        "{outcome:?}"
+    );
+    assert_eq!(outcome.err, "");
+}
+
+pub fn answers_every_request_in_order(sample: &Sample) {
+    let daemon = Daemon::start(["--server-id", ID]);
+    let requests = [
+        "WHO", "WHERE", "WHY", "PING", "HELP", "  why ", "QUIT", "WHY",
+    ];
+    let expected = [
+        "WHO\t1",
+        &format!("WHERE\t{ID}"),
+        "WHY\t42",
+        "PING\tPONG",
+        "HELP\tWHO WHERE WHY PING HELP QUIT EXIT",
+        "  why \t42",
+        "QUIT\tBYE",
+        // After the end of a connection, on another.
+        "WHY\t42",
+    ];
+    sample.ask(&asked(&daemon, &requests)).is(0, &expected);
+}
+
+pub fn tells_what_the_server_refuses(sample: &Sample) {
+    let daemon = Daemon::start([""; 0]);
+    let outcome = sample.ask(&asked(&daemon, &["FOO", "WHO", "WHY not", "WHY"]));
+    outcome.is(1, &["WHO\t1", "WHY\t42"]);
+    let said: Vec<&str> = outcome.err.lines().collect();
+    let unknown = "FOO: UNKNOWN: no such command: \"FOO\" (try HELP)";
+    assert_eq!(said, [unknown, "WHY not: USAGE: WHY takes no arguments"]);
+}
+
+/// A daemon that is full, and the client that fills it.
+fn full() -> (Daemon, crate::support::Client) {
+    let daemon = http::daemon(&["--max-clients", "1", "--queue", "0"]);
+    let mut inside = daemon.connect();
+    assert_eq!(inside.ask("WHO"), "1");
+    (daemon, inside)
+}
+
+pub fn says_that_the_server_is_busy(sample: &Sample) {
+    let (daemon, _inside) = full();
+    let outcome = sample.ask(&asked(&daemon, &["WHO", "WHY"]));
+    outcome.gave_up(75, "full with", &[""; 0]);
+}
+
+pub fn comes_back_when_there_is_room(sample: &Sample) {
+    let (daemon, inside) = full();
+    let run = sample.start(&asked(&daemon, &["WHO", "WHY"]), &[("TIMEOUT", "20")]);
+    wait_until("it is refused", || {
+        counted(&daemon, "blockchain_tcpd_connections_refused_total") > 0
+    });
+    drop(inside);
+    run.end().is(0, &["WHO\t1", "WHY\t42"]);
+}
+
+pub fn says_that_nobody_listens(sample: &Sample) {
+    let address = own_address();
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    let outcome = sample.ask(&[&host, &port, "WHY"]);
+    outcome.gave_up(69, &format!("{host}:{port}: "), &[""; 0]);
+}
+
+/// A name with two addresses, at one of which nobody listens: whichever is tried first.
+pub fn tries_every_address_of_a_name(sample: &Sample) {
+    if !can(&["unshare", "--mount"]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let hosts = scratch.path().join("hosts");
+    std::fs::write(&hosts, "::1 twofold\n127.0.0.1 twofold\n").expect("a file");
+    let mut daemons = vec![Daemon::start([""; 0])];
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        let mut command = program();
+        command.args(["--listen", "[::1]:0"]);
+        daemons.push(Daemon::run(command));
+    }
+    for daemon in daemons {
+        let inner = sample.command();
+        let mut command = std::process::Command::new("unshare");
+        let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+        command.args(["--mount", "sh", "-c", &script, "sh"]);
+        command.arg(inner.get_program()).args(inner.get_args());
+        let port = daemon.address.port().to_string();
+        command.args(["twofold", &port, "WHY"]);
+        Run::start(command).end().is(0, &["WHY\t42"]);
+    }
+}
+
+pub fn asks_thousands_at_once(sample: &Sample) {
+    let daemon = http::daemon(&[]);
+    let requests: Vec<&str> = ["WHY", "PING", "WHO"]
+        .into_iter()
+        .cycle()
+        .take(6000)
+        .collect();
+    let replies = ["WHY\t42", "PING\tPONG", "WHO\t1"].into_iter().cycle();
+    let expected: Vec<&str> = replies.take(6000).collect();
+    sample.ask(&asked(&daemon, &requests)).is(0, &expected);
+    assert_eq!(
+        counted(&daemon, "blockchain_tcpd_connections_accepted_total"),
+        1
+    );
+}
+
+pub fn asks_again_and_again_on_one_connection(sample: &Sample) {
+    let daemon = http::daemon(&[]);
+    let run = sample.start(
+        &repeated("0.05", &daemon, &["WHO", "WHY"]),
+        &[("TIMEOUT", "20")],
+    );
+    for lines in run.prints(10).chunks_exact(2) {
+        assert_eq!(lines, ["WHO\t1", "WHY\t42"]);
+    }
+    assert_eq!(
+        counted(&daemon, "blockchain_tcpd_connections_accepted_total"),
+        1
+    );
+    leaves(sample, run, "TERM");
+}
+
+/// For longer than the server lets a client be idle.
+pub fn keeps_the_connection_alive(sample: &Sample) {
+    let daemon = http::daemon(&["--idle-timeout", "2s"]);
+    let variables = [("TIMEOUT", "20"), ("KEEPALIVE", "0.1")];
+    let run = sample.start(&repeated("1000", &daemon, &["WHY"]), &variables);
+    wait_until("it is kept alive for 2.4 s", || {
+        counted(&daemon, "blockchain_tcpd_requests_total{command=\"PING\"") >= 24
+    });
+    assert_eq!(
+        counted(&daemon, "blockchain_tcpd_connections_accepted_total"),
+        1
+    );
+    assert_eq!(counted(&daemon, "blockchain_tcpd_clients "), 1);
+    assert_eq!(run.prints(1), ["WHY\t42"]);
+    leaves(sample, run, "TERM");
+}
+
+pub fn goes_on_when_the_server_was_restarted(sample: &Sample) {
+    let address = own_address();
+    let start = |id: &str| {
+        let mut command = program();
+        command.args(["--listen", &address.to_string(), "--server-id", id]);
+        Daemon::run(command)
+    };
+    let ids = [ID, "00000000-0000-4000-8000-000000000001"];
+    let daemon = start(ids[0]);
+    let run = sample.start(&repeated("0.1", &daemon, &["WHERE"]), &[("TIMEOUT", "20")]);
+    run.prints(1);
+    let before = run.out.lines().len();
+    daemon.stop();
+    let _daemon = start(ids[1]);
+    run.out.wait_for(ids[1]);
+    let lines = run.prints(before + 3);
+    let expected = ids.map(|id| format!("WHERE\t{id}"));
+    assert!(
+        lines.iter().all(|line| expected.contains(line)),
+        "{lines:?}"
+    );
+    assert!(lines.is_sorted_by_key(|line| *line == expected[1]));
+    run.signal("TERM");
+    run.end();
+}
+
+pub fn leaves_at_a_signal(sample: &Sample) {
+    let daemon = http::daemon(&[]);
+    for signal in ["TERM", "INT"] {
+        let run = sample.start(&repeated("1000", &daemon, &["WHO"]), &[("TIMEOUT", "20")]);
+        assert_eq!(run.prints(1), ["WHO\t1"]);
+        daemon.wait_for_others(1);
+        leaves(sample, run, signal);
+        daemon.wait_for_others(0);
+    }
+    // By an end, not by a reset.
+    let closed = |reason: &str| {
+        let series = "blockchain_tcpd_connections_closed_total";
+        counted(&daemon, &format!("{series}{{reason=\"{reason}\"}}"))
+    };
+    assert!(closed("left") + closed("quit") >= 2);
+    assert_eq!(closed("reset"), 0);
+}
+
+pub fn refuses_to_be_called_wrongly(sample: &Sample) {
+    let long = "x".repeat(1024);
+    let wrong: &[&[&str]] = &[
+        &[],
+        &["localhost", "4242"],
+        &["localhost", "http", "WHY"],
+        &["localhost", "65536", "WHY"],
+        &["localhost", "4242", "WHY", ""],
+        &["localhost", "4242", "WHY", " \t "],
+        &["localhost", "4242", "WHY\nWHO"],
+        &["localhost", "4242", "W\u{fc}Y"],
+        &["localhost", "4242", &long],
+        &["--repeat"],
+        &["--repeat", "often", "localhost", "4242", "WHY"],
+        &["--repeat", "0", "localhost", "4242", "WHY"],
+        &["--unknown", "localhost", "4242", "WHY"],
+    ];
+    let calls = wrong.iter().map(|arguments| (*arguments, ("TIMEOUT", "2")));
+    let right: &[&str] = &["localhost", "4242", "WHY"];
+    let set = [
+        ("TIMEOUT", ""),
+        ("TIMEOUT", "0"),
+        ("TIMEOUT", "1s"),
+        ("KEEPALIVE", "x"),
+    ];
+    let calls = calls.chain(set.map(|variable| (right, variable)));
+    for (arguments, variable) in calls {
+        let outcome = sample.start(arguments, &[variable]).end();
+        let status = outcome.ended.code();
+        assert_eq!(status, Some(64), "{variable:?} {arguments:?}: {outcome:?}");
+        assert!(outcome.out.is_empty() && outcome.err.contains("usage: "));
+    }
+}
