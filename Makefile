@@ -17,7 +17,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover bench-cluster fuzz soak chaos availability deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-cluster bench-generators fuzz soak chaos availability deb apt-repository install
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -42,6 +42,9 @@ bench-handover: ## how long clients wait while a new program takes over; ARGS='-
 
 bench-cluster: ## what a cluster over Redis costs, with 3 to 1,000 servers; ARGS='--servers 3,30'
 	$(CARGO) bench --locked --bench cluster -- $(ARGS)
+
+bench-generators: ## whether the client's bench reports what an independent load generator does; ARGS='--rounds 21'
+	$(CARGO) bench --locked --bench generators -- $(ARGS)
 
 fuzz: ## the line protocol, PROXY headers, the pack, HTTP, what Redis says; SECONDS=600
 	./fuzz/run $(SECONDS)
