@@ -60,6 +60,9 @@ pub enum News {
     Gathered,
     /// They all still have their connections.
     Checked,
+    /// The server has said this to some of its clients, because it has no room for all. So many were served then, if that
+    /// won't change any more.
+    Full { line: String, served: Option<u64> },
     /// It couldn't begin.
     Failed(Failure),
     /// What it has counted.
@@ -100,24 +103,26 @@ struct Load {
 
 /// Gathers so many clients and has them ask when told. Ends early when there is nobody to tell.
 pub fn run(shared: Arc<Shared>, clients: usize, news: &Sender<News>, orders: &Receiver<Order>) {
-    let outcome = Load::new(shared, clients).and_then(|mut load| {
-        load.gather()?;
-        let _ = news.send(News::Gathered);
-        let Ok(Order::Check) = orders.recv() else {
-            return Ok(None);
-        };
-        load.look()?;
-        let _ = news.send(News::Checked);
-        let Ok(Order::Start(begin)) = orders.recv() else {
-            return Ok(None);
-        };
-        load.ask(begin)?;
-        Ok(Some(Box::new(load.tally)))
-    });
+    let outcome = Load::new(shared, clients)
+        .map_err(News::Failed)
+        .and_then(|mut load| {
+            load.gather()?;
+            let _ = news.send(News::Gathered);
+            let Ok(Order::Check) = orders.recv() else {
+                return Ok(None);
+            };
+            load.look()?;
+            let _ = news.send(News::Checked);
+            let Ok(Order::Start(begin)) = orders.recv() else {
+                return Ok(None);
+            };
+            load.ask(begin).map_err(News::Failed)?;
+            Ok(Some(Box::new(load.tally)))
+        });
     let _ = match outcome {
         Ok(Some(tally)) => news.send(News::Done(tally)),
         Ok(None) => Ok(()),
-        Err(failure) => news.send(News::Failed(failure)),
+        Err(said) => news.send(said),
     };
 }
 
@@ -138,21 +143,44 @@ impl Load {
     }
 
     /// Connects all clients, a few at a time; each asks once, so that it is known to be served.
-    fn gather(&mut self) -> Result<(), Failure> {
+    fn gather(&mut self) -> Result<(), News> {
         let (mut begun, mut served) = (0, 0);
-        while served < self.clients.len() {
+        // What the server has said to those for whom it has no room, and how many they are: no more come then.
+        let mut refused: Option<(String, usize)> = None;
+        loop {
             let now = Instant::now();
-            while begun < self.clients.len() && begun - served < GENTLY {
+            let turned_away = refused.as_ref().map_or(0, |(_, clients)| *clients);
+            while refused.is_none() && begun < self.clients.len() && begun - served < GENTLY {
                 self.begin(begun, now).map_err(|lost| self.refusal(lost))?;
                 begun += 1;
             }
+            if begun == served + turned_away {
+                return match refused {
+                    None => Ok(()),
+                    Some((line, _)) => Err(News::Full { line, served: None }),
+                };
+            }
             let before = self.replied();
-            self.turn(ROUND, Ask::Once, |load, _, lost| Err(load.refusal(lost)))?;
+            let mut failed = None;
+            let turned = self.turn(ROUND, Ask::Once, |load, key, lost| {
+                match lost {
+                    Lost::Refused { word, line } if word == BUSY => {
+                        load.clients[key].drop_connection(None);
+                        refused.get_or_insert((line, 0)).1 += 1;
+                    }
+                    other => failed = failed.take().or(Some(load.refusal(other))),
+                }
+                Ok(())
+            });
+            turned.map_err(News::Failed)?;
             let replied = (self.replied() - before) as usize;
             served += replied;
             self.shared
                 .served
                 .fetch_add(replied as u64, Ordering::Relaxed);
+            if let Some(failed) = failed {
+                return Err(failed);
+            }
             let now = Instant::now();
             let timeout = self.shared.terms.timeout;
             if self.clients[..begun]
@@ -162,7 +190,6 @@ impl Load {
                 return Err(self.refusal(Lost::Late));
             }
         }
-        Ok(())
     }
 
     /// All replies so far, right or not.
@@ -172,17 +199,14 @@ impl Load {
     }
 
     /// Why not all clients can ask at the same time.
-    fn refusal(&self, lost: Lost) -> Failure {
-        let (served, all) = (
-            self.shared.served.load(Ordering::Relaxed),
-            self.shared.terms.clients,
-        );
+    fn refusal(&self, lost: Lost) -> News {
+        let served = self.shared.served.load(Ordering::Relaxed);
         let request = self.shared.request.clone();
-        match lost {
-            Lost::Refused { word, line } if word == BUSY || word == "TIMEOUT" => {
-                Failure::Full(format!(
-                    "the server has no room for {all} clients at the same time; when {served} were served, it said {line}"
-                ))
+        News::Failed(match lost {
+            // Somebody has had to make room.
+            Lost::Refused { word, line } if word == "TIMEOUT" || word == BUSY => {
+                let served = Some(served);
+                return News::Full { line, served };
             }
             Lost::Refused { line, .. } => Failure::Wrong(format!("the server said {line}")),
             Lost::Wrong(quoted) => Failure::Wrong(quoted),
@@ -195,20 +219,26 @@ impl Load {
                 let refusals = vec![(self.shared.terms.address, error)];
                 Failure::Dial(dial::Failure::Connect(refusals))
             }
-            Lost::Late => Failure::Dial(dial::Failure::Late {
-                doing: format!(
+            Lost::Late => {
+                let all = self.shared.terms.clients;
+                let doing = format!(
                     "{served} of {all} clients were served, the others had no answer to {request}"
-                ),
-                timeout: self.shared.terms.timeout,
-            }),
-        }
+                );
+                let timeout = self.shared.terms.timeout;
+                Failure::Dial(dial::Failure::Late { doing, timeout })
+            }
+        })
     }
 
     /// Makes sure that no client has lost its connection, as it does when the server makes room for another.
-    fn look(&mut self) -> Result<(), Failure> {
-        self.turn(Duration::ZERO, Ask::Nothing, |load, _, lost| {
-            Err(load.refusal(lost))
-        })
+    fn look(&mut self) -> Result<(), News> {
+        let mut failed = None;
+        let turned = self.turn(Duration::ZERO, Ask::Nothing, |load, _, lost| {
+            failed = failed.take().or(Some(load.refusal(lost)));
+            Ok(())
+        });
+        turned.map_err(News::Failed)?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// Keeps requests on the way until the end, and waits for the last replies.

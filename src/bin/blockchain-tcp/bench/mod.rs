@@ -145,6 +145,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         address: address.to_string(),
         request: bench.request.clone(),
         reply: quoted(&line).trim_matches('"').to_string(),
+        is_number,
         clients: bench.clients,
         depth: bench.depth,
         threads,
@@ -214,13 +215,14 @@ fn load_with(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Tall
         orders.push(start(shared.clone(), share, news.clone())?);
     }
     drop(news);
-    gathered(&heard, threads)?;
+    gathered(shared, &heard, threads)?;
     tell(&orders, || Order::Check);
-    gathered(&heard, threads)?;
+    gathered(shared, &heard, threads)?;
     let now = *begin.get_or_init(Instant::now);
     tell(&orders, || Order::Start(now));
 
-    let mut progress = Progress::new(end);
+    let warm_up = shared.warm_up;
+    let mut progress = Progress::new(end.saturating_sub(warm_up));
     let mut tally = Tally::new();
     let mut waiting = threads;
     while waiting > 0 {
@@ -230,12 +232,13 @@ fn load_with(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Tall
                 waiting -= 1;
             }
             Ok(News::Failed(failure)) => return Err(failure),
-            Ok(News::Gathered | News::Checked) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(News::Gathered | News::Checked | News::Full { .. })
+            | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(thread_is_gone()),
         }
         let answered = shared.answered.load(Ordering::Relaxed);
         progress.show(
-            now.elapsed(),
+            now.elapsed().saturating_sub(warm_up),
             answered,
             shared.errors.load(Ordering::Relaxed),
         );
@@ -257,16 +260,30 @@ fn start(
     })
 }
 
-/// Waits until all threads are as far.
-fn gathered(heard: &Receiver<News>, threads: usize) -> Result<(), Failure> {
+/// Waits until all threads are as far, or as far as they come.
+fn gathered(shared: &Shared, heard: &Receiver<News>, threads: usize) -> Result<(), Failure> {
+    let (mut failed, mut full, mut most) = (None, None, u64::MAX);
     for _ in 0..threads {
         match heard.recv() {
-            Ok(News::Failed(failure)) => return Err(failure),
+            Ok(News::Failed(failure)) => failed = failed.or(Some(failure)),
+            Ok(News::Full { line, served }) => {
+                full = full.or(Some(line));
+                most = most.min(served.unwrap_or(u64::MAX));
+            }
             Ok(_) => {}
-            Err(_) => return Err(thread_is_gone()),
+            Err(_) => failed = failed.or(Some(thread_is_gone())),
         }
     }
-    Ok(())
+    if let Some(line) = full {
+        let (all, served) = (
+            shared.terms.clients,
+            shared.served.load(Ordering::Relaxed).min(most),
+        );
+        return Err(Failure::Full(format!(
+            "the server has no room for {all} clients at the same time; when {served} were served, it said {line}"
+        )));
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn tell(orders: &[Sender<Order>], order: impl Fn() -> Order) {
