@@ -1,8 +1,8 @@
 //! How fast a server answers: clients that ask as fast as they are answered, and verify every reply.
 //!
 //! One question tells what the reply must be ([`replies`]). Then a few threads ([`load`]), each with its share of the clients
-//! ([`client`]), keep requests on the way and count ([`tally`]), while [`progress`] shows how far it is; [`report`] says what was
-//! measured.
+//! ([`client`], on the same [`terms`]), keep requests on the way and count ([`tally`]), while [`progress`] shows how far it is;
+//! [`report`] says what was measured.
 
 mod client;
 mod load;
@@ -10,6 +10,7 @@ mod progress;
 mod replies;
 mod report;
 mod tally;
+mod terms;
 
 use std::process::{self, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,12 +22,12 @@ use std::time::{Duration, Instant};
 use blockchain_tcpd::dial::{Connection, Deadline, Reply, quoted};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use self::client::Terms;
 use self::load::{News, Order, Shared};
 use self::progress::Progress;
 use self::replies::{Expected, number};
 use self::report::Report;
 use self::tally::Tally;
+use self::terms::Terms;
 use crate::failure::{Failure, REFUSED};
 use crate::interrupt::on_interrupt;
 use crate::options::{Bench, Options};

@@ -146,7 +146,7 @@ mod tests {
         );
         history.add(sample(5, Ok(3)));
         assert_eq!(
-            (history.trouble, history.back),
+            (history.trouble.as_ref(), history.back),
             (None, Timestamp::from_second(5).ok())
         );
         history.add(sample(u64::MAX, Ok(3)));
