@@ -102,27 +102,24 @@ struct Load {
 
 /// Gathers so many clients and has them ask when told. Ends early when there is nobody to tell.
 pub fn run(shared: Arc<Shared>, clients: usize, news: &Sender<News>, orders: &Receiver<Order>) {
-    let outcome = Load::new(shared, clients)
-        .map_err(News::Failed)
-        .and_then(|mut load| {
-            load.gather()?;
-            let _ = news.send(News::Gathered);
-            let Ok(Order::Check) = orders.recv() else {
-                return Ok(None);
-            };
-            load.look()?;
-            let _ = news.send(News::Checked);
-            let Ok(Order::Start(begin)) = orders.recv() else {
-                return Ok(None);
-            };
-            load.ask(begin).map_err(News::Failed)?;
-            Ok(Some(Box::new(load.tally)))
-        });
-    let _ = match outcome {
-        Ok(Some(tally)) => news.send(News::Done(tally)),
-        Ok(None) => Ok(()),
-        Err(said) => news.send(said),
+    let mut load = match Load::new(shared, clients) {
+        Ok(load) => load,
+        Err(failure) => {
+            let _ = news.send(News::Failed(failure));
+            return;
+        }
     };
+    match load.work(news, orders) {
+        Ok(false) => {}
+        Ok(true) => {
+            let _ = news.send(News::Done(Box::new(load.tally)));
+        }
+        Err(said) => {
+            let _ = news.send(said);
+            // The clients stay until all threads have said how far they have come: nobody else gets their places.
+            let _ = orders.recv();
+        }
+    }
 }
 
 impl Load {
@@ -139,6 +136,22 @@ impl Load {
             window: Window { from: now, to: now },
             told: (0, 0),
         })
+    }
+
+    /// All of it, as far as somebody wants it; whether that is to the end.
+    fn work(&mut self, news: &Sender<News>, orders: &Receiver<Order>) -> Result<bool, News> {
+        self.gather()?;
+        let _ = news.send(News::Gathered);
+        let Ok(Order::Check) = orders.recv() else {
+            return Ok(false);
+        };
+        self.look()?;
+        let _ = news.send(News::Checked);
+        let Ok(Order::Start(begin)) = orders.recv() else {
+            return Ok(false);
+        };
+        self.ask(begin).map_err(News::Failed)?;
+        Ok(true)
     }
 
     /// Keeps requests on the way until the end, and waits for the last replies.
