@@ -17,7 +17,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc fuzz soak chaos availability manual deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc bench-generators fuzz soak chaos availability manual deb apt-repository install
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -45,6 +45,9 @@ bench-cluster: ## what a cluster over Redis costs, with 3 to 1,000 servers; ARGS
 
 bench-calc: ## what clients that compute cost those who only ask; ARGS='--clients 64'
 	$(CARGO) bench --locked --bench calc -- $(ARGS)
+
+bench-generators: ## whether the client's bench reports what an independent load generator does; ARGS='--rounds 21'
+	$(CARGO) bench --locked --bench generators -- $(ARGS)
 
 fuzz: ## the line protocol, PROXY headers, the pack, HTTP, what Redis says; SECONDS=600
 	./fuzz/run $(SECONDS)

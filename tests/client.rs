@@ -4,6 +4,7 @@ mod ask;
 mod bench;
 mod connect;
 mod manual;
+mod scripted;
 mod watch;
 
 use std::ffi::OsStr;

@@ -1,1 +1,444 @@
-//! bench
+//! How fast a server answers: what is reported is what was, and nothing wrong goes unnoticed.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::scripted::{Does, Scripted};
+use super::{Ran, client, ran, run};
+use crate::support::terminal::Terminal;
+use crate::support::{Daemon, http};
+
+/// Runs `bench` on this server with these options, parted by blanks.
+fn bench(server: impl ToString, options: &str) -> Ran {
+    let server = server.to_string();
+    let words = ["bench", &server]
+        .into_iter()
+        .chain(options.split_whitespace());
+    run(words)
+}
+
+/// The same with `--json`, and the exit status that it must have.
+fn report(server: impl ToString, options: &str, status: i32) -> Value {
+    let ran = bench(server, &format!("--json {options}"));
+    assert_eq!((ran.status, ran.errors.as_str()), (status, ""), "{ran:?}");
+    serde_json::from_str(&ran.output).unwrap_or_else(|_| panic!("{ran:?}"))
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value}"))
+}
+
+/// How many requests the daemon has answered, as it says itself.
+fn answered(daemon: &Daemon) -> u64 {
+    let metrics = http::get(daemon.http(), "/metrics").body;
+    let counters = metrics
+        .lines()
+        .filter(|line| line.starts_with("blockchain_tcpd_requests_total{"));
+    let values = counters.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<u64>());
+    values.map(|value| value.expect("a number")).sum()
+}
+
+#[test]
+fn what_it_says_it_has_sent_is_what_the_server_has_answered() {
+    let daemon = http::daemon(&["--max-clients", "64"]);
+    let mut before = 0;
+    for (clients, depth) in [(1, 1), (8, 1), (3, 16), (2, 5000)] {
+        let report = report(
+            daemon.address,
+            &format!("-d 300ms -c {clients} -p {depth}"),
+            0,
+        );
+        let sent = report["sent"].as_u64().expect("a number");
+        assert_eq!(answered(&daemon) - before, sent, "{report}");
+        assert_eq!(report["answered"], report["sent"]);
+        before += sent;
+        assert_eq!(
+            (&report["clients"], &report["depth"]),
+            (&clients.into(), &depth.into())
+        );
+        assert_eq!(
+            (&report["request"], &report["reply"]),
+            (&"WHY".into(), &"42".into())
+        );
+        assert_eq!(report["address"], daemon.address.to_string());
+        assert_eq!(
+            (
+                number(&report["seconds"]),
+                number(&report["warm_up_seconds"])
+            ),
+            (0.3, 0.015)
+        );
+        let requests = number(&report["requests"]);
+        assert!(requests > 0.0 && requests <= sent as f64, "{report}");
+        assert!(
+            (number(&report["rate"]) - requests / 0.3).abs() < 1e-6,
+            "{report}"
+        );
+        let latency = &report["latency_us"];
+        let values = ["p50", "p90", "p99", "p99_9", "max"].map(|key| number(&latency[key]));
+        assert!(values.is_sorted() && values[0] > 0.0, "{report}");
+        // A request at a time: all the time of all clients is that of their requests, which may have begun before.
+        let mean = number(&latency["mean"]) / 1e6;
+        assert!(mean > 0.0 && mean <= values[4] / 1e6, "{report}");
+        if depth == 1 {
+            assert!(
+                mean * requests <= f64::from(clients) * (0.3 + 2.0 * values[4] / 1e6),
+                "{report}"
+            );
+        }
+        assert_eq!(report["errors"]["total"], 0);
+        assert_eq!(
+            (&report["interrupted"], &report["first_wrong"]),
+            (&false.into(), &Value::Null)
+        );
+        assert!(
+            (0.0..1.1).contains(&number(&report["generator_busy"])),
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn people_get_a_report_to_read() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let ran = bench(daemon.address, "-d 200ms -c 4 -p 2");
+    assert_eq!((ran.status, ran.errors.as_str()), (0, ""));
+    let name = |line: &str| line.split_whitespace().next().map(str::to_string);
+    let names: Vec<String> = ran.output.lines().filter_map(name).collect();
+    let wanted = "server request load time requests rate latency p50 p90 p99 p99.9 max errors";
+    // A note comes after it if the machine is busy.
+    assert!(names.join(" ").starts_with(wanted), "{}", ran.output);
+    for line in [
+        "request   WHY, answered 42\n",
+        "load      4 clients, each with 2 requests on the way\n",
+        "errors    0\n",
+    ] {
+        assert!(ran.output.contains(line), "{}", ran.output);
+    }
+}
+
+#[test]
+fn many_clients_count_themselves() {
+    let daemon = Daemon::start(["--max-clients", "300"]);
+    let found = report(daemon.address, "-d 300ms -c 200 -r who", 0);
+    assert_eq!(
+        (&found["errors"]["total"], &found["reply"]),
+        (&0.into(), &"1".into())
+    );
+    let ran = bench(daemon.address, "-d 100ms -c 20 -r WHO");
+    assert!(
+        ran.output.contains("WHO, answered a number from 20 up\n"),
+        "{ran:?}"
+    );
+    // One that counts fewer is found out.
+    let server = Scripted::start(|asked| {
+        Does::Say(if asked.number == 0 { "3\n" } else { "2\n" }.to_string())
+    });
+    let report = report(server.address, "-d 200ms -c 3 -r WHO", 1);
+    assert!(number(&report["errors"]["wrong"]) > 0.0, "{report}");
+    assert_eq!(report["first_wrong"], "\"2\"");
+}
+
+#[test]
+fn other_requests_are_verified_too() {
+    let daemon = Daemon::start(["--max-clients", "64"]);
+    for request in ["WHERE", "HELP", "PING"] {
+        let report = report(
+            daemon.address,
+            &format!("-d 100ms -c 4 -p 3 -r {request}"),
+            0,
+        );
+        assert!(number(&report["requests"]) > 0.0, "{report}");
+    }
+    let mut spaced = client();
+    let address = daemon.address.to_string();
+    spaced.args([
+        "bench",
+        &address,
+        "--json",
+        "-d",
+        "100ms",
+        "-r",
+        " help  why ",
+    ]);
+    let ran = ran(spaced.output().expect("it runs"));
+    assert_eq!(ran.status, 0, "{ran:?}");
+}
+
+#[test]
+fn a_wrong_reply_is_found() {
+    for wrong in ["43", "4", "422", "", " 42", "ERR lower"] {
+        let server = Scripted::start(move |asked| {
+            let reply = if asked.number % 50 == 20 { wrong } else { "42" };
+            Does::Say(format!("{reply}\n"))
+        });
+        let report = report(server.address, "-d 200ms -c 3 -p 4", 1);
+        assert!(
+            number(&report["errors"]["wrong"]) > 0.0,
+            "{wrong}: {report}"
+        );
+        assert_eq!(report["first_wrong"], format!("\"{wrong}\""));
+        assert_eq!(report["errors"]["wrong"], report["errors"]["total"]);
+        let right = number(&report["sent"]) - number(&report["errors"]["wrong"]);
+        assert_eq!(number(&report["answered"]), right, "{report}");
+        assert_eq!(server.connections(), 4);
+    }
+    let server = Scripted::start(|asked| {
+        Does::Say(
+            if asked.number == 9 {
+                "42\n42\n"
+            } else {
+                "42\n"
+            }
+            .to_string(),
+        )
+    });
+    let report = report(server.address, "-d 300ms -c 1", 1);
+    assert_eq!(report["first_wrong"], "more is answered than was asked");
+    let server = Scripted::start(|asked| {
+        Does::Say(if asked.number == 9 { "43\n" } else { "42\n" }.to_string())
+    });
+    let ran = bench(server.address, "-d 200ms -c 1");
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.output
+            .contains("errors    1\n          1 wrong replies, the first \"43\"\n"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn errors_are_counted_by_their_words() {
+    let server = Scripted::start(|asked| {
+        Does::Say(match asked.number % 10 {
+            5 => "ERR UNAVAILABLE not now\n".to_string(),
+            7 => "ERR USAGE no\n".to_string(),
+            _ => "42\n".to_string(),
+        })
+    });
+    let found = report(server.address, "-d 200ms -c 3 -p 2", 1);
+    let words = &found["errors"]["replies"];
+    let (unavailable, usage) = (number(&words["UNAVAILABLE"]), number(&words["USAGE"]));
+    assert!(unavailable > 0.0 && usage > 0.0, "{found}");
+    assert_eq!(number(&found["errors"]["total"]), unavailable + usage);
+    assert_eq!(
+        number(&found["sent"]),
+        number(&found["answered"]) + unavailable + usage
+    );
+    // The connections went on.
+    assert_eq!(server.connections(), 4);
+
+    let server = Scripted::start(|asked| match asked.number {
+        0..5 => Does::Say("42\n".to_string()),
+        _ => Does::SayAndClose("ERR INTERNAL a defect\n".to_string()),
+    });
+    let report = report(server.address, "-d 500ms -c 2", 1);
+    assert!(
+        number(&report["errors"]["replies"]["INTERNAL"]) > 0.0,
+        "{report}"
+    );
+    assert_eq!(
+        report["errors"]["replies"]["INTERNAL"],
+        report["errors"]["total"]
+    );
+    assert!(server.connections() > 3, "{report}");
+}
+
+#[test]
+fn clients_that_lose_their_connection_connect_again() {
+    let server = Scripted::start(|asked| match asked.number {
+        99 => Does::SayAndClose("42\n".to_string()),
+        _ => Does::Say("42\n".to_string()),
+    });
+    let report = report(server.address, "-d 1s -c 3", 1);
+    let errors = &report["errors"];
+    let lost = number(&errors["closed"]) + number(&errors["broken"]);
+    assert!(lost > 3.0 && lost == number(&errors["total"]), "{report}");
+    // Each client waits a tenth of a second, however fast the server is.
+    assert!(lost <= 3.0 * 11.0, "{report}");
+    assert!(
+        server.connections() > 4 && number(&report["answered"]) > 300.0,
+        "{report}"
+    );
+}
+
+#[test]
+fn a_reply_that_takes_too_long_is_an_error() {
+    let server = Scripted::start(|asked| match (asked.connection, asked.number) {
+        (1, 5) => Does::Stall,
+        _ => Does::Say("42\n".to_string()),
+    });
+    let report = report(server.address, "-d 800ms -c 2 -t 200ms", 1);
+    assert_eq!(
+        (&report["errors"]["timeout"], &report["errors"]["total"]),
+        (&1.into(), &1.into()),
+        "{report}"
+    );
+    // The first question, two clients, and the one that has connected again.
+    assert_eq!(server.connections(), 4);
+}
+
+#[test]
+fn replies_may_come_a_byte_at_a_time() {
+    let server = Scripted::start(|asked| match asked.request {
+        "WHO" => Does::Dribble("17\n".to_string()),
+        _ => Does::Dribble("forty-two\n".to_string()),
+    });
+    for request in ["WHO", "WHY"] {
+        let report = report(
+            server.address,
+            &format!("-d 200ms -c 3 -p 3 -r {request}"),
+            0,
+        );
+        assert_eq!(report["sent"], report["answered"]);
+    }
+}
+
+#[test]
+fn without_a_server_or_without_room_nothing_is_measured() {
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("an address")
+    };
+    let refused = bench(nobody, "");
+    assert_eq!((refused.status, refused.output.as_str()), (69, ""));
+    assert!(
+        refused
+            .errors
+            .starts_with("blockchain-tcp: can't connect to"),
+        "{refused:?}"
+    );
+    let object = report(nobody, "", 69);
+    assert!(
+        object["error"]["message"].is_string() && object["rate"].is_null(),
+        "{object}"
+    );
+
+    // Full for the first one already.
+    let daemon = Daemon::start(["--max-clients", "1", "--queue", "0"]);
+    let mut first = daemon.connect();
+    assert_eq!(first.ask("WHY"), "42");
+    let full = bench(daemon.address, "-c 1");
+    assert_eq!(full.status, 75, "{full:?}");
+    assert!(full.errors.starts_with("ERR BUSY "), "{full:?}");
+    drop(first);
+    // Full for some: who comes too late is told so, or gets the place of another.
+    for (queue, word) in [("0", "BUSY"), ("64", "TIMEOUT")] {
+        let daemon = Daemon::start(["--max-clients", "4", "--queue", queue]);
+        let full = bench(daemon.address, "-c 10");
+        assert_eq!((full.status, full.output.as_str()), (75, ""), "{full:?}");
+        let wanted =
+            "blockchain-tcp: the server has no room for 10 clients at the same time; when ";
+        let said = full
+            .errors
+            .strip_prefix(wanted)
+            .unwrap_or_else(|| panic!("{full:?}"));
+        let (served, said) = said
+            .split_once(" were served, it said \"ERR ")
+            .expect("a count");
+        // Those who get the place of others may be seen first.
+        let served: u32 = served.parse().expect("a number");
+        assert!(
+            served == 4 || queue != "0" && (5..=8).contains(&served),
+            "{full:?}"
+        );
+        assert!(said.starts_with(word), "{full:?}");
+    }
+    // One that only says errors is not worth a bench.
+    let error = bench(daemon.address, "-r NONSENSE");
+    assert_eq!((error.status, error.output.as_str()), (1, ""));
+    assert!(error.errors.starts_with("ERR UNKNOWN "), "{error:?}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for request in ["QUIT", "exit now", "", " \t", "WHY\nWHO", "WHY\n"] {
+        let refused = run(["bench", "--server", "127.0.0.1:1", "-r", request]);
+        assert_eq!(
+            (refused.status, refused.output.as_str()),
+            (64, ""),
+            "{request:?} {refused:?}"
+        );
+    }
+}
+
+#[test]
+fn the_limit_on_open_files_is_raised_as_far_as_it_goes() {
+    let daemon = Daemon::start(["--max-clients", "100"]);
+    let limited = |limit: &str| {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -{limit} 40; exec \"$@\"");
+        command
+            .args(["-c", &script, "sh"])
+            .arg(client().get_program());
+        command.args([
+            "bench",
+            &daemon.address.to_string(),
+            "-c",
+            "60",
+            "-d",
+            "100ms",
+        ]);
+        ran(command.output().expect("it runs"))
+    };
+    let soft = limited("Sn");
+    assert_eq!((soft.status, soft.errors.as_str()), (0, ""));
+    let hard = limited("n");
+    assert_eq!((hard.status, hard.output.as_str()), (64, ""));
+    assert!(
+        hard.errors.contains("60 clients need ") && hard.errors.contains("allows 40"),
+        "{hard:?}"
+    );
+}
+
+#[test]
+fn a_terminal_shows_how_far_it_is_and_the_user_may_end_it() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut command = client();
+    command.args(["bench", &daemon.address.to_string(), "-c", "2", "-d", "10m"]);
+    let mut terminal = Terminal::start(command, 24, 80);
+    terminal.wait_until("a bar", |screen| {
+        screen
+            .iter()
+            .any(|line| line.contains(" of 600 s  ") && line.ends_with("/s"))
+    });
+    terminal.wait_until("a rate", |screen| {
+        !screen.iter().any(|line| line.contains("  0/s"))
+    });
+    terminal.type_in("\x03");
+    assert_eq!(terminal.end().code(), Some(0), "{:#?}", terminal.screen());
+    terminal.wait_for(", ended early");
+    terminal.wait_for("errors    0");
+    assert!(terminal.shows_cursor());
+    let screen = terminal.screen();
+    assert!(
+        !screen.iter().any(|line| line.contains("of 600 s")),
+        "{screen:#?}"
+    );
+}
+
+#[test]
+fn ended_early_it_reports_what_it_has_even_if_a_reply_is_due() {
+    let server = Scripted::start(|asked| match asked.number {
+        0..10 => Does::Say("42\n".to_string()),
+        _ => Does::Stall,
+    });
+    let mut command = client();
+    command.args([
+        "bench",
+        &server.address.to_string(),
+        "-c",
+        "2",
+        "-d",
+        "10m",
+        "-t",
+        "1h",
+        "--json",
+    ]);
+    let mut terminal = Terminal::start(command, 24, 600);
+    terminal.wait_for(" of 600 s");
+    terminal.type_in("\x03");
+    assert_eq!(terminal.end().code(), Some(0), "{:#?}", terminal.screen());
+    terminal.wait_for("\"interrupted\":true");
+}

@@ -1,1 +1,470 @@
-//! watch
+//! The count, live: on a screen, as lines, as JSON; and what happens when the server doesn't answer.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use super::scripted::{Does, Scripted};
+use super::{client, ran};
+use crate::support::terminal::Terminal;
+use crate::support::{Daemon, Log, program, wait_until};
+
+/// `watch` of this server, which is asked often.
+fn watch(server: impl ToString) -> Command {
+    let mut command = client();
+    command.args(["watch", &server.to_string(), "--every", "20ms"]);
+    command
+}
+
+/// A running `watch` that is no terminal's. Dropped, it is killed.
+struct Watching {
+    child: Child,
+    lines: Log,
+    errors: Log,
+}
+
+impl Watching {
+    fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        Watching {
+            lines: Log::follow(child.stdout.take().expect("piped")),
+            errors: Log::follow(child.stderr.take().expect("piped")),
+            child,
+        }
+    }
+
+    /// Ends it by this signal; its exit status and all that it said on standard error.
+    fn end(&mut self, signal: &str) -> (i32, String) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(status.expect("kill runs").success());
+        let mut ended = None;
+        wait_until("it ends", || {
+            ended = self.child.try_wait().expect("it is our child");
+            ended.is_some()
+        });
+        let status = ended.expect("waited for").code().unwrap_or(-1);
+        (status, self.errors.whole())
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// ^C, and the end as it must be.
+fn ends_well(mut terminal: Terminal) -> Vec<String> {
+    terminal.type_in("\x03");
+    let status = terminal.end();
+    assert_eq!(status.code(), Some(0), "{:#?}", terminal.screen());
+    terminal.wait_until("the cursor shows", |_| terminal.shows_cursor());
+    terminal.screen()
+}
+
+#[test]
+fn the_screen_shows_the_count_as_clients_come_and_go() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let terminal = Terminal::start(watch(daemon.address), 24, 80);
+    terminal.wait_for("1 client: this one");
+    assert!(!terminal.shows_cursor());
+    let others = [daemon.connect(), daemon.connect()];
+    terminal.wait_for("3 clients, this one included");
+    terminal.wait_until("a large 3", |screen| {
+        screen[1].starts_with(" ▀▀█")
+            && screen[2].starts_with("  ▀█")
+            && screen[3].starts_with(" ▀▀▀")
+    });
+    terminal.wait_until("bars of both heights", |screen| {
+        screen[5].starts_with("3 ┤") && screen[5].ends_with('█') && screen[8].contains("█")
+    });
+    drop(others);
+    terminal.wait_for("1 client: this one");
+    terminal.wait_for("least 1, most 3");
+    let id = daemon.ask("WHERE\n");
+    terminal.wait_for(&format!("{}  {}", daemon.address, id.trim_end()));
+    let screen = ends_well(terminal);
+    assert!(screen[2].contains("least 1, most 3"), "{screen:#?}");
+    assert!(
+        screen[9].contains("asked every 20ms; ^C ends"),
+        "{screen:#?}"
+    );
+    // Nothing was drawn anywhere else, and the ^C itself is gone.
+    assert!(screen[10..].iter().all(String::is_empty), "{screen:#?}");
+}
+
+#[test]
+fn what_stood_above_stays_there() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut command = Command::new("sh");
+    let script = "echo above; exec \"$@\"";
+    command
+        .args(["-c", script, "sh"])
+        .arg(watch("x").get_program());
+    command.args(["watch", &daemon.address.to_string(), "--every", "20ms"]);
+    command.env("LANG", "C.UTF-8");
+    let terminal = Terminal::start(command, 24, 80);
+    terminal.wait_for("1 client");
+    let other = daemon.connect();
+    terminal.wait_for("2 clients");
+    drop(other);
+    let screen = ends_well(terminal);
+    assert_eq!(screen[0], "above");
+    assert!(
+        screen[1].starts_with(&daemon.address.to_string()),
+        "{screen:#?}"
+    );
+}
+
+#[test]
+fn it_follows_the_size_of_the_terminal() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut command = client();
+    // Rarely, so that it is the size that has it drawn again.
+    command.args(["watch", &daemon.address.to_string(), "--every", "1h"]);
+    let terminal = Terminal::start(command, 24, 80);
+    terminal.wait_for("1 client: this one");
+    let axis = |screen: &[String]| screen.iter().position(|line| line.starts_with("1 ┤"));
+    terminal.wait_until("79 columns", |screen| screen[5].chars().count() == 79);
+    terminal.resize(24, 60);
+    terminal.wait_until("59 columns", |screen| screen[5].chars().count() == 59);
+    terminal.resize(5, 20);
+    terminal.wait_until("four lines", |screen| {
+        screen[0] == "1 client: this one"
+            && axis(screen) == Some(1)
+            && screen[3] == "asked every 3600s;"
+    });
+    assert!(
+        terminal.screen()[1].chars().count() == 19,
+        "{:#?}",
+        terminal.screen()
+    );
+    terminal.resize(30, 100);
+    terminal.wait_until("99 columns", |screen| {
+        axis(screen).is_some_and(|row| screen[row].chars().count() == 99)
+    });
+    ends_well(terminal);
+}
+
+#[test]
+fn no_terminal_is_too_small() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    for (rows, columns) in [(5, 20), (2, 80), (24, 3)] {
+        let terminal = Terminal::start(watch(daemon.address), rows, columns);
+        let shown: String = "1 client"
+            .chars()
+            .take(usize::from(columns).max(2) - 1)
+            .collect();
+        terminal.wait_until("the count", |screen| {
+            screen[0].starts_with(shown.trim_end())
+        });
+        // Long enough for the chart to be wider than the terminal.
+        wait_until("many times", || terminal.all().matches('\n').count() > 60);
+        ends_well(terminal);
+    }
+    // One that doesn't know its size, and one that has hardly any.
+    for size in ["rows 0 columns 0", "rows 1 columns 1"] {
+        let mut command = Command::new("sh");
+        let script = format!("stty {size}; exec \"$@\"");
+        command
+            .args(["-c", &script, "sh"])
+            .arg(client().get_program());
+        command.args(["watch", &daemon.address.to_string(), "--every", "20ms"]);
+        let terminal = Terminal::start(command, 24, 80);
+        terminal.wait_for("1");
+        wait_until("many times", || terminal.all().matches('\n').count() > 60);
+        ends_well(terminal);
+    }
+}
+
+#[test]
+fn a_locale_of_ascii_gets_ascii() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut command = watch(daemon.address);
+    command.env("LC_ALL", "C").env("LC_CTYPE", "C.UTF-8");
+    let terminal = Terminal::start(command, 24, 80);
+    terminal.wait_until("a chart", |screen| {
+        screen[5].starts_with("1 +") && screen[5].ends_with('#')
+    });
+    assert!(terminal.all().is_ascii());
+    ends_well(terminal);
+    for variable in ["LC_ALL", "LC_CTYPE"] {
+        let mut command = watch(daemon.address);
+        command.env("LANG", "C").env(variable, "de_DE.utf8");
+        let terminal = Terminal::start(command, 24, 80);
+        terminal.wait_until("a chart", |screen| screen[5].ends_with('█'));
+        ends_well(terminal);
+    }
+}
+
+#[test]
+fn a_server_that_is_gone_and_comes_back_leaves_a_gap() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let address = daemon.address.to_string();
+    let terminal = Terminal::start(watch(&address), 24, 80);
+    let mut lines = Watching::start(watch(&address));
+    terminal.wait_for("2 clients");
+    terminal.wait_until("two bars", |screen| screen[5].ends_with("██"));
+    lines.lines.wait_for(" 2");
+    drop(daemon);
+    terminal.wait_for("lost: can't connect to");
+    terminal.wait_for("no count");
+    lines.errors.wait_for("; trying again");
+    let mut command = program();
+    command.args(["--listen", &address, "--max-clients", "8"]);
+    let _daemon = Daemon::run(command);
+    terminal.wait_for("back; ^C ends");
+    terminal.wait_for("2 clients");
+    terminal.wait_until("a gap", |screen| {
+        let bars = screen[8].trim_start_matches("0 ┤").trim();
+        bars.contains("█  ") && bars.ends_with("█")
+    });
+    ends_well(terminal);
+    lines.errors.wait_for(" back");
+    let (status, errors) = lines.end("INT");
+    let said: Vec<&str> = errors
+        .lines()
+        .map(|line| line.split_once("Z ").expect("a time").1)
+        .collect();
+    assert_eq!(status, 0);
+    assert!(
+        said.len() == 2 && said[0].starts_with("lost: ") && said[1] == "back",
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_new_program_of_the_server_goes_unnoticed() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut lines = Watching::start(watch(daemon.address));
+    lines.lines.wait_for(" 1");
+    daemon.signal("USR2");
+    let ready = || {
+        daemon
+            .log()
+            .lines()
+            .iter()
+            .filter(|line| line.contains("ready listen="))
+            .count()
+    };
+    wait_until("a new program is ready", || ready() == 2);
+    let _other = daemon.connect();
+    lines.lines.wait_for(" 2");
+    assert_eq!(lines.end("TERM"), (0, String::new()));
+}
+
+/// Whether it is such as 2026-11-02T10:00:00Z.
+fn is_a_time(text: &str) -> bool {
+    let shape: String = text
+        .chars()
+        .map(|c| if c.is_ascii_digit() { '0' } else { c })
+        .collect();
+    shape == "0000-00-00T00:00:00Z"
+}
+
+#[test]
+fn elsewhere_there_is_a_line_for_each_time() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut watching = Watching::start(watch(daemon.address));
+    wait_until("lines", || watching.lines.lines().len() > 3);
+    let _other = daemon.connect();
+    watching.lines.wait_for(" 2");
+    for line in watching.lines.lines() {
+        let (time, count) = line.split_once(' ').expect("two words");
+        assert!(is_a_time(time) && ["1", "2"].contains(&count), "{line}");
+    }
+    assert_eq!(watching.end("TERM"), (0, String::new()));
+
+    let mut command = watch(daemon.address);
+    command.arg("--json");
+    let mut watching = Watching::start(command);
+    wait_until("lines", || watching.lines.lines().len() > 3);
+    for line in watching.lines.lines() {
+        let object: Value = serde_json::from_str(&line).expect("JSON");
+        assert!(
+            is_a_time(object["time"].as_str().expect("a time")),
+            "{line}"
+        );
+        assert!(
+            object["clients"].is_u64() && object["error"].is_null(),
+            "{line}"
+        );
+    }
+    assert_eq!(watching.end("INT"), (0, String::new()));
+}
+
+#[test]
+fn it_asks_as_often_as_told_and_on_one_connection() {
+    let asked = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let server = Scripted::start(move |asked| {
+        let who = asked.request == "WHO";
+        let number = counted.fetch_add(usize::from(who), Ordering::SeqCst);
+        Does::Say(format!("{number}\n"))
+    });
+    let begun = std::time::Instant::now();
+    let mut command = client();
+    command.args(["watch", &server.address.to_string(), "--every", "100ms"]);
+    let watching = Watching::start(command);
+    watching.lines.wait_for(" 5");
+    // The sixth is asked half a second after the first, and not before.
+    assert!(begun.elapsed().as_millis() >= 500, "{:?}", begun.elapsed());
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn an_error_is_said_once_as_long_as_it_lasts() {
+    let server = Scripted::start(|asked| {
+        Does::Say(match (asked.request, asked.number % 8) {
+            ("WHERE", _) => "somewhere\n".to_string(),
+            (_, 3..6) => "ERR UNAVAILABLE a server can't be reached\n".to_string(),
+            _ => "7\n".to_string(),
+        })
+    });
+    let mut watching = Watching::start(watch(server.address));
+    wait_until("two of them", || watching.errors.lines().len() >= 4);
+    wait_until("counts between", || watching.lines.lines().len() >= 7);
+    let (status, errors) = watching.end("TERM");
+    assert_eq!((status, server.connections()), (0, 1));
+    for (number, line) in errors.lines().enumerate() {
+        let (time, said) = line
+            .strip_prefix("blockchain-tcp: ")
+            .and_then(|line| line.split_once(' '))
+            .expect("a time");
+        let wanted = ["ERR UNAVAILABLE a server can't be reached", "back"][number % 2];
+        assert!(is_a_time(time) && said == wanted, "{line}");
+    }
+    let terminal = Terminal::start(watch(server.address), 24, 80);
+    terminal.wait_for("ERR UNAVAILABLE a server can't be reached");
+    ends_well(terminal);
+    let mut command = watch(server.address);
+    command.arg("--json");
+    let watching = Watching::start(command);
+    let line = watching.lines.wait_for("error");
+    let object: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(object["error"]["word"], "UNAVAILABLE");
+    assert_eq!(object["error"]["message"], "a server can't be reached");
+    assert!(object["clients"].is_null());
+}
+
+#[test]
+fn the_end_comes_at_once_even_if_a_reply_does_not() {
+    let server = Scripted::start(|asked| match asked.number {
+        0 | 1 => Does::Say("7\n".to_string()),
+        _ => Does::Stall,
+    });
+    let mut command = watch(server.address);
+    command.args(["--timeout", "1h"]);
+    let terminal = Terminal::start(command, 24, 80);
+    terminal.wait_for("7 clients");
+    ends_well(terminal);
+    // And if there was none ever.
+    let server = Scripted::start(|_| Does::Stall);
+    let mut command = watch(server.address);
+    command.args(["--timeout", "1h"]);
+    let mut watching = Watching::start(command);
+    wait_until("it asks", || server.connections() == 1);
+    assert_eq!(watching.end("INT"), (0, String::new()));
+}
+
+#[test]
+fn a_reply_that_takes_too_long_is_a_gap_and_not_the_end() {
+    let server = Scripted::start(|asked| match (asked.connection, asked.number) {
+        (_, 0 | 1) => Does::Say("7\n".to_string()),
+        _ => Does::Stall,
+    });
+    let mut command = watch(server.address);
+    command.args(["--timeout", "100ms"]);
+    let watching = Watching::start(command);
+    watching
+        .errors
+        .wait_for("lost: no answer to WHO within 0.1 s; trying again");
+    watching.errors.wait_for("back");
+    assert!(server.connections() > 1);
+}
+
+#[test]
+fn without_a_first_count_there_is_nothing_to_show() {
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("an address")
+    };
+    let refused = ran(watch(nobody).output().expect("it runs"));
+    assert_eq!((refused.status, refused.output.as_str()), (69, ""));
+    assert_eq!(
+        refused.errors,
+        format!("blockchain-tcp: can't connect to {nobody}: Connection refused\n")
+    );
+    let json = ran(watch(nobody).arg("--json").output().expect("it runs"));
+    let object: Value = serde_json::from_str(&json.output).expect("JSON");
+    assert_eq!((json.status, json.errors.as_str()), (69, ""));
+    assert!(
+        object["error"]["message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("can't connect"))
+    );
+    let mut terminal = Terminal::start(watch(nobody), 24, 80);
+    assert_eq!(terminal.end().code(), Some(69));
+    terminal.wait_for("can't connect");
+    assert!(
+        !terminal.all().contains("\x1b[?25l"),
+        "{:?}",
+        terminal.all()
+    );
+
+    let busy = Scripted::start(|_| Does::SayAndClose("ERR BUSY no room\n".to_string()));
+    let full = ran(watch(busy.address).output().expect("it runs"));
+    assert_eq!(
+        (full.status, full.errors.as_str()),
+        (75, "ERR BUSY no room\n")
+    );
+    let other = Scripted::start(|_| Does::Say("hello\n".to_string()));
+    let wrong = ran(watch(other.address).output().expect("it runs"));
+    assert_eq!(wrong.status, 76);
+    assert!(
+        wrong.errors.contains("WHO was answered by \"hello\""),
+        "{wrong:?}"
+    );
+}
+
+#[test]
+fn whoever_has_read_enough_ends_it() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut watching = watch(daemon.address);
+    let mut child = watching
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut output = BufReader::new(child.stdout.take().expect("piped"));
+    for _ in 0..2 {
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a line");
+        assert!(line.ends_with(" 1\n"), "{line}");
+    }
+    drop(output);
+    let ended = ran(child.wait_with_output().expect("it ends"));
+    assert_eq!((ended.status, ended.errors.as_str()), (0, ""));
+
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .expect("/dev/full");
+    let ended = ran(watch(daemon.address)
+        .stdout(full)
+        .output()
+        .expect("it ends"));
+    assert_eq!(ended.status, 74);
+    assert!(
+        ended
+            .errors
+            .contains("can't write to standard output: No space left on device"),
+        "{ended:?}"
+    );
+}

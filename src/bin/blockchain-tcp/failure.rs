@@ -27,6 +27,8 @@ pub enum Failure {
         /// Its sentence.
         sentence: String,
     },
+    /// The server has room for some clients, and not for all. The text is the whole message.
+    Full(String),
     /// Something answered as no server of ours does. The text is the whole message.
     Wrong(String),
     /// Standard output doesn't take what is printed.
@@ -50,6 +52,7 @@ impl Failure {
             Failure::Usage(_) => 64,
             Failure::Dial(_) => 69,
             Failure::Refused { word, .. } if word == BUSY => 75,
+            Failure::Full(_) => 75,
             Failure::Refused { .. } => REFUSED,
             Failure::Wrong(_) => 76,
             Failure::Print(_) | Failure::Read(_) => 74,
@@ -80,7 +83,7 @@ impl From<dial::Failure> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(text) | Failure::Wrong(text) => f.write_str(text),
+            Failure::Usage(text) | Failure::Full(text) | Failure::Wrong(text) => f.write_str(text),
             Failure::Dial(failure) => failure.fmt(f),
             Failure::Refused { word, sentence } => write!(f, "ERR {word} {sentence}"),
             Failure::Print(error) => write!(f, "can't write to standard output: {}", plain(error)),

@@ -2,11 +2,12 @@
 //!
 //! [`options`] says what it can be told and which task that is: one question ([`ask`]), a conversation ([`shell`]), the count live
 //! ([`watch`]), how fast the server answers ([`bench`]), or the completions of a shell. Replies and failures go out by [`output`];
-//! [`failure`] knows the exit status of each.
+//! [`failure`] knows the exit status of each; [`interrupt`] hears ^C.
 
 mod ask;
 mod bench;
 mod failure;
+mod interrupt;
 mod options;
 mod output;
 mod shell;

@@ -44,6 +44,14 @@ impl Output {
         write(&object.to_string())
     }
 
+    /// What goes into an object in the place of a value.
+    pub fn error(failure: &Failure) -> Value {
+        match failure {
+            Failure::Refused { word, sentence } => json!({ "word": word, "message": sentence }),
+            other => json!({ "word": null, "message": other.to_string() }),
+        }
+    }
+
     /// Prints the value that was answered.
     pub fn value(self, exchange: &Exchange<'_>, value: &str) -> Result<(), Failure> {
         if !self.json {
@@ -72,12 +80,8 @@ impl Output {
         if !self.json {
             return Err(failure);
         }
-        let error = match &failure {
-            Failure::Refused { word, sentence } => json!({ "word": word, "message": sentence }),
-            other => json!({ "word": null, "message": other.to_string() }),
-        };
         let mut object = exchange.object();
-        object["error"] = error;
+        object["error"] = Output::error(&failure);
         Output::object(&object)?;
         Ok(ExitCode::from(failure.exit_status()))
     }

@@ -1,0 +1,278 @@
+//! One client: a connection that never blocks, on which a number of requests is kept on the way.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, getsockname, recv, send,
+    socket_with, sockopt,
+};
+
+use super::replies::{Found, Reading, Verdict};
+use super::tally::Tally;
+use super::terms::{Terms, Window};
+
+/// Why there is no connection any more.
+#[derive(Debug)]
+pub enum Lost {
+    /// The server closed.
+    Closed,
+    /// It broke.
+    Broken(io::Error),
+    /// A reply, or the connection, took too long.
+    Late,
+    /// It never was.
+    NotConnected(io::Error),
+    /// The server said an error after which it closes.
+    Refused { word: String, line: String },
+    /// What came is nothing that could be gone on with.
+    Wrong(String),
+}
+
+/// One client.
+pub struct Client {
+    socket: Option<OwnedFd>,
+    /// Since when it is being connected, until it is.
+    connecting: Option<Instant>,
+    /// When requests were sent that are not answered yet, and how many at that moment.
+    sent: VecDeque<(Instant, u32)>,
+    /// How many that is.
+    on_the_way: u32,
+    /// How many bytes of the next request were sent.
+    partial: usize,
+    /// Whether a request was sent on this connection.
+    has_asked: bool,
+    reading: Reading,
+    /// When to connect again.
+    again: Option<Instant>,
+    has_lost: bool,
+}
+
+impl Client {
+    /// Not connected yet; there is room for so many requests.
+    pub fn new(depth: u32) -> Self {
+        Client {
+            socket: None,
+            connecting: None,
+            sent: VecDeque::with_capacity(depth as usize + 1),
+            on_the_way: 0,
+            partial: 0,
+            has_asked: false,
+            reading: Reading::default(),
+            again: None,
+            has_lost: false,
+        }
+    }
+
+    /// Begins to connect, and gives the socket to be watched.
+    pub fn begin(&mut self, terms: &Terms, now: Instant) -> Result<&OwnedFd, Lost> {
+        self.again = None;
+        let socket =
+            begin_to_connect(terms.address).map_err(|error| Lost::NotConnected(error.into()))?;
+        self.connecting = Some(now);
+        Ok(self.socket.insert(socket))
+    }
+
+    /// Whether there is a socket.
+    pub fn has_socket(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Whether it has sent a request on this connection.
+    pub fn has_asked(&self) -> bool {
+        self.has_asked
+    }
+
+    /// Whether requests are waiting for replies.
+    pub fn is_waiting(&self) -> bool {
+        self.on_the_way > 0
+    }
+
+    /// Whether it is time to connect again.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.again.is_some_and(|again| again <= now)
+    }
+
+    /// Whether the reply that has been waited for longest, or the connection, is too late.
+    pub fn is_late(&self, now: Instant, timeout: Duration) -> bool {
+        let since = self.connecting.or(self.sent.front().map(|(sent, _)| *sent));
+        since.is_some_and(|since| now.saturating_duration_since(since) > timeout)
+    }
+
+    /// Closes, and connects again at this time, if at all. Says whether that happens for the first time.
+    pub fn drop_connection(&mut self, again: Option<Instant>) -> bool {
+        self.socket = None;
+        self.connecting = None;
+        self.sent.clear();
+        self.on_the_way = 0;
+        self.partial = 0;
+        self.has_asked = false;
+        self.reading.restart();
+        self.again = again;
+        !std::mem::replace(&mut self.has_lost, true)
+    }
+
+    /// Whether the connection stands now; a first look after it was begun, when something has happened.
+    pub fn has_connected(&mut self) -> Result<bool, Lost> {
+        let Some(socket) = self.socket.as_ref().filter(|_| self.connecting.is_some()) else {
+            return Ok(true);
+        };
+        let not_connected = |error: Errno| Lost::NotConnected(error.into());
+        sockopt::socket_error(socket)
+            .and_then(|outcome| outcome)
+            .map_err(not_connected)?;
+        match rustix::net::getpeername(socket) {
+            Ok(peer) => {
+                // A port of this machine where nobody listens may be given to us, and then we are connected with ourselves.
+                if getsockname(socket).is_ok_and(|own| Some(own) == peer) {
+                    return Err(not_connected(Errno::CONNREFUSED));
+                }
+                self.connecting = None;
+                Ok(true)
+            }
+            Err(Errno::NOTCONN) => Ok(false),
+            Err(error) => Err(not_connected(error)),
+        }
+    }
+
+    /// Sends until so many requests are on the way, as far as the socket takes them.
+    pub fn fill(&mut self, terms: &Terms, depth: u32, tally: &mut Tally) {
+        let Some(socket) = self.socket.as_ref() else {
+            return;
+        };
+        while self.on_the_way < depth {
+            let due = (depth - self.on_the_way) as usize * terms.length;
+            let to = terms.block.len().min(due);
+            // Before, so that the time in which it is sent counts.
+            let now = Instant::now();
+            let sent = match send(socket, &terms.block[self.partial..to], SendFlags::NOSIGNAL) {
+                Ok(sent) => sent,
+                // More can be sent when the socket says so; if it is broken, reading tells.
+                Err(_) => return,
+            };
+            let reached = self.partial + sent;
+            let requests = (reached / terms.length) as u32;
+            self.partial = reached % terms.length;
+            if requests > 0 {
+                self.has_asked = true;
+                self.on_the_way += requests;
+                tally.sent += u64::from(requests);
+                self.sent.push_back((now, requests));
+            }
+        }
+    }
+
+    /// Takes what has arrived, all of it; `ends` if the server has closed its side.
+    pub fn receive(
+        &mut self,
+        terms: &Terms,
+        scratch: &mut [u8],
+        window: Window,
+        ends: bool,
+        tally: &mut Tally,
+    ) -> Result<(), Lost> {
+        loop {
+            let Some(socket) = self.socket.as_ref() else {
+                return Ok(());
+            };
+            let read = match recv(socket.as_fd(), &mut *scratch, RecvFlags::empty()) {
+                Ok((0, _)) => return Err(Lost::Closed),
+                Ok((read, _)) => read,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(Lost::Broken(error.into())),
+            };
+            let now = Instant::now();
+            let mut rest = &scratch[..read];
+            while !rest.is_empty() {
+                if let Some(found) = self.reading.next(&terms.expected, &mut rest) {
+                    self.judge(found, terms, window, now, tally)?;
+                }
+            }
+            // A short read has taken all; what comes after it is a new event.
+            if read < scratch.len() && !ends {
+                return Ok(());
+            }
+        }
+    }
+
+    fn judge(
+        &mut self,
+        found: Found,
+        terms: &Terms,
+        window: Window,
+        now: Instant,
+        tally: &mut Tally,
+    ) -> Result<(), Lost> {
+        let Found { count, verdict } = found;
+        if let Verdict::Refused {
+            word,
+            line,
+            ends: true,
+        } = verdict
+        {
+            return Err(Lost::Refused { word, line });
+        }
+        if count > self.on_the_way {
+            let text = "more is answered than was asked";
+            return Err(Lost::Wrong(text.to_string()));
+        }
+        let counts = window.holds(now);
+        let is_right = match verdict {
+            Verdict::Right => true,
+            Verdict::Number(number) => {
+                if counts && number < terms.clients {
+                    tally.low.note(number);
+                }
+                true
+            }
+            Verdict::Refused { word, .. } => {
+                tally.errors.note_reply(word);
+                false
+            }
+            Verdict::Wrong(quoted) => {
+                tally.errors.note_wrong(quoted);
+                false
+            }
+        };
+        if is_right {
+            tally.answered += u64::from(count);
+        }
+        self.on_the_way -= count;
+        let mut left = count;
+        while left > 0
+            && let Some((sent, waiting)) = self.sent.front_mut()
+        {
+            let these = left.min(*waiting);
+            if is_right && counts {
+                tally.time(now.saturating_duration_since(*sent), these);
+            }
+            left -= these;
+            *waiting -= these;
+            if *waiting == 0 {
+                self.sent.pop_front();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A socket on its way to the server.
+fn begin_to_connect(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    // A question must not wait for the acknowledgement of the one before it.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,117 @@
+//! How far it is, on standard error if that is a terminal.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use console::Term;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+
+use super::report::grouped;
+
+/// A rate is that of about so long.
+const SPAN: Duration = Duration::from_millis(500);
+
+/// The bar. Dropped, it is taken away.
+pub struct Progress {
+    bar: ProgressBar,
+    duration: Duration,
+    /// Since when the rate is measured, how many replies there were then, and what it was before.
+    since: (Instant, u64),
+    rate: f64,
+}
+
+impl Progress {
+    /// Nothing has been done of so much time.
+    pub fn new(duration: Duration) -> Self {
+        let steps = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let terminal = Term::buffered_stderr();
+        let target = match terminal.is_term() {
+            true => ProgressDrawTarget::term_like(Box::new(Narrower(terminal))),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(steps), target);
+        let style = ProgressStyle::with_template("{wide_bar} {msg}");
+        bar.set_style(style.expect("a template").progress_chars("=> "));
+        Progress {
+            bar,
+            duration,
+            since: (Instant::now(), 0),
+            rate: 0.0,
+        }
+    }
+
+    /// So much time has passed, in which there were so many replies and errors.
+    pub fn show(&mut self, elapsed: Duration, answered: u64, errors: u64) {
+        let (since, before) = self.since;
+        let span = since.elapsed();
+        if span >= SPAN {
+            self.rate = answered.saturating_sub(before) as f64 / span.as_secs_f64();
+            self.since = (Instant::now(), answered);
+        }
+        let position = elapsed.min(self.duration).as_millis();
+        self.bar
+            .set_position(u64::try_from(position).unwrap_or(u64::MAX));
+        let over = match elapsed > self.duration {
+            true => ", waiting for the last replies",
+            false => "",
+        };
+        let failed = match errors {
+            0 => String::new(),
+            errors => format!(", {} errors", grouped(errors)),
+        };
+        self.bar.set_message(format!(
+            "{:.1} of {} s  {}/s{failed}{over}",
+            elapsed.min(self.duration).as_secs_f64(),
+            self.duration.as_secs_f64(),
+            grouped(self.rate as u64)
+        ));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A terminal of which the last columns are left free: there it shows the ^C, which would begin a new line otherwise.
+#[derive(Debug)]
+struct Narrower(Term);
+
+impl TermLike for Narrower {
+    fn width(&self) -> u16 {
+        self.0.size().1.saturating_sub(4).max(1)
+    }
+
+    fn move_cursor_up(&self, rows: usize) -> io::Result<()> {
+        self.0.move_cursor_up(rows)
+    }
+
+    fn move_cursor_down(&self, rows: usize) -> io::Result<()> {
+        self.0.move_cursor_down(rows)
+    }
+
+    fn move_cursor_right(&self, columns: usize) -> io::Result<()> {
+        self.0.move_cursor_right(columns)
+    }
+
+    fn move_cursor_left(&self, columns: usize) -> io::Result<()> {
+        self.0.move_cursor_left(columns)
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.0.write_line(text)
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.0.write_str(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.0.clear_line()
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+}

@@ -1,0 +1,134 @@
+//! Asks how many clients there are, again and again, on one connection as long as that is possible.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, quoted};
+use jiff::Timestamp;
+
+use crate::failure::Failure;
+use crate::options::Options;
+
+/// A connection on which nothing was asked for so long may have been ended for that, which is no failure.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The words of errors after which a connection goes on.
+const HARMLESS: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
+
+/// What came of asking once.
+pub struct Sample {
+    /// How many intervals after the first one.
+    pub tick: u64,
+    /// When the reply came.
+    pub time: Timestamp,
+    /// The number of clients, or why there is none.
+    pub seen: Result<u64, Failure>,
+    /// Who was asked, if there was a connection.
+    pub origin: Option<Origin>,
+}
+
+/// A server that was reached.
+#[derive(Clone)]
+pub struct Origin {
+    pub address: SocketAddr,
+    /// Its id, if it says one.
+    pub id: Option<String>,
+}
+
+/// A connection, and whom it is with.
+struct Line {
+    connection: Connection,
+    origin: Origin,
+    asked: Instant,
+}
+
+/// Asks in this interval, until nobody wants to hear it any more.
+pub fn run(options: &Options, every: Duration, mut hear: impl FnMut(Sample) -> bool) {
+    let begun = Instant::now();
+    let mut line = None;
+    let mut tick = 0;
+    loop {
+        let seen = count(&mut line, options);
+        let origin = line.as_ref().map(|line| line.origin.clone());
+        let time = Timestamp::now();
+        if !hear(Sample {
+            tick,
+            time,
+            seen,
+            origin,
+        }) {
+            return;
+        }
+        // What has been missed meanwhile is left out.
+        let passed = begun.elapsed().as_nanos() / every.as_nanos().max(1);
+        tick = u64::try_from(passed).unwrap_or(u64::MAX).saturating_add(1);
+        let next = every.saturating_mul(u32::try_from(tick).unwrap_or(u32::MAX));
+        thread::sleep(next.saturating_sub(begun.elapsed()));
+    }
+}
+
+/// The count; once more if the server has only been tired of waiting.
+fn count(line: &mut Option<Line>, options: &Options) -> Result<u64, Failure> {
+    let was_idle = line
+        .as_ref()
+        .is_some_and(|line| line.asked.elapsed() > IDLE);
+    match ask(line, options) {
+        Err(failure) if was_idle && is_an_end(&failure) => ask(line, options),
+        seen => seen,
+    }
+}
+
+fn is_an_end(failure: &Failure) -> bool {
+    match failure {
+        Failure::Refused { word, .. } => word == "TIMEOUT",
+        Failure::Dial(failure) => matches!(
+            failure,
+            dial::Failure::Closed { .. } | dial::Failure::Broken { .. }
+        ),
+        _ => false,
+    }
+}
+
+fn ask(kept: &mut Option<Line>, options: &Options) -> Result<u64, Failure> {
+    let mut line = match kept.take() {
+        Some(line) => line,
+        None => connect(options)?,
+    };
+    line.asked = Instant::now();
+    let reply = line
+        .connection
+        .ask(b"WHO", Deadline::after(options.timeout))?;
+    match reply {
+        Reply::Value(value) => {
+            let count = value.parse().map_err(|_| {
+                let said = quoted(value.as_bytes());
+                Failure::Wrong(format!("WHO was answered by {said}, which is no number"))
+            })?;
+            *kept = Some(line);
+            Ok(count)
+        }
+        Reply::Refused { word, sentence } => {
+            if HARMLESS.contains(&word.as_str()) {
+                *kept = Some(line);
+            }
+            Err(Failure::Refused { word, sentence })
+        }
+    }
+}
+
+fn connect(options: &Options) -> Result<Line, Failure> {
+    let deadline = Deadline::after(options.timeout);
+    let mut connection = Connection::open(&options.server, options.family(), deadline)?;
+    let address = connection.address();
+    let id = match connection.ask(b"WHERE", Deadline::after(options.timeout))? {
+        Reply::Value(id) => Some(id),
+        Reply::Refused { word, .. } if HARMLESS.contains(&word.as_str()) => None,
+        Reply::Refused { word, sentence } => return Err(Failure::Refused { word, sentence }),
+    };
+    Ok(Line {
+        connection,
+        origin: Origin { address, id },
+        asked: Instant::now(),
+    })
+}

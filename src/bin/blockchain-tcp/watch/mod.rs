@@ -1,0 +1,208 @@
+//! The number of clients, live: a block that is redrawn in a terminal, lines elsewhere.
+//!
+//! [`asker`] asks in a thread of its own, so that nothing has to be waited for when the user wants an end. [`history`] keeps what
+//! it has heard; [`view`] makes lines of that, with a [`chart`] and [`digits`], for a [`screen`] of any size.
+
+mod asker;
+mod chart;
+mod digits;
+mod history;
+mod screen;
+mod view;
+
+use std::env;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+use jiff::Timestamp;
+use serde_json::json;
+use signal_hook::consts::{SIGTSTP, SIGWINCH};
+use signal_hook::iterator::Signals;
+
+use self::asker::Sample;
+use self::history::History;
+use self::screen::Screen;
+use self::view::View;
+use crate::failure::{BUSY, Failure};
+use crate::interrupt::on_interrupt;
+use crate::options::{Options, Watch};
+use crate::output::Output;
+
+/// What happens while the count is shown.
+enum Event {
+    /// The server was asked.
+    Asked(Sample),
+    /// The terminal has another size.
+    Resized,
+    /// The user wants to do something else in between.
+    Suspended,
+    /// The user wants an end.
+    End,
+}
+
+/// Shows it until ^C.
+pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
+    let (tell, events) = mpsc::channel();
+    let end = tell.clone();
+    on_interrupt(move || {
+        // If nobody hears it, the end has come already.
+        let _ = end.send(Event::End);
+    })?;
+    let (asking, every, asked) = (options.clone(), watch.every, tell.clone());
+    start("asker", move || {
+        asker::run(&asking, every, |sample| {
+            asked.send(Event::Asked(sample)).is_ok()
+        })
+    })?;
+    if !options.json
+        && io::stdout().is_terminal()
+        && env::var_os("TERM").is_none_or(|term| term != "dumb")
+    {
+        hear_the_terminal(tell)?;
+        return in_a_terminal(options, watch, &events);
+    }
+    drop(tell);
+    in_lines(Output::new(options.json), &events)
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    let thread = thread::Builder::new().name(name.to_string());
+    thread
+        .spawn(work)
+        .map(|_| ())
+        .map_err(|source| Failure::System {
+            action: "start a thread",
+            source,
+        })
+}
+
+/// Tells of another size, and of ^Z.
+fn hear_the_terminal(tell: Sender<Event>) -> Result<(), Failure> {
+    let signals = Signals::new([SIGWINCH, SIGTSTP]).map_err(|source| Failure::System {
+        action: "handle signals",
+        source,
+    });
+    let mut signals = signals?;
+    start("terminal", move || {
+        for signal in signals.forever() {
+            let event = if signal == SIGTSTP {
+                Event::Suspended
+            } else {
+                Event::Resized
+            };
+            if tell.send(event).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Why there is nothing to be shown at all, if the first question has failed so.
+fn hopeless(sample: Sample, is_first: bool) -> Result<Sample, Failure> {
+    match sample.seen {
+        Err(failure)
+            if is_first && !matches!(&failure, Failure::Refused { word, .. } if word != BUSY) =>
+        {
+            Err(failure)
+        }
+        _ => Ok(sample),
+    }
+}
+
+fn in_a_terminal(
+    options: &Options,
+    watch: &Watch,
+    events: &Receiver<Event>,
+) -> Result<ExitCode, Failure> {
+    let mut history = History::new(options.server.to_string(), watch.every);
+    let view = View {
+        has_blocks: is_utf8(),
+    };
+    let mut screen = None;
+    for event in events {
+        match event {
+            Event::Asked(sample) => history.add(hopeless(sample, history.is_empty())?),
+            Event::Resized => {}
+            Event::Suspended => {
+                // Until it goes on, the terminal is somebody else's.
+                screen = None;
+                let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
+            }
+            Event::End => break,
+        }
+        if !history.is_empty() {
+            let screen = screen.get_or_insert_with(Screen::new);
+            screen
+                .draw(|rows, columns| view.lines(&history, rows, columns))
+                .map_err(Failure::Print)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the locale says that the terminal knows more than ASCII.
+fn is_utf8() -> bool {
+    let mut locales = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .filter_map(|name| env::var(name).ok());
+    let locale = locales.find(|value| !value.is_empty()).unwrap_or_default();
+    let locale = locale.to_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
+}
+
+fn in_lines(output: Output, events: &Receiver<Event>) -> Result<ExitCode, Failure> {
+    let mut is_first = true;
+    // What was said last about there being no count.
+    let mut said: Option<String> = None;
+    for event in events {
+        let sample = match event {
+            Event::Asked(sample) => sample,
+            Event::Resized | Event::Suspended => continue,
+            Event::End => break,
+        };
+        let time = rfc3339(sample.time);
+        if output.is_json() {
+            let object = match &sample.seen {
+                Ok(clients) => json!({ "time": time, "clients": clients }),
+                Err(failure) => json!({ "time": time, "error": Output::error(failure) }),
+            };
+            Output::object(&object)?;
+            if let Err(failure) = hopeless(sample, is_first) {
+                return Ok(ExitCode::from(failure.exit_status()));
+            }
+        } else {
+            match hopeless(sample, is_first)?.seen {
+                Ok(clients) => {
+                    if said.take().is_some() {
+                        say(&format!("{time} back"));
+                    }
+                    Output::print(&format!("{time} {clients}"))?;
+                }
+                Err(failure) => {
+                    let kind = history::kind(&failure);
+                    if said.as_ref() != Some(&kind) {
+                        say(&format!("{time} {}", history::trouble(&failure)));
+                        said = Some(kind);
+                    }
+                }
+            }
+        }
+        is_first = false;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(text: &str) {
+    // Who doesn't want to hear it has closed standard error.
+    let _ = writeln!(io::stderr(), "blockchain-tcp: {text}");
+}
+
+/// The time with whole seconds, such as 2026-11-02T10:00:00Z.
+fn rfc3339(time: Timestamp) -> String {
+    match Timestamp::from_second(time.as_second()) {
+        Ok(second) => second.to_string(),
+        Err(_) => time.to_string(),
+    }
+}
