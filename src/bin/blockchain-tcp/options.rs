@@ -12,6 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{
     Arg, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ValueHint,
 };
 use clap_complete::Shell;
 
@@ -62,6 +63,7 @@ pub struct Options {
         global = true,
         env = "BLOCKCHAIN_TCP_SERVER",
         value_name = "HOST[:PORT]",
+        value_hint = ValueHint::Hostname,
         value_parser = Server::from_str,
         default_value = "localhost:4242",
         hide_env_values = true
@@ -103,13 +105,13 @@ enum Subtask {
     )]
     Connect {
         /// The server, instead of --server
-        #[arg(value_name = "HOST[:PORT]", value_parser = Server::from_str)]
+        #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
         to: Option<Server>,
     },
     /// Shows the number of clients, live, until ^C
     Watch {
         /// The server, instead of --server
-        #[arg(value_name = "HOST[:PORT]", value_parser = Server::from_str)]
+        #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
         to: Option<Server>,
         #[command(flatten)]
         watch: Watch,
@@ -117,7 +119,7 @@ enum Subtask {
     /// Measures how fast the server answers, and verifies every reply
     Bench {
         /// The server, instead of --server
-        #[arg(value_name = "HOST[:PORT]", value_parser = Server::from_str)]
+        #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
         to: Option<Server>,
         #[command(flatten)]
         bench: Bench,
@@ -374,9 +376,22 @@ fn wrong(error: &clap::Error) -> String {
 
 /// What this shell reads to complete our command lines.
 fn completions(shell: Shell) -> String {
+    // A colon in the name of a value would be one of zsh's own.
+    let plain = |argument: Arg| match argument.get_value_hint() {
+        ValueHint::Hostname => argument.value_name("HOST"),
+        _ => argument,
+    };
+    let command = command().mut_args(plain);
+    let mut command = command.mut_subcommands(|task| task.mut_args(plain));
+    // What is written for bash finds no task of a program with a hyphen in its name: it is written for another.
+    let name = match shell {
+        Shell::Bash => "blockchain_tcp",
+        _ => "blockchain-tcp",
+    };
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut command(), "blockchain-tcp", &mut text);
-    String::from_utf8_lossy(&text).into_owned()
+    clap_complete::generate(shell, &mut command, name, &mut text);
+    let text = String::from_utf8_lossy(&text);
+    text.replace(&format!(" {name}\n"), " blockchain-tcp\n")
 }
 
 #[cfg(test)]
