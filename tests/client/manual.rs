@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use blockchain_tcpd::command::SETS;
+
 use super::{Ran, client, ran, run};
 use crate::manual::{as_source, items, section_of};
 use crate::project;
@@ -170,6 +172,15 @@ fn the_help_names_every_command_of_the_server() {
         let row = offered.iter().find(|(offered, _)| *offered == name);
         let row = row.unwrap_or_else(|| panic!("no {name} in {help}"));
         assert!(row.1.ends_with(&format!(" {summary}")), "{row:?}");
+    }
+    for (set, entries) in SETS.iter().filter(|(set, _)| *set != "server") {
+        let heading = format!("Requests to a server with --commands server,{set}");
+        let offered: Vec<String> = rows(&help, &heading)
+            .iter()
+            .map(|(name, _)| name.to_uppercase())
+            .collect();
+        let names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
+        assert_eq!(offered, names);
     }
 }
 

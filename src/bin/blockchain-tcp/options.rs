@@ -270,7 +270,7 @@ fn help_template(line: &Command) -> String {
     let mut text = "{about}\n\n{usage-heading} {usage}\n\nTasks:\n".to_string();
     let mut row = |name: &str, says: &str| {
         // Writing to a text succeeds.
-        let _ = writeln!(text, "  {name:<16}{says}");
+        let _ = writeln!(text, "  {name:<14}  {says}");
     };
     for task in line.get_subcommands() {
         let about = task.get_about().map(ToString::to_string);
@@ -284,11 +284,11 @@ fn help_template(line: &Command) -> String {
     for (name, set) in server.into_iter().chain(others) {
         text += &match name {
             "server" => "\nRequests:\n".to_string(),
-            _ => format!("\nRequests to a server with --commands {name}:\n"),
+            _ => format!("\nRequests to a server with --commands server,{name}:\n"),
         };
         for entry in set {
             let name = [&entry.name.to_lowercase(), entry.arguments].join(" ");
-            let _ = writeln!(text, "  {name:<16}{}", entry.summary);
+            let _ = writeln!(text, "  {name:<14}  {}", entry.summary);
         }
     }
     text += "\nAny other REQUEST is asked as it is, with all words after it, of servers that know more.\n";
