@@ -22,7 +22,7 @@ SYSCONFDIR ?= /etc
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-build: ## the daemon and its monitoring plugin, optimised
+build: ## the daemon, its client and its monitoring plugin, optimised
 	$(CARGO) build --release --locked
 
 run: ## the daemon, on port 4242 of the loopback interface; ARGS='--log debug'
@@ -74,7 +74,15 @@ apt-repository: ## a signed apt repository of the packages in target/debian, in 
 
 install: build ## for those without the package: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
 	install -D -m 755 target/release/blockchain-tcpd $(DESTDIR)$(PREFIX)/sbin/blockchain-tcpd
+	install -D -m 755 target/release/blockchain-tcp $(DESTDIR)$(PREFIX)/bin/blockchain-tcp
+	target/release/blockchain-tcp completions bash >target/blockchain-tcp.bash
+	target/release/blockchain-tcp completions zsh >target/blockchain-tcp.zsh
+	target/release/blockchain-tcp completions fish >target/blockchain-tcp.fish
+	install -D -m 644 target/blockchain-tcp.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/blockchain-tcp
+	install -D -m 644 target/blockchain-tcp.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_blockchain-tcp
+	install -D -m 644 target/blockchain-tcp.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/blockchain-tcp.fish
 	install -D -m 755 target/release/check_blockchain_tcp $(DESTDIR)$(PREFIX)/lib/nagios/plugins/check_blockchain_tcp
+	install -D -m 644 man/blockchain-tcp.1 $(DESTDIR)$(PREFIX)/share/man/man1/blockchain-tcp.1
 	install -D -m 644 man/blockchain-tcpd.8 $(DESTDIR)$(PREFIX)/share/man/man8/blockchain-tcpd.8
 	install -D -m 644 man/check_blockchain_tcp.8 $(DESTDIR)$(PREFIX)/share/man/man8/check_blockchain_tcp.8
 	install -D -m 644 systemd/tight.conf $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/tight.conf

@@ -2,6 +2,7 @@
 
 mod ask;
 mod bench;
+mod completions;
 mod connect;
 mod manual;
 mod scripted;

@@ -1,6 +1,7 @@
 //! The manual page and the settings file of the package, held against the program: nothing is missing, nothing is made up.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use blockchain_tcpd::command::SETS;
 
@@ -28,6 +29,23 @@ pub fn items(section: &str) -> Vec<(&str, &str)> {
     items
         .map(|item| item.split_once('\n').unwrap_or((item, "")))
         .collect()
+}
+
+/// An option as the manual's source has it: from a line of `--help` such as `-H, --hostname <HOST>  Name …`.
+pub fn as_source(line: &str) -> String {
+    let line = line
+        .split("  ")
+        .next()
+        .unwrap_or_default()
+        .replace("...", "");
+    let words = line
+        .split_whitespace()
+        .map(|word| match word.strip_prefix("--") {
+            Some(long) => format!("Fl \\-{long}"),
+            None if word.starts_with('-') => format!("Fl {} ,", word.trim_matches(['-', ','])),
+            None => format!("Ar {}", word.trim_matches(['<', '>']).to_lowercase()),
+        });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -151,6 +169,14 @@ fn its_examples_do_what_they_are_for() {
             assert_eq!(shell(&line, netcat, &daemon), "1\n", "{line}");
         }
     }
+    let mut asking = Command::new(env!("CARGO_BIN_EXE_blockchain-tcp"));
+    let by_client = examples
+        .lines()
+        .find_map(|line| line.strip_prefix(".Dl blockchain-tcp "));
+    daemon.wait_for_others(0);
+    asking.args(by_client.expect("one").split(' '));
+    asking.env("BLOCKCHAIN_TCP_SERVER", daemon.address.to_string());
+    assert_eq!(asking.output().expect("it runs").stdout, b"1\n");
     let by_hand = examples
         .lines()
         .find_map(|line| line.strip_prefix(".Dl blockchain-tcpd "))

@@ -131,10 +131,10 @@ mod tests {
     #[test]
     fn so_many_compute_at_a_time_and_the_next_is_refused_in_the_end() {
         let turns = Turns::of(2);
-        let mut taken: Vec<Turn> = (0..2).map(|_| turns.take().ok().expect("a turn")).collect();
+        let mut taken: Vec<Turn> = (0..2).map(|_| turns.take().expect("a turn")).collect();
         assert!(matches!(turns.take(), Err(Refusal::NoTurn)));
         taken.pop();
-        taken.push(turns.take().ok().expect("a turn"));
+        taken.push(turns.take().expect("a turn"));
         drop(taken);
         let state = turns.lock();
         assert_eq!((state.free.len(), state.waiting.len()), (2, 0));
@@ -143,13 +143,13 @@ mod tests {
     #[test]
     fn who_has_waited_longest_is_next() {
         let turns = Turns::of(1);
-        let taken = turns.take().ok().expect("a turn");
+        let taken = turns.take().expect("a turn");
         let (done, order) = crossbeam_channel::unbounded();
         let waiting: Vec<_> = (0..3)
             .map(|number| {
                 let (own, done) = (turns.clone(), done.clone());
                 let thread = thread::spawn(move || {
-                    let turn = own.take().ok().expect("a turn");
+                    let turn = own.take().expect("a turn");
                     done.send(number).unwrap();
                     drop(turn);
                 });

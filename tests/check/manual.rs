@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{ID, OK, check, check_at, start, timed};
-use crate::manual::{items, section_of};
+use crate::manual::{as_source, items, section_of};
 use crate::support::{Client, Daemon};
 
 const MANUAL: &str = include_str!("../../man/check_blockchain_tcp.8");
@@ -26,23 +26,6 @@ fn shape(line: &str) -> String {
         words.collect::<Vec<_>>().join(" "),
         timed(figures).1
     )
-}
-
-/// An option as the manual's source has it: from a line of `--help` such as `-H, --hostname <HOST>  Name …`.
-fn as_source(line: &str) -> String {
-    let line = line
-        .split("  ")
-        .next()
-        .unwrap_or_default()
-        .replace("...", "");
-    let words = line
-        .split_whitespace()
-        .map(|word| match word.strip_prefix("--") {
-            Some(long) => format!("Fl \\-{long}"),
-            None if word.starts_with('-') => format!("Fl {} ,", word.trim_matches(['-', ','])),
-            None => format!("Ar {}", word.trim_matches(['<', '>']).to_lowercase()),
-        });
-    words.collect::<Vec<_>>().join(" ")
 }
 
 #[test]

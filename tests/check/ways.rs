@@ -1,44 +1,11 @@
 //! The way to the server: names, their addresses, and those who don't pick up.
 
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketType};
-
 use super::{CRITICAL, ID, OK, Outcome, PLUGIN, at_port, check, run};
-use crate::support::kernel::can;
-use crate::support::{Daemon, Scratch, clean};
-
-/// A port at which connections are neither taken nor refused: it listens with a backlog that is full.
-struct Deaf {
-    address: SocketAddr,
-    _listener: OwnedFd,
-    _waiting: Vec<TcpStream>,
-}
-
-impl Deaf {
-    fn at(address: SocketAddr) -> Self {
-        let listener =
-            rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        rustix::net::bind(&listener, &address).expect("a free port");
-        rustix::net::listen(&listener, 0).expect("it is bound");
-        let address = rustix::net::getsockname(&listener).expect("it is bound");
-        let address = SocketAddr::try_from(address).expect("an IP address");
-        let one_more = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
-        let waiting = std::iter::from_fn(one_more).collect();
-        Deaf {
-            address,
-            _listener: listener,
-            _waiting: waiting,
-        }
-    }
-}
-
-/// Whether the plugin may be shown other files than this machine's.
-fn can_show() -> bool {
-    can(&["unshare", "-m", "--"])
-}
+use crate::support::Daemon;
+use crate::support::names::{Deaf, can_show, daemon_at, shown};
 
 /// Runs the plugin where the file at `path` holds this.
 fn check_with(
@@ -48,18 +15,10 @@ fn check_with(
     prepare: &str,
     arguments: &[&str],
 ) -> Outcome {
-    let scratch = Scratch::new();
-    let file = scratch.path().join("file");
-    std::fs::write(&file, content).expect("a scratch file");
-    let script = format!(
-        "mount --bind {} {path} && {prepare} exec \"$0\" \"$@\"",
-        file.display()
-    );
-    let mut command = clean("unshare");
-    command
-        .args([flags, "--", "sh", "-c", &script, PLUGIN])
-        .args(arguments);
-    run(command)
+    shown(path, content, flags, prepare, PLUGIN, |mut command| {
+        command.args(arguments);
+        run(command)
+    })
 }
 
 #[test]
@@ -167,15 +126,7 @@ fn all_addresses_of_a_name_are_tried() {
     // Whichever the system names first: the daemon is at the one, and then at the other.
     let mut missed = 0;
     for (up, down) in [(one, other), (other, one)] {
-        let up = SocketAddr::from((up, 0));
-        let daemon = Daemon::start(["--listen", &up.to_string(), "--max-clients", "2"]);
-        let listening = daemon.log().wait_for("ready listen=");
-        let own = format!("{}:", up.ip());
-        let port = listening
-            .split(&own)
-            .nth(1)
-            .and_then(|rest| rest.split([' ', ',', '"']).next());
-        let port: u16 = port.and_then(|port| port.parse().ok()).expect("its port");
+        let (_daemon, port) = daemon_at(up);
         let down = SocketAddr::from((down, port));
         let arguments = ["-H", "ledger", "-p", &port.to_string(), "-t", "4", "-vv"];
         let refused = check_with("/etc/hosts", hosts, "-m", "", &arguments);

@@ -100,7 +100,7 @@ bootstrap() {
         [ ! -e "$file" ] || sources+=("$file")
     done
     mmdebstrap --quiet --variant=minbase --skip=cleanup/apt/lists \
-        --include=systemd-sysv,dbus,libpam-systemd,man-db,groff-base,netcat-openbsd,init-system-helpers,openssh-server,curl,nagios4-core \
+        --include=systemd-sysv,dbus,libpam-systemd,man-db,groff-base,netcat-openbsd,init-system-helpers,openssh-server,curl,nagios4-core,bash-completion \
         --dpkgopt='path-include=/usr/share/man/*' --dpkgopt='path-include=/usr/share/doc/*' \
         bookworm "$pristine" "${sources[@]}"
     rm -f "$pristine/usr/sbin/policy-rc.d"

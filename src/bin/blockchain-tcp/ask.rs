@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use blockchain_tcpd::dial::{Connection, Deadline, Reply};
 
-use crate::failure::Failure;
-use crate::options::Options;
+use crate::failure::{Failure, UNKNOWN, complain};
+use crate::options::{Options, misspelt_task};
 use crate::output::{Exchange, Output};
 
 /// Asks what these words say, and prints the value.
@@ -21,21 +21,29 @@ pub fn run(options: &Options, words: &[OsString]) -> Result<ExitCode, Failure> {
         options.family(),
         Deadline::after(options.timeout),
     )
-    .and_then(|mut connection| {
-        let reply = connection.ask(&request, Deadline::after(options.timeout))?;
-        Ok((connection.address(), reply))
-    });
+    .and_then(|mut connection| connection.ask(&request, Deadline::after(options.timeout)));
     let exchange = Exchange {
         request: &String::from_utf8_lossy(&request),
         time: begun.elapsed(),
     };
     match asked {
-        Ok((_, Reply::Value(value))) => {
+        Ok(Reply::Value(value)) => {
             output.value(&exchange, &value)?;
             Ok(ExitCode::SUCCESS)
         }
-        Ok((_, Reply::Refused { word, sentence })) => {
-            output.failure(&exchange, Failure::Refused { word, sentence })
+        Ok(Reply::Refused { word, sentence }) => {
+            let meant = (word == UNKNOWN)
+                .then(|| misspelt_task(words.first()?))
+                .flatten();
+            let refused = Failure::Refused { word, sentence };
+            let Some(task) = meant.filter(|_| !options.json) else {
+                return output.failure(&exchange, refused);
+            };
+            let status = refused.report();
+            complain(format_args!(
+                "blockchain-tcp: is the task {task:?} meant? (see --help)"
+            ));
+            Ok(status)
         }
         Err(failure) => output.failure(&exchange, failure.into()),
     }

@@ -1,7 +1,7 @@
 //! Why the client failed, and its exit status (sysexits.h).
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use blockchain_tcpd::dial;
@@ -9,6 +9,9 @@ use blockchain_tcpd::error::plain;
 
 /// The server's reply is an error: `ERR`.
 pub const REFUSED: u8 = 1;
+
+/// The word of a server that knows no such command.
+pub const UNKNOWN: &str = "UNKNOWN";
 
 /// The word of a server that has no room.
 pub const BUSY: &str = "BUSY";
@@ -67,11 +70,16 @@ impl Failure {
             Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 return ExitCode::SUCCESS;
             }
-            Failure::Refused { .. } => eprintln!("{self}"),
-            _ => eprintln!("blockchain-tcp: {self}"),
+            Failure::Refused { .. } => complain(self),
+            _ => complain(format_args!("blockchain-tcp: {self}")),
         }
         ExitCode::from(self.exit_status())
     }
+}
+
+/// A line on standard error. If that can't be written either, the exit status still tells.
+pub fn complain(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 impl From<dial::Failure> for Failure {
@@ -85,6 +93,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Usage(text) | Failure::Full(text) | Failure::Wrong(text) => f.write_str(text),
             Failure::Dial(failure) => failure.fmt(f),
+            Failure::Refused { word, sentence } if sentence.is_empty() => write!(f, "ERR {word}"),
             Failure::Refused { word, sentence } => write!(f, "ERR {word} {sentence}"),
             Failure::Print(error) => write!(f, "can't write to standard output: {}", plain(error)),
             Failure::Read(error) => write!(f, "can't read standard input: {}", plain(error)),

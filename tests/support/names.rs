@@ -1,0 +1,76 @@
+//! Names and addresses as a test wants them: another `/etc/hosts`, another name server, a port that doesn't pick up.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketType};
+
+use super::kernel::can;
+use super::{Daemon, Scratch, clean};
+
+/// A port at which connections are neither taken nor refused: it listens with a backlog that is full.
+pub struct Deaf {
+    pub address: SocketAddr,
+    _listener: OwnedFd,
+    _waiting: Vec<TcpStream>,
+}
+
+impl Deaf {
+    pub fn at(address: SocketAddr) -> Self {
+        let listener =
+            rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        rustix::net::bind(&listener, &address).expect("a free port");
+        rustix::net::listen(&listener, 0).expect("it is bound");
+        let address = rustix::net::getsockname(&listener).expect("it is bound");
+        let address = SocketAddr::try_from(address).expect("an IP address");
+        let one_more = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        let waiting = std::iter::from_fn(one_more).collect();
+        Deaf {
+            address,
+            _listener: listener,
+            _waiting: waiting,
+        }
+    }
+}
+
+/// Whether a program may be shown other files than this machine's.
+pub fn can_show() -> bool {
+    can(&["unshare", "-m", "--"])
+}
+
+/// Runs a program where the file at `path` holds this, in the namespaces of these flags, prepared by a shell.
+pub fn shown<T>(
+    path: &str,
+    content: &str,
+    flags: &str,
+    prepare: &str,
+    program: &str,
+    run: impl FnOnce(Command) -> T,
+) -> T {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("file");
+    std::fs::write(&file, content).expect("a scratch file");
+    let script = format!(
+        "mount --bind {} {path} && {prepare} exec \"$0\" \"$@\"",
+        file.display()
+    );
+    let mut command = clean("unshare");
+    command.args([flags, "--", "sh", "-c", &script, program]);
+    run(command)
+}
+
+/// A daemon on a free port of this address, and the port.
+pub fn daemon_at(ip: [u8; 4]) -> (Daemon, u16) {
+    let address = SocketAddr::from((ip, 0));
+    let daemon = Daemon::start(["--listen", &address.to_string(), "--max-clients", "2"]);
+    let listening = daemon.log().wait_for("ready listen=");
+    let own = format!("{}:", address.ip());
+    let port = listening
+        .split(&own)
+        .nth(1)
+        .and_then(|rest| rest.split([' ', ',', '"']).next());
+    let port = port.and_then(|port| port.parse().ok()).expect("its port");
+    (daemon, port)
+}
