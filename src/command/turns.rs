@@ -1,7 +1,7 @@
 //! Turns for commands that compute, so that they never take a machine from those that only ask: half of the cores compute
-//! at a time, and each of them half of the time.
+//! at a time, and each of them half of the time, in small pieces.
 //!
-//! A turn is charged for the time that it took and for what surrounds it: a client that asks without pause keeps the kernel
+//! The rest after a turn is longer than its last piece by what surrounds it: a client that asks without pause keeps the kernel
 //! and itself busy for longer than a small computation lasts. Who comes too early waits, in its own worker, which is its own
 //! client's; a worker that waited for long would be taken for ill, so that the wait has an end.
 
@@ -16,6 +16,9 @@ use super::Refusal;
 
 /// What a turn is charged on top of its time: reading a request, writing its reply, and what the client does for both.
 const SURROUNDINGS: Duration = Duration::from_micros(30);
+
+/// A computation that lasts longer pauses after each such piece of it: nobody waits for the core for longer than that.
+const PIECE: Duration = Duration::from_micros(50);
 
 /// Who has waited for so long is refused: half of the time after which a worker is missed.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -34,7 +37,8 @@ struct State {
 /// The right to compute, until it is dropped.
 pub struct Turn {
     turns: Turns,
-    begun: Instant,
+    /// When it began, or went on after a pause.
+    since: Instant,
 }
 
 impl Turns {
@@ -60,7 +64,7 @@ impl Turns {
         }
         Ok(Turn {
             turns: self.clone(),
-            begun: Instant::now(),
+            since: Instant::now(),
         })
     }
 
@@ -97,16 +101,23 @@ impl Turns {
     }
 }
 
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let rested = rested_after(self.begun, Instant::now());
-        self.turns.give_back(rested);
+impl Turn {
+    /// To be called between the parts of a computation, each some microseconds long: rests, if it is time to.
+    pub fn pause(&mut self) {
+        let computed = self.since.elapsed();
+        if computed >= PIECE {
+            thread::sleep(computed);
+            self.since = Instant::now();
+        }
     }
 }
 
-/// When the rest is over after a turn from `begun` to `ended`: as long as the turn and what surrounds it.
-fn rested_after(begun: Instant, ended: Instant) -> Instant {
-    ended + ended.duration_since(begun) + SURROUNDINGS
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let rest = now.duration_since(self.since) + SURROUNDINGS;
+        self.turns.give_back(now + rest);
+    }
 }
 
 #[cfg(test)]
@@ -153,15 +164,20 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_is_followed_by_as_long_a_rest() {
+    fn half_of_the_time_is_rest_within_a_turn_and_after_it() {
         let turns = Turns::of(1);
-        let (begun, length) = (Instant::now(), Duration::from_millis(20));
-        let turn = turns.take().expect("a turn");
-        while turn.begun.elapsed() < length {
-            thread::yield_now();
+        let compute = |turn: &Turn| while turn.since.elapsed() < PIECE {};
+        let begun = Instant::now();
+        let mut turn = turns.take().expect("a turn");
+        for _ in 0..10 {
+            compute(&turn);
+            turn.pause();
         }
+        assert!(begun.elapsed() >= PIECE * 20);
+        compute(&turn);
+        let computed = Instant::now();
         drop(turn);
         let next = turns.take().expect("a turn");
-        assert!(next.begun - begun >= length * 2 + SURROUNDINGS);
+        assert!(next.since - computed >= PIECE + SURROUNDINGS);
     }
 }

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::lookup::{Family, addresses};
 use super::{Deadline, Failure, Reply, Server};
 
-/// Longer than any reply of a server of ours: `NP` answers 511 numbers of up to nine digits.
+/// Longer than any reply of a server of ours: `NP` answers 510 numbers of up to nine digits.
 const LONGEST_REPLY: usize = 16 * 1024;
 
 /// How much is read at a time.

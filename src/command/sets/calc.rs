@@ -1,7 +1,6 @@
 //! The commands that compute: sums, the greater of two, primes.
 
 use std::sync::LazyLock;
-use std::thread;
 
 use primal_sieve::Sieve;
 
@@ -39,7 +38,7 @@ const MOST_PRIMES: usize = 10_000_000;
 const GREATEST_PRIME: usize = 179_424_673;
 
 /// A constant that is too large to be written down: 6 MiB that whoever asks first computes, in some 40 ms. Who asks for a prime
-/// while it is computed waits; nobody else does. To look one up takes some 5 µs, and a request has room for 511 of them.
+/// while it is computed waits; nobody else does. To look one up takes some 5 µs, and a request has room for 510 of them.
 static PRIMES: LazyLock<Sieve> = LazyLock::new(|| Sieve::new(GREATEST_PRIME));
 
 fn add<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
@@ -70,12 +69,11 @@ fn np<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refu
     }
     // Not in a turn: all who ask would wait for that, too, and be refused for it.
     let primes = LazyLock::force(&PRIMES);
-    let _turn = context.turns.take()?;
+    let mut turn = context.turns.take()?;
     let mut words = Vec::with_capacity(places.len());
     for place in places {
         words.push(primes.nth_prime(place).to_string());
-        // Who waits for this core waits no longer than for one of them.
-        thread::yield_now();
+        turn.pause();
     }
     Ok(Reply::Owned(words.join(" ")))
 }
