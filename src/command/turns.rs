@@ -14,8 +14,9 @@ use crossbeam_channel::{Sender, bounded};
 
 use super::Refusal;
 
-/// What a turn is charged on top of its time: reading a request, writing its reply, and what the client does for both.
-const SURROUNDINGS: Duration = Duration::from_micros(30);
+/// The rest after a turn is so much longer: for reading the request, for writing its reply, for what the client does for both, and
+/// for those who have waited while all that was done.
+const SURROUNDINGS: Duration = Duration::from_micros(200);
 
 /// A computation that lasts longer pauses after each such piece of it: nobody waits for the core for longer than that.
 const PIECE: Duration = Duration::from_micros(50);
