@@ -19,10 +19,13 @@ use super::Refusal;
 const SURROUNDINGS: Duration = Duration::from_micros(200);
 
 /// A computation that lasts longer pauses after each such piece of it: nobody waits for the core for longer than that.
-const PIECE: Duration = Duration::from_micros(50);
+const PIECE: Duration = Duration::from_micros(100);
 
-/// Who has waited for so long is refused: half of the time after which a worker is missed.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// No rest is longer: what seems to have taken so long has been waiting for a core itself.
+const LONGEST_REST: Duration = Duration::from_millis(1);
+
+/// Who has waited for so long is refused: less than the second after which a worker is missed.
+const PATIENCE: Duration = Duration::from_millis(750);
 
 /// Where turns are taken, first come, first served.
 #[derive(Clone)]
@@ -107,7 +110,7 @@ impl Turn {
     pub fn pause(&mut self) {
         let computed = self.since.elapsed();
         if computed >= PIECE {
-            thread::sleep(computed);
+            thread::sleep(computed.min(LONGEST_REST));
             self.since = Instant::now();
         }
     }
@@ -116,7 +119,8 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let now = Instant::now();
-        let rest = now.duration_since(self.since) + SURROUNDINGS;
+        let computed = now.duration_since(self.since);
+        let rest = computed.min(LONGEST_REST) + SURROUNDINGS;
         self.turns.give_back(now + rest);
     }
 }

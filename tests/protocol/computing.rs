@@ -86,7 +86,7 @@ const TAKE: Set = &[Entry {
 #[test]
 fn who_gets_no_turn_is_told_and_who_computes_nothing_needs_none() {
     proves(
-        r#"Computations take turns; an `NP` that gets none within 0.4 seconds is answered `ERR UNAVAILABLE`."#,
+        r#"Computations take turns; an `NP` that gets none within 0.75 seconds is answered `ERR UNAVAILABLE`."#,
     );
     let server = local_server(
         &["--max-clients", "4"],
