@@ -1,7 +1,7 @@
 //! The client: talks to a server for people and for scripts.
 //!
 //! [`options`] says what it can be told and which task that is: one question ([`ask`]), a conversation ([`shell`]), the count live
-//! ([`watch`]), how fast the server answers ([`bench`]), or the completions of a shell. Replies and failures go out by [`output`];
+//! ([`watch`]), how fast the server answers ([`mod@bench`]), or the completions of a shell. Replies and failures go out by [`output`];
 //! [`failure`] knows the exit status of each; [`interrupt`] hears ^C.
 
 mod ask;
