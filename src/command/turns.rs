@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 
 use super::Refusal;
+use crate::clock::Nanos;
 
 /// The rest after a turn is so much longer: for reading the request, for writing its reply, for what the client does for both, and
 /// for those who have waited while all that was done.
@@ -24,8 +25,9 @@ const PIECE: Duration = Duration::from_micros(100);
 /// No rest is longer: what seems to have taken so long has been waiting for a core itself.
 const LONGEST_REST: Duration = Duration::from_millis(1);
 
-/// Who has waited for so long is refused: less than the second after which a worker is missed.
-const PATIENCE: Duration = Duration::from_millis(750);
+/// Who has got no turn so long after his request was read is refused, together with all requests that came with it: a worker that
+/// is not done with them after a second is missed.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Where turns are taken, first come, first served.
 #[derive(Clone)]
@@ -59,9 +61,14 @@ impl Turns {
         })))
     }
 
-    /// Waits for a turn.
-    pub fn take<'a>(&self) -> Result<Turn, Refusal<'a>> {
-        let rested = self.wait().ok_or(Refusal::NoTurn)?;
+    /// Waits for a turn, for a request that was read at this moment.
+    pub fn take<'a>(&self, asked: Nanos) -> Result<Turn, Refusal<'a>> {
+        let waited = Duration::from_nanos(asked.until(Nanos::now()));
+        self.take_within(PATIENCE.saturating_sub(waited))
+    }
+
+    fn take_within<'a>(&self, patience: Duration) -> Result<Turn, Refusal<'a>> {
+        let rested = self.wait(patience).ok_or(Refusal::NoTurn)?;
         let early = rested.saturating_duration_since(Instant::now());
         if !early.is_zero() {
             thread::sleep(early);
@@ -73,15 +80,18 @@ impl Turns {
     }
 
     /// When the rest before a turn is over that is ours now, if there is one in time.
-    fn wait(&self) -> Option<Instant> {
+    fn wait(&self, patience: Duration) -> Option<Instant> {
         let mut state = self.lock();
         if let Some(rested) = state.free.pop() {
             return Some(rested);
         }
+        if patience.is_zero() {
+            return None;
+        }
         let (give, given) = bounded(1);
         state.waiting.push_back(give.clone());
         drop(state);
-        if let Ok(rested) = given.recv_timeout(PATIENCE) {
+        if let Ok(rested) = given.recv_timeout(patience) {
             return Some(rested);
         }
         let mut state = self.lock();
@@ -129,13 +139,17 @@ impl Drop for Turn {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
     fn so_many_compute_at_a_time_and_the_next_is_refused_in_the_end() {
         let turns = Turns::of(2);
-        let mut taken: Vec<Turn> = (0..2).map(|_| turns.take().expect("a turn")).collect();
-        assert!(matches!(turns.take(), Err(Refusal::NoTurn)));
+        let mut taken: Vec<Turn> = (0..2)
+            .map(|_| turns.take_within(LONG).expect("a turn"))
+            .collect();
+        assert!(matches!(turns.take(Nanos::START), Err(Refusal::NoTurn)));
         taken.pop();
-        taken.push(turns.take().expect("a turn"));
+        taken.push(turns.take_within(LONG).expect("a turn"));
         drop(taken);
         let state = turns.lock();
         assert_eq!((state.free.len(), state.waiting.len()), (2, 0));
@@ -144,13 +158,13 @@ mod tests {
     #[test]
     fn who_has_waited_longest_is_next() {
         let turns = Turns::of(1);
-        let taken = turns.take().expect("a turn");
+        let taken = turns.take_within(LONG).expect("a turn");
         let (done, order) = crossbeam_channel::unbounded();
         let waiting: Vec<_> = (0..3)
             .map(|number| {
                 let (own, done) = (turns.clone(), done.clone());
                 let thread = thread::spawn(move || {
-                    let turn = own.take().expect("a turn");
+                    let turn = own.take_within(LONG).expect("a turn");
                     done.send(number).unwrap();
                     drop(turn);
                 });
@@ -161,7 +175,7 @@ mod tests {
             })
             .collect();
         drop(taken);
-        assert!(turns.take().is_ok(), "behind them");
+        assert!(turns.take_within(LONG).is_ok(), "behind them");
         assert_eq!(order.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
         for thread in waiting {
             thread.join().unwrap();
@@ -173,7 +187,7 @@ mod tests {
         let turns = Turns::of(1);
         let compute = |turn: &Turn| while turn.since.elapsed() < PIECE {};
         let begun = Instant::now();
-        let mut turn = turns.take().expect("a turn");
+        let mut turn = turns.take_within(LONG).expect("a turn");
         for _ in 0..10 {
             compute(&turn);
             turn.pause();
@@ -182,7 +196,7 @@ mod tests {
         compute(&turn);
         let computed = Instant::now();
         drop(turn);
-        let next = turns.take().expect("a turn");
+        let next = turns.take_within(LONG).expect("a turn");
         assert!(next.since - computed >= PIECE + SURROUNDINGS);
     }
 }

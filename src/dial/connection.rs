@@ -172,6 +172,7 @@ impl Connection {
                     return Err(Failure::Broken {
                         request: request.to_string(),
                         error,
+                        part: std::mem::take(&mut self.unread),
                     });
                 }
             }

@@ -47,6 +47,8 @@ pub enum Failure {
         request: String,
         /// What the system said.
         error: io::Error,
+        /// The part of a line that came before.
+        part: Vec<u8>,
     },
     /// The server closed too early.
     Closed {
@@ -112,7 +114,7 @@ impl fmt::Display for Failure {
             Failure::Late { doing, timeout } => {
                 write!(f, "{doing} within {} s", timeout.as_secs_f64())
             }
-            Failure::Broken { request, error } => {
+            Failure::Broken { request, error, .. } => {
                 write!(f, "no answer to {request}: {}", plain(error))
             }
             Failure::Closed { request, part } if part.is_empty() => {

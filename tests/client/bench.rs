@@ -269,7 +269,7 @@ fn a_reply_that_takes_too_long_is_an_error() {
         (1, 5) => Does::Stall,
         _ => Does::Say("42\n".to_string()),
     });
-    let report = report(server.address, "-d 800ms -c 2 -t 200ms", 1);
+    let report = report(server.address, "-d 2s -c 2 -t 500ms", 1);
     assert_eq!(
         (&report["errors"]["timeout"], &report["errors"]["total"]),
         (&1.into(), &1.into()),

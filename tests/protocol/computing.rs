@@ -2,11 +2,12 @@
 
 use std::sync::Mutex;
 
+use blockchain_tcpd::clock::Nanos;
 use blockchain_tcpd::command::{Entry, Reply, Set, Turn, sets};
 
 use super::{errors, proves};
 use crate::support::kernel::local_server;
-use crate::support::{Client, Daemon};
+use crate::support::{Client, Daemon, http};
 
 fn calculator() -> Daemon {
     Daemon::start(["--commands", "server,calc", "--max-clients", "8"])
@@ -76,7 +77,7 @@ const TAKE: Set = &[Entry {
     summary: "takes all turns",
     closes: false,
     execute: |context, _| {
-        while let Ok(turn) = context.turns.take() {
+        while let Ok(turn) = context.turns.take(Nanos::now()) {
             TAKEN.lock().unwrap().push(turn);
         }
         Ok(Reply::Text("TAKEN"))
@@ -86,7 +87,7 @@ const TAKE: Set = &[Entry {
 #[test]
 fn who_gets_no_turn_is_told_and_who_computes_nothing_needs_none() {
     proves(
-        r#"Computations take turns; an `NP` that gets none within 0.75 seconds is answered `ERR UNAVAILABLE`."#,
+        r#"Computations take turns; an `NP` that gets none within half a second is answered `ERR UNAVAILABLE`."#,
     );
     let server = local_server(
         &["--max-clients", "4"],
@@ -116,6 +117,7 @@ fn many_that_compute_are_answered_and_so_are_those_who_only_ask() {
     let places = ["9999999"; 20].join(" ");
     let primes = ["179424671"; 20].join(" ");
     let mut computing: Vec<_> = (0..64).map(|_| daemon.connect()).collect();
+    let mut answered = 0;
     for _ in 0..3 {
         for client in &mut computing {
             client.send(format!("NP {places}\n").repeat(4));
@@ -123,10 +125,52 @@ fn many_that_compute_are_answered_and_so_are_those_who_only_ask() {
         assert_eq!(daemon.ask("WHO\n"), "65\n");
         for client in &mut computing {
             for _ in 0..4 {
-                assert_eq!(client.line().as_deref(), Some(primes.as_str()));
+                let line = client.line().expect("a reply");
+                // On a machine that is busy otherwise some may get no turn in time.
+                assert!(
+                    line == primes || line.starts_with("ERR UNAVAILABLE "),
+                    "{line}"
+                );
+                answered += usize::from(line == primes);
             }
         }
     }
+    assert!(answered > 0);
+}
+
+/// A read's worth of requests that all wait for turns keeps nobody waiting for longer than one: the server is well all the while.
+#[test]
+fn pipelined_computations_of_many_leave_the_server_well() {
+    let daemon = Daemon::start([
+        "--commands",
+        "server,calc",
+        "--max-clients",
+        "80",
+        "--http",
+        "127.0.0.1:0",
+    ]);
+    assert_eq!(daemon.ask("NP 1\n"), "2\n");
+    let requests = 200;
+    let mut computing: Vec<_> = (0..64).map(|_| daemon.connect()).collect();
+    for client in &mut computing {
+        client.send("NP 1\n".repeat(requests));
+    }
+    let health = http::get(daemon.http(), "/livez");
+    assert_eq!(health.status, 200, "{health:?}");
+    let (mut answered, mut refused) = (0, 0);
+    for client in &mut computing {
+        for _ in 0..requests {
+            match client.line().expect("a reply").as_str() {
+                "2" => answered += 1,
+                line => {
+                    assert!(line.starts_with("ERR UNAVAILABLE "), "{line}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    eprintln!("{answered} answered, {refused} refused");
+    assert!(answered > 0);
 }
 
 #[test]

@@ -53,6 +53,7 @@ impl Failure {
     pub fn exit_status(&self) -> u8 {
         match self {
             Failure::Usage(_) => 64,
+            Failure::Dial(failure) if failure.is_our_own() => 71,
             Failure::Dial(_) => 69,
             Failure::Refused { word, .. } if word == BUSY => 75,
             Failure::Full(_) => 75,

@@ -69,7 +69,7 @@ fn np<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refu
     }
     // Not in a turn: all who ask would wait for that, too, and be refused for it.
     let primes = LazyLock::force(&PRIMES);
-    let mut turn = context.turns.take()?;
+    let mut turn = context.turns.take(request.asked)?;
     let mut words = Vec::with_capacity(places.len());
     for place in places {
         words.push(primes.nth_prime(place).to_string());

@@ -222,10 +222,12 @@ impl Client {
             return Err(Lost::Wrong(text.to_string()));
         }
         let counts = window.holds(now);
+        let mut is_low = false;
         let is_right = match verdict {
             Verdict::Right => true,
             Verdict::Number(number) => {
-                if counts && number < terms.clients {
+                is_low = counts && number < terms.clients;
+                if is_low {
                     tally.low.note(number);
                 }
                 true
@@ -241,6 +243,7 @@ impl Client {
         };
         if is_right {
             tally.answered += u64::from(count);
+            tally.replies += u64::from(if counts { count } else { 0 });
         }
         self.on_the_way -= count;
         let mut left = count;
@@ -248,8 +251,9 @@ impl Client {
             && let Some((sent, waiting)) = self.sent.front_mut()
         {
             let these = left.min(*waiting);
-            if is_right && counts {
-                tally.time(now.saturating_duration_since(*sent), these);
+            // Also of those that are late: a stall at the end would not show otherwise.
+            if is_right && window.overlaps(*sent, now) {
+                tally.time(now.saturating_duration_since(*sent), these, is_low);
             }
             left -= these;
             *waiting -= these;

@@ -24,7 +24,7 @@ pub struct Tally {
     pub answered: u64,
     /// Right replies within the time that counts.
     pub replies: u64,
-    /// Their latencies in nanoseconds.
+    /// The latencies, in nanoseconds, of the right replies whose requests were on their way within that time.
     pub latencies: Histogram<u64>,
     /// What went wrong at any time.
     pub errors: Errors,
@@ -56,38 +56,46 @@ pub struct Errors {
 }
 
 /// Counts that are too low, unless some of the clients were gone.
-#[derive(Default)]
 pub struct Low {
     /// How many.
     pub count: u64,
     /// The lowest.
     pub lowest: Option<u64>,
+    /// Their latencies in nanoseconds.
+    pub latencies: Histogram<u64>,
 }
 
 impl Tally {
     /// Nothing yet.
     pub fn new() -> Self {
         let longest = LONGEST_LATENCY.as_nanos() as u64;
+        let none = Histogram::new_with_bounds(1, longest, DIGITS);
+        let none = none.expect("these bounds are allowed");
         Tally {
             sent: 0,
             answered: 0,
             replies: 0,
-            latencies: Histogram::new_with_bounds(1, longest, DIGITS)
-                .expect("these bounds are allowed"),
+            latencies: none.clone(),
             errors: Errors::default(),
-            low: Low::default(),
+            low: Low {
+                count: 0,
+                lowest: None,
+                latencies: none,
+            },
             losers: 0,
             cpu: Duration::ZERO,
         }
     }
 
-    /// Replies of this latency, within the time that counts.
-    pub fn time(&mut self, latency: Duration, count: u32) {
-        self.replies += u64::from(count);
+    /// Right replies of this latency, or those that are low and may turn out to be wrong.
+    pub fn time(&mut self, latency: Duration, count: u32, is_low: bool) {
         let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         let nanoseconds = nanoseconds.max(1);
-        self.latencies
-            .saturating_record_n(nanoseconds, u64::from(count));
+        let latencies = match is_low {
+            true => &mut self.low.latencies,
+            false => &mut self.latencies,
+        };
+        latencies.saturating_record_n(nanoseconds, u64::from(count));
     }
 
     /// Adds what another thread has counted.
@@ -100,6 +108,10 @@ impl Tally {
             .expect("the bounds are the same");
         self.errors.add(other.errors);
         self.low.count += other.low.count;
+        self.low
+            .latencies
+            .add(&other.low.latencies)
+            .expect("the bounds are the same");
         self.low.lowest = [self.low.lowest, other.low.lowest]
             .into_iter()
             .flatten()
@@ -115,8 +127,13 @@ impl Tally {
         {
             self.errors.wrong += self.low.count;
             self.answered -= self.low.count;
+            self.replies -= self.low.count;
             let quoted = format!("\"{lowest}\"");
             self.errors.first_wrong.get_or_insert(quoted);
+        } else {
+            self.latencies
+                .add(&self.low.latencies)
+                .expect("the bounds are the same");
         }
     }
 }

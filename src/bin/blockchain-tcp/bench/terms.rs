@@ -49,4 +49,9 @@ impl Window {
     pub fn holds(&self, moment: Instant) -> bool {
         self.from <= moment && moment < self.to
     }
+
+    /// Whether what was on its way from one moment to the other was so within this time.
+    pub fn overlaps(&self, sent: Instant, came: Instant) -> bool {
+        sent < self.to && self.from <= came
+    }
 }

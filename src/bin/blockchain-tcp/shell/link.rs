@@ -246,14 +246,15 @@ fn exchange(
     Ok(replies)
 }
 
-/// Whether the server had gone before it could read any of it.
+/// Whether the server had gone, as far as can be told: nothing came but the end.
 fn is_unheard(replies: &Result<Vec<Reply>, Trouble>) -> bool {
     match replies {
         Ok(replies) => {
             matches!(replies.first(), Some(Reply::Refused { word, .. }) if word == TIMEOUT)
         }
-        Err(Trouble::Failed(Failure::Closed { part, .. })) => part.is_empty(),
-        Err(Trouble::Failed(Failure::Broken { .. })) => true,
+        Err(Trouble::Failed(Failure::Closed { part, .. } | Failure::Broken { part, .. })) => {
+            part.is_empty()
+        }
         Err(_) => false,
     }
 }

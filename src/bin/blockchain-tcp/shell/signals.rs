@@ -86,7 +86,8 @@ impl Interrupts {
 
     fn interrupt(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.abandoned = match &state.wait {
+        // Once is enough: a second ^C finds what the first has ended.
+        state.abandoned |= match &state.wait {
             Wait::Nothing => false,
             Wait::Connection(tell) => tell.send(None).is_ok(),
             Wait::Reply(socket) => socket.shutdown(Shutdown::Both).is_ok(),

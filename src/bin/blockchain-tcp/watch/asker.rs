@@ -10,9 +10,6 @@ use jiff::Timestamp;
 use crate::failure::Failure;
 use crate::options::Options;
 
-/// A connection on which nothing was asked for so long may have been ended for that, which is no failure.
-const IDLE: Duration = Duration::from_secs(60);
-
 /// The words of errors after which a connection goes on.
 const HARMLESS: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
 
@@ -40,7 +37,6 @@ pub struct Origin {
 struct Line {
     connection: Connection,
     origin: Origin,
-    asked: Instant,
 }
 
 /// Asks in this interval, until nobody wants to hear it any more.
@@ -61,20 +57,20 @@ pub fn run(options: &Options, every: Duration, mut hear: impl FnMut(Sample) -> b
             return;
         }
         // What has been missed meanwhile is left out.
-        let passed = begun.elapsed().as_nanos() / every.as_nanos().max(1);
-        tick = u64::try_from(passed).unwrap_or(u64::MAX).saturating_add(1);
-        let next = every.saturating_mul(u32::try_from(tick).unwrap_or(u32::MAX));
-        thread::sleep(next.saturating_sub(begun.elapsed()));
+        let (passed, every) = (begun.elapsed().as_nanos(), every.as_nanos().max(1));
+        tick = u64::try_from(passed / every)
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
+        let left = u64::try_from(every - passed % every).unwrap_or(u64::MAX);
+        thread::sleep(Duration::from_nanos(left));
     }
 }
 
-/// The count; once more if the server has only been tired of waiting.
+/// The count; once more if the server has ended the connection since it was asked last, as it does when it is tired of waiting.
 fn count(line: &mut Option<Line>, options: &Options) -> Result<u64, Failure> {
-    let was_idle = line
-        .as_ref()
-        .is_some_and(|line| line.asked.elapsed() > IDLE);
+    let was_kept = line.is_some();
     match ask(line, options) {
-        Err(failure) if was_idle && is_an_end(&failure) => ask(line, options),
+        Err(failure) if was_kept && is_an_end(&failure) => ask(line, options),
         seen => seen,
     }
 }
@@ -95,7 +91,6 @@ fn ask(kept: &mut Option<Line>, options: &Options) -> Result<u64, Failure> {
         Some(line) => line,
         None => connect(options)?,
     };
-    line.asked = Instant::now();
     let reply = line
         .connection
         .ask(b"WHO", Deadline::after(options.timeout))?;
@@ -129,6 +124,5 @@ fn connect(options: &Options) -> Result<Line, Failure> {
     Ok(Line {
         connection,
         origin: Origin { address, id },
-        asked: Instant::now(),
     })
 }

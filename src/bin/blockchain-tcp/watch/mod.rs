@@ -12,7 +12,7 @@ mod view;
 
 use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
@@ -46,7 +46,14 @@ enum Event {
 pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
     let (tell, events) = mpsc::channel();
     let end = tell.clone();
+    let is_drawn = !options.json
+        && io::stdout().is_terminal()
+        && env::var_os("TERM").is_none_or(|term| term != "dumb");
     on_interrupt(move || {
+        if !is_drawn {
+            // There is nothing to put right, and whoever waits to write a line can't hear it.
+            process::exit(0);
+        }
         // If nobody hears it, the end has come already.
         let _ = end.send(Event::End);
     })?;
@@ -56,10 +63,7 @@ pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
             asked.send(Event::Asked(sample)).is_ok()
         })
     })?;
-    if !options.json
-        && io::stdout().is_terminal()
-        && env::var_os("TERM").is_none_or(|term| term != "dumb")
-    {
+    if is_drawn {
         hear_the_terminal(tell)?;
         return in_a_terminal(options, watch, &events);
     }

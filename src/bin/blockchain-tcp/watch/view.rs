@@ -28,7 +28,7 @@ impl View {
             None => "no count".to_string(),
         };
         let mut lines = Vec::new();
-        if (rows, columns) >= (ROOM.0, 0) && columns >= ROOM.1 {
+        if rows >= ROOM.0 && columns >= ROOM.1 {
             lines.push(who(history));
             let texts = [count, range(history), since(history)];
             let large = digits::rows(history.count(), self.has_blocks);

@@ -85,7 +85,11 @@ impl Load {
                 let part = Vec::new();
                 Failure::Dial(dial::Failure::Closed { request, part })
             }
-            Lost::Broken(error) => Failure::Dial(dial::Failure::Broken { request, error }),
+            Lost::Broken(error) => Failure::Dial(dial::Failure::Broken {
+                request,
+                error,
+                part: Vec::new(),
+            }),
             Lost::NotConnected(error) => {
                 let refusals = vec![(self.shared.terms.address, error)];
                 Failure::Dial(dial::Failure::Connect(refusals))
