@@ -45,7 +45,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Descriptors that are not those of clients: what a process has, and what each thread has.
 const DESCRIPTORS: u64 = 32;
 
-/// The status of a program that ^C has ended, as shells count it: 128 and the number of SIGINT.
+/// The status of a program that was ended before there was anything to report, as shells have it for ^C: 128 and SIGINT.
 const INTERRUPTED: i32 = 130;
 
 /// Measures it, and reports.
