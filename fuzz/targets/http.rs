@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use blockchain_tcpd::daemon::COMMANDS;
+use blockchain_tcpd::command::sets::server::SET;
 use blockchain_tcpd::handover::Inherited;
 use blockchain_tcpd::monitor::{Answer, Draining, Monitor, Subject};
 use blockchain_tcpd::options::{Asked, Options};
@@ -19,7 +19,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         panic!("these are good settings");
     };
     let (nothing, metrics) = (Inherited::default(), Arc::default());
-    let server = Server::start(&options, uuid::Uuid::nil(), nothing, COMMANDS, metrics, 0, None);
+    let server = Server::start(&options, uuid::Uuid::nil(), nothing, &[SET], metrics, 0, None);
     let mut server = server.expect("it starts");
     server.begin();
     server
@@ -29,7 +29,7 @@ static MONITOR: LazyLock<Monitor> = LazyLock::new(|| {
     Monitor::new(Subject {
         health: Arc::new(SERVER.health()),
         metrics: SERVER.metrics.clone(),
-        commands: COMMANDS,
+        commands: vec![SET],
         member: SERVER.member(),
         cluster: SERVER.cluster_figures(),
         draining: Draining::default(),
