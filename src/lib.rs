@@ -53,6 +53,11 @@
 //! of the other servers. For one over etcd the worker waits for a round: a thread reads there who belongs to the cluster, asks all
 //! by their [`http`], and tells all workers that wait the sum, or why there is none.
 //!
+//! # The way of an NP
+//!
+//! What computes ([`command::Turns`]) waits in its worker for a turn, of which there are as many as half of the cores, and rests
+//! as long as it computes, so that whoever only asks finds a core.
+//!
 //! # The way of a client that must go
 //!
 //! The [`reaper`] reads the scoreboard. When a client has been idle or not reading for too long, or when another waits

@@ -9,7 +9,7 @@ use super::lookup::{Family, addresses};
 use super::{Deadline, Failure, Reply, Server};
 
 /// Longer than any reply of a server of ours: `NP` answers 510 numbers of up to nine digits.
-const LONGEST_REPLY: usize = 16 * 1024;
+pub const LONGEST_REPLY: usize = 16 * 1024;
 
 /// How much is read at a time.
 const CHUNK: usize = 4096;

@@ -11,9 +11,9 @@ mod lookup;
 mod reply;
 mod server;
 
-pub use self::connection::{Attempt, Connection};
+pub use self::connection::{Attempt, Connection, LONGEST_REPLY};
 pub use self::deadline::Deadline;
 pub use self::failure::{Failure, quoted};
 pub use self::lookup::{Family, addresses};
-pub use self::reply::Reply;
+pub use self::reply::{Reply, closes_after};
 pub use self::server::{PORT, Server};

@@ -1,5 +1,13 @@
 //! What a server's line says.
 
+/// After these errors the connection goes on; after all others, those of later versions included, the server closes.
+const GOING_ON: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
+
+/// Whether the server closes after an error of this word.
+pub fn closes_after(word: &str) -> bool {
+    !GOING_ON.contains(&word)
+}
+
 /// The reply to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -12,6 +20,13 @@ pub enum Reply {
         /// The sentence for a person.
         sentence: String,
     },
+}
+
+impl Reply {
+    /// Whether the server closes after it.
+    pub fn closes(&self) -> bool {
+        matches!(self, Reply::Refused { word, .. } if closes_after(word))
+    }
 }
 
 impl From<Vec<u8>> for Reply {

@@ -223,7 +223,7 @@ fn a_server_that_is_gone_and_comes_back_leaves_a_gap() {
     terminal.wait_for("2 clients");
     terminal.wait_until("a gap", |screen| {
         let bars = screen[8].trim_start_matches("0 ┤").trim();
-        bars.contains("█  ") && bars.ends_with("█")
+        bars.contains("█ ") && bars.ends_with("█")
     });
     ends_well(terminal);
     lines.errors.wait_for(" back");

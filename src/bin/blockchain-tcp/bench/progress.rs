@@ -31,6 +31,7 @@ impl Progress {
         };
         let bar = ProgressBar::with_draw_target(Some(steps), target);
         let style = ProgressStyle::with_template("{wide_bar} {msg}");
+        // It is written here, and a test draws it.
         bar.set_style(style.expect("a template").progress_chars("=> "));
         Progress {
             bar,

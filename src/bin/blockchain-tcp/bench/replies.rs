@@ -2,16 +2,10 @@
 
 use std::borrow::Cow;
 
-use blockchain_tcpd::dial::quoted;
+use blockchain_tcpd::dial::{LONGEST_REPLY, closes_after, quoted};
 
 /// How much is read at a time.
 pub const CHUNK: usize = 64 * 1024;
-
-/// Longer than any reply of a server of ours.
-const LONGEST_REPLY: usize = 16 * 1024;
-
-/// The words of errors after which a connection goes on.
-const HARMLESS: [&[u8]; 4] = [b"UNKNOWN", b"USAGE", b"BADINPUT", b"UNAVAILABLE"];
 
 /// The longest word that is taken for one.
 const LONGEST_WORD: usize = 24;
@@ -44,10 +38,11 @@ impl Expected {
             let mut words = refusal.splitn(2, |byte| *byte == b' ');
             let word = words.next().unwrap_or_default();
             if (1..=LONGEST_WORD).contains(&word.len()) && word.iter().all(u8::is_ascii_uppercase) {
+                let word = String::from_utf8_lossy(word).into_owned();
                 return Verdict::Refused {
-                    word: String::from_utf8_lossy(word).into_owned(),
+                    ends: closes_after(&word),
                     line: quoted(line),
-                    ends: !HARMLESS.contains(&word),
+                    word,
                 };
             }
         }

@@ -14,9 +14,6 @@ use crate::options::Options;
 /// How long a server that has closed, or should, may take to say its last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// After these errors the connection goes on; after all others, those of later versions included, the server closes.
-const GOING_ON: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
-
 /// What the server says unasked when it has waited for too long.
 const TIMEOUT: &str = "TIMEOUT";
 
@@ -193,7 +190,7 @@ impl<'a> Link<'a> {
             .interrupts
             .during(wait, || exchange(&mut connection, requests, timeout));
         let replies = replies.ok_or(Trouble::Abandoned)??;
-        if !replies.iter().any(closes) {
+        if !replies.iter().any(Reply::closes) {
             self.connection = Some(connection);
         }
         Ok(replies)
@@ -219,11 +216,6 @@ pub fn farewell(mut connection: Connection) -> (Option<Reply>, String) {
     }
 }
 
-/// Whether the server closes after this reply.
-pub fn closes(reply: &Reply) -> bool {
-    matches!(reply, Reply::Refused { word, .. } if !GOING_ON.contains(&word.as_str()))
-}
-
 fn exchange(
     connection: &mut Connection,
     requests: &[&[u8]],
@@ -239,7 +231,7 @@ fn exchange(
         let request = String::from_utf8_lossy(request);
         let line = connection.line(&request, Deadline::after(timeout))?;
         replies.push(Reply::from(line));
-        if replies.last().is_some_and(closes) {
+        if replies.last().is_some_and(Reply::closes) {
             break;
         }
     }

@@ -10,7 +10,7 @@ use blockchain_tcpd::dial::Reply;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::link::{LOST, Link, closes};
+use super::link::{LOST, Link};
 use super::signals::Interrupts;
 use super::{is_goodbye, request};
 use crate::failure::{BUSY, Failure, REFUSED};
@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             }
             status = ExitCode::from(REFUSED);
         }
-        let goes_on = !closes(&reply);
+        let goes_on = !reply.closes();
         output.reply(&exchange, reply)?;
         if is_goodbye(request) {
             break;

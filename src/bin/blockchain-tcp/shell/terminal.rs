@@ -7,7 +7,7 @@ use blockchain_tcpd::dial::Reply;
 
 use super::completion::Names;
 use super::editor::{Editor, Read};
-use super::link::{LOST, Link, Trouble, closes};
+use super::link::{LOST, Link, Trouble};
 use super::lookout::{Crier, watched};
 use super::signals::Interrupts;
 use super::{is_goodbye, overview, request};
@@ -77,7 +77,7 @@ fn greet(link: &mut Link<'_>, editor: &mut Editor) -> Result<usize, Failure> {
     let address = link.address();
     let replies = link.ask_all(&[b"WHERE", b"HELP"])?;
     if let Some(Reply::Refused { word, sentence }) =
-        replies.iter().find(|reply| closes(reply)).cloned()
+        replies.iter().find(|reply| reply.closes()).cloned()
     {
         return Err(Failure::Refused { word, sentence });
     }
@@ -113,7 +113,7 @@ fn answer(link: &mut Link<'_>, output: Output, request: &[u8]) -> Result<bool, F
     } else {
         match link.ask(request) {
             Ok(reply) => {
-                let goes_on = !closes(&reply);
+                let goes_on = !reply.closes();
                 output.reply(&Exchange::since(begun, &text), reply)?;
                 if !goes_on {
                     link.say(LOST);

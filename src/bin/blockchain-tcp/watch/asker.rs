@@ -4,14 +4,11 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, quoted};
+use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, closes_after, quoted};
 use jiff::Timestamp;
 
 use crate::failure::Failure;
 use crate::options::Options;
-
-/// The words of errors after which a connection goes on.
-const HARMLESS: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
 
 /// What came of asking once.
 pub struct Sample {
@@ -104,7 +101,7 @@ fn ask(kept: &mut Option<Line>, options: &Options) -> Result<u64, Failure> {
             Ok(count)
         }
         Reply::Refused { word, sentence } => {
-            if HARMLESS.contains(&word.as_str()) {
+            if !closes_after(&word) {
                 *kept = Some(line);
             }
             Err(Failure::Refused { word, sentence })
@@ -118,7 +115,7 @@ fn connect(options: &Options) -> Result<Line, Failure> {
     let address = connection.address();
     let id = match connection.ask(b"WHERE", Deadline::after(options.timeout))? {
         Reply::Value(id) => Some(id),
-        Reply::Refused { word, .. } if HARMLESS.contains(&word.as_str()) => None,
+        Reply::Refused { word, .. } if !closes_after(&word) => None,
         Reply::Refused { word, sentence } => return Err(Failure::Refused { word, sentence }),
     };
     Ok(Line {
