@@ -94,7 +94,7 @@ fn measure(options: &Options) -> Result<()> {
         load("NP of 100", Some(&hundred)),
         load("WHY", Some("WHY")),
     ];
-    for _ in 0..options.rounds {
+    for round in 1..=options.rounds {
         for load in &mut loads {
             let others = load.request.as_deref();
             let others = others.map(|request| Others::start(&server, request, options.clients));
@@ -102,7 +102,13 @@ fn measure(options: &Options) -> Result<()> {
             if others.is_some() {
                 client.wait_for(1 + options.clients)?;
             }
-            load.found.push(client.percentiles(options.questions)?);
+            let found = client.percentiles(options.questions)?;
+            let [p50, p90, p99] = found.map(|time| time.as_micros());
+            eprintln!(
+                "round {round}/{}: beside {:<10} {p50:>6} {p90:>6} {p99:>6}",
+                options.rounds, load.name
+            );
+            load.found.push(found);
             if let Some(others) = &mut others {
                 others.are_there_still()?;
             }
