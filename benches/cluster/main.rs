@@ -3,6 +3,8 @@
 //! `make bench-cluster`. The servers of the second part are the daemon's own code, each its thread with its connection, all in
 //! this process; Redis is a real one. Everything is compared within one run.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod growth;
 mod redis;
 mod who;
@@ -12,8 +14,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-/// Anything that ends the run.
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use common::{Length, Result};
 
 /// Measures what a cluster over Redis costs.
 #[derive(Parser)]
@@ -31,18 +32,13 @@ struct Options {
     #[arg(long, default_value_t = 21)]
     rounds: usize,
 
-    /// Shows that everything works, not how it performs.
-    #[arg(long)]
-    quick: bool,
-
-    /// Added by cargo bench.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    length: Length,
 }
 
 fn main() -> ExitCode {
     let mut options = Options::parse();
-    if options.quick || !options.bench {
+    if options.length.is_quick() {
         options.servers = vec![3, 30];
         options.seconds = 1;
         options.rounds = 1;

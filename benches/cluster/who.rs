@@ -1,54 +1,42 @@
 //! WHO, of a server alone and of one in a cluster, in turns.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::Result;
+use crate::common::Result;
+use crate::common::daemon::{Daemon, PROGRAM};
 use crate::redis::Redis;
 
 /// How long a measurement takes.
 const TIME: Duration = Duration::from_millis(400);
 
-/// A running daemon with one client. Dropped, it is killed.
+/// A running daemon with one client.
 struct Server {
-    child: Child,
+    daemon: Daemon,
     client: TcpStream,
 }
 
 impl Server {
-    fn start(arguments: &[&str]) -> Result<Self> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_blockchain-tcpd"))
-            .args(["--listen", "127.0.0.1:0", "--http=", "--max-clients", "16"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut log = BufReader::new(child.stderr.take().ok_or("it has no stderr")?);
-        let mut line = String::new();
-        while !line.contains(" ready listen=") {
-            line.clear();
-            if log.read_line(&mut line)? == 0 {
-                return Err(format!("the daemon ended: {}", child.wait()?).into());
-            }
-        }
-        let (_, rest) = line.split_once("listen=").ok_or("no address")?;
-        let address: SocketAddr = rest.split(' ').next().unwrap_or_default().parse()?;
-        // Nobody reads more of the log, which must not be in its way.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        let client = TcpStream::connect(address)?;
+    fn start(options: &[&str]) -> Result<Self> {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["--http=", "--max-clients", "16"])
+            .args(options);
+        let daemon = Daemon::start(&mut command)?;
+        let client = TcpStream::connect(daemon.address)?;
         client.set_nodelay(true)?;
         client.set_read_timeout(Some(Duration::from_secs(10)))?;
-        Ok(Server { child, client })
+        Ok(Server { daemon, client })
     }
 
     /// Its processor time so far: user and system, in ticks (proc(5)).
     fn cpu(&self) -> Result<f64> {
-        let file = format!("/proc/{}/schedstat", self.child.id());
+        let file = format!("/proc/{}/schedstat", self.daemon.child.id());
         let mut nanoseconds = 0.0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+        for task in fs::read_dir(format!("/proc/{}/task", self.daemon.child.id()))? {
             let text = fs::read_to_string(task?.path().join("schedstat"))?;
             let first = text.split(' ').next().ok_or(file.as_str())?;
             nanoseconds += first.parse::<f64>()?;
@@ -73,14 +61,6 @@ impl Server {
         }
         let rate = asked / begun.elapsed().as_secs_f64();
         Ok((rate, (self.cpu()? - cpu) / asked))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

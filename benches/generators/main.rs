@@ -6,6 +6,8 @@
 //! requests than the server has counted ends the run. No load generator in Debian 12 speaks a line protocol in a closed loop
 //! at such rates: hence one of our own, in C.
 
+#[path = "../common/mod.rs"]
+mod common;
 #[allow(dead_code, reason = "only the numbers of the cores are needed")]
 #[path = "../serving/cores.rs"]
 mod cores;
@@ -15,18 +17,15 @@ mod server;
 mod witnesses;
 
 use std::env;
-use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 
+use common::{Length, Result};
 use cores::Cores;
-use server::Daemon;
+use server::Server;
 use witnesses::{Load, Measured, Witness};
-
-/// What can go wrong ends as a sentence for the person who runs this.
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Compares what `blockchain-tcp bench` reports with what others see.
 #[derive(Parser)]
@@ -40,13 +39,8 @@ struct Options {
     #[arg(long, value_name = "S", default_value_t = 2.0)]
     seconds: f64,
 
-    /// Once for 0.5 s: shows that everything works, not how fast.
-    #[arg(long)]
-    quick: bool,
-
-    /// Added by cargo bench.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    length: Length,
 }
 
 /// The loads: clients, and requests that each has on the way.
@@ -74,9 +68,7 @@ fn main() -> ExitCode {
 }
 
 fn compare(options: &Options) -> Result<()> {
-    // That is how cargo test starts benches.
-    let quick = options.quick || !options.bench;
-    let (rounds, seconds) = match quick {
+    let (rounds, seconds) = match options.length.is_quick() {
         true => (1, 0.5),
         false => (options.rounds.max(1), options.seconds),
     };
@@ -89,13 +81,13 @@ fn compare(options: &Options) -> Result<()> {
     println!("{}", HEADER.join("\n"));
     let witnesses = [Witness::Bench, Witness::Independent(independent)];
     for load in LOADS {
-        let daemon = Daemon::start(cores.server)?;
+        let server = Server::start(cores.server)?;
         let mut found: [Vec<Measured>; 2] = Default::default();
         for round in 0..rounds {
             // Another one first in each round.
             for turn in [round % 2, (round + 1) % 2] {
                 let time = Duration::from_secs_f64(seconds);
-                let measured = witnesses[turn].measure(&daemon, cores.generator, load, time)?;
+                let measured = witnesses[turn].measure(&server, cores.generator, load, time)?;
                 eprintln!(
                     "round {}/{rounds} {load}: {:<14} {measured}",
                     round + 1,

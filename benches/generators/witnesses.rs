@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::server::Daemon;
+use crate::server::Server;
 use crate::{Result, launch};
 
 /// What `blockchain-tcp bench` takes of its duration to warm up, so that the other does the same.
@@ -101,23 +101,23 @@ impl Witness {
     /// Has it measure this load from this core.
     pub fn measure(
         &self,
-        daemon: &Daemon,
+        server: &Server,
         core: usize,
         load: Load,
         time: Duration,
     ) -> Result<Measured> {
-        let before = daemon.answered()?;
+        let before = server.answered()?;
         let Load { clients, depth } = load;
         let seconds = time.as_secs_f64();
         let (program, words) = match self {
             Witness::Bench => {
-                let (address, milliseconds) = (daemon.address, time.as_millis());
+                let (address, milliseconds) = (server.address(), time.as_millis());
                 let words =
                     format!("bench {address} --json -c {clients} -p {depth} -d {milliseconds}ms");
                 (OsStr::new(env!("CARGO_BIN_EXE_blockchain-tcp")), words)
             }
             Witness::Independent(program) => {
-                let (port, warm_up) = (daemon.address.port(), seconds * WARM_UP);
+                let (port, warm_up) = (server.address().port(), seconds * WARM_UP);
                 let words = format!("{port} {clients} {depth} {warm_up} {seconds}");
                 (program.as_os_str(), words)
             }
@@ -132,7 +132,7 @@ impl Witness {
         let begun = Instant::now();
         for part in LOOKS {
             std::thread::sleep(time.mul_f64(part).saturating_sub(begun.elapsed()));
-            looks.push((Instant::now(), daemon.answered()?));
+            looks.push((Instant::now(), server.answered()?));
         }
         let output = child.wait_with_output()?;
         let text = String::from_utf8(output.stdout)?;
@@ -143,7 +143,7 @@ impl Witness {
             Witness::Bench => of_json(&serde_json::from_str(&text)?)?,
             Witness::Independent(_) => of_words(&text)?,
         };
-        let counted = daemon.answered()? - before;
+        let counted = server.answered()? - before;
         if counted != sent {
             let name = self.name();
             return Err(format!(

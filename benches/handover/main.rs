@@ -6,22 +6,23 @@
 //! `tests/package` uses the same clients for `systemctl restart` and `systemctl reload` in a booted Debian.
 
 mod clients;
+#[path = "../common/mod.rs"]
+mod common;
 #[path = "../serving/limits.rs"]
 mod limits;
 #[path = "../serving/watch.rs"]
 mod watch;
 
 use std::env;
-use std::error::Error;
 use std::io::{BufRead, BufReader, Lines, Write};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// What can go wrong ends as a sentence for the person who runs this.
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+use common::daemon::{Daemon, PROGRAM};
+use common::{Length, Result};
 
 /// The first argument of the role of the clients; then an address, how many, and the milliseconds between two requests.
 const CLIENTS: &str = "clients";
@@ -47,13 +48,8 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     rate: usize,
 
-    /// Twice with 50 clients: shows that everything works, not how fast.
-    #[arg(long)]
-    quick: bool,
-
-    /// Added by cargo bench.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    length: Length,
 }
 
 fn main() -> ExitCode {
@@ -89,17 +85,21 @@ fn ask(arguments: &[String]) -> Result<()> {
 
 fn measure(options: &Options) -> Result<()> {
     limits::raise_descriptors()?;
-    // That is how cargo test starts benches.
-    let quick = options.quick || !options.bench;
-    let (clients, rounds): (&[usize], usize) = if quick {
+    let (clients, rounds): (&[usize], usize) = if options.length.is_quick() {
         (&[50], 2)
     } else {
         (&options.clients, options.rounds)
     };
     println!("clients  longest wait, ms: nothing happens (worst)  SIGUSR2 (worst)");
     for &clients in clients {
-        let mut daemon = Daemon::start(clients)?;
-        let mut load = Load::start(&daemon.address, clients, options.rate)?;
+        let room = (clients + 8).to_string();
+        let mut daemon = Daemon::start(Command::new(PROGRAM).args([
+            "--http",
+            "127.0.0.1:0",
+            "--max-clients",
+            &room,
+        ]))?;
+        let mut load = Load::start(&daemon.address.to_string(), clients, options.rate)?;
         let (mut calm, mut replaced) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             load.next_lap()?;
@@ -129,62 +129,6 @@ fn median_and_worst(mut waits: Vec<f64>) -> (f64, f64) {
         waits.get(waits.len() / 2).copied().unwrap_or_default(),
         waits.last().copied().unwrap_or_default(),
     )
-}
-
-/// The daemon. Dropped, it is killed.
-struct Daemon {
-    child: Child,
-    log: Lines<BufReader<ChildStderr>>,
-    address: String,
-}
-
-impl Daemon {
-    fn start(clients: usize) -> Result<Daemon> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_blockchain-tcpd"))
-            .args([
-                "--listen",
-                "127.0.0.1:0",
-                "--http",
-                "127.0.0.1:0",
-                "--max-clients",
-            ])
-            .arg((clients + 8).to_string())
-            // No settings of whoever runs this.
-            .env_clear()
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let log = child.stderr.take().ok_or("no log")?;
-        let mut daemon = Daemon {
-            child,
-            log: BufReader::new(log).lines(),
-            address: String::new(),
-        };
-        daemon.address = daemon.wait_for_ready()?;
-        Ok(daemon)
-    }
-
-    /// Waits until it says that it is ready, and returns where.
-    fn wait_for_ready(&mut self) -> Result<String> {
-        for line in self.log.by_ref() {
-            let line = line?;
-            if let Some((_, rest)) = line.split_once("ready listen=") {
-                return Ok(rest.split(' ').next().unwrap_or_default().to_string());
-            }
-            if line.contains(" WARN ") || line.contains(" ERROR ") {
-                return Err(line.into());
-            }
-        }
-        Err("the daemon ended".into())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// The clients, in a process of their own.

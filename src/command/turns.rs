@@ -16,8 +16,9 @@ use super::Refusal;
 use crate::clock::Nanos;
 
 /// The rest after a turn is so much longer: for reading the request, for writing its reply, for what the client does for both, and
-/// for those who have waited while all that was done.
-const SURROUNDINGS: Duration = Duration::from_micros(200);
+/// for those who have waited while all that was done. And with less a virtual machine's cores, which fall asleep and wake with each
+/// turn, lose their place on the host's: see docs/adr/0017.
+const SURROUNDINGS: Duration = Duration::from_micros(500);
 
 /// A computation that lasts longer pauses after each such piece of it: nobody waits for the core for longer than that.
 const PIECE: Duration = Duration::from_micros(100);
