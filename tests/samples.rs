@@ -7,7 +7,8 @@ mod hostile;
 mod readme;
 mod server;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -52,11 +53,6 @@ impl Sample {
         self.programs.iter().all(|program| installed(program))
     }
 
-    /// Whether it ends with its own status at SIGTERM and SIGINT: std of Rust knows no signals.
-    fn knows_signals(&self) -> bool {
-        self.file != "client.rs"
-    }
-
     /// The command that runs it, built if need be.
     fn command(&self) -> Command {
         self.built.get_or_init(|| self.build());
@@ -88,15 +84,14 @@ impl Sample {
     }
 
     /// Runs it with these arguments to its end, with a time-out that a busy machine doesn't miss.
-    fn ask(&self, arguments: &[impl AsRef<str>]) -> Outcome {
+    fn ask(&self, arguments: &[impl AsRef<OsStr>]) -> Outcome {
         self.start(arguments, &[("TIMEOUT", "20")]).end()
     }
 
-    fn start(&self, arguments: &[impl AsRef<str>], variables: &[(&str, &str)]) -> Run {
+    fn start(&self, arguments: &[impl AsRef<OsStr>], variables: &[(&str, &str)]) -> Run {
         let mut command = self.command();
-        command.args(arguments.iter().map(AsRef::as_ref));
-        command.envs(variables.iter().copied());
-        Run::start(command)
+        command.args(arguments).envs(variables.iter().copied());
+        Run::start(command, Stdio::piped())
     }
 }
 
@@ -108,10 +103,13 @@ struct Run {
 }
 
 impl Run {
-    fn start(mut command: Command) -> Self {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    fn start(mut command: Command, stdout: impl Into<Stdio>) -> Self {
+        let child = command.stdout(stdout).stderr(Stdio::piped());
         let mut child = child.spawn().expect("it starts");
-        let out = Log::follow(child.stdout.take().expect("stdout is piped"));
+        let out = match child.stdout.take() {
+            Some(pipe) => Log::follow(pipe),
+            None => Log::follow(std::io::empty()),
+        };
         let err = Log::follow(child.stderr.take().expect("stderr is piped"));
         Run { child, out, err }
     }
@@ -183,19 +181,32 @@ impl Outcome {
         }
     }
 
-    /// It printed these lines, gave up with this status, and said why in a sentence in which this is.
+    /// It printed these lines, gave up this server with this status, and said why.
     #[track_caller]
-    fn gave_up(&self, status: i32, why: &str, lines: &[impl AsRef<str>]) {
+    fn gave_up(&self, status: i32, server: SocketAddr, why: &str, lines: &[impl AsRef<str>]) {
         self.is(status, lines);
-        assert_eq!(self.err.lines().count(), 1, "{}", self.err);
-        assert!(
-            self.err.to_lowercase().starts_with("client"),
-            "{}",
-            self.err
-        );
-        assert!(self.err.contains(why), "{}", self.err);
+        assert_eq!(self.err, format!("client: {server}: {why}"));
     }
 }
+
+/// The arguments that name a server, and then these.
+fn asked(server: SocketAddr, requests: &[impl AsRef<str>]) -> Vec<String> {
+    let requests = requests.iter().map(|request| request.as_ref().to_string());
+    [server.ip().to_string(), server.port().to_string()]
+        .into_iter()
+        .chain(requests)
+        .collect()
+}
+
+/// The same again and again, with so many seconds between.
+fn repeated(seconds: &str, server: SocketAddr, requests: &[impl AsRef<str>]) -> Vec<String> {
+    let repeat = ["--repeat".to_string(), seconds.to_string()];
+    let asked = asked(server, requests);
+    repeat.into_iter().chain(asked).collect()
+}
+
+/// Nothing is printed.
+const NOTHING: &[&str] = &[];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/clients")
@@ -243,6 +254,8 @@ macro_rules! samples {
                 goes_on_when_the_server_was_restarted
                 leaves_at_a_signal
                 refuses_to_be_called_wrongly
+                says_that_it_cannot_print
+                ends_quietly_when_nobody_reads
             }
             super::scenarios! {
                 hostile:
@@ -263,6 +276,7 @@ macro_rules! samples {
                 asks_again_when_the_server_was_busy
                 takes_the_last_words_for_no_reply
                 takes_nothing_that_was_not_asked_for
+                takes_what_comes_first_for_the_first_reply
                 takes_pong_alone_for_a_sign_of_life
                 goes_on_after_an_error_that_closes
                 takes_what_only_looks_like_an_error
