@@ -5,15 +5,18 @@
 mod daemon;
 mod hostile;
 mod readme;
+mod run;
 mod server;
+mod words;
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::support::{Log, installed, wait_until};
+use crate::support::installed;
+use run::{Outcome, Run};
 
 /// A client in one language.
 struct Sample {
@@ -83,109 +86,15 @@ impl Sample {
         assert!(built.status.success() && said.is_empty(), "{said}");
     }
 
-    /// Runs it with these arguments to its end, with a time-out that a busy machine doesn't miss.
+    /// Runs it with these arguments to its end.
     fn ask(&self, arguments: &[impl AsRef<OsStr>]) -> Outcome {
-        self.start(arguments, &[("TIMEOUT", "20")]).end()
+        self.start(arguments, &[("TIMEOUT", LONG)]).end()
     }
 
     fn start(&self, arguments: &[impl AsRef<OsStr>], variables: &[(&str, &str)]) -> Run {
         let mut command = self.command();
         command.args(arguments).envs(variables.iter().copied());
         Run::start(command, Stdio::piped())
-    }
-}
-
-/// A client that runs. Dropped, it is killed.
-struct Run {
-    child: Child,
-    out: Log,
-    err: Log,
-}
-
-impl Run {
-    fn start(mut command: Command, stdout: impl Into<Stdio>) -> Self {
-        let child = command.stdout(stdout).stderr(Stdio::piped());
-        let mut child = child.spawn().expect("it starts");
-        let out = match child.stdout.take() {
-            Some(pipe) => Log::follow(pipe),
-            None => Log::follow(std::io::empty()),
-        };
-        let err = Log::follow(child.stderr.take().expect("stderr is piped"));
-        Run { child, out, err }
-    }
-
-    /// Waits until it has printed so many lines, and returns all.
-    fn prints(&self, lines: usize) -> Vec<String> {
-        wait_until(&format!("{lines} lines are printed"), || {
-            self.out.lines().len() >= lines
-        });
-        self.out.lines()
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-s", name, &pid]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill {name}");
-    }
-
-    fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("it is our child").is_none()
-    }
-
-    /// Waits for its end.
-    fn end(mut self) -> Outcome {
-        wait_until("the client ends", || !self.is_running());
-        Outcome {
-            ended: self.child.wait().expect("it is our child"),
-            out: self.out.whole(),
-            err: self.err.whole(),
-        }
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            let (out, err) = (self.out.whole(), self.err.whole());
-            let out: String = out.chars().take(2000).collect();
-            eprintln!("--- the client's stdout:\n{out}\n--- its stderr:\n{err}");
-        }
-    }
-}
-
-/// What became of a client.
-#[derive(Debug)]
-struct Outcome {
-    ended: ExitStatus,
-    out: String,
-    err: String,
-}
-
-impl Outcome {
-    /// It printed these lines and ended with this status.
-    #[track_caller]
-    fn is(&self, status: i32, lines: &[impl AsRef<str>]) {
-        let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
-        let same = self.out == lines.join("\n");
-        assert!(
-            same,
-            "{:.4000} instead of {lines:.40?}; {}",
-            self.out, self.err
-        );
-        assert_eq!(self.ended.code(), Some(status), "{}", self.err);
-        if status == 0 {
-            assert_eq!(self.err, "");
-        }
-    }
-
-    /// It printed these lines, gave up this server with this status, and said why.
-    #[track_caller]
-    fn gave_up(&self, status: i32, server: SocketAddr, why: &str, lines: &[impl AsRef<str>]) {
-        self.is(status, lines);
-        assert_eq!(self.err, format!("client: {server}: {why}"));
     }
 }
 
@@ -203,6 +112,18 @@ fn repeated(seconds: &str, server: SocketAddr, requests: &[impl AsRef<str>]) -> 
     let repeat = ["--repeat".to_string(), seconds.to_string()];
     let asked = asked(server, requests);
     repeat.into_iter().chain(asked).collect()
+}
+
+/// A time-out that no server is meant to miss, on however busy a machine.
+const LONG: &str = "20";
+
+/// Asks a server so many requests, sees all of them answered, and returns how many clients came.
+#[track_caller]
+fn all_answered(sample: &Sample, server: server::Server, number: usize, timeout: &str) -> usize {
+    let requests = server::requests(number);
+    let run = sample.start(&asked(server.address, &requests), &[("TIMEOUT", timeout)]);
+    run.end().is(0, &server::printed(&requests));
+    server.end()
 }
 
 /// Nothing is printed.
@@ -270,6 +191,13 @@ macro_rules! samples {
                 takes_no_reply_that_was_cut
                 comes_back_when_it_is_reset
                 comes_back_when_it_is_reset_before_it_asks_on
+                never_waits_for_a_server_that_waits
+                asks_again_what_was_on_its_way
+                goes_on_when_there_was_no_server_for_a_while
+                leaves_a_server_that_says_nothing
+            }
+            super::scenarios! {
+                words:
                 gives_up_a_line_without_end
                 takes_a_line_that_is_as_long_as_may_be
                 takes_nothing_that_is_no_text
@@ -280,10 +208,6 @@ macro_rules! samples {
                 takes_pong_alone_for_a_sign_of_life
                 goes_on_after_an_error_that_closes
                 takes_what_only_looks_like_an_error
-                never_waits_for_a_server_that_waits
-                asks_again_what_was_on_its_way
-                goes_on_when_there_was_no_server_for_a_while
-                leaves_a_server_that_says_nothing
             }
         })*
 

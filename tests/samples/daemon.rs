@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::Stdio;
 
-use super::{NOTHING, Outcome, Run, Sample, asked, repeated};
+use super::{LONG, NOTHING, Outcome, Run, Sample, asked, repeated};
 use crate::support::http::{self, get};
 use crate::support::kernel::{can, own_address};
 use crate::support::{Daemon, Scratch, program, wait_until};
@@ -77,7 +77,7 @@ pub fn comes_back_when_there_is_room(sample: &Sample) {
     let (daemon, inside) = full();
     let run = sample.start(
         &asked(daemon.address, &["WHO", "WHY"]),
-        &[("TIMEOUT", "20")],
+        &[("TIMEOUT", LONG)],
     );
     wait_until("it is refused", || {
         counted(&daemon, "blockchain_tcpd_connections_refused_total") > 0
@@ -146,7 +146,7 @@ pub fn asks_again_and_again_on_one_connection(sample: &Sample) {
     let daemon = http::daemon(&[]);
     let run = sample.start(
         &repeated("0.05", daemon.address, &["WHO", "WHY"]),
-        &[("TIMEOUT", "20")],
+        &[("TIMEOUT", LONG)],
     );
     for lines in run.prints(10).chunks_exact(2) {
         assert_eq!(lines, ["WHO\t1", "WHY\t42"]);
@@ -161,7 +161,7 @@ pub fn asks_again_and_again_on_one_connection(sample: &Sample) {
 /// For longer than the server lets a client be idle.
 pub fn keeps_the_connection_alive(sample: &Sample) {
     let daemon = http::daemon(&["--idle-timeout", "2s"]);
-    let variables = [("TIMEOUT", "20"), ("KEEPALIVE", "0.1")];
+    let variables = [("TIMEOUT", LONG), ("KEEPALIVE", "0.1")];
     let run = sample.start(&repeated("1000", daemon.address, &["WHY"]), &variables);
     wait_until("it is kept alive for 2.4 s", || {
         counted(&daemon, "blockchain_tcpd_requests_total{command=\"PING\"") >= 24
@@ -186,7 +186,7 @@ pub fn goes_on_when_the_server_was_restarted(sample: &Sample) {
     let daemon = start(ids[0]);
     let run = sample.start(
         &repeated("0.1", daemon.address, &["WHERE"]),
-        &[("TIMEOUT", "20")],
+        &[("TIMEOUT", LONG)],
     );
     run.prints(1);
     let before = run.out.lines().len();
@@ -209,7 +209,7 @@ pub fn leaves_at_a_signal(sample: &Sample) {
     for signal in ["TERM", "INT"] {
         let run = sample.start(
             &repeated("1000", daemon.address, &["WHO"]),
-            &[("TIMEOUT", "20")],
+            &[("TIMEOUT", LONG)],
         );
         assert_eq!(run.prints(1), ["WHO\t1"]);
         daemon.wait_for_others(1);
