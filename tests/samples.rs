@@ -182,6 +182,7 @@ macro_rules! samples {
                 hostile:
                 takes_replies_that_dribble
                 takes_replies_that_are_cut_anyhow
+                gives_up_a_server_that_lets_nobody_in
                 gives_up_a_server_that_says_nothing
                 comes_back_when_the_first_reply_is_late
                 comes_back_when_a_reply_stops_half_way

@@ -159,9 +159,7 @@ impl Client {
             }
             let byte = match stream.fill_buf() {
                 Ok(bytes) => bytes.first().copied(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Err(lost("no reply in time"));
-                }
+                Err(error) if is_late(&error) => return Err(lost("no reply in time")),
                 Err(error) => return Err(error),
             };
             stream.consume(1);
@@ -192,9 +190,14 @@ fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
 fn if_quiet(mut stream: BufReader<TcpStream>) -> Option<BufReader<TcpStream>> {
     stream.get_ref().set_read_timeout(Some(MOMENT)).ok()?;
     match stream.fill_buf() {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Some(stream),
+        Err(error) if is_late(&error) => Some(stream),
         _ => None,
     }
+}
+
+/// Whether a read has had its time, as the systems say it.
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 /// A line without a word would get no reply; a line end, or too long a line, would be something else.

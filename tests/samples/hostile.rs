@@ -1,6 +1,6 @@
 //! Servers that dribble, stall, close and worse: nothing wrong is printed, nothing twice, and all of it ends.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::server::{Peer, Server, answer, printed, requests};
-use super::{LONG, NOTHING, Run, Sample, all_answered, asked, repeated};
+use super::{LONG, NOTHING, Outcome, Run, Sample, all_answered, asked, repeated};
+use crate::support::kernel::own_address;
 use crate::support::{PATIENCE, installed, wait_until};
 
 /// A time-out that the server is meant to miss at times, and not otherwise.
@@ -40,16 +41,31 @@ pub fn takes_replies_that_are_cut_anyhow(sample: &Sample) {
     }
 }
 
-pub fn gives_up_a_server_that_says_nothing(sample: &Sample) {
-    let server = Server::start(|_, peer| peer.stall());
+/// Asks a server that lets all attempts time out.
+fn gives_up(sample: &Sample, server: SocketAddr) -> Outcome {
     let begun = Instant::now();
-    let run = sample.start(&asked(server.address, &["WHY"]), &[("TIMEOUT", "0.3")]);
-    run.end()
-        .gave_up(69, server.address, "no reply in time", NOTHING);
+    let run = sample.start(&asked(server, &["WHY"]), &[("TIMEOUT", "0.3")]);
+    let outcome = run.end();
     let passed = begun.elapsed();
     // Five time-outs, and four pauses that grow.
     assert!(passed >= Duration::from_millis(2900), "{passed:?}");
     assert!(passed < PATIENCE / 3, "{passed:?}");
+    outcome
+}
+
+pub fn gives_up_a_server_that_lets_nobody_in(sample: &Sample) {
+    let server = TcpListener::bind(own_address()).expect("an address of our own");
+    let address = server.local_addr().expect("a socket");
+    // The system has room for one that waits to be accepted, and answers no other.
+    rustix::net::listen(&server, 0).expect("a socket");
+    let _waiting = TcpStream::connect(address).expect("room for one");
+    gives_up(sample, address).found_nobody(address);
+}
+
+pub fn gives_up_a_server_that_says_nothing(sample: &Sample) {
+    let server = Server::start(|_, peer| peer.stall());
+    let outcome = gives_up(sample, server.address);
+    outcome.gave_up(69, server.address, "no reply in time", NOTHING);
     assert_eq!(server.end(), 5);
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use super::NOTHING;
 use crate::support::{Log, wait_until};
 
 /// A client that runs. Dropped, it is killed.
@@ -96,5 +97,14 @@ impl Outcome {
     pub fn gave_up(&self, status: i32, server: SocketAddr, why: &str, lines: &[impl AsRef<str>]) {
         self.is(status, lines);
         assert_eq!(self.err, format!("client: {server}: {why}"));
+    }
+
+    /// It gave up, because there was no connection, and said why, as far as its language knows.
+    #[track_caller]
+    pub fn found_nobody(&self, server: SocketAddr) {
+        self.is(69, NOTHING);
+        let said = format!("client: {server}: no connection");
+        assert!(self.err.starts_with(&said), "{}", self.err);
+        assert_eq!(self.err.lines().count(), 1, "{}", self.err);
     }
 }
