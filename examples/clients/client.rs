@@ -70,7 +70,7 @@ impl Client {
         }
         let mut failures = 0;
         while !requests.is_empty() {
-            let mut exchange = || {
+            let mut exchange = || -> io::Result<()> {
                 for _ in 0..self.send(requests)? {
                     let reply = self.reply()?;
                     take(requests[0], reply);
