@@ -107,7 +107,7 @@ static size_t send_batch(struct client *client, char **requests, size_t count) {
         batch[size++] = '\n';
     }
     if (send(client->socket, batch, size, MSG_NOSIGNAL) != (ssize_t)size)
-        return lost(client, "can't send: ", strerror(errno));
+        return lost(client, strerror(errno), "");
     return asked;
 }
 

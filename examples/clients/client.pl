@@ -86,7 +86,7 @@ package Client {
             $asked++;
         }
         local $SIG{PIPE} = 'IGNORE';
-        syswrite($self->{socket}, $lines) // die "can't send: $!\n";
+        syswrite($self->{socket}, $lines) // die "$!\n";
         return $asked;
     }
 
@@ -112,7 +112,7 @@ package Client {
             my $left = $deadline - clock_gettime(CLOCK_MONOTONIC);
             die "no reply in time\n" if $left <= 0 || !$self->_readable($left);
             my $read = sysread($self->{socket}, $self->{buffer}, LONGEST_REPLY, length $self->{buffer});
-            die "can't receive: $!\n" if !defined $read;
+            die "$!\n" if !defined $read;
             die "the server closed the connection\n" if $read == 0;
         }
         $self->{buffer} =~ s/\A([ -~]*)\n// && length $1 <= LONGEST_REPLY
