@@ -5,14 +5,18 @@
 mod daemon;
 mod hostile;
 mod readme;
+mod run;
 mod server;
+mod words;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::support::{Log, installed, wait_until};
+use crate::support::installed;
+use run::{Outcome, Run};
 
 /// A client in one language.
 struct Sample {
@@ -52,11 +56,6 @@ impl Sample {
         self.programs.iter().all(|program| installed(program))
     }
 
-    /// Whether it ends with its own status at SIGTERM and SIGINT: std of Rust knows no signals.
-    fn knows_signals(&self) -> bool {
-        self.file != "client.rs"
-    }
-
     /// The command that runs it, built if need be.
     fn command(&self) -> Command {
         self.built.get_or_init(|| self.build());
@@ -87,115 +86,48 @@ impl Sample {
         assert!(built.status.success() && said.is_empty(), "{said}");
     }
 
-    /// Runs it with these arguments to its end, with a time-out that a busy machine doesn't miss.
-    fn ask(&self, arguments: &[impl AsRef<str>]) -> Outcome {
-        self.start(arguments, &[("TIMEOUT", "20")]).end()
+    /// Runs it with these arguments to its end.
+    fn ask(&self, arguments: &[impl AsRef<OsStr>]) -> Outcome {
+        self.start(arguments, &[("TIMEOUT", LONG)]).end()
     }
 
-    fn start(&self, arguments: &[impl AsRef<str>], variables: &[(&str, &str)]) -> Run {
+    fn start(&self, arguments: &[impl AsRef<OsStr>], variables: &[(&str, &str)]) -> Run {
         let mut command = self.command();
-        command.args(arguments.iter().map(AsRef::as_ref));
-        command.envs(variables.iter().copied());
-        Run::start(command)
+        command.args(arguments).envs(variables.iter().copied());
+        Run::start(command, Stdio::piped())
     }
 }
 
-/// A client that runs. Dropped, it is killed.
-struct Run {
-    child: Child,
-    out: Log,
-    err: Log,
+/// The arguments that name a server, and then these.
+fn asked(server: SocketAddr, requests: &[impl AsRef<str>]) -> Vec<String> {
+    let requests = requests.iter().map(|request| request.as_ref().to_string());
+    [server.ip().to_string(), server.port().to_string()]
+        .into_iter()
+        .chain(requests)
+        .collect()
 }
 
-impl Run {
-    fn start(mut command: Command) -> Self {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = child.spawn().expect("it starts");
-        let out = Log::follow(child.stdout.take().expect("stdout is piped"));
-        let err = Log::follow(child.stderr.take().expect("stderr is piped"));
-        Run { child, out, err }
-    }
-
-    /// Waits until it has printed so many lines, and returns all.
-    fn prints(&self, lines: usize) -> Vec<String> {
-        wait_until(&format!("{lines} lines are printed"), || {
-            self.out.lines().len() >= lines
-        });
-        self.out.lines()
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-s", name, &pid]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill {name}");
-    }
-
-    fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("it is our child").is_none()
-    }
-
-    /// Waits for its end.
-    fn end(mut self) -> Outcome {
-        wait_until("the client ends", || !self.is_running());
-        Outcome {
-            ended: self.child.wait().expect("it is our child"),
-            out: self.out.whole(),
-            err: self.err.whole(),
-        }
-    }
+/// The same again and again, with so many seconds between.
+fn repeated(seconds: &str, server: SocketAddr, requests: &[impl AsRef<str>]) -> Vec<String> {
+    let repeat = ["--repeat".to_string(), seconds.to_string()];
+    let asked = asked(server, requests);
+    repeat.into_iter().chain(asked).collect()
 }
 
-impl Drop for Run {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            let (out, err) = (self.out.whole(), self.err.whole());
-            let out: String = out.chars().take(2000).collect();
-            eprintln!("--- the client's stdout:\n{out}\n--- its stderr:\n{err}");
-        }
-    }
+/// A time-out that no server is meant to miss, on however busy a machine.
+const LONG: &str = "20";
+
+/// Asks a server so many requests, sees all of them answered, and returns how many clients came.
+#[track_caller]
+fn all_answered(sample: &Sample, server: server::Server, number: usize, timeout: &str) -> usize {
+    let requests = server::requests(number);
+    let run = sample.start(&asked(server.address, &requests), &[("TIMEOUT", timeout)]);
+    run.end().is(0, &server::printed(&requests));
+    server.end()
 }
 
-/// What became of a client.
-#[derive(Debug)]
-struct Outcome {
-    ended: ExitStatus,
-    out: String,
-    err: String,
-}
-
-impl Outcome {
-    /// It printed these lines and ended with this status.
-    #[track_caller]
-    fn is(&self, status: i32, lines: &[impl AsRef<str>]) {
-        let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
-        let same = self.out == lines.join("\n");
-        assert!(
-            same,
-            "{:.4000} instead of {lines:.40?}; {}",
-            self.out, self.err
-        );
-        assert_eq!(self.ended.code(), Some(status), "{}", self.err);
-        if status == 0 {
-            assert_eq!(self.err, "");
-        }
-    }
-
-    /// It printed these lines, gave up with this status, and said why in a sentence in which this is.
-    #[track_caller]
-    fn gave_up(&self, status: i32, why: &str, lines: &[impl AsRef<str>]) {
-        self.is(status, lines);
-        assert_eq!(self.err.lines().count(), 1, "{}", self.err);
-        assert!(
-            self.err.to_lowercase().starts_with("client"),
-            "{}",
-            self.err
-        );
-        assert!(self.err.contains(why), "{}", self.err);
-    }
-}
+/// Nothing is printed.
+const NOTHING: &[&str] = &[];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/clients")
@@ -243,11 +175,14 @@ macro_rules! samples {
                 goes_on_when_the_server_was_restarted
                 leaves_at_a_signal
                 refuses_to_be_called_wrongly
+                says_that_it_cannot_print
+                ends_quietly_when_nobody_reads
             }
             super::scenarios! {
                 hostile:
                 takes_replies_that_dribble
                 takes_replies_that_are_cut_anyhow
+                gives_up_a_server_that_lets_nobody_in
                 gives_up_a_server_that_says_nothing
                 comes_back_when_the_first_reply_is_late
                 comes_back_when_a_reply_stops_half_way
@@ -257,19 +192,23 @@ macro_rules! samples {
                 takes_no_reply_that_was_cut
                 comes_back_when_it_is_reset
                 comes_back_when_it_is_reset_before_it_asks_on
+                never_waits_for_a_server_that_waits
+                asks_again_what_was_on_its_way
+                goes_on_when_there_was_no_server_for_a_while
+                leaves_a_server_that_says_nothing
+            }
+            super::scenarios! {
+                words:
                 gives_up_a_line_without_end
                 takes_a_line_that_is_as_long_as_may_be
                 takes_nothing_that_is_no_text
                 asks_again_when_the_server_was_busy
                 takes_the_last_words_for_no_reply
                 takes_nothing_that_was_not_asked_for
+                takes_what_comes_first_for_the_first_reply
                 takes_pong_alone_for_a_sign_of_life
                 goes_on_after_an_error_that_closes
                 takes_what_only_looks_like_an_error
-                never_waits_for_a_server_that_waits
-                asks_again_what_was_on_its_way
-                goes_on_when_there_was_no_server_for_a_while
-                leaves_a_server_that_says_nothing
             }
         })*
 

@@ -3,23 +3,22 @@
 #
 #     bash client.bash [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]
 #
-# Its functions connect to any address of a name, within a time-out; send many requests at once and match their replies,
-# however these are cut into packets; tell an ERR from a value; keep the connection alive with PING; and, when it is lost,
-# make a new one and ask again what was not answered. README.md, beside this file, says what is printed and when.
-# What bash can't do: it can't bound how long the name server takes, and it drops bytes of the value zero without a word.
+# What is above "The program" is to be copied, what is below shows its use. README.md, beside this file, says what both do.
+# What bash can't do: it can't bound how long the name server takes, can't tell why there is no connection, and drops bytes of
+# the value zero without a word.
 LC_ALL=C
 
-longest_reply=4096 # bytes: a server that sends longer lines speaks something else
-batch_size=4096    # bytes of requests sent at once: the system takes them even when the server reads none
-attempts=5         # in a row without a reply, before it gives up
-pauses=(0 100 200 400 800)
+longest_request=1023 # bytes, without the line end
+longest_reply=4096   # bytes: a server that sends longer lines speaks something else
+batch_size=4096      # bytes of requests sent at once: the system takes them even when the server reads none
+attempts=5           # in a row without a reply, before it gives up
+pause=100            # milliseconds before the second attempt, and twice as long before each further one
 
 connection= # the descriptor, while there is a connection
 reply=      # the latest line of the server
 word=       # the word of the latest ERR,
 sentence=   # and what it says
-trouble=    # why there is no connection
-busy=       # set if that is because the server has no room
+trouble=    # why something was not answered
 
 # Nobody writes into this pipe.
 exec {silence}<> <(:)
@@ -43,21 +42,21 @@ disconnect() {
 lost() {
     trouble=$1
     disconnect
-    return 1
+    return "${2:-69}"
 }
 
 connect() {
     local watch connected=
     # Bash has no time-out for this, but a signal interrupts it.
+    trap : ALRM
     { doze "$timeout"; kill -ALRM $$; } <&- >&- 2>&- &
     watch=$!
     { exec {connection}<>"/dev/tcp/$host/$port"; } 2>/dev/null && connected=yes
     kill "$watch" 2>/dev/null
     wait "$watch" 2>/dev/null
-    if [ -z "$connected" ]; then
-        connection=
-        lost "no connection"
-    fi
+    [ -z "$connected" ] || return 0
+    connection=
+    lost "no connection"
 }
 
 # Reads a line into $reply. What comes without a line end is no reply.
@@ -78,41 +77,46 @@ receive_reply() {
     read -r _ word sentence <<<"$reply"
     # These two are about the connection, whatever was asked, and the server closes after them.
     case $word in
-        BUSY) busy=yes && lost "the server is busy: $sentence" ;;
+        BUSY) lost "the server is busy: $sentence" 75 ;;
         TIMEOUT) lost "the server closed the connection: $sentence" ;;
     esac
 }
 
-# Asks those of $requests from $answered on, and calls $take for each reply.
+# Asks as many of $requests, from $answered on, as are sent at once, and calls $take for each reply.
 exchange() {
     # Nobody was asked anything: what has come is the end, or last words, or no reply to what is asked next.
     [ -z "$connection" ] || ! read -r -t 0 <&"$connection" || disconnect
-    busy=
     [ -n "$connection" ] || connect || return
-    local lines asked
-    while [ "$answered" -lt ${#requests[@]} ]; do
-        lines=
-        for ((asked = answered; asked < ${#requests[@]}; asked++)); do
-            [ -z "$lines" ] || [ $((${#lines} + ${#requests[asked]} + 1)) -le $batch_size ] || break
-            lines+=${requests[asked]}$'\n'
-        done
-        printf %s "$lines" 2>/dev/null >&"$connection" || lost "can't send" || return
-        while [ "$answered" -lt "$asked" ]; do
-            receive_reply || return
-            "$take" "${requests[answered]}"
-            answered=$((answered + 1)) failures=0
-        done
+    local lines='' asked
+    for ((asked = answered; asked < ${#requests[@]}; asked++)); do
+        [ $((${#lines} + ${#requests[asked]})) -lt $batch_size ] || break
+        lines+=${requests[asked]}$'\n'
+    done
+    # By another shell: if the connection is broken, a signal ends whoever writes.
+    (printf %s "$lines") 2>/dev/null >&"$connection" || lost "the server closed the connection" || return
+    while [ "$answered" -lt "$asked" ]; do
+        receive_reply || return
+        "$take" "${requests[answered]}"
+        answered=$((answered + 1)) failures=0
     done
 }
 
 # ask FUNCTION REQUEST...: calls the function for each reply in order, with the request; the reply is in $reply, $word and
-# $sentence. It fails when there is no connection; why, is in $trouble.
+# $sentence. If something was not answered it returns an exit status, and says why in $trouble.
 ask() {
-    local take=$1 requests=("${@:2}") answered=0 failures=0
-    until exchange; do
+    local take=$1 requests=("${@:2}") request answered=0 failures=0 status
+    for request in "${requests[@]}"; do
+        [[ ${#request} -le $longest_request && $request == *[\!-~]* && $request != *[!$'\t'\ -~]* ]] || {
+            trouble="not a request: $request"
+            return 64
+        }
+    done
+    while [ "$answered" -lt ${#requests[@]} ]; do
+        exchange && continue
+        status=$?
         failures=$((failures + 1))
-        [ $failures -lt $attempts ] || return
-        doze "${pauses[failures]}"
+        [ $failures -lt $attempts ] || return $status
+        doze $((pause << failures - 1))
     done
 }
 
@@ -120,83 +124,71 @@ ask() {
 keep_alive() { ask must_be_pong PING; }
 must_be_pong() { [ "$reply" = PONG ] || disconnect; }
 
+# The program.
+
 print_reply() {
     if [ -n "$word" ]; then
         echo "$1: $word: $sentence" >&2
         refused=1
     else
-        printf '%s\t%s\n' "$1" "$reply"
+        printf '%s\t%s\n' "$1" "$reply" || exit 74
     fi
 }
 
-# Leaves the exit status that it comes to in $latest.
+# Returns the exit status that this comes to.
 ask_and_print() {
-    refused=0
-    if ask print_reply "$@"; then
-        latest=$refused
-    else
-        echo "client.bash: $host:$port: $trouble" >&2
-        latest=${busy:+75}
-        latest=${latest:-69}
-    fi
+    local refused=0 status
+    ask print_reply "$@" && return $refused
+    status=$?
+    [ $status != 64 ] || wrong "$trouble"
+    echo "client: $host:$port: $trouble" >&2
+    return $status
+}
+
+# Waits so many milliseconds, and keeps the connection alive meanwhile.
+wait_for() {
+    local left
+    for ((left = $1; left > keepalive; left -= keepalive)); do
+        doze "$keepalive"
+        # If it fails, the next request says so, if it still is so then.
+        keep_alive
+    done
+    doze "$left"
 }
 
 wrong() {
-    printf 'usage: bash client.bash [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]\nclient.bash: %s\n' "$1" >&2
+    printf 'usage: client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]\nclient: %s\n' "$1" >&2
     exit 64
 }
 
-must_be_seconds() {
-    [[ $1 =~ ^[0-9]{0,6}(\.?[0-9]+)$ && $1 =~ [1-9] && ${1%%.*} -le 1000000 ]] || wrong "not a number of seconds: $1"
-}
-
-# Whole numbers are all that bash counts with: a thousand of them make a second.
+# Sets the variable to this number of seconds in milliseconds: whole numbers are all that bash counts with.
 milliseconds() {
-    local fraction=
-    [[ $1 != *.* ]] || fraction=${1#*.}
-    fraction=${fraction}000
-    echo $((10#0${1%%.*} * 1000 + 10#${fraction:0:3}))
+    local number=0
+    [[ ! $2 =~ ^([0-9]{0,7})(\.([0-9]+))?$ ]] || printf -v number %d%.3s "$((10#0${BASH_REMATCH[1]}))" "${BASH_REMATCH[3]}000"
+    number=$((10#$number))
+    [ "$number" -ge 1 ] && [ "$number" -le 1000000000 ] || wrong "not a number of seconds: $2"
+    printf -v "$1" %d "$number"
 }
 
 main() {
-    TIMEOUT=${TIMEOUT-2} KEEPALIVE=${KEEPALIVE-60}
-    local repeat= request left timeout keepalive status=0
+    TIMEOUT=${TIMEOUT-2}
+    local repeat=0
     if [ $# -gt 1 ] && [ "$1" = --repeat ]; then
-        must_be_seconds "$2"
-        repeat=$2
+        milliseconds repeat "$2"
         shift 2
     fi
     [ $# -ge 3 ] && [[ $1 != -* ]] || wrong "nothing to ask"
     host=$1 port=$2
     [[ $port =~ ^[0-9]{1,5}$ && 10#$port -ge 1 && 10#$port -le 65535 ]] || wrong "not a port: $port"
     shift 2
-    # A line without a word would get no reply; a line end, or too long a line, would be something else.
-    for request; do
-        [[ $request == *[\!-~]* && $request != *[!$'\t'\ -~]* && ${#request} -le 1023 ]] || wrong "not a request: $request"
-    done
-    must_be_seconds "$TIMEOUT"
-    must_be_seconds "$KEEPALIVE"
-    timeout=$(milliseconds "$TIMEOUT")
-    keepalive=$(milliseconds "$KEEPALIVE")
-    [ -z "$repeat" ] || repeat=$(milliseconds "$repeat")
+    milliseconds timeout "$TIMEOUT"
+    milliseconds keepalive "${KEEPALIVE-60}"
 
-    trap : ALRM
-    trap '' PIPE
-    if [ -z "$repeat" ]; then
+    while [ "$repeat" != 0 ]; do
         ask_and_print "$@"
-        exit "$latest"
-    fi
-    trap 'exit $status' INT TERM
-    while :; do
-        ask_and_print "$@"
-        [ "$latest" = 0 ] || status=1
-        for ((left = repeat; left > keepalive; left -= keepalive)); do
-            doze "$keepalive"
-            # If it fails, the next request says so, if it still is so then.
-            keep_alive
-        done
-        doze "$left"
+        wait_for "$repeat"
     done
+    ask_and_print "$@"
 }
 
 main "$@"

@@ -4,70 +4,46 @@
  *     cc -O2 -Wall -Wextra -o client client.c
  *     ./client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]
  *
- * struct client connects to any address of a name, within a time-out; sends many requests at once and matches their replies,
- * however these are cut into packets; tells an ERR from a value; keeps the connection alive with PING; and, when it is lost,
- * makes a new one and asks again what was not answered. README.md, beside this file, says what is printed and when.
+ * What is above "The program" is to be copied, what is below shows its use. README.md, beside this file, says what both do.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netdb.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-    LONGEST_REPLY = 4096, /* bytes: a server that sends longer lines speaks something else */
-    BATCH = 4096,         /* bytes of requests sent at once: the system takes them even when the server reads none */
-    ATTEMPTS = 5,         /* in a row without a reply, before it gives up */
-    PAUSE = 100,          /* milliseconds before the second attempt, and twice as long before each further one */
+    LONGEST_REQUEST = 1023, /* bytes, without the line end */
+    LONGEST_REPLY = 4096,   /* bytes: a server that sends longer lines speaks something else */
+    BATCH = 4096,           /* bytes of requests sent at once: the system takes them even when the server reads none */
+    ATTEMPTS = 5,           /* in a row without a reply, before it gives up */
+    PAUSE = 100,            /* milliseconds before the second attempt, and twice as long before each further one */
 };
 
 struct client {
     const char *host, *port;
-    long timeout;             /* in milliseconds */
-    int socket;               /* -1 while there is no connection: it is made when something is asked */
-    size_t begin, end;        /* where in the buffer the bytes are that have come and are not part of a reply yet */
-    char buffer[LONGEST_REPLY + 2];
-    bool busy;                /* the server had no room at the last attempt */
-    char trouble[128];        /* why the last attempt failed */
+    long timeout; /* in milliseconds */
+    int socket;   /* -1 while there is no connection: it is made when something is asked */
+    size_t begin, end;
+    char buffer[4096];            /* what has come, and from begin to end is not part of a line yet */
+    char line[LONGEST_REPLY + 1]; /* the latest line of the server */
+    bool busy;                    /* the server had no room at the last attempt */
+    char trouble[256];            /* why something was not answered */
 };
 
-/* A reply: a value, or a word for programs and a sentence for people. */
+/* What the server answers: a value; or, if there is a word (for programs), an error, and the text is a sentence for people. */
 struct reply {
-    const char *word; /* NULL: no error */
-    const char *text; /* the value, or the sentence */
+    const char *word, *text;
 };
 
 typedef void taker(void *context, const char *request, struct reply reply);
-
-static volatile sig_atomic_t stopped;
-
-static void stop(int signal) {
-    (void)signal;
-    stopped = 1;
-}
-
-static long now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000 + time.tv_nsec / 1000000;
-}
-
-/* Waits until the socket is ready or the deadline has come. Signals are let in here, and nowhere else, so that none is missed. */
-static bool ready(int socket, short events, long deadline) {
-    struct pollfd polled = {.fd = socket, .events = events};
-    sigset_t none;
-    sigemptyset(&none);
-    long left = deadline > now() ? deadline - now() : 0;
-    struct timespec time = {.tv_sec = left / 1000, .tv_nsec = left % 1000 * 1000000};
-    return !stopped && ppoll(&polled, 1, &time, &none) > 0;
-}
 
 static void client_close(struct client *client) {
     if (client->socket >= 0)
@@ -76,141 +52,138 @@ static void client_close(struct client *client) {
     client->begin = client->end = 0;
 }
 
-static bool failed(struct client *client, const char *what, const char *more) {
+/* Says why, and fails. */
+static bool lost(struct client *client, const char *what, const char *more) {
     snprintf(client->trouble, sizeof client->trouble, "%s%s", what, more);
     client_close(client);
     return false;
 }
 
+static long now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
+/* Whether there is something to read before the deadline. */
+static bool readable(struct client *client, long deadline) {
+    struct pollfd polled = {.fd = client->socket, .events = POLLIN};
+    long left = deadline - now();
+    return poll(&polled, 1, left > 0 ? (int)left : 0) > 0;
+}
+
 static bool client_connect(struct client *client) {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *addresses;
+    struct timeval timeout = {.tv_sec = client->timeout / 1000, .tv_usec = client->timeout % 1000 * 1000};
     int error = getaddrinfo(client->host, client->port, &hints, &addresses);
     if (error)
-        return failed(client, gai_strerror(error), "");
+        return lost(client, "no connection: ", gai_strerror(error));
     for (struct addrinfo *address = addresses; address && client->socket < 0; address = address->ai_next) {
-        client->socket = socket(address->ai_family, address->ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC, address->ai_protocol);
-        if (client->socket < 0)
-            continue;
-        error = connect(client->socket, address->ai_addr, address->ai_addrlen) ? errno : 0;
-        if (error == EINPROGRESS) {
-            error = ETIMEDOUT;
-            socklen_t size = sizeof error;
-            if (ready(client->socket, POLLOUT, now() + client->timeout))
-                getsockopt(client->socket, SOL_SOCKET, SO_ERROR, &error, &size);
-        }
-        if (error)
+        client->socket = socket(address->ai_family, address->ai_socktype | SOCK_CLOEXEC, address->ai_protocol);
+        /* On Linux this bounds connect, too, which then says that it is in progress. */
+        setsockopt(client->socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+        if (connect(client->socket, address->ai_addr, address->ai_addrlen)) {
+            error = errno == EINPROGRESS ? ETIMEDOUT : errno;
             client_close(client);
+        }
     }
     freeaddrinfo(addresses);
-    return client->socket >= 0 || failed(client, strerror(error), "");
+    return client->socket >= 0 || lost(client, "no connection: ", strerror(error));
 }
 
-static bool send_all(struct client *client, const char *bytes, size_t size) {
-    long deadline = now() + client->timeout;
-    while (size > 0) {
-        ssize_t sent = send(client->socket, bytes, size, MSG_NOSIGNAL);
-        if (sent < 0 && (errno != EAGAIN || !ready(client->socket, POLLOUT, deadline)))
-            return failed(client, "can't send: ", strerror(errno));
-        if (sent > 0) {
-            bytes += sent;
-            size -= (size_t)sent;
-        }
-    }
-    return true;
-}
-
-/* The next line of the server, without its end; it is there until the next call. NULL: the connection is lost. */
-static char *read_line(struct client *client) {
-    long deadline = now() + client->timeout;
-    for (;;) {
-        char *line = client->buffer + client->begin;
-        char *end = memchr(line, '\n', client->end - client->begin);
-        for (char *byte = line; byte < (end ? end : client->buffer + client->end); byte++)
-            if (*byte < ' ' || *byte > '~')
-                return failed(client, "the server sent something that is no reply", ""), NULL;
-        if (end) {
-            *end = '\0';
-            client->begin = (size_t)(end - client->buffer) + 1;
-            return line;
-        }
-        memmove(client->buffer, line, client->end - client->begin);
-        client->end -= client->begin;
-        client->begin = 0;
-        if (client->end > LONGEST_REPLY)
-            return failed(client, "the server sent something that is no reply", ""), NULL;
-        if (!ready(client->socket, POLLIN, deadline))
-            return failed(client, "no reply in time", ""), NULL;
-        ssize_t received = recv(client->socket, client->buffer + client->end, LONGEST_REPLY + 1 - client->end, 0);
-        if (received == 0)
-            return failed(client, "the server closed the connection", ""), NULL;
-        if (received < 0 && errno != EAGAIN)
-            return failed(client, "can't receive: ", strerror(errno)), NULL;
-        client->end += received > 0 ? (size_t)received : 0;
-    }
-}
-
-static bool read_reply(struct client *client, struct reply *reply) {
-    char *line = read_line(client);
-    if (!line)
-        return false;
-    *reply = (struct reply){.word = NULL, .text = line};
-    if (strncmp(line, "ERR ", 4) == 0) {
-        char *sentence = strchrnul(line + 4, ' ');
-        reply->text = *sentence ? sentence + 1 : sentence;
-        *sentence = '\0';
-        reply->word = line + 4;
-        /* These two are about the connection, whatever was asked, and the server closes after them. */
-        client->busy = strcmp(reply->word, "BUSY") == 0;
-        if (client->busy)
-            return failed(client, "the server is busy: ", reply->text);
-        if (strcmp(reply->word, "TIMEOUT") == 0)
-            return failed(client, "the server closed the connection: ", reply->text);
-    }
-    return true;
-}
-
-/* Asks once, and returns how many of the requests were answered: all, unless the connection was lost. */
-static size_t exchange(struct client *client, char **requests, size_t count, taker *take, void *context) {
-    size_t answered = 0;
+/* Sends as many of the requests as are sent at once, and returns how many; none, if the connection is lost. */
+static size_t send_batch(struct client *client, char **requests, size_t count) {
+    char batch[BATCH];
+    size_t size = 0, asked = 0, length;
     /* Nobody was asked anything: what has come is the end, or last words, or no reply to what is asked next. */
-    if (client->socket >= 0 && (client->begin < client->end || ready(client->socket, POLLIN, 0)))
+    if (client->socket >= 0 && (client->begin < client->end || readable(client, 0)))
         client_close(client);
     client->busy = false;
     if (client->socket < 0 && !client_connect(client))
         return 0;
-    while (answered < count) {
-        char batch[BATCH];
-        size_t size = 0, asked = answered, length;
-        while (asked < count && size + (length = strlen(requests[asked])) + 1 <= BATCH) {
-            memcpy(batch + size, requests[asked++], length);
-            size += length;
-            batch[size++] = '\n';
-        }
-        if (!send_all(client, batch, size))
-            return answered;
-        while (answered < asked) {
-            struct reply reply;
-            if (!read_reply(client, &reply))
-                return answered;
-            take(context, requests[answered++], reply);
-        }
+    while (asked < count && size + (length = strlen(requests[asked])) < BATCH) {
+        memcpy(batch + size, requests[asked++], length);
+        size += length;
+        batch[size++] = '\n';
     }
-    return answered;
+    if (send(client->socket, batch, size, MSG_NOSIGNAL) != (ssize_t)size)
+        return lost(client, strerror(errno), "");
+    return asked;
 }
 
-/* Hands the reply to each request to `take`, in order. False: there is no connection, client->trouble says why. */
-static bool client_ask(struct client *client, char **requests, size_t count, taker *take, void *context) {
-    for (int failures = 0; count > 0;) {
-        size_t answered = exchange(client, requests, count, take, context);
-        requests += answered;
-        count -= answered;
-        failures = answered > 0 ? 1 : failures + 1;
-        if (count > 0 && (failures == ATTEMPTS || stopped))
-            return false;
-        if (count > 0)
-            ready(-1, 0, now() + (PAUSE << (failures - 1)));
+/* Reads the next line, without its end. */
+static bool read_line(struct client *client) {
+    long deadline = now() + client->timeout;
+    for (size_t length = 0;;) {
+        if (client->begin == client->end) {
+            if (!readable(client, deadline))
+                return lost(client, "no reply in time", "");
+            ssize_t received = recv(client->socket, client->buffer, sizeof client->buffer, 0);
+            if (received <= 0)
+                return lost(client, received ? strerror(errno) : "the server closed the connection", "");
+            client->begin = 0;
+            client->end = (size_t)received;
+        }
+        char byte = client->buffer[client->begin++];
+        if (byte != '\n' && (byte < ' ' || byte > '~' || length == LONGEST_REPLY))
+            return lost(client, "the server sent something that is no reply", "");
+        client->line[length++] = byte == '\n' ? '\0' : byte;
+        if (byte == '\n')
+            return true;
+    }
+}
+
+static bool read_reply(struct client *client, struct reply *reply) {
+    if (!read_line(client))
+        return false;
+    *reply = (struct reply){.word = NULL, .text = client->line};
+    if (strncmp(client->line, "ERR ", 4) == 0) {
+        char *sentence = strchrnul(client->line + 4, ' ');
+        reply->text = *sentence ? sentence + 1 : sentence;
+        *sentence = '\0';
+        reply->word = client->line + 4;
+        /* These two are about the connection, whatever was asked, and the server closes after them. */
+        client->busy = strcmp(reply->word, "BUSY") == 0;
+        if (client->busy)
+            return lost(client, "the server is busy: ", reply->text);
+        if (strcmp(reply->word, "TIMEOUT") == 0)
+            return lost(client, "the server closed the connection: ", reply->text);
     }
     return true;
+}
+
+/* Whether it is a line with a word in it, and no longer than may be. */
+static bool is_request(const char *text) {
+    size_t length = strlen(text);
+    for (const char *byte = text; *byte; byte++)
+        if (*byte != '\t' && (*byte < ' ' || *byte > '~'))
+            return false;
+    return length <= LONGEST_REQUEST && strspn(text, " \t") < length;
+}
+
+/* Hands the reply to each request to `take`, in order. Returns 0, or the exit status that client->trouble comes to. */
+static int client_ask(struct client *client, char **requests, size_t count, taker *take, void *context) {
+    for (size_t i = 0; i < count; i++)
+        if (!is_request(requests[i])) {
+            snprintf(client->trouble, sizeof client->trouble, "not a request: %s", requests[i]);
+            return EX_USAGE;
+        }
+    for (int failures = 0; count > 0;) {
+        struct reply reply;
+        size_t asked = send_batch(client, requests, count);
+        for (; asked > 0 && read_reply(client, &reply); asked--) {
+            take(context, *requests++, reply);
+            count--;
+            failures = 0;
+        }
+        if (client->socket < 0) {
+            failures++;
+            if (failures == ATTEMPTS)
+                return client->busy ? EX_TEMPFAIL : EX_UNAVAILABLE;
+            poll(NULL, 0, PAUSE << (failures - 1));
+        }
+    }
+    return 0;
 }
 
 static void take_pong(void *context, const char *request, struct reply reply) {
@@ -227,54 +200,54 @@ static void client_keep_alive(struct client *client) {
         client_close(client);
 }
 
+/* The program. */
+
 static void take_and_print(void *context, const char *request, struct reply reply) {
     if (reply.word) {
         fprintf(stderr, "%s: %s: %s\n", request, reply.word, reply.text);
         *(int *)context = 1;
-    } else {
-        printf("%s\t%s\n", request, reply.text);
+    } else if (printf("%s\t%s\n", request, reply.text) < 0 || fflush(stdout)) {
+        perror("client: stdout");
+        exit(EX_IOERR);
     }
-}
-
-/* Returns the exit status that this comes to. */
-static int ask_and_print(struct client *client, char **requests, size_t count) {
-    int status = 0;
-    if (!client_ask(client, requests, count, take_and_print, &status) && !stopped) {
-        fprintf(stderr, "client: %s:%s: %s\n", client->host, client->port, client->trouble);
-        status = client->busy ? 75 : 69;
-    }
-    fflush(stdout);
-    return status;
 }
 
 static void wrong(const char *what, const char *text) {
     fprintf(stderr, "usage: client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]\nclient: %s%s\n", what, text);
-    exit(64);
+    exit(EX_USAGE);
+}
+
+/* Returns the exit status that this comes to. */
+static int ask_and_print(struct client *client, char **requests, size_t count) {
+    int refused = 0, status = client_ask(client, requests, count, take_and_print, &refused);
+    if (status == EX_USAGE)
+        wrong(client->trouble, "");
+    if (status)
+        fprintf(stderr, "client: %s:%s: %s\n", client->host, client->port, client->trouble);
+    return status ? status : refused;
+}
+
+/* Waits so many milliseconds, and keeps the connection alive meanwhile. */
+static void wait_for(struct client *client, long left, long keepalive) {
+    for (; left > keepalive; left -= keepalive) {
+        poll(NULL, 0, (int)keepalive);
+        client_keep_alive(client);
+    }
+    poll(NULL, 0, (int)left);
 }
 
 /* This number of seconds in milliseconds. */
 static long milliseconds(const char *text) {
     char *end;
     double number = strtod(text, &end);
-    if (*end || end == text || strspn(text, "0123456789.") != strlen(text) || !(number > 0 && number <= 1e6))
+    if (*end || strspn(text, "0123456789.") != strlen(text) || !(number >= 0.001 && number <= 1e6))
         wrong("not a number of seconds: ", text);
-    return (long)(number * 1000) + (number < 0.001);
+    return (long)(number * 1000);
 }
 
-static const char *setting(const char *name, const char *otherwise) {
+static long setting(const char *name, const char *otherwise) {
     const char *value = getenv(name);
-    return value ? value : otherwise;
-}
-
-/* A line without a word would get no reply; a line end, or too long a line, would be something else. */
-static bool is_request(const char *text) {
-    bool word = false;
-    for (const char *byte = text; *byte; byte++) {
-        if (*byte != '\t' && (*byte < ' ' || *byte > '~'))
-            return false;
-        word = word || (*byte != '\t' && *byte != ' ');
-    }
-    return word && strlen(text) <= 1023;
+    return milliseconds(value ? value : otherwise);
 }
 
 int main(int count, char **words) {
@@ -288,37 +261,13 @@ int main(int count, char **words) {
         wrong("nothing to ask", "");
     if (strspn(words[2], "0123456789") != strlen(words[2]) || atol(words[2]) < 1 || atol(words[2]) > 65535)
         wrong("not a port: ", words[2]);
-    char **requests = words + 3;
-    size_t number = (size_t)count - 3;
-    for (size_t i = 0; i < number; i++)
-        if (!is_request(requests[i]))
-            wrong("not a request: ", requests[i]);
-    struct client client = {.host = words[1], .port = words[2], .socket = -1};
-    client.timeout = milliseconds(setting("TIMEOUT", "2"));
-    long keepalive = milliseconds(setting("KEEPALIVE", "60"));
-
-    struct sigaction action = {.sa_handler = stop};
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    sigprocmask(SIG_BLOCK, &signals, NULL);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-
-    int status = ask_and_print(&client, requests, number);
-    if (repeat && status)
-        status = 1;
-    while (repeat && !stopped) {
-        for (long next = now() + repeat; now() < next && !stopped;) {
-            bool idle = next - now() > keepalive;
-            ready(-1, 0, idle ? now() + keepalive : next);
-            if (idle && !stopped)
-                client_keep_alive(&client);
-        }
-        if (!stopped && ask_and_print(&client, requests, number))
-            status = 1;
+    struct client client = {.host = words[1], .port = words[2], .socket = -1, .timeout = setting("TIMEOUT", "2")};
+    long keepalive = setting("KEEPALIVE", "60");
+    while (repeat) {
+        ask_and_print(&client, words + 3, (size_t)count - 3);
+        wait_for(&client, repeat, keepalive);
     }
+    int status = ask_and_print(&client, words + 3, (size_t)count - 3);
     client_close(&client);
     return status;
 }

@@ -2,33 +2,28 @@
 //
 //	go run client.go [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]
 //
-// Type Client connects to any address of a name, within a time-out; sends many requests at once and matches their replies,
-// however these are cut into packets; gives an ERR as an error of its own; keeps the connection alive with PING; and, when it
-// is lost, makes a new one and asks again what was not answered. README.md, beside this file, says what is printed and when.
+// Type Client is to be copied, the program below it shows its use. README.md, beside this file, says what both do.
 package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/signal"
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
 const (
-	longestReply = 4096                   // bytes: a server that sends longer lines speaks something else
-	batchSize    = 4096                   // bytes of requests sent at once: the system takes them even when the server reads none
-	attempts     = 5                      // in a row without a reply, before it gives up
-	firstPause   = 100 * time.Millisecond // before the second attempt, and twice as long before each further one
+	longestRequest = 1023                   // bytes, without the line end
+	longestReply   = 4096                   // bytes: a server that sends longer lines speaks something else
+	batchSize      = 4096                   // bytes of requests sent at once: the system takes them even when the server reads none
+	attempts       = 5                      // in a row without a reply, before it gives up
+	firstPause     = 100 * time.Millisecond // before the second attempt, and twice as long before each further one
 )
 
 // ServerError is what the server answers in the place of a value: a word for programs and a sentence for people.
@@ -37,10 +32,16 @@ type ServerError struct{ Word, Sentence string }
 func (e *ServerError) Error() string { return e.Word + ": " + e.Sentence }
 
 var (
+	// ErrRequest means that this can't be asked.
+	ErrRequest = errors.New("not a request")
 	// ErrBusy means that the server has no room now.
 	ErrBusy     = errors.New("the server is busy")
+	errLate     = errors.New("no reply in time")
 	errClosed   = errors.New("the server closed the connection")
 	errNonsense = errors.New("the server sent something that is no reply")
+
+	requestLine = regexp.MustCompile(`^[\t -~]*[!-~][\t -~]*$`)
+	replyLine   = regexp.MustCompile(`^[ -~]*\n$`)
 )
 
 // Client is a connection that is made when it is needed, and made again when it is lost.
@@ -49,82 +50,75 @@ type Client struct {
 	Timeout time.Duration
 	conn    net.Conn
 	reader  *bufio.Reader
-	cancel  context.CancelFunc
 }
 
 // Close may be called at any time; what is asked after it connects again.
 func (c *Client) Close() {
 	if c.conn != nil {
-		c.cancel()
 		c.conn.Close()
 		c.conn = nil
 	}
 }
 
-// Ask hands the reply to each request to each, in order: a value, or a *ServerError. It returns an error when there is no
-// connection, or the context has ended.
-func (c *Client) Ask(ctx context.Context, requests []string, each func(request, value string, refused error)) error {
-	pause, failures := firstPause, 0
-	for len(requests) > 0 {
-		answered := 0
-		err := c.exchange(ctx, requests, func(value string, refused error) {
-			each(requests[answered], value, refused)
-			answered++
-		})
-		if err == nil {
-			return nil
+// Ask hands the reply to each request to take, in order: a value, or a ServerError. It fails when there is no connection.
+func (c *Client) Ask(requests []string, take func(request, value string, refused *ServerError)) error {
+	for _, request := range requests {
+		if len(request) > longestRequest || !requestLine.MatchString(request) {
+			return fmt.Errorf("%w: %s", ErrRequest, request)
 		}
-		c.Close()
+	}
+	for failures := 0; len(requests) > 0; {
+		answered, err := c.exchange(firstBatch(requests), take)
+		requests = requests[answered:]
 		if answered > 0 {
-			requests, pause, failures = requests[answered:], firstPause, 0
+			failures = 0
 		}
-		if failures++; failures == attempts {
-			return err
+		if err != nil {
+			c.Close()
+			failures++
+			if failures == attempts {
+				return err
+			}
+			time.Sleep(firstPause << (failures - 1))
 		}
-		if !sleep(ctx, pause) {
-			return ctx.Err()
-		}
-		pause *= 2
 	}
 	return nil
 }
 
 // KeepAlive is to be called when nothing has been asked for a while, or the server closes the connection.
-func (c *Client) KeepAlive(ctx context.Context) error {
+func (c *Client) KeepAlive() error {
 	var answer string
-	err := c.Ask(ctx, []string{"PING"}, func(_, value string, _ error) { answer = value })
+	err := c.Ask([]string{"PING"}, func(_, value string, _ *ServerError) { answer = value })
 	if answer != "PONG" {
 		c.Close()
 	}
 	return err
 }
 
-func (c *Client) exchange(ctx context.Context, requests []string, each func(string, error)) error {
+// exchange returns how many requests were answered, and an error if not all were.
+func (c *Client) exchange(batch []string, take func(string, string, *ServerError)) (int, error) {
 	if c.conn != nil && !c.quiet() {
 		c.Close()
 	}
 	if c.conn == nil {
-		if err := c.connect(ctx); err != nil {
-			return err
+		conn, err := net.DialTimeout("tcp", c.Address, c.Timeout)
+		if err != nil {
+			return 0, fmt.Errorf("no connection: %w", err)
 		}
+		c.conn, c.reader = conn, bufio.NewReaderSize(conn, longestReply+1)
 	}
-	for len(requests) > 0 {
-		batch := batchOf(requests)
-		requests = requests[len(batch):]
-		c.conn.SetDeadline(time.Now().Add(c.Timeout))
-		if _, err := io.WriteString(c.conn, strings.Join(batch, "\n")+"\n"); err != nil {
-			return err
-		}
-		for range batch {
-			value, err := c.reply()
-			var refused *ServerError
-			if err != nil && !errors.As(err, &refused) {
-				return err
-			}
-			each(value, err)
-		}
+	c.conn.SetDeadline(time.Now().Add(c.Timeout))
+	if _, err := io.WriteString(c.conn, strings.Join(batch, "\n")+"\n"); err != nil {
+		return 0, err
 	}
-	return nil
+	for i, request := range batch {
+		value, refused, err := c.reply()
+		if err != nil {
+			return i, err
+		}
+		take(request, value, refused)
+	}
+	return len(batch), nil
 }
 
 // quiet tells whether nothing has come while nobody asked: that would be the end, or last words, or no reply to what is asked next.
@@ -134,162 +128,123 @@ func (c *Client) quiet() bool {
 	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-func (c *Client) connect(ctx context.Context) error {
-	dialer := net.Dialer{Timeout: c.Timeout}
-	conn, err := dialer.DialContext(ctx, "tcp", c.Address)
-	if err != nil {
-		return err
-	}
-	ctx, c.cancel = context.WithCancel(ctx)
-	go func() { // Whoever reads is woken when the context ends.
-		<-ctx.Done()
-		conn.Close()
-	}()
-	c.conn, c.reader = conn, bufio.NewReaderSize(conn, longestReply+1)
-	return nil
-}
-
-func (c *Client) reply() (string, error) {
-	c.conn.SetDeadline(time.Now().Add(c.Timeout))
-	slice, err := c.reader.ReadSlice('\n')
-	switch {
-	case errors.Is(err, io.EOF):
-		return "", errClosed
-	case errors.Is(err, bufio.ErrBufferFull):
-		return "", errNonsense
-	case err != nil:
-		return "", err
-	}
-	line := string(slice[:len(slice)-1])
-	if strings.IndexFunc(line, func(r rune) bool { return r < ' ' || r > '~' }) >= 0 {
-		return "", errNonsense
-	}
-	if !strings.HasPrefix(line, "ERR ") {
-		return line, nil
+func (c *Client) reply() (string, *ServerError, error) {
+	line, err := c.line()
+	if err != nil || !strings.HasPrefix(line, "ERR ") {
+		return line, nil, err
 	}
 	word, sentence, _ := strings.Cut(line[len("ERR "):], " ")
 	switch word { // These two are about the connection, whatever was asked, and the server closes after them.
 	case "BUSY":
-		return "", fmt.Errorf("%w: %s", ErrBusy, sentence)
+		return "", nil, fmt.Errorf("%w: %s", ErrBusy, sentence)
 	case "TIMEOUT":
-		return "", fmt.Errorf("%w: %s", errClosed, sentence)
+		return "", nil, fmt.Errorf("%w: %s", errClosed, sentence)
 	}
-	return "", &ServerError{word, sentence}
+	return "", &ServerError{word, sentence}, nil
 }
 
-// batchOf is the first of the requests, as many as are sent at once.
-func batchOf(requests []string) []string {
+func (c *Client) line() (string, error) {
+	c.conn.SetDeadline(time.Now().Add(c.Timeout))
+	line, err := c.reader.ReadSlice('\n')
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "", errLate
+	case errors.Is(err, io.EOF):
+		return "", errClosed
+	case err != nil && !errors.Is(err, bufio.ErrBufferFull):
+		return "", err
+	case !replyLine.Match(line):
+		return "", errNonsense
+	}
+	return string(line[:len(line)-1]), nil
+}
+
+// firstBatch is as many of the requests as are sent at once.
+func firstBatch(requests []string) []string {
 	size := 0
 	for i, request := range requests {
-		if size += len(request) + 1; i > 0 && size > batchSize {
+		size += len(request) + 1
+		if size > batchSize {
 			return requests[:i]
 		}
 	}
 	return requests
 }
 
-// sleep tells whether it has slept to the end.
-func sleep(ctx context.Context, duration time.Duration) bool {
-	timer := time.NewTimer(duration)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+// The program.
+
+func complain(status int, format string, arguments ...any) int {
+	fmt.Fprintf(os.Stderr, "client: "+format+"\n", arguments...)
+	return status
 }
 
 // askAndPrint returns the exit status that this comes to.
-func askAndPrint(ctx context.Context, client *Client, requests []string) int {
-	status := 0
-	out := bufio.NewWriter(os.Stdout)
-	defer out.Flush()
-	err := client.Ask(ctx, requests, func(request, value string, refused error) {
+func askAndPrint(client *Client, requests []string) (status int) {
+	err := client.Ask(requests, func(request, value string, refused *ServerError) {
 		if refused != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", request, refused)
 			status = 1
-		} else {
-			fmt.Fprintf(out, "%s\t%s\n", request, value)
+		} else if _, err := fmt.Printf("%s\t%s\n", request, value); err != nil {
+			os.Exit(complain(74, "stdout: %v", err))
 		}
 	})
-	if err == nil || ctx.Err() != nil {
-		return status
+	switch {
+	case errors.Is(err, ErrRequest):
+		wrong("%v", err)
+	case errors.Is(err, ErrBusy):
+		return complain(75, "%s: %v", client.Address, err)
+	case err != nil:
+		return complain(69, "%s: %v", client.Address, err)
 	}
-	fmt.Fprintf(os.Stderr, "client.go: %s: %v\n", client.Address, err)
-	if errors.Is(err, ErrBusy) {
-		return 75
-	}
-	return 69
+	return status
 }
 
-// wait tells whether it has waited to the end; it keeps the connection alive meanwhile.
-func wait(ctx context.Context, client *Client, duration, keepalive time.Duration) bool {
-	for ; duration > keepalive; duration -= keepalive {
-		if !sleep(ctx, keepalive) {
-			return false
-		}
-		client.KeepAlive(ctx) // If it fails, the next request says so, if it still is so then.
+// wait keeps the connection alive meanwhile.
+func wait(client *Client, left, keepalive time.Duration) {
+	for ; left > keepalive; left -= keepalive {
+		time.Sleep(keepalive)
+		client.KeepAlive() // If it fails, the next request says so, if it still is so then.
 	}
-	return sleep(ctx, duration)
+	time.Sleep(left)
 }
 
 func wrong(format string, arguments ...any) {
 	fmt.Fprintln(os.Stderr, "usage: client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]")
-	fmt.Fprintf(os.Stderr, "client.go: "+format+"\n", arguments...)
-	os.Exit(64)
+	os.Exit(complain(64, format, arguments...))
 }
 
 func seconds(text string) time.Duration {
 	number, err := strconv.ParseFloat(text, 64)
-	if err != nil || !regexp.MustCompile(`^\d*\.?\d+$`).MatchString(text) || number <= 0 || number > 1e6 {
+	if err != nil || !(number >= 0.001 && number <= 1e6) {
 		wrong("not a number of seconds: %s", text)
 	}
 	return time.Duration(number * float64(time.Second))
 }
 
-func setting(name, fallback string) time.Duration {
+func setting(name, otherwise string) time.Duration {
 	if text, set := os.LookupEnv(name); set {
-		fallback = text
+		return seconds(text)
 	}
-	return seconds(fallback)
+	return seconds(otherwise)
 }
 
 func main() {
-	flags := flag.NewFlagSet("client", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	repeat := flags.String("repeat", "", "ask again every so many `SECONDS`")
-	if err := flags.Parse(os.Args[1:]); err != nil {
-		wrong("%v", err)
+	words, repeat := os.Args[1:], time.Duration(0)
+	if len(words) > 1 && words[0] == "--repeat" {
+		repeat, words = seconds(words[1]), words[2:]
 	}
-	if flags.NArg() < 3 {
+	if len(words) < 3 || strings.HasPrefix(words[0], "-") {
 		wrong("nothing to ask")
 	}
-	host, port, requests := flags.Arg(0), flags.Arg(1), flags.Args()[2:]
+	host, port, requests := words[0], words[1], words[2:]
 	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
 		wrong("not a port: %s", port)
 	}
-	// A line without a word would get no reply; a line end, or too long a line, would be something else.
-	line := regexp.MustCompile(`^[\t -~]*[!-~][\t -~]*$`)
-	for _, request := range requests {
-		if !line.MatchString(request) || len(request) > 1023 {
-			wrong("not a request: %q", request)
-		}
-	}
 	client := &Client{Address: net.JoinHostPort(host, port), Timeout: setting("TIMEOUT", "2")}
-	defer client.Close()
 	keepalive := setting("KEEPALIVE", "60")
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if *repeat == "" {
-		os.Exit(askAndPrint(ctx, client, requests))
+	for repeat > 0 {
+		askAndPrint(client, requests)
+		wait(client, repeat, keepalive)
 	}
-	status, pause := 0, seconds(*repeat)
-	for again := true; again; again = wait(ctx, client, pause, keepalive) {
-		if askAndPrint(ctx, client, requests) != 0 {
-			status = 1
-		}
-	}
-	client.Close()
-	os.Exit(status)
+	os.Exit(askAndPrint(client, requests))
 }

@@ -3,17 +3,15 @@
 //
 //     node client.js [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]
 //
-// Class Client connects to any address of a name, within a time-out; sends many requests at once and matches their replies,
-// however these are cut into packets; gives an ERR as a value of its own; keeps the connection alive with PING; and, when it
-// is lost, makes a new one and asks again what was not answered. README.md, beside this file, says what is printed and when.
+// Class Client is to be copied, the program below it shows its use. README.md, beside this file, says what both do.
 'use strict';
 
 const dns = require('node:dns/promises');
 const net = require('node:net');
 const { once } = require('node:events');
-const { parseArgs } = require('node:util');
 const { setTimeout: sleep } = require('node:timers/promises');
 
+const LONGEST_REQUEST = 1023; // bytes, without the line end
 const LONGEST_REPLY = 4096; // bytes: a server that sends longer lines speaks something else
 const BATCH = 4096; // bytes of requests sent at once: the system takes them even when the server reads none
 const ATTEMPTS = 5; // in a row without a reply, before it gives up
@@ -30,13 +28,13 @@ class ServerError extends Error {
 /** The server has no room now. */
 class Busy extends Error {}
 
-/** A connection that is made when it is needed, and made again when it is lost. */
+/** A connection that is made when it is needed, and made again when it is lost. The time-out is in milliseconds. */
 class Client {
   #socket = null;
   #pieces = null;
   #buffer = '';
 
-  constructor(host, port, timeout = 2) {
+  constructor(host, port, timeout = 2000) {
     Object.assign(this, { host, port, timeout });
   }
 
@@ -48,10 +46,15 @@ class Client {
 
   /** Yields the reply to each request, in order: a string or a ServerError. Throws when there is no connection. */
   async *ask(requests) {
-    let answered = 0;
-    for (let failures = 0; answered < requests.length; ) {
+    const isRequest = (text) => text.length <= LONGEST_REQUEST && /^[\t -~]*[!-~][\t -~]*$/.test(text);
+    const wrong = requests.find((request) => !isRequest(request));
+    if (wrong !== undefined) throw new RangeError(`not a request: ${wrong}`);
+    for (let answered = 0, failures = 0; answered < requests.length; ) {
       try {
-        for await (const reply of this.#exchange(requests.slice(answered))) {
+        const batch = firstBatch(requests, answered);
+        await this.#send(batch);
+        for (let left = batch.length; left > 0; left -= 1) {
+          const reply = await this.#reply();
           answered += 1;
           failures = 0;
           yield reply;
@@ -72,14 +75,15 @@ class Client {
     }
   }
 
-  async *#exchange(requests) {
+  async #send(batch) {
     // Nobody was asked anything: what has come is the end, or last words, or no reply to what is asked next.
     if (this.#buffer || this.#socket?.readableLength || this.#socket?.readableEnded) this.close();
-    if (!this.#socket || this.#socket.destroyed) await this.#connect();
-    for (const batch of batches(requests)) {
-      this.#socket.write(batch.map((request) => `${request}\n`).join(''));
-      for (let left = batch.length; left > 0; left -= 1) yield this.#reply(await this.#line());
+    if (!this.#socket || this.#socket.destroyed) {
+      await this.#connect().catch((error) => {
+        throw new Error(`no connection: ${error.message}`);
+      });
     }
+    this.#socket.write(batch.map((request) => `${request}\n`).join(''));
   }
 
   async #connect() {
@@ -88,26 +92,26 @@ class Client {
       const socket = net.connect({ host: address, port: this.port }).setEncoding('latin1');
       // Whoever reads or connects is told; an error that comes meanwhile must not end the program.
       socket.on('error', () => {});
-      const timer = this.#timer(socket, `no connection to ${address} in time`);
       try {
-        await once(socket, 'connect');
+        await this.#inTime(socket, 'timed out', once(socket, 'connect'));
         this.#socket = socket;
         this.#pieces = socket[Symbol.asyncIterator]();
         return;
       } catch (error) {
         failure = error;
-      } finally {
-        clearTimeout(timer);
       }
     }
     throw failure;
   }
 
-  #timer(socket, what) {
-    return setTimeout(() => socket.destroy(new Error(what)), this.timeout * 1000);
+  /** Waits for the promise, and has the socket fail if it takes too long. */
+  async #inTime(socket, otherwise, promise) {
+    const timer = setTimeout(() => socket.destroy(new Error(otherwise)), this.timeout);
+    return promise.finally(() => clearTimeout(timer));
   }
 
-  #reply(line) {
+  async #reply() {
+    const line = await this.#inTime(this.#socket, 'no reply in time', this.#line());
     if (!line.startsWith('ERR ')) return line;
     const [, word, sentence] = /^ERR ([^ ]*) ?(.*)$/.exec(line);
     // These two are about the connection, whatever was asked, and the server closes after them.
@@ -117,39 +121,30 @@ class Client {
   }
 
   async #line() {
-    const timer = this.#timer(this.#socket, 'no reply in time');
-    try {
-      let end;
-      while ((end = this.#buffer.indexOf('\n')) < 0 && this.#buffer.length <= LONGEST_REPLY) {
-        const { value, done } = await this.#pieces.next();
-        if (done) throw new Error('the server closed the connection');
-        this.#buffer += value;
-      }
-      const line = this.#buffer.slice(0, Math.max(end, 0));
-      this.#buffer = this.#buffer.slice(end + 1);
-      if (end < 0 || end > LONGEST_REPLY || !/^[ -~]*$/.test(line)) throw new Error('the server sent something that is no reply');
-      return line;
-    } finally {
-      clearTimeout(timer);
+    let end;
+    while ((end = this.#buffer.indexOf('\n')) < 0 && this.#buffer.length <= LONGEST_REPLY) {
+      const { value, done } = await this.#pieces.next();
+      if (done) throw new Error('the server closed the connection');
+      this.#buffer += value;
     }
+    const line = this.#buffer.slice(0, Math.max(end, 0));
+    this.#buffer = this.#buffer.slice(end + 1);
+    if (end < 0 || end > LONGEST_REPLY || !/^[ -~]*$/.test(line)) throw new Error('the server sent something that is no reply');
+    return line;
   }
 }
 
-/** Cuts the requests into batches that are sent at once. */
-function* batches(requests) {
-  let batch = [];
-  let size = 0;
-  for (const request of requests) {
-    if (batch.length && size + request.length + 1 > BATCH) {
-      yield batch;
-      batch = [];
-      size = 0;
-    }
-    batch.push(request);
-    size += request.length + 1;
+/** As many of the requests, from there on, as are sent at once. */
+function firstBatch(requests, start) {
+  let end = start;
+  for (let size = 0; end < requests.length; end += 1) {
+    size += requests[end].length + 1;
+    if (size > BATCH) break;
   }
-  yield batch;
+  return requests.slice(start, end);
 }
+
+// The program.
 
 /** Returns the exit status that this comes to. */
 async function askAndPrint(client, requests) {
@@ -162,75 +157,61 @@ async function askAndPrint(client, requests) {
         console.error(`${request}: ${reply.message}`);
         status = 1;
       } else {
-        console.log(`${request}\t${reply}`);
+        process.stdout.write(`${request}\t${reply}\n`);
       }
     }
   } catch (error) {
-    console.error(`client.js: ${client.host}:${client.port}: ${error.message}`);
+    if (error instanceof RangeError) wrong(error.message);
+    console.error(`client: ${client.host}:${client.port}: ${error.message}`);
     status = error instanceof Busy ? 75 : 69;
   }
   return status;
 }
 
 /** Waits, and keeps the connection alive meanwhile. */
-async function wait(client, seconds, keepalive) {
-  const end = performance.now() + seconds * 1000;
-  for (let left; (left = end - performance.now()) > 0; ) {
-    await sleep(Math.min(left, keepalive * 1000));
+async function wait(client, time, keepalive) {
+  for (; time > keepalive; time -= keepalive) {
+    await sleep(keepalive);
     // If it fails, the next request says so, if it still is so then.
-    if (left > keepalive * 1000) await client.keepAlive().catch(() => {});
+    await client.keepAlive().catch(() => {});
   }
+  await sleep(time);
 }
 
 function wrong(message) {
-  console.error(`usage: node client.js [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]\nclient.js: ${message}`);
+  console.error(`usage: client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]\nclient: ${message}`);
   process.exit(64);
 }
 
-function seconds(text) {
-  if (!/^\d*\.?\d+$/.test(text) || !(text > 0 && text <= 1e6)) wrong(`not a number of seconds: ${text}`);
-  return Number(text);
-}
-
-function parse() {
-  try {
-    return parseArgs({ options: { repeat: { type: 'string' } }, allowPositionals: true });
-  } catch (error) {
-    return wrong(error.message);
-  }
+/** This number of seconds in milliseconds. */
+function milliseconds(text) {
+  if (!/^\d*\.?\d+$/.test(text) || !(text >= 0.001 && text <= 1e6)) wrong(`not a number of seconds: ${text}`);
+  return text * 1000;
 }
 
 async function main() {
-  const { values, positionals } = parse();
-  const [host, port, ...requests] = positionals;
-  if (requests.length === 0) wrong('nothing to ask');
+  let words = process.argv.slice(2);
+  let repeat = 0;
+  if (words[0] === '--repeat' && words.length > 1) {
+    repeat = milliseconds(words[1]);
+    words = words.slice(2);
+  }
+  const [host, port, ...requests] = words;
+  if (requests.length === 0 || host.startsWith('-')) wrong('nothing to ask');
   if (!/^\d{1,5}$/.test(port) || port < 1 || port > 65535) wrong(`not a port: ${port}`);
-  // A line without a word would get no reply; a line end, or too long a line, would be something else.
-  for (const request of requests) {
-    if (!/^[\t -~]*[!-~][\t -~]*$/.test(request) || request.length > 1023) wrong(`not a request: ${JSON.stringify(request)}`);
-  }
-  const repeat = values.repeat === undefined ? null : seconds(values.repeat);
-  const timeout = seconds(process.env.TIMEOUT ?? '2');
-  const keepalive = seconds(process.env.KEEPALIVE ?? '60');
+  const client = new Client(host, port, milliseconds(process.env.TIMEOUT ?? '2'));
+  const keepalive = milliseconds(process.env.KEEPALIVE ?? '60');
 
-  const client = new Client(host, port, timeout);
-  let status = 0;
-  for (const signal of ['SIGINT', 'SIGTERM']) {
-    process.on(signal, () => {
-      client.close();
-      process.exit(status);
-    });
-  }
-  for (;;) {
-    const latest = await askAndPrint(client, requests);
-    if (repeat === null) {
-      client.close();
-      process.exitCode = latest;
-      return;
-    }
-    status ||= Math.min(latest, 1);
+  process.stdout.on('error', (error) => {
+    if (error.code !== 'EPIPE') console.error(`client: stdout: ${error.message}`);
+    process.exit(74);
+  });
+  while (repeat) {
+    await askAndPrint(client, requests);
     await wait(client, repeat, keepalive);
   }
+  process.exitCode = await askAndPrint(client, requests);
+  client.close();
 }
 
 main();

@@ -3,9 +3,7 @@
 #
 #     perl client.pl [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]
 #
-# Package Client connects to any address of a name, within a time-out; sends many requests at once and matches their replies,
-# however these are cut into packets; gives an ERR as an object of its own; keeps the connection alive with PING; and, when
-# it is lost, makes a new one and asks again what was not answered. README.md, beside this file, says what is printed and when.
+# Package Client is to be copied, the program below it shows its use. README.md, beside this file, says what both do.
 use strict;
 use warnings;
 
@@ -22,10 +20,11 @@ package Client {
     use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
 
     use constant {
-        LONGEST_REPLY => 4096,    # bytes: a server that sends longer lines speaks something else
-        BATCH         => 4096,    # bytes of requests sent at once: the system takes them even when the server reads none
-        ATTEMPTS      => 5,       # in a row without a reply, before it gives up
-        PAUSE         => 0.1,     # seconds before the second attempt, and twice as long before each further one
+        LONGEST_REQUEST => 1023,    # bytes, without the line end
+        LONGEST_REPLY   => 4096,    # bytes: a server that sends longer lines speaks something else
+        BATCH           => 4096,    # bytes of requests sent at once: the system takes them even when the server reads none
+        ATTEMPTS        => 5,       # in a row without a reply, before it gives up
+        PAUSE           => 0.1,     # seconds before the second attempt, and twice as long before each further one
     };
 
     sub new {
@@ -43,10 +42,19 @@ package Client {
     # Hands each request and the reply to it, a string or a ServerError, to the function, in order. Dies without a connection.
     sub ask {
         my ($self, $take, @requests) = @_;
+        for (@requests) {
+            die "not a request: $_\n" if length > LONGEST_REQUEST || !/\A[\t -~]*[!-~][\t -~]*\z/;
+        }
         my $failures = 0;
         while (@requests) {
-            my $answered = sub { $take->(shift(@requests), shift); $failures = 0 };
-            next if eval { $self->_exchange($answered, @requests); 1 };
+            my $asked = eval { $self->_send(@requests) };
+            while ($asked) {
+                my $reply = eval { $self->_reply } // last;
+                $take->(shift @requests, $reply);
+                $asked--;
+                $failures = 0;
+            }
+            next if defined $asked && $asked == 0;
             my $error = $@;
             $self->close;
             die $error if ++$failures == ATTEMPTS;
@@ -58,32 +66,28 @@ package Client {
     # To be called when nothing has been asked for a while, or the server closes the connection.
     sub keep_alive {
         my ($self) = @_;
-        my $answer;
-        $self->ask(sub { $answer = $_[1] }, 'PING');
-        $self->close if $answer ne 'PONG';
+        $self->ask(sub { $self->close if $_[1] ne 'PONG' }, 'PING');
         return;
     }
 
-    sub _exchange {
-        my ($self, $take, @requests) = @_;
+    # Sends as many of the requests as are sent at once, and returns how many.
+    sub _send {
+        my ($self, @requests) = @_;
         # Nobody was asked anything: what has come is the end, or last words, or no reply to what is asked next.
         $self->close if $self->{socket} && ($self->{buffer} ne '' || $self->_readable(0));
         $self->{socket} //= IO::Socket::IP->new(
             PeerHost => $self->{host}, PeerService => $self->{port}, Type => SOCK_STREAM, Timeout => $self->{timeout},
         ) // die "no connection: $@\n";
         $self->{socket}->blocking(1);
-        while (@requests) {
-            my @batch = shift @requests;
-            my $lines = "$batch[0]\n";
-            while (@requests && length($lines) + length($requests[0]) + 1 <= BATCH) {
-                push @batch, shift @requests;
-                $lines .= "$batch[-1]\n";
-            }
-            local $SIG{PIPE} = 'IGNORE';
-            syswrite($self->{socket}, $lines) // die "can't send: $!\n";
-            $take->($self->_reply) for @batch;
+        my ($lines, $asked) = ('', 0);
+        for (@requests) {
+            last if length($lines) + length >= BATCH;
+            $lines .= "$_\n";
+            $asked++;
         }
-        return;
+        local $SIG{PIPE} = 'IGNORE';
+        syswrite($self->{socket}, $lines) // die "$!\n";
+        return $asked;
     }
 
     sub _readable {
@@ -104,24 +108,23 @@ package Client {
     sub _line {
         my ($self) = @_;
         my $deadline = clock_gettime(CLOCK_MONOTONIC) + $self->{timeout};
-        my $end;
-        while (($end = index($self->{buffer}, "\n")) < 0 && length($self->{buffer}) <= LONGEST_REPLY) {
+        while ($self->{buffer} !~ /\n/ && length $self->{buffer} <= LONGEST_REPLY) {
             my $left = $deadline - clock_gettime(CLOCK_MONOTONIC);
             die "no reply in time\n" if $left <= 0 || !$self->_readable($left);
             my $read = sysread($self->{socket}, $self->{buffer}, LONGEST_REPLY, length $self->{buffer});
-            die "can't receive: $!\n" if !defined $read;
+            die "$!\n" if !defined $read;
             die "the server closed the connection\n" if $read == 0;
         }
-        my $line = substr($self->{buffer}, 0, $end < 0 ? LONGEST_REPLY + 1 : $end + 1, '');
-        $line =~ s/\n\z//;
-        die "the server sent something that is no reply\n" if length $line > LONGEST_REPLY || $line =~ /[^ -~]/;
-        return $line;
+        $self->{buffer} =~ s/\A([ -~]*)\n// && length $1 <= LONGEST_REPLY
+            or die "the server sent something that is no reply\n";
+        return $1;
     }
 }
 
+# The program.
 package main;
 
-use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
+use Time::HiRes qw(sleep);
 
 # Returns the exit status that this comes to.
 sub ask_and_print {
@@ -129,38 +132,41 @@ sub ask_and_print {
     my $status = 0;
     my $print = sub {
         my ($request, $reply) = @_;
-        return print "$request\t$reply\n" if !ref $reply;
-        print STDERR "$request: ", $reply->text, "\n";
-        $status = 1;
+        if (ref $reply) {
+            print STDERR "$request: ", $reply->text, "\n";
+            $status = 1;
+        } elsif (!(print "$request\t$reply\n")) {
+            print STDERR "client: stdout: $!\n";
+            exit 74;
+        }
     };
-    if (!eval { $client->ask($print, @requests); 1 }) {
-        print STDERR "client.pl: $client->{host}:$client->{port}: $@";
-        $status = $@ =~ /^the server is busy/ ? 75 : 69;
-    }
-    STDOUT->flush;
-    return $status;
+    return $status if eval { $client->ask($print, @requests); 1 };
+    wrong($@) if $@ =~ /^not a request/;
+    print STDERR "client: $client->{host}:$client->{port}: $@";
+    return $@ =~ /^the server is busy/ ? 75 : 69;
 }
 
 # Waits, and keeps the connection alive meanwhile.
 sub wait_for {
-    my ($client, $seconds, $keepalive) = @_;
-    my $end = clock_gettime(CLOCK_MONOTONIC) + $seconds;
-    while ((my $left = $end - clock_gettime(CLOCK_MONOTONIC)) > 0) {
-        sleep($left < $keepalive ? $left : $keepalive);
-        # If it fails, the next request says so, if it still is so then.
-        eval { $client->keep_alive } if $left > $keepalive;
+    my ($client, $left, $keepalive) = @_;
+    for (; $left > $keepalive; $left -= $keepalive) {
+        sleep $keepalive;
+        eval { $client->keep_alive };    # If it fails, the next request says so, if it still is so then.
     }
+    sleep $left;
     return;
 }
 
 sub wrong {
-    print STDERR "usage: perl client.pl [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]\nclient.pl: @_\n";
+    my ($message) = @_;
+    chomp $message;
+    print STDERR "usage: client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]\nclient: $message\n";
     exit 64;
 }
 
 sub seconds {
     my ($text) = @_;
-    wrong("not a number of seconds: $text") if $text !~ /\A[0-9]*\.?[0-9]+\z/ || $text <= 0 || $text > 1e6;
+    wrong("not a number of seconds: $text") if $text !~ /\A[0-9]*\.?[0-9]+\z/ || $text < 0.001 || $text > 1e6;
     return $text;
 }
 
@@ -172,18 +178,12 @@ if (@ARGV > 1 && $ARGV[0] eq '--repeat') {
 my ($host, $port, @requests) = @ARGV;
 wrong('nothing to ask') if !@requests || $host =~ /^-/;
 wrong("not a port: $port") if $port !~ /\A[0-9]{1,5}\z/ || $port < 1 || $port > 65535;
-# A line without a word would get no reply; a line end, or too long a line, would be something else.
-for (@requests) {
-    wrong("not a request: $_") if !/\A[\t -~]*[!-~][\t -~]*\z/ || length > 1023;
-}
 my $client = Client->new($host, $port, seconds($ENV{TIMEOUT} // 2));
 my $keepalive = seconds($ENV{KEEPALIVE} // 60);
 
-my $status = 0;
-$SIG{INT} = $SIG{TERM} = sub { $client->close; exit $status };
-while (1) {
-    my $latest = ask_and_print($client, @requests);
-    exit $latest if !$repeat;
-    $status ||= $latest && 1;
+$| = 1;
+while ($repeat) {
+    ask_and_print($client, @requests);
     wait_for($client, $repeat, $keepalive);
 }
+exit ask_and_print($client, @requests);

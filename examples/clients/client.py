@@ -3,20 +3,18 @@
 
     python3 client.py [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]
 
-Class Client connects to any address of a name, within a time-out; sends many requests at once and matches their replies,
-however these are cut into packets; gives an ERR as a value of its own; keeps the connection alive with PING; and, when it is
-lost, makes a new one and asks again what was not answered. README.md, beside this file, says what is printed and when.
+Class Client is to be copied, the program below it shows its use. README.md, beside this file, says what both do.
 """
 
-import argparse
 import os
 import re
-import select
+import selectors
 import signal
 import socket
 import sys
 import time
 
+LONGEST_REQUEST = 1023  # bytes, without the line end
 LONGEST_REPLY = 4096  # bytes: a server that sends longer lines speaks something else
 BATCH = 4096  # bytes of requests sent at once: the system takes them even when the server reads none
 ATTEMPTS = 5  # in a row without a reply, before it gives up
@@ -42,20 +40,26 @@ class Client:
         self.address = (host, port)
         self.timeout = timeout
         self.socket = None
-        self.buffer = bytearray()
+        self.buffer = b""
 
     def close(self):
         if self.socket:
             self.socket.close()
         self.socket = None
-        self.buffer.clear()
+        self.buffer = b""
 
     def ask(self, requests):
         """Yields the reply to each request, in order: a str or a ServerError. Raises OSError when there is no connection."""
+        for request in requests:
+            if len(request) > LONGEST_REQUEST or not re.fullmatch(r"[\t -~]*[!-~][\t -~]*", request):
+                raise ValueError(f"not a request: {request}")
         answered = failures = 0
         while answered < len(requests):
             try:
-                for reply in self._exchange(requests[answered:]):
+                batch = first_batch(requests, answered)
+                self._send(batch)
+                for _ in batch:
+                    reply = self._reply()
                     answered, failures = answered + 1, 0
                     yield reply
             except OSError:
@@ -70,58 +74,68 @@ class Client:
         if list(self.ask(["PING"])) != ["PONG"]:
             self.close()
 
-    def _exchange(self, requests):
+    def _send(self, batch):
         # Nobody was asked anything: what has come is the end, or last words, or no reply to what is asked next.
-        if self.socket and (self.buffer or select.select([self.socket], [], [], 0)[0]):
+        if self.socket and (self.buffer or self._readable(0)):
             self.close()
         if not self.socket:
-            self.socket = socket.create_connection(self.address, self.timeout)
-        for batch in batches(requests):
-            self.socket.settimeout(self.timeout)
-            self.socket.sendall("".join(request + "\n" for request in batch).encode("ascii"))
-            for _ in batch:
-                yield self._reply()
+            try:
+                self.socket = socket.create_connection(self.address, self.timeout)
+            except OSError as error:
+                raise ConnectionError(f"no connection: {error}") from error
+        self.socket.sendall("".join(request + "\n" for request in batch).encode("ascii"))
+
+    def _readable(self, seconds):
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
 
     def _reply(self):
         line = self._line()
         if not line.startswith("ERR "):
             return line
-        _, word, sentence = (line + " ").split(" ", 2)
+        word, _, sentence = line[4:].partition(" ")
         # These two are about the connection, whatever was asked, and the server closes after them.
         if word == "BUSY":
-            raise Busy(f"the server is busy: {sentence.rstrip()}")
+            raise Busy(f"the server is busy: {sentence}")
         if word == "TIMEOUT":
-            raise ConnectionError(f"the server closed the connection: {sentence.rstrip()}")
-        return ServerError(word, sentence.rstrip())
+            raise ConnectionError(f"the server closed the connection: {sentence}")
+        return ServerError(word, sentence)
 
     def _line(self):
         deadline = time.monotonic() + self.timeout
-        while (end := self.buffer.find(b"\n")) < 0 and len(self.buffer) <= LONGEST_REPLY:
-            left = deadline - time.monotonic()
-            if left <= 0:
+        while b"\n" not in self.buffer and len(self.buffer) <= LONGEST_REPLY:
+            if not self._readable(deadline - time.monotonic()):
                 raise TimeoutError("no reply in time")
-            self.socket.settimeout(left)
             piece = self.socket.recv(LONGEST_REPLY)
             if not piece:
                 raise ConnectionError("the server closed the connection")
             self.buffer += piece
-        line = bytes(self.buffer[:end])
-        del self.buffer[: end + 1]
-        if not 0 <= end <= LONGEST_REPLY or not re.fullmatch(rb"[ -~]*", line):
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        if len(line) > LONGEST_REPLY or not re.fullmatch(rb"[ -~]*", line):
             raise ConnectionError("the server sent something that is no reply")
         return line.decode("ascii")
 
 
-def batches(requests):
-    """Cuts the requests into batches that are sent at once."""
-    batch, size = [], 0
-    for request in requests:
-        if batch and size + len(request) + 1 > BATCH:
-            yield batch
-            batch, size = [], 0
-        batch.append(request)
-        size += len(request) + 1
-    yield batch
+def first_batch(requests, start):
+    """As many of the requests, from there on, as are sent at once."""
+    end, size = start, 0
+    while end < len(requests) and size + len(requests[end]) < BATCH:
+        size += len(requests[end]) + 1
+        end += 1
+    return requests[start:end]
+
+
+# The program.
+
+
+def put(line):
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"client: stdout: {error}", file=sys.stderr)
+        os._exit(74)  # sys.exit would try to print the line again.
 
 
 def ask_and_print(client, requests):
@@ -133,77 +147,57 @@ def ask_and_print(client, requests):
                 print(f"{request}: {reply}", file=sys.stderr)
                 status = 1
             else:
-                print(f"{request}\t{reply}")
+                put(f"{request}\t{reply}")
+    except ValueError as error:
+        wrong(error)
     except OSError as error:
-        print(f"client.py: {':'.join(map(str, client.address))}: {error}", file=sys.stderr)
+        host, port = client.address
+        print(f"client: {host}:{port}: {error}", file=sys.stderr)
         status = 75 if isinstance(error, Busy) else 69
-    sys.stdout.flush()
     return status
 
 
-def wait(client, seconds, keepalive):
+def wait(client, left, keepalive):
     """Waits, and keeps the connection alive meanwhile."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, keepalive))
-        if left > keepalive:
-            try:
-                client.keep_alive()
-            except OSError:
-                pass  # The next request says so, if it still is so then.
+    while left > keepalive:
+        time.sleep(keepalive)
+        left -= keepalive
+        try:
+            client.keep_alive()
+        except OSError:
+            pass  # The next request says so, if it still is so then.
+    time.sleep(left)
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(64, f"{self.format_usage()}client.py: {message}\n")
+def wrong(message):
+    print(f"usage: client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]\nclient: {message}", file=sys.stderr)
+    sys.exit(64)
 
 
 def seconds(text):
-    if not re.fullmatch(r"\d*\.?\d+", text, re.ASCII) or not 0 < float(text) <= 1e6:
-        raise argparse.ArgumentTypeError(f"not a number of seconds: {text}")
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+", text) or not 0.001 <= float(text) <= 1e6:
+        wrong(f"not a number of seconds: {text}")
     return float(text)
 
 
-def port(text):
-    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"not a port: {text}")
-    return int(text)
-
-
-def request(text):
-    """A line without a word would get no reply; a line end, or too long a line, would be something else."""
-    if not re.fullmatch(r"[\t -~]*[!-~][\t -~]*", text) or len(text) > 1023:
-        raise argparse.ArgumentTypeError(f"not a request: {text!r}")
-    return text
-
-
 def main():
-    parser = Parser(prog="client.py", allow_abbrev=False)
-    parser.add_argument("--repeat", type=seconds, metavar="SECONDS", help="ask again every so often")
-    parser.add_argument("host", metavar="HOST")
-    parser.add_argument("port", metavar="PORT", type=port)
-    parser.add_argument("requests", metavar="REQUEST", type=request, nargs="+")
-    arguments = parser.parse_args()
-    try:
-        timeout, keepalive = seconds(os.environ.get("TIMEOUT", "2")), seconds(os.environ.get("KEEPALIVE", "60"))
-    except argparse.ArgumentTypeError as error:
-        parser.error(error)
+    words, repeat = sys.argv[1:], None
+    if words[:1] == ["--repeat"] and len(words) > 1:
+        repeat, words = seconds(words[1]), words[2:]
+    if len(words) < 3 or words[0].startswith("-"):
+        wrong("nothing to ask")
+    host, port, *requests = words
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        wrong(f"not a port: {port}")
+    client = Client(host, int(port), seconds(os.environ.get("TIMEOUT", "2")))
+    keepalive = seconds(os.environ.get("KEEPALIVE", "60"))
 
-    # Both signals end it in the same way: by an exception, wherever it is.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    client, status = Client(arguments.host, arguments.port, timeout), 0
-    try:
-        while True:
-            latest = ask_and_print(client, arguments.requests)
-            if not arguments.repeat:
-                return latest
-            status = status or min(latest, 1)
-            wait(client, arguments.repeat, keepalive)
-    except KeyboardInterrupt:
-        return status
-    finally:
-        client.close()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # It ends without a traceback.
+    while repeat:
+        ask_and_print(client, requests)
+        wait(client, repeat, keepalive)
+    sys.exit(ask_and_print(client, requests))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

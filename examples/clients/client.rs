@@ -3,28 +3,24 @@
 //!     rustc --edition 2021 -O client.rs
 //!     ./client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]
 //!
-//! [`Client`] connects to any address of a name, within a time-out; sends many requests at once and matches their replies,
-//! however these are cut into packets; gives an ERR as an error of its own; keeps the connection alive with PING; and, when it
-//! is lost, makes a new one and asks again what was not answered. README.md, beside this file, says what is printed and when.
-//! What std can't do: it knows no signals, so that SIGINT and SIGTERM end the program in the system's way, which closes the
-//! connection, too. A program that does more at its end takes the crate signal-hook.
+//! [`Client`] is to be copied, the program below it shows its use. README.md, beside this file, says what both do.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::process::exit;
 use std::time::{Duration, Instant};
 use std::{env, fmt, thread};
 
-/// In bytes: a server that sends longer lines speaks something else.
-const LONGEST_REPLY: usize = 4096;
-/// In bytes of requests sent at once: the system takes them even when the server reads none.
-const BATCH: usize = 4096;
-/// In a row without a reply, before it gives up.
-const ATTEMPTS: u32 = 5;
-/// Before the second attempt, and twice as long before each further one.
-const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_REQUEST: usize = 1023; // bytes, without the line end
+const LONGEST_REPLY: usize = 4096; // bytes: a server that sends longer lines speaks something else
+const BATCH: usize = 4096; // bytes of requests sent at once: the system takes them even when the server reads none
+const ATTEMPTS: u32 = 5; // in a row without a reply, before it gives up
+const PAUSE: Duration = Duration::from_millis(100); // before the second attempt, and twice as long before each further one
+const MOMENT: Duration = Duration::from_millis(1); // which is as good as none, where none would mean forever
 
-/// What the server answers in the place of a value: a word for programs and a sentence for people.
+/// What the server answers: a value; or a word for programs and a sentence for people.
+pub type Reply = Result<String, ServerError>;
+
 #[derive(Debug)]
 pub struct ServerError {
     pub word: String,
@@ -39,39 +35,8 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// Why there is no connection.
-#[derive(Debug)]
-pub enum Lost {
-    /// The server has no room now.
-    Busy(String),
-    Closed(String),
-    Nonsense,
-    Io(io::Error),
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Lost::Busy(sentence) => write!(f, "the server is busy: {sentence}"),
-            Lost::Closed(sentence) => write!(f, "the server closed the connection{sentence}"),
-            Lost::Nonsense => write!(f, "the server sent something that is no reply"),
-            Lost::Io(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for Lost {}
-
-impl From<io::Error> for Lost {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            // What the system calls a read that had its time.
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                Lost::Io(io::Error::new(ErrorKind::TimedOut, "no reply in time"))
-            }
-            _ => Lost::Io(error),
-        }
-    }
+fn lost(why: impl ToString) -> io::Error {
+    io::Error::new(ErrorKind::NotConnected, why.to_string())
 }
 
 /// A connection that is made when it is needed, and made again when it is lost.
@@ -79,33 +44,43 @@ pub struct Client {
     host: String,
     port: u16,
     timeout: Duration,
-    connection: Option<Connection>,
+    stream: Option<BufReader<TcpStream>>,
 }
 
 impl Client {
-    pub fn new(host: String, port: u16, timeout: Duration) -> Self {
+    pub fn new(host: &str, port: u16, timeout: Duration) -> Self {
         Client {
-            host,
+            host: host.to_string(),
             port,
             timeout,
-            connection: None,
+            stream: None,
         }
     }
 
-    /// Hands the reply to each request to `take`, in order. Fails when there is no connection.
+    /// Hands the reply to each request to `take`, in order. Fails with `InvalidInput` if something can't be asked, with
+    /// `ConnectionRefused` if the server is busy, otherwise if there is no connection.
     pub fn ask(
         &mut self,
-        requests: &[String],
-        mut take: impl FnMut(&str, Result<&str, ServerError>),
-    ) -> Result<(), Lost> {
-        let (mut answered, mut failures) = (0, 0);
-        while answered < requests.len() {
-            let result = self.exchange(&requests[answered..], |request, reply| {
-                (answered, failures) = (answered + 1, 0);
-                take(request, reply);
-            });
-            if let Err(error) = result {
-                self.connection = None;
+        mut requests: &[&str],
+        mut take: impl FnMut(&str, Reply),
+    ) -> io::Result<()> {
+        if let Some(request) = requests.iter().find(|request| !is_request(request)) {
+            let error = format!("not a request: {request}");
+            return Err(io::Error::new(ErrorKind::InvalidInput, error));
+        }
+        let mut failures = 0;
+        while !requests.is_empty() {
+            let mut exchange = || -> io::Result<()> {
+                for _ in 0..self.send(requests)? {
+                    let reply = self.reply()?;
+                    take(requests[0], reply);
+                    requests = &requests[1..];
+                    failures = 0;
+                }
+                Ok(())
+            };
+            if let Err(error) = exchange() {
+                self.stream = None;
                 failures += 1;
                 if failures == ATTEMPTS {
                     return Err(error);
@@ -117,225 +92,186 @@ impl Client {
     }
 
     /// To be called when nothing has been asked for a while, or the server closes the connection.
-    pub fn keep_alive(&mut self) -> Result<(), Lost> {
+    pub fn keep_alive(&mut self) -> io::Result<()> {
         let mut is_pong = false;
-        self.ask(&["PING".to_string()], |_, reply| {
-            is_pong = matches!(reply, Ok("PONG"))
+        self.ask(&["PING"], |_, reply| {
+            is_pong = matches!(reply, Ok(value) if value == "PONG")
         })?;
         if !is_pong {
-            self.connection = None;
+            self.stream = None;
         }
         Ok(())
     }
 
-    fn exchange(
-        &mut self,
-        mut requests: &[String],
-        mut take: impl FnMut(&str, Result<&str, ServerError>),
-    ) -> Result<(), Lost> {
-        let connection = match self.connection.take().filter(Connection::is_quiet) {
-            Some(connection) => connection,
-            None => Connection::open(&self.host, self.port, self.timeout)?,
+    /// Sends as many of the requests as are sent at once, and returns how many.
+    fn send(&mut self, requests: &[&str]) -> io::Result<usize> {
+        let stream = match self.stream.take().and_then(if_quiet) {
+            Some(stream) => stream,
+            None => match connect(&self.host, self.port, self.timeout) {
+                Ok(stream) => BufReader::new(stream),
+                Err(error) => return Err(lost(format!("no connection: {error}"))),
+            },
         };
-        let connection = self.connection.insert(connection);
-        while !requests.is_empty() {
-            let (batch, rest) = requests.split_at(batch_of(requests));
-            requests = rest;
-            connection
-                .stream
-                .write_all((batch.join("\n") + "\n").as_bytes())?;
-            for request in batch {
-                take(request, connection.reply()?);
+        let (mut batch, mut asked) = (String::new(), 0);
+        for request in requests {
+            if batch.len() + request.len() >= BATCH {
+                break;
             }
+            batch += request;
+            batch += "\n";
+            asked += 1;
         }
-        Ok(())
-    }
-}
-
-struct Connection {
-    stream: TcpStream,
-    timeout: Duration,
-    buffer: [u8; LONGEST_REPLY + 1],
-    begin: usize,
-    end: usize,
-}
-
-impl Connection {
-    fn open(host: &str, port: u16, timeout: Duration) -> Result<Self, Lost> {
-        let mut failure = io::Error::new(ErrorKind::NotFound, "the name has no address");
-        for address in (host, port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, timeout) {
-                Ok(stream) => {
-                    stream.set_write_timeout(Some(timeout))?;
-                    return Ok(Connection {
-                        stream,
-                        timeout,
-                        buffer: [0; LONGEST_REPLY + 1],
-                        begin: 0,
-                        end: 0,
-                    });
-                }
-                Err(error) => failure = error,
-            }
-        }
-        Err(Lost::Io(failure))
+        stream.get_ref().write_all(batch.as_bytes())?;
+        self.stream = Some(stream);
+        Ok(asked)
     }
 
-    /// Whether nothing has come while nobody asked: that would be the end, or last words, or no reply to what is asked next.
-    fn is_quiet(&self) -> bool {
-        let peek = || {
-            self.stream.set_nonblocking(true)?;
-            let peeked = self.stream.peek(&mut [0]);
-            self.stream.set_nonblocking(false)?;
-            peeked
-        };
-        self.begin == self.end
-            && matches!(peek(), Err(error) if error.kind() == ErrorKind::WouldBlock)
-    }
-
-    fn reply(&mut self) -> Result<Result<&str, ServerError>, Lost> {
+    fn reply(&mut self) -> io::Result<Reply> {
         let line = self.line()?;
         let error = match line.strip_prefix("ERR ") {
             Some(error) => error,
             None => return Ok(Ok(line)),
         };
         let (word, sentence) = error.split_once(' ').unwrap_or((error, ""));
-        let (word, sentence) = (word.to_string(), sentence.to_string());
-        match &*word {
+        let closed = format!("the server closed the connection: {sentence}");
+        let busy = format!("the server is busy: {sentence}");
+        match word {
             // These two are about the connection, whatever was asked, and the server closes after them.
-            "BUSY" => Err(Lost::Busy(sentence)),
-            "TIMEOUT" => Err(Lost::Closed(format!(": {sentence}"))),
-            _ => Ok(Err(ServerError { word, sentence })),
+            "BUSY" => Err(io::Error::new(ErrorKind::ConnectionRefused, busy)),
+            "TIMEOUT" => Err(lost(closed)),
+            _ => Ok(Err(ServerError {
+                word: word.to_string(),
+                sentence: sentence.to_string(),
+            })),
         }
     }
 
     /// The next line of the server, without its end.
-    fn line(&mut self) -> Result<&str, Lost> {
+    fn line(&mut self) -> io::Result<String> {
         let deadline = Instant::now() + self.timeout;
-        let mut scanned = 0;
+        let stream = self.stream.as_mut().ok_or_else(|| lost("no connection"))?;
+        let mut line = String::new();
         loop {
-            let unread = &self.buffer[self.begin..self.end];
-            if let Some(at) = unread[scanned..]
-                .iter()
-                .position(|byte| !(b' '..=b'~').contains(byte))
-            {
-                let (begin, end) = (self.begin, self.begin + scanned + at);
-                if self.buffer[end] != b'\n' {
-                    return Err(Lost::Nonsense);
-                }
-                self.begin = end + 1;
-                return Ok(std::str::from_utf8(&self.buffer[begin..end]).expect("ASCII"));
+            if stream.buffer().is_empty() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let bound = Some(left.max(MOMENT));
+                stream.get_ref().set_read_timeout(bound)?;
             }
-            scanned = unread.len();
-            self.fill(deadline)?;
-        }
-    }
-
-    /// Moves what is there to the front, and reads at least a byte behind it.
-    fn fill(&mut self, deadline: Instant) -> Result<(), Lost> {
-        self.buffer.copy_within(self.begin..self.end, 0);
-        self.end -= self.begin;
-        self.begin = 0;
-        if self.end == self.buffer.len() {
-            return Err(Lost::Nonsense);
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::from(ErrorKind::TimedOut).into());
-        }
-        self.stream.set_read_timeout(Some(left))?;
-        match self.stream.read(&mut self.buffer[self.end..]) {
-            Ok(0) => Err(Lost::Closed(String::new())),
-            Ok(read) => {
-                self.end += read;
-                Ok(())
+            let byte = match stream.fill_buf() {
+                Ok(bytes) => bytes.first().copied(),
+                Err(error) if is_late(&error) => return Err(lost("no reply in time")),
+                Err(error) => return Err(error),
+            };
+            stream.consume(1);
+            match byte {
+                None => return Err(lost("the server closed the connection")),
+                Some(b'\n') => return Ok(line),
+                Some(byte @ b' '..=b'~') if line.len() < LONGEST_REPLY => line.push(byte.into()),
+                Some(_) => return Err(lost("the server sent something that is no reply")),
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(error.into()),
         }
     }
 }
 
-/// How many of the requests are sent at once.
-fn batch_of(requests: &[String]) -> usize {
-    let mut size = 0;
-    let fits = |request: &&String| {
-        size += request.len() + 1;
-        size <= BATCH
-    };
-    requests.iter().take_while(fits).count()
+fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
+    let mut result = Err(ErrorKind::NotFound.into());
+    for address in (host, port).to_socket_addrs()? {
+        result = TcpStream::connect_timeout(&address, timeout);
+        if let Ok(stream) = &result {
+            stream.set_write_timeout(Some(timeout))?;
+            break;
+        }
+    }
+    result
+}
+
+/// Gives back a connection on which nothing has come while nobody asked: that would be the end, or last words, or no reply to
+/// what is asked next.
+fn if_quiet(mut stream: BufReader<TcpStream>) -> Option<BufReader<TcpStream>> {
+    stream.get_ref().set_read_timeout(Some(MOMENT)).ok()?;
+    match stream.fill_buf() {
+        Err(error) if is_late(&error) => Some(stream),
+        _ => None,
+    }
+}
+
+/// Whether a read has had its time, as the systems say it.
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// A line without a word would get no reply; a line end, or too long a line, would be something else.
+fn is_request(text: &str) -> bool {
+    text.len() <= LONGEST_REQUEST
+        && text.bytes().any(|byte| byte.is_ascii_graphic())
+        && text.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
+}
+
+// The program.
+
+fn put(line: &str) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        if error.kind() != ErrorKind::BrokenPipe {
+            eprintln!("client: stdout: {error}");
+        }
+        exit(74);
+    }
 }
 
 /// Returns the exit status that this comes to.
-fn ask_and_print(client: &mut Client, requests: &[String]) -> io::Result<i32> {
-    let (mut status, mut printed) = (0, Ok(()));
-    let mut out = io::BufWriter::new(io::stdout());
+fn ask_and_print(client: &mut Client, requests: &[&str]) -> i32 {
+    let mut status = 0;
     let asked = client.ask(requests, |request, reply| match reply {
-        Ok(value) => {
-            let written = writeln!(out, "{request}\t{value}");
-            if printed.is_ok() {
-                printed = written;
-            }
-        }
+        Ok(value) => put(&format!("{request}\t{value}")),
         Err(error) => {
             eprintln!("{request}: {error}");
             status = 1;
         }
     });
-    out.flush()?;
     if let Err(error) = asked {
-        eprintln!("client: {}:{}: {error}", client.host, client.port);
-        status = if matches!(error, Lost::Busy(_)) {
-            75
-        } else {
-            69
+        status = match error.kind() {
+            ErrorKind::InvalidInput => wrong(&error.to_string()),
+            ErrorKind::ConnectionRefused => 75,
+            _ => 69,
         };
+        eprintln!("client: {}:{}: {error}", client.host, client.port);
     }
-    printed.map(|()| status)
+    status
 }
 
 /// Waits, and keeps the connection alive meanwhile.
-fn wait(client: &mut Client, mut time: Duration, keepalive: Duration) {
-    while time > keepalive {
+fn wait(client: &mut Client, mut left: Duration, keepalive: Duration) {
+    while left > keepalive {
         thread::sleep(keepalive);
-        time -= keepalive;
+        left -= keepalive;
         // If it fails, the next request says so, if it still is so then.
         let _ = client.keep_alive();
     }
-    thread::sleep(time);
+    thread::sleep(left);
 }
 
 fn wrong(message: &str) -> ! {
-    eprintln!(
-        "usage: client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]\nclient: {message}"
-    );
+    eprintln!("usage: client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]");
+    eprintln!("client: {message}");
     exit(64);
 }
 
 fn seconds(text: &str) -> Duration {
-    let number = text.parse().unwrap_or(0.0);
-    if !text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-        || !(0.001..=1e6).contains(&number)
-    {
-        wrong(&format!("not a number of seconds: {text}"));
+    match text.parse() {
+        Ok(number) if (0.001..=1e6).contains(&number) => Duration::from_secs_f64(number),
+        _ => wrong(&format!("not a number of seconds: {text}")),
     }
-    Duration::from_secs_f64(number)
 }
 
 fn setting(name: &str, otherwise: &str) -> Duration {
-    seconds(&env::var(name).unwrap_or_else(|_| otherwise.to_string()))
+    let text = env::var_os(name).unwrap_or_else(|| otherwise.into());
+    seconds(&text.to_string_lossy())
 }
 
-/// A line without a word would get no reply; a line end, or too long a line, would be something else.
-fn is_request(text: &str) -> bool {
-    let word = text.bytes().any(|byte| byte.is_ascii_graphic());
-    word && text.len() <= 1023 && text.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
-}
-
-fn main() -> io::Result<()> {
-    let mut words: Vec<String> = env::args().skip(1).collect();
+fn main() {
+    // What is not UTF-8 is shown as far as it can be, and is no request.
+    let words = env::args_os().skip(1);
+    let mut words: Vec<String> = words.map(|word| word.to_string_lossy().into()).collect();
     let mut repeat = None;
     if words.len() > 1 && words[0] == "--repeat" {
         repeat = Some(seconds(&words[1]));
@@ -344,18 +280,16 @@ fn main() -> io::Result<()> {
     if words.len() < 3 || words[0].starts_with('-') {
         wrong("nothing to ask");
     }
-    let requests = words.split_off(2);
+    let (host, requests) = (&words[0], words[2..].iter().map(String::as_str));
+    let requests: Vec<&str> = requests.collect();
     let port = match words[1].parse() {
         Ok(port) if port > 0 => port,
         _ => wrong(&format!("not a port: {}", words[1])),
     };
-    if let Some(request) = requests.iter().find(|request| !is_request(request)) {
-        wrong(&format!("not a request: {request:?}"));
-    }
+    let mut client = Client::new(host, port, setting("TIMEOUT", "2"));
     let keepalive = setting("KEEPALIVE", "60");
-    let mut client = Client::new(words.swap_remove(0), port, setting("TIMEOUT", "2"));
     loop {
-        let status = ask_and_print(&mut client, &requests)?;
+        let status = ask_and_print(&mut client, &requests);
         match repeat {
             Some(time) => wait(&mut client, time, keepalive),
             None => exit(status),

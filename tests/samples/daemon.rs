@@ -1,26 +1,18 @@
 //! The daemon itself: what it answers, that it is busy, away or restarted, and that it is left in order.
 
-use super::{Run, Sample};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::Stdio;
+
+use super::{LONG, NOTHING, Outcome, Run, Sample, asked, repeated};
 use crate::support::http::{self, get};
 use crate::support::kernel::{can, own_address};
 use crate::support::{Daemon, Scratch, program, wait_until};
 
+const USAGE: &str = "usage: client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]";
+
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
-
-/// The arguments that name the daemon, and then these.
-fn asked<'a>(daemon: &Daemon, requests: &[&'a str]) -> Vec<String> {
-    let address = daemon.address;
-    let requests = requests.iter().map(|request: &&'a str| request.to_string());
-    [address.ip().to_string(), address.port().to_string()]
-        .into_iter()
-        .chain(requests)
-        .collect()
-}
-
-fn repeated(seconds: &str, daemon: &Daemon, requests: &[&str]) -> Vec<String> {
-    let repeat = ["--repeat".to_string(), seconds.to_string()];
-    repeat.into_iter().chain(asked(daemon, requests)).collect()
-}
 
 /// What the daemon has counted in the series of its metrics that begin so.
 fn counted(daemon: &Daemon, series: &str) -> u64 {
@@ -31,14 +23,9 @@ fn counted(daemon: &Daemon, series: &str) -> u64 {
 }
 
 /// Ends a client by a signal.
-fn leaves(sample: &Sample, run: Run, signal: &str) {
+fn leaves(run: Run, signal: &str) {
     run.signal(signal);
-    let outcome = run.end();
-    assert!(
-        !sample.knows_signals() || outcome.ended.success(),
-        "{outcome:?}"
-    );
-    assert_eq!(outcome.err, "");
+    assert_eq!(run.end().err, "");
 }
 
 pub fn answers_every_request_in_order(sample: &Sample) {
@@ -57,12 +44,14 @@ pub fn answers_every_request_in_order(sample: &Sample) {
         // After the end of a connection, on another.
         "WHY\t42",
     ];
-    sample.ask(&asked(&daemon, &requests)).is(0, &expected);
+    sample
+        .ask(&asked(daemon.address, &requests))
+        .is(0, &expected);
 }
 
 pub fn tells_what_the_server_refuses(sample: &Sample) {
     let daemon = Daemon::start([""; 0]);
-    let outcome = sample.ask(&asked(&daemon, &["FOO", "WHO", "WHY not", "WHY"]));
+    let outcome = sample.ask(&asked(daemon.address, &["FOO", "WHO", "WHY not", "WHY"]));
     outcome.is(1, &["WHO\t1", "WHY\t42"]);
     let said: Vec<&str> = outcome.err.lines().collect();
     let unknown = "FOO: UNKNOWN: no such command: \"FOO\" (try HELP)";
@@ -79,13 +68,17 @@ fn full() -> (Daemon, crate::support::Client) {
 
 pub fn says_that_the_server_is_busy(sample: &Sample) {
     let (daemon, _inside) = full();
-    let outcome = sample.ask(&asked(&daemon, &["WHO", "WHY"]));
-    outcome.gave_up(75, "full with", &[""; 0]);
+    let outcome = sample.ask(&asked(daemon.address, &["WHO", "WHY"]));
+    let why = "the server is busy: full with 1 clients, try again later";
+    outcome.gave_up(75, daemon.address, why, NOTHING);
 }
 
 pub fn comes_back_when_there_is_room(sample: &Sample) {
     let (daemon, inside) = full();
-    let run = sample.start(&asked(&daemon, &["WHO", "WHY"]), &[("TIMEOUT", "20")]);
+    let run = sample.start(
+        &asked(daemon.address, &["WHO", "WHY"]),
+        &[("TIMEOUT", LONG)],
+    );
     wait_until("it is refused", || {
         counted(&daemon, "blockchain_tcpd_connections_refused_total") > 0
     });
@@ -95,9 +88,8 @@ pub fn comes_back_when_there_is_room(sample: &Sample) {
 
 pub fn says_that_nobody_listens(sample: &Sample) {
     let address = own_address();
-    let (host, port) = (address.ip().to_string(), address.port().to_string());
-    let outcome = sample.ask(&[&host, &port, "WHY"]);
-    outcome.gave_up(69, &format!("{host}:{port}: "), &[""; 0]);
+    let outcome = sample.ask(&asked(address, &["WHY"]));
+    outcome.found_nobody(address);
 }
 
 /// A name with two addresses, at one of which nobody listens: whichever is tried first.
@@ -122,7 +114,9 @@ pub fn tries_every_address_of_a_name(sample: &Sample) {
         command.arg(inner.get_program()).args(inner.get_args());
         let port = daemon.address.port().to_string();
         command.args(["twofold", &port, "WHY"]);
-        Run::start(command).end().is(0, &["WHY\t42"]);
+        Run::start(command, Stdio::piped())
+            .end()
+            .is(0, &["WHY\t42"]);
     }
 }
 
@@ -135,7 +129,9 @@ pub fn asks_thousands_at_once(sample: &Sample) {
         .collect();
     let replies = ["WHY\t42", "PING\tPONG", "WHO\t1"].into_iter().cycle();
     let expected: Vec<&str> = replies.take(6000).collect();
-    sample.ask(&asked(&daemon, &requests)).is(0, &expected);
+    sample
+        .ask(&asked(daemon.address, &requests))
+        .is(0, &expected);
     assert_eq!(
         counted(&daemon, "blockchain_tcpd_connections_accepted_total"),
         1
@@ -145,8 +141,8 @@ pub fn asks_thousands_at_once(sample: &Sample) {
 pub fn asks_again_and_again_on_one_connection(sample: &Sample) {
     let daemon = http::daemon(&[]);
     let run = sample.start(
-        &repeated("0.05", &daemon, &["WHO", "WHY"]),
-        &[("TIMEOUT", "20")],
+        &repeated("0.05", daemon.address, &["WHO", "WHY"]),
+        &[("TIMEOUT", LONG)],
     );
     for lines in run.prints(10).chunks_exact(2) {
         assert_eq!(lines, ["WHO\t1", "WHY\t42"]);
@@ -155,14 +151,14 @@ pub fn asks_again_and_again_on_one_connection(sample: &Sample) {
         counted(&daemon, "blockchain_tcpd_connections_accepted_total"),
         1
     );
-    leaves(sample, run, "TERM");
+    leaves(run, "TERM");
 }
 
 /// For longer than the server lets a client be idle.
 pub fn keeps_the_connection_alive(sample: &Sample) {
     let daemon = http::daemon(&["--idle-timeout", "2s"]);
-    let variables = [("TIMEOUT", "20"), ("KEEPALIVE", "0.1")];
-    let run = sample.start(&repeated("1000", &daemon, &["WHY"]), &variables);
+    let variables = [("TIMEOUT", LONG), ("KEEPALIVE", "0.1")];
+    let run = sample.start(&repeated("1000", daemon.address, &["WHY"]), &variables);
     wait_until("it is kept alive for 2.4 s", || {
         counted(&daemon, "blockchain_tcpd_requests_total{command=\"PING\"") >= 24
     });
@@ -172,7 +168,7 @@ pub fn keeps_the_connection_alive(sample: &Sample) {
     );
     assert_eq!(counted(&daemon, "blockchain_tcpd_clients "), 1);
     assert_eq!(run.prints(1), ["WHY\t42"]);
-    leaves(sample, run, "TERM");
+    leaves(run, "TERM");
 }
 
 pub fn goes_on_when_the_server_was_restarted(sample: &Sample) {
@@ -184,7 +180,10 @@ pub fn goes_on_when_the_server_was_restarted(sample: &Sample) {
     };
     let ids = [ID, "00000000-0000-4000-8000-000000000001"];
     let daemon = start(ids[0]);
-    let run = sample.start(&repeated("0.1", &daemon, &["WHERE"]), &[("TIMEOUT", "20")]);
+    let run = sample.start(
+        &repeated("0.1", daemon.address, &["WHERE"]),
+        &[("TIMEOUT", LONG)],
+    );
     run.prints(1);
     let before = run.out.lines().len();
     daemon.stop();
@@ -204,10 +203,13 @@ pub fn goes_on_when_the_server_was_restarted(sample: &Sample) {
 pub fn leaves_at_a_signal(sample: &Sample) {
     let daemon = http::daemon(&[]);
     for signal in ["TERM", "INT"] {
-        let run = sample.start(&repeated("1000", &daemon, &["WHO"]), &[("TIMEOUT", "20")]);
+        let run = sample.start(
+            &repeated("1000", daemon.address, &["WHO"]),
+            &[("TIMEOUT", LONG)],
+        );
         assert_eq!(run.prints(1), ["WHO\t1"]);
         daemon.wait_for_others(1);
-        leaves(sample, run, signal);
+        leaves(run, signal);
         daemon.wait_for_others(0);
     }
     // By an end, not by a reset.
@@ -221,34 +223,72 @@ pub fn leaves_at_a_signal(sample: &Sample) {
 
 pub fn refuses_to_be_called_wrongly(sample: &Sample) {
     let long = "x".repeat(1024);
-    let wrong: &[&[&str]] = &[
-        &[],
-        &["localhost", "4242"],
-        &["localhost", "http", "WHY"],
-        &["localhost", "65536", "WHY"],
-        &["localhost", "4242", "WHY", ""],
-        &["localhost", "4242", "WHY", " \t "],
-        &["localhost", "4242", "WHY\nWHO"],
-        &["localhost", "4242", "W\u{fc}Y"],
-        &["localhost", "4242", &long],
-        &["--repeat"],
-        &["--repeat", "often", "localhost", "4242", "WHY"],
-        &["--repeat", "0", "localhost", "4242", "WHY"],
-        &["--unknown", "localhost", "4242", "WHY"],
+    let wrong: &[(&[&str], &str)] = &[
+        (&[], "nothing to ask"),
+        (&["localhost", "4242"], "nothing to ask"),
+        (&["--repeat"], "nothing to ask"),
+        (&["--unknown", "localhost", "4242", "WHY"], "nothing to ask"),
+        (&["localhost", "http", "WHY"], "not a port: http"),
+        (&["localhost", "65536", "WHY"], "not a port: 65536"),
+        (&["localhost", "4242", "WHY", ""], "not a request:"),
+        (&["localhost", "4242", "WHY", " \t "], "not a request:"),
+        (&["localhost", "4242", "W\nY"], "not a request: W\nY"),
+        (&["localhost", "4242", "W\u{fc}Y"], "not a request: W"),
+        (&["localhost", "4242", &long], "not a request: xxx"),
+        (
+            &["--repeat", "often", "localhost", "4242", "WHY"],
+            "not a number of seconds: often",
+        ),
+        (
+            &["--repeat", "0", "localhost", "4242", "WHY"],
+            "not a number of seconds: 0",
+        ),
     ];
-    let calls = wrong.iter().map(|arguments| (*arguments, ("TIMEOUT", "2")));
-    let right: &[&str] = &["localhost", "4242", "WHY"];
-    let set = [
+    let refused = |run: Run, why: &str| {
+        let outcome = run.end();
+        outcome.is(64, NOTHING);
+        let said = format!("{USAGE}\nclient: {why}");
+        assert!(outcome.err.starts_with(&said), "{why}: {outcome:?}");
+    };
+    for (arguments, why) in wrong {
+        refused(sample.start(arguments, &[]), why);
+    }
+    let right = ["localhost", "4242", "WHY"];
+    for (name, value) in [
         ("TIMEOUT", ""),
         ("TIMEOUT", "0"),
         ("TIMEOUT", "1s"),
         ("KEEPALIVE", "x"),
-    ];
-    let calls = calls.chain(set.map(|variable| (right, variable)));
-    for (arguments, variable) in calls {
-        let outcome = sample.start(arguments, &[variable]).end();
-        let status = outcome.ended.code();
-        assert_eq!(status, Some(64), "{variable:?} {arguments:?}: {outcome:?}");
-        assert!(outcome.out.is_empty() && outcome.err.contains("usage: "));
+    ] {
+        let why = format!("not a number of seconds: {value}");
+        refused(sample.start(&right, &[(name, value)]), why.trim_end());
     }
+    let no_utf8 = ["localhost", "4242"].map(OsStr::new);
+    let no_utf8 = [no_utf8[0], no_utf8[1], OsStr::from_bytes(b"W\xffY")];
+    refused(sample.start(&no_utf8, &[]), "not a request: W");
+}
+
+/// A client that asks the daemon again and again and prints there.
+fn prints_to(sample: &Sample, stdout: impl Into<Stdio>) -> Outcome {
+    let daemon = Daemon::start([""; 0]);
+    let mut command = sample.command();
+    command.args(repeated("0.01", daemon.address, &["WHO", "WHY"]));
+    Run::start(command, stdout).end()
+}
+
+pub fn says_that_it_cannot_print(sample: &Sample) {
+    let full = File::options().write(true).open("/dev/full");
+    let outcome = prints_to(sample, full.expect("a device"));
+    outcome.is(74, NOTHING);
+    let said = outcome.err.to_lowercase();
+    assert!(said.contains("no space left on device"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+pub fn ends_quietly_when_nobody_reads(sample: &Sample) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let outcome = prints_to(sample, writer);
+    assert!(!outcome.ended.success());
+    assert_eq!(outcome.err, "");
 }

@@ -76,22 +76,6 @@ impl Server {
         }
     }
 
-    /// The arguments that name it, and then these.
-    pub fn asked(&self, requests: &[impl AsRef<str>]) -> Vec<String> {
-        let (host, port) = (self.address.ip().to_string(), self.address.port());
-        let requests = requests.iter().map(|request| request.as_ref().to_string());
-        [host, port.to_string()]
-            .into_iter()
-            .chain(requests)
-            .collect()
-    }
-
-    /// The same again and again, with so many seconds between.
-    pub fn repeated(&self, seconds: &str, requests: &[impl AsRef<str>]) -> Vec<String> {
-        let repeat = ["--repeat".to_string(), seconds.to_string()];
-        repeat.into_iter().chain(self.asked(requests)).collect()
-    }
-
     /// How many clients have come so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
