@@ -76,7 +76,7 @@ fn fish_completes() {
     // Of values that are no options' it knows nothing.
     let offers = OFFERED
         .into_iter()
-        .filter(|(typed, _)| !typed.starts_with("completions"));
+        .filter(|(typed, _)| !typed.starts_with("completions") && !typed.starts_with("help"));
     for (typed, offered) in offers {
         let mut command = Command::new("fish");
         command.env("HOME", scratch.path());

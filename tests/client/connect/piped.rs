@@ -5,7 +5,9 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 
-use super::{connect, fake, restarted};
+use serde_json::{Value, json};
+
+use super::{connect, fake, restarted, speaking};
 use crate::client::{Ran, ran};
 use crate::handover::replace;
 use crate::support::{Daemon, Log};
@@ -207,10 +209,9 @@ fn a_full_server_ends_it_whenever_it_says_so() {
     let full = fake(|_, _| Some(b"ERR BUSY full with 1 clients, try again later\n".to_vec()));
     let ran = converse(full, &[], "why\nping\n");
     assert_eq!((ran.status, ran.output.as_str()), (75, ""), "{ran:?}");
-    assert!(
-        ran.errors
-            .ends_with("ERR BUSY full with 1 clients, try again later\n"),
-        "{ran:?}"
+    assert_eq!(
+        ran.errors,
+        "ERR BUSY full with 1 clients, try again later\n"
     );
     // Not asked, and without input.
     let daemon = Daemon::start(["--max-clients", "1", "--queue", "0"]);
@@ -264,6 +265,46 @@ fn json_is_one_object_a_line() {
 }
 
 #[test]
+fn with_json_every_failure_is_an_object_too() {
+    let ends = |server: SocketAddr, input: &str| {
+        let ran = converse(server, &["--json"], input);
+        assert_eq!(ran.errors, "", "{ran:?}");
+        let mut object: Value = serde_json::from_str(&ran.output).expect("JSON");
+        assert!(object["seconds"].take().is_f64(), "{ran:?}");
+        (ran.status, object)
+    };
+    let object = |word: Value, message: &str| {
+        let error = json!({ "word": word, "message": message });
+        json!({ "request": null, "seconds": null, "error": error })
+    };
+    let busy = speaking(b"ERR BUSY full with 1 clients, try again later\n");
+    let ssh = speaking(b"SSH-2.0-OpenSSH_9.2p1\n");
+    let nobody = Daemon::start(["--max-clients", "4"]).address;
+    let refused = format!("can't connect to {nobody}: Connection refused");
+    // Whether it is said before the first line is read, or behind it.
+    for input in ["", "why\n", "why\nping\n"] {
+        let full = object("BUSY".into(), "full with 1 clients, try again later");
+        assert_eq!(ends(busy, input), (75, full));
+        assert_eq!(ends(nobody, input), (69, object(Value::Null, &refused)));
+    }
+    let said =
+        r#"this is no blockchain-tcpd: more is answered than was asked: "SSH-2.0-OpenSSH_9.2p1""#;
+    assert_eq!(ends(ssh, ""), (76, object(Value::Null, said)));
+    assert_eq!(ends(ssh, "why\n").0, 76);
+}
+
+#[test]
+fn a_server_of_another_kind_ends_it() {
+    for input in ["", "why\n", "np 1\n"] {
+        let ran = converse(speaking(b"220 ready\r\n"), &[], input);
+        assert_eq!((ran.status, ran.output.as_str()), (76, ""), "{ran:?}");
+        assert_eq!(ran.errors.lines().count(), 1, "{ran:?}");
+        let said = "blockchain-tcp: this is no blockchain-tcpd: ";
+        assert!(ran.errors.starts_with(said), "{ran:?}");
+    }
+}
+
+#[test]
 fn output_that_nobody_takes_ends_it() {
     let daemon = Daemon::start(["--max-clients", "4"]);
     let full = OpenOptions::new()
@@ -281,7 +322,7 @@ fn output_that_nobody_takes_ends_it() {
     let ended = ran(child.wait_with_output().expect("it ends"));
     let full = "blockchain-tcp: can't write to standard output: No space left on device\n";
     assert_eq!((ended.status, ended.errors.as_str()), (74, full));
-    // Whoever reads no further needs to hear nothing.
+    // Whoever reads no further hears nothing, but may see it by the status.
     let mut command = connect(daemon.address, &[]);
     command
         .stdin(Stdio::piped())
@@ -292,7 +333,7 @@ fn output_that_nobody_takes_ends_it() {
     let mut input = child.stdin.take().expect("a pipe");
     input.write_all(b"why\n").expect("it reads");
     let ended = ran(child.wait_with_output().expect("it ends"));
-    assert_eq!((ended.status, ended.errors.as_str()), (0, ""));
+    assert_eq!((ended.status, ended.errors.as_str()), (74, ""));
 }
 
 #[test]
