@@ -95,6 +95,12 @@ impl Failure {
         }
     }
 
+    /// Whether nobody listens there.
+    pub fn is_refused(&self) -> bool {
+        let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        matches!(self, Failure::Connect(refusals) if refusals.iter().all(|(_, error)| is_refused(error)))
+    }
+
     /// Whether no server of ours would do that.
     pub fn is_foreign(&self) -> bool {
         matches!(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Ran, client, ran, run};
+use super::{HINT, Ran, client, ran, run};
 use crate::support::names::{Deaf, can_show, daemon_at, shown};
 use crate::support::{Daemon, wait_until};
 
@@ -190,7 +190,7 @@ fn a_task_that_is_misspelt_is_named() {
 
 #[test]
 fn wrong_usage_is_64_and_says_what_is_wrong() {
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
         (&[], "what is to be asked? For example: blockchain-tcp who"),
         (&[""], "an empty request gets no reply"),
         (&[" ", "\t"], "an empty request gets no reply"),
@@ -207,6 +207,11 @@ fn wrong_usage_is_64_and_says_what_is_wrong() {
         (
             &["-s", "h:0", "who"],
             "invalid value 'h:0' for '--server <HOST[:PORT]>': a port is a number from 1 to 65535",
+        ),
+        (
+            &["-s", "http://h:80/", "who"],
+            "invalid value 'http://h:80/' for '--server <HOST[:PORT]>': HOST[:PORT] is wanted, such as localhost:4242, \
+             and nothing before or behind it",
         ),
         (
             &["who", "-t", "5"],
@@ -236,14 +241,12 @@ fn a_wrong_variable_is_64_and_named_unless_a_flag_is_given() {
         (
             server,
             &b"h:0"[..],
-            "invalid value 'h:0' for '--server <HOST[:PORT]>': a port is a number from 1 to 65535, which comes from the \
-             variable BLOCKCHAIN_TCP_SERVER",
+            "invalid value 'h:0' for BLOCKCHAIN_TCP_SERVER: a port is a number from 1 to 65535",
         ),
         (
             "BLOCKCHAIN_TCP_TIMEOUT",
             b"5",
-            "invalid value '5' for '--timeout <DURATION>': not a duration with its unit, such as 500ms, 10s, 5m or 1h, which \
-             comes from the variable BLOCKCHAIN_TCP_TIMEOUT",
+            "invalid value '5' for BLOCKCHAIN_TCP_TIMEOUT: not a duration with its unit, such as 500ms, 10s, 5m or 1h",
         ),
         (
             server,
@@ -274,6 +277,19 @@ fn a_wrong_variable_is_64_and_named_unless_a_flag_is_given() {
         let ran = with(&["who", "--bogus"]);
         assert!(ran.errors.contains("'--bogus'"), "{ran:?}");
         assert_eq!(with(&["--help"]).status, 0);
+        // Who needs none of them doesn't hear of them.
+        assert_eq!(with(&["completions", "bash"]).status, 0);
+        if variable == server {
+            for task in [
+                &["connect", &address][..],
+                &["bench", &address, "-d50ms", "-c1"],
+            ] {
+                let ran = with(task);
+                assert_eq!((ran.status, ran.errors.as_str()), (0, ""), "{ran:?}");
+            }
+            let ran = with(&["connect"]);
+            assert_eq!((ran.status, ran.errors), (64, format!("{said}\n")));
+        }
     }
 }
 
@@ -334,7 +350,7 @@ fn no_connection_or_no_reply_is_69() {
     daemon.stop();
     ask(address, "who").fails(
         69,
-        &format!("blockchain-tcp: can't connect to {address}: Connection refused"),
+        &format!("blockchain-tcp: can't connect to {address}: Connection refused\n{HINT}"),
     );
     let cases: [(&[u8], &str); 2] = [
         (b"", "closed without an answer to who"),

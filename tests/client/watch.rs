@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 
 use super::scripted::{Does, Scripted};
-use super::{client, ran};
+use super::{HINT, client, ran};
 use crate::support::terminal::Terminal;
 use crate::support::{Daemon, Log, program, wait_until};
 
@@ -399,7 +399,7 @@ fn without_a_first_count_there_is_nothing_to_show() {
     assert_eq!((refused.status, refused.output.as_str()), (69, ""));
     assert_eq!(
         refused.errors,
-        format!("blockchain-tcp: can't connect to {nobody}: Connection refused\n")
+        format!("blockchain-tcp: can't connect to {nobody}: Connection refused\n{HINT}\n")
     );
     let json = ran(watch(nobody).arg("--json").output().expect("it runs"));
     let object: Value = serde_json::from_str(&json.output).expect("JSON");

@@ -76,6 +76,12 @@ impl Failure {
             // The terminal has echoed ^C.
             Failure::Interrupted => complain(""),
             Failure::Refused { .. } => complain(self),
+            Failure::Dial(failure) if failure.is_refused() => {
+                let hint = "is the server running? --server or BLOCKCHAIN_TCP_SERVER names another";
+                complain(format_args!(
+                    "blockchain-tcp: {self}\nblockchain-tcp: {hint}"
+                ));
+            }
             _ => complain(format_args!("blockchain-tcp: {self}")),
         }
         ExitCode::from(self.exit_status())

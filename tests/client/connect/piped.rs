@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use serde_json::{Value, json};
 
 use super::{connect, fake, restarted, speaking};
-use crate::client::{Ran, ran};
+use crate::client::{HINT, Ran, ran};
 use crate::handover::replace;
 use crate::support::{Daemon, Log};
 
@@ -76,7 +76,8 @@ fn no_input_is_no_question() {
     let address = daemon.address;
     drop(daemon);
     let ran = converse(address, &[], "");
-    let refused = format!("blockchain-tcp: can't connect to {address}: Connection refused\n");
+    let refused =
+        format!("blockchain-tcp: can't connect to {address}: Connection refused\n{HINT}\n");
     assert_eq!((ran.status, ran.output.as_str()), (69, ""), "{ran:?}");
     assert_eq!(ran.errors, refused);
 }
@@ -164,7 +165,7 @@ fn a_lost_connection_is_said_while_it_waits_and_made_anew() {
     // Whether it was noticed before or not: there is no reply.
     client.send("why");
     assert_eq!(client.end(), (Some(69), String::new()));
-    let refused = format!("blockchain-tcp: can't connect to {address}: Connection refused");
+    let refused = format!("blockchain-tcp: can't connect to {address}: Connection refused\n{HINT}");
     assert!(
         client.errors.whole().ends_with(&refused),
         "{}",
