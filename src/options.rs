@@ -332,24 +332,23 @@ pub fn unreadable(argument: &clap::Arg) -> Option<String> {
     })
 }
 
-/// What to say of a faulty value that comes from a variable; nothing if there is none for it.
+/// What to say of a faulty value that comes from a variable, which it does if its flag is not on the command line.
 pub fn wrong_variable(command: &clap::Command, error: &clap::Error) -> Option<String> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };
-    let flag = flag(argument);
+    // Without what may follow it.
+    let flag = |written: &str| written.split([' ', '=']).next().map(str::to_string);
+    let long = flag(argument)?;
+    if std::env::args_os().any(|given| flag(&given.to_string_lossy()).as_ref() == Some(&long)) {
+        return None;
+    }
     let mut arguments = command.get_arguments();
-    let variable = arguments.find(|argument| argument.get_long() == flag)?;
-    let variable = variable.get_env()?;
+    let argument_of = |known: &&clap::Arg| known.get_long() == long.strip_prefix("--");
+    let variable = arguments.find(argument_of)?.get_env()?;
     std::env::var_os(variable)?;
-    let shown = variable.to_string_lossy();
     let text = wrong(error).lines().next()?.to_string();
-    Some(text.replace(&format!("'{argument}'"), &shown))
-}
-
-/// The long name in an argument as it is written.
-fn flag(argument: &str) -> Option<&str> {
-    argument.split([' ', '=']).next()?.strip_prefix("--")
+    Some(text.replace(&format!("'{argument}'"), &variable.to_string_lossy()))
 }
 
 /// The variables that begin as ours do but set nothing: misspelt, most likely.
@@ -401,14 +400,9 @@ fn complaint(command: &clap::Command, error: &clap::Error) -> Result<Asked, Erro
     if let Some(said) = command.get_arguments().find_map(unreadable) {
         return Err(Error::Variable(said));
     }
-    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
-        return Err(Error::Usage(wrong(error)));
-    };
-    let mut given = std::env::args_os();
-    let is_given = given.any(|given| flag(&given.to_string_lossy()) == flag(argument));
     match wrong_variable(command, error) {
-        Some(said) if !is_given => Err(Error::Variable(said)),
-        _ => Err(Error::Usage(wrong(error))),
+        Some(said) => Err(Error::Variable(said)),
+        None => Err(Error::Usage(wrong(error))),
     }
 }
 

@@ -148,7 +148,7 @@ impl Connection {
         }
     }
 
-    /// The next line, without its end; it is the reply to this request. What can't be in a line of a server's is not waited for to end.
+    /// The next line, without its end; it is the reply to this request. A line that no server of ours sends is not read to its end.
     pub fn line(&mut self, request: &str, deadline: Deadline) -> Result<Vec<u8>, Failure> {
         loop {
             if let Some(line) = self.unread.take_line() {

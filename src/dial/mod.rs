@@ -1,8 +1,8 @@
 //! The way to a server, for the programs that ask one: a name becomes addresses, one of them a connection, and requests get
 //! their replies, each within a deadline and with a bound on what is read.
 //!
-//! [`Server`] says which server; [`Connection`] is the conversation; [`Reply`] is what one of its [`Lines`] says, if a server of ours can have said it; [`Failure`] has words for all
-//! that may go wrong, and every wait is bounded by a [`Deadline`].
+//! [`Server`] says which server; [`Connection`] is the conversation; [`Reply`] is what one of its [`Lines`] says, if a server of
+//! ours can have sent it; [`Failure`] has words for all that may go wrong, and every wait is bounded by a [`Deadline`].
 
 mod connection;
 mod deadline;

@@ -18,8 +18,8 @@ pub fn script(shell: Shell) -> String {
     let command = command().mut_args(plain);
     let command = command.mut_subcommands(|task| task.mut_args(plain));
     let mut command = command.mut_subcommand("help", |help| help.mut_arg(WORDS, named));
-    // What is written for bash finds no task of a program with a hyphen in its name: it is written for another. Only there do names
-    // in capital letters not follow from the others.
+    // What is written for bash finds no task of a program with a hyphen in its name: it is written for another. And it knows
+    // names in capital letters only if it is told them.
     let name = match shell {
         Shell::Bash => {
             command = command.mut_subcommands(in_capitals);

@@ -1,11 +1,11 @@
-//! What the client can be told: options, variables ([`variables`]), and the task, or the request ([`requests`]). [`completions`] has it all for
-//! the shells.
+//! What the client can be told: options, [`variables`], and the task or one of the [`requests`]. [`completions`] has it all for the
+//! shells.
 
 mod completions;
 mod requests;
 mod variables;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use clap::{
 };
 use clap_complete::Shell;
 
+pub use self::requests::misspelt_task;
 use crate::failure::Failure;
 
 /// Asks a blockchain-tcpd one thing, converses with it, shows its clients live, measures how fast it answers.
@@ -233,15 +234,6 @@ fn command() -> Command {
     requests::added_to(Line::command()).mut_args(variables::without_empty)
 }
 
-/// The task that is most likely meant by this, if it is nearly the name of one.
-pub fn misspelt_task(word: &OsStr) -> Option<String> {
-    let word = word.to_str()?.to_lowercase();
-    let names = Line::command();
-    let mut names = names.get_subcommands().map(Command::get_name);
-    let meant = names.find(|name| strsim::osa_distance(&word, name) <= 2)?;
-    Some(meant.to_string())
-}
-
 /// What clap finds wrong.
 fn usage(error: &clap::Error) -> Failure {
     if error.kind() == ErrorKind::MissingSubcommand {
@@ -267,22 +259,6 @@ mod tests {
             Ok(Asked::Do(_, task)) => panic!("{task:?}"),
             Ok(Asked::Print(text)) => panic!("{text}"),
             Err(failure) => panic!("{failure}"),
-        }
-    }
-
-    #[test]
-    fn a_task_is_recognised_by_its_misspelt_name() {
-        let meant = |word: &str| misspelt_task(OsStr::new(word));
-        for (word, task) in [
-            ("conect", "connect"),
-            ("wacth", "watch"),
-            ("BENCH", "bench"),
-            ("completion", "completions"),
-        ] {
-            assert_eq!(meant(word).as_deref(), Some(task));
-        }
-        for word in ["who", "ping", "add", "foo", ""] {
-            assert_eq!(meant(word), None, "{word}");
         }
     }
 

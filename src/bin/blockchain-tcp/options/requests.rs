@@ -1,10 +1,12 @@
 //! The requests in the command line: all that servers of this version answer, and any other.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 
 use blockchain_tcpd::command::{Entry, SETS};
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command, CommandFactory as _};
+
+use super::Line;
 
 /// The arguments of a request.
 pub const WORDS: &str = "words";
@@ -88,4 +90,34 @@ fn help_template(line: &Command) -> String {
     }
     text += "\nAny other REQUEST is asked as it is, with all words after it, of servers that know more.\n";
     text + "\nOptions:\n{options}{after-help}"
+}
+
+/// The task that is most likely meant by this, if it is nearly the name of one.
+pub fn misspelt_task(word: &OsStr) -> Option<String> {
+    let word = word.to_str()?.to_lowercase();
+    let names = Line::command();
+    let mut names = names.get_subcommands().map(Command::get_name);
+    let meant = names.find(|name| strsim::osa_distance(&word, name) <= 2)?;
+    Some(meant.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_recognised_by_its_misspelt_name() {
+        let meant = |word: &str| misspelt_task(OsStr::new(word));
+        for (word, task) in [
+            ("conect", "connect"),
+            ("wacth", "watch"),
+            ("BENCH", "bench"),
+            ("completion", "completions"),
+        ] {
+            assert_eq!(meant(word).as_deref(), Some(task));
+        }
+        for word in ["who", "ping", "add", "foo", ""] {
+            assert_eq!(meant(word), None, "{word}");
+        }
+    }
 }
