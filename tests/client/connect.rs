@@ -1,7 +1,10 @@
-//! A conversation: at a real terminal in `terminal`, over a connection that is lost in `lost`, what was typed before in `history`,
-//! with a program in `piped`.
+//! A conversation: at a real terminal in `terminal`, with ^C in `interrupts`, over a connection that is lost in `lost`, what was typed
+//! before in `history`; with a program in `piped`, with one that reads JSON in `json`; with a server of another kind in `foreign`.
 
+mod foreign;
 mod history;
+mod interrupts;
+mod json;
 mod lost;
 mod piped;
 mod terminal;

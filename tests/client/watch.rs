@@ -353,6 +353,19 @@ fn an_error_is_said_once_as_long_as_it_lasts() {
     assert!(object["clients"].is_null());
 }
 
+/// As it does when it is tired of waiting, or makes room for others.
+#[test]
+fn a_connection_that_the_server_has_ended_costs_no_count() {
+    let server = Scripted::start(|asked| match (asked.number, asked.connection % 2) {
+        (0..3, _) => Does::Say("7\n".to_string()),
+        (_, 0) => Does::SayAndClose(String::new()),
+        _ => Does::SayAndClose("ERR TIMEOUT no request for too long\n".to_string()),
+    });
+    let mut watching = Watching::start(watch(server.address));
+    wait_until("it has connected anew", || server.connections() >= 4);
+    assert_eq!(watching.end("TERM"), (0, String::new()));
+}
+
 #[test]
 fn the_end_comes_at_once_even_if_a_reply_does_not() {
     let server = Scripted::start(|asked| match asked.number {

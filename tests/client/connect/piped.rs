@@ -5,14 +5,12 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 
-use serde_json::{Value, json};
-
-use super::{connect, fake, restarted, speaking};
+use super::{connect, fake, restarted};
 use crate::client::{HINT, Ran, ran};
 use crate::handover::replace;
 use crate::support::{Daemon, Log};
 
-fn converse(server: SocketAddr, arguments: &[&str], input: impl AsRef<[u8]>) -> Ran {
+pub fn converse(server: SocketAddr, arguments: &[&str], input: impl AsRef<[u8]>) -> Ran {
     let mut command = connect(server, arguments);
     command
         .stdin(Stdio::piped())
@@ -232,77 +230,6 @@ fn a_reply_that_does_not_come_ends_it() {
         ran.errors,
         "blockchain-tcp: no answer to two within 0.3 s\n"
     );
-}
-
-#[test]
-fn json_is_one_object_a_line() {
-    let daemon = Daemon::start(["--max-clients", "4"]);
-    let ran = converse(daemon.address, &["--json"], "why\nfoo\nexit\n");
-    assert_eq!(ran.status, 1, "{ran:?}");
-    let objects = ran
-        .output
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"));
-    let objects: Vec<serde_json::Value> = objects.collect();
-    assert_eq!(objects.len(), 3, "{ran:?}");
-    assert_eq!(
-        (&objects[0]["request"], &objects[0]["numbers"][0]),
-        (&"why".into(), &42.into())
-    );
-    assert_eq!(objects[1]["error"]["word"], "UNKNOWN");
-    assert_eq!(objects[2]["reply"], "BYE");
-    let server = fake(|_, _| Some(Vec::new()));
-    let ran = converse(server, &["--json"], "why\n");
-    let object: serde_json::Value = serde_json::from_str(&ran.output).expect("JSON");
-    assert_eq!(
-        (ran.status, &object["request"]),
-        (69, &"why".into()),
-        "{ran:?}"
-    );
-    assert_eq!(
-        object["error"]["message"],
-        "closed without an answer to why"
-    );
-}
-
-#[test]
-fn with_json_every_failure_is_an_object_too() {
-    let ends = |server: SocketAddr, input: &str| {
-        let ran = converse(server, &["--json"], input);
-        assert_eq!(ran.errors, "", "{ran:?}");
-        let mut object: Value = serde_json::from_str(&ran.output).expect("JSON");
-        assert!(object["seconds"].take().is_f64(), "{ran:?}");
-        (ran.status, object)
-    };
-    let object = |word: Value, message: &str| {
-        let error = json!({ "word": word, "message": message });
-        json!({ "request": null, "seconds": null, "error": error })
-    };
-    let busy = speaking(b"ERR BUSY full with 1 clients, try again later\n");
-    let ssh = speaking(b"SSH-2.0-OpenSSH_9.2p1\n");
-    let nobody = Daemon::start(["--max-clients", "4"]).address;
-    let refused = format!("can't connect to {nobody}: Connection refused");
-    // Whether it is said before the first line is read, or behind it.
-    for input in ["", "why\n", "why\nping\n"] {
-        let full = object("BUSY".into(), "full with 1 clients, try again later");
-        assert_eq!(ends(busy, input), (75, full));
-        assert_eq!(ends(nobody, input), (69, object(Value::Null, &refused)));
-    }
-    let said =
-        r#"this is no blockchain-tcpd: more is answered than was asked: "SSH-2.0-OpenSSH_9.2p1""#;
-    assert_eq!(ends(ssh, ""), (76, object(Value::Null, said)));
-    assert_eq!(ends(ssh, "why\n").0, 76);
-}
-
-#[test]
-fn a_server_of_another_kind_ends_it() {
-    for input in ["", "why\n", "np 1\n"] {
-        let ran = converse(speaking(b"220 ready\r\n"), &[], input);
-        assert_eq!((ran.status, ran.output.as_str()), (76, ""), "{ran:?}");
-        assert_eq!(ran.errors.lines().count(), 1, "{ran:?}");
-        let said = "blockchain-tcp: this is no blockchain-tcpd: ";
-        assert!(ran.errors.starts_with(said), "{ran:?}");
-    }
 }
 
 #[test]

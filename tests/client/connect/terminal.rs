@@ -1,8 +1,6 @@
 //! At a terminal: where one is, editing, completion, `help`, and every way of leaving.
 
-use std::sync::mpsc;
-
-use super::{Session, connect, fake, speaking};
+use super::{Session, connect, fake};
 use crate::support::terminal::Terminal;
 use crate::support::{Daemon, wait_until};
 
@@ -160,69 +158,6 @@ fn a_terminal_of_another_size_shows_the_same() {
 }
 
 #[test]
-fn no_server_writes_to_the_terminal() {
-    let server = fake(|_, line| {
-        Some(match line {
-            "WHERE" => b"anywhere\n".to_vec(),
-            "HELP" => b"WHO EVIL\n".to_vec(),
-            "HELP WHO" => b"WHO: \x1b[2J\xc2\x9b2J\n".to_vec(),
-            _ => b"ERR X \x1b]0;owned\x07\r\x08y\n".to_vec(),
-        })
-    });
-    let mut session = Session::start(server);
-    session.type_in("help\r");
-    session
-        .terminal
-        .wait_for(r#"HELP WHO is answered "WHO: \x1b[2J\xc2\x9b2J" instead of"#);
-    session.type_in("evil\r");
-    session
-        .terminal
-        .wait_for(r#"evil is answered "ERR X \x1b]0;owned\x07\x0d\x08y" instead of"#);
-    for said in ["\x1b[2J", "\x1b]0", "\x08y"] {
-        assert_eq!(session.times(said), 0, "{said:?}");
-    }
-}
-
-#[test]
-fn a_server_of_another_kind_is_not_conversed_with() {
-    for (greeting, said) in [
-        (
-            &b"HTTP/1.1 400 Bad Request\r\n"[..],
-            r#"WHERE is answered "HTTP/1.1 400 Bad Request\x0d" instead of a UUID"#,
-        ),
-        (b"here\n", r#"WHERE is answered "here" instead of a UUID"#),
-    ] {
-        let server = speaking(greeting);
-        let mut terminal = Terminal::start(connect(server, &[]), 24, 120);
-        assert_eq!(terminal.end().code(), Some(76));
-        terminal.wait_for(&format!(
-            "blockchain-tcp: this is no blockchain-tcpd: {said}"
-        ));
-        assert!(!terminal.all().contains("> "), "{}", terminal.all());
-    }
-}
-
-/// ^C is a signal there, and what was typed of the line is dropped by the terminal.
-#[test]
-fn a_terminal_that_can_not_be_edited_in_shows_a_new_prompt_at_each_interrupt() {
-    let daemon = Daemon::start(["--max-clients", "4"]);
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "TERM=dumb exec \"$@\"", "sh"]);
-    let client = connect(daemon.address, &[]);
-    shell.arg(client.get_program()).args(client.get_args());
-    let mut session = Session::run(shell, daemon.address);
-    session.type_in("wh");
-    session.shows(&["> wh"]);
-    session.type_in("\x03");
-    session.shows(&["> wh^C", ">"]);
-    session.type_in("\x03");
-    session.shows(&["> wh^C", "> ^C", ">"]);
-    session.type_in("why\r");
-    session.shows(&["> why", "42", ">"]);
-    session.leave();
-}
-
-#[test]
 fn a_list_that_the_screen_has_no_room_for_is_not_shown() {
     let names: Vec<String> = (0..200).map(|number| format!("NAME{number:020}")).collect();
     let names = names.join(" ");
@@ -242,19 +177,6 @@ fn a_list_that_the_screen_has_no_room_for_is_not_shown() {
     session.type_in("\x03");
     session.shows(&["> name0000000000000000019", ">"]);
     session.leave();
-}
-
-#[test]
-fn the_first_wait_can_be_ended_too() {
-    let (asked, heard) = mpsc::channel();
-    let server = fake(move |_, _| {
-        let _ = asked.send(());
-        None
-    });
-    let mut terminal = Terminal::start(connect(server, &[]), 24, 100);
-    heard.recv().expect("it is asked");
-    terminal.type_in("\x03");
-    assert_eq!(terminal.end().code(), Some(130));
 }
 
 #[test]
@@ -284,59 +206,6 @@ fn the_terminal_is_left_as_it_was() {
         assert!(terminal.all().contains("\x1b[?2004l"), "{signal}");
         terminal.end();
     }
-}
-
-#[test]
-fn a_wait_for_a_reply_can_be_abandoned() {
-    let (asked, heard) = mpsc::channel();
-    let server = fake(move |connection, line| match line {
-        "HELP" => Some(b"SLOW\n".to_vec()),
-        "SLOW" if connection == 0 => {
-            asked.send(()).expect("the test lives");
-            None
-        }
-        _ => Some(format!("{connection}\n").into_bytes()),
-    });
-    let mut session = Session::start(server);
-    session.type_in("SLOW\r");
-    heard.recv().expect("it is asked");
-    session.type_in("\x03");
-    let abandoned = "abandoned; the next line connects again";
-    session.shows(&["> SLOW", "^C", abandoned, "!"]);
-    session.type_in("SLOW\r");
-    let again = format!("connected again to {server}");
-    session.shows(&["! SLOW", &again, "1", ">"]);
-    session.leave();
-}
-
-#[test]
-fn a_wait_for_a_connection_can_be_abandoned() {
-    let daemon = Daemon::start(["--max-clients", "4"]);
-    let address = daemon.address;
-    let mut session = Session::run(connect(address, &["--timeout", "1h"]), address);
-    drop(daemon);
-    session.shows(&["connection lost; the next line connects again", "!"]);
-    // With a backlog that is full, it neither takes connections nor refuses them.
-    let deaf = std::net::TcpListener::bind(address).expect("the port is free");
-    rustix::net::listen(&deaf, 0).expect("it is bound");
-    let moment = std::time::Duration::from_millis(200);
-    let one_more = || std::net::TcpStream::connect_timeout(&address, moment).ok();
-    let waiting: Vec<_> = std::iter::from_fn(one_more).collect();
-    session.type_in("why\r");
-    let tasks = format!("/proc/{}/task", session.terminal.pid());
-    wait_until("it connects", || {
-        let mut tasks = std::fs::read_dir(&tasks).expect("it lives").flatten();
-        tasks.any(|task| {
-            let name = std::fs::read_to_string(task.path().join("comm"));
-            name.is_ok_and(|name| name == "connect\n")
-        })
-    });
-    session.type_in("\x03");
-    let abandoned = "abandoned; the next line connects again";
-    session.shows(&["! why", "^C", abandoned, "!"]);
-    drop((deaf, waiting));
-    session.type_in("exit\r");
-    assert_eq!(session.terminal.end().code(), Some(0));
 }
 
 #[test]
