@@ -302,7 +302,9 @@ impl Options {
         let used = |argument: &&clap::Arg| {
             matches.value_source(argument.get_id().as_str()) == Some(ValueSource::EnvVariable)
         };
-        check_variables(command.get_arguments().filter(used))?;
+        if let Some(said) = command.get_arguments().filter(used).find_map(unreadable) {
+            return Err(Error::Variable(said));
+        }
         let is_default = |name| matches.value_source(name) == Some(ValueSource::DefaultValue);
         let (listen_by_default, http_by_default) = (is_default("listen"), is_default("http"));
         let mut options = Options::from_arg_matches_mut(&mut matches)
@@ -317,19 +319,36 @@ impl Options {
     }
 }
 
-/// A variable that is no text at all could not be quoted in an error.
-fn check_variables<'a>(arguments: impl Iterator<Item = &'a clap::Arg>) -> Result<(), Error> {
-    for variable in arguments.filter_map(clap::Arg::get_env) {
-        let value = std::env::var_os(variable).unwrap_or_default();
-        let is_text = |text: &str| !text.contains(char::is_control);
-        if !value.to_str().is_some_and(is_text) {
-            return Err(Error::Variable(format!(
-                "the variable {} holds something that is not text: {value:?}",
-                variable.display()
-            )));
-        }
+/// What to say of the variable of this argument if it holds something that could not be quoted in an error.
+pub fn unreadable(argument: &clap::Arg) -> Option<String> {
+    let variable = argument.get_env()?;
+    let value = std::env::var_os(variable)?;
+    let is_text = |text: &str| !text.contains(char::is_control);
+    (!value.to_str().is_some_and(is_text)).then(|| {
+        format!(
+            "the variable {} holds something that is not text: {value:?}",
+            variable.display()
+        )
+    })
+}
+
+/// What to say of a faulty value that comes from a variable, which it does if its flag is not on the command line.
+pub fn wrong_variable(command: &clap::Command, error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    // Without what may follow it.
+    let flag = |written: &str| written.split([' ', '=']).next().map(str::to_string);
+    let long = flag(argument)?;
+    if std::env::args_os().any(|given| flag(&given.to_string_lossy()).as_ref() == Some(&long)) {
+        return None;
     }
-    Ok(())
+    let mut arguments = command.get_arguments();
+    let argument_of = |known: &&clap::Arg| known.get_long() == long.strip_prefix("--");
+    let variable = arguments.find(argument_of)?.get_env()?;
+    std::env::var_os(variable)?;
+    let text = wrong(error).lines().next()?.to_string();
+    Some(text.replace(&format!("'{argument}'"), &variable.to_string_lossy()))
 }
 
 /// The variables that begin as ours do but set nothing: misspelt, most likely.
@@ -378,38 +397,20 @@ fn complaint(command: &clap::Command, error: &clap::Error) -> Result<Asked, Erro
     ) {
         return Ok(Asked::Print(error.to_string()));
     }
-    check_variables(command.get_arguments())?;
-    let text = error.to_string();
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    match variable_of(command, error) {
-        Some(variable) => Err(Error::Variable(format!(
-            "{}, which comes from the variable {variable}",
-            text.lines().next().unwrap_or_default()
-        ))),
-        None => Err(Error::Usage(text.trim_end().to_string())),
+    if let Some(said) = command.get_arguments().find_map(unreadable) {
+        return Err(Error::Variable(said));
+    }
+    match wrong_variable(command, error) {
+        Some(said) => Err(Error::Variable(said)),
+        None => Err(Error::Usage(wrong(error))),
     }
 }
 
-/// The variable that the faulty value came from, if it came from one: the value is in it, and not on the command line.
-fn variable_of(command: &clap::Command, error: &clap::Error) -> Option<String> {
-    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
-        return None;
-    };
-    let flag = argument.split([' ', '=']).next()?.strip_prefix("--")?;
-    if std::env::args_os().any(|given| {
-        given
-            .to_string_lossy()
-            .strip_prefix("--")
-            .is_some_and(|given| given.split('=').next() == Some(flag))
-    }) {
-        return None;
-    }
-    let argument = command
-        .get_arguments()
-        .find(|argument| argument.get_long() == Some(flag))?;
-    let variable = argument.get_env()?;
-    std::env::var_os(variable)?;
-    Some(variable.to_string_lossy().into_owned())
+/// What clap finds wrong.
+pub fn wrong(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    text.trim_end().to_string()
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

@@ -11,6 +11,10 @@ mod watch;
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
+/// What is said besides if nobody listens.
+pub const HINT: &str =
+    "blockchain-tcp: is the server running? --server or BLOCKCHAIN_TCP_SERVER names another";
+
 /// The client, with nothing set in its environment; its history is nobody's.
 pub fn client() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_blockchain-tcp"));

@@ -31,8 +31,16 @@ impl Offer {
         });
         format!(
             "What may be asked: sets of commands, parted by commas, {NEEDED} among them. There are {}",
-            sets.collect::<Vec<_>>().join(" and ")
+            listed(&sets.collect::<Vec<_>>())
         )
+    }
+}
+
+/// Commas between them, and an "and" before the last.
+fn listed(names: &[String]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
     }
 }
 
@@ -44,10 +52,10 @@ impl FromStr for Offer {
         let mut names = Vec::new();
         for given in text.split(',').map(str::trim) {
             let Some((name, _)) = SETS.iter().find(|(name, _)| *name == given) else {
-                let known: Vec<_> = SETS.iter().map(|(name, _)| *name).collect();
+                let known: Vec<_> = SETS.iter().map(|(name, _)| name.to_string()).collect();
                 return Err(format!(
                     "there is no set of commands {given:?}; there are {}",
-                    known.join(", ")
+                    listed(&known)
                 ));
             };
             if names.contains(name) {
@@ -96,6 +104,14 @@ mod tests {
         ] {
             assert!(offer(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn any_number_of_sets_can_be_listed() {
+        let names = ["calc", "dice", "server"].map(str::to_string);
+        assert_eq!(listed(&names), "calc, dice and server");
+        assert_eq!(listed(&names[1..]), "dice and server");
+        assert_eq!(listed(&names[2..]), "server");
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::lookup::{Family, addresses};
-use super::{Deadline, Failure, Reply, Server};
+use super::reply::{is_printable, wrong};
+use super::{Deadline, Failure, Lines, Reply, Server};
 
 /// Longer than any reply of a server of ours: `NP` answers 510 numbers of up to nine digits.
 pub const LONGEST_REPLY: usize = 16 * 1024;
@@ -22,7 +24,7 @@ pub struct Connection {
     stream: TcpStream,
     address: SocketAddr,
     /// What was read and is not looked at yet.
-    unread: Vec<u8>,
+    unread: Lines,
 }
 
 impl Connection {
@@ -52,7 +54,7 @@ impl Connection {
                     return Ok(Connection {
                         stream,
                         address: *address,
-                        unread: Vec::new(),
+                        unread: Lines::default(),
                     });
                 }
                 Err(error) => {
@@ -79,7 +81,7 @@ impl Connection {
         let mut polled = [PollFd::new(&self.stream, PollFlags::IN)];
         // What can't be known is found when something is asked.
         let ready = poll(&mut polled, Some(&Timespec::default()));
-        !self.unread.is_empty() || ready.is_ok_and(|ready| ready > 0)
+        !self.unread.rest().is_empty() || ready.is_ok_and(|ready| ready > 0)
     }
 
     /// Sends these requests, each with its end.
@@ -108,35 +110,63 @@ impl Connection {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Asks one thing and waits for the reply.
-    pub fn ask(&mut self, request: &[u8], deadline: Deadline) -> Result<Reply, Failure> {
-        let line = [request, b"\n"].concat();
-        self.send(&line, deadline)?;
-        let name = String::from_utf8_lossy(request);
-        self.line(&name, deadline).map(Reply::from)
+    /// Asks one thing; the reply may take so long.
+    pub fn ask(&mut self, request: &[u8], timeout: Duration) -> Result<Reply, Failure> {
+        self.ask_all(&[request], timeout)
+            .map(|mut replies| replies.swap_remove(0))
     }
 
-    /// The next line, without its end; it is the reply to this request.
+    /// Asks these things at once; each reply may take so long. There are fewer replies than requests, but at least one, only if
+    /// the server closes after the last.
+    pub fn ask_all(
+        &mut self,
+        requests: &[&[u8]],
+        timeout: Duration,
+    ) -> Result<Vec<Reply>, Failure> {
+        let lines: Vec<&[u8]> = requests
+            .iter()
+            .flat_map(|line| [line, &b"\n"[..]])
+            .collect();
+        self.send(&lines.concat(), Deadline::after(timeout))?;
+        let mut replies = Vec::new();
+        for request in requests {
+            let request = String::from_utf8_lossy(request);
+            let line = self.line(&request, Deadline::after(timeout))?;
+            let reply = Reply::read(&request, &line)?;
+            let closes = reply.closes();
+            replies.push(reply);
+            if closes {
+                return Ok(replies);
+            }
+        }
+        match self.unread.rest() {
+            // Before it closes, a server may say why.
+            rest if rest.is_empty() || rest.starts_with(b"ERR ") => Ok(replies),
+            rest => Err(Failure::More {
+                part: rest.to_vec(),
+            }),
+        }
+    }
+
+    /// The next line, without its end; it is the reply to this request. A line that no server of ours sends is not read to its end.
     pub fn line(&mut self, request: &str, deadline: Deadline) -> Result<Vec<u8>, Failure> {
-        let mut searched = 0;
         loop {
-            let unsearched = &self.unread[searched..];
-            if let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') {
-                let mut line: Vec<u8> = self.unread.drain(..=searched + end).collect();
-                line.pop();
+            if let Some(line) = self.unread.take_line() {
                 return Ok(line);
             }
-            searched = self.unread.len();
-            if searched > LONGEST_REPLY {
+            if !is_printable(self.unread.rest()) {
+                return Err(wrong(request, &self.unread.take_rest()));
+            }
+            if self.unread.rest().len() > LONGEST_REPLY {
                 return Err(Failure::Endless {
                     request: request.to_string(),
-                    part: std::mem::take(&mut self.unread),
+                    part: self.unread.take_rest(),
                 });
             }
             if self.read(request, deadline)? == 0 {
                 return Err(Failure::Closed {
                     request: request.to_string(),
-                    part: std::mem::take(&mut self.unread),
+                    part: self.unread.take_rest(),
                 });
             }
         }
@@ -144,12 +174,14 @@ impl Connection {
 
     /// Waits for the end of what the server sends, after which it no longer counts us.
     pub fn end(mut self, deadline: Deadline) -> Result<(), Failure> {
-        while self.unread.is_empty() {
+        while self.unread.rest().is_empty() {
             if self.read("the end of the requests", deadline)? == 0 {
                 return Ok(());
             }
         }
-        Err(Failure::More { part: self.unread })
+        Err(Failure::More {
+            part: self.unread.take_rest(),
+        })
     }
 
     /// Reads what comes next: so many bytes, none at the end of the stream.
@@ -163,7 +195,7 @@ impl Connection {
                 .and_then(|()| self.stream.read(&mut chunk));
             match read {
                 Ok(read) => {
-                    self.unread.extend_from_slice(&chunk[..read]);
+                    self.unread.push(&chunk[..read]);
                     return Ok(read);
                 }
                 // The deadline is looked at above.
@@ -172,7 +204,7 @@ impl Connection {
                     return Err(Failure::Broken {
                         request: request.to_string(),
                         error,
-                        part: std::mem::take(&mut self.unread),
+                        part: self.unread.take_rest(),
                     });
                 }
             }

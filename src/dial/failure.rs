@@ -64,6 +64,15 @@ pub enum Failure {
         /// Its beginning.
         part: Vec<u8>,
     },
+    /// Something else than the reply.
+    Wrong {
+        /// What was asked.
+        request: String,
+        /// What came.
+        said: Vec<u8>,
+        /// What the reply is, in words.
+        right: &'static str,
+    },
     /// More than was asked for.
     More {
         /// Its beginning.
@@ -84,6 +93,20 @@ impl Failure {
             Failure::Connect(refusals) => refusals.iter().all(|(_, error)| lacking(error)),
             _ => false,
         }
+    }
+
+    /// Whether nobody listens there.
+    pub fn is_refused(&self) -> bool {
+        let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        matches!(self, Failure::Connect(refusals) if refusals.iter().all(|(_, error)| is_refused(error)))
+    }
+
+    /// Whether no server of ours would do that.
+    pub fn is_foreign(&self) -> bool {
+        matches!(
+            self,
+            Failure::Endless { .. } | Failure::Wrong { .. } | Failure::More { .. }
+        )
     }
 }
 
@@ -129,6 +152,17 @@ impl fmt::Display for Failure {
             }
             Failure::Endless { request, part } => {
                 write!(f, "the answer to {request} doesn't end: {}", quoted(part))
+            }
+            Failure::Wrong {
+                request,
+                said,
+                right,
+            } => {
+                write!(
+                    f,
+                    "{request} is answered {} instead of {right}",
+                    quoted(said)
+                )
             }
             Failure::More { part } => {
                 write!(f, "more is answered than was asked: {}", quoted(part))

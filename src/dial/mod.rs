@@ -1,12 +1,13 @@
 //! The way to a server, for the programs that ask one: a name becomes addresses, one of them a connection, and requests get
 //! their replies, each within a deadline and with a bound on what is read.
 //!
-//! [`Server`] says which server; [`Connection`] is the conversation; [`Reply`] is what a line says; [`Failure`] has words for all
-//! that may go wrong, and every wait is bounded by a [`Deadline`].
+//! [`Server`] says which server; [`Connection`] is the conversation; [`Reply`] is what one of its [`Lines`] says, if a server of
+//! ours can have sent it; [`Failure`] has words for all that may go wrong, and every wait is bounded by a [`Deadline`].
 
 mod connection;
 mod deadline;
 mod failure;
+mod lines;
 mod lookup;
 mod reply;
 mod server;
@@ -14,6 +15,7 @@ mod server;
 pub use self::connection::{Attempt, Connection, LONGEST_REPLY};
 pub use self::deadline::Deadline;
 pub use self::failure::{Failure, quoted};
+pub use self::lines::Lines;
 pub use self::lookup::{Family, addresses};
-pub use self::reply::{Reply, closes_after};
+pub use self::reply::{Reply, clients, closes_after, id, is_unheard};
 pub use self::server::{PORT, Server};

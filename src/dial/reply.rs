@@ -1,7 +1,16 @@
-//! What a server's line says.
+//! What a server's line says, and whether a server of ours can have sent it.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::Failure;
 
 /// After these errors the connection goes on; after all others, those of later versions included, the server closes.
 const GOING_ON: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
+
+/// What the server says unasked when it has waited for too long.
+const TIMEOUT: &str = "TIMEOUT";
 
 /// Whether the server closes after an error of this word.
 pub fn closes_after(word: &str) -> bool {
@@ -23,68 +32,199 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// What this line says in reply to this request.
+    pub fn read(request: &str, line: &[u8]) -> Result<Self, Failure> {
+        let text = std::str::from_utf8(line).ok();
+        let text = text.filter(|text| !text.is_empty() && is_printable(text.as_bytes()));
+        let reply = text.and_then(|text| match text.strip_prefix("ERR") {
+            Some(refusal) if refusal.is_empty() || refusal.starts_with(' ') => refused(refusal),
+            _ => form(request)
+                .is_none_or(|form| (form.is_right)(text))
+                .then(|| Reply::Value(text.to_string())),
+        });
+        reply.ok_or_else(|| wrong(request, line))
+    }
+
     /// Whether the server closes after it.
     pub fn closes(&self) -> bool {
         matches!(self, Reply::Refused { word, .. } if closes_after(word))
     }
 }
 
-impl From<Vec<u8>> for Reply {
-    /// A server of ours sends printable ASCII; what else may come is replaced, so that it is harmless in a terminal.
-    fn from(line: Vec<u8>) -> Self {
-        let line = line.strip_suffix(b"\r").unwrap_or(&line);
-        let text: String = line
-            .iter()
-            .map(|byte| match byte {
-                b' '..=b'~' => char::from(*byte),
-                _ => '?',
-            })
-            .collect();
-        match text.strip_prefix("ERR ") {
-            None => Reply::Value(text),
-            Some(refusal) => {
-                let (word, sentence) = refusal.split_once(' ').unwrap_or((refusal, ""));
-                Reply::Refused {
-                    word: word.to_string(),
-                    sentence: sentence.to_string(),
-                }
-            }
+impl fmt::Display for Reply {
+    /// The line, as the server sent it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reply::Value(value) => f.write_str(value),
+            Reply::Refused { word, sentence } => write!(f, "ERR {word} {sentence}"),
         }
     }
 }
 
-impl std::fmt::Display for Reply {
-    /// The line, as the server sent it.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Reply::Value(value) => f.write_str(value),
-            Reply::Refused { word, sentence } if sentence.is_empty() => write!(f, "ERR {word}"),
-            Reply::Refused { word, sentence } => write!(f, "ERR {word} {sentence}"),
-        }
+/// Whether the server had ended the connection before it heard the request, as far as can be told by what came of it: on a
+/// connection that was kept, that is a reason to ask again on another.
+pub fn is_unheard(asked: Result<&Reply, &Failure>) -> bool {
+    match asked {
+        Ok(Reply::Refused { word, .. }) => word == TIMEOUT,
+        Err(Failure::Closed { part, .. } | Failure::Broken { part, .. }) => part.is_empty(),
+        _ => false,
     }
+}
+
+/// The value of `WHO`: there is at least the one who asks.
+pub fn clients(value: &str) -> Result<u64, Failure> {
+    let is_digits = value.bytes().all(|byte| byte.is_ascii_digit());
+    let clients = value.parse().ok().filter(|clients| *clients > 0);
+    let clients = clients.filter(|_| is_digits);
+    clients.ok_or_else(|| wrong("WHO", value.as_bytes()))
+}
+
+/// The value of `WHERE`: 36 characters, small letters.
+pub fn id(value: &str) -> Result<Uuid, Failure> {
+    let id = Uuid::try_parse(value).ok();
+    let id = id.filter(|id| !id.is_nil() && id.hyphenated().to_string() == value);
+    id.ok_or_else(|| wrong("WHERE", value.as_bytes()))
+}
+
+/// What the protocol has as the value of a command.
+struct Form {
+    command: &'static str,
+    /// In words.
+    right: &'static str,
+    is_right: fn(&str) -> bool,
+}
+
+/// The values by which a server of ours can be known.
+const FORMS: [Form; 4] = [
+    Form {
+        command: "WHO",
+        right: "a number from 1 on",
+        is_right: |value| clients(value).is_ok(),
+    },
+    Form {
+        command: "WHERE",
+        right: "a UUID",
+        is_right: |value| id(value).is_ok(),
+    },
+    Form {
+        command: "WHY",
+        right: "42",
+        is_right: |value| value == "42",
+    },
+    Form {
+        command: "PING",
+        right: "PONG",
+        is_right: |value| value == "PONG",
+    },
+];
+
+fn form(request: &str) -> Option<&'static Form> {
+    let command = request.split([' ', '\t']).find(|word| !word.is_empty())?;
+    let is_meant = |form: &&Form| form.command.eq_ignore_ascii_case(command);
+    FORMS.iter().find(is_meant)
+}
+
+/// What follows `ERR`: a word and a sentence.
+fn refused(refusal: &str) -> Option<Reply> {
+    let (word, sentence) = refusal.strip_prefix(' ')?.split_once(' ')?;
+    let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase());
+    (is_word && !sentence.is_empty()).then(|| Reply::Refused {
+        word: word.to_string(),
+        sentence: sentence.to_string(),
+    })
+}
+
+/// That a request was answered by something else than its reply.
+pub(super) fn wrong(request: &str, said: &[u8]) -> Failure {
+    Failure::Wrong {
+        request: request.to_string(),
+        said: said.to_vec(),
+        right: form(request).map_or("a line of printable ASCII", |form| form.right),
+    }
+}
+
+/// Whether all of it may be in a reply.
+pub(super) fn is_printable(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn read(request: &str, line: &str) -> Option<Reply> {
+        Reply::read(request, line.as_bytes()).ok()
+    }
+
     #[test]
     fn a_reply_is_a_value_or_says_why_not() {
-        let reply = |line: &str| Reply::from(line.as_bytes().to_vec());
-        assert_eq!(reply("42"), Reply::Value("42".to_string()));
-        assert_eq!(reply("ERRATIC"), Reply::Value("ERRATIC".to_string()));
-        assert_eq!(reply("1\u{1b}[2J"), Reply::Value("1?[2J".to_string()));
-        let refused = |word: &str, sentence: &str| Reply::Refused {
-            word: word.to_string(),
-            sentence: sentence.to_string(),
-        };
-        assert_eq!(
-            reply("ERR BUSY full, try again"),
-            refused("BUSY", "full, try again")
-        );
-        assert_eq!(reply("ERR NEW"), refused("NEW", ""));
-        for line in ["42", "ERR BUSY full", "ERR NEW"] {
-            assert_eq!(reply(line).to_string(), line);
+        let value = |text: &str| Some(Reply::Value(text.to_string()));
+        for line in ["42", "ERRATIC", "3 -37", "a \"b\""] {
+            assert_eq!(read("NEW", line), value(line));
         }
+        let reply = read("WHO", "ERR BUSY full, try again").unwrap();
+        let refused = Reply::Refused {
+            word: "BUSY".to_string(),
+            sentence: "full, try again".to_string(),
+        };
+        assert_eq!(reply, refused);
+        assert_eq!(reply.to_string(), "ERR BUSY full, try again");
+        for line in [
+            "",
+            "42\r",
+            "1\u{1b}[2J",
+            "\u{e9}",
+            "ERR",
+            "ERR ",
+            "ERR NEW",
+            "ERR NEW ",
+            "ERR new no",
+            "ERR  no",
+        ] {
+            assert_eq!(read("NEW", line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_values_that_are_known_have_their_form() {
+        let id = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+        for (request, right, wrong) in [
+            (
+                "who",
+                "17",
+                &["0", "+1", " 1", "x", "99999999999999999999"][..],
+            ),
+            (
+                " Where",
+                id,
+                &["42", &id[1..], "6F0C2A52-5F0E-4B7E-9A35-0C5F7F5A3C1E"],
+            ),
+            ("WHY ", "42", &["43", "042"]),
+            ("\tping", "PONG", &["pong"]),
+        ] {
+            assert_eq!(read(request, right), Some(Reply::Value(right.to_string())));
+            for line in wrong {
+                assert_eq!(read(request, line), None, "{request}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_server_has_not_heard_is_told_by_the_end() {
+        let request = || "WHO".to_string();
+        let refused = |line| read("WHO", line).unwrap();
+        assert!(is_unheard(Ok(&refused(
+            "ERR TIMEOUT no request for too long"
+        ))));
+        assert!(!is_unheard(Ok(&refused("ERR BUSY full"))));
+        assert!(!is_unheard(Ok(&Reply::Value("1".to_string()))));
+        for (part, unheard) in [(&b""[..], true), (b"1", false)] {
+            let closed = Failure::Closed {
+                request: request(),
+                part: part.to_vec(),
+            };
+            assert_eq!(is_unheard(Err(&closed)), unheard);
+        }
+        assert!(!is_unheard(Err(&wrong("WHO", b"x"))));
     }
 }

@@ -21,6 +21,12 @@ impl FromStr for Server {
     /// `HOST`, `HOST:PORT`, and for an address of IPv6 `[ADDR]:PORT`, `[ADDR]` or `ADDR`.
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
+        if text.contains('/') {
+            return Err(
+                "HOST[:PORT] is wanted, such as localhost:4242, and nothing before or behind it"
+                    .to_string(),
+            );
+        }
         let (host, port) = match text.strip_prefix('[') {
             Some(bracketed) => {
                 let (host, rest) = bracketed
@@ -95,6 +101,8 @@ mod tests {
             "[::1]1",
             "[]:1",
             "a b",
+            "http://host:80",
+            "host/path",
         ] {
             assert!(bad.parse::<Server>().is_err(), "{bad}");
         }

@@ -204,9 +204,9 @@ fn nothing_of_the_answer_gets_among_the_figures_or_does_anything() {
         let said = format!("WHO is answered {shown} instead of a number from 1 on");
         Server::answering(answer).ends_critical(&said);
     }
-    let error = "ERR X|time=0\x1b";
-    Server::answering(format!("{error}\n"))
-        .ends_critical(r#"the server says "ERR X\x7ctime=0\x1b""#);
+    Server::answering("ERR X a|time=0\n").ends_critical(r#"the server says "ERR X a\x7ctime=0""#);
+    let said = r#"WHO is answered "ERR X\x7ctime=0\x1b" instead of a number from 1 on"#;
+    Server::answering("ERR X|time=0\x1b\n").ends_critical(said);
     // Nor among the notes.
     let outcome = Server::answering("1|x=1\n").check(&["-vvv"]);
     assert!(
@@ -229,8 +229,9 @@ fn a_long_answer_is_cut() {
 fn a_line_without_end_is_critical_before_it_fills_the_memory() {
     let said = format!("the answer to WHO doesn't end: \"{}...\"", "x".repeat(80));
     Server::pouring(&[b'x'; 4096], Duration::ZERO).ends_critical(&said);
+    // Nor is it waited for.
     let said = format!(
-        "the answer to WHO doesn't end: \"{}...\"",
+        "WHO is answered \"{}...\" instead of a number from 1 on",
         "\\x00".repeat(80)
     );
     Server::pouring(&[0; 4096], Duration::ZERO).ends_critical(&said);

@@ -8,11 +8,12 @@ use crate::support::terminal::Terminal;
 use crate::support::{Scratch, installed};
 
 /// What is typed, and what must be offered for its last word.
-const OFFERED: [(&str, &[&str]); 8] = [
+const OFFERED: [(&str, &[&str]); 9] = [
     ("wh", &["where", "who", "why"]),
     ("conn", &["connect"]),
     ("--ser", &["--server"]),
     ("--json he", &["help"]),
+    ("help whe", &["where"]),
     ("--server localhost whe", &["where"]),
     ("watch --ev", &["--every"]),
     ("bench --dur", &["--duration"]),
@@ -59,7 +60,9 @@ fn bash_completes() {
         function=$(complete -p blockchain-tcp | sed 's/.*-F \([^ ]*\).*/\1/')
         "$function" blockchain-tcp "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
         printf '%s\n' "${COMPREPLY[@]}""#;
-    for (typed, offered) in OFFERED {
+    let in_capitals: [(&str, &[&str]); 2] =
+        [("WH", &["WHERE", "WHO", "WHY"]), ("WHO --js", &["--json"])];
+    for (typed, offered) in OFFERED.into_iter().chain(in_capitals) {
         let mut command = Command::new("bash");
         command.args(["--norc", "-c", asking, "bash"]);
         command.arg(&path).arg(typed);
@@ -76,7 +79,7 @@ fn fish_completes() {
     // Of values that are no options' it knows nothing.
     let offers = OFFERED
         .into_iter()
-        .filter(|(typed, _)| !typed.starts_with("completions"));
+        .filter(|(typed, _)| !typed.starts_with("completions") && !typed.starts_with("help"));
     for (typed, offered) in offers {
         let mut command = Command::new("fish");
         command.env("HOME", scratch.path());

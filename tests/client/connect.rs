@@ -1,7 +1,10 @@
-//! A conversation: at a real terminal in `terminal`, over a connection that is lost in `lost`, what was typed before in `history`,
-//! with a program in `piped`.
+//! A conversation: at a real terminal in `terminal`, with ^C in `interrupts`, over a connection that is lost in `lost`, what was typed
+//! before in `history`; with a program in `piped`, with one that reads JSON in `json`; with a server of another kind in `foreign`.
 
+mod foreign;
 mod history;
+mod interrupts;
+mod json;
 mod lost;
 mod piped;
 mod terminal;
@@ -40,13 +43,12 @@ impl Session {
         self.terminal.type_in(text);
     }
 
-    /// Waits until the screen ends with these lines. Where one begins with `>` or `->`, that stands for the prompt, of a client
+    /// Waits until the screen ends with these lines. Where one begins with `>` or `!`, that stands for the prompt, of a client
     /// that is connected or not.
     pub fn shows(&self, end: &[&str]) {
-        let line = |line: &&str| match (line.strip_prefix("->"), line.strip_prefix('>')) {
-            (Some(rest), _) => format!("{} (not connected)>{rest}", self.prompt),
-            (None, Some(rest)) => format!("{}>{rest}", self.prompt),
-            (None, None) => line.to_string(),
+        let line = |line: &&str| match line.starts_with(['>', '!']) {
+            true => format!("{}{line}", self.prompt),
+            false => line.to_string(),
         };
         let end: Vec<String> = end.iter().map(line).collect();
         self.terminal.wait_until(&format!("{end:#?}"), |screen| {
@@ -84,7 +86,8 @@ pub fn restarted(address: SocketAddr) -> Daemon {
     Daemon::run(command)
 }
 
-/// A server that answers what it is told to: nothing at all to a request, or these bytes, and closes if they are none.
+/// A server that answers what it is told to: nothing at all to a request, or these bytes, and closes if they are none. It has an
+/// id all the same.
 pub fn fake(answer: impl Fn(usize, &str) -> Option<Vec<u8>> + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -98,12 +101,30 @@ pub fn fake(answer: impl Fn(usize, &str) -> Option<Vec<u8>> + Send + Sync + 'sta
     address
 }
 
+/// A server that says this to each client, whatever it is asked, and keeps the connection.
+pub fn speaking(words: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let mut clients = Vec::new();
+        for mut client in listener.incoming().flatten() {
+            // It may have gone.
+            let _ = client.write_all(words);
+            clients.push(client);
+        }
+    });
+    address
+}
+
 fn serve(number: usize, client: TcpStream, answer: impl Fn(usize, &str) -> Option<Vec<u8>>) {
     let mut lines = BufReader::new(client.try_clone().expect("a descriptor"));
     let mut line = String::new();
     while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
         match answer(number, line.trim_end()) {
             Some(reply) if reply.is_empty() => return,
+            Some(reply) if line == "WHERE\n" && !reply.starts_with(b"ERR ") => {
+                drop((&client).write_all(b"6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e\n"));
+            }
             Some(reply) => drop((&client).write_all(&reply)),
             None => {}
         }

@@ -161,6 +161,19 @@ fn every_exit_status_is_in_it_and_in_the_help_and_no_other() {
 }
 
 #[test]
+fn the_help_of_a_request_shows_how_it_is_written() {
+    for entry in SETS.iter().flat_map(|(_, set)| set.iter()) {
+        let name = entry.name.to_lowercase();
+        for written in [name.as_str(), entry.name] {
+            let help = help(&[written]);
+            let usage = format!("Usage: blockchain-tcp [OPTIONS] {name} {}", entry.arguments);
+            assert!(help.lines().any(|line| line == usage.trim_end()), "{help}");
+            assert!(help.starts_with(entry.summary), "{help}");
+        }
+    }
+}
+
+#[test]
 fn the_help_names_every_command_of_the_server() {
     let daemon = Daemon::start(["--max-clients", "4"]);
     let help = help(&[]);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 
 use super::scripted::{Does, Scripted};
-use super::{client, ran};
+use super::{HINT, client, ran};
 use crate::support::terminal::Terminal;
 use crate::support::{Daemon, Log, program, wait_until};
 
@@ -306,13 +306,13 @@ fn it_asks_as_often_as_told_and_on_one_connection() {
     let server = Scripted::start(move |asked| {
         let who = asked.request == "WHO";
         let number = counted.fetch_add(usize::from(who), Ordering::SeqCst);
-        Does::Say(format!("{number}\n"))
+        Does::Say(format!("{}\n", number + 1))
     });
     let begun = std::time::Instant::now();
     let mut command = client();
     command.args(["watch", &server.address.to_string(), "--every", "100ms"]);
     let watching = Watching::start(command);
-    watching.lines.wait_for(" 5");
+    watching.lines.wait_for(" 6");
     // The sixth is asked half a second after the first, and not before.
     assert!(begun.elapsed().as_millis() >= 500, "{:?}", begun.elapsed());
     assert_eq!(server.connections(), 1);
@@ -351,6 +351,19 @@ fn an_error_is_said_once_as_long_as_it_lasts() {
     assert_eq!(object["error"]["word"], "UNAVAILABLE");
     assert_eq!(object["error"]["message"], "a server can't be reached");
     assert!(object["clients"].is_null());
+}
+
+/// As it does when it is tired of waiting, or makes room for others.
+#[test]
+fn a_connection_that_the_server_has_ended_costs_no_count() {
+    let server = Scripted::start(|asked| match (asked.number, asked.connection % 2) {
+        (0..3, _) => Does::Say("7\n".to_string()),
+        (_, 0) => Does::SayAndClose(String::new()),
+        _ => Does::SayAndClose("ERR TIMEOUT no request for too long\n".to_string()),
+    });
+    let mut watching = Watching::start(watch(server.address));
+    wait_until("it has connected anew", || server.connections() >= 4);
+    assert_eq!(watching.end("TERM"), (0, String::new()));
 }
 
 #[test]
@@ -399,7 +412,7 @@ fn without_a_first_count_there_is_nothing_to_show() {
     assert_eq!((refused.status, refused.output.as_str()), (69, ""));
     assert_eq!(
         refused.errors,
-        format!("blockchain-tcp: can't connect to {nobody}: Connection refused\n")
+        format!("blockchain-tcp: can't connect to {nobody}: Connection refused\n{HINT}\n")
     );
     let json = ran(watch(nobody).arg("--json").output().expect("it runs"));
     let object: Value = serde_json::from_str(&json.output).expect("JSON");
@@ -428,7 +441,9 @@ fn without_a_first_count_there_is_nothing_to_show() {
     let wrong = ran(watch(other.address).output().expect("it runs"));
     assert_eq!(wrong.status, 76);
     assert!(
-        wrong.errors.contains("WHO was answered by \"hello\""),
+        wrong
+            .errors
+            .contains("WHO is answered \"hello\" instead of"),
         "{wrong:?}"
     );
 }
@@ -450,7 +465,7 @@ fn whoever_has_read_enough_ends_it() {
     }
     drop(output);
     let ended = ran(child.wait_with_output().expect("it ends"));
-    assert_eq!((ended.status, ended.errors.as_str()), (0, ""));
+    assert_eq!((ended.status, ended.errors.as_str()), (74, ""));
 
     let full = std::fs::OpenOptions::new()
         .write(true)

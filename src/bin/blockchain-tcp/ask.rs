@@ -21,9 +21,9 @@ pub fn run(options: &Options, words: &[OsString]) -> Result<ExitCode, Failure> {
         options.family(),
         Deadline::after(options.timeout),
     )
-    .and_then(|mut connection| connection.ask(&request, Deadline::after(options.timeout)));
+    .and_then(|mut connection| connection.ask(&request, options.timeout));
     let exchange = Exchange {
-        request: &String::from_utf8_lossy(&request),
+        request: Some(&String::from_utf8_lossy(&request)),
         time: begun.elapsed(),
     };
     match asked {

@@ -30,6 +30,8 @@ pub enum Failure {
         /// Its sentence.
         sentence: String,
     },
+    /// The person at the terminal wants it no longer.
+    Interrupted,
     /// The server has room for some clients, and not for all. The text is the whole message.
     Full(String),
     /// Something answered as no server of ours does. The text is the whole message.
@@ -49,11 +51,12 @@ pub enum Failure {
 
 impl Failure {
     /// 1 an error of the server's, 64 usage, 69 no connection or no reply, 71 refused by the system, 74 input or output,
-    /// 75 the server has no room now, 76 no server of ours.
+    /// 75 the server has no room now, 76 no server of ours, 130 (as shells have it) ^C.
     pub fn exit_status(&self) -> u8 {
         match self {
             Failure::Usage(_) => 64,
             Failure::Dial(failure) if failure.is_our_own() => 71,
+            Failure::Dial(failure) if failure.is_foreign() => 76,
             Failure::Dial(_) => 69,
             Failure::Refused { word, .. } if word == BUSY => 75,
             Failure::Full(_) => 75,
@@ -61,6 +64,7 @@ impl Failure {
             Failure::Wrong(_) => 76,
             Failure::Print(_) | Failure::Read(_) => 74,
             Failure::System { .. } => 71,
+            Failure::Interrupted => 130,
         }
     }
 
@@ -68,10 +72,16 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         match self {
             // Whoever read our output has seen enough.
-            Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return ExitCode::SUCCESS;
-            }
+            Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            // The terminal has echoed ^C.
+            Failure::Interrupted => complain(""),
             Failure::Refused { .. } => complain(self),
+            Failure::Dial(failure) if failure.is_refused() => {
+                let hint = "is the server running? --server or BLOCKCHAIN_TCP_SERVER names another";
+                complain(format_args!(
+                    "blockchain-tcp: {self}\nblockchain-tcp: {hint}"
+                ));
+            }
             _ => complain(format_args!("blockchain-tcp: {self}")),
         }
         ExitCode::from(self.exit_status())
@@ -93,11 +103,14 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Usage(text) | Failure::Full(text) | Failure::Wrong(text) => f.write_str(text),
+            Failure::Dial(failure) if failure.is_foreign() => {
+                write!(f, "this is no blockchain-tcpd: {failure}")
+            }
             Failure::Dial(failure) => failure.fmt(f),
-            Failure::Refused { word, sentence } if sentence.is_empty() => write!(f, "ERR {word}"),
             Failure::Refused { word, sentence } => write!(f, "ERR {word} {sentence}"),
             Failure::Print(error) => write!(f, "can't write to standard output: {}", plain(error)),
             Failure::Read(error) => write!(f, "can't read standard input: {}", plain(error)),
+            Failure::Interrupted => f.write_str("interrupted"),
             Failure::System { action, source } => write!(f, "can't {action}: {}", plain(source)),
         }
     }

@@ -11,8 +11,8 @@ use crate::failure::Failure;
 
 /// A request, and how long its reply took.
 pub struct Exchange<'a> {
-    /// The request.
-    pub request: &'a str,
+    /// The request, unless it came to none.
+    pub request: Option<&'a str>,
     /// From before the connection, if one had to be made, to the reply.
     pub time: Duration,
 }
@@ -89,9 +89,11 @@ impl Output {
 
 impl<'a> Exchange<'a> {
     /// That this was asked then, and has its reply now.
-    pub fn since(begun: Instant, request: &'a str) -> Self {
-        let time = begun.elapsed();
-        Exchange { request, time }
+    pub fn since(begun: Instant, request: impl Into<Option<&'a str>>) -> Self {
+        Exchange {
+            request: request.into(),
+            time: begun.elapsed(),
+        }
     }
 
     fn object(&self) -> Value {

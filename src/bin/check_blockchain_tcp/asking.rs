@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::dial::{Connection, Deadline, Family, Server, quoted};
-use blockchain_tcpd::{dial, identity};
+use blockchain_tcpd::dial::{
+    self, Connection, Deadline, Failure, Family, Reply, Server, clients, id, quoted,
+};
 use uuid::Uuid;
 
-use crate::failure::Failure;
 use crate::notes::Notes;
 use crate::options::Options;
+use crate::report::{Report, Status};
 
 /// What the server answered, all of it valid.
 #[derive(Debug)]
@@ -27,8 +28,8 @@ pub struct Answers {
 /// All requests at once, as the protocol allows.
 const REQUESTS: &[u8] = b"WHO\nWHERE\nWHY\n";
 
-/// Asks the server everything.
-pub fn ask(options: &Options, notes: &mut Notes) -> Result<Answers, Failure> {
+/// Asks the server everything. If it doesn't answer as it must, that is the report.
+pub fn ask(options: &Options, notes: &mut Notes) -> Result<Answers, Report> {
     let deadline = Deadline::after(options.timeout);
     let server = Server {
         host: options.host.clone(),
@@ -55,9 +56,9 @@ pub fn ask(options: &Options, notes: &mut Notes) -> Result<Answers, Failure> {
     asked.connection.send(REQUESTS, deadline)?;
     asked.connection.finish();
     let address = asked.connection.address();
-    let clients = asked.reply("WHO", "a number from 1 on", notes, clients)?;
-    let id = asked.reply("WHERE", "a UUID", notes, id)?;
-    asked.reply("WHY", "42", notes, |reply| (reply == "42").then_some(()))?;
+    let clients = clients(&asked.value("WHO", notes)?)?;
+    let id = id(&asked.value("WHERE", notes)?)?;
+    asked.value("WHY", notes)?;
     let time = begun.elapsed();
     asked.connection.end(deadline)?;
     notes.add(|| "closed by the server".to_string());
@@ -76,38 +77,28 @@ struct Asked {
 }
 
 impl Asked {
-    /// The reply to this request, as `read` makes it out; `right` says in words what it makes out.
-    fn reply<T>(
-        &mut self,
-        request: &'static str,
-        right: &'static str,
-        notes: &mut Notes,
-        read: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<T, Failure> {
+    /// The value that this request is answered.
+    fn value(&mut self, request: &str, notes: &mut Notes) -> Result<String, Report> {
         let line = self.connection.line(request, self.deadline)?;
         notes.add(|| format!("{request}: {}", quoted(&line)));
-        if line.starts_with(b"ERR ") {
-            return Err(Failure::Refused { line });
+        match Reply::read(request, &line)? {
+            Reply::Value(value) => Ok(value),
+            Reply::Refused { .. } => {
+                let text = format!("the server says {}", quoted(&line));
+                Err(Report::new(Status::Critical, text))
+            }
         }
-        let reply = std::str::from_utf8(&line).ok().and_then(read);
-        reply.ok_or(Failure::Wrong {
-            request,
-            line,
-            right,
-        })
     }
 }
 
-/// Decimal digits, and at least the one who asks.
-fn clients(reply: &str) -> Option<u64> {
-    let digits = reply.bytes().all(|byte| byte.is_ascii_digit());
-    digits
-        .then(|| reply.parse().ok())?
-        .filter(|clients| *clients > 0)
-}
-
-/// In the usual 36 characters, small letters.
-fn id(reply: &str) -> Option<Uuid> {
-    let id = identity::parse(reply.as_bytes()).ok()?;
-    (id.hyphenated().to_string() == reply).then_some(id)
+impl From<Failure> for Report {
+    /// UNKNOWN if it is this machine that lacks something; all else says that the service can't be used, a name without
+    /// address and a time-out included, as the guidelines have it.
+    fn from(failure: Failure) -> Self {
+        let status = match failure.is_our_own() {
+            true => Status::Unknown,
+            false => Status::Critical,
+        };
+        Report::new(status, failure.to_string())
+    }
 }

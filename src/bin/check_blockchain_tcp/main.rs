@@ -2,12 +2,10 @@
 //!
 //! It keeps to the Monitoring Plugins Development Guidelines: one line on standard output with figures behind `|`, exit
 //! status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for UNKNOWN. [`options`] says what it can be told; [`asking`] finds
-//! the server and asks; [`failure`] has words for all that may go wrong
-//! there; [`verdict`] holds the answers against the thresholds ([`range`]); [`report`] is what is printed, with the
-//! [`notes`] of `-v`.
+//! the server and asks; [`verdict`] holds the answers against the thresholds ([`range`]); [`report`] is what is printed, with
+//! the [`notes`] of `-v`.
 
 mod asking;
-mod failure;
 mod notes;
 mod options;
 mod range;
@@ -32,7 +30,7 @@ fn check(options: &Options) -> Report {
     let mut notes = Notes::new(options.verbose);
     let report = match asking::ask(options, &mut notes) {
         Ok(answers) => verdict::on(options, &answers),
-        Err(failure) => Report::new(failure.status(), failure.to_string()),
+        Err(report) => report,
     };
     report.with_notes(notes)
 }

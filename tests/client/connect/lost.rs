@@ -19,22 +19,22 @@ fn a_killed_server_is_noticed_without_a_key_and_found_again_when_it_is_back() {
     session.shows(&["> wh"]);
     drop(daemon);
     // What was being typed is still there.
-    session.shows(&[LOST, "> wh"]);
+    session.shows(&[LOST, "! wh"]);
     session.type_in("y\r");
     let refused = format!("can't connect to {address}: Connection refused");
-    session.shows(&["> why", &refused, "->"]);
+    session.shows(&["! why", &refused, "!"]);
     session.type_in("\r");
-    session.shows(&["->", "->"]);
+    session.shows(&["!", "!"]);
     let daemon = restarted(address);
     let again = format!("connected again to {address}");
     // The line was kept.
     session.type_in("\x1b[A\r");
-    session.shows(&["-> why", &again, "42", ">"]);
+    session.shows(&["! why", &again, "42", ">"]);
     drop(daemon);
-    session.shows(&[LOST, ">"]);
+    session.shows(&[LOST, "!"]);
     let _daemon = restarted(address);
     session.type_in("ping\r");
-    session.shows(&["> ping", &again, "PONG", ">"]);
+    session.shows(&["! ping", &again, "PONG", ">"]);
     assert_eq!(session.times(LOST), 2);
     session.leave();
 }
@@ -59,10 +59,10 @@ fn a_server_that_hands_over_is_not_noticed() {
 fn what_the_server_says_unasked_is_shown() {
     let daemon = Daemon::start(["--idle-timeout", "1s"]);
     let mut session = Session::start(daemon.address);
-    session.shows(&["ERR TIMEOUT no request for too long", LOST, ">"]);
+    session.shows(&["ERR TIMEOUT no request for too long", LOST, "!"]);
     let again = format!("connected again to {}", daemon.address);
     session.type_in("why\r");
-    session.shows(&["> why", &again, "42", ">"]);
+    session.shows(&["! why", &again, "42", ">"]);
     session.leave();
 }
 
@@ -71,10 +71,10 @@ fn a_server_that_stops_is_not_asked_to_be_left() {
     let daemon = Daemon::start(["--max-clients", "4"]);
     let mut session = Session::start(daemon.address);
     drop(daemon);
-    session.shows(&[LOST, ">"]);
+    session.shows(&[LOST, "!"]);
     session.type_in("exit\r");
     assert_eq!(session.terminal.end().code(), Some(0));
-    session.shows(&[LOST, "> exit"]);
+    session.shows(&[LOST, "! exit"]);
 }
 
 #[test]
@@ -83,10 +83,10 @@ fn a_line_that_is_too_long_costs_the_connection() {
     let mut session = Session::start(daemon.address);
     let line = "x".repeat(1500);
     session.type_in(&format!("{line}\r"));
-    session.shows(&["ERR TOOLONG a request has at most 1024 bytes", LOST, "->"]);
+    session.shows(&["ERR TOOLONG a request has at most 1024 bytes", LOST, "!"]);
     session.type_in("why\r");
     let again = format!("connected again to {}", daemon.address);
-    session.shows(&["-> why", &again, "42", ">"]);
+    session.shows(&["! why", &again, "42", ">"]);
     session.leave();
 }
 
@@ -94,41 +94,41 @@ fn a_line_that_is_too_long_costs_the_connection() {
 fn what_a_lost_connection_has_not_answered_is_asked_once_more() {
     let server = fake(|connection, line| match (connection, line) {
         // The end, instead of a reply; and on the next connections, too.
-        (0..=2, "PING") => Some(Vec::new()),
+        (0..=2, "ECHO") => Some(Vec::new()),
         (_, line) => Some(format!("{connection} {line}\n").into_bytes()),
     });
     let mut session = Session::start(server);
-    session.type_in("PING\r");
+    session.type_in("ECHO\r");
     session.shows(&[
-        "> PING",
+        "> ECHO",
         "connection lost; asked again",
         &format!("connected again to {server}"),
-        "closed without an answer to PING",
-        "->",
+        "closed without an answer to ECHO",
+        "!",
     ]);
     let again = format!("connected again to {server}");
     // That is new, and can't have been lost before.
-    session.type_in("PING\r");
-    session.shows(&["-> PING", &again, "closed without an answer to PING", "->"]);
-    session.type_in("PING\r");
-    session.shows(&["-> PING", &again, "3 PING", ">"]);
+    session.type_in("ECHO\r");
+    session.shows(&["! ECHO", &again, "closed without an answer to ECHO", "!"]);
+    session.type_in("ECHO\r");
+    session.shows(&["! ECHO", &again, "3 ECHO", ">"]);
     session.leave();
 }
 
 #[test]
 fn a_server_that_has_given_us_up_while_it_was_asked_is_asked_once_more() {
     let server = fake(|connection, line| match (connection, line) {
-        (0, "PING") => Some(b"ERR TIMEOUT no request for too long\n".to_vec()),
+        (0, "ECHO") => Some(b"ERR TIMEOUT no request for too long\n".to_vec()),
         (_, line) => Some(format!("{connection} {line}\n").into_bytes()),
     });
     let mut session = Session::start(server);
-    session.type_in("PING\r");
+    session.type_in("ECHO\r");
     let again = format!("connected again to {server}");
     session.shows(&[
-        "> PING",
+        "> ECHO",
         "connection lost; asked again",
         &again,
-        "1 PING",
+        "1 ECHO",
         ">",
     ]);
     session.leave();
@@ -137,16 +137,16 @@ fn a_server_that_has_given_us_up_while_it_was_asked_is_asked_once_more() {
 #[test]
 fn a_server_that_does_not_answer_is_given_up() {
     let server = fake(|connection, line| match (connection, line) {
-        (0, "PING") => None,
+        (0, "ECHO") => None,
         (_, line) => Some(format!("{connection} {line}\n").into_bytes()),
     });
     let mut session = Session::run(connect(server, &["--timeout", "300ms"]), server);
-    session.type_in("PING\r");
-    session.shows(&["> PING", "no answer to PING within 0.3 s", "->"]);
+    session.type_in("ECHO\r");
+    session.shows(&["> ECHO", "no answer to ECHO within 0.3 s", "!"]);
     // A reply that comes too late is not taken for that of another request.
-    session.type_in("PING\r");
+    session.type_in("ECHO\r");
     let again = format!("connected again to {server}");
-    session.shows(&["-> PING", &again, "1 PING", ">"]);
+    session.shows(&["! ECHO", &again, "1 ECHO", ">"]);
     session.leave();
 }
 
@@ -211,9 +211,9 @@ fn nothing_piles_up() {
     let again = format!("connected again to {}", daemon.address);
     for number in 1..=20 {
         session.type_in(&format!("{}\r", "x".repeat(1100)));
-        session.shows(&[LOST, "->"]);
+        session.shows(&[LOST, "!"]);
         session.type_in("why\r");
-        session.shows(&["-> why", &again, "42", ">"]);
+        session.shows(&["! why", &again, "42", ">"]);
         wait_until("it all was noticed", || session.times(&again) == number);
     }
     wait_until("nothing is left", || held(&session) == before);

@@ -1,7 +1,5 @@
 //! At a terminal: where one is, editing, completion, `help`, and every way of leaving.
 
-use std::sync::mpsc;
-
 use super::{Session, connect, fake};
 use crate::support::terminal::Terminal;
 use crate::support::{Daemon, wait_until};
@@ -160,25 +158,25 @@ fn a_terminal_of_another_size_shows_the_same() {
 }
 
 #[test]
-fn no_server_writes_to_the_terminal() {
-    let server = fake(|_, line| {
-        Some(match line {
-            "HELP" => b"WHO EV\x1b[31mIL\n".to_vec(),
-            "WHERE" => b"\x1b]0;owned\x07\n".to_vec(),
-            "HELP WHO" => b"WHO: \x1b[2J\xc2\x9b2J\n".to_vec(),
-            _ => b"ERR \x1b[1mX \x1b[2J\r\x08y\n".to_vec(),
-        })
+fn a_list_that_the_screen_has_no_room_for_is_not_shown() {
+    let names: Vec<String> = (0..200).map(|number| format!("NAME{number:020}")).collect();
+    let names = names.join(" ");
+    let server = fake(move |_, line| match line {
+        "HELP" => Some(format!("{names}\n").into_bytes()),
+        _ => Some(b"1\n".to_vec()),
     });
     let mut session = Session::start(server);
-    session.terminal.wait_for("id ?]0;owned?; try help");
-    session.type_in("help\r");
-    session.terminal.wait_for("  ?[2J??2J");
-    session.type_in("ev\t");
-    session.terminal.wait_for("ev?[31mil");
+    session.type_in("na\t");
+    let common = "> name00000000000000000";
+    session.shows(&[common]);
     session.type_in("\x03");
-    for said in ["\x1b[31m", "\x1b[2J", "\x1b]0", "\x1b[1m", "\x08y"] {
-        assert_eq!(session.times(said), 0, "{said:?}");
-    }
+    session.shows(&[common, ">"]);
+    // These fit.
+    session.type_in("na\t19\t");
+    session.terminal.wait_for("name00000000000000000199");
+    session.type_in("\x03");
+    session.shows(&["> name0000000000000000019", ">"]);
+    session.leave();
 }
 
 #[test]
@@ -208,59 +206,6 @@ fn the_terminal_is_left_as_it_was() {
         assert!(terminal.all().contains("\x1b[?2004l"), "{signal}");
         terminal.end();
     }
-}
-
-#[test]
-fn a_wait_for_a_reply_can_be_abandoned() {
-    let (asked, heard) = mpsc::channel();
-    let server = fake(move |connection, line| match line {
-        "HELP" => Some(b"SLOW\n".to_vec()),
-        "SLOW" if connection == 0 => {
-            asked.send(()).expect("the test lives");
-            None
-        }
-        _ => Some(format!("{connection}\n").into_bytes()),
-    });
-    let mut session = Session::start(server);
-    session.type_in("SLOW\r");
-    heard.recv().expect("it is asked");
-    session.type_in("\x03");
-    let abandoned = "abandoned; the next line connects again";
-    session.shows(&["> SLOW", "^C", abandoned, "->"]);
-    session.type_in("SLOW\r");
-    let again = format!("connected again to {server}");
-    session.shows(&["-> SLOW", &again, "1", ">"]);
-    session.leave();
-}
-
-#[test]
-fn a_wait_for_a_connection_can_be_abandoned() {
-    let daemon = Daemon::start(["--max-clients", "4"]);
-    let address = daemon.address;
-    let mut session = Session::run(connect(address, &["--timeout", "1h"]), address);
-    drop(daemon);
-    session.shows(&["connection lost; the next line connects again", ">"]);
-    // With a backlog that is full, it neither takes connections nor refuses them.
-    let deaf = std::net::TcpListener::bind(address).expect("the port is free");
-    rustix::net::listen(&deaf, 0).expect("it is bound");
-    let moment = std::time::Duration::from_millis(200);
-    let one_more = || std::net::TcpStream::connect_timeout(&address, moment).ok();
-    let waiting: Vec<_> = std::iter::from_fn(one_more).collect();
-    session.type_in("why\r");
-    let tasks = format!("/proc/{}/task", session.terminal.pid());
-    wait_until("it connects", || {
-        let mut tasks = std::fs::read_dir(&tasks).expect("it lives").flatten();
-        tasks.any(|task| {
-            let name = std::fs::read_to_string(task.path().join("comm"));
-            name.is_ok_and(|name| name == "connect\n")
-        })
-    });
-    session.type_in("\x03");
-    let abandoned = "abandoned; the next line connects again";
-    session.shows(&["> why", "^C", abandoned, "->"]);
-    drop((deaf, waiting));
-    session.type_in("exit\r");
-    assert_eq!(session.terminal.end().code(), Some(0));
 }
 
 #[test]

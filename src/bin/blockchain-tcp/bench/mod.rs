@@ -68,7 +68,7 @@ pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
         Err(failure @ Failure::Usage(_)) => Err(failure),
         Err(failure) => {
             let exchange = Exchange {
-                request: &bench.request,
+                request: Some(&bench.request),
                 time: begun.elapsed(),
             };
             output.failure(&exchange, failure)
@@ -165,7 +165,7 @@ fn learn(
 ) -> Result<Vec<u8>, Failure> {
     connection.send(format!("{request}\n").as_bytes(), deadline)?;
     let line = connection.line(request, deadline)?;
-    match Reply::from(line.clone()) {
+    match Reply::read(request, &line)? {
         Reply::Value(_) => Ok(line),
         Reply::Refused { word, sentence } => Err(Failure::Refused { word, sentence }),
     }

@@ -1,5 +1,6 @@
 //! Completes the names of the commands that the server has told.
 
+use rustix::termios::tcgetwinsize;
 use rustyline::completion::{Completer, Pair};
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
@@ -54,15 +55,39 @@ impl Completer for Names {
         position: usize,
         _: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
-        let (start, names) = Names::complete(self, line.get(..position).unwrap_or_default());
+        let (start, mut names) = Names::complete(self, line.get(..position).unwrap_or_default());
+        let size = tcgetwinsize(rustix::stdio::stdout());
+        let (rows, columns) = size.map_or((0, 0), |size| (size.ws_row, size.ws_col));
         // A name that is whole is parted from what follows it.
         let end = if names.len() == 1 { " " } else { "" };
+        if !has_room(&names, rows.into(), columns.into()) {
+            names = vec![common(&names)];
+        }
         let pair = |name: String| Pair {
             replacement: format!("{name}{end}"),
             display: name,
         };
         Ok((start, names.into_iter().map(pair).collect()))
     }
+}
+
+/// Whether a screen of this size has room for a list of these. The editor would show a longer one page by page, and hear no ^C
+/// meanwhile.
+fn has_room(names: &[String], rows: usize, columns: usize) -> bool {
+    let widest = names.iter().map(String::len).max().unwrap_or(0);
+    let in_a_row = (columns / (widest + 2)).max(1);
+    names.len() < 2 || names.len().div_ceil(in_a_row) < rows
+}
+
+/// What all of these begin with.
+fn common(names: &[String]) -> String {
+    let mut names = names.iter();
+    let mut common = names.next().cloned().unwrap_or_default();
+    for name in names {
+        let same = common.bytes().zip(name.bytes()).take_while(|(a, b)| a == b);
+        common.truncate(same.count());
+    }
+    common
 }
 
 impl Highlighter for Names {}
@@ -98,5 +123,18 @@ mod tests {
         assert_eq!(complete("who w"), (4, String::new()));
         assert_eq!(complete("help who w"), (9, String::new()));
         assert_eq!(complete("x"), (0, String::new()));
+    }
+
+    #[test]
+    fn only_a_list_that_the_screen_has_room_for_is_shown() {
+        let names: Vec<String> = (10..52).map(|number| format!("name{number}")).collect();
+        assert_eq!(common(&names), "name");
+        // Five columns of eight in nine rows, below the line itself.
+        assert!(has_room(&names, 10, 44));
+        assert!(!has_room(&names, 9, 44));
+        assert!(!has_room(&names, 10, 39));
+        assert!(has_room(&names, 43, 3));
+        assert!(has_room(&names[..1], 0, 0));
+        assert!(has_room(&[], 0, 0));
     }
 }

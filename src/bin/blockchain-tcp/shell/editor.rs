@@ -9,6 +9,8 @@ use rustyline::{Editor as Rustyline, ExternalPrinter};
 
 use super::completion::Names;
 use super::history::{History, LINES, io_error};
+use super::prompt::Prompt;
+use super::signals::Interrupts;
 use crate::failure::Failure;
 
 /// What came of reading.
@@ -25,14 +27,19 @@ pub enum Read {
 pub struct Editor {
     lines: Rustyline<Names, FileHistory>,
     history: History,
+    interrupts: Interrupts,
+    /// Whether the terminal is one that can't be edited in.
+    is_dumb: bool,
 }
 
 impl Editor {
     /// An editor that knows what was typed the last time.
-    pub fn new() -> Result<Self, Failure> {
+    pub fn new(interrupts: Interrupts) -> Result<Self, Failure> {
         let config = Config::builder()
             .completion_type(CompletionType::List)
             .completion_show_all_if_ambiguous(true)
+            // It would ask whether to show them, and hear no ^C.
+            .completion_prompt_limit(usize::MAX)
             .bell_style(BellStyle::None)
             .history_ignore_space(true)
             .max_history_size(LINES);
@@ -43,7 +50,13 @@ impl Editor {
         })?;
         let mut history = History::from_environment();
         history.load(lines.history_mut());
-        Ok(Editor { lines, history })
+        let is_dumb = lines.create_external_printer().is_err();
+        Ok(Editor {
+            lines,
+            history,
+            interrupts,
+            is_dumb,
+        })
     }
 
     /// What prints above the line that is being edited; nothing in a terminal that can't.
@@ -57,8 +70,15 @@ impl Editor {
     }
 
     /// Reads a line.
-    pub fn read(&mut self, prompt: &str) -> Result<Read, Failure> {
-        match self.lines.readline(prompt) {
+    pub fn read(&mut self, prompt: &Prompt) -> Result<Read, Failure> {
+        let read = match self.is_dumb {
+            // ^C is a signal there.
+            true => self
+                .interrupts
+                .behind(prompt.text(), || self.lines.readline(prompt)),
+            false => self.lines.readline(prompt),
+        };
+        match read {
             Ok(line) => {
                 // Kept before it is asked, so that it isn't lost with the reply.
                 if self.lines.add_history_entry(&line).is_ok_and(|added| added) {

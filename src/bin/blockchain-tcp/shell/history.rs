@@ -55,7 +55,7 @@ impl History {
         };
         if let Err(error) = done {
             let reason = plain(&io_error(error));
-            super::link::say("", &format!("no history: {}: {reason}", path.display()));
+            super::link::say("", format_args!("no history: {}: {reason}", path.display()));
             self.0 = None;
         }
     }

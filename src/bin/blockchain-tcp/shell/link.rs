@@ -1,49 +1,33 @@
 //! The connection of a conversation, made anew when it is lost.
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use blockchain_tcpd::dial::{Connection, Deadline, Failure, Reply};
+use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, is_unheard};
 
 use super::signals::{Interrupts, Wait};
+use crate::failure::Failure;
 use crate::options::Options;
 
 /// How long a server that has closed, or should, may take to say its last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What the server says unasked when it has waited for too long.
-const TIMEOUT: &str = "TIMEOUT";
-
 /// What is said when the connection is found lost.
 pub const LOST: &str = "connection lost; the next line connects again";
 
-/// Why there is no reply.
-#[derive(Debug)]
-pub enum Trouble {
-    /// The person doesn't want to wait any longer.
-    Abandoned,
-    /// It can't be had.
-    Failed(Failure),
-}
+/// That the connection is lost, with what the server said unasked before.
+pub struct Loss(pub Option<Failure>);
 
-impl From<Trouble> for crate::failure::Failure {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Failed(failure) => failure.into(),
-            Trouble::Abandoned => crate::failure::Failure::System {
-                action: "wait for the server",
-                source: io::ErrorKind::Interrupted.into(),
-            },
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(words) = &self.0 {
+            writeln!(f, "{words}")?;
         }
-    }
-}
-
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Self {
-        Trouble::Failed(failure)
+        f.write_str(LOST)
     }
 }
 
@@ -71,16 +55,22 @@ impl<'a> Link<'a> {
     }
 
     /// Connects, unless it is connected.
-    pub fn connect(&mut self) -> Result<(), Trouble> {
-        if self.connection.is_none() {
-            let connection = self.open()?;
-            if self.connections > 0 {
-                self.say(&format!("connected again to {}", connection.address()));
-            }
-            self.connections += 1;
-            self.connection = Some(connection);
-        }
+    pub fn connect(&mut self) -> Result<(), Failure> {
+        self.connection = Some(self.take()?);
         Ok(())
+    }
+
+    /// Takes the connection, or a new one.
+    fn take(&mut self) -> Result<Connection, Failure> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let connection = self.open()?;
+        if self.connections > 0 {
+            self.say(format_args!("connected again to {}", connection.address()));
+        }
+        self.connections += 1;
+        Ok(connection)
     }
 
     /// The server's address, if there is a connection.
@@ -99,35 +89,28 @@ impl<'a> Link<'a> {
     }
 
     /// Asks one thing.
-    pub fn ask(&mut self, request: &[u8]) -> Result<Reply, Trouble> {
+    pub fn ask(&mut self, request: &[u8]) -> Result<Reply, Failure> {
         self.ask_all(&[request])
             .map(|mut replies| replies.swap_remove(0))
     }
 
-    /// Asks these things at once: their replies, at least one, and fewer than there are requests only if the server closes at one
-    /// of them. It is asked again if the connection turns out to have been lost before.
-    pub fn ask_all(&mut self, requests: &[&[u8]]) -> Result<Vec<Reply>, Trouble> {
-        self.look();
+    /// Asks these things at once, as [`Connection::ask_all`] does; once more if the connection turns out to have been lost before.
+    pub fn ask_all(&mut self, requests: &[&[u8]]) -> Result<Vec<Reply>, Failure> {
         let was_connected = self.connection.is_some();
-        let replies = self.exchange(requests);
-        if was_connected && is_unheard(&replies) {
-            self.connection = None;
+        let mut replies = self.exchange(requests)?;
+        if was_connected && is_unheard(replies.as_ref().map(|replies| &replies[0])) {
             self.say("connection lost; asked again");
-            return self.exchange(requests);
+            replies = self.exchange(requests)?;
         }
-        replies
+        Ok(replies?)
     }
 
-    /// Looks whether the connection is lost, and says so. What the server said before that is the result.
-    pub fn look(&mut self) -> Option<Reply> {
-        let connection = self.connection.take()?;
-        if !connection.is_readable() {
-            self.connection = Some(connection);
-            return None;
-        }
-        let (words, text) = farewell(connection);
-        self.say(&text);
-        words
+    /// Looks whether the connection is lost.
+    pub fn look(&mut self) -> Option<Loss> {
+        let connection = self
+            .connection
+            .take_if(|connection| connection.is_readable());
+        connection.map(farewell)
     }
 
     /// Lets go of the connection while somebody else watches it.
@@ -140,27 +123,30 @@ impl<'a> Link<'a> {
         self.connection = connection;
     }
 
-    /// Leaves, with this request or none, and waits until the server no longer counts us: its last words.
-    pub fn leave(mut self, request: Option<&[u8]>) -> Option<Reply> {
-        let mut connection = self.connection.take()?;
-        let asked = request.filter(|_| !connection.is_readable());
-        let reply = asked.and_then(|request| {
-            let asked = connection.ask(request, Deadline::after(LAST_WORDS));
-            asked.ok()
-        });
+    /// Leaves with this request: the reply, if it comes.
+    pub fn quit(mut self, request: &[u8]) -> Option<Reply> {
+        let connection = self.connection.as_mut();
+        let connection = connection.filter(|connection| !connection.is_readable());
+        let reply = connection.and_then(|connection| connection.ask(request, LAST_WORDS).ok());
+        self.leave();
+        reply
+    }
+
+    /// Leaves, and waits until the server no longer counts us: what it said before.
+    pub fn leave(self) -> Option<Failure> {
+        let connection = self.connection?;
         connection.finish();
         // If the end takes too long, that of this process is the end.
-        let words = connection.line("nothing", Deadline::after(LAST_WORDS));
-        reply.or(words.ok().map(Reply::from))
+        farewell(connection).0
     }
 
     /// Says something about the connection.
-    pub fn say(&self, text: &str) {
+    pub fn say(&self, text: impl fmt::Display) {
         say(self.name, text);
     }
 
     /// Connects in a thread, because a wait for a connection can't be ended.
-    fn open(&self) -> Result<Connection, Trouble> {
+    fn open(&self) -> Result<Connection, Failure> {
         let (tell, told) = mpsc::channel();
         let opened = tell.clone();
         let (server, family) = (self.options.server.clone(), self.options.family());
@@ -171,26 +157,29 @@ impl<'a> Link<'a> {
         };
         let opened = self.interrupts.during(Wait::Connection(tell), || {
             let thread = thread::Builder::new().name("connect".to_string());
-            thread.spawn(open).map_err(Failure::Thread)?;
+            thread.spawn(open).map_err(dial::Failure::Thread)?;
             // The handler of ^C sends nothing instead of it.
             told.recv().unwrap_or_default().transpose()
         });
-        opened.transpose()?.flatten().ok_or(Trouble::Abandoned)
+        opened.transpose()?.flatten().ok_or(Failure::Interrupted)
     }
 
     /// Asks over the connection, or a new one. After a failure there is none.
-    fn exchange(&mut self, requests: &[&[u8]]) -> Result<Vec<Reply>, Trouble> {
-        self.connect()?;
-        let mut connection = self.connection.take().ok_or(Trouble::Abandoned)?;
-        let timeout = self.options.timeout;
+    fn exchange(
+        &mut self,
+        requests: &[&[u8]],
+    ) -> Result<Result<Vec<Reply>, dial::Failure>, Failure> {
+        let mut connection = self.take()?;
         // If there is no descriptor for it, ^C has no effect on this wait.
         let socket = connection.socket().try_clone().ok();
         let wait = socket.map_or(Wait::Nothing, Wait::Reply);
+        let timeout = self.options.timeout;
         let replies = self
             .interrupts
-            .during(wait, || exchange(&mut connection, requests, timeout));
-        let replies = replies.ok_or(Trouble::Abandoned)??;
-        if !replies.iter().any(Reply::closes) {
+            .during(wait, || connection.ask_all(requests, timeout));
+        let replies = replies.ok_or(Failure::Interrupted)?;
+        let goes_on = |replies: &Vec<Reply>| !replies.iter().any(Reply::closes);
+        if replies.as_ref().is_ok_and(goes_on) {
             self.connection = Some(connection);
         }
         Ok(replies)
@@ -198,55 +187,23 @@ impl<'a> Link<'a> {
 }
 
 /// Says something about the connection, line by line.
-pub fn say(name: &str, text: &str) {
+pub fn say(name: &str, text: impl fmt::Display) {
+    let text = text.to_string();
     let text: String = text.lines().map(|line| format!("{name}{line}\n")).collect();
     // There is nobody else to tell.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// What a server said that has spoken unasked or closed, and what there is to say about it.
-pub fn farewell(mut connection: Connection) -> (Option<Reply>, String) {
-    let words = connection.line("nothing", Deadline::after(LAST_WORDS));
-    match words.map(Reply::from) {
-        Ok(words) => {
-            let text = format!("{words}\n{LOST}");
-            (Some(words), text)
+/// How a connection ends on which the server has spoken unasked, or closed.
+pub fn farewell(mut connection: Connection) -> Loss {
+    let line = connection.line("nothing", Deadline::after(LAST_WORDS));
+    Loss(match line.and_then(|line| Reply::read("nothing", &line)) {
+        Ok(Reply::Refused { word, sentence }) => Some(Failure::Refused { word, sentence }),
+        Ok(Reply::Value(value)) => {
+            let part = value.into_bytes();
+            Some(dial::Failure::More { part }.into())
         }
-        Err(_) => (None, LOST.to_string()),
-    }
-}
-
-fn exchange(
-    connection: &mut Connection,
-    requests: &[&[u8]],
-    timeout: Duration,
-) -> Result<Vec<Reply>, Failure> {
-    let lines: Vec<u8> = requests
-        .iter()
-        .flat_map(|line| [line, &b"\n"[..]].concat())
-        .collect();
-    connection.send(&lines, Deadline::after(timeout))?;
-    let mut replies = Vec::new();
-    for request in requests {
-        let request = String::from_utf8_lossy(request);
-        let line = connection.line(&request, Deadline::after(timeout))?;
-        replies.push(Reply::from(line));
-        if replies.last().is_some_and(Reply::closes) {
-            break;
-        }
-    }
-    Ok(replies)
-}
-
-/// Whether the server had gone, as far as can be told: nothing came but the end.
-fn is_unheard(replies: &Result<Vec<Reply>, Trouble>) -> bool {
-    match replies {
-        Ok(replies) => {
-            matches!(replies.first(), Some(Reply::Refused { word, .. }) if word == TIMEOUT)
-        }
-        Err(Trouble::Failed(Failure::Closed { part, .. } | Failure::Broken { part, .. })) => {
-            part.is_empty()
-        }
-        Err(_) => false,
-    }
+        Err(failure) if failure.is_foreign() => Some(failure.into()),
+        Err(_) => None,
+    })
 }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustyline::ExternalPrinter;
 
 use super::link::{Link, farewell, say};
+use super::prompt::Prompt;
 
 /// Says what the lookout sees, above the line that is being edited.
 #[derive(Clone)]
@@ -41,8 +42,13 @@ impl Crier {
     }
 }
 
-/// Watches the connection of this link until `edit` has done.
-pub fn watched<T>(link: &mut Link<'_>, crier: &Crier, edit: impl FnOnce() -> T) -> T {
+/// Watches the connection of this link until `edit` has done behind this prompt.
+pub fn watched<T>(
+    link: &mut Link<'_>,
+    crier: &Crier,
+    prompt: &Prompt,
+    edit: impl FnOnce() -> T,
+) -> T {
     let Some(connection) = link.lend() else {
         return edit();
     };
@@ -52,7 +58,7 @@ pub fn watched<T>(link: &mut Link<'_>, crier: &Crier, edit: impl FnOnce() -> T) 
         return edit();
     };
     thread::scope(|scope| {
-        let watch = move || watch(connection, &dismissed, crier);
+        let watch = move || watch(connection, &dismissed, crier, prompt);
         let lookout = thread::Builder::new().name("lookout".to_string());
         // Without a thread for it, the connection is gone with the closure, and the next line makes another.
         let lookout = lookout.spawn_scoped(scope, watch);
@@ -66,7 +72,12 @@ pub fn watched<T>(link: &mut Link<'_>, crier: &Crier, edit: impl FnOnce() -> T) 
 }
 
 /// Watches until dismissed. The connection is given back unless it was lost.
-fn watch(connection: Connection, dismissed: &PipeReader, crier: &Crier) -> Option<Connection> {
+fn watch(
+    connection: Connection,
+    dismissed: &PipeReader,
+    crier: &Crier,
+    prompt: &Prompt,
+) -> Option<Connection> {
     let is_dismissed = loop {
         let mut polled = [
             PollFd::new(dismissed, PollFlags::IN),
@@ -82,7 +93,8 @@ fn watch(connection: Connection, dismissed: &PipeReader, crier: &Crier) -> Optio
     if is_dismissed {
         return Some(connection);
     }
-    let (_, text) = farewell(connection);
-    crier.cry(text);
+    let loss = farewell(connection);
+    prompt.lose();
+    crier.cry(loss.to_string());
     None
 }

@@ -1,8 +1,8 @@
 //! A conversation, line by line: with a person at a terminal ([`terminal`]), or with a program through pipes ([`piped`]).
 //!
-//! [`link`] is the connection, made anew when it is lost. At a terminal, [`editor`] reads the lines with [`history`] and
-//! [`completion`], [`lookout`] keeps an eye on the connection meanwhile, [`signals`] lets ^C end a wait, and [`overview`] is what
-//! `help` shows.
+//! [`link`] is the connection, made anew when it is lost. At a terminal, [`editor`] reads the lines behind a [`prompt`], with
+//! [`history`] and [`completion`], [`lookout`] keeps an eye on the connection meanwhile, [`signals`] lets ^C end a wait, and
+//! [`overview`] is what `help` shows.
 
 mod completion;
 mod editor;
@@ -11,22 +11,29 @@ mod link;
 mod lookout;
 mod overview;
 mod piped;
+mod prompt;
 mod signals;
 mod terminal;
 
 use std::io::{IsTerminal as _, stdin, stdout};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use crate::failure::Failure;
 use crate::options::Options;
+use crate::output::{Exchange, Output};
 
 /// Converses until the end of the input.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    if stdin().is_terminal() && stdout().is_terminal() {
-        terminal::run(options)
-    } else {
-        piped::run(options)
-    }
+    let begun = Instant::now();
+    let ended = match stdin().is_terminal() && stdout().is_terminal() {
+        true => terminal::run(options),
+        false => piped::run(options),
+    };
+    // What fails here is no request.
+    ended.or_else(|failure| {
+        Output::new(options.json).failure(&Exchange::since(begun, None), failure)
+    })
 }
 
 /// What a line asks for, without the end that a line has from elsewhere; nothing if it is blank, since the server does not reply

@@ -2,7 +2,8 @@
 
 use blockchain_tcpd::dial::Reply;
 
-use super::link::{Link, Trouble};
+use super::link::Link;
+use crate::failure::Failure;
 
 /// More names than any server of ours has.
 const MOST_NAMES: usize = 256;
@@ -26,7 +27,7 @@ pub fn names(reply: &Reply) -> Vec<&str> {
 }
 
 /// Asks the server for all of it.
-pub fn ask(link: &mut Link<'_>) -> Result<String, Trouble> {
+pub fn ask(link: &mut Link<'_>) -> Result<String, Failure> {
     let list = link.ask(b"HELP")?;
     if let Reply::Refused { .. } = list {
         return Ok(format!("{list}\n"));
@@ -65,7 +66,7 @@ mod tests {
     #[test]
     fn the_table_has_two_columns() {
         let replies = ["WHY: the answer", "ADD NUMBER...: the sum: of all", "odd"];
-        let replies = replies.map(|line| Reply::from(line.as_bytes().to_vec()));
+        let replies = replies.map(|line| Reply::Value(line.to_string()));
         let expected = "WHY            the answer\nADD NUMBER...  the sum: of all\nodd\n";
         assert_eq!(table(&replies), expected);
         assert_eq!(table(&[]), "");

@@ -6,11 +6,11 @@ use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use blockchain_tcpd::dial::Reply;
+use blockchain_tcpd::dial::{Lines, Reply};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::link::{LOST, Link};
+use super::link::{LOST, Link, Loss};
 use super::signals::Interrupts;
 use super::{is_goodbye, request};
 use crate::failure::{BUSY, Failure, REFUSED};
@@ -37,16 +37,17 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         let begun = Instant::now();
         let asked = link.ask(request);
         let text = String::from_utf8_lossy(request);
-        let exchange = Exchange::since(begun, &text);
+        let exchange = Exchange::since(begun, &*text);
         let reply = match asked {
+            // It is no reply to this: the server has said it without being asked.
+            Ok(Reply::Refused { word, sentence }) if word == BUSY => {
+                return Err(Failure::Refused { word, sentence });
+            }
             Ok(reply) => reply,
             // There would be a line without a reply: whoever counts them must not get out of step.
-            Err(trouble) => return output.failure(&exchange, trouble.into()),
+            Err(failure) => return output.failure(&exchange, failure),
         };
-        if let Reply::Refused { word, sentence } = &reply {
-            if word == BUSY {
-                return output.failure(&exchange, refused(word, sentence));
-            }
+        if matches!(reply, Reply::Refused { .. }) {
             status = ExitCode::from(REFUSED);
         }
         let goes_on = !reply.closes();
@@ -58,24 +59,21 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             link.say(LOST);
         }
     }
-    match link.leave(None) {
-        Some(Reply::Refused { word, sentence }) if word == BUSY => Err(refused(&word, &sentence)),
+    match link.leave() {
+        Some(words) if is_end(&words) => Err(words),
         _ => Ok(status),
     }
 }
 
-fn refused(word: &str, sentence: &str) -> Failure {
-    Failure::Refused {
-        word: word.to_string(),
-        sentence: sentence.to_string(),
-    }
+/// Whether there is no use in another connection after these words: the server is full, or none of ours.
+fn is_end(words: &Failure) -> bool {
+    words.exit_status() != REFUSED
 }
 
 /// Standard input, line by line.
 struct Input {
     file: File,
-    /// What was read and is not a whole line yet.
-    unread: Vec<u8>,
+    unread: Lines,
     ended: bool,
 }
 
@@ -85,28 +83,23 @@ impl Input {
         let descriptor = stdin().as_fd().try_clone_to_owned();
         Ok(Input {
             file: File::from(descriptor.map_err(Failure::Read)?),
-            unread: Vec::new(),
+            unread: Lines::default(),
             ended: false,
         })
     }
 
     /// The next line, without its end; what comes after the last end is one, too. Nothing at the end of the input.
     fn line(&mut self, link: &mut Link<'_>) -> Result<Option<Vec<u8>>, Failure> {
-        let mut searched = 0;
         loop {
-            let unsearched = &self.unread[searched..];
-            if let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') {
-                let mut line: Vec<u8> = self.unread.drain(..=searched + end).collect();
-                line.pop();
+            if let Some(line) = self.unread.take_line() {
                 return Ok(Some(line));
             }
-            searched = self.unread.len();
-            if searched > LONGEST_LINE {
+            if self.unread.rest().len() > LONGEST_LINE {
                 let text = format!("a line of the input is longer than {LONGEST_LINE} bytes");
                 return Err(Failure::Usage(text));
             }
             if self.ended {
-                let rest = std::mem::take(&mut self.unread);
+                let rest = self.unread.take_rest();
                 return Ok((!rest.is_empty()).then_some(rest));
             }
             self.wait(link)?;
@@ -128,12 +121,11 @@ impl Input {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(Failure::Read(error.into())),
             }
-            let [has_input, is_lost] = polled.map(|polled| !polled.revents().is_empty());
-            if is_lost
-                && let Some(Reply::Refused { word, sentence }) = link.look()
-                && word == BUSY
-            {
-                return Err(refused(&word, &sentence));
+            let has_input = !polled[0].revents().is_empty();
+            match link.look() {
+                Some(Loss(Some(words))) if is_end(&words) => return Err(words),
+                Some(loss) => link.say(loss),
+                None => {}
             }
             if has_input {
                 return Ok(());
@@ -145,7 +137,7 @@ impl Input {
         let mut chunk = [0; CHUNK];
         match self.file.read(&mut chunk) {
             Ok(0) => self.ended = true,
-            Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
+            Ok(read) => self.unread.push(&chunk[..read]),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // Whoever has it, too, has made it so.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

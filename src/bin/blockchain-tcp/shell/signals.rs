@@ -24,6 +24,8 @@ pub enum Wait {
     Connection(Sender<Option<Result<Connection, Failure>>>),
     /// A reply, over this socket, whose end ends it.
     Reply(TcpStream),
+    /// A line from a terminal, which drops what was typed of it itself, behind this prompt, which is shown again.
+    Line(String),
 }
 
 /// ^C while the terminal is not being edited in. Without [`Interrupts::handle`] there is none.
@@ -77,6 +79,14 @@ impl Interrupts {
         (!abandoned).then_some(outcome)
     }
 
+    /// Reads a line behind this prompt.
+    pub fn behind<T>(&self, prompt: &str, reading: impl FnOnce() -> T) -> T {
+        self.set(Wait::Line(prompt.to_string()));
+        let read = reading();
+        self.set(Wait::Nothing);
+        read
+    }
+
     /// Whether the last wait was ended.
     fn set(&self, wait: Wait) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,6 +101,12 @@ impl Interrupts {
             Wait::Nothing => false,
             Wait::Connection(tell) => tell.send(None).is_ok(),
             Wait::Reply(socket) => socket.shutdown(Shutdown::Both).is_ok(),
+            Wait::Line(prompt) => {
+                // The terminal has echoed ^C.
+                let text = format!("\n{prompt}");
+                let _ = rustix::io::write(rustix::stdio::stdout(), text.as_bytes());
+                false
+            }
         };
     }
 }

@@ -7,8 +7,9 @@ use blockchain_tcpd::dial::Reply;
 
 use super::completion::Names;
 use super::editor::{Editor, Read};
-use super::link::{LOST, Link, Trouble};
+use super::link::{LOST, Link};
 use super::lookout::{Crier, watched};
+use super::prompt::Prompt;
 use super::signals::Interrupts;
 use super::{is_goodbye, overview, request};
 use crate::failure::Failure;
@@ -18,23 +19,24 @@ use crate::output::{Exchange, Output};
 /// Converses until the person leaves.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let interrupts = Interrupts::new();
-    let mut link = Link::new(options, interrupts.clone(), "");
-    let mut editor = Editor::new()?;
-    let mut connections = greet(&mut link, &mut editor)?;
-    // Until here ^C has ended the program.
     interrupts.handle().map_err(|source| Failure::System {
         action: "handle signals",
         source,
     })?;
+    let mut link = Link::new(options, interrupts.clone(), "");
+    let mut editor = Editor::new(interrupts)?;
+    let mut connections = greet(&mut link, &mut editor)?;
     let crier = Crier::new(editor.printer()).map_err(|source| Failure::System {
         action: "start a thread",
         source,
     })?;
     let output = Output::new(options.json);
     loop {
-        link.look();
-        let prompt = prompt(options, &link);
-        let lines = match watched(&mut link, &crier, || editor.read(&prompt))? {
+        if let Some(loss) = link.look() {
+            link.say(loss);
+        }
+        let prompt = Prompt::new(&options.server, link.address().is_some());
+        let lines = match watched(&mut link, &crier, &prompt, || editor.read(&prompt))? {
             Read::Lines(lines) => lines,
             Read::Abandoned => continue,
             Read::End => break,
@@ -45,11 +47,9 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         {
             if is_goodbye(request) {
                 let begun = Instant::now();
-                if let Some(reply) = link.leave(Some(request)) {
-                    output.reply(
-                        &Exchange::since(begun, &String::from_utf8_lossy(request)),
-                        reply,
-                    )?;
+                if let Some(reply) = link.quit(request) {
+                    let text = String::from_utf8_lossy(request);
+                    output.reply(&Exchange::since(begun, &*text), reply)?;
                 }
                 return Ok(ExitCode::SUCCESS);
             }
@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             }
         }
     }
-    link.leave(None);
+    link.leave();
     Ok(ExitCode::SUCCESS)
 }
 
@@ -86,18 +86,10 @@ fn greet(link: &mut Link<'_>, editor: &mut Editor) -> Result<usize, Failure> {
     if let Some(Reply::Value(id)) = replies.first() {
         place += &format!(", id {id}");
     }
-    link.say(&format!("connected to {place}; try help"));
+    link.say(format_args!("connected to {place}; try help"));
     let told = replies.get(1).map(overview::names).unwrap_or_default();
     editor.complete(Names::new(&told));
     Ok(link.connections())
-}
-
-fn prompt(options: &Options, link: &Link<'_>) -> String {
-    let server = &options.server;
-    match link.address() {
-        Some(_) => format!("{server}> "),
-        None => format!("{server} (not connected)> "),
-    }
 }
 
 /// Asks this and prints the reply, or says why there is none. Whether to go on with what was pasted behind it.
@@ -105,31 +97,31 @@ fn answer(link: &mut Link<'_>, output: Output, request: &[u8]) -> Result<bool, F
     let begun = Instant::now();
     let text = String::from_utf8_lossy(request);
     let word = request.trim_ascii();
-    let trouble = if word.eq_ignore_ascii_case(b"help") && !output.is_json() {
+    let failure = if word.eq_ignore_ascii_case(b"help") && !output.is_json() {
         match overview::ask(link) {
             Ok(text) => return Output::print(&text).map(|()| true),
-            Err(trouble) => trouble,
+            Err(failure) => failure,
         }
     } else {
         match link.ask(request) {
             Ok(reply) => {
                 let goes_on = !reply.closes();
-                output.reply(&Exchange::since(begun, &text), reply)?;
+                output.reply(&Exchange::since(begun, &*text), reply)?;
                 if !goes_on {
                     link.say(LOST);
                 }
                 return Ok(goes_on);
             }
-            Err(trouble) => trouble,
+            Err(failure) => failure,
         }
     };
-    match trouble {
+    match failure {
         // The terminal has echoed ^C.
-        Trouble::Abandoned => link.say("\nabandoned; the next line connects again"),
-        Trouble::Failed(failure) if output.is_json() => {
-            output.failure(&Exchange::since(begun, &text), failure.into())?;
+        Failure::Interrupted => link.say("\nabandoned; the next line connects again"),
+        failure if output.is_json() => {
+            output.failure(&Exchange::since(begun, &*text), failure)?;
         }
-        Trouble::Failed(failure) => link.say(&failure.to_string()),
+        failure => link.say(failure),
     }
     Ok(false)
 }

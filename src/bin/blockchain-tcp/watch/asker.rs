@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, closes_after, quoted};
+use blockchain_tcpd::dial::{Connection, Deadline, Reply, clients, closes_after, is_unheard};
 use jiff::Timestamp;
 
 use crate::failure::Failure;
@@ -63,49 +63,26 @@ pub fn run(options: &Options, every: Duration, mut hear: impl FnMut(Sample) -> b
     }
 }
 
-/// The count; once more if the server has ended the connection since it was asked last, as it does when it is tired of waiting.
-fn count(line: &mut Option<Line>, options: &Options) -> Result<u64, Failure> {
-    let was_kept = line.is_some();
-    match ask(line, options) {
-        Err(failure) if was_kept && is_an_end(&failure) => ask(line, options),
-        seen => seen,
-    }
-}
-
-fn is_an_end(failure: &Failure) -> bool {
-    match failure {
-        Failure::Refused { word, .. } => word == "TIMEOUT",
-        Failure::Dial(failure) => matches!(
-            failure,
-            dial::Failure::Closed { .. } | dial::Failure::Broken { .. }
-        ),
-        _ => false,
-    }
-}
-
-fn ask(kept: &mut Option<Line>, options: &Options) -> Result<u64, Failure> {
+/// The count; asked once more if the server has ended the connection since it was asked last, as it does when it is tired of
+/// waiting.
+fn count(kept: &mut Option<Line>, options: &Options) -> Result<u64, Failure> {
+    let was_kept = kept.is_some();
     let mut line = match kept.take() {
         Some(line) => line,
         None => connect(options)?,
     };
-    let reply = line
-        .connection
-        .ask(b"WHO", Deadline::after(options.timeout))?;
+    let mut asked = line.connection.ask(b"WHO", options.timeout);
+    if was_kept && is_unheard(asked.as_ref()) {
+        line = connect(options)?;
+        asked = line.connection.ask(b"WHO", options.timeout);
+    }
+    let reply = asked?;
+    if !reply.closes() {
+        *kept = Some(line);
+    }
     match reply {
-        Reply::Value(value) => {
-            let count = value.parse().map_err(|_| {
-                let said = quoted(value.as_bytes());
-                Failure::Wrong(format!("WHO was answered by {said}, which is no number"))
-            })?;
-            *kept = Some(line);
-            Ok(count)
-        }
-        Reply::Refused { word, sentence } => {
-            if !closes_after(&word) {
-                *kept = Some(line);
-            }
-            Err(Failure::Refused { word, sentence })
-        }
+        Reply::Value(value) => Ok(clients(&value)?),
+        Reply::Refused { word, sentence } => Err(Failure::Refused { word, sentence }),
     }
 }
 
@@ -113,10 +90,15 @@ fn connect(options: &Options) -> Result<Line, Failure> {
     let deadline = Deadline::after(options.timeout);
     let mut connection = Connection::open(&options.server, options.family(), deadline)?;
     let address = connection.address();
-    let id = match connection.ask(b"WHERE", Deadline::after(options.timeout))? {
-        Reply::Value(id) => Some(id),
-        Reply::Refused { word, .. } if !closes_after(&word) => None,
-        Reply::Refused { word, sentence } => return Err(Failure::Refused { word, sentence }),
+    let id = match connection.ask(b"WHERE", options.timeout) {
+        Ok(Reply::Refused { word, sentence }) if closes_after(&word) => {
+            return Err(Failure::Refused { word, sentence });
+        }
+        Ok(Reply::Value(id)) => Some(id),
+        Ok(Reply::Refused { .. }) => None,
+        // WHO tells whether it is a server of ours.
+        Err(failure) if failure.is_foreign() => None,
+        Err(failure) => return Err(failure.into()),
     };
     Ok(Line {
         connection,

@@ -1,0 +1,62 @@
+//! Bytes that come in any pieces, line by line.
+
+/// What has come and is not taken yet.
+#[derive(Default)]
+pub struct Lines {
+    bytes: Vec<u8>,
+    /// So many of them hold no line end.
+    searched: usize,
+}
+
+impl Lines {
+    /// These have come.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Takes the next line that is whole, without its end.
+    pub fn take_line(&mut self) -> Option<Vec<u8>> {
+        let unsearched = &self.bytes[self.searched..];
+        let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') else {
+            self.searched = self.bytes.len();
+            return None;
+        };
+        let mut line: Vec<u8> = self.bytes.drain(..=self.searched + end).collect();
+        line.pop();
+        self.searched = 0;
+        Some(line)
+    }
+
+    /// All that is not taken yet.
+    pub fn rest(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Takes it, whole lines or not.
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        self.searched = 0;
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_found_however_they_come() {
+        let text = b"one\n\nthree\r\nfour";
+        for size in 1..=text.len() {
+            let (mut lines, mut taken) = (Lines::default(), Vec::new());
+            for piece in text.chunks(size) {
+                lines.push(piece);
+                taken.extend(std::iter::from_fn(|| lines.take_line()));
+            }
+            assert_eq!(taken, [&b"one"[..], b"", b"three\r"]);
+            assert_eq!(lines.rest(), b"four");
+            assert_eq!(lines.take_rest(), b"four");
+            lines.push(b"five\n");
+            assert_eq!(lines.take_line().as_deref(), Some(&b"five"[..]));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Which server is asked: its name, its addresses.
+
+use std::net::{SocketAddr, TcpListener};
+
+use super::{ask, start};
+use crate::client::ran;
+use crate::support::Daemon;
+use crate::support::names::{Deaf, can_show, daemon_at, shown};
+
+const CLIENT: &str = env!("CARGO_BIN_EXE_blockchain-tcp");
+
+#[test]
+fn the_server_is_localhost_at_4242_unless_named() {
+    // Alone in a network of its own.
+    let hosts = "127.0.0.1 localhost\n";
+    if !can_show() {
+        return;
+    }
+    for variable in [None, Some("")] {
+        let ran = shown("/etc/hosts", hosts, "-mn", "", CLIENT, |mut command| {
+            command.arg("who");
+            variable.map(|value| command.env("BLOCKCHAIN_TCP_SERVER", value));
+            ran(command.output().expect("it runs"))
+        });
+        let said = "blockchain-tcp: can't connect to 127.0.0.1:4242: ";
+        assert!(ran.errors.starts_with(said), "{ran:?}");
+        assert_eq!(ran.status, 69);
+    }
+}
+
+#[test]
+fn ipv4_and_ipv6_can_be_chosen() {
+    let daemon = start();
+    for flag in ["-4", "--use-ipv4"] {
+        ask(daemon.address, &format!("{flag} why")).is("42");
+    }
+    for flag in ["-6", "--use-ipv6"] {
+        let ran = ask(daemon.address, &format!("{flag} why"));
+        ran.fails(69, "blockchain-tcp: \"127.0.0.1\" has no IPv6 address");
+    }
+    ask("[::1]:4242", "-4 why").fails(69, "blockchain-tcp: \"::1\" has no IPv4 address");
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("left out: no IPv6 here");
+        return;
+    }
+    // As the only address, which is the first.
+    let mut command = crate::support::program();
+    command.args(["--listen", "[::1]:0", "--max-clients", "2"]);
+    let daemon = Daemon::run(command);
+    let server = daemon.address.to_string();
+    assert!(server.starts_with("[::1]:"), "{server}");
+    ask(&server, "why").is("42");
+    ask(&server, "-6 why").is("42");
+}
+
+#[test]
+fn a_name_without_address_is_69() {
+    if !can_show() {
+        return;
+    }
+    // Without a network there is nobody to ask, and so there is no such name.
+    let nobody = "nameserver 127.0.0.1\n";
+    let ran = shown(
+        "/etc/resolv.conf",
+        nobody,
+        "-mn",
+        "",
+        CLIENT,
+        |mut command| {
+            command.args(["-s", "nosuch.invalid", "who"]);
+            ran(command.output().expect("it runs"))
+        },
+    );
+    let said = "blockchain-tcp: no address of \"nosuch.invalid\": ";
+    assert!(ran.errors.starts_with(said), "{ran:?}");
+    assert_eq!((ran.status, ran.output.as_str()), (69, ""));
+}
+
+/// Whichever the system names first: the daemon is at the one, and then at the other.
+#[test]
+fn all_addresses_of_a_name_are_tried() {
+    if !can_show() {
+        return;
+    }
+    let (one, other) = ([127, 66, 0, 3], [127, 77, 0, 4]);
+    let hosts = "127.66.0.3 ledger\n127.77.0.4 ledger\n";
+    for (up, down) in [(one, other), (other, one)] {
+        let (_daemon, port) = daemon_at(up);
+        let ask = || {
+            let server = format!("ledger:{port}");
+            shown("/etc/hosts", hosts, "-m", "", CLIENT, |mut command| {
+                command.args(["-s", &server, "-t", "4s", "why"]);
+                ran(command.output().expect("it runs"))
+            })
+        };
+        ask().is("42");
+        let _deaf = Deaf::at(SocketAddr::from((down, port)));
+        ask().is("42");
+    }
+}
