@@ -3,6 +3,8 @@
 //! A set of commands is a file in `sets` with a `pub const SET`, and has its name; what is listed in a [`Table`] answers on
 //! every protocol and shows in `HELP`.
 
+#[cfg(test)]
+mod example;
 mod key;
 mod offer;
 mod refusal;
