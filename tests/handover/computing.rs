@@ -1,12 +1,12 @@
 //! Clients that compute while programs take over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::replace;
 use crate::protocol::computing::is_prime_or_refused;
-use crate::support::{Client, Daemon};
+use crate::support::{Client, Daemon, wait_until};
 
 /// Places of primes and the primes: <https://oeis.org/A006988>.
 const PRIMES: [(&str, &str); 4] = [
@@ -16,8 +16,9 @@ const PRIMES: [(&str, &str); 4] = [
     ("10000000", "179424673"),
 ];
 
-/// Asks for primes in between of other things, everything at once, and returns how many primes it got.
-fn compute(mut client: Client, number: usize, over: &AtomicBool) -> usize {
+/// Asks for primes in between of other things, everything at once, and returns how many primes it got. The `rounds` of all are
+/// counted.
+fn compute(mut client: Client, number: usize, rounds: &AtomicUsize, over: &AtomicBool) -> usize {
     let mut primes = 0;
     for round in 0.. {
         let (places, expected) = PRIMES[(number + round) % PRIMES.len()];
@@ -35,6 +36,7 @@ fn compute(mut client: Client, number: usize, over: &AtomicBool) -> usize {
             .iter()
             .filter(|got| *got == expected)
             .count();
+        rounds.fetch_add(1, Ordering::Relaxed);
         if over.load(Ordering::Relaxed) {
             break;
         }
@@ -44,10 +46,13 @@ fn compute(mut client: Client, number: usize, over: &AtomicBool) -> usize {
 
 #[test]
 fn clients_that_compute_without_pause_notice_nothing_and_nobody_else_does() {
-    let (computing, asking, rounds) = (64, 4, 5);
+    let (computing, asking, programs) = (64, 4, 5);
     let most = (computing + asking).to_string();
     let daemon = Daemon::start(["--commands", "server,calc", "--max-clients", &most]);
-    let over = Arc::new(AtomicBool::new(false));
+    let (over, rounds) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let mut clients: Vec<Client> = (0..computing + asking).map(|_| daemon.connect()).collect();
     for client in &mut clients {
         assert_eq!(client.ask("WHY"), "42");
@@ -66,15 +71,17 @@ fn clients_that_compute_without_pause_notice_nothing_and_nobody_else_does() {
             })
         })
         .collect();
-    let computing: Vec<_> = clients
+    let computes: Vec<_> = clients
         .into_iter()
         .enumerate()
         .map(|(number, client)| {
-            let over = over.clone();
-            thread::spawn(move || compute(client, number, &over))
+            let (over, rounds) = (over.clone(), rounds.clone());
+            thread::spawn(move || compute(client, number, &rounds, &over))
         })
         .collect();
-    for _ in 0..rounds {
+    for _ in 0..programs {
+        let so_many = rounds.load(Ordering::Relaxed) + 3 * computing;
+        wait_until("they compute", || rounds.load(Ordering::Relaxed) >= so_many);
         replace(&daemon);
     }
     over.store(true, Ordering::Relaxed);
@@ -83,7 +90,7 @@ fn clients_that_compute_without_pause_notice_nothing_and_nobody_else_does() {
         .into_iter()
         .map(|asks| asks.join().unwrap())
         .collect();
-    let primes = computing
+    let primes = computes
         .into_iter()
         .map(|computes| computes.join().unwrap());
     assert!(primes.sum::<usize>() > 0);
