@@ -56,7 +56,8 @@
 //! # The way of an NP
 //!
 //! What computes ([`command::Turns`]) waits in its worker for a turn, of which there are as many as half of the cores, and rests
-//! as long as it computes, so that whoever only asks finds a core.
+//! as long as it computes, so that whoever only asks finds a core. Where no turns are given, the request is deferred: the session
+//! lets go of its connection with it, and a worker answers it before it reads on.
 //!
 //! # The way of a client that must go
 //!
@@ -74,12 +75,13 @@
 //!
 //! # The way of a SIGUSR2
 //!
-//! [`daemon`] has the new program try itself out ([`handover`]). Then [`http`] answers who has connected, the door closes, the
-//! phase becomes `Release`, and the workers let go: the connections come out of the [`server`] as values, open and unread. They go into a [`pack`]
-//! with the listening sockets and those who linger, and the new program, executed in the same process, begins with what
-//! it finds there: the [`usher`] serves everybody until all workers are started, and [`http`]. If it can't be executed after all,
-//! this program begins anew in the same way. At a SIGTERM under systemd the phase is `Pack`, which answers what has
-//! arrived and then lets go, and the pack is stored with systemd for the next process.
+//! [`daemon`] has the new program try itself out ([`handover`]). Then [`http`] answers who has connected, the door
+//! closes, the phase becomes `Release`, no more turns are given, and the workers let go: the connections come out of
+//! the [`server`] as values, open and unread. They go into a [`pack`] with the listening sockets and those who linger,
+//! and the new program, executed in the same process, begins with what it finds there: the [`usher`] serves everybody
+//! who only asks until all workers are started, and [`http`]. If it can't be executed after all, this program begins
+//! anew in the same way. At a SIGTERM under systemd the phase is `Pack`, which answers what has arrived and then lets
+//! go, and the pack is stored with systemd for the next process.
 //!
 //! # The other programs
 //!

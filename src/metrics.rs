@@ -7,6 +7,9 @@ use std::time::Duration;
 use crate::clock::Nanos;
 use crate::command::{OUTCOMES, Outcome, SLOTS, Tally};
 
+/// The names of the kinds of requests: those that only ask, and those that compute or came together with one that does.
+pub const KINDS: [&str; 2] = ["asks", "computes"];
+
 /// How the service of a client may end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // they are what docs/metrics.md says
@@ -123,7 +126,8 @@ pub struct Share {
     outcomes: [AtomicU64; SLOTS],
     received: AtomicU64,
     sent: AtomicU64,
-    durations: Histogram,
+    /// By [`KINDS`].
+    durations: [Histogram; KINDS.len()],
     waits: Histogram,
     closed: [AtomicU64; CLOSED.len()],
 }
@@ -134,7 +138,7 @@ impl Default for Share {
             outcomes: [const { AtomicU64::new(0) }; SLOTS],
             received: AtomicU64::default(),
             sent: AtomicU64::default(),
-            durations: Histogram::default(),
+            durations: Default::default(),
             waits: Histogram::default(),
             closed: Default::default(),
         }
@@ -151,7 +155,8 @@ impl Share {
             requests += u64::from(count);
         }
         if requests > 0 {
-            self.durations.observe(requests, begun.until(Nanos::now()));
+            let durations = &self.durations[usize::from(tally.computes())];
+            durations.observe(requests, begun.until(Nanos::now()));
         }
         add(&self.received, received as u64);
         self.sent(sent);
@@ -268,7 +273,9 @@ impl Metrics {
             take_up(&mut sums.closed, &share.closed);
             sums.received += load(&share.received);
             sums.sent += load(&share.sent);
-            sums.durations.take_up(&share.durations);
+            for (sum, durations) in sums.durations.iter_mut().zip(&share.durations) {
+                sum.take_up(durations);
+            }
             sums.waits.take_up(&share.waits);
         }
         sums
@@ -298,8 +305,8 @@ pub struct Sums {
     pub received: u64,
     /// Bytes written.
     pub sent: u64,
-    /// How long requests took.
-    pub durations: Times,
+    /// How long requests took, by [`KINDS`].
+    pub durations: [Times; KINDS.len()],
     /// How long clients waited for a worker.
     pub waits: Times,
     /// How often the clients came from another process.
@@ -325,7 +332,7 @@ impl Default for Sums {
             accepted: 0,
             received: 0,
             sent: 0,
-            durations: Times::default(),
+            durations: Default::default(),
             waits: Times::default(),
             handovers: 0,
             handover: Duration::ZERO,
@@ -367,6 +374,7 @@ fn load(counter: &AtomicU64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::Kind;
 
     #[test]
     fn what_the_workers_count_is_summed_up() {
@@ -382,7 +390,12 @@ mod tests {
         assert_eq!(sums.requests(), 6);
         assert_eq!(sums.outcomes[Outcome::value(1).index()], 6);
         assert_eq!((sums.received, sums.sent), (24, 18));
-        assert_eq!(sums.durations.buckets.iter().sum::<u64>(), 6);
+        assert_eq!(sums.durations[0].buckets.iter().sum::<u64>(), 6);
+        tally.note(Outcome::value(2).of(Kind::Computes));
+        metrics.share(1).answered(&tally, Nanos::now(), 4, 3);
+        let durations = metrics.sums().durations;
+        let counts = durations.map(|times| times.buckets.iter().sum::<u64>());
+        assert_eq!(counts, [6, 3], "all that came together");
         assert_eq!(sums.closed.last(), Some(&3));
     }
 

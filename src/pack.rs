@@ -103,7 +103,8 @@ pub struct Client {
     pub since: Millis,
     /// Let go of, when its last request was complete: its idle time goes on counting from there.
     pub active: Option<Millis>,
-    /// What was read of a request that is not whole yet; less than a request may be long.
+    /// What was read and not answered: the beginning of a request, or requests that the next process is to answer; no more than
+    /// one request may be long.
     pub unanswered: Vec<u8>,
     /// Replies that have not been written.
     pub replies: Vec<u8>,

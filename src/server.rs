@@ -13,7 +13,7 @@ use crate::acceptor::{self, Acceptor, Door};
 use crate::clients::{Clients, MOST_APART};
 use crate::clock::{Millis, milliseconds};
 use crate::cluster::{self, Cluster, Member};
-use crate::command::{Context, Set};
+use crate::command::{Context, Set, Turns};
 use crate::connection::Connection;
 use crate::episode::Episodes;
 use crate::error::{Error, plain};
@@ -71,6 +71,7 @@ pub struct Server {
     /// Connections that were let go of; see [`Server::release`].
     released: Receiver<Connection>,
     scoreboard: Arc<Scoreboard>,
+    turns: Turns,
     /// Disconnects when nobody lingers any more.
     lingering: Receiver<()>,
     id: Uuid,
@@ -116,8 +117,10 @@ impl Server {
         let (linger, lingering) = Linger::start(capacity.lingering)?;
         let (release, released) = crossbeam_channel::unbounded();
         let (queue, jobs) = queue::bounded(most + MOST_APART);
+        let context = Context::new(clients.count(), id, commands).in_cluster(cluster.census());
+        let turns = context.turns.clone();
         let service = Arc::new(Service {
-            context: Context::new(clients.count(), id, commands).in_cluster(cluster.census()),
+            context,
             scoreboard: scoreboard.clone(),
             alarm: alarm.clone(),
             episodes: episodes.clone(),
@@ -196,6 +199,7 @@ impl Server {
             workers,
             released,
             scoreboard,
+            turns,
             lingering,
             id,
             cluster,
@@ -361,6 +365,9 @@ impl Server {
     pub fn release(&mut self, phase: Phase) -> Receiver<Connection> {
         self.end_acceptors(Duration::ZERO);
         self.scoreboard.set_phase(phase);
+        if phase == Phase::Release {
+            self.turns.close();
+        }
         self.door.alarm.ring();
         self.released.clone()
     }

@@ -2,14 +2,15 @@
 //! wait.
 //!
 //! It goes round: answers what has arrived from one client, then from the next, until the workers are there, each of whom
-//! takes one and stays with it. They begin all at once: if each began when it is there, those that serve already would keep
-//! the others from being started.
+//! takes one and stays with it. What computes is left to them, for all would have to wait for it here. They begin all at once:
+//! if each began when it is there, those that serve already would keep the others from being started.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::command::{Context, Turns};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::pool;
@@ -51,6 +52,10 @@ impl Usher {
         scoreboard.set_phase(Phase::Pack);
         let service = Service {
             scoreboard,
+            context: Context {
+                turns: Turns::none(),
+                ..service.context.clone()
+            },
             ..service.clone()
         };
         let over = Arc::new(AtomicBool::new(false));
@@ -115,55 +120,85 @@ mod tests {
 
     use super::*;
     use crate::clients::Clients;
-    use crate::command::Context;
     use crate::command::sets::server;
+    use crate::command::{Entry, Kind, Reply, Set};
     use crate::linger::Linger;
     use crate::queue;
     use crate::scoreboard::Alarm;
 
-    #[test]
-    fn clients_are_served_before_there_is_any_worker() {
-        const CLIENTS: usize = 10;
-        let clients = Clients::new(CLIENTS, 0);
-        let (queue, jobs) = queue::bounded(CLIENTS);
-        let service = Service {
-            context: Context::new(clients.count(), uuid::Uuid::new_v4(), &[server::SET]),
-            scoreboard: Arc::new(Scoreboard::new(0)),
+    /// COMPUTE answers who computes.
+    const COMPUTE: Set = &[Entry {
+        name: "COMPUTE",
+        arguments: "",
+        summary: "the name of the thread",
+        kind: Kind::Computes,
+        execute: |context, request| {
+            let _turn = context.turns.take(request)?;
+            let thread = std::thread::current();
+            Ok(Reply::Owned(thread.name().unwrap_or_default().to_string()))
+        },
+    }];
+
+    fn service(clients: &Clients) -> Service {
+        let sets = [server::SET, COMPUTE];
+        Service {
+            context: Context::new(clients.count(), uuid::Uuid::new_v4(), &sets),
+            scoreboard: Arc::new(Scoreboard::new(1)),
             alarm: Alarm::new().0,
             episodes: Arc::default(),
             metrics: Arc::default(),
             linger: Linger::start(1).unwrap().0,
             released: crossbeam_channel::unbounded().0,
             idle_timeout: Duration::ZERO,
-        };
+        }
+    }
+
+    /// As many connections as there may be, and their clients.
+    fn connect(clients: &Clients, number: u64) -> (Vec<BufReader<TcpStream>>, Vec<Connection>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (mut streams, mut connections) = (Vec::new(), Vec::new());
-        for number in 0..CLIENTS as u64 {
+        let connect = |number| {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            client
-                .set_read_timeout(Some(Duration::from_secs(30)))
-                .unwrap();
+            let patience = Some(Duration::from_secs(30));
+            client.set_read_timeout(patience).unwrap();
             let (stream, peer) = listener.accept().unwrap();
             let place = clients.admit(peer.ip()).unwrap();
             let connection = Connection::new(number, stream, peer, place);
-            connections.push(connection);
-            streams.push(BufReader::new(client));
+            (BufReader::new(client), connection)
+        };
+        (0..number).map(connect).unzip()
+    }
+
+    fn send(client: &mut BufReader<TcpStream>, requests: &str) {
+        client.get_mut().write_all(requests.as_bytes()).unwrap();
+    }
+
+    /// The next replies, so many.
+    fn replies(client: &mut BufReader<TcpStream>, number: usize) -> String {
+        let mut lines = String::new();
+        for _ in 0..number {
+            client.read_line(&mut lines).unwrap();
         }
+        lines
+    }
+
+    #[test]
+    fn clients_are_served_before_there_is_any_worker() {
+        const CLIENTS: usize = 10;
+        let clients = Clients::new(CLIENTS, 0);
+        let (queue, jobs) = queue::bounded(CLIENTS);
+        let (mut streams, connections) = connect(&clients, CLIENTS as u64);
+        let service = service(&clients);
         let usher = Usher::start(&service, connections, queue, jobs.clone()).unwrap();
-        for (requests, replies) in [
+        for (requests, expected) in [
             ("WHO\nW", "10\n"),
             ("HY\nWHO\nPI", "42\n10\n"),
             ("NG\n", "PONG\n"),
         ] {
             for client in &mut streams {
-                client.get_mut().write_all(requests.as_bytes()).unwrap();
+                send(client, requests);
             }
             for client in &mut streams {
-                let mut lines = String::new();
-                for _ in replies.matches('\n') {
-                    client.read_line(&mut lines).unwrap();
-                }
-                assert_eq!(lines, replies);
+                assert_eq!(replies(client, expected.lines().count()), expected);
             }
         }
         streams.truncate(CLIENTS - 1);
@@ -176,5 +211,38 @@ mod tests {
             CLIENTS - 1,
             "all that are left wait for a worker"
         );
+    }
+
+    #[test]
+    fn what_computes_is_left_to_the_workers_with_all_that_follows_it() {
+        let clients = Clients::new(2, 0);
+        let (queue, jobs) = queue::bounded(2);
+        let (mut streams, connections) = connect(&clients, 2);
+        let service = service(&clients);
+        let usher = Usher::start(&service, connections, queue, jobs.clone()).unwrap();
+        let [computing, asking] = &mut streams[..] else {
+            panic!("two clients");
+        };
+        // The usher goes round: who is answered now and then again has seen it come by at the other.
+        send(computing, "WHY\nCOMPUTE\nPING\nCOMP");
+        assert_eq!(replies(computing, 1), "42\n");
+        send(computing, "UTE\n");
+        for _ in 0..3 {
+            send(asking, "WHO\n");
+            assert_eq!(replies(asking, 1), "2\n");
+        }
+        usher.end();
+        let Some(Job::Serve(mut connection)) = jobs.try_take() else {
+            panic!("it waits for a worker");
+        };
+        assert_eq!(connection.client.unanswered, b"COMPUTE\nPING\nCOMP");
+        service.scoreboard.set_phase(Phase::Pack);
+        let worker = std::thread::Builder::new().name("worker".to_string());
+        let worker = worker.spawn(move || {
+            let line = &service.scoreboard.lines()[0];
+            service.serve(&mut connection, line)
+        });
+        assert!(matches!(worker.unwrap().join(), Ok(Ended::Released)));
+        assert_eq!(replies(computing, 3), "worker\nPONG\nworker\n");
     }
 }

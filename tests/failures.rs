@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{Entry, OUTCOMES, Outcome, Set};
+use blockchain_tcpd::command::{Entry, Kind, OUTCOMES, Outcome, Set};
 use blockchain_tcpd::metrics::Closed;
 
 use crate::support::kernel::{can, local_server, own_address, shell, through};
@@ -188,7 +188,7 @@ const FAULTY: Set = &[Entry {
     name: "FAIL",
     arguments: "",
     summary: "fails",
-    closes: false,
+    kind: Kind::Asks,
     execute: |context, _| {
         let clients = context.clients.load(Ordering::SeqCst);
         assert_eq!(clients, usize::MAX, "this is the mistake");

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{Entry, Reply as Value, Set};
+use blockchain_tcpd::command::{Entry, Kind, Reply as Value, Set};
 use blockchain_tcpd::http::Http;
 use blockchain_tcpd::listener;
 use blockchain_tcpd::monitor::{Draining, Subject};
@@ -537,7 +537,7 @@ const HOLD: Set = &[Entry {
     name: "HOLD",
     arguments: "",
     summary: "waits to be told to go on",
-    closes: false,
+    kind: Kind::Asks,
     execute: |_, _| {
         IS_HELD.store(true, Ordering::Relaxed);
         wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));

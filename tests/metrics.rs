@@ -72,7 +72,8 @@ fn all_that_is_shown_is_documented_and_all_that_is_documented_is_shown() {
         let Some((name, labels)) = sample.split_once('{') else {
             continue;
         };
-        let name = name.trim_end_matches("_bucket");
+        let mut ends = ["_bucket", "_count", "_sum"].iter();
+        let name = ends.find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         let [_, kind, keys, text] = *documented().iter().find(|row| row[0] == name).expect(name);
         for label in labels.trim_end_matches('}').split(',') {
             let (key, value) = label.split_once('=').expect("a label");
@@ -155,19 +156,19 @@ fn requests_are_counted_by_command_and_by_what_they_came_to() {
     wait_for(&daemon, "connections_closed_total{reason=\"left\"}", 1.0);
     let figures = Figures::of(&daemon);
     for (labels, count) in [
-        ("command=\"WHO\",outcome=\"ok\"", 2.0),
-        ("command=\"WHO\",outcome=\"usage\"", 1.0),
-        ("command=\"WHY\",outcome=\"ok\"", 1.0),
-        ("command=\"PING\",outcome=\"ok\"", 1.0),
-        ("command=\"HELP\",outcome=\"ok\"", 1.0),
-        ("command=\"HELP\",outcome=\"unknown\"", 1.0),
-        ("command=\"QUIT\",outcome=\"ok\"", 1.0),
-        ("command=\"WHERE\",outcome=\"ok\"", 0.0),
-        ("command=\"none\",outcome=\"unknown\"", 1.0),
-        ("command=\"none\",outcome=\"badinput\"", 2.0),
-        ("command=\"none\",outcome=\"toolong\"", 1.0),
-        ("command=\"none\",outcome=\"internal\"", 0.0),
-        ("command=\"WHO\",outcome=\"unavailable\"", 0.0),
+        ("command=\"WHO\",kind=\"asks\",outcome=\"ok\"", 2.0),
+        ("command=\"WHO\",kind=\"asks\",outcome=\"usage\"", 1.0),
+        ("command=\"WHY\",kind=\"asks\",outcome=\"ok\"", 1.0),
+        ("command=\"PING\",kind=\"asks\",outcome=\"ok\"", 1.0),
+        ("command=\"HELP\",kind=\"asks\",outcome=\"ok\"", 1.0),
+        ("command=\"HELP\",kind=\"asks\",outcome=\"unknown\"", 1.0),
+        ("command=\"QUIT\",kind=\"asks\",outcome=\"ok\"", 1.0),
+        ("command=\"WHERE\",kind=\"asks\",outcome=\"ok\"", 0.0),
+        ("command=\"none\",kind=\"asks\",outcome=\"unknown\"", 1.0),
+        ("command=\"none\",kind=\"asks\",outcome=\"badinput\"", 2.0),
+        ("command=\"none\",kind=\"asks\",outcome=\"toolong\"", 1.0),
+        ("command=\"none\",kind=\"asks\",outcome=\"internal\"", 0.0),
+        ("command=\"WHO\",kind=\"asks\",outcome=\"unavailable\"", 0.0),
     ] {
         assert_eq!(
             figures.value(&format!("requests_total{{{labels}}}")),
@@ -176,12 +177,15 @@ fn requests_are_counted_by_command_and_by_what_they_came_to() {
         );
     }
     // The blank line was none.
-    assert_eq!(figures.value("request_duration_seconds_count"), 12.0);
     assert_eq!(
-        figures.value("request_duration_seconds_bucket{le=\"+Inf\"}"),
+        figures.value("request_duration_seconds_count{kind=\"asks\"}"),
         12.0
     );
-    assert!(figures.value("request_duration_seconds_sum") > 0.0);
+    assert_eq!(
+        figures.value("request_duration_seconds_bucket{le=\"+Inf\",kind=\"asks\"}"),
+        12.0
+    );
+    assert!(figures.value("request_duration_seconds_sum{kind=\"asks\"}") > 0.0);
     assert_eq!(figures.value("queue_wait_seconds_count"), 3.0);
     let (pong, too_long) = ("PONG\n".len(), daemon.ask("x".repeat(1025)).len());
     wait_for(
@@ -196,6 +200,51 @@ fn requests_are_counted_by_command_and_by_what_they_came_to() {
         figures.value("sent_bytes_total"),
         (answered.len() + pong + 2 * too_long) as f64
     );
+}
+
+/// What is promised of requests that only ask can be told from the others.
+#[test]
+fn what_computes_is_counted_apart_with_all_that_came_together_with_it() {
+    let daemon = daemon(&["--commands", "server,calc", "--max-clients", "4"]);
+    let mut client = daemon.connect();
+    for (request, reply) in [("WHO", "1"), ("NP 4", "7"), ("ADD 1 2", "3")] {
+        assert_eq!(client.ask(request), reply);
+    }
+    assert!(client.ask("NP 0").starts_with("ERR USAGE "));
+    client.send("WHY\nNP 1\nFOO\n");
+    client.shutdown();
+    assert_eq!(client.rest().lines().count(), 3);
+    wait_for(&daemon, "connections_closed_total{reason=\"left\"}", 1.0);
+    let figures = Figures::of(&daemon);
+    for (sample, count) in [
+        (
+            "total{command=\"NP\",kind=\"computes\",outcome=\"ok\"}",
+            2.0,
+        ),
+        (
+            "total{command=\"NP\",kind=\"computes\",outcome=\"usage\"}",
+            1.0,
+        ),
+        (
+            "total{command=\"NP\",kind=\"computes\",outcome=\"unavailable\"}",
+            0.0,
+        ),
+        ("total{command=\"ADD\",kind=\"asks\",outcome=\"ok\"}", 1.0),
+        (
+            "total{command=\"none\",kind=\"asks\",outcome=\"unknown\"}",
+            1.0,
+        ),
+    ] {
+        assert_eq!(
+            figures.value(&format!("requests_{sample}")),
+            count,
+            "{sample}"
+        );
+    }
+    for (kind, count) in [("asks", 2.0), ("computes", 5.0)] {
+        let sample = format!("request_duration_seconds_count{{kind=\"{kind}\"}}");
+        assert_eq!(figures.value(&sample), count, "{kind}");
+    }
 }
 
 #[test]
@@ -289,7 +338,7 @@ fn what_a_client_takes_slowly_is_counted_whole() {
     assert_eq!(figures.value("sent_bytes_total"), answered as f64);
     assert_eq!(figures.value("received_bytes_total"), (5 * requests) as f64);
     assert_eq!(
-        figures.value("request_duration_seconds_count"),
+        figures.value("request_duration_seconds_count{kind=\"asks\"}"),
         requests as f64
     );
 }

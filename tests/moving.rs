@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{Entry, Reply, Set};
+use blockchain_tcpd::command::{Entry, Kind, Refusal, Reply, Set};
 use blockchain_tcpd::connection::Connection;
 use blockchain_tcpd::scoreboard::Phase;
 use crossbeam_channel::Receiver;
@@ -146,6 +146,42 @@ fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
     }
 }
 
+/// Whether all turns of the server below are taken.
+static ALL_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// TAKE takes all turns that there are, and wants one more, however long it has to wait.
+const TAKE: Set = &[Entry {
+    name: "TAKE",
+    arguments: "",
+    summary: "takes all turns and wants one more",
+    kind: Kind::Computes,
+    execute: |context, request| {
+        let mut turns = Vec::new();
+        loop {
+            match context.turns.take(request) {
+                Ok(turn) => turns.push(turn),
+                Err(Refusal::NoTurn) => ALL_TAKEN.store(true, Ordering::Relaxed),
+                Err(other) => return Err(other),
+            }
+            thread::yield_now();
+        }
+    },
+}];
+
+#[test]
+fn who_computes_is_let_go_of_with_the_request() {
+    let mut server = local_server(&["--max-clients", "2"], &[server::SET, TAKE]);
+    let mut client = Client::connect(server.addresses()[0]).unwrap();
+    client.send("WHY\nTAKE\nWHO\nWH");
+    wait_until("it wants one more", || ALL_TAKEN.load(Ordering::Relaxed));
+    let released = server.release(Phase::Release);
+    let connection = next(&released);
+    assert_eq!(connection.client.unanswered, b"TAKE\nWHO\nWH");
+    server.dismiss();
+    drop(connection);
+    assert_eq!(client.rest(), "42\n");
+}
+
 fn echo(request: &str) -> String {
     format!("ERR UNKNOWN no such command: \"{request}\" (try HELP)")
 }
@@ -160,7 +196,7 @@ const HOLD: Set = &[Entry {
     name: "HOLD",
     arguments: "",
     summary: "waits to be told to go on",
-    closes: false,
+    kind: Kind::Asks,
     execute: |context, _| {
         COUNT.get_or_init(|| context.clients.clone());
         HELD.fetch_add(1, Ordering::SeqCst);

@@ -4,7 +4,7 @@
 //! balancers in tests/proxy.rs, the independence of how bytes are cut in `chopping`.
 
 mod chopping;
-mod computing;
+pub mod computing;
 mod connections;
 mod errors;
 

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{Entry, Reply, Set};
+use blockchain_tcpd::command::{Entry, Kind, Reply, Set};
 
 use crate::support::kernel::{local_server, own_address};
 use crate::support::{
@@ -247,7 +247,7 @@ const STUCK: Set = &[Entry {
     name: "STUCK",
     arguments: "",
     summary: "waits to be told to go on",
-    closes: false,
+    kind: Kind::Asks,
     execute: |_, _| {
         HELD.fetch_add(1, Ordering::SeqCst);
         wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));

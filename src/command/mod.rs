@@ -3,6 +3,8 @@
 //! A set of commands is a file in `sets` with a `pub const SET`, and has its name; what is listed in a [`Table`] answers on
 //! every protocol and shows in `HELP`.
 
+#[cfg(test)]
+mod example;
 mod key;
 mod offer;
 mod refusal;
@@ -37,10 +39,21 @@ pub struct Entry {
     pub arguments: &'static str,
     /// What it does: a phrase for `HELP`.
     pub summary: &'static str,
-    /// Whether the server closes the connection after its value.
-    pub closes: bool,
+    /// What else it takes to answer it.
+    pub kind: Kind,
     /// Answers it.
     pub execute: for<'a> fn(&'a Context, &Request<'a>) -> Result<Reply<'a>, Refusal<'a>>,
+}
+
+/// What it takes to answer a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing: it only asks.
+    Asks,
+    /// A turn ([`Turns`]). How long it takes depends on what is asked.
+    Computes,
+    /// That the server closes the connection after the value.
+    Closes,
 }
 
 /// Commands that are offered together.
@@ -161,6 +174,9 @@ impl<'a> Request<'a> {
     /// Answers it.
     #[inline]
     pub fn execute(&self, context: &'a Context) -> Result<Reply<'a>, Refusal<'a>> {
+        if self.entry.kind == Kind::Computes {
+            context.turns.look()?;
+        }
         (self.entry.execute)(context, self)
     }
 

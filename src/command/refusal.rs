@@ -38,6 +38,8 @@ pub enum Refusal<'a> {
     Unavailable(Unavailable),
     /// Too many want to compute at the same time.
     NoTurn,
+    /// Whoever serves the client next answers this.
+    Deferred,
     /// The connection, of somebody from whom a PROXY header must come, doesn't begin with one.
     BadHeader(BadHeader),
     /// The server failed.
@@ -67,7 +69,7 @@ impl Refusal<'_> {
             Refusal::TooLong(_) => "TOOLONG",
             Refusal::NoRoom(_) => "BUSY",
             Refusal::Idle | Refusal::MadeRoom => "TIMEOUT",
-            Refusal::Unavailable(_) | Refusal::NoTurn => "UNAVAILABLE",
+            Refusal::Unavailable(_) | Refusal::NoTurn | Refusal::Deferred => "UNAVAILABLE",
             Refusal::Internal => "INTERNAL",
         }
     }
@@ -110,6 +112,7 @@ impl fmt::Display for Refusal<'_> {
             Refusal::MadeRoom => write!(f, "idle while others wait, try again later"),
             Refusal::Unavailable(unavailable) => unavailable.fmt(f),
             Refusal::NoTurn => f.write_str("too many clients compute at once, try again later"),
+            Refusal::Deferred => f.write_str("this is answered later"),
             Refusal::Internal => write!(f, "the server failed at this, its log says more"),
         }
     }

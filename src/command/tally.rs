@@ -1,6 +1,6 @@
 //! How many requests came to what, counted while one read's worth of them is answered.
 
-use super::Refusal;
+use super::{Kind, Refusal};
 
 /// The most commands that a table may hold.
 pub const MOST_COMMANDS: usize = 15;
@@ -22,17 +22,23 @@ const WIDTH: usize = MOST_COMMANDS + 1;
 /// The number of different [`Outcome`]s.
 pub const SLOTS: usize = WIDTH * OUTCOMES.len();
 
-/// Room for all of them and for [`Outcome::BLANK`], so many that an index needs no check.
+/// Room for all of them and for those that are not counted, so many that an index needs no check.
 const ROOM: usize = 128;
-const _: () = assert!(SLOTS < ROOM);
+const _: () = assert!(SLOTS + 1 < ROOM);
 
-/// Which command a request named, and what it came to: an index below [`SLOTS`].
+/// Set in what a command came to that computes.
+const COMPUTES: u8 = ROOM as u8;
+
+/// Which command a request named, and what it came to: an index below [`SLOTS`], and whether it computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome(u8);
 
 impl Outcome {
     /// A blank line, which asks for nothing and is not counted.
     pub const BLANK: Outcome = Outcome(SLOTS as u8);
+
+    /// A request that whoever serves the client next will answer, and count.
+    pub const DEFERRED: Outcome = Outcome(SLOTS as u8 + 1);
 
     /// The command at `index` of the table got its value.
     #[inline]
@@ -52,17 +58,26 @@ impl Outcome {
         Outcome((outcome * WIDTH + index.unwrap_or(MOST_COMMANDS)) as u8)
     }
 
+    /// The same, of a command of this kind.
+    #[inline]
+    pub fn of(self, kind: Kind) -> Self {
+        match kind {
+            Kind::Computes => Outcome(self.0 | COMPUTES),
+            Kind::Asks | Kind::Closes => self,
+        }
+    }
+
     /// Its index.
     #[inline]
     pub fn index(self) -> usize {
-        usize::from(self.0)
+        usize::from(self.0 & !COMPUTES)
     }
 }
 
 /// How many requests of one read came to what. One read holds fewer than 65,536 of them.
 pub struct Tally {
     counts: [u16; ROOM],
-    /// The bits of all indices together: below [`WIDTH`] if no request was refused.
+    /// The bits of all of them together: below [`WIDTH`], but for [`COMPUTES`], if no request was refused.
     seen: u8,
 }
 
@@ -79,17 +94,23 @@ impl Tally {
     /// One more.
     #[inline]
     pub fn note(&mut self, outcome: Outcome) {
-        self.counts[outcome.index() % ROOM] += 1;
+        self.counts[outcome.index()] += 1;
         self.seen |= outcome.0;
     }
 
     /// Those that happened: the index of each, and how often.
     #[inline]
     pub fn counts(&self) -> impl Iterator<Item = (usize, u16)> {
-        let any_refused = usize::from(self.seen) >= WIDTH;
+        let any_refused = usize::from(self.seen & !COMPUTES) >= WIDTH;
         let end = if any_refused { SLOTS } else { WIDTH };
         let counts = self.counts[..end].iter().copied().enumerate();
         counts.filter(|(_, count)| *count > 0)
+    }
+
+    /// Whether any of them computed.
+    #[inline]
+    pub fn computes(&self) -> bool {
+        self.seen & COMPUTES != 0
     }
 }
 
@@ -108,7 +129,10 @@ mod tests {
         let mut tally = Tally::new();
         tally.note(Outcome::value(2));
         tally.note(Outcome::BLANK);
-        tally.note(Outcome::value(2));
+        tally.note(Outcome::DEFERRED);
+        assert!(!tally.computes());
+        tally.note(Outcome::value(2).of(Kind::Computes));
+        assert!(tally.computes());
         assert_eq!(tally.counts().collect::<Vec<_>>(), [(2, 2)]);
         let unknown = Outcome::refused(None, &Refusal::Unknown(b"x"));
         tally.note(unknown);

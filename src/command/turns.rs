@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::Refusal;
+use super::{Kind, Refusal, Request};
 use crate::clock::Nanos;
 
 /// The rest after a turn is so much longer: for reading the request, for writing its reply, for what the client does for both, and
@@ -38,8 +38,13 @@ struct State {
     /// For each turn that nobody has: when the rest after the one before it is over.
     free: Vec<Instant>,
     /// Who waits for one, while none is free; given directly, or whoever has just had one would have the next as well.
-    waiting: VecDeque<Sender<Instant>>,
+    waiting: VecDeque<Sender<Given>>,
+    /// Whether no more are given.
+    closed: bool,
 }
+
+/// When the rest before a turn is over, or why there is none.
+type Given = Result<Instant, Refusal<'static>>;
 
 /// The right to compute, until it is dropped.
 pub struct Turn {
@@ -59,17 +64,44 @@ impl Turns {
         Turns(Arc::new(Mutex::new(State {
             free: vec![Instant::now(); turns],
             waiting: VecDeque::new(),
+            closed: false,
         })))
     }
 
-    /// Waits for a turn, for a request that was read at this moment.
-    pub fn take<'a>(&self, asked: Nanos) -> Result<Turn, Refusal<'a>> {
-        let waited = Duration::from_nanos(asked.until(Nanos::now()));
+    /// None, for whoever serves many clients at once and may wait for no one.
+    pub fn none() -> Self {
+        let turns = Turns::of(0);
+        turns.close();
+        turns
+    }
+
+    /// Gives no more: what asks for one, or waits, is left to whoever serves its client next.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        for waiting in state.waiting.drain(..) {
+            // It has room for one.
+            let _ = waiting.try_send(Err(Refusal::Deferred));
+        }
+    }
+
+    /// Whether turns are given at all.
+    pub fn look<'a>(&self) -> Result<(), Refusal<'a>> {
+        match self.lock().closed {
+            true => Err(Refusal::Deferred),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits for a turn.
+    pub fn take<'a>(&self, request: &Request<'_>) -> Result<Turn, Refusal<'a>> {
+        debug_assert_eq!(request.entry.kind, Kind::Computes, "{}", request.entry.name);
+        let waited = Duration::from_nanos(request.asked.until(Nanos::now()));
         self.take_within(PATIENCE.saturating_sub(waited))
     }
 
     fn take_within<'a>(&self, patience: Duration) -> Result<Turn, Refusal<'a>> {
-        let rested = self.wait(patience).ok_or(Refusal::NoTurn)?;
+        let rested = self.wait(patience)?;
         let early = rested.saturating_duration_since(Instant::now());
         if !early.is_zero() {
             thread::sleep(early);
@@ -80,32 +112,34 @@ impl Turns {
         })
     }
 
-    /// When the rest before a turn is over that is ours now, if there is one in time.
-    fn wait(&self, patience: Duration) -> Option<Instant> {
+    fn wait(&self, patience: Duration) -> Given {
         let mut state = self.lock();
+        if state.closed {
+            return Err(Refusal::Deferred);
+        }
         if let Some(rested) = state.free.pop() {
-            return Some(rested);
+            return Ok(rested);
         }
         if patience.is_zero() {
-            return None;
+            return Err(Refusal::NoTurn);
         }
         let (give, given) = bounded(1);
         state.waiting.push_back(give.clone());
         drop(state);
-        if let Ok(rested) = given.recv_timeout(patience) {
-            return Some(rested);
+        if let Ok(given) = given.recv_timeout(patience) {
+            return given;
         }
         let mut state = self.lock();
         state.waiting.retain(|waiting| !waiting.same_channel(&give));
         // It may have been given at this very moment.
-        given.try_recv().ok()
+        given.try_recv().unwrap_or(Err(Refusal::NoTurn))
     }
 
     fn give_back(&self, rested: Instant) {
         let mut state = self.lock();
         match state.waiting.pop_front() {
             // It has room for one, and whoever waits takes it or gives it back.
-            Some(waiting) => drop(waiting.try_send(rested)),
+            Some(waiting) => drop(waiting.try_send(Ok(rested))),
             None => state.free.push(rested),
         }
     }
@@ -148,7 +182,8 @@ mod tests {
         let mut taken: Vec<Turn> = (0..2)
             .map(|_| turns.take_within(LONG).expect("a turn"))
             .collect();
-        assert!(matches!(turns.take(Nanos::START), Err(Refusal::NoTurn)));
+        let late = turns.take_within(Duration::ZERO);
+        assert!(matches!(late, Err(Refusal::NoTurn)));
         taken.pop();
         taken.push(turns.take_within(LONG).expect("a turn"));
         drop(taken);
@@ -181,6 +216,22 @@ mod tests {
         for thread in waiting {
             thread.join().unwrap();
         }
+    }
+
+    #[test]
+    fn who_waits_when_no_more_are_given_is_left_to_others_at_once() {
+        let turns = Turns::of(1);
+        let taken = turns.take_within(LONG).expect("a turn");
+        let own = turns.clone();
+        let waiting = thread::spawn(move || own.take_within(LONG).map(drop));
+        while turns.lock().waiting.is_empty() {
+            thread::yield_now();
+        }
+        turns.close();
+        assert!(matches!(waiting.join().unwrap(), Err(Refusal::Deferred)));
+        drop(taken);
+        assert!(matches!(turns.take_within(LONG), Err(Refusal::Deferred)));
+        assert!(matches!(turns.look(), Err(Refusal::Deferred)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, text,
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet, text,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
@@ -15,9 +15,9 @@ use uuid::Uuid;
 use super::State;
 use super::process::Process;
 use crate::cluster;
-use crate::command::{Entry, OUTCOMES, Outcome};
+use crate::command::{Entry, Kind, OUTCOMES, Outcome};
 use crate::health::Load;
-use crate::metrics::{ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, REFUSED, Sums, Times};
+use crate::metrics::{ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, KINDS, REFUSED, Sums, Times};
 use crate::protocol::http::{CODES, Request, Response};
 
 /// What clients of OpenMetrics ask for.
@@ -51,7 +51,9 @@ fn open_metrics(state: &State<'_>) -> String {
         sums: state.sums.clone(),
         draining: state.draining.unwrap_or_default(),
         answered: state.answered,
-        commands: commands.map(|entry: &Entry| entry.name).collect(),
+        commands: commands
+            .map(|entry: &Entry| (entry.name, entry.kind))
+            .collect(),
         cluster: state.subject.cluster.show(),
         process: Process::now(),
     };
@@ -94,7 +96,7 @@ struct Figures {
     sums: Sums,
     draining: Duration,
     answered: [u64; CODES.len()],
-    commands: Vec<&'static str>,
+    commands: Vec<(&'static str, Kind)>,
     cluster: Option<cluster::Shown>,
     process: Option<Process>,
 }
@@ -178,10 +180,12 @@ impl Collector for Figures {
             errors,
         )?;
         self.requests(&mut to)?;
-        to.histogram(
+        let durations = KINDS.into_iter().zip(&sums.durations);
+        to.histograms(
             "blockchain_tcpd_request_duration_seconds",
             "From a request read to its reply written",
-            &sums.durations,
+            "kind",
+            durations,
         )?;
         to.histogram(
             "blockchain_tcpd_queue_wait_seconds",
@@ -236,8 +240,9 @@ impl Figures {
             MetricType::Counter,
         )?;
         let commands = self.commands.iter().copied().enumerate();
-        let commands = commands.map(|(index, name)| (Some(index), name));
-        for (index, command) in commands.chain([(None, "none")]) {
+        let commands = commands.map(|(index, (name, kind))| (Some(index), name, kind));
+        for (index, command, kind) in commands.chain([(None, "none", Kind::Asks)]) {
+            let kind = KINDS[usize::from(kind == Kind::Computes)];
             for (number, outcome) in OUTCOMES.into_iter().enumerate() {
                 let count = self.sums.outcomes[Outcome::at(index, number).index()];
                 // What can happen is there before it does, so that its first time is an increase.
@@ -246,7 +251,7 @@ impl Figures {
                     None => ["unknown", "badinput", "toolong", "internal"].contains(&outcome),
                 };
                 if expected || count > 0 {
-                    let labels = [("command", command), ("outcome", outcome)];
+                    let labels = [("command", command), ("kind", kind), ("outcome", outcome)];
                     let mut one = family.encode_family(&labels)?;
                     one.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
                 }
@@ -357,16 +362,26 @@ impl Writer<'_, '_> {
     }
 
     fn histogram(&mut self, name: &str, help: &str, times: &Times) -> fmt::Result {
-        let mut one = self
+        let one = self
             .0
             .encode_descriptor(name, help, None, MetricType::Histogram)?;
-        let ends = BOUNDS
-            .iter()
-            .map(|bound| Duration::from_nanos(*bound).as_secs_f64());
-        let ends = ends.chain([f64::INFINITY]);
-        let buckets: Vec<_> = ends.zip(times.buckets).collect();
-        let count = times.buckets.iter().sum();
-        one.encode_histogram::<NoLabelSet>(times.sum.as_secs_f64(), count, &buckets, None)
+        encode_times(one, times)
+    }
+
+    fn histograms<'v>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl Iterator<Item = (&'v str, &'v Times)>,
+    ) -> fmt::Result {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (value, times) in values {
+            encode_times(family.encode_family(&[(label, value)])?, times)?;
+        }
+        Ok(())
     }
 
     fn process(&mut self, process: &Process) -> fmt::Result {
@@ -399,4 +414,14 @@ impl Writer<'_, '_> {
         }
         Ok(())
     }
+}
+
+fn encode_times(mut one: MetricEncoder<'_>, times: &Times) -> fmt::Result {
+    let ends = BOUNDS
+        .iter()
+        .map(|bound| Duration::from_nanos(*bound).as_secs_f64());
+    let ends = ends.chain([f64::INFINITY]);
+    let buckets: Vec<_> = ends.zip(times.buckets).collect();
+    let count = times.buckets.iter().sum();
+    one.encode_histogram::<NoLabelSet>(times.sum.as_secs_f64(), count, &buckets, None)
 }

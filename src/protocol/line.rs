@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
 use crate::clock::Nanos;
-use crate::command::{Context, Line, Outcome, Refusal, Reply};
+use crate::command::{Context, Kind, Line, Outcome, Refusal, Reply, Request};
 
 /// The longest request, in bytes, its end included.
 pub const LONGEST_REQUEST: usize = 1024;
@@ -78,7 +78,7 @@ pub struct Answered {
     pub closes: bool,
 }
 
-/// Answers one request that was read at this moment: appends its reply to `output`, or nothing if it is blank.
+/// Answers one request that was read at this moment: appends its reply to `output`, or nothing if it is blank or deferred.
 #[inline]
 pub fn answer(context: &Context, line: Line<'_>, asked: Nanos, output: &mut Vec<u8>) -> Answered {
     // All by reference: to move the request and its reply would cost more than to find it.
@@ -91,21 +91,28 @@ pub fn answer(context: &Context, line: Line<'_>, asked: Nanos, output: &mut Vec<
             Ok(reply) => {
                 write_reply(reply, output);
                 Answered {
-                    outcome: Outcome::value(request.index),
-                    closes: request.entry.closes,
+                    outcome: Outcome::value(request.index).of(request.entry.kind),
+                    closes: request.entry.kind == Kind::Closes,
                 }
             }
-            Err(refusal) => refuse(Some(request.index), refusal, output),
+            Err(refusal) => refuse(Some(request), refusal, output),
         },
         Some(Err(refusal)) => refuse(None, refusal, output),
     }
 }
 
 #[cold]
-fn refuse(command: Option<usize>, refusal: &Refusal<'_>, output: &mut Vec<u8>) -> Answered {
-    write_refusal(refusal, output);
+fn refuse(request: Option<&Request<'_>>, refusal: &Refusal<'_>, output: &mut Vec<u8>) -> Answered {
+    let outcome = match (refusal, request) {
+        (Refusal::Deferred, _) => Outcome::DEFERRED,
+        (_, None) => Outcome::refused(None, refusal),
+        (_, Some(request)) => Outcome::refused(Some(request.index), refusal).of(request.entry.kind),
+    };
+    if outcome != Outcome::DEFERRED {
+        write_refusal(refusal, output);
+    }
     Answered {
-        outcome: Outcome::refused(command, refusal),
+        outcome,
         closes: false,
     }
 }

@@ -4,6 +4,7 @@ use super::Ended;
 use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::protocol::line::LONGEST_REQUEST;
+use crate::scoreboard::Line;
 
 /// What was read of a client and not answered yet: room for one request, so that a client which idles costs no more.
 pub(super) struct Input {
@@ -27,13 +28,13 @@ impl Input {
         }
     }
 
-    /// Takes up what was read of a request elsewhere.
+    /// Takes up what was read and not answered elsewhere.
     pub fn resume(&mut self, unanswered: &[u8]) {
         self.filled = unanswered.len().min(LONGEST_REQUEST);
         self.bytes[..self.filled].copy_from_slice(&unanswered[..self.filled]);
     }
 
-    /// Gives `connection` what it has read of a request, if it goes on elsewhere. Returns how it ended.
+    /// Gives `connection` what it has read and not answered, if it goes on elsewhere. Returns how it ended.
     #[cold]
     pub fn let_go<S>(&self, connection: &mut Connection<S>, ended: Ended) -> Ended {
         if matches!(ended, Ended::Released) {
@@ -42,7 +43,14 @@ impl Input {
         ended
     }
 
-    /// Keeps what is left from `used` on: the beginning of a line.
+    /// The same between two requests: its idle time goes on counting elsewhere.
+    #[cold]
+    pub fn release<S>(&self, connection: &mut Connection<S>, line: &Line) -> Ended {
+        connection.client.active = Some(line.state().since());
+        self.let_go(connection, Ended::Released)
+    }
+
+    /// Keeps what is left from `used` on: the beginning of a line, unless the rest is for whoever goes on.
     #[inline]
     pub fn keep_from(&mut self, used: usize) {
         if used == self.filled {

@@ -81,6 +81,8 @@ impl Service {
     pub fn serve<S: Socket>(&self, connection: &mut Connection<S>, line: &Line) -> Ended {
         let mut input = Input::new();
         input.resume(&std::mem::take(&mut connection.client.unanswered));
+        // There may be whole lines in it, which come before anything that is still to be read.
+        let mut resumes = input.filled > 0;
         let mut log = RequestLog::new(connection.client.number);
         let share = self.metrics.share(line.index());
         if let Some(since) = connection.waiting.take() {
@@ -123,13 +125,15 @@ impl Service {
                     due.get_or_insert_with(|| connection.unread());
                     RecvFlags::DONTWAIT
                 }
-                Phase::Release => {
-                    connection.client.active = Some(state.since());
-                    return input.let_go(connection, Ended::Released);
-                }
+                Phase::Release => return input.release(connection, line),
                 Phase::Cut => return Ended::CutOff,
             };
-            let read = match connection.read(&mut input.bytes[input.filled..], flags) {
+            let resumed = std::mem::take(&mut resumes);
+            let read = match resumed {
+                true => Ok(0),
+                false => connection.read(&mut input.bytes[input.filled..], flags),
+            };
+            let read = match read {
                 Ok(read) => read,
                 Err(Errno::INTR) => {
                     line.hear();
@@ -142,13 +146,14 @@ impl Service {
             let begun = Nanos::now();
             input.read_at = begun;
             input.filled += read;
+            let at_end = read == 0 && !resumed;
 
             let replies = &mut connection.client.replies;
             let mut tally = Tally::new();
             let end = if RequestLog::is_kept() {
-                self.answer::<true>(&mut input, read == 0, line, replies, &mut tally, &mut log)
+                self.answer::<true>(&mut input, at_end, line, replies, &mut tally, &mut log)
             } else {
-                self.answer::<false>(&mut input, read == 0, line, replies, &mut tally, &mut log)
+                self.answer::<false>(&mut input, at_end, line, replies, &mut tally, &mut log)
             };
             if replies.is_empty() {
                 share.answered(&tally, begun, read, 0);
@@ -166,8 +171,10 @@ impl Service {
                     *replies = Vec::new();
                 }
             }
-            if let Some(end) = end {
-                return end;
+            match end {
+                None => {}
+                Some(Ended::Released) => return input.release(connection, line),
+                Some(end) => return end,
             }
             if let Some(due) = &mut due {
                 if *due == 0 {
@@ -178,7 +185,8 @@ impl Service {
         }
     }
 
-    /// Answers all lines that are whole, the last one too at the `end` of the input. Says so if that is all.
+    /// Answers all lines that are whole, the last one too at the `end` of the input, up to one that is deferred. Says so if
+    /// that is all.
     #[inline]
     fn answer<const LOGS: bool>(
         &self,
@@ -203,8 +211,12 @@ impl Service {
             match found {
                 Found::Line { line, length } => {
                     let (request, before) = (used..used + length, replies.len());
-                    used += length;
                     let answered = line::answer(&self.context, line, input.read_at, replies);
+                    if answered.outcome == Outcome::DEFERRED {
+                        ended = Some(Ended::Released);
+                        break;
+                    }
+                    used += length;
                     tally.note(answered.outcome);
                     if answered.closes {
                         ended = Some(Ended::Quit);
@@ -285,13 +297,11 @@ impl Service {
 /// All that had arrived is answered.
 #[cold]
 fn finished<S>(connection: &mut Connection<S>, input: &Input, line: &Line, phase: Phase) -> Ended {
-    let active = line.state().since();
     if phase == Phase::Pack {
-        connection.client.active = Some(active);
-        return input.let_go(connection, Ended::Released);
+        return input.release(connection, line);
     }
     Ended::Finished {
-        recently: Millis::now().since(active) < RECENTLY,
+        recently: Millis::now().since(line.state().since()) < RECENTLY,
     }
 }
 

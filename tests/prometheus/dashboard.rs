@@ -85,6 +85,7 @@ fn its_rows_are_in_order_and_no_panel_lies_on_another() {
         "Traffic",
         "Errors",
         "Latency",
+        "Computations",
         "Saturation",
         "Error budget",
         "Cluster",

@@ -279,13 +279,51 @@ impl Drop for Busy {
     }
 }
 
+/// Clients that ask for more than there are turns for.
+struct Computing {
+    leave: Arc<AtomicBool>,
+    asking: Vec<JoinHandle<()>>,
+}
+
+impl Computing {
+    fn start(address: SocketAddr) -> Self {
+        let leave = Arc::new(AtomicBool::new(false));
+        let ask = |_| {
+            let told = leave.clone();
+            thread::spawn(move || {
+                let mut client = Client::connect(address).expect("the server accepts");
+                while !told.load(Ordering::Relaxed) {
+                    client.send("NP 1\n".repeat(200));
+                    for _ in 0..200 {
+                        client.line().expect("a reply");
+                    }
+                }
+            })
+        };
+        let asking = (0..32).map(ask).collect();
+        Computing { leave, asking }
+    }
+}
+
+impl Drop for Computing {
+    fn drop(&mut self) {
+        self.leave.store(true, Ordering::Relaxed);
+        for asks in self.asking.drain(..) {
+            // Whether it failed shows in what it was for.
+            let _ = asks.join();
+        }
+    }
+}
+
 #[test]
 fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
     if !installed("prometheus") || !installed("prometheus-blackbox-exporter") {
         return;
     }
     let (first, second) = (own_address().ip(), own_address().ip());
-    let daemons = [server(first, &[]), server(second, &[])];
+    let calculator = server(first, &["--commands", "server,calc", "--max-clients", "64"]);
+    let daemons = [calculator, server(second, &[])];
+    let computing = Computing::start(daemons[0].address);
     let watchers = Watchers::start(&[(first, "90"), (second, "99.95")]);
 
     let both = "count(up{job=~\"blockchain-tcpd|blockchain-tcpd-probe\"} == 1) == 4";
@@ -299,6 +337,7 @@ fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
         .and_then(|time| time.parse().ok())
         .expect("a time");
     wait_until("two hours have passed", || {
+        // Nor does it that some compute without pause, of whom most are told that too many do.
         assert_eq!(daemons[0].ask("WHO\nWHY\nFOO\nWHERE\n").lines().count(), 4);
         watchers.finds(&format!(
             "vector(time()) >= {begun} + {}",
@@ -311,6 +350,10 @@ fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
     wait_until("Alertmanager is told that Prometheus is alive", || {
         watchers.received.has("Watchdog")
     });
+    let refused =
+        "sum(blockchain_tcpd_requests_total{kind=\"computes\",outcome=\"unavailable\"}) > 0";
+    assert!(watchers.finds(refused), "some got no turn in time");
+    drop(computing);
     let of_both = "count(blockchain_tcpd:error_ratio_1h{sli=\"availability\"}) == 4";
     assert!(watchers.finds(of_both), "requests and probes are measured");
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blockchain_tcpd::clients::NoRoom;
 use blockchain_tcpd::cluster::Unavailable;
-use blockchain_tcpd::command::{self, BadHeader, Entry, Refusal, Set};
+use blockchain_tcpd::command::{self, BadHeader, Entry, Kind, Refusal, Set};
 
 use super::{COMMANDS, daemon, proves, words_of_the_document};
 use crate::support::kernel::local_server;
@@ -155,7 +155,7 @@ fn a_request_that_fails_inside_costs_its_client_the_connection_and_nobody_else_a
         name: "FAIL",
         arguments: "",
         summary: "a failure of the server",
-        closes: false,
+        kind: Kind::Asks,
         execute: |_, _| panic!("asked to fail"),
     }];
     let server = local_server(

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use primal_sieve::Sieve;
 
-use crate::command::{Context, Entry, Refusal, Reply, Request, Set};
+use crate::command::{Context, Entry, Kind, Refusal, Reply, Request, Set};
 
 /// ADD, MAX and NP.
 pub const SET: Set = &[
@@ -12,21 +12,21 @@ pub const SET: Set = &[
         name: "ADD",
         arguments: "X Y",
         summary: "the sum of two whole numbers of 64 bits",
-        closes: false,
+        kind: Kind::Asks,
         execute: add,
     },
     Entry {
         name: "MAX",
         arguments: "X Y",
         summary: "the greater of two whole numbers of 64 bits",
-        closes: false,
+        kind: Kind::Asks,
         execute: max,
     },
     Entry {
         name: "NP",
         arguments: "N [N ...]",
         summary: "the Nth primes, of which 2 is the first; N from 1 to 10000000",
-        closes: false,
+        kind: Kind::Computes,
         execute: np,
     },
 ];
@@ -69,7 +69,7 @@ fn np<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refu
     }
     // Not in a turn: all who ask would wait for that, too, and be refused for it.
     let primes = LazyLock::force(&PRIMES);
-    let mut turn = context.turns.take(request.asked)?;
+    let mut turn = context.turns.take(request)?;
     let mut words = Vec::with_capacity(places.len());
     for place in places {
         words.push(primes.nth_prime(place).to_string());

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::command::{Context, Entry, Line, Refusal, Reply, Request, Set};
+use crate::command::{Context, Entry, Kind, Line, Refusal, Reply, Request, Set};
 
 /// WHO, WHERE, WHY, and what every client needs.
 pub const SET: Set = &[
@@ -10,14 +10,14 @@ pub const SET: Set = &[
         name: "WHO",
         arguments: "",
         summary: "the number of clients connected, in a cluster to all its servers",
-        closes: false,
+        kind: Kind::Asks,
         execute: who,
     },
     Entry {
         name: "WHERE",
         arguments: "",
         summary: "the id of this server",
-        closes: false,
+        kind: Kind::Asks,
         execute: |context, request| {
             let [] = request.take()?;
             Ok(Reply::Text(&context.id))
@@ -27,7 +27,7 @@ pub const SET: Set = &[
         name: "WHY",
         arguments: "",
         summary: "the answer",
-        closes: false,
+        kind: Kind::Asks,
         execute: |_, request| {
             let [] = request.take()?;
             Ok(Reply::Number(42))
@@ -37,7 +37,7 @@ pub const SET: Set = &[
         name: "PING",
         arguments: "",
         summary: "PONG, to keep the connection or to try it",
-        closes: false,
+        kind: Kind::Asks,
         execute: |_, request| {
             let [] = request.take()?;
             Ok(Reply::Text("PONG"))
@@ -47,21 +47,21 @@ pub const SET: Set = &[
         name: "HELP",
         arguments: "[COMMAND]",
         summary: "the names of all commands, or what one of them does",
-        closes: false,
+        kind: Kind::Asks,
         execute: help,
     },
     Entry {
         name: "QUIT",
         arguments: "",
         summary: "BYE, and the server closes",
-        closes: true,
+        kind: Kind::Closes,
         execute: quit,
     },
     Entry {
         name: "EXIT",
         arguments: "",
         summary: "the same as QUIT",
-        closes: true,
+        kind: Kind::Closes,
         execute: quit,
     },
 ];

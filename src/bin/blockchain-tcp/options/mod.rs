@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use blockchain_tcpd::command::{Entry, SETS};
 use blockchain_tcpd::dial::{Family, Server};
 use blockchain_tcpd::options::{positive_duration, wrong};
 use clap::error::ErrorKind;
@@ -231,7 +232,14 @@ impl Options {
 
 /// The whole command line.
 fn command() -> Command {
-    requests::added_to(Line::command()).mut_args(variables::without_empty)
+    command_for(SETS.iter().flat_map(|(_, set)| set.iter()))
+}
+
+/// The same for these commands. One that is named like a task of ours is asked as any other that isn't known: behind `--`.
+fn command_for(entries: impl Iterator<Item = &'static Entry>) -> Command {
+    let is_task = |entry: &&Entry| Subtask::has_subcommand(&entry.name.to_lowercase());
+    let requests = entries.filter(|entry| !is_task(entry));
+    requests::added_to(Line::command(), requests).mut_args(variables::without_empty)
 }
 
 /// What clap finds wrong.
@@ -245,11 +253,36 @@ fn usage(error: &clap::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use blockchain_tcpd::command::{Kind, Reply, Set};
+
     use super::*;
 
     #[test]
     fn the_declaration_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_that_is_named_like_a_task_is_asked_behind_two_hyphens() {
+        const SET: Set = &[Entry {
+            name: "WATCH",
+            arguments: "",
+            summary: "a clock",
+            kind: Kind::Asks,
+            execute: |_, _| Ok(Reply::Text("late")),
+        }];
+        let command = command_for(SET.iter());
+        command.clone().debug_assert();
+        let parsed = |arguments: &[&str]| {
+            let line = std::iter::once("blockchain-tcp").chain(arguments.iter().copied());
+            let matches = command.clone().try_get_matches_from(line).unwrap();
+            match Options::of(&matches) {
+                Ok(Asked::Do(_, task)) => format!("{task:?}"),
+                _ => panic!("{arguments:?}"),
+            }
+        };
+        assert!(parsed(&["watch"]).starts_with("Watch("));
+        assert_eq!(parsed(&["--", "watch"]), r#"Ask(["watch"])"#);
     }
 
     fn words(arguments: &[&str]) -> Vec<OsString> {

@@ -14,10 +14,9 @@ pub const WORDS: &str = "words";
 /// Those of a request that isn't known, by clap's name for them.
 const UNKNOWN_WORDS: &str = "";
 
-/// `tasks`, which has the tasks, with the requests.
-pub fn added_to(tasks: Command) -> Command {
+/// `tasks`, which has the tasks, with these requests.
+pub fn added_to(tasks: Command, entries: impl Iterator<Item = &'static Entry>) -> Command {
     let help = help_template(&tasks);
-    let entries = SETS.iter().flat_map(|(_, set)| set.iter());
     tasks
         .subcommands(entries.map(request))
         .help_template(help)

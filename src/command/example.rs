@@ -1,0 +1,41 @@
+//! The commands about words: the example of CONTRIBUTING.md.
+
+use crate::command::{Entry, Kind, Reply, Set};
+
+/// LENGTH.
+pub const SET: Set = &[Entry {
+    name: "LENGTH",
+    arguments: "WORD",
+    summary: "how many characters a word has",
+    kind: Kind::Asks,
+    execute: |_, request| {
+        let [word] = request.take()?;
+        Ok(Reply::Number(word.len() as u64))
+    },
+}];
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Nanos;
+    use crate::command::{Context, Line};
+    use crate::protocol::line;
+
+    #[test]
+    fn the_example_is_what_contributing_shows_and_answers() {
+        let (set, _) = include_str!("example.rs")
+            .split_once("\n#[cfg(test)]")
+            .expect("the tests are below");
+        let shown = format!("\n```rust\n{set}```\n");
+        assert!(include_str!("../../CONTRIBUTING.md").contains(&shown));
+        let context = Context::new(Arc::default(), uuid::Uuid::nil(), &[SET]);
+        let mut output = Vec::new();
+        for request in ["LENGTH chain", "LENGTH"] {
+            let line = Line::new(request.as_bytes());
+            line::answer(&context, line, Nanos::now(), &mut output);
+        }
+        assert_eq!(output, b"5\nERR USAGE usage: LENGTH WORD\n");
+    }
+}
