@@ -38,9 +38,9 @@ pub struct Client {
     socket: Option<OwnedFd>,
     /// Since when it is being connected, until it is.
     connecting: Option<Instant>,
-    /// When requests were sent that are not answered yet, and how many at that moment.
+    /// When requests that are not answered yet were begun to be sent, and how many at that moment.
     sent: VecDeque<(Instant, u32)>,
-    /// How many that is.
+    /// How many of them were sent to their end.
     on_the_way: u32,
     /// How many bytes of the next request were sent.
     partial: usize,
@@ -87,6 +87,11 @@ impl Client {
         self.has_asked
     }
 
+    /// Whether all that it has asked was answered.
+    pub fn is_served(&self) -> bool {
+        self.has_asked && !self.is_waiting()
+    }
+
     /// Whether requests are waiting for replies.
     pub fn is_waiting(&self) -> bool {
         self.on_the_way > 0
@@ -99,7 +104,8 @@ impl Client {
 
     /// Whether the reply that has been waited for longest, or the connection, is too late.
     pub fn is_late(&self, now: Instant, timeout: Duration) -> bool {
-        let since = self.connecting.or(self.sent.front().map(|(sent, _)| *sent));
+        let oldest = self.sent.front().filter(|_| self.is_waiting());
+        let since = self.connecting.or(oldest.map(|(sent, _)| *sent));
         since.is_some_and(|since| now.saturating_duration_since(since) > timeout)
     }
 
@@ -147,7 +153,7 @@ impl Client {
         while self.on_the_way < depth {
             let due = (depth - self.on_the_way) as usize * terms.length;
             let to = terms.block.len().min(due);
-            // Before, so that the time in which it is sent counts.
+            // The latency counts from just before the first byte of a request is given to the system.
             let now = Instant::now();
             let sent = match send(socket, &terms.block[self.partial..to], SendFlags::NOSIGNAL) {
                 Ok(sent) => sent,
@@ -156,12 +162,13 @@ impl Client {
             };
             let reached = self.partial + sent;
             let requests = (reached / terms.length) as u32;
+            let begun = reached.div_ceil(terms.length) - self.partial.div_ceil(terms.length);
             self.partial = reached % terms.length;
-            if requests > 0 {
-                self.has_asked = true;
-                self.on_the_way += requests;
-                tally.sent += u64::from(requests);
-                self.sent.push_back((now, requests));
+            self.has_asked |= requests > 0;
+            self.on_the_way += requests;
+            tally.sent += u64::from(requests);
+            if begun > 0 {
+                self.sent.push_back((now, begun as u32));
             }
         }
     }
@@ -278,5 +285,61 @@ fn begin_to_connect(address: SocketAddr) -> Result<OwnedFd, Errno> {
     match connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::bench::replies::Expected;
+
+    #[test]
+    fn a_request_that_is_sent_in_two_pieces_is_timed_from_its_first_byte() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        // Sizes of buffers are no multiples of such a length.
+        let (request, depth) = ([b'x'; 9972], 10_000);
+        let terms = Terms::new(address, &request, depth, Expected::same_as(b"42"));
+        let mut client = Client::new(depth);
+        let begun = Instant::now();
+        client.begin(&terms, begun).expect("a socket");
+        let (mut server, _) = listener.accept().expect("a connection");
+        while !client.has_connected().expect("a connection") {}
+        let mut tally = Tally::new();
+        client.fill(&terms, depth, &mut tally);
+        assert!(client.partial > 0, "the buffers take no more");
+        let (waiting, times) = (client.on_the_way, client.sent.clone());
+        let timed = |client: &Client| client.sent.iter().map(|(_, count)| *count).sum::<u32>();
+        assert_eq!(
+            (timed(&client), tally.sent),
+            (waiting + 1, u64::from(waiting))
+        );
+
+        // The server has read more than what is missing when the client goes on.
+        let whole = (waiting as usize + 1) * terms.length;
+        let mut all = vec![0; whole];
+        server.read_exact(&mut all[..whole / 2]).expect("requests");
+        while client.on_the_way <= waiting {
+            client.fill(&terms, waiting + 1, &mut tally);
+        }
+        // It has its time already.
+        assert_eq!((client.partial, client.sent.clone()), (0, times));
+        server.read_exact(&mut all[whole / 2..]).expect("the rest");
+        let replies = b"42\n".repeat(waiting as usize + 1);
+        server.write_all(&replies).expect("they are taken");
+        let window = Window {
+            from: begun,
+            to: begun + Duration::from_secs(3600),
+        };
+        let mut scratch = vec![0; 1024];
+        while client.is_waiting() {
+            client
+                .receive(&terms, &mut scratch, window, false, &mut tally)
+                .expect("right replies");
+        }
+        assert_eq!((tally.replies, timed(&client)), (u64::from(waiting) + 1, 0));
     }
 }
