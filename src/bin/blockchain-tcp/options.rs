@@ -145,11 +145,11 @@ pub struct Watch {
 #[group(skip)]
 pub struct Bench {
     /// How many clients ask at the same time
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), default_value = "50")]
+    #[arg(short, long, value_name = "N", value_parser = |text: &str| number_up_to(100_000, text), default_value = "50")]
     pub clients: u32,
 
     /// How many requests each client has on the way
-    #[arg(short = 'p', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), default_value = "1")]
+    #[arg(short = 'p', long, value_name = "N", value_parser = |text: &str| number_up_to(10_000, text), default_value = "1")]
     pub depth: u32,
 
     /// For how long
@@ -159,6 +159,13 @@ pub struct Bench {
     /// What is asked
     #[arg(short, long, value_name = "REQUEST", default_value = "WHY")]
     pub request: String,
+}
+
+fn number_up_to(most: u32, text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("not a whole number from 1 to {most}")),
+    }
 }
 
 /// What is to be done.
@@ -263,6 +270,15 @@ fn command() -> Command {
         .allow_external_subcommands(true)
         .external_subcommand_value_parser(clap::value_parser!(OsString))
         .mut_args(without_empty_variable)
+        .mut_args(below_its_own)
+}
+
+/// What all tasks take stands below what one takes by itself.
+fn below_its_own(argument: Arg) -> Arg {
+    match argument.is_global_set() {
+        true => argument.help_heading("Options of all tasks"),
+        false => argument,
+    }
 }
 
 /// `--help`: the tasks and the requests apart, which clap would list as one. `line` has the tasks.
