@@ -68,9 +68,7 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         match self {
             // Whoever read our output has seen enough.
-            Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return ExitCode::SUCCESS;
-            }
+            Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Failure::Refused { .. } => complain(self),
             _ => complain(format_args!("blockchain-tcp: {self}")),
         }
