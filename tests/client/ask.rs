@@ -441,7 +441,7 @@ fn what_cannot_be_printed_is_74_unless_nobody_wants_it() {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let ran = printing_to(writer.into(), arguments);
-        assert_eq!((ran.status, ran.errors.as_str()), (0, ""));
+        assert_eq!((ran.status, ran.errors.as_str()), (74, ""));
     }
     // An exit status tells it even if the sentence can't be written.
     let mut command = client();

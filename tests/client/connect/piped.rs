@@ -292,7 +292,7 @@ fn output_that_nobody_takes_ends_it() {
     let mut input = child.stdin.take().expect("a pipe");
     input.write_all(b"why\n").expect("it reads");
     let ended = ran(child.wait_with_output().expect("it ends"));
-    assert_eq!((ended.status, ended.errors.as_str()), (0, ""));
+    assert_eq!((ended.status, ended.errors.as_str()), (74, ""));
 }
 
 #[test]
