@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -9,7 +10,7 @@ use serde_json::Value;
 use super::scripted::{Does, Scripted};
 use super::{Ran, client, ran, run};
 use crate::support::terminal::Terminal;
-use crate::support::{Daemon, http};
+use crate::support::{Daemon, http, wait_until};
 
 /// Runs `bench` on this server with these options, parted by blanks.
 fn bench(server: impl ToString, options: &str) -> Ran {
@@ -94,10 +95,8 @@ fn what_it_says_it_has_sent_is_what_the_server_has_answered() {
             (&report["interrupted"], &report["first_wrong"]),
             (&false.into(), &Value::Null)
         );
-        assert!(
-            (0.0..1.1).contains(&number(&report["generator_busy"])),
-            "{report}"
-        );
+        let busy = number(&report["generator_busy"]);
+        assert!(busy > 0.0 && busy < 1.1, "{report}");
     }
 }
 
@@ -282,6 +281,56 @@ fn a_reply_that_takes_too_long_is_an_error() {
 }
 
 #[test]
+fn as_many_requests_are_on_the_way_as_it_is_told() {
+    // Whoever sends one at a time waits in vain.
+    let server = Scripted::start(|asked| {
+        Does::Say(match asked.number {
+            0 => "42\n".to_string(),
+            number if number % 4 == 0 => "42\n".repeat(4),
+            _ => String::new(),
+        })
+    });
+    let report = report(server.address, "-d 200ms -c 2 -p 4 -t 2s", 0);
+    assert!(number(&report["requests"]) >= 4.0, "{report}");
+}
+
+#[test]
+fn a_reply_that_comes_when_the_time_is_over_has_its_latency() {
+    let server = Scripted::start(|asked| {
+        let begun = Instant::now();
+        // Twice as long as it measures.
+        let is_over = || asked.number == 0 || begun.elapsed() > Duration::from_millis(600);
+        wait_until("the time is over", is_over);
+        Does::Say("42\n".to_string())
+    });
+    let report = report(server.address, "-d 300ms -c 1", 0);
+    assert_eq!(
+        (&report["requests"], &report["sent"]),
+        (&0.into(), &3.into())
+    );
+    assert!(number(&report["latency_us"]["p50"]) >= 600e3, "{report}");
+}
+
+#[test]
+fn ended_before_the_load_begins_there_is_no_report() {
+    let server = Scripted::start(|asked| match asked.connection {
+        0 => Does::Say("42\n".to_string()),
+        _ => Does::Stall,
+    });
+    let mut command = client();
+    command.args(["bench", &server.address.to_string(), "-t", "1h"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("it starts");
+    wait_until("clients come", || server.connections() > 1);
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it lives");
+    let ended = ran(child.wait_with_output().expect("it ends"));
+    assert_eq!(
+        (ended.status, ended.output, ended.errors),
+        (130, String::new(), String::new())
+    );
+}
+
+#[test]
 fn replies_may_come_a_byte_at_a_time() {
     let server = Scripted::start(|asked| match asked.request {
         "WHO" => Does::Dribble("17\n".to_string()),
@@ -344,6 +393,12 @@ fn without_a_server_or_without_room_nothing_is_measured() {
             "{full:?}"
         );
     }
+    // Also if each of two threads has seen all its clients served.
+    let daemon_of_one = Daemon::start(["--max-clients", "1", "--queue", "64"]);
+    let full = bench(daemon_of_one.address, "-c 2");
+    assert_eq!((full.status, full.output.as_str()), (75, ""), "{full:?}");
+    let wanted = "for 2 clients at the same time: to one that it had served it said \"ERR TIMEOUT ";
+    assert!(full.errors.contains(wanted), "{full:?}");
     // One that only says errors is not worth a bench.
     let error = bench(daemon.address, "-r NONSENSE");
     assert_eq!((error.status, error.output.as_str()), (1, ""));

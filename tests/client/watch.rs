@@ -3,6 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::scripted::{Does, Scripted};
@@ -148,6 +149,24 @@ fn it_follows_the_size_of_the_terminal() {
     terminal.wait_until("99 columns", |screen| {
         axis(screen).is_some_and(|row| screen[row].chars().count() == 99)
     });
+    ends_well(terminal);
+}
+
+#[test]
+fn suspended_it_leaves_the_terminal_to_others() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut terminal = Terminal::start(watch(daemon.address), 24, 80);
+    terminal.wait_for("1 client: this one");
+    terminal.type_in("\x1a");
+    let process = Pid::from_raw(terminal.pid() as i32).expect("a process");
+    let stat = format!("/proc/{}/stat", terminal.pid());
+    let state = || std::fs::read_to_string(&stat).expect("it lives");
+    wait_until("it is stopped", || state().contains(") T "));
+    terminal.wait_until("the cursor shows", |_| terminal.shows_cursor());
+    let _other = daemon.connect();
+    kill_process(process, Signal::CONT).expect("it lives");
+    terminal.wait_for("2 clients, this one included");
+    assert!(!terminal.shows_cursor());
     ends_well(terminal);
 }
 

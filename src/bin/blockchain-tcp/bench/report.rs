@@ -199,3 +199,58 @@ impl Report {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(tally: Tally, window: Duration) -> Report {
+        Report {
+            server: "localhost:4242".to_string(),
+            address: "127.0.0.1:4242".to_string(),
+            request: "WHY".to_string(),
+            reply: "42".to_string(),
+            is_number: false,
+            clients: 2,
+            depth: 1,
+            threads: 1,
+            warm_up: Duration::from_millis(500),
+            window,
+            interrupted: true,
+            tally,
+        }
+    }
+
+    #[test]
+    fn latencies_are_what_they_are_called() {
+        let mut tally = Tally::new();
+        for milliseconds in 1..=1000 {
+            tally.time(Duration::from_millis(milliseconds), 1, false);
+        }
+        let report = report(tally, Duration::from_secs(1));
+        let latencies = "\
+latency   mean      501 ms
+          p50       500 ms
+          p90       900 ms
+          p99       990 ms
+          p99.9     999 ms
+          max       1.00 s
+errors    0
+";
+        assert!(report.text().ends_with(latencies), "{}", report.text());
+        let json = &report.json()["latency_us"];
+        let rounded = ["mean", "p50", "p90", "p99", "p99_9", "max"]
+            .map(|name| (json[name].as_f64().expect(name) / 1e4).round());
+        assert_eq!(rounded, [50.0, 50.0, 90.0, 99.0, 100.0, 100.0]);
+    }
+
+    #[test]
+    fn without_time_there_are_none() {
+        let mut tally = Tally::new();
+        // Sent while warming up, and answered when all was over.
+        tally.time(Duration::from_millis(600), 1, false);
+        let report = report(tally, Duration::ZERO);
+        assert!(!report.text().contains("latency"), "{}", report.text());
+        assert!(report.json()["latency_us"].is_null());
+    }
+}
