@@ -449,9 +449,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok());
     match duration {
-        Some(duration) if duration > LONGEST_DURATION => Err("more than a year, 8760h".to_string()),
+        Some(duration) if duration > LONGEST_DURATION => {
+            Err("longer than a year, 8760h".to_string())
+        }
         Some(duration) if !duration.is_zero() && duration < SHORTEST_DURATION => {
-            Err("less than a millisecond, 1ms".to_string())
+            Err("shorter than a millisecond, 1ms".to_string())
         }
         Some(duration) => Ok(duration),
         None => Err("not a duration with its unit, such as 500ms, 10s, 5m or 1h".to_string()),

@@ -1,13 +1,16 @@
 //! How fast a server answers: what is reported is what was, and nothing wrong goes unnoticed.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::scripted::{Does, Scripted};
 use super::{Ran, client, ran, run};
 use crate::support::terminal::Terminal;
-use crate::support::{Daemon, http};
+use crate::support::{Daemon, http, wait_until};
 
 /// Runs `bench` on this server with these options, parted by blanks.
 fn bench(server: impl ToString, options: &str) -> Ran {
@@ -92,10 +95,8 @@ fn what_it_says_it_has_sent_is_what_the_server_has_answered() {
             (&report["interrupted"], &report["first_wrong"]),
             (&false.into(), &Value::Null)
         );
-        assert!(
-            (0.0..1.1).contains(&number(&report["generator_busy"])),
-            "{report}"
-        );
+        let busy = number(&report["generator_busy"]);
+        assert!(busy > 0.0 && busy < 1.1, "{report}");
     }
 }
 
@@ -203,7 +204,7 @@ fn a_wrong_reply_is_found() {
     assert_eq!(ran.status, 1);
     assert!(
         ran.output
-            .contains("errors    1\n          1 wrong replies, the first \"43\"\n"),
+            .contains("errors    1\n          1 wrong reply, the first \"43\"\n"),
         "{ran:?}"
     );
 }
@@ -280,6 +281,56 @@ fn a_reply_that_takes_too_long_is_an_error() {
 }
 
 #[test]
+fn as_many_requests_are_on_the_way_as_it_is_told() {
+    // Whoever sends one at a time waits in vain.
+    let server = Scripted::start(|asked| {
+        Does::Say(match asked.number {
+            0 => "42\n".to_string(),
+            number if number % 4 == 0 => "42\n".repeat(4),
+            _ => String::new(),
+        })
+    });
+    let report = report(server.address, "-d 200ms -c 2 -p 4 -t 2s", 0);
+    assert!(number(&report["requests"]) >= 4.0, "{report}");
+}
+
+#[test]
+fn a_reply_that_comes_when_the_time_is_over_has_its_latency() {
+    let server = Scripted::start(|asked| {
+        let begun = Instant::now();
+        // Twice as long as it measures.
+        let is_over = || asked.number == 0 || begun.elapsed() > Duration::from_millis(600);
+        wait_until("the time is over", is_over);
+        Does::Say("42\n".to_string())
+    });
+    let report = report(server.address, "-d 300ms -c 1", 0);
+    assert_eq!(
+        (&report["requests"], &report["sent"]),
+        (&0.into(), &3.into())
+    );
+    assert!(number(&report["latency_us"]["p50"]) >= 600e3, "{report}");
+}
+
+#[test]
+fn ended_before_the_load_begins_there_is_no_report() {
+    let server = Scripted::start(|asked| match asked.connection {
+        0 => Does::Say("42\n".to_string()),
+        _ => Does::Stall,
+    });
+    let mut command = client();
+    command.args(["bench", &server.address.to_string(), "-t", "1h"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("it starts");
+    wait_until("clients come", || server.connections() > 1);
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it lives");
+    let ended = ran(child.wait_with_output().expect("it ends"));
+    assert_eq!(
+        (ended.status, ended.output, ended.errors),
+        (130, String::new(), String::new())
+    );
+}
+
+#[test]
 fn replies_may_come_a_byte_at_a_time() {
     let server = Scripted::start(|asked| match asked.request {
         "WHO" => Does::Dribble("17\n".to_string()),
@@ -328,23 +379,26 @@ fn without_a_server_or_without_room_nothing_is_measured() {
         let daemon = Daemon::start(["--max-clients", "4", "--queue", queue]);
         let full = bench(daemon.address, "-c 10");
         assert_eq!((full.status, full.output.as_str()), (75, ""), "{full:?}");
-        let wanted =
-            "blockchain-tcp: the server has no room for 10 clients at the same time; when ";
-        let said = full
-            .errors
-            .strip_prefix(wanted)
-            .unwrap_or_else(|| panic!("{full:?}"));
-        let (served, said) = said
-            .split_once(" were served, it said \"ERR ")
-            .expect("a count");
-        // Those who get the place of others may be seen first.
-        let served: u32 = served.parse().expect("a number");
+        let whom = match word {
+            "BUSY" => "it served 4, and to another",
+            // All may have been served, one after the other.
+            _ => "to one that it had served",
+        };
+        let wanted = format!(
+            "the server has no room for 10 clients at the same time: {whom} it said \"ERR {word} "
+        );
         assert!(
-            served == 4 || queue != "0" && (5..=8).contains(&served),
+            full.errors
+                .starts_with(&format!("blockchain-tcp: {wanted}")),
             "{full:?}"
         );
-        assert!(said.starts_with(word), "{full:?}");
     }
+    // Also if each of two threads has seen all its clients served.
+    let daemon_of_one = Daemon::start(["--max-clients", "1", "--queue", "64"]);
+    let full = bench(daemon_of_one.address, "-c 2");
+    assert_eq!((full.status, full.output.as_str()), (75, ""), "{full:?}");
+    let wanted = "for 2 clients at the same time: to one that it had served it said \"ERR TIMEOUT ";
+    assert!(full.errors.contains(wanted), "{full:?}");
     // One that only says errors is not worth a bench.
     let error = bench(daemon.address, "-r NONSENSE");
     assert_eq!((error.status, error.output.as_str()), (1, ""));
@@ -360,6 +414,41 @@ fn what_makes_no_sense_is_refused() {
             (64, ""),
             "{request:?} {refused:?}"
         );
+    }
+    let number = "not a whole number from 1 to";
+    for (option, value, why) in [
+        ("--clients <N>", "x", format!("{number} 100000")),
+        ("--clients <N>", "0", format!("{number} 100000")),
+        ("--clients <N>", "100001", format!("{number} 100000")),
+        ("--depth <N>", "-1", format!("{number} 10000")),
+        (
+            "--duration <DURATION>",
+            "1ns",
+            "shorter than a millisecond, 1ms".to_string(),
+        ),
+        (
+            "--duration <DURATION>",
+            "0s",
+            "must be more than nothing, such as 10s".to_string(),
+        ),
+    ] {
+        let (name, _) = option.split_once(' ').expect("its value");
+        let refused = run(["bench", &format!("{name}={value}")]);
+        let wanted = format!("blockchain-tcp: invalid value '{value}' for '{option}': {why}\n");
+        assert_eq!((refused.status, refused.output.as_str()), (64, ""));
+        assert!(refused.errors.starts_with(&wanted), "{refused:?}");
+    }
+}
+
+#[test]
+fn its_own_options_stand_above_those_of_all_tasks() {
+    for (task, own) in [("bench", "--clients"), ("watch", "--every")] {
+        let help = run([task, "--help"]).output;
+        let (above, below) = help
+            .split_once("\nOptions of all tasks:\n")
+            .expect("a heading");
+        assert!(above.contains(own) && !above.contains("--server <"));
+        assert!(below.contains("--server <") && !below.contains(own));
     }
 }
 
@@ -415,6 +504,78 @@ fn a_terminal_shows_how_far_it_is_and_the_user_may_end_it() {
     assert!(
         !screen.iter().any(|line| line.contains("of 600 s")),
         "{screen:#?}"
+    );
+}
+
+#[test]
+fn a_terminal_that_can_not_be_drawn_on_is_left_alone() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut command = Command::new("env");
+    command.arg("TERM=dumb").arg(client().get_program());
+    command.args(["bench", &daemon.address.to_string(), "-c", "1", "-d", "1s"]);
+    let mut terminal = Terminal::start(command, 24, 80);
+    assert_eq!(terminal.end().code(), Some(0), "{:#?}", terminal.screen());
+    terminal.wait_for("errors    0");
+    assert!(
+        terminal.all().starts_with("server "),
+        "{:?}",
+        terminal.all()
+    );
+    assert!(!terminal.all().contains('\x1b'), "{:?}", terminal.all());
+    terminal.wait_for("load      1 client, with 1 request on the way");
+}
+
+#[test]
+fn what_it_reports_must_be_written() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    for json in [None, Some("--json")] {
+        let mut command = client();
+        command.args(["bench", &daemon.address.to_string(), "-d", "20ms"]);
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        command
+            .args(["-c", "2"])
+            .args(json)
+            .stdout(full.expect("/dev/full"));
+        let ended = ran(command.output().expect("it ends"));
+        let wanted = "blockchain-tcp: can't write to standard output: No space left on device\n";
+        assert_eq!((ended.status, ended.errors.as_str()), (74, wanted));
+    }
+}
+
+#[test]
+fn ended_while_warming_up_it_has_measured_nothing() {
+    let process = Arc::new(Mutex::new(None));
+    let ended = process.clone();
+    // The load has begun when a client asks again.
+    let server = Scripted::start(move |asked| {
+        if asked.number == 1 {
+            let process: Option<Pid> = *ended.lock().unwrap();
+            kill_process(process.expect("it was started"), Signal::INT).expect("it lives");
+        }
+        Does::Say("42\n".to_string())
+    });
+    let bench = |json: bool| {
+        let mut command = client();
+        command.args(["bench", &server.address.to_string(), "-c", "1", "-d", "1h"]);
+        command
+            .args(json.then_some("--json"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = process.lock().unwrap();
+        let child = command.spawn().expect("it starts");
+        *process = Some(Pid::from_child(&child));
+        drop(process);
+        ran(child.wait_with_output().expect("it ends"))
+    };
+    let text = bench(false);
+    assert_eq!((text.status, text.errors.as_str()), (0, ""));
+    let wanted = "on the way\ntime      nothing measured: ended while warming up\nerrors    0\n";
+    assert!(text.output.ends_with(wanted), "{text:?}");
+    let json: Value = serde_json::from_str(&bench(true).output).expect("JSON");
+    assert_eq!(
+        (&json["seconds"], &json["latency_us"]),
+        (&0.0.into(), &Value::Null),
+        "{json}"
     );
 }
 

@@ -325,7 +325,7 @@ fn the_example_of_watching_does_what_it_is_for() {
         // The status is that of timeout.
         ran.status == 124
             && ran.output.lines().count() >= 3
-            && lines.all(|line| line.len() == 22 && line.ends_with("Z 4"))
+            && lines.all(|line| line.len() == 26 && line.ends_with("Z 4"))
     });
 }
 

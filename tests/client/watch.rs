@@ -1,15 +1,15 @@
 //! The count, live: on a screen, as lines, as JSON; and what happens when the server doesn't answer.
 
-use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::scripted::{Does, Scripted};
 use super::{HINT, client, ran};
 use crate::support::terminal::Terminal;
-use crate::support::{Daemon, Log, program, wait_until};
+use crate::support::{Daemon, Log, program, run_to_end, wait_until};
 
 /// `watch` of this server, which is asked often.
 fn watch(server: impl ToString) -> Command {
@@ -138,7 +138,7 @@ fn it_follows_the_size_of_the_terminal() {
     terminal.wait_until("four lines", |screen| {
         screen[0] == "1 client: this one"
             && axis(screen) == Some(1)
-            && screen[3] == "asked every 3600s;"
+            && screen[3] == "asked every 3600s"
     });
     assert!(
         terminal.screen()[1].chars().count() == 19,
@@ -150,6 +150,56 @@ fn it_follows_the_size_of_the_terminal() {
         axis(screen).is_some_and(|row| screen[row].chars().count() == 99)
     });
     ends_well(terminal);
+}
+
+#[test]
+fn suspended_it_leaves_the_terminal_to_others() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
+    let mut terminal = Terminal::start(watch(daemon.address), 24, 80);
+    terminal.wait_for("1 client: this one");
+    terminal.type_in("\x1a");
+    let process = Pid::from_raw(terminal.pid() as i32).expect("a process");
+    let stat = format!("/proc/{}/stat", terminal.pid());
+    let state = || std::fs::read_to_string(&stat).expect("it lives");
+    wait_until("it is stopped", || state().contains(") T "));
+    terminal.wait_until("the cursor shows", |_| terminal.shows_cursor());
+    let _other = daemon.connect();
+    kill_process(process, Signal::CONT).expect("it lives");
+    terminal.wait_for("2 clients, this one included");
+    assert!(!terminal.shows_cursor());
+    ends_well(terminal);
+}
+
+#[test]
+fn a_narrow_terminal_shows_what_matters_most() {
+    let id = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+    let says = |who: &'static str| {
+        Scripted::start(move |asked| {
+            let reply = if asked.request == "WHERE" { id } else { who };
+            Does::Say(format!("{reply}\n"))
+        })
+    };
+    let why = "ERR UNAVAILABLE the other servers";
+    let (well, lost) = (says("7"), says(why));
+    let address = well.address.to_string();
+    let count = "7 clients, this one included";
+    for (columns, first) in [
+        (80, format!("{address}  {id}")),
+        (41, address.clone()),
+        (40, count.to_string()),
+    ] {
+        let terminal = Terminal::start(watch(&address), 24, columns);
+        terminal.wait_until("the first line", |screen| screen[0] == first);
+        terminal.wait_for(count);
+        terminal.wait_for("asked every 20ms; ^C ends");
+        ends_well(terminal);
+        let terminal = Terminal::start(watch(lost.address), 24, columns);
+        terminal.wait_until("why there is no count", |screen| {
+            let line = screen.iter().find(|line| line.ends_with(why));
+            line.is_some_and(|line| line.contains(" UTC ") == (columns == 80))
+        });
+        ends_well(terminal);
+    }
 }
 
 #[test]
@@ -259,13 +309,13 @@ fn a_new_program_of_the_server_goes_unnoticed() {
     assert_eq!(lines.end("TERM"), (0, String::new()));
 }
 
-/// Whether it is such as 2026-11-02T10:00:00Z.
+/// Whether it is such as 2026-11-02T10:00:00.000Z.
 fn is_a_time(text: &str) -> bool {
     let shape: String = text
         .chars()
         .map(|c| if c.is_ascii_digit() { '0' } else { c })
         .collect();
-    shape == "0000-00-00T00:00:00Z"
+    shape == "0000-00-00T00:00:00.000Z"
 }
 
 #[test]
@@ -449,24 +499,24 @@ fn without_a_first_count_there_is_nothing_to_show() {
 }
 
 #[test]
-fn whoever_has_read_enough_ends_it() {
+fn whoever_has_read_enough_ends_it_at_once() {
     let daemon = Daemon::start(["--max-clients", "8"]);
-    let mut watching = watch(daemon.address);
-    let mut child = watching
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let mut output = BufReader::new(child.stdout.take().expect("piped"));
-    for _ in 0..2 {
-        let mut line = String::new();
-        output.read_line(&mut line).expect("a line");
-        assert!(line.ends_with(" 1\n"), "{line}");
+    for json in [None, Some("--json")] {
+        let mut command = Command::new("sh");
+        let script = "{ \"$@\"; echo \"status $?\" >&2; } | head -1";
+        command
+            .args(["-c", script, "sh"])
+            .arg(client().get_program());
+        // Nothing is written in time that could fail.
+        command.args(["watch", &daemon.address.to_string(), "--every", "2m"]);
+        command.args(json);
+        assert_eq!(run_to_end(command), (0, "status 74".to_string()));
     }
-    drop(output);
-    let ended = ran(child.wait_with_output().expect("it ends"));
-    assert_eq!((ended.status, ended.errors.as_str()), (74, ""));
+}
 
+#[test]
+fn what_can_not_be_written_ends_it() {
+    let daemon = Daemon::start(["--max-clients", "8"]);
     let full = std::fs::OpenOptions::new()
         .write(true)
         .open("/dev/full")

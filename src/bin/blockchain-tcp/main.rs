@@ -2,7 +2,7 @@
 //!
 //! [`options`] says what it can be told and which task that is: one question ([`ask`]), a conversation ([`shell`]), the count live
 //! ([`watch`]), how fast the server answers ([`mod@bench`]), or the completions of a shell. Replies and failures go out by [`output`];
-//! [`failure`] knows the exit status of each; [`interrupt`] hears ^C.
+//! [`failure`] knows the exit status of each; [`interrupt`] hears ^C; [`terminal`] knows what is worth drawing.
 
 mod ask;
 mod bench;
@@ -11,6 +11,7 @@ mod interrupt;
 mod options;
 mod output;
 mod shell;
+mod terminal;
 mod watch;
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! How far it is, on standard error if that is a terminal.
+//! How far it is, on standard error if that is a terminal that can be drawn on.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-use super::report::grouped;
+use super::numbers::{counted, grouped};
+use crate::terminal;
 
 /// A rate is that of about so long.
 const SPAN: Duration = Duration::from_millis(500);
@@ -25,7 +26,7 @@ impl Progress {
     pub fn new(duration: Duration) -> Self {
         let steps = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let terminal = Term::buffered_stderr();
-        let target = match terminal.is_term() {
+        let target = match terminal.is_term() && terminal::can_be_drawn_on() {
             true => ProgressDrawTarget::term_like(Box::new(Narrower(terminal))),
             false => ProgressDrawTarget::hidden(),
         };
@@ -58,7 +59,7 @@ impl Progress {
         };
         let failed = match errors {
             0 => String::new(),
-            errors => format!(", {} errors", grouped(errors)),
+            errors => format!(", {}", counted(errors, "error", "errors")),
         };
         self.bar.set_message(format!(
             "{:.1} of {} s  {}/s{failed}{over}",

@@ -3,20 +3,16 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::numbers::{counted, grouped, time};
 use super::tally::Tally;
 
 /// Threads that used more of their time than this may have been what was measured.
 const BUSY: f64 = 0.95;
 
-/// The percentiles of the latency, by the names that they have here and in JSON.
-const PERCENTILES: [(&str, &str, f64); 4] = [
-    ("p50", "p50", 0.5),
-    ("p90", "p90", 0.9),
-    ("p99", "p99", 0.99),
-    ("p99.9", "p99_9", 0.999),
-];
+/// The percentiles of the latency; in the names in JSON, `_` is in the place of the dot.
+const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
 /// What was measured, and how.
 pub struct Report {
@@ -69,56 +65,45 @@ impl Report {
             false => self.reply.clone(),
         };
         line("request", &format!("{}, answered {answered}", self.request));
-        let flight = match self.depth {
-            1 => "1 request".to_string(),
-            depth => format!("{} requests", grouped(depth.into())),
-        };
+        let clients = counted(self.clients.into(), "client", "clients");
+        let each = if self.clients == 1 { "" } else { "each " };
+        let flight = counted(self.depth.into(), "request", "requests");
         line(
             "load",
-            &format!(
-                "{} clients, each with {flight} on the way",
-                grouped(self.clients.into())
-            ),
+            &format!("{clients}, {each}with {flight} on the way"),
         );
-        let ended = if self.interrupted {
-            ", ended early"
+        if self.window.is_zero() {
+            line("time", "nothing measured: ended while warming up");
         } else {
-            ""
-        };
-        let warm_up = self.warm_up.as_secs_f64();
-        line(
-            "time",
-            &format!(
-                "{:.2} s, after {warm_up:.2} s to warm up{ended}",
-                self.window.as_secs_f64()
-            ),
-        );
-        line(
-            "requests",
-            &format!("{} answered as they must be", grouped(tally.replies)),
-        );
-        line(
-            "rate",
-            &format!("{} a second", grouped(self.rate().round() as u64)),
-        );
-        if tally.replies > 0 {
-            let latencies = &tally.latencies;
+            let ended = if self.interrupted {
+                ", ended early"
+            } else {
+                ""
+            };
             line(
-                "latency",
-                &format!("{:<6}{:>10}", "mean", time(latencies.mean())),
+                "time",
+                &format!(
+                    "{:.2} s, after {:.2} s to warm up{ended}",
+                    self.window.as_secs_f64(),
+                    self.warm_up.as_secs_f64()
+                ),
             );
-            for (name, _, quantile) in PERCENTILES {
-                let value = latencies.value_at_quantile(quantile) as f64;
-                line("", &format!("{name:<6}{:>10}", time(value)));
-            }
             line(
-                "",
-                &format!("{:<6}{:>10}", "max", time(latencies.max() as f64)),
+                "requests",
+                &format!("{} answered as they must be", grouped(tally.replies)),
+            );
+            line(
+                "rate",
+                &format!("{} a second", grouped(self.rate().round() as u64)),
             );
         }
+        for (number, (name, nanoseconds)) in self.latencies().into_iter().enumerate() {
+            let title = if number == 0 { "latency" } else { "" };
+            line(title, &format!("{name:<6}{:>10}", time(nanoseconds)));
+        }
         line("errors", &grouped(tally.errors.total()));
-        for (count, kind) in self.errors() {
-            line("", &format!("{} {kind}", grouped(count)));
+        for error in self.errors() {
+            line("", &error);
         }
         if self.busy() > BUSY {
             line(
@@ -129,46 +114,61 @@ impl Report {
         text
     }
 
-    fn errors(&self) -> Vec<(u64, String)> {
+    /// Each kind that there was, with its number.
+    fn errors(&self) -> Vec<String> {
         let errors = &self.tally.errors;
-        let wrong = match &errors.first_wrong {
-            Some(first) => format!("wrong replies, the first {first}"),
-            None => String::new(),
-        };
-        let mut kinds = vec![
-            (errors.wrong, wrong),
+        let kinds = [
+            (errors.wrong, "wrong reply", "wrong replies"),
             (
                 errors.closed,
-                "connections closed by the server".to_string(),
+                "connection closed by the server",
+                "connections closed by the server",
             ),
-            (errors.reset, "connections broken".to_string()),
-            (errors.timeout, "replies that took too long".to_string()),
-            (errors.connect, "attempts to connect again".to_string()),
+            (errors.reset, "connection broken", "connections broken"),
+            (
+                errors.timeout,
+                "reply that took too long",
+                "replies that took too long",
+            ),
+            (
+                errors.connect,
+                "attempt to connect again",
+                "attempts to connect again",
+            ),
         ];
+        let kinds = kinds.into_iter().filter(|(count, ..)| *count > 0);
+        let mut said: Vec<String> = kinds
+            .map(|(count, one, many)| counted(count, one, many))
+            .collect();
+        if let (Some(wrong), Some(first)) = (said.first_mut(), &errors.first_wrong) {
+            *wrong += &format!(", the first {first}");
+        }
         let replies = errors.replies.iter();
-        kinds.extend(replies.map(|(word, count)| (*count, format!("ERR {word}"))));
-        kinds.retain(|(count, _)| *count > 0);
-        kinds
+        said.extend(replies.map(|(word, count)| format!("{} ERR {word}", grouped(*count))));
+        said
+    }
+
+    /// The latencies in nanoseconds, by their names; none if nothing was measured.
+    fn latencies(&self) -> Vec<(&'static str, f64)> {
+        let latencies = &self.tally.latencies;
+        if self.window.is_zero() || latencies.is_empty() {
+            return Vec::new();
+        }
+        let quantiles = PERCENTILES
+            .map(|(name, quantile)| (name, latencies.value_at_quantile(quantile) as f64));
+        let mut all = vec![("mean", latencies.mean())];
+        all.extend(quantiles);
+        all.push(("max", latencies.max() as f64));
+        all
     }
 
     /// For scripts: an object.
     pub fn json(&self) -> Value {
         let (tally, errors) = (&self.tally, &self.tally.errors);
-        let latency = match tally.replies {
-            0 => Value::Null,
-            _ => {
-                let microseconds = |nanoseconds: f64| json!(nanoseconds / 1000.0);
-                let latencies = &tally.latencies;
-                let mut object = json!({
-                    "mean": microseconds(latencies.mean()),
-                    "max": microseconds(latencies.max() as f64),
-                });
-                for (_, key, quantile) in PERCENTILES {
-                    object[key] = microseconds(latencies.value_at_quantile(quantile) as f64);
-                }
-                object
-            }
-        };
+        let latencies = self.latencies().into_iter();
+        let latencies: Map<String, Value> = latencies
+            .map(|(name, nanoseconds)| (name.replace('.', "_"), json!(nanoseconds / 1000.0)))
+            .collect();
         json!({
             "server": self.server,
             "address": self.address,
@@ -182,7 +182,7 @@ impl Report {
             "interrupted": self.interrupted,
             "requests": tally.replies,
             "rate": self.rate(),
-            "latency_us": latency,
+            "latency_us": (!latencies.is_empty()).then_some(latencies),
             "errors": {
                 "total": errors.total(),
                 "wrong": errors.wrong,
@@ -200,56 +200,57 @@ impl Report {
     }
 }
 
-/// Nanoseconds in a unit in which they are easy to read.
-fn time(nanoseconds: f64) -> String {
-    let (value, unit) = match nanoseconds {
-        less if less < 1e6 => (less / 1e3, "µs"),
-        less if less < 1e9 => (less / 1e6, "ms"),
-        more => (more / 1e9, "s"),
-    };
-    match value {
-        small if small < 9.995 => format!("{small:.2} {unit}"),
-        middle if middle < 99.95 => format!("{middle:.1} {unit}"),
-        great => format!("{great:.0} {unit}"),
-    }
-}
-
-/// With a comma after each thousand.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn report(tally: Tally, window: Duration) -> Report {
+        Report {
+            server: "localhost:4242".to_string(),
+            address: "127.0.0.1:4242".to_string(),
+            request: "WHY".to_string(),
+            reply: "42".to_string(),
+            is_number: false,
+            clients: 2,
+            depth: 1,
+            threads: 1,
+            warm_up: Duration::from_millis(500),
+            window,
+            interrupted: true,
+            tally,
+        }
+    }
+
     #[test]
-    fn numbers_are_easy_to_read() {
-        for (number, shown) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (1234567, "1,234,567"),
-        ] {
-            assert_eq!(grouped(number), shown);
+    fn latencies_are_what_they_are_called() {
+        let mut tally = Tally::new();
+        for milliseconds in 1..=1000 {
+            tally.time(Duration::from_millis(milliseconds), 1, false);
         }
-        for (nanoseconds, shown) in [
-            (1.0, "0.00 µs"),
-            (9_994.0, "9.99 µs"),
-            (9_996.0, "10.0 µs"),
-            (123_456.0, "123 µs"),
-            (1_500_000.0, "1.50 ms"),
-            (2_000_000_000.0, "2.00 s"),
-        ] {
-            assert_eq!(time(nanoseconds), shown);
-        }
+        let report = report(tally, Duration::from_secs(1));
+        let latencies = "\
+latency   mean      501 ms
+          p50       500 ms
+          p90       900 ms
+          p99       990 ms
+          p99.9     999 ms
+          max       1.00 s
+errors    0
+";
+        assert!(report.text().ends_with(latencies), "{}", report.text());
+        let json = &report.json()["latency_us"];
+        let rounded = ["mean", "p50", "p90", "p99", "p99_9", "max"]
+            .map(|name| (json[name].as_f64().expect(name) / 1e4).round());
+        assert_eq!(rounded, [50.0, 50.0, 90.0, 99.0, 100.0, 100.0]);
+    }
+
+    #[test]
+    fn without_time_there_are_none() {
+        let mut tally = Tally::new();
+        // Sent while warming up, and answered when all was over.
+        tally.time(Duration::from_millis(600), 1, false);
+        let report = report(tally, Duration::ZERO);
+        assert!(!report.text().contains("latency"), "{}", report.text());
+        assert!(report.json()["latency_us"].is_null());
     }
 }

@@ -14,7 +14,7 @@ use blockchain_tcpd::dial::{Family, Server};
 use blockchain_tcpd::options::{positive_duration, wrong};
 use clap::error::ErrorKind;
 use clap::{
-    ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    Arg, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     ValueHint,
 };
 use clap_complete::Shell;
@@ -150,11 +150,11 @@ pub struct Watch {
 #[group(skip)]
 pub struct Bench {
     /// How many clients ask at the same time
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), default_value = "50")]
+    #[arg(short, long, value_name = "N", value_parser = |text: &str| number_up_to(100_000, text), default_value = "50")]
     pub clients: u32,
 
     /// How many requests each client has on the way
-    #[arg(short = 'p', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), default_value = "1")]
+    #[arg(short = 'p', long, value_name = "N", value_parser = |text: &str| number_up_to(10_000, text), default_value = "1")]
     pub depth: u32,
 
     /// For how long
@@ -164,6 +164,13 @@ pub struct Bench {
     /// What is asked
     #[arg(short, long, value_name = "REQUEST", default_value = "WHY")]
     pub request: String,
+}
+
+fn number_up_to(most: u32, text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("not a whole number from 1 to {most}")),
+    }
 }
 
 /// What is to be done.
@@ -239,7 +246,17 @@ fn command() -> Command {
 fn command_for(entries: impl Iterator<Item = &'static Entry>) -> Command {
     let is_task = |entry: &&Entry| Subtask::has_subcommand(&entry.name.to_lowercase());
     let requests = entries.filter(|entry| !is_task(entry));
-    requests::added_to(Line::command(), requests).mut_args(variables::without_empty)
+    let line = requests::added_to(Line::command(), requests);
+    line.mut_args(variables::without_empty)
+        .mut_args(below_its_own)
+}
+
+/// What all tasks take stands below what one takes by itself.
+fn below_its_own(argument: Arg) -> Arg {
+    match argument.is_global_set() {
+        true => argument.help_heading("Options of all tasks"),
+        false => argument,
+    }
 }
 
 /// What clap finds wrong.

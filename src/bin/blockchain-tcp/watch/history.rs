@@ -8,6 +8,9 @@ use jiff::Timestamp;
 use super::asker::{Origin, Sample};
 use crate::failure::Failure;
 
+/// What goes without saying where there is little room.
+pub const TRYING_AGAIN: &str = "; trying again";
+
 /// Wider than any terminal.
 const KEPT: usize = 1000;
 
@@ -105,7 +108,7 @@ impl History {
 pub fn trouble(failure: &Failure) -> String {
     match failure {
         Failure::Refused { .. } => failure.to_string(),
-        _ => format!("lost: {failure}; trying again"),
+        _ => format!("lost: {failure}{TRYING_AGAIN}"),
     }
 }
 

@@ -1,23 +1,22 @@
 //! The number of clients, live: a block that is redrawn in a terminal, lines elsewhere.
 //!
 //! [`asker`] asks in a thread of its own, so that nothing has to be waited for when the user wants an end. [`history`] keeps what
-//! it has heard; [`view`] makes lines of that, with a [`chart`] and [`digits`], for a [`screen`] of any size.
+//! it has heard; [`view`] makes lines of that, with a [`chart`] and [`digits`], for a [`screen`] of any size. [`lines`] prints it
+//! where nothing can be drawn.
 
 mod asker;
 mod chart;
 mod digits;
 mod history;
+mod lines;
 mod screen;
 mod view;
 
-use std::env;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::process::{self, ExitCode};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
-use jiff::Timestamp;
-use serde_json::json;
 use signal_hook::consts::{SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 
@@ -29,6 +28,7 @@ use crate::failure::{BUSY, Failure};
 use crate::interrupt::on_interrupt;
 use crate::options::{Options, Watch};
 use crate::output::Output;
+use crate::terminal;
 
 /// What happens while the count is shown.
 enum Event {
@@ -40,15 +40,15 @@ enum Event {
     Suspended,
     /// The user wants an end.
     End,
+    /// Nobody reads what is printed any more.
+    Unread,
 }
 
 /// Shows it until ^C.
 pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
     let (tell, events) = mpsc::channel();
     let end = tell.clone();
-    let is_drawn = !options.json
-        && io::stdout().is_terminal()
-        && env::var_os("TERM").is_none_or(|term| term != "dumb");
+    let is_drawn = !options.json && io::stdout().is_terminal() && terminal::can_be_drawn_on();
     on_interrupt(move || {
         if !is_drawn {
             // There is nothing to put right, and whoever waits to write a line can't hear it.
@@ -67,8 +67,8 @@ pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
         hear_the_terminal(tell)?;
         return in_a_terminal(options, watch, &events);
     }
-    drop(tell);
-    in_lines(Output::new(options.json), &events)
+    start("output", move || lines::hear_the_end(&tell))?;
+    lines::print(Output::new(options.json), &events)
 }
 
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
@@ -122,7 +122,7 @@ fn in_a_terminal(
 ) -> Result<ExitCode, Failure> {
     let mut history = History::new(options.server.to_string(), watch.every);
     let view = View {
-        has_blocks: is_utf8(),
+        has_blocks: terminal::is_utf8(),
     };
     let mut screen = None;
     for event in events {
@@ -134,7 +134,7 @@ fn in_a_terminal(
                 screen = None;
                 let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
             }
-            Event::End => break,
+            Event::End | Event::Unread => break,
         }
         if !history.is_empty() {
             let screen = screen.get_or_insert_with(Screen::new);
@@ -144,69 +144,4 @@ fn in_a_terminal(
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whether the locale says that the terminal knows more than ASCII.
-fn is_utf8() -> bool {
-    let mut locales = ["LC_ALL", "LC_CTYPE", "LANG"]
-        .into_iter()
-        .filter_map(|name| env::var(name).ok());
-    let locale = locales.find(|value| !value.is_empty()).unwrap_or_default();
-    let locale = locale.to_lowercase();
-    locale.contains("utf-8") || locale.contains("utf8")
-}
-
-fn in_lines(output: Output, events: &Receiver<Event>) -> Result<ExitCode, Failure> {
-    let mut is_first = true;
-    // What was said last about there being no count.
-    let mut said: Option<String> = None;
-    for event in events {
-        let sample = match event {
-            Event::Asked(sample) => sample,
-            Event::Resized | Event::Suspended => continue,
-            Event::End => break,
-        };
-        let time = rfc3339(sample.time);
-        if output.is_json() {
-            let object = match &sample.seen {
-                Ok(clients) => json!({ "time": time, "clients": clients }),
-                Err(failure) => json!({ "time": time, "error": Output::error(failure) }),
-            };
-            Output::object(&object)?;
-            if let Err(failure) = hopeless(sample, is_first) {
-                return Ok(ExitCode::from(failure.exit_status()));
-            }
-        } else {
-            match hopeless(sample, is_first)?.seen {
-                Ok(clients) => {
-                    if said.take().is_some() {
-                        say(&format!("{time} back"));
-                    }
-                    Output::print(&format!("{time} {clients}"))?;
-                }
-                Err(failure) => {
-                    let kind = history::kind(&failure);
-                    if said.as_ref() != Some(&kind) {
-                        say(&format!("{time} {}", history::trouble(&failure)));
-                        said = Some(kind);
-                    }
-                }
-            }
-        }
-        is_first = false;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn say(text: &str) {
-    // Who doesn't want to hear it has closed standard error.
-    let _ = writeln!(io::stderr(), "blockchain-tcp: {text}");
-}
-
-/// The time with whole seconds, such as 2026-11-02T10:00:00Z.
-fn rfc3339(time: Timestamp) -> String {
-    match Timestamp::from_second(time.as_second()) {
-        Ok(second) => second.to_string(),
-        Err(_) => time.to_string(),
-    }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::history::History;
+use super::history::{History, TRYING_AGAIN};
 use super::{chart, digits};
 
 /// The most lines that are taken of a terminal, however high it is.
@@ -22,25 +22,18 @@ impl View {
     /// At most `rows` lines of at most `columns` characters.
     pub fn lines(&self, history: &History, rows: usize, columns: usize) -> Vec<String> {
         let rows = rows.min(MOST);
-        let count = match history.count() {
-            Some(1) => "1 client: this one".to_string(),
-            Some(count) => format!("{count} clients, this one included"),
-            None => "no count".to_string(),
-        };
         let mut lines = Vec::new();
         if rows >= ROOM.0 && columns >= ROOM.1 {
-            lines.push(who(history));
-            let texts = [count, range(history), since(history)];
+            lines.push(fitting(columns, who(history)));
             let large = digits::rows(history.count(), self.has_blocks);
-            lines.extend(
-                large
-                    .iter()
-                    .zip(texts)
-                    .map(|(row, text)| format!(" {row}   {text}")),
-            );
+            let beside = columns.saturating_sub(large[0].chars().count() + 4);
+            let texts = [count(history), range(history), since(history)];
+            let texts = texts.map(|text| fitting(beside, text));
+            let rows = large.iter().zip(texts);
+            lines.extend(rows.map(|(row, text)| format!(" {row}   {text}")));
             lines.push(String::new());
         } else {
-            lines.push(count);
+            lines.push(fitting(columns, count(history)));
         }
         let chart_rows = rows.saturating_sub(lines.len() + 1);
         lines.extend(chart::lines(
@@ -49,7 +42,7 @@ impl View {
             columns,
             self.has_blocks,
         ));
-        lines.push(status(history));
+        lines.push(fitting(columns, status(history)));
         lines.truncate(rows);
         for line in &mut lines {
             *line = line.chars().take(columns).collect();
@@ -58,47 +51,76 @@ impl View {
     }
 }
 
+/// The first of these texts that fits, each of which says less than the one before it; else the last, to be cut.
+fn fitting(columns: usize, mut texts: Vec<String>) -> String {
+    let fits = texts
+        .iter()
+        .position(|text| text.chars().count() <= columns);
+    texts.truncate(fits.map_or(usize::MAX, |at| at + 1));
+    texts.pop().unwrap_or_default()
+}
+
 /// Whom the count is from.
-fn who(history: &History) -> String {
-    let mut text = history.server.clone();
+fn who(history: &History) -> Vec<String> {
+    let mut texts = vec![history.server.clone()];
     if let Some(origin) = &history.origin {
         let address = origin.address.to_string();
-        if address != text {
-            text += &format!(" ({address})");
+        if address != history.server {
+            texts.insert(0, format!("{} ({address})", history.server));
         }
         if let Some(id) = &origin.id {
-            text += &format!("  {id}");
+            texts.insert(0, format!("{}  {id}", texts[0]));
         }
     }
-    text
+    texts
 }
 
-fn range(history: &History) -> String {
-    match history.range {
-        Some((least, most)) => format!("least {least}, most {most}"),
-        None => String::new(),
+fn count(history: &History) -> Vec<String> {
+    match history.count() {
+        Some(1) => vec!["1 client: this one".to_string(), "1 client".to_string()],
+        Some(count) => vec![
+            format!("{count} clients, this one included"),
+            format!("{count} clients"),
+        ],
+        None => vec!["no count".to_string()],
     }
 }
 
-fn since(history: &History) -> String {
-    match history.since {
-        Some((first, last)) => {
-            let seconds = last.as_second() - first.as_second();
-            let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-            format!("since {} ({hours}:{minutes:02}:{seconds:02})", clock(first))
-        }
-        None => String::new(),
-    }
+fn range(history: &History) -> Vec<String> {
+    let range = history.range.into_iter();
+    range
+        .map(|(least, most)| format!("least {least}, most {most}"))
+        .collect()
 }
 
-fn status(history: &History) -> String {
+fn since(history: &History) -> Vec<String> {
+    let Some((first, last)) = history.since else {
+        return Vec::new();
+    };
+    let seconds = last.as_second() - first.as_second();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let since = format!("since {}", clock(first));
+    vec![
+        format!("{since} ({hours}:{minutes:02}:{seconds:02})"),
+        since,
+    ]
+}
+
+fn status(history: &History) -> Vec<String> {
     if let Some((since, why)) = &history.trouble {
-        return format!("{} {why}", clock(*since));
+        let first = why.strip_suffix(TRYING_AGAIN).unwrap_or(why);
+        let since = clock(*since);
+        return vec![
+            format!("{since} {why}"),
+            format!("{since} {first}"),
+            first.to_string(),
+        ];
     }
-    match history.back {
-        Some(back) => format!("{} back; ^C ends", clock(back)),
-        None => format!("asked every {:?}; ^C ends", history.every),
-    }
+    let asked = format!("asked every {:?}", history.every);
+    let said = history
+        .back
+        .map_or(asked, |back| format!("{} back", clock(back)));
+    vec![format!("{said}; ^C ends"), said]
 }
 
 /// The time of day.
@@ -138,7 +160,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "localhost:4242 (127.0.0.1:4242)  6f0c2a52-5f0e-4b7",
+                "localhost:4242 (127.0.0.1:4242)",
                 " ▀█  ▀▀█   12 clients, this one included",
                 "  █  █▀▀   least 3, most 12",
                 " ▀▀▀ ▀▀▀   since 01:00:00 UTC (0:00:02)",
@@ -150,6 +172,51 @@ mod tests {
                 "asked every 1s; ^C ends"
             ]
         );
+    }
+
+    #[test]
+    fn where_there_is_little_room_the_least_important_goes() {
+        let add = |history: &mut History, seen| {
+            history.add(Sample {
+                tick: 3,
+                time: Timestamp::from_second(3603).unwrap(),
+                seen,
+                origin: None,
+            });
+        };
+        let ends = |history: &History, columns: usize, wanted: &[&str]| {
+            let lines = View { has_blocks: true }.lines(history, 23, columns);
+            for text in wanted {
+                assert!(
+                    lines.iter().any(|line| line.ends_with(text)),
+                    "{text}: {lines:#?}"
+                );
+            }
+        };
+        let mut history = history();
+        add(&mut history, Ok(112));
+        let who = "localhost:4242 (127.0.0.1:4242)  6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+        let count = "   112 clients, this one included";
+        let since = "   since 01:00:00 UTC (0:00:03)";
+        let status = "asked every 1s; ^C ends";
+        ends(&history, 79, &[who, count, since, status]);
+        let (who, count) = ("localhost:4242 (127.0.0.1:4242)", "   112 clients");
+        ends(&history, 40, &[who, count, "   since 01:00:00 UTC", status]);
+        ends(&history, 39, &["112 clients, this one included", status]);
+        ends(&history, 20, &["112 clients", "asked every 1s"]);
+        let why = "the server has gone away".to_string();
+        add(&mut history, Err(Failure::Wrong(why)));
+        let lost = "lost: the server has gone away";
+        ends(
+            &history,
+            79,
+            &[&format!("01:00:03 UTC {lost}; trying again")],
+        );
+        ends(&history, 50, &[&format!("01:00:03 UTC {lost}")]);
+        ends(&history, 39, &[lost]);
+        add(&mut history, Ok(3));
+        ends(&history, 39, &["01:00:03 UTC back; ^C ends"]);
+        ends(&history, 20, &["01:00:03 UTC back"]);
     }
 
     #[test]

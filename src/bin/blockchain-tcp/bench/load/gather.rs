@@ -26,16 +26,19 @@ impl Load {
                 begun += 1;
             }
             if begun == served + turned_away {
+                let was_served = false;
                 return match refused {
                     None => Ok(()),
-                    Some((line, _)) => Err(News::Full { line, served: None }),
+                    Some((line, _)) => Err(News::Full { line, was_served }),
                 };
             }
             let before = self.replied();
             let mut failed = None;
             let turned = self.turn(ROUND, Ask::Once, |load, key, lost| {
                 match lost {
-                    Lost::Refused { word, line } if word == BUSY => {
+                    Lost::Refused { word, line }
+                        if word == BUSY && !load.clients[key].is_served() =>
+                    {
                         load.clients[key].drop_connection(None);
                         refused.get_or_insert((line, 0)).1 += 1;
                     }
@@ -76,8 +79,8 @@ impl Load {
         News::Failed(match lost {
             // Somebody has had to make room.
             Lost::Refused { word, line } if word == "TIMEOUT" || word == BUSY => {
-                let served = Some(served);
-                return News::Full { line, served };
+                let was_served = true;
+                return News::Full { line, was_served };
             }
             Lost::Refused { line, .. } => Failure::Wrong(format!("the server said {line}")),
             Lost::Wrong(quoted) => Failure::Wrong(quoted),

@@ -1,20 +1,22 @@
 //! One client: a connection that never blocks, on which a number of requests is kept on the way.
 
+mod receive;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, getsockname, recv, send,
-    socket_with, sockopt,
+    AddressFamily, SendFlags, SocketFlags, SocketType, connect, getsockname, send, socket_with,
+    sockopt,
 };
 
-use super::replies::{Found, Reading, Verdict};
+use super::replies::Reading;
 use super::tally::Tally;
-use super::terms::{Terms, Window};
+use super::terms::Terms;
 
 /// Why there is no connection any more.
 #[derive(Debug)]
@@ -38,9 +40,9 @@ pub struct Client {
     socket: Option<OwnedFd>,
     /// Since when it is being connected, until it is.
     connecting: Option<Instant>,
-    /// When requests were sent that are not answered yet, and how many at that moment.
+    /// When requests that are not answered yet were begun to be sent, and how many at that moment.
     sent: VecDeque<(Instant, u32)>,
-    /// How many that is.
+    /// How many of them were sent to their end.
     on_the_way: u32,
     /// How many bytes of the next request were sent.
     partial: usize,
@@ -87,6 +89,11 @@ impl Client {
         self.has_asked
     }
 
+    /// Whether all that it has asked was answered.
+    pub fn is_served(&self) -> bool {
+        self.has_asked && !self.is_waiting()
+    }
+
     /// Whether requests are waiting for replies.
     pub fn is_waiting(&self) -> bool {
         self.on_the_way > 0
@@ -99,7 +106,8 @@ impl Client {
 
     /// Whether the reply that has been waited for longest, or the connection, is too late.
     pub fn is_late(&self, now: Instant, timeout: Duration) -> bool {
-        let since = self.connecting.or(self.sent.front().map(|(sent, _)| *sent));
+        let oldest = self.sent.front().filter(|_| self.is_waiting());
+        let since = self.connecting.or(oldest.map(|(sent, _)| *sent));
         since.is_some_and(|since| now.saturating_duration_since(since) > timeout)
     }
 
@@ -147,7 +155,7 @@ impl Client {
         while self.on_the_way < depth {
             let due = (depth - self.on_the_way) as usize * terms.length;
             let to = terms.block.len().min(due);
-            // Before, so that the time in which it is sent counts.
+            // The latency counts from just before the first byte of a request is given to the system.
             let now = Instant::now();
             let sent = match send(socket, &terms.block[self.partial..to], SendFlags::NOSIGNAL) {
                 Ok(sent) => sent,
@@ -156,112 +164,15 @@ impl Client {
             };
             let reached = self.partial + sent;
             let requests = (reached / terms.length) as u32;
+            let begun = reached.div_ceil(terms.length) - self.partial.div_ceil(terms.length);
             self.partial = reached % terms.length;
-            if requests > 0 {
-                self.has_asked = true;
-                self.on_the_way += requests;
-                tally.sent += u64::from(requests);
-                self.sent.push_back((now, requests));
+            self.has_asked |= requests > 0;
+            self.on_the_way += requests;
+            tally.sent += u64::from(requests);
+            if begun > 0 {
+                self.sent.push_back((now, begun as u32));
             }
         }
-    }
-
-    /// Takes what has arrived, all of it; `ends` if the server has closed its side.
-    pub fn receive(
-        &mut self,
-        terms: &Terms,
-        scratch: &mut [u8],
-        window: Window,
-        ends: bool,
-        tally: &mut Tally,
-    ) -> Result<(), Lost> {
-        loop {
-            let Some(socket) = self.socket.as_ref() else {
-                return Ok(());
-            };
-            let read = match recv(socket.as_fd(), &mut *scratch, RecvFlags::empty()) {
-                Ok((0, _)) => return Err(Lost::Closed),
-                Ok((read, _)) => read,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(Lost::Broken(error.into())),
-            };
-            let now = Instant::now();
-            let mut rest = &scratch[..read];
-            while !rest.is_empty() {
-                if let Some(found) = self.reading.next(&terms.expected, &mut rest) {
-                    self.judge(found, terms, window, now, tally)?;
-                }
-            }
-            // A short read has taken all; what comes after it is a new event.
-            if read < scratch.len() && !ends {
-                return Ok(());
-            }
-        }
-    }
-
-    fn judge(
-        &mut self,
-        found: Found,
-        terms: &Terms,
-        window: Window,
-        now: Instant,
-        tally: &mut Tally,
-    ) -> Result<(), Lost> {
-        let Found { count, verdict } = found;
-        if let Verdict::Refused {
-            word,
-            line,
-            ends: true,
-        } = verdict
-        {
-            return Err(Lost::Refused { word, line });
-        }
-        if count > self.on_the_way {
-            let text = "more is answered than was asked";
-            return Err(Lost::Wrong(text.to_string()));
-        }
-        let counts = window.holds(now);
-        let mut is_low = false;
-        let is_right = match verdict {
-            Verdict::Right => true,
-            Verdict::Number(number) => {
-                is_low = counts && number < terms.clients;
-                if is_low {
-                    tally.low.note(number);
-                }
-                true
-            }
-            Verdict::Refused { word, .. } => {
-                tally.errors.note_reply(word);
-                false
-            }
-            Verdict::Wrong(quoted) => {
-                tally.errors.note_wrong(quoted);
-                false
-            }
-        };
-        if is_right {
-            tally.answered += u64::from(count);
-            tally.replies += u64::from(if counts { count } else { 0 });
-        }
-        self.on_the_way -= count;
-        let mut left = count;
-        while left > 0
-            && let Some((sent, waiting)) = self.sent.front_mut()
-        {
-            let these = left.min(*waiting);
-            // Also of those that are late: a stall at the end would not show otherwise.
-            if is_right && window.overlaps(*sent, now) {
-                tally.time(now.saturating_duration_since(*sent), these, is_low);
-            }
-            left -= these;
-            *waiting -= these;
-            if *waiting == 0 {
-                self.sent.pop_front();
-            }
-        }
-        Ok(())
     }
 }
 
@@ -278,5 +189,62 @@ fn begin_to_connect(address: SocketAddr) -> Result<OwnedFd, Errno> {
     match connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::bench::replies::Expected;
+    use crate::bench::terms::Window;
+
+    #[test]
+    fn a_request_that_is_sent_in_two_pieces_is_timed_from_its_first_byte() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        // Sizes of buffers are no multiples of such a length.
+        let (request, depth) = ([b'x'; 9972], 10_000);
+        let terms = Terms::new(address, &request, depth, Expected::same_as(b"42"));
+        let mut client = Client::new(depth);
+        let begun = Instant::now();
+        client.begin(&terms, begun).expect("a socket");
+        let (mut server, _) = listener.accept().expect("a connection");
+        while !client.has_connected().expect("a connection") {}
+        let mut tally = Tally::new();
+        client.fill(&terms, depth, &mut tally);
+        assert!(client.partial > 0, "the buffers take no more");
+        let (waiting, times) = (client.on_the_way, client.sent.clone());
+        let timed = |client: &Client| client.sent.iter().map(|(_, count)| *count).sum::<u32>();
+        assert_eq!(
+            (timed(&client), tally.sent),
+            (waiting + 1, u64::from(waiting))
+        );
+
+        // The server has read more than what is missing when the client goes on.
+        let whole = (waiting as usize + 1) * terms.length;
+        let mut all = vec![0; whole];
+        server.read_exact(&mut all[..whole / 2]).expect("requests");
+        while client.on_the_way <= waiting {
+            client.fill(&terms, waiting + 1, &mut tally);
+        }
+        // It has its time already.
+        assert_eq!((client.partial, client.sent.clone()), (0, times));
+        server.read_exact(&mut all[whole / 2..]).expect("the rest");
+        let replies = b"42\n".repeat(waiting as usize + 1);
+        server.write_all(&replies).expect("they are taken");
+        let window = Window {
+            from: begun,
+            to: begun + Duration::from_secs(3600),
+        };
+        let mut scratch = vec![0; 1024];
+        while client.is_waiting() {
+            client
+                .receive(&terms, &mut scratch, window, false, &mut tally)
+                .expect("right replies");
+        }
+        assert_eq!((tally.replies, timed(&client)), (u64::from(waiting) + 1, 0));
     }
 }

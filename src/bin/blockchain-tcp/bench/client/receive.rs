@@ -1,0 +1,112 @@
+//! What arrives for a client is verified, timed and counted.
+
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use super::{Client, Lost};
+use crate::bench::replies::{Found, Verdict};
+use crate::bench::tally::Tally;
+use crate::bench::terms::{Terms, Window};
+
+impl Client {
+    /// Takes what has arrived, all of it; `ends` if the server has closed its side.
+    pub fn receive(
+        &mut self,
+        terms: &Terms,
+        scratch: &mut [u8],
+        window: Window,
+        ends: bool,
+        tally: &mut Tally,
+    ) -> Result<(), Lost> {
+        loop {
+            let Some(socket) = self.socket.as_ref() else {
+                return Ok(());
+            };
+            let read = match recv(socket.as_fd(), &mut *scratch, RecvFlags::empty()) {
+                Ok((0, _)) => return Err(Lost::Closed),
+                Ok((read, _)) => read,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(Lost::Broken(error.into())),
+            };
+            let now = Instant::now();
+            let mut rest = &scratch[..read];
+            while !rest.is_empty() {
+                if let Some(found) = self.reading.next(&terms.expected, &mut rest) {
+                    self.judge(found, terms, window, now, tally)?;
+                }
+            }
+            // A short read has taken all; what comes after it is a new event.
+            if read < scratch.len() && !ends {
+                return Ok(());
+            }
+        }
+    }
+
+    fn judge(
+        &mut self,
+        found: Found,
+        terms: &Terms,
+        window: Window,
+        now: Instant,
+        tally: &mut Tally,
+    ) -> Result<(), Lost> {
+        let Found { count, verdict } = found;
+        if let Verdict::Refused {
+            word,
+            line,
+            ends: true,
+        } = verdict
+        {
+            return Err(Lost::Refused { word, line });
+        }
+        if count > self.on_the_way {
+            let text = "more is answered than was asked";
+            return Err(Lost::Wrong(text.to_string()));
+        }
+        let counts = window.holds(now);
+        let mut is_low = false;
+        let is_right = match verdict {
+            Verdict::Right => true,
+            Verdict::Number(number) => {
+                is_low = counts && number < terms.clients;
+                if is_low {
+                    tally.low.note(number);
+                }
+                true
+            }
+            Verdict::Refused { word, .. } => {
+                tally.errors.note_reply(word);
+                false
+            }
+            Verdict::Wrong(quoted) => {
+                tally.errors.note_wrong(quoted);
+                false
+            }
+        };
+        if is_right {
+            tally.answered += u64::from(count);
+            tally.replies += u64::from(if counts { count } else { 0 });
+        }
+        self.on_the_way -= count;
+        let mut left = count;
+        while left > 0
+            && let Some((sent, waiting)) = self.sent.front_mut()
+        {
+            let these = left.min(*waiting);
+            // Also of those that are late: a stall at the end would not show otherwise.
+            if is_right && window.overlaps(*sent, now) {
+                tally.time(now.saturating_duration_since(*sent), these, is_low);
+            }
+            left -= these;
+            *waiting -= these;
+            if *waiting == 0 {
+                self.sent.pop_front();
+            }
+        }
+        Ok(())
+    }
+}

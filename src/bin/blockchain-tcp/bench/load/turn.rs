@@ -1,0 +1,78 @@
+//! A turn: something has happened to some of the clients, and each of them proceeds.
+
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+
+use super::{Ask, Load, no_epoll};
+use crate::bench::client::Lost;
+use crate::failure::Failure;
+
+/// A client that has lost its connection waits so long before it connects again.
+const PACE: Duration = Duration::from_millis(100);
+
+impl Load {
+    pub(super) fn begin(&mut self, key: usize, now: Instant) -> Result<(), Lost> {
+        let socket = self.clients[key].begin(&self.shared.terms, now)?;
+        // Each change is told once, so that nothing has to be asked of the kernel again.
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll, socket, EventData::new_u64(key as u64), flags)
+            .map_err(|error| Lost::NotConnected(error.into()))
+    }
+
+    /// A client without a connection.
+    pub(super) fn lost(&mut self, key: usize, lost: Lost) -> Result<(), Failure> {
+        let first = self.clients[key].drop_connection(Some(Instant::now() + PACE));
+        self.tally.losers += u64::from(first);
+        self.tally.errors.note_lost(lost);
+        Ok(())
+    }
+
+    /// Waits for something to happen, takes what has arrived, and has each client to which it happened ask. `lost` hears who
+    /// has lost its connection.
+    pub(super) fn turn(
+        &mut self,
+        pause: Duration,
+        ask: Ask,
+        mut lost: impl FnMut(&mut Self, usize, Lost) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let limit = Timespec {
+            tv_sec: pause.as_secs() as i64,
+            tv_nsec: i64::from(pause.subsec_nanos()),
+        };
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&limit)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(no_epoll(error)),
+        }
+        for event in &events {
+            // Copied, because it is packed.
+            let (key, flags) = (event.data.u64() as usize, event.flags);
+            if let Err(why) = self.proceed(key, flags, ask) {
+                lost(self, key, why)?;
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn proceed(&mut self, key: usize, flags: EventFlags, ask: Ask) -> Result<(), Lost> {
+        let client = &mut self.clients[key];
+        if !client.has_socket() || !client.has_connected()? {
+            return Ok(());
+        }
+        let ends = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        let (terms, tally) = (&self.shared.terms, &mut self.tally);
+        client.receive(terms, &mut self.scratch, self.window, ends, tally)?;
+        match ask {
+            Ask::Once if !client.has_asked() => client.fill(terms, 1, tally),
+            Ask::Keep(depth) => client.fill(terms, depth, tally),
+            Ask::Once | Ask::Nothing => {}
+        }
+        Ok(())
+    }
+}

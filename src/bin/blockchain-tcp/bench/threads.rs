@@ -1,0 +1,167 @@
+//! The threads of the load, from their start to what they have counted.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::load::{self, News, Order, Shared};
+use super::numbers::{counted, grouped};
+use super::progress::Progress;
+use super::tally::Tally;
+use crate::failure::Failure;
+use crate::interrupt::on_interrupt;
+
+/// How often the progress is shown.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The status of a program that was ended before there was anything to report, as shells have it for ^C: 128 and SIGINT.
+const INTERRUPTED: i32 = 130;
+
+/// Starts so many, and waits for what they have counted by then.
+pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Tally, Failure> {
+    let begin = Arc::new(OnceLock::new());
+    let (ending, begun) = (shared.clone(), begin.clone());
+    on_interrupt(move || match begun.get() {
+        None => process::exit(INTERRUPTED),
+        Some(begin) => {
+            let begin: &Instant = begin;
+            let now = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            ending.end.fetch_min(now, Ordering::Relaxed);
+            ending.interrupted.store(true, Ordering::Relaxed);
+        }
+    })?;
+
+    let clients = shared.terms.clients as usize;
+    let (news, heard) = mpsc::channel();
+    let mut orders = Vec::new();
+    for number in 0..threads {
+        // The first ones have one client more if it doesn't come out even.
+        let share = clients / threads + usize::from(number < clients % threads);
+        let (order, ordered) = mpsc::channel();
+        let shared = shared.clone();
+        start(news.clone(), move |news| {
+            load::run(shared, share, news, &ordered);
+        })?;
+        orders.push(order);
+    }
+    drop(news);
+    gathered(shared, &heard, threads)?;
+    tell(&orders, || Order::Check);
+    gathered(shared, &heard, threads)?;
+    let now = *begin.get_or_init(Instant::now);
+    tell(&orders, || Order::Start(now));
+
+    let warm_up = shared.warm_up;
+    let mut progress = Progress::new(end.saturating_sub(warm_up));
+    let mut tally = Tally::new();
+    let mut waiting = threads;
+    while waiting > 0 {
+        match heard.recv_timeout(TICK) {
+            Ok(News::Done(counted)) => {
+                tally.add(*counted);
+                waiting -= 1;
+            }
+            Ok(News::Failed(failure)) => return Err(failure),
+            Ok(News::Gathered | News::Checked | News::Full { .. })
+            | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(lost()),
+        }
+        let answered = shared.answered.load(Ordering::Relaxed);
+        progress.show(
+            now.elapsed().saturating_sub(warm_up),
+            answered,
+            shared.errors.load(Ordering::Relaxed),
+        );
+    }
+    Ok(tally)
+}
+
+/// Starts one. That it has panicked is news, too: the others wait for orders meanwhile, so that the channel stays open.
+fn start(
+    news: Sender<News>,
+    work: impl FnOnce(&Sender<News>) + Send + 'static,
+) -> Result<(), Failure> {
+    let thread = thread::Builder::new().name("load".to_string());
+    let spawned = thread.spawn(move || {
+        if catch_unwind(AssertUnwindSafe(|| work(&news))).is_err() {
+            let _ = news.send(News::Failed(lost()));
+        }
+    });
+    spawned.map(|_| ()).map_err(|source| Failure::System {
+        action: "start a thread",
+        source,
+    })
+}
+
+/// Waits until all threads are as far, or as far as they come.
+fn gathered(shared: &Shared, heard: &Receiver<News>, threads: usize) -> Result<(), Failure> {
+    let (mut failed, mut full) = (None, None);
+    for _ in 0..threads {
+        match heard.recv() {
+            Ok(News::Failed(failure)) => failed = failed.or(Some(failure)),
+            Ok(News::Full { line, was_served }) => full = full.or(Some((line, was_served))),
+            Ok(_) => {}
+            Err(_) => failed = failed.or(Some(lost())),
+        }
+    }
+    let Some((line, was_served)) = full else {
+        return failed.map_or(Ok(()), Err);
+    };
+    let all = counted(shared.terms.clients, "client", "clients");
+    let to_whom = match was_served {
+        true => "to one that it had served".to_string(),
+        false => {
+            let served = shared.served.load(Ordering::Relaxed);
+            format!("it served {}, and to another", grouped(served))
+        }
+    };
+    Err(Failure::Full(format!(
+        "the server has no room for {all} at the same time: {to_whom} it said {line}"
+    )))
+}
+
+fn tell(orders: &[Sender<Order>], order: impl Fn() -> Order) {
+    for thread in orders {
+        // One that has ended has said why.
+        let _ = thread.send(order());
+    }
+}
+
+/// Why nothing is measured when a thread has panicked.
+fn lost() -> Failure {
+    Failure::System {
+        action: "measure",
+        source: io::Error::other("a thread of the load has panicked"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_is_not_waited_for() {
+        let (news, heard) = mpsc::channel();
+        let (order, orders) = mpsc::channel::<Order>();
+        start(news.clone(), move |news| {
+            let _ = news.send(News::Gathered);
+            let _ = orders.recv();
+        })
+        .expect("a thread");
+        start(news, |_| panic!("as a test wants it")).expect("a thread");
+        let mut failed = Vec::new();
+        for _ in 0..2 {
+            let said = heard.recv_timeout(Duration::from_secs(30));
+            if let News::Failed(failure) = said.expect("both say something") {
+                failed.push(failure.to_string());
+            }
+        }
+        assert_eq!(failed, ["can't measure: a thread of the load has panicked"]);
+        drop(order);
+    }
+}
