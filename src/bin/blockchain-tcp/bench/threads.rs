@@ -19,15 +19,12 @@ use crate::interrupt::on_interrupt;
 /// How often the progress is shown.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The status of a program that was ended before there was anything to report, as shells have it for ^C: 128 and SIGINT.
-const INTERRUPTED: i32 = 130;
-
 /// Starts so many, and waits for what they have counted by then.
 pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Tally, Failure> {
     let begin = Arc::new(OnceLock::new());
     let (ending, begun) = (shared.clone(), begin.clone());
     on_interrupt(move || match begun.get() {
-        None => process::exit(INTERRUPTED),
+        None => process::exit(i32::from(Failure::Interrupted.exit_status())),
         Some(begin) => {
             let begin: &Instant = begin;
             let now = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
