@@ -32,7 +32,7 @@ pub const NAME: &str = "pack";
 pub const MAGIC: &[u8; 8] = b"bct-pack";
 
 /// The version of the format. One that doesn't know it can't read what follows.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// In the byte about the listening sockets: that systemd passed them. The other bits are how many of them, the last ones, are
 /// for HTTP.

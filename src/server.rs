@@ -374,14 +374,18 @@ impl Server {
 
     /// All connections that the workers let go of: all that there are, unless that takes too long.
     fn collect(&self) -> Vec<Connection> {
-        let deadline = Instant::now() + LONGEST_RELEASE;
+        let begun = Instant::now();
         let mut connections = Vec::with_capacity(self.clients());
         loop {
+            // What is still to be computed is left to whoever comes next, however much it is.
+            if begun.elapsed() >= Turns::PATIENCE {
+                self.turns.close();
+            }
             connections.extend(self.released.try_iter());
             // In this order: a worker may have told its client goodbye, and not done so to linger yet.
             let is_all =
                 connections.len() == self.door.clients.all() && self.scoreboard.is_vacant();
-            if is_all || Instant::now() >= deadline {
+            if is_all || begun.elapsed() >= LONGEST_RELEASE {
                 return connections;
             }
             std::thread::park_timeout(LOOK);

@@ -170,16 +170,21 @@ const TAKE: Set = &[Entry {
 
 #[test]
 fn who_computes_is_let_go_of_with_the_request() {
-    let mut server = local_server(&["--max-clients", "2"], &[server::SET, TAKE]);
-    let mut client = Client::connect(server.addresses()[0]).unwrap();
-    client.send("WHY\nTAKE\nWHO\nWH");
-    wait_until("it wants one more", || ALL_TAKEN.load(Ordering::Relaxed));
-    let released = server.release(Phase::Release);
-    let connection = next(&released);
-    assert_eq!(connection.client.unanswered, b"TAKE\nWHO\nWH");
-    server.dismiss();
-    drop(connection);
-    assert_eq!(client.rest(), "42\n");
+    for phase in [Phase::Release, Phase::Pack] {
+        ALL_TAKEN.store(false, Ordering::Relaxed);
+        let mut server = local_server(&["--max-clients", "2"], &[server::SET, TAKE]);
+        let mut client = Client::connect(server.addresses()[0]).unwrap();
+        client.send("WHY\nTAKE\nWHO\nWH");
+        wait_until("it wants one more", || ALL_TAKEN.load(Ordering::Relaxed));
+        let handed_over = server.hand_over(phase);
+        let [(connection, _)] = &handed_over.clients[..] else {
+            panic!("one client");
+        };
+        assert_eq!(connection.unanswered, b"TAKE\nWHO\nWH");
+        server.dismiss();
+        drop(handed_over);
+        assert_eq!(client.rest(), "42\n");
+    }
 }
 
 fn echo(request: &str) -> String {

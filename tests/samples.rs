@@ -2,6 +2,7 @@
 //!
 //! Every scenario is a test of each language, and named so: `samples::perl::comes_back_when_it_is_reset`.
 
+mod copied;
 mod daemon;
 mod hostile;
 mod readme;

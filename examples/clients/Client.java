@@ -41,6 +41,7 @@ public final class Client implements AutoCloseable {
     private final int timeout;
     private Socket socket;
     private InputStream input;
+    private int waiting; // replies that are still to come
 
     /** The time-out is in milliseconds. It connects when it is asked something, and again when the connection is lost. */
     public Client(String host, int port, int timeout) {
@@ -59,6 +60,7 @@ public final class Client implements AutoCloseable {
             // It is given up anyway.
         }
         socket = null;
+        waiting = 0;
     }
 
     /** Hands on each request and the reply to it, in order. Throws an IOException when there is no connection. */
@@ -75,6 +77,7 @@ public final class Client implements AutoCloseable {
                 send(batch);
                 for (String request : batch) {
                     Reply reply = reply();
+                    waiting--;
                     answered++;
                     failures = 0;
                     take.accept(request, reply);
@@ -100,8 +103,8 @@ public final class Client implements AutoCloseable {
     }
 
     private void send(List<String> batch) throws IOException {
-        // Nobody was asked anything: what has come is last words, or no reply to what is asked next.
-        if (socket != null && input.available() > 0) {
+        // What nobody has waited for, because the caller has thrown, or what has come unasked is no reply to what is asked next.
+        if (socket != null && (waiting > 0 || input.available() > 0)) {
             close();
         }
         if (socket == null) {
@@ -112,6 +115,7 @@ public final class Client implements AutoCloseable {
             }
         }
         String lines = String.join("\n", batch) + "\n";
+        waiting = batch.size();
         socket.getOutputStream().write(lines.getBytes(StandardCharsets.US_ASCII));
     }
 

@@ -47,9 +47,9 @@ lost() {
 
 connect() {
     local watch connected=
-    # Bash has no time-out for this, but a signal interrupts it.
+    # Bash has no time-out for this, but a signal interrupts it: one for each address of the name.
     trap : ALRM
-    { doze "$timeout"; kill -ALRM $$; } <&- >&- 2>&- &
+    { while doze "$timeout" && kill -ALRM $$; do :; done; } <&- >&- 2>&- &
     watch=$!
     { exec {connection}<>"/dev/tcp/$host/$port"; } 2>/dev/null && connected=yes
     kill "$watch" 2>/dev/null

@@ -50,6 +50,7 @@ type Client struct {
 	Timeout time.Duration
 	conn    net.Conn
 	reader  *bufio.Reader
+	waiting int // replies that are still to come
 }
 
 // Close may be called at any time; what is asked after it connects again.
@@ -58,6 +59,7 @@ func (c *Client) Close() {
 		c.conn.Close()
 		c.conn = nil
 	}
+	c.waiting = 0
 }
 
 // Ask hands the reply to each request to take, in order: a value, or a ServerError. It fails when there is no connection.
@@ -97,7 +99,8 @@ func (c *Client) KeepAlive() error {
 
 // exchange returns how many requests were answered, and an error if not all were.
 func (c *Client) exchange(batch []string, take func(string, string, *ServerError)) (int, error) {
-	if c.conn != nil && !c.quiet() {
+	// What nobody has waited for, because take has panicked, is no reply to what is asked next.
+	if c.conn != nil && (c.waiting > 0 || !c.quiet()) {
 		c.Close()
 	}
 	if c.conn == nil {
@@ -107,6 +110,7 @@ func (c *Client) exchange(batch []string, take func(string, string, *ServerError
 		}
 		c.conn, c.reader = conn, bufio.NewReaderSize(conn, longestReply+1)
 	}
+	c.waiting = len(batch)
 	c.conn.SetDeadline(time.Now().Add(c.Timeout))
 	if _, err := io.WriteString(c.conn, strings.Join(batch, "\n")+"\n"); err != nil {
 		return 0, err
@@ -116,6 +120,7 @@ func (c *Client) exchange(batch []string, take func(string, string, *ServerError
 		if err != nil {
 			return i, err
 		}
+		c.waiting--
 		take(request, value, refused)
 	}
 	return len(batch), nil

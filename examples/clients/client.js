@@ -33,6 +33,7 @@ class Client {
   #socket = null;
   #pieces = null;
   #buffer = '';
+  #waiting = 0; // replies that are still to come
 
   constructor(host, port, timeout = 2000) {
     Object.assign(this, { host, port, timeout });
@@ -42,6 +43,7 @@ class Client {
     this.#socket?.destroy();
     this.#socket = null;
     this.#buffer = '';
+    this.#waiting = 0;
   }
 
   /** Yields the reply to each request, in order: a string or a ServerError. Throws when there is no connection. */
@@ -53,8 +55,9 @@ class Client {
       try {
         const batch = firstBatch(requests, answered);
         await this.#send(batch);
-        for (let left = batch.length; left > 0; left -= 1) {
+        while (this.#waiting > 0) {
           const reply = await this.#reply();
+          this.#waiting -= 1;
           answered += 1;
           failures = 0;
           yield reply;
@@ -76,13 +79,14 @@ class Client {
   }
 
   async #send(batch) {
-    // Nobody was asked anything: what has come is the end, or last words, or no reply to what is asked next.
-    if (this.#buffer || this.#socket?.readableLength || this.#socket?.readableEnded) this.close();
+    // What nobody has waited for, because the caller has left, or what has come unasked is no reply to what is asked next.
+    if (this.#waiting || this.#buffer || this.#socket?.readableLength || this.#socket?.readableEnded) this.close();
     if (!this.#socket || this.#socket.destroyed) {
       await this.#connect().catch((error) => {
         throw new Error(`no connection: ${error.message}`);
       });
     }
+    this.#waiting = batch.length;
     this.#socket.write(batch.map((request) => `${request}\n`).join(''));
   }
 

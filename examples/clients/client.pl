@@ -29,13 +29,13 @@ package Client {
 
     sub new {
         my ($class, $host, $port, $timeout) = @_;
-        return bless { host => $host, port => $port, timeout => $timeout // 2, buffer => '' }, $class;
+        return bless { host => $host, port => $port, timeout => $timeout // 2, buffer => '', waiting => 0 }, $class;
     }
 
     sub close {
         my ($self) = @_;
         delete $self->{socket};    # with its last reference it is closed
-        $self->{buffer} = '';
+        @$self{qw(buffer waiting)} = ('', 0);    # replies that are still to come: none
         return;
     }
 
@@ -50,6 +50,7 @@ package Client {
             my $asked = eval { $self->_send(@requests) };
             while ($asked) {
                 my $reply = eval { $self->_reply } // last;
+                $self->{waiting}--;
                 $take->(shift @requests, $reply);
                 $asked--;
                 $failures = 0;
@@ -73,8 +74,8 @@ package Client {
     # Sends as many of the requests as are sent at once, and returns how many.
     sub _send {
         my ($self, @requests) = @_;
-        # Nobody was asked anything: what has come is the end, or last words, or no reply to what is asked next.
-        $self->close if $self->{socket} && ($self->{buffer} ne '' || $self->_readable(0));
+        # What nobody has waited for, because the caller has died, or what has come unasked is no reply to what is asked next.
+        $self->close if $self->{socket} && ($self->{waiting} || $self->{buffer} ne '' || $self->_readable(0));
         $self->{socket} //= IO::Socket::IP->new(
             PeerHost => $self->{host}, PeerService => $self->{port}, Type => SOCK_STREAM, Timeout => $self->{timeout},
         ) // die "no connection: $@\n";
@@ -85,6 +86,7 @@ package Client {
             $lines .= "$_\n";
             $asked++;
         }
+        $self->{waiting} = $asked;
         local $SIG{PIPE} = 'IGNORE';
         syswrite($self->{socket}, $lines) // die "$!\n";
         return $asked;

@@ -41,12 +41,14 @@ class Client:
         self.timeout = timeout
         self.socket = None
         self.buffer = b""
+        self.waiting = 0  # replies that are still to come
 
     def close(self):
         if self.socket:
             self.socket.close()
         self.socket = None
         self.buffer = b""
+        self.waiting = 0
 
     def ask(self, requests):
         """Yields the reply to each request, in order: a str or a ServerError. Raises OSError when there is no connection."""
@@ -60,6 +62,7 @@ class Client:
                 self._send(batch)
                 for _ in batch:
                     reply = self._reply()
+                    self.waiting -= 1
                     answered, failures = answered + 1, 0
                     yield reply
             except OSError:
@@ -75,14 +78,15 @@ class Client:
             self.close()
 
     def _send(self, batch):
-        # Nobody was asked anything: what has come is the end, or last words, or no reply to what is asked next.
-        if self.socket and (self.buffer or self._readable(0)):
+        # What nobody has waited for, because the caller has left, or what has come unasked is no reply to what is asked next.
+        if self.socket and (self.waiting or self.buffer or self._readable(0)):
             self.close()
         if not self.socket:
             try:
                 self.socket = socket.create_connection(self.address, self.timeout)
             except OSError as error:
                 raise ConnectionError(f"no connection: {error}") from error
+        self.waiting = len(batch)
         self.socket.sendall("".join(request + "\n" for request in batch).encode("ascii"))
 
     def _readable(self, seconds):

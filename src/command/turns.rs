@@ -26,17 +26,13 @@ const PIECE: Duration = Duration::from_micros(100);
 /// No rest is longer: what seems to have taken so long has been waiting for a core itself.
 const LONGEST_REST: Duration = Duration::from_millis(1);
 
-/// Who has got no turn so long after his request was read is refused, together with all requests that came with it: a worker that
-/// is not done with them after a second is missed.
-const PATIENCE: Duration = Duration::from_millis(500);
-
 /// Where turns are taken, first come, first served.
 #[derive(Clone)]
 pub struct Turns(Arc<Mutex<State>>);
 
 struct State {
-    /// For each turn that nobody has: when the rest after the one before it is over.
-    free: Vec<Instant>,
+    /// For each turn that nobody has: when the rest after the one before it is over, the earliest first.
+    free: VecDeque<Instant>,
     /// Who waits for one, while none is free; given directly, or whoever has just had one would have the next as well.
     waiting: VecDeque<Sender<Given>>,
     /// Whether no more are given.
@@ -54,6 +50,10 @@ pub struct Turn {
 }
 
 impl Turns {
+    /// Who has got no turn so long after his request was read is refused, together with all requests that came with it: a worker that
+    /// is not done with them after a second is missed.
+    pub const PATIENCE: Duration = Duration::from_millis(500);
+
     /// As many turns at a time as half of the cores, and at least one.
     pub fn for_this_machine() -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -62,7 +62,7 @@ impl Turns {
 
     fn of(turns: usize) -> Self {
         Turns(Arc::new(Mutex::new(State {
-            free: vec![Instant::now(); turns],
+            free: vec![Instant::now(); turns].into(),
             waiting: VecDeque::new(),
             closed: false,
         })))
@@ -97,7 +97,7 @@ impl Turns {
     pub fn take<'a>(&self, request: &Request<'_>) -> Result<Turn, Refusal<'a>> {
         debug_assert_eq!(request.entry.kind, Kind::Computes, "{}", request.entry.name);
         let waited = Duration::from_nanos(request.asked.until(Nanos::now()));
-        self.take_within(PATIENCE.saturating_sub(waited))
+        self.take_within(Turns::PATIENCE.saturating_sub(waited))
     }
 
     fn take_within<'a>(&self, patience: Duration) -> Result<Turn, Refusal<'a>> {
@@ -117,7 +117,7 @@ impl Turns {
         if state.closed {
             return Err(Refusal::Deferred);
         }
-        if let Some(rested) = state.free.pop() {
+        if let Some(rested) = state.free.pop_front() {
             return Ok(rested);
         }
         if patience.is_zero() {
@@ -140,7 +140,7 @@ impl Turns {
         match state.waiting.pop_front() {
             // It has room for one, and whoever waits takes it or gives it back.
             Some(waiting) => drop(waiting.try_send(Ok(rested))),
-            None => state.free.push(rested),
+            None => state.free.push_back(rested),
         }
     }
 
@@ -189,6 +189,14 @@ mod tests {
         drop(taken);
         let state = turns.lock();
         assert_eq!((state.free.len(), state.waiting.len()), (2, 0));
+    }
+
+    #[test]
+    fn the_turn_that_has_rested_longest_is_given() {
+        let turns = Turns::of(2);
+        drop(turns.take_within(LONG).expect("a turn"));
+        let rested = turns.wait(LONG).expect("the other");
+        assert!(rested <= Instant::now());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::lookup::{Family, addresses};
 use super::reply::{is_printable, wrong};
 use super::{Deadline, Failure, Lines, Reply, Server};
 
-/// Longer than any reply of a server of ours: `NP` answers 510 numbers of up to nine digits.
+/// Longer than any reply of a server of ours: what `NP` answers to a request of 1,023 bytes is no longer than 2 KiB.
 pub const LONGEST_REPLY: usize = 16 * 1024;
 
 /// How much is read at a time.

@@ -116,7 +116,8 @@ impl Service {
             if ordered && looked {
                 return idle();
             }
-            looked = ordered;
+            // What was brought along is no look at what has arrived.
+            looked = ordered && !resumes;
             let phase = self.scoreboard.phase();
             let flags = match phase {
                 Phase::Serve if ordered => RecvFlags::DONTWAIT,

@@ -286,6 +286,13 @@ struct Computing {
 }
 
 impl Computing {
+    /// Half of the cores compute at a time.
+    fn clients() -> usize {
+        16 * thread::available_parallelism()
+            .map_or(2, usize::from)
+            .max(2)
+    }
+
     fn start(address: SocketAddr) -> Self {
         let leave = Arc::new(AtomicBool::new(false));
         let ask = |_| {
@@ -300,7 +307,7 @@ impl Computing {
                 }
             })
         };
-        let asking = (0..32).map(ask).collect();
+        let asking = (0..Computing::clients()).map(ask).collect();
         Computing { leave, asking }
     }
 }
@@ -321,7 +328,11 @@ fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
         return;
     }
     let (first, second) = (own_address().ip(), own_address().ip());
-    let calculator = server(first, &["--commands", "server,calc", "--max-clients", "64"]);
+    let room = (32 + Computing::clients()).to_string();
+    let calculator = server(
+        first,
+        &["--commands", "server,calc", "--max-clients", &room],
+    );
     let daemons = [calculator, server(second, &[])];
     let computing = Computing::start(daemons[0].address);
     let watchers = Watchers::start(&[(first, "90"), (second, "99.95")]);

@@ -230,7 +230,7 @@ pub fn goes_on_when_there_was_no_server_for_a_while(sample: &Sample) {
     for line in run.prints(lines + 3) {
         assert_eq!(line, "WHY\tto WHY");
     }
-    run.signal("INT");
+    run.signal("TERM");
     run.end();
     server.end();
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -13,7 +13,7 @@ use crate::failure::{Failure, complain};
 use crate::output::Output;
 
 /// Tells when nobody reads any more, however long it takes to the next line. Of a file that never comes.
-pub fn hear_the_end(tell: &Sender<Event>) {
+pub fn hear_the_end(tell: &SyncSender<Event>) {
     let output = io::stdout();
     let mut output = [PollFd::new(&output, PollFlags::empty())];
     // Whatever else is wrong with it, the next line tells.

@@ -14,7 +14,7 @@ mod view;
 
 use std::io::{self, IsTerminal as _};
 use std::process::{self, ExitCode};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
 use signal_hook::consts::{SIGTSTP, SIGWINCH};
@@ -29,6 +29,9 @@ use crate::interrupt::on_interrupt;
 use crate::options::{Options, Watch};
 use crate::output::Output;
 use crate::terminal;
+
+/// So much may have happened that is not shown yet; whoever tells of more waits, for a reader that reads nothing.
+const BACKLOG: usize = 16;
 
 /// What happens while the count is shown.
 enum Event {
@@ -46,7 +49,7 @@ enum Event {
 
 /// Shows it until ^C.
 pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
-    let (tell, events) = mpsc::channel();
+    let (tell, events) = mpsc::sync_channel(BACKLOG);
     let end = tell.clone();
     let is_drawn = !options.json && io::stdout().is_terminal() && terminal::can_be_drawn_on();
     on_interrupt(move || {
@@ -83,7 +86,7 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure
 }
 
 /// Tells of another size, and of ^Z.
-fn hear_the_terminal(tell: Sender<Event>) -> Result<(), Failure> {
+fn hear_the_terminal(tell: SyncSender<Event>) -> Result<(), Failure> {
     let signals = Signals::new([SIGWINCH, SIGTSTP]).map_err(|source| Failure::System {
         action: "handle signals",
         source,
