@@ -170,6 +170,7 @@ macro_rules! samples {
                 comes_back_when_there_is_room
                 says_that_nobody_listens
                 tries_every_address_of_a_name
+                passes_over_addresses_that_let_nobody_in
                 asks_thousands_at_once
                 asks_again_and_again_on_one_connection
                 keeps_the_connection_alive

@@ -7,6 +7,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -104,11 +105,9 @@ func (c *Client) exchange(batch []string, take func(string, string, *ServerError
 		c.Close()
 	}
 	if c.conn == nil {
-		conn, err := net.DialTimeout("tcp", c.Address, c.Timeout)
-		if err != nil {
+		if err := c.connect(); err != nil {
 			return 0, fmt.Errorf("no connection: %w", err)
 		}
-		c.conn, c.reader = conn, bufio.NewReaderSize(conn, longestReply+1)
 	}
 	c.waiting = len(batch)
 	c.conn.SetDeadline(time.Now().Add(c.Timeout))
@@ -124,6 +123,25 @@ func (c *Client) exchange(batch []string, take func(string, string, *ServerError
 		take(request, value, refused)
 	}
 	return len(batch), nil
+}
+
+// connect tries one address of the name after the other, each for the whole time-out, which a dialer would divide among them.
+func (c *Client) connect() error {
+	host, port, err := net.SplitHostPort(c.Address)
+	if err != nil {
+		return err
+	}
+	inTime, cancel := context.WithTimeout(context.Background(), c.Timeout)
+	defer cancel()
+	addresses, err := net.DefaultResolver.LookupHost(inTime, host)
+	for _, address := range addresses {
+		var conn net.Conn
+		if conn, err = net.DialTimeout("tcp", net.JoinHostPort(address, port), c.Timeout); err == nil {
+			c.conn, c.reader = conn, bufio.NewReaderSize(conn, longestReply+1)
+			return nil
+		}
+	}
+	return err
 }
 
 // quiet tells whether nothing has come while nobody asked: that would be the end, or last words, or no reply to what is asked next.

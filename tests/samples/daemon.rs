@@ -2,12 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::Stdio;
 
 use super::{LONG, NOTHING, Outcome, Run, Sample, asked, repeated};
 use crate::support::http::{self, get};
 use crate::support::kernel::{can, own_address};
+use crate::support::names::Deaf;
 use crate::support::{Daemon, Scratch, program, wait_until};
 
 const USAGE: &str = "usage: client [--repeat SECONDS] HOST PORT REQUEST [REQUEST ...]";
@@ -93,13 +95,29 @@ pub fn says_that_nobody_listens(sample: &Sample) {
 }
 
 /// A name with two addresses, at one of which nobody listens: whichever is tried first.
+/// Asks WHY of a name with these addresses, and is answered.
+fn finds_it_by_name(sample: &Sample, addresses: &[&str], port: u16) {
+    let scratch = Scratch::new();
+    let hosts = scratch.path().join("hosts");
+    let lines = addresses
+        .iter()
+        .map(|address| format!("{address} manifold\n"));
+    std::fs::write(&hosts, lines.collect::<String>()).expect("a file");
+    let inner = sample.command();
+    let mut command = std::process::Command::new("unshare");
+    let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+    command.args(["--mount", "sh", "-c", &script, "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.args(["manifold", &port.to_string(), "WHY"]);
+    Run::start(command, Stdio::piped())
+        .end()
+        .is(0, &["WHY\t42"]);
+}
+
 pub fn tries_every_address_of_a_name(sample: &Sample) {
     if !can(&["unshare", "--mount"]) {
         return;
     }
-    let scratch = Scratch::new();
-    let hosts = scratch.path().join("hosts");
-    std::fs::write(&hosts, "::1 twofold\n127.0.0.1 twofold\n").expect("a file");
     let mut daemons = vec![Daemon::start([""; 0])];
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
         let mut command = program();
@@ -107,17 +125,19 @@ pub fn tries_every_address_of_a_name(sample: &Sample) {
         daemons.push(Daemon::run(command));
     }
     for daemon in daemons {
-        let inner = sample.command();
-        let mut command = std::process::Command::new("unshare");
-        let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
-        command.args(["--mount", "sh", "-c", &script, "sh"]);
-        command.arg(inner.get_program()).args(inner.get_args());
-        let port = daemon.address.port().to_string();
-        command.args(["twofold", &port, "WHY"]);
-        Run::start(command, Stdio::piped())
-            .end()
-            .is(0, &["WHY\t42"]);
+        finds_it_by_name(sample, &["::1", "127.0.0.1"], daemon.address.port());
     }
+}
+
+pub fn passes_over_addresses_that_let_nobody_in(sample: &Sample) {
+    if !can(&["unshare", "--mount"]) {
+        return;
+    }
+    let daemon = Daemon::start([""; 0]);
+    let port = daemon.address.port();
+    let [first, second] = [(); 2].map(|()| Deaf::at(SocketAddr::new(own_address().ip(), port)));
+    let [first_ip, second_ip] = [&first, &second].map(|deaf| deaf.address.ip().to_string());
+    finds_it_by_name(sample, &[&first_ip, &second_ip, "127.0.0.1"], port);
 }
 
 pub fn asks_thousands_at_once(sample: &Sample) {
