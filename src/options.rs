@@ -326,7 +326,7 @@ pub fn unreadable(argument: &clap::Arg) -> Option<String> {
     let is_text = |text: &str| !text.contains(char::is_control);
     (!value.to_str().is_some_and(is_text)).then(|| {
         format!(
-            "the variable {} holds something that is not text: {value:?}",
+            "the variable {} holds a control character, or something that is not text: {value:?}",
             variable.display()
         )
     })

@@ -253,7 +253,7 @@ public final class Client implements AutoCloseable {
             repeat = milliseconds(words.get(1));
             words = words.subList(2, words.size());
         }
-        if (words.size() < 3 || words.get(0).startsWith("-")) {
+        if (words.size() < 3 || !words.get(0).matches("[^-].*")) {
             wrong("nothing to ask");
         }
         String port = words.get(1);

@@ -93,7 +93,8 @@ exchange() {
         lines+=${requests[asked]}$'\n'
     done
     # By another shell: if the connection is broken, a signal ends whoever writes.
-    (printf %s "$lines") 2>/dev/null >&"$connection" || lost "the server closed the connection" || return
+    # If it fails, what there is to read says why.
+    (printf %s "$lines") 2>/dev/null >&"$connection"
     while [ "$answered" -lt "$asked" ]; do
         receive_reply || return
         "$take" "${requests[answered]}"
@@ -177,7 +178,7 @@ main() {
         milliseconds repeat "$2"
         shift 2
     fi
-    [ $# -ge 3 ] && [[ $1 != -* ]] || wrong "nothing to ask"
+    [ $# -ge 3 ] && [[ $1 == [^-]* ]] || wrong "nothing to ask"
     host=$1 port=$2
     [[ $port =~ ^[0-9]{1,5}$ && 10#$port -ge 1 && 10#$port -le 65535 ]] || wrong "not a port: $port"
     shift 2

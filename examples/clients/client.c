@@ -240,7 +240,7 @@ static void wait_for(struct client *client, long left, long keepalive) {
 static long milliseconds(const char *text) {
     char *end;
     double number = strtod(text, &end);
-    if (*end || strspn(text, "0123456789.") != strlen(text) || !(number >= 0.001 && number <= 1e6))
+    if (*end || end == text || end[-1] == '.' || strspn(text, "0123456789.") != strlen(text) || !(number >= 0.001 && number <= 1e6))
         wrong("not a number of seconds: ", text);
     return (long)(number * 1000);
 }
@@ -257,7 +257,7 @@ int main(int count, char **words) {
         words += 2;
         count -= 2;
     }
-    if (count < 4 || words[1][0] == '-')
+    if (count < 4 || strspn(words[1], "-") || !*words[1])
         wrong("nothing to ask", "");
     if (strspn(words[2], "0123456789") != strlen(words[2]) || atol(words[2]) < 1 || atol(words[2]) > 65535)
         wrong("not a port: ", words[2]);

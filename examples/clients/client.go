@@ -236,9 +236,11 @@ func wrong(format string, arguments ...any) {
 	os.Exit(complain(64, format, arguments...))
 }
 
+var decimal = regexp.MustCompile(`^[0-9]*\.?[0-9]+$`)
+
 func seconds(text string) time.Duration {
 	number, err := strconv.ParseFloat(text, 64)
-	if err != nil || !(number >= 0.001 && number <= 1e6) {
+	if err != nil || !decimal.MatchString(text) || number < 0.001 || number > 1e6 {
 		wrong("not a number of seconds: %s", text)
 	}
 	return time.Duration(number * float64(time.Second))
@@ -256,7 +258,7 @@ func main() {
 	if len(words) > 1 && words[0] == "--repeat" {
 		repeat, words = seconds(words[1]), words[2:]
 	}
-	if len(words) < 3 || strings.HasPrefix(words[0], "-") {
+	if len(words) < 3 || words[0] == "" || strings.HasPrefix(words[0], "-") {
 		wrong("nothing to ask")
 	}
 	host, port, requests := words[0], words[1], words[2:]

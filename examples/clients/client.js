@@ -201,7 +201,7 @@ async function main() {
     words = words.slice(2);
   }
   const [host, port, ...requests] = words;
-  if (requests.length === 0 || host.startsWith('-')) wrong('nothing to ask');
+  if (requests.length === 0 || !host || host.startsWith('-')) wrong('nothing to ask');
   if (!/^\d{1,5}$/.test(port) || port < 1 || port > 65535) wrong(`not a port: ${port}`);
   const client = new Client(host, port, milliseconds(process.env.TIMEOUT ?? '2'));
   const keepalive = milliseconds(process.env.KEEPALIVE ?? '60');

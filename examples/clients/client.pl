@@ -178,7 +178,7 @@ if (@ARGV > 1 && $ARGV[0] eq '--repeat') {
     $repeat = seconds(shift);
 }
 my ($host, $port, @requests) = @ARGV;
-wrong('nothing to ask') if !@requests || $host =~ /^-/;
+wrong('nothing to ask') if !@requests || $host !~ /^[^-]/;
 wrong("not a port: $port") if $port !~ /\A[0-9]{1,5}\z/ || $port < 1 || $port > 65535;
 my $client = Client->new($host, $port, seconds($ENV{TIMEOUT} // 2));
 my $keepalive = seconds($ENV{KEEPALIVE} // 60);

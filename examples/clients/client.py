@@ -188,7 +188,7 @@ def main():
     words, repeat = sys.argv[1:], None
     if words[:1] == ["--repeat"] and len(words) > 1:
         repeat, words = seconds(words[1]), words[2:]
-    if len(words) < 3 or words[0].startswith("-"):
+    if len(words) < 3 or not words[0] or words[0].startswith("-"):
         wrong("nothing to ask")
     host, port, *requests = words
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:

@@ -257,8 +257,14 @@ fn wrong(message: &str) -> ! {
 }
 
 fn seconds(text: &str) -> Duration {
+    let is_decimal = text
+        .bytes()
+        .all(|byte| byte == b'.' || byte.is_ascii_digit())
+        && !text.ends_with('.');
     match text.parse() {
-        Ok(number) if (0.001..=1e6).contains(&number) => Duration::from_secs_f64(number),
+        Ok(number) if is_decimal && (0.001..=1e6).contains(&number) => {
+            Duration::from_secs_f64(number)
+        }
         _ => wrong(&format!("not a number of seconds: {text}")),
     }
 }
@@ -277,13 +283,13 @@ fn main() {
         repeat = Some(seconds(&words[1]));
         words.drain(..2);
     }
-    if words.len() < 3 || words[0].starts_with('-') {
+    if words.len() < 3 || words[0].is_empty() || words[0].starts_with('-') {
         wrong("nothing to ask");
     }
     let (host, requests) = (&words[0], words[2..].iter().map(String::as_str));
     let requests: Vec<&str> = requests.collect();
     let port = match words[1].parse() {
-        Ok(port) if port > 0 => port,
+        Ok(port) if port > 0 && !words[1].starts_with('+') => port,
         _ => wrong(&format!("not a port: {}", words[1])),
     };
     let mut client = Client::new(host, port, setting("TIMEOUT", "2"));

@@ -17,5 +17,5 @@ pub use self::deadline::Deadline;
 pub use self::failure::{Failure, quoted};
 pub use self::lines::Lines;
 pub use self::lookup::{Family, addresses};
-pub use self::reply::{Reply, clients, closes_after, id, is_unheard};
+pub use self::reply::{Reply, clients, closes_after, id, is_printable, is_unheard};
 pub use self::server::{PORT, Server};

@@ -95,7 +95,7 @@ struct Form {
 }
 
 /// The values by which a server of ours can be known.
-const FORMS: [Form; 4] = [
+const FORMS: [Form; 9] = [
     Form {
         command: "WHO",
         right: "a number from 1 on",
@@ -115,6 +115,35 @@ const FORMS: [Form; 4] = [
         command: "PING",
         right: "PONG",
         is_right: |value| value == "PONG",
+    },
+    Form {
+        command: "QUIT",
+        right: "BYE",
+        is_right: |value| value == "BYE",
+    },
+    Form {
+        command: "EXIT",
+        right: "BYE",
+        is_right: |value| value == "BYE",
+    },
+    Form {
+        command: "ADD",
+        right: "a whole number of 64 bits",
+        is_right: |value| value.parse::<i64>().is_ok(),
+    },
+    Form {
+        command: "MAX",
+        right: "a whole number of 64 bits",
+        is_right: |value| value.parse::<i64>().is_ok(),
+    },
+    Form {
+        command: "NP",
+        right: "primes",
+        is_right: |value| {
+            value
+                .split(' ')
+                .all(|prime| prime.parse().is_ok_and(|prime: u32| prime > 1))
+        },
     },
 ];
 
@@ -144,7 +173,7 @@ pub(super) fn wrong(request: &str, said: &[u8]) -> Failure {
 }
 
 /// Whether all of it may be in a reply.
-pub(super) fn is_printable(bytes: &[u8]) -> bool {
+pub fn is_printable(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
@@ -201,6 +230,10 @@ mod tests {
             ),
             ("WHY ", "42", &["43", "042"]),
             ("\tping", "PONG", &["pong"]),
+            ("quit", "BYE", &["-5"]),
+            ("add 1 2", "3", &["<html>", "1 2", "9223372036854775808"]),
+            ("MAX -1 -2", "-1", &["", "1.5"]),
+            ("np 2 12", "3 37", &["3 -37", "3  37", "1", "3,37"]),
         ] {
             assert_eq!(read(request, right), Some(Reply::Value(right.to_string())));
             for line in wrong {

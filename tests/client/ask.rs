@@ -206,9 +206,9 @@ fn json_is_one_object_with_the_numbers_of_the_reply() {
         (b"PONG\n", "PONG", json!([])),
         (b"\"\\\n", "\"\\", json!([])),
     ] {
-        let (status, object) = object(answer, "--json max 1");
+        let (status, object) = object(answer, "--json later 1");
         let wanted =
-            json!({ "request": "max 1", "seconds": null, "reply": reply, "numbers": numbers });
+            json!({ "request": "later 1", "seconds": null, "reply": reply, "numbers": numbers });
         assert_eq!((status, object), (0, wanted));
     }
     let (status, refused) = object(b"ERR USAGE WHY takes nothing\n", "why 2 --json");

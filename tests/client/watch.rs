@@ -496,6 +496,15 @@ fn without_a_first_count_there_is_nothing_to_show() {
             .contains("WHO is answered \"hello\" instead of"),
         "{wrong:?}"
     );
+    // These could be taken for the count, or leave nothing to wait for.
+    for said in ["17\n18\n", "SSH-2.0-OpenSSH_9\r\n"] {
+        let other = Scripted::start(|asked| match asked.number {
+            0 => Does::Say(said.to_string()),
+            _ => Does::Stall,
+        });
+        let wrong = ran(watch(other.address).output().expect("it runs"));
+        assert_eq!((wrong.status, wrong.output.as_str()), (76, ""), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -251,7 +251,17 @@ pub fn refuses_to_be_called_wrongly(sample: &Sample) {
         (&["localhost", "4242"], "nothing to ask"),
         (&["--repeat"], "nothing to ask"),
         (&["--unknown", "localhost", "4242", "WHY"], "nothing to ask"),
+        (&["", "4242", "WHY"], "nothing to ask"),
         (&["localhost", "http", "WHY"], "not a port: http"),
+        (&["localhost", "+4242", "WHY"], "not a port: +4242"),
+        (
+            &["--repeat", "1e3", "localhost", "4242", "WHY"],
+            "not a number of seconds: 1e3",
+        ),
+        (
+            &["--repeat", "5.", "localhost", "4242", "WHY"],
+            "not a number of seconds: 5.",
+        ),
         (&["localhost", "65536", "WHY"], "not a port: 65536"),
         (&["localhost", "4242", "WHY", ""], "not a request:"),
         (&["localhost", "4242", "WHY", " \t "], "not a request:"),

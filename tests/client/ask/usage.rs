@@ -67,12 +67,12 @@ fn a_wrong_variable_is_64_and_named_unless_a_flag_is_given() {
         (
             server,
             b"\x1b[31m",
-            "the variable BLOCKCHAIN_TCP_SERVER holds something that is not text: \"\\u{1b}[31m\"",
+            "the variable BLOCKCHAIN_TCP_SERVER holds a control character, or something that is not text: \"\\u{1b}[31m\"",
         ),
         (
             server,
             b"x\xff",
-            "the variable BLOCKCHAIN_TCP_SERVER holds something that is not text: \"x\\xFF\"",
+            "the variable BLOCKCHAIN_TCP_SERVER holds a control character, or something that is not text: \"x\\xFF\"",
         ),
     ] {
         let with = |arguments: &[&str]| {

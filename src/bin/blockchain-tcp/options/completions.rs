@@ -1,5 +1,7 @@
 //! What the shells complete the command lines with.
 
+use std::fmt::Write as _;
+
 use blockchain_tcpd::command::SETS;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, Command, ValueHint};
@@ -30,7 +32,33 @@ pub fn script(shell: Shell) -> String {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut text);
     let text = String::from_utf8_lossy(&text);
-    text.replace(&format!(" {name}\n"), " blockchain-tcp\n")
+    let text = text.replace(&format!(" {name}\n"), " blockchain-tcp\n");
+    match shell {
+        Shell::Fish => text + &values_for_fish(&command),
+        _ => text,
+    }
+}
+
+/// What clap leaves out for fish: the values of what is no option, and that none is the name of a file.
+fn values_for_fish(command: &Command) -> String {
+    let mut text = String::new();
+    for task in command.get_subcommands() {
+        let mut values = Vec::new();
+        for argument in task.get_positionals() {
+            if argument.get_value_hint() == ValueHint::Hostname {
+                values.push("(__fish_print_hostnames)".to_string());
+            }
+            let possible = argument.get_possible_values();
+            values.extend(possible.iter().map(|value| value.get_name().to_string()));
+        }
+        let (name, values) = (task.get_name(), values.join(" "));
+        // Writing to a text succeeds.
+        let _ = writeln!(
+            text,
+            "complete -c blockchain-tcp -n \"__fish_blockchain_tcp_using_subcommand {name}\" -f -a \"{values}\""
+        );
+    }
+    text
 }
 
 /// The argument of `help`: the name of a command.

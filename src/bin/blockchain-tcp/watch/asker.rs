@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::dial::{Connection, Deadline, Reply, clients, closes_after, is_unheard};
+use blockchain_tcpd::dial::{
+    self, Connection, Deadline, Reply, clients, closes_after, is_printable, is_unheard,
+};
 use jiff::Timestamp;
 
 use crate::failure::Failure;
@@ -96,8 +98,12 @@ fn connect(options: &Options) -> Result<Line, Failure> {
         }
         Ok(Reply::Value(id)) => Some(id),
         Ok(Reply::Refused { .. }) => None,
-        // WHO tells whether it is a server of ours.
-        Err(failure) if failure.is_foreign() => None,
+        // A line at least, and no more; WHO tells whether it is a server of ours.
+        Err(dial::Failure::Wrong { said, .. })
+            if is_printable(&said) && !connection.is_readable() =>
+        {
+            None
+        }
         Err(failure) => return Err(failure.into()),
     };
     Ok(Line {
