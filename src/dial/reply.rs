@@ -5,6 +5,7 @@ use std::fmt;
 use uuid::Uuid;
 
 use super::Failure;
+use crate::identity;
 
 /// After these errors the connection goes on; after all others, those of later versions included, the server closes.
 const GOING_ON: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
@@ -81,76 +82,65 @@ pub fn clients(value: &str) -> Result<u64, Failure> {
 
 /// The value of `WHERE`: 36 characters, small letters.
 pub fn id(value: &str) -> Result<Uuid, Failure> {
-    let id = Uuid::try_parse(value).ok();
-    let id = id.filter(|id| !id.is_nil() && id.hyphenated().to_string() == value);
+    let id = identity::parse(value.as_bytes()).ok();
+    let id = id.filter(|id| id.hyphenated().to_string() == value);
     id.ok_or_else(|| wrong("WHERE", value.as_bytes()))
 }
 
-/// What the protocol has as the value of a command.
+/// What the protocol has as the value of some commands.
 struct Form {
-    command: &'static str,
+    commands: &'static [&'static str],
     /// In words.
     right: &'static str,
     is_right: fn(&str) -> bool,
 }
 
 /// The values by which a server of ours can be known.
-const FORMS: [Form; 9] = [
+const FORMS: [Form; 7] = [
     Form {
-        command: "WHO",
+        commands: &["WHO"],
         right: "a number from 1 on",
         is_right: |value| clients(value).is_ok(),
     },
     Form {
-        command: "WHERE",
+        commands: &["WHERE"],
         right: "a UUID",
         is_right: |value| id(value).is_ok(),
     },
     Form {
-        command: "WHY",
+        commands: &["WHY"],
         right: "42",
         is_right: |value| value == "42",
     },
     Form {
-        command: "PING",
+        commands: &["PING"],
         right: "PONG",
         is_right: |value| value == "PONG",
     },
     Form {
-        command: "QUIT",
+        commands: &["QUIT", "EXIT"],
         right: "BYE",
         is_right: |value| value == "BYE",
     },
     Form {
-        command: "EXIT",
-        right: "BYE",
-        is_right: |value| value == "BYE",
-    },
-    Form {
-        command: "ADD",
+        commands: &["ADD", "MAX"],
         right: "a whole number of 64 bits",
         is_right: |value| value.parse::<i64>().is_ok(),
     },
     Form {
-        command: "MAX",
-        right: "a whole number of 64 bits",
-        is_right: |value| value.parse::<i64>().is_ok(),
-    },
-    Form {
-        command: "NP",
+        commands: &["NP"],
         right: "primes",
         is_right: |value| {
-            value
-                .split(' ')
-                .all(|prime| prime.parse().is_ok_and(|prime: u32| prime > 1))
+            let mut primes = value.split(' ').map(str::parse);
+            primes.all(|prime| prime.is_ok_and(|prime: u32| prime > 1))
         },
     },
 ];
 
 fn form(request: &str) -> Option<&'static Form> {
     let command = request.split([' ', '\t']).find(|word| !word.is_empty())?;
-    let is_meant = |form: &&Form| form.command.eq_ignore_ascii_case(command);
-    FORMS.iter().find(is_meant)
+    let is_it = |name: &&str| name.eq_ignore_ascii_case(command);
+    FORMS.iter().find(|form| form.commands.iter().any(is_it))
 }
 
 /// What follows `ERR`: a word and a sentence.
