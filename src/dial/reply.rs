@@ -5,7 +5,6 @@ use std::fmt;
 use uuid::Uuid;
 
 use super::Failure;
-use crate::identity;
 
 /// After these errors the connection goes on; after all others, those of later versions included, the server closes.
 const GOING_ON: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
@@ -82,8 +81,8 @@ pub fn clients(value: &str) -> Result<u64, Failure> {
 
 /// The value of `WHERE`: 36 characters, small letters.
 pub fn id(value: &str) -> Result<Uuid, Failure> {
-    let id = identity::parse(value.as_bytes()).ok();
-    let id = id.filter(|id| id.hyphenated().to_string() == value);
+    let id = Uuid::try_parse(value).ok();
+    let id = id.filter(|id| !id.is_nil() && id.hyphenated().to_string() == value);
     id.ok_or_else(|| wrong("WHERE", value.as_bytes()))
 }
 
