@@ -28,7 +28,7 @@ pub fn check(options: &Options) -> Result<(), Error> {
         cluster.check()?;
     }
     match &options.state_directory {
-        Some(directory) => Identity::check(directory),
+        Some(directory) => Identity::check(directory, options.server_id.is_some()),
         None => Ok(()),
     }
 }
