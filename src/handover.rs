@@ -1,11 +1,9 @@
 //! What a process begins with and leaves to the next: sockets that systemd passes, the one for HTTP, which must be there before
 //! anything is taken, and a pack of live connections.
 
-use std::ffi::OsStr;
 use std::io::{self, Read as _};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -25,6 +23,7 @@ use crate::linger::Leaving;
 use crate::listener::{self, Listener};
 use crate::options::Options;
 use crate::pack;
+use crate::signals;
 use crate::sys;
 
 /// How long the new program may take to say that it would start.
@@ -260,13 +259,12 @@ fn path_as_given() -> Option<PathBuf> {
         let is_descriptor = path.starts_with("/dev/fd") || path.starts_with("/proc");
         !path.as_os_str().is_empty() && !is_descriptor
     };
-    let executed = PathBuf::from(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
     // A program that is executed by its descriptor (fexecve(3)) may know the path as its name.
     let name = || {
         let name = std::env::args_os().next().map(PathBuf::from);
         name.filter(|name| name.is_absolute() && is_same_file(name, Path::new("/proc/self/exe")))
     };
-    let given = Some(executed).filter(is_path);
+    let given = Some(sys::executed_path()).filter(is_path);
     let given = given.or_else(|| name().filter(is_path))?;
     // The shell's name of this directory has the links by which it came here.
     let here = std::env::var_os("PWD").map(PathBuf::from);
@@ -313,13 +311,13 @@ impl Successor {
             .arg("--check")
             .env(VERSION_VARIABLE, pack::VERSION.to_string())
             .env_remove("NOTIFY_SOCKET");
-        let child = trial
+        trial
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             // With all that it starts.
-            .process_group(0)
-            .spawn();
+            .process_group(0);
+        let child = signals::unheld(|| trial.spawn());
         let mut child = child.map_err(|error| format!("can't run {name}: {}", plain(&error)))?;
         let deadline = Instant::now() + TRIAL;
         let give_up = |mut child: Child, why: String| {

@@ -49,6 +49,15 @@ pub fn hold() -> Result<(), Error> {
     Ok(())
 }
 
+/// Does this while signals reach the calling thread: a child that it starts has none of them blocked.
+pub fn unheld<T>(act: impl FnOnce() -> T) -> T {
+    // Neither fails with signals that there are (pthread_sigmask(3)).
+    let _ = sys::unblock(&SIGNALS);
+    let result = act();
+    let _ = sys::block(&SIGNALS);
+    result
+}
+
 /// Listens to signals, in a thread of its own: it alone takes them, so that none is on its way when it pauses.
 pub struct Signals {
     told: Receiver<Told>,

@@ -7,9 +7,12 @@
 //! The signal is `SIGURG`: by default it is ignored, so a stray one does no harm, and nobody sends it by hand.
 #![allow(unsafe_code)]
 
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
 use rustix::net::sockopt;
 use rustix::thread::Pid;
@@ -135,6 +138,20 @@ pub fn passed_descriptor(variable: &str) -> Option<OwnedFd> {
     }
     // SAFETY: it is open, and nobody here knows it yet: the program that ran before in this process left it.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The path by which this program was executed (AT_EXECFN in getauxval(3)), empty if that is unknown. Where there is no /proc,
+/// older kernels tell it to libc alone.
+pub fn executed_path() -> PathBuf {
+    // SAFETY: it takes an integer. What comes for this one is null or a string that lives as long as the process.
+    let path = unsafe {
+        let path = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
+        match path.is_null() {
+            true => return PathBuf::new(),
+            false => CStr::from_ptr(path),
+        }
+    };
+    PathBuf::from(OsStr::from_bytes(path.to_bytes()))
 }
 
 /// Keeps glibc from reserving 64 MiB of address space for each of up to eight threads a core (mallopt(3), M_ARENA_MAX).

@@ -245,6 +245,30 @@ fn a_state_directory_that_others_have_taken_meanwhile_costs_nobody_anything() {
     daemon.stop();
 }
 
+/// Nor does it inherit what the daemon does with signals: one that outlives the daemon can be stopped as any program.
+#[test]
+fn a_trial_begins_with_no_signal_blocked_or_ignored() {
+    let scratch = Scratch::new();
+    let (copy, daemon) = start_a_copy(&scratch, &["--max-clients", "8"]);
+    put(
+        &copy,
+        "#!/bin/sh\nexec grep ^Sig[BI] /proc/self/status >&2\n",
+        0o755,
+    );
+    daemon.signal("USR2");
+    // The tests' own parent may ignore others.
+    let ours = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1];
+    let more = [libc::SIGUSR2, libc::SIGXCPU, libc::SIGCHLD, libc::SIGPIPE];
+    let bits = ours.iter().chain(&more).map(|signal| 1_u64 << (signal - 1));
+    let bits: u64 = bits.sum();
+    for signals in ["SigBlk:", "SigIgn:"] {
+        let said = daemon.log().wait_for(signals);
+        let set = u64::from_str_radix(said.trim_start_matches(signals).trim(), 16).unwrap();
+        assert_eq!(set & bits, 0, "{said}");
+    }
+    daemon.stop();
+}
+
 #[test]
 fn a_trial_that_hangs_keeps_nobody_from_stopping() {
     let scratch = Scratch::new();
