@@ -103,7 +103,7 @@ fn an_id_that_a_limit_on_files_forbids_is_an_error_that_names_it() {
 
 /// So setlock, chpst and scripts keep a second one away: closed, the descriptor would keep nobody.
 #[test]
-fn a_lock_that_its_parent_left_open_is_held_over_a_hand_over() {
+fn a_lock_that_its_parent_left_open_is_held_over_a_handover() {
     let scratch = Scratch::new();
     let lock = scratch.path().join("lock");
     let is_free = || {
@@ -143,7 +143,7 @@ fn without_standard_descriptors_and_with_its_directory_gone_it_hands_over() {
 }
 
 #[test]
-fn a_relative_state_directory_is_the_same_after_a_hand_over() {
+fn a_relative_state_directory_is_the_same_after_a_handover() {
     let scratch = Scratch::new();
     std::fs::create_dir(scratch.path().join("state")).unwrap();
     let prepare = format!("cd {} || exit", scratch.path().display());

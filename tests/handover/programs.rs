@@ -29,7 +29,7 @@ fn put(copy: &Path, content: impl AsRef<[u8]>, mode: u32) {
 
 /// As releases are laid out by many: each in a directory of its own, and a link to the current one.
 #[test]
-fn the_path_as_it_was_given_is_followed_again_at_each_hand_over() {
+fn the_path_as_it_was_given_is_followed_again_at_each_handover() {
     for (way, name) in [
         ("exec DIR/current/blockchain-tcpd", None),
         ("cd DIR && exec ./current/blockchain-tcpd", None),
