@@ -28,7 +28,7 @@ pub fn check(options: &Options) -> Result<(), Error> {
         cluster.check()?;
     }
     match &options.state_directory {
-        Some(directory) => Identity::check(directory),
+        Some(directory) => Identity::check(directory, options.server_id.is_some()),
         None => Ok(()),
     }
 }
@@ -46,11 +46,14 @@ enum Leave {
 
 /// Serves until a signal ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
+    signals::hold()?;
+    if handover::is_replacement() {
+        handover::say_which_program();
+    }
     for variable in &options.unknown_variables {
         warn!(variable; "there is no such setting (--help names all)");
     }
     look_for_cluster(options);
-    signals::hold()?;
     limits::prepare();
     // Before anything is taken: if this fails, systemd keeps the clients until it is mended. Who replaces a program in its
     // process can't go back, and has what that had.
@@ -269,6 +272,9 @@ fn wait(signals: &Signals, server: &Server, successor: &Successor) -> Leave {
                     info!("SIGHUP changes nothing: settings are read at start only");
                     notify::reloading();
                     notify::reloaded();
+                }
+                Ok(Told::Reopen) => {
+                    info!("SIGUSR1 changes nothing: the log goes to standard error, and no file is to be opened again");
                 }
                 // This one holds a sender of its own.
                 Err(_) => return Leave::Stop("no signals".to_string(), Ok(())),

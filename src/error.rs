@@ -66,6 +66,13 @@ pub enum Error {
         /// The directory.
         directory: PathBuf,
     },
+    /// The state directory can't be locked, which keeps other processes out of it.
+    StateLock {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The state directory can't be used.
     State {
         /// What was tried: a verb and its object.
@@ -95,6 +102,7 @@ impl Error {
             | Error::Threads { .. }
             | Error::Spawn(_)
             | Error::Descriptors { .. }
+            | Error::StateLock { .. }
             | Error::State { .. }
             | Error::Print(_)
             | Error::System { .. } => 71,
@@ -176,6 +184,13 @@ impl fmt::Display for Error {
                 "the state directory {} is used by another process; give each server its own --state-directory",
                 directory.display()
             ),
+            Error::StateLock { directory, source } => write!(
+                f,
+                "can't lock the state directory {}: {}; if its file system has no locks, choose a directory on a local disk, or set \
+                 --server-id and leave the state directory away",
+                directory.display(),
+                plain(source)
+            ),
             Error::State { action, source } => {
                 write!(f, "can't {action}: {}", plain(source))?;
                 match source.kind() {
@@ -188,6 +203,9 @@ impl fmt::Display for Error {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                         f.write_str("; make room there and start again")
                     }
+                    io::ErrorKind::FileTooLarge => f.write_str(
+                        "; raise the limit on the size of files (ulimit -f, LimitFSIZE=)",
+                    ),
                     _ => Ok(()),
                 }
             }

@@ -4,8 +4,9 @@
 use std::io::{self, Read as _};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use crate::linger::Leaving;
 use crate::listener::{self, Listener};
 use crate::options::Options;
 use crate::pack;
+use crate::signals;
 use crate::sys;
 
 /// How long the new program may take to say that it would start.
@@ -245,6 +247,36 @@ pub fn check_version() -> Result<(), Error> {
     }
 }
 
+/// Tells the log which program, of which version, this is.
+pub fn say_which_program() {
+    let program = std::env::current_exe().unwrap_or_default();
+    info!(program:% = program.display(), version = env!("CARGO_PKG_VERSION"); "takes over");
+}
+
+/// The path by which this program was started, made absolute, with the links in it as they are.
+fn path_as_given() -> Option<PathBuf> {
+    let is_path = |path: &PathBuf| {
+        let is_descriptor = path.starts_with("/dev/fd") || path.starts_with("/proc");
+        !path.as_os_str().is_empty() && !is_descriptor
+    };
+    // A program that is executed by its descriptor (fexecve(3)) may know the path as its name.
+    let name = || {
+        let name = std::env::args_os().next().map(PathBuf::from);
+        name.filter(|name| name.is_absolute() && is_same_file(name, Path::new("/proc/self/exe")))
+    };
+    let given = Some(sys::executed_path()).filter(is_path);
+    let given = given.or_else(|| name().filter(is_path))?;
+    // The shell's name of this directory has the links by which it came here.
+    let here = std::env::var_os("PWD").map(PathBuf::from);
+    let here = here.filter(|here| here.is_absolute() && is_same_file(here, Path::new(".")));
+    std::path::absolute(here.unwrap_or_default().join(given)).ok()
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let number = |path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    matches!((number(one), number(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// The program that replaces this one, with the same arguments.
 pub struct Successor {
     /// Or why it isn't known.
@@ -252,10 +284,11 @@ pub struct Successor {
 }
 
 impl Successor {
-    /// The program of this name that is there when it is called. Ask early: a program that is replaced on the disk is no
-    /// longer found by its process.
+    /// What is found when it is called by the path by which this program was started: the next release, if a link in it was
+    /// switched. Ask early: the working directory may go.
     pub fn of_this_program() -> Self {
-        let program = std::env::current_exe()
+        let program = path_as_given().map_or_else(std::env::current_exe, Ok);
+        let program = program
             .map_err(|error| format!("can't find out which program this is: {}", plain(&error)));
         Successor { program }
     }
@@ -263,7 +296,11 @@ impl Successor {
     fn command(&self) -> Result<(Command, String), String> {
         let program = self.program.as_ref().map_err(String::clone)?;
         let mut command = Command::new(program);
-        command.args(std::env::args_os().skip(1));
+        let mut words = std::env::args_os();
+        if let Some(name) = words.next() {
+            command.arg0(name);
+        }
+        command.args(words);
         Ok((command, program.display().to_string()))
     }
 
@@ -274,13 +311,13 @@ impl Successor {
             .arg("--check")
             .env(VERSION_VARIABLE, pack::VERSION.to_string())
             .env_remove("NOTIFY_SOCKET");
-        let child = trial
+        trial
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             // With all that it starts.
-            .process_group(0)
-            .spawn();
+            .process_group(0);
+        let child = signals::unheld(|| trial.spawn());
         let mut child = child.map_err(|error| format!("can't run {name}: {}", plain(&error)))?;
         let deadline = Instant::now() + TRIAL;
         let give_up = |mut child: Child, why: String| {

@@ -1,15 +1,16 @@
 //! The id of this server: a UUID that is kept in the state directory, so that it survives a restart.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, RenameFlags};
+use log::info;
+use rustix::fs::{Access, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::error::Error;
+use crate::error::{Error, plain};
 
 /// The file in the state directory that holds the id: the UUID's 36 characters and an LF.
 pub const FILE: &str = "server-id";
@@ -70,10 +71,19 @@ impl Identity {
         }
     }
 
-    /// Whether [`Identity::in_directory`] would find an id there, or could make one, but for the lock.
-    pub fn check(directory: &Path) -> Result<(), Error> {
-        fs::read_dir(directory).map_err(failed("open the state directory", directory))?;
-        kept(&directory.join(FILE)).map(drop)
+    /// Whether a server could use this directory, and find an id there or make one unless one is `given`, but for the lock
+    /// that another server may have.
+    pub fn check(directory: &Path, given: bool) -> Result<(), Error> {
+        match lock(directory) {
+            Ok(_) | Err(Error::StateInUse { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let path = directory.join(FILE);
+        if !given && kept(&path)?.is_none() {
+            rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)
+                .map_err(|error| failed("write the server's id to", &path)(error.into()))?;
+        }
+        Ok(())
     }
 
     /// The id kept in `directory`, created there if there is none. The directory is this process's own from now on.
@@ -152,7 +162,10 @@ fn lock(directory: &Path) -> Result<File, Error> {
         Err(Errno::WOULDBLOCK) => Err(Error::StateInUse {
             directory: directory.to_path_buf(),
         }),
-        Err(error) => Err(failed("lock the state directory", directory)(error.into())),
+        Err(error) => Err(Error::StateLock {
+            directory: directory.to_path_buf(),
+            source: error.into(),
+        }),
     }
 }
 
@@ -179,23 +192,43 @@ fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
         _ => {}
     }
     let written = (|| {
-        let mut file = File::create_new(&unfinished)?;
+        // Whatever the umask: this user reads it at the next start, and nobody else writes it.
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&unfinished)?;
+        let mode = file.metadata()?.permissions().mode();
+        // A file system without permissions refuses it.
+        let _ = file.set_permissions(Permissions::from_mode(mode | 0o600));
         writeln!(file, "{}", id.hyphenated())?;
-        file.sync_all()?;
+        sync(&file)?;
         match rustix::fs::renameat_with(handle, UNFINISHED, handle, FILE, RenameFlags::NOREPLACE) {
-            // Not every file system has it (renameat2(2)); the lock keeps other servers away.
-            Err(Errno::INVAL | Errno::NOSYS) => {
+            // Not every file system has it (renameat2(2)), and some sandboxes forbid it; the lock keeps other servers away.
+            Err(error) if error != Errno::EXIST => {
                 rustix::fs::renameat(handle, UNFINISHED, handle, FILE)
             }
             renamed => renamed,
         }?;
-        handle.sync_all()
+        sync(handle)
     })();
     if written.is_err() {
         // Nothing to be done if that fails too: it will be overwritten.
         let _ = fs::remove_file(&unfinished);
     }
     written.map_err(failed("write the server's id to", &path))
+}
+
+/// Has the disk keep it, if its file system can do that: some can't with directories.
+fn sync(file: &File) -> io::Result<()> {
+    match rustix::fs::fsync(file) {
+        Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSUP | Errno::NOSYS)) => {
+            let why = plain(&error.into());
+            info!(why:%; "a power failure now may lose the new id: the state directory can't be synced");
+            Ok(())
+        }
+        synced => Ok(synced?),
+    }
 }
 
 fn damaged(path: &Path, problem: &'static str) -> Error {

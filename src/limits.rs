@@ -214,9 +214,17 @@ pub struct Descriptors {
     pub lingering: usize,
 }
 
-/// Raises the limit on descriptors as far as it goes, and has the allocator take little address space if that is limited.
-/// Call it before any thread starts.
+/// Raises the limit on descriptors as far as it goes, leaves a second to drain in before the limit on processor time ends the
+/// process, and has the allocator take little address space if that is limited. Call it before any thread starts.
 pub fn prepare() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Cpu);
+    if let Some(seconds) = maximum
+        && current == maximum
+    {
+        // SIGXCPU comes at the first limit, SIGKILL at the second. If that is refused, only the latter.
+        let current = Some(seconds.saturating_sub(1));
+        let _ = setrlimit(Resource::Cpu, Rlimit { current, maximum });
+    }
     if getrlimit(Resource::As).current.is_some() {
         sys::allocate_from_one_arena();
     }

@@ -1,9 +1,10 @@
 //! Listening sockets.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
+use log::debug;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::error::{Error, plain};
@@ -35,8 +36,20 @@ pub struct Listener {
 
 /// Listens on `address`.
 pub fn bind(address: SocketAddr) -> Result<Listener, Error> {
+    bind_beside(address, &[])
+}
+
+/// Listens on `address`, one of `all`. If there is an address of IPv4 with the same port among them, `[::]` is those of IPv6
+/// alone; by itself it is IPv4's too, unless net.ipv6.bindv6only says otherwise (ipv6(7)).
+pub fn bind_beside(address: SocketAddr, all: &[SocketAddr]) -> Result<Listener, Error> {
+    let port = address.port();
+    let has_ipv4 = |other: &SocketAddr| other.is_ipv4() && other.port() == port;
+    let is_all_of_ipv6 = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     let bound = || {
-        let socket = TcpListener::bind(address)?;
+        let socket = match is_all_of_ipv6 && port != 0 && all.iter().any(has_ipv4) {
+            true => sys::bind_ipv6_only(port)?,
+            false => TcpListener::bind(address)?,
+        };
         rustix::net::listen(&socket, BACKLOG)?;
         prepare(socket, false)
     };
@@ -111,15 +124,25 @@ pub fn accepts_tcp(socket: &OwnedFd) -> bool {
 
 fn prepare(socket: TcpListener, passed: bool) -> io::Result<Listener> {
     // On Linux the accepted sockets inherit all these, which saves system calls for each. Replies go out when they
-    // are written, and a client whose machine has died is found out even without an idle time-out.
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    sockopt::set_socket_keepalive(&socket, true)?;
-    sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER)?;
-    // A byte that is sent as urgent is a byte like any other; otherwise it would be missing.
-    sockopt::set_socket_oobinline(&socket, true)?;
+    // are written, and a client whose machine has died is found out even without an idle time-out. A byte that is sent as
+    // urgent is a byte like any other; otherwise it would be missing. Other sorts of TCP may lack some: MPTCP has no urgent
+    // bytes at all.
+    let address = socket.local_addr()?;
+    for (option, set) in [
+        ("TCP_NODELAY", sockopt::set_tcp_nodelay(&socket, true)),
+        ("SO_KEEPALIVE", sockopt::set_socket_keepalive(&socket, true)),
+        (
+            "SO_SNDBUF",
+            sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER),
+        ),
+        ("SO_OOBINLINE", sockopt::set_socket_oobinline(&socket, true)),
+    ] {
+        if let Err(error) = set {
+            debug!(address:%, option, why:% = plain(&error.into()); "the socket does without an option");
+        }
+    }
     // A unit may say otherwise (NonBlocking=).
     socket.set_nonblocking(false)?;
-    let address = socket.local_addr()?;
     Ok(Listener {
         socket,
         address,

@@ -437,7 +437,7 @@ fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::new();
     let mut missing = None;
     for address in &options.listen {
-        match listener::bind(*address) {
+        match listener::bind_beside(*address, &options.listen) {
             Ok(listener) => listeners.push(listener),
             Err(error) if options.listen_by_default && listener::is_no_such_address(&error) => {
                 info!(address:%; "not listening there: this machine has no such address");

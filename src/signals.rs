@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
+use log::warn;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::{self, Handle};
 use signal_hook::low_level::{emulate_default_handler, signal_name};
 
@@ -13,26 +14,48 @@ use crate::sys;
 use crate::thread::{self, Thread};
 
 /// What is listened to.
-const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR2];
+const SIGNALS: [i32; 6] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU];
 
 /// What we are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// SIGTERM or SIGINT, by its name: drain and leave.
+    /// SIGTERM, SIGINT, or SIGXCPU (the limit on processor time), by its name: drain and leave.
     Stop(&'static str),
     /// SIGUSR2: let a new program take over.
     Replace,
     /// SIGHUP, which other daemons take for "read your settings again": ours come from the command line alone.
     Hangup,
+    /// SIGUSR1, which other daemons take for "open your log anew": ours is no file.
+    Reopen,
 }
 
 /// A stop that is repeated within this time is the same: GNU timeout(1) and `kill 0` reach a process twice, once by itself
 /// and once by its group.
 const SAME: Duration = Duration::from_millis(250);
 
-/// From now on signals wait until somebody listens. Call it before any thread starts.
+/// From now on signals wait until somebody listens, and what the parent left behind does no harm. Call it before anything is
+/// written, and before any thread starts.
 pub fn hold() -> Result<(), Error> {
-    sys::block(&SIGNALS).map_err(failed)
+    sys::block(&SIGNALS).map_err(failed)?;
+    // A log or an id that may grow no more (RLIMIT_FSIZE) is an error of write(2), not the end of the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
+    // A parent that ignores it has its children ignore it, and then they can't wait for theirs (wait(2)).
+    sys::reset(SIGCHLD).map_err(failed)?;
+    if sys::cancel_timers() {
+        warn!(
+            "a timer of the process that started this one (alarm, setitimer) is cancelled: it would have ended it"
+        );
+    }
+    Ok(())
+}
+
+/// Does this while signals reach the calling thread: a child that it starts has none of them blocked.
+pub fn unheld<T>(act: impl FnOnce() -> T) -> T {
+    // Neither fails with signals that there are (pthread_sigmask(3)).
+    let _ = sys::unblock(&SIGNALS);
+    let result = act();
+    let _ = sys::block(&SIGNALS);
+    result
 }
 
 /// Listens to signals, in a thread of its own: it alone takes them, so that none is on its way when it pauses.
@@ -50,8 +73,6 @@ impl Signals {
     pub fn listen() -> Result<Self, Error> {
         hold()?;
         sys::allow_interrupts().map_err(failed)?;
-        // A log or an id that may grow no more (RLIMIT_FSIZE) is an error of write(2), not the end of the process.
-        signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
         let (sender, told) = crossbeam_channel::unbounded();
         let mut signals = Signals {
             told,
@@ -109,8 +130,10 @@ impl Signals {
 fn understand(signal: i32, stopping: &OnceLock<Instant>) -> Option<Told> {
     match (signal, stopping.get()) {
         (SIGHUP, _) => Some(Told::Hangup),
+        (SIGUSR1, _) => Some(Told::Reopen),
         (SIGUSR2, None) => Some(Told::Replace),
-        (SIGUSR2, Some(_)) => None,
+        // SIGXCPU comes again after each second of processor time (setrlimit(2)).
+        (SIGUSR2 | SIGXCPU, Some(_)) => None,
         (_, Some(first)) if first.elapsed() < SAME => None,
         (signal, Some(_)) => {
             // It ends the process; if it should not, there is nothing better to do.

@@ -1,5 +1,5 @@
 //! The one room for unsafe code: signals, above all the one that wakes a thread which is blocked in a system
-//! call; and what systemd passes.
+//! call; what systemd passes, and what other parents leave behind.
 //!
 //! A signal whose handler was installed without `SA_RESTART` makes the call that it interrupts fail with `EINTR`
 //! (signal(7), "Interruption of system calls and library functions by signal handlers"). That costs a blocked thread
@@ -7,9 +7,14 @@
 //! The signal is `SIGURG`: by default it is ignored, so a stray one does no harm, and nobody sends it by hand.
 #![allow(unsafe_code)]
 
+use std::ffi::{CStr, OsStr};
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
+use rustix::net::sockopt;
 use rustix::thread::Pid;
 
 /// Does nothing: that it ran is what interrupts the system call.
@@ -58,6 +63,57 @@ fn mask(how: libc::c_int, signals: &[libc::c_int]) -> io::Result<()> {
     }
 }
 
+/// Gives this signal back its default, which the parent may have changed to being ignored: a program inherits that
+/// (execve(2)).
+pub fn reset(signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: it takes two integers; SIG_DFL is no function of ours.
+    match unsafe { libc::signal(signal, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Cancels the timers that a program inherits (execve(2)), whose signals would end it, and says whether one was running. A
+/// sandbox may forbid it; then they go on.
+pub fn cancel_timers() -> bool {
+    let mut running = false;
+    for timer in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
+        // SAFETY: all zeroes are a valid itimerval, and both pointers are to live locals.
+        unsafe {
+            let never: libc::itimerval = std::mem::zeroed();
+            let mut before = never;
+            let cancelled = libc::setitimer(timer, &never, &mut before) == 0;
+            let left = (before.it_value.tv_sec, before.it_value.tv_usec);
+            running |= cancelled && left != (0, 0);
+        }
+    }
+    running
+}
+
+/// A socket for this port of all IPv6 addresses, which leaves those of IPv4 to another (IPV6_V6ONLY). std can't make one. By way
+/// of libc as std's, so that tools which wrap its functions (authbind, mptcpize) work.
+pub fn bind_ipv6_only(port: u16) -> io::Result<TcpListener> {
+    // SAFETY: these calls take integers, and a pointer to a live local with its size; all zeroes are a valid sockaddr_in6,
+    // the unspecified address. The descriptor is new, and nobody else knows it.
+    unsafe {
+        let number = libc::socket(libc::AF_INET6, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if number < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let socket = TcpListener::from_raw_fd(number);
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        sockopt::set_ipv6_v6only(&socket, true)?;
+        let mut address: libc::sockaddr_in6 = std::mem::zeroed();
+        address.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+        address.sin6_port = port.to_be();
+        let size = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        match libc::bind(number, (&raw const address).cast(), size) {
+            0 => Ok(socket),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
 /// The sockets that systemd passes (sd_listen_fds(3)), with their names. No LISTEN_ variable is left behind. Call it once,
 /// before any thread starts.
 pub fn passed_sockets() -> io::Result<Vec<(OwnedFd, String)>> {
@@ -82,6 +138,20 @@ pub fn passed_descriptor(variable: &str) -> Option<OwnedFd> {
     }
     // SAFETY: it is open, and nobody here knows it yet: the program that ran before in this process left it.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The path by which this program was executed (AT_EXECFN in getauxval(3)), empty if that is unknown. Where there is no /proc,
+/// older kernels tell it to libc alone.
+pub fn executed_path() -> PathBuf {
+    // SAFETY: it takes an integer. What comes for this one is null or a string that lives as long as the process.
+    let path = unsafe {
+        let path = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
+        match path.is_null() {
+            true => return PathBuf::new(),
+            false => CStr::from_ptr(path),
+        }
+    };
+    PathBuf::from(OsStr::from_bytes(path.to_bytes()))
 }
 
 /// Keeps glibc from reserving 64 MiB of address space for each of up to eight threads a core (mallopt(3), M_ARENA_MAX).

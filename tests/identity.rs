@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::support::kernel::{asked_for, can, is_root, shell, through};
-use crate::support::{Daemon, Scratch, fails, program, run_to_end};
+use crate::support::{Daemon, Scratch, fails, installed, program, run_to_end};
 
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
@@ -129,14 +129,113 @@ fn on_a_read_only_disk_it_says_so() {
     if !can(&wrapper) {
         return;
     }
+    for trial in [&[][..], &["--check"]] {
+        let mut command = through(&wrapper);
+        command.args(["--listen", "127.0.0.1:0", "--state-directory", directory]);
+        command.args(trial);
+        let (status, said) = run_to_end(command);
+        assert_eq!(status, 71, "{said}");
+        assert!(
+            said.contains("Read-only file system; let this user read and write"),
+            "{said}"
+        );
+    }
+}
+
+/// The words before the daemon that have a system call fail in it.
+fn failing<'a>(call: &'a str, inject: &'a str) -> [&'a str; 10] {
+    [
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        call,
+        "-e",
+        inject,
+    ]
+}
+
+/// Shared folders of virtual machines and CIFS of old kernels.
+#[test]
+fn a_file_system_that_cannot_sync_keeps_an_id_all_the_same() {
+    for (error, when) in [("EINVAL", "2"), ("EBADF", "2"), ("EOPNOTSUPP", "1+")] {
+        let scratch = Scratch::new();
+        let directory = scratch.path().to_str().unwrap();
+        let inject = format!("inject=fsync:error={error}:when={when}");
+        let wrapper = failing("trace=fsync", &inject);
+        if !installed("strace") || !can(&wrapper) {
+            return;
+        }
+        let daemon = Daemon::start_through(&wrapper, ["--state-directory", directory]);
+        daemon.log().wait_for("the state directory can't be synced");
+        let id = id_of(&daemon);
+        daemon.stop();
+        assert_eq!(id_of(&start(scratch.path())), id);
+    }
+}
+
+/// A damaged disk is another thing.
+#[test]
+fn an_id_that_the_disk_cannot_keep_is_an_error() {
+    let scratch = Scratch::new();
+    let wrapper = failing("trace=fsync", "inject=fsync:error=EIO:when=2");
+    if !installed("strace") || !can(&wrapper) {
+        return;
+    }
     let mut command = through(&wrapper);
-    command.args(["--listen", "127.0.0.1:0", "--state-directory", directory]);
+    command.args(["--listen", "127.0.0.1:0", "--state-directory"]);
+    command.arg(scratch.path());
     let (status, said) = run_to_end(command);
     assert_eq!(status, 71, "{said}");
-    assert!(
-        said.contains("Read-only file system; let this user read and write"),
-        "{said}"
-    );
+    assert!(said.contains("can't write the server's id to "), "{said}");
+}
+
+/// NFS without its lock service, and some file systems of user space; a trial says so, too.
+#[test]
+fn a_file_system_without_locks_is_an_error_that_says_what_to_do() {
+    for error in ["ENOLCK", "EOPNOTSUPP", "EINVAL", "ENOSYS"] {
+        let inject = format!("inject=flock:error={error}");
+        let wrapper = failing("trace=flock", &inject);
+        if !installed("strace") || !can(&wrapper) {
+            return;
+        }
+        for arguments in [&["--check"][..], &[], &["--check", "--server-id", ID]] {
+            let scratch = Scratch::new();
+            let mut command = through(&wrapper);
+            command.args(["--listen", "127.0.0.1:0", "--state-directory"]);
+            command.arg(scratch.path()).args(arguments);
+            let (status, said) = run_to_end(command);
+            assert_eq!(status, 71, "{arguments:?}: {said}");
+            let expected = format!(
+                "can't lock the state directory {}",
+                scratch.path().display()
+            );
+            assert!(said.contains(&expected), "{said}");
+            assert!(
+                said.contains("choose a directory on a local disk"),
+                "{said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_trial_beside_a_server_leaves_its_directory_alone() {
+    let scratch = Scratch::new();
+    let directory = scratch.path().to_str().unwrap();
+    let daemon = start(scratch.path());
+    let (status, said) = fails(["--check", "--state-directory", directory]);
+    assert_eq!(status, 0, "{said}");
+    daemon.stop();
+    // A given id needs none that is kept.
+    fs::write(scratch.path().join("server-id"), "damaged").unwrap();
+    let trial = ["--check", "--state-directory", directory];
+    assert_eq!(fails(trial).0, 78);
+    let (status, said) = fails([&trial[..], &["--server-id", ID]].concat());
+    assert_eq!(status, 0, "{said}");
 }
 
 #[test]
@@ -152,15 +251,17 @@ fn where_it_may_not_write_it_says_so() {
     if !can(wrapper) {
         return;
     }
-    let mut command = through(wrapper);
-    command.args(["--listen", "127.0.0.1:0", "--state-directory"]);
-    command.arg(directory);
-    let (status, said) = run_to_end(command);
-    assert_eq!(status, 71, "{said}");
-    assert!(
-        said.contains("Permission denied; let this user read and write"),
-        "{said}"
-    );
+    for trial in [&[][..], &["--check"]] {
+        let mut command = through(wrapper);
+        command.args(["--listen", "127.0.0.1:0", "--state-directory"]);
+        command.arg(directory).args(trial);
+        let (status, said) = run_to_end(command);
+        assert_eq!(status, 71, "{said}");
+        assert!(
+            said.contains("Permission denied; let this user read and write"),
+            "{said}"
+        );
+    }
     assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
 }
 

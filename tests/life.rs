@@ -214,11 +214,12 @@ fn other_signals_change_nothing() {
     let mut client = daemon.connect();
     client.send("WH");
     for _ in 0..20 {
-        for signal in ["HUP", "PIPE", "URG"] {
+        for signal in ["HUP", "USR1", "PIPE", "URG"] {
             daemon.signal(signal);
         }
     }
     daemon.log().wait_for("SIGHUP changes nothing");
+    daemon.log().wait_for("SIGUSR1 changes nothing");
     assert_eq!(client.ask("Y"), "42");
     assert_eq!(daemon.ask("PING\n"), "PONG\n");
     daemon.stop();

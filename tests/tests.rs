@@ -8,6 +8,8 @@
 //! - `identity`: the id and the state directory
 //! - `life`: signals, drain, exit statuses
 //! - `moving`: letting go of connections, open and unread
+//! - `inherited`: what a parent leaves behind: ignored signals, timers, limits, umask, descriptors
+//! - `listening`: the pair of all addresses, sockets of other sorts of TCP
 //! - `full`: more clients than may be: BUSY, making room, the cap for an address
 //! - `handover`: a new program takes over, and no client notices
 //! - `etcd`: the consistent cluster: WHO over several servers and a real etcd, whatever becomes of either
@@ -38,7 +40,9 @@ mod haproxy;
 mod hostile;
 mod http;
 mod identity;
+mod inherited;
 mod life;
+mod listening;
 mod log;
 mod manual;
 mod metrics;

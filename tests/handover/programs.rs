@@ -1,14 +1,14 @@
 //! A program that can't take over costs nobody anything.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::pack;
 
 use super::{replace, times};
-use crate::support::kernel::shell;
-use crate::support::{Daemon, Scratch, clean, program, run_to_end, wait_until};
+use crate::support::kernel::{can, shell};
+use crate::support::{Daemon, Scratch, clean, field, program, run_to_end, wait_until};
 
 /// A copy of the program, which can be replaced, and a daemon that runs it.
 fn start_a_copy(scratch: &Scratch, arguments: &[&str]) -> (PathBuf, Daemon) {
@@ -25,6 +25,89 @@ fn put(copy: &Path, content: impl AsRef<[u8]>, mode: u32) {
     std::fs::write(&new, content).unwrap();
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).unwrap();
     std::fs::rename(&new, copy).unwrap();
+}
+
+/// As releases are laid out by many: each in a directory of its own, and a link to the current one.
+#[test]
+fn the_path_as_it_was_given_is_followed_again_at_each_handover() {
+    for (way, name) in [
+        ("exec DIR/current/blockchain-tcpd", None),
+        ("cd DIR && exec ./current/blockchain-tcpd", None),
+        ("cd DIR/current && exec ./blockchain-tcpd", None),
+        ("cd DIR && PATH=current:$PATH && exec blockchain-tcpd", None),
+        ("exec -a -other DIR/current/blockchain-tcpd", Some("-other")),
+        (
+            "exec 9<DIR/v1/blockchain-tcpd && exec -a DIR/current/blockchain-tcpd /proc/self/fd/9",
+            None,
+        ),
+    ] {
+        let scratch = Scratch::new();
+        let [v1, v2, current, next] =
+            ["v1", "v2", "current", "next"].map(|n| scratch.path().join(n));
+        for release in [&v1, &v2] {
+            std::fs::create_dir(release).unwrap();
+            std::fs::copy(program().get_program(), release.join("blockchain-tcpd")).unwrap();
+        }
+        std::os::unix::fs::symlink("v1", &current).unwrap();
+        let way = way.replace("DIR", scratch.path().to_str().unwrap());
+        let mut command = clean("bash");
+        command.args(["-c", &format!("{way} \"$@\""), "bash"]);
+        command.args(["--listen", "127.0.0.1:0", "--max-clients", "8"]);
+        let daemon = Daemon::run(command);
+        let running = || std::fs::read_link(format!("/proc/{}/exe", daemon.pid())).unwrap();
+        assert_eq!(running(), v1.join("blockchain-tcpd"), "{way}");
+        std::os::unix::fs::symlink("v2", &next).unwrap();
+        std::fs::rename(&next, &current).unwrap();
+        replace(&daemon);
+        assert_eq!(running(), v2.join("blockchain-tcpd"), "{way}");
+        let said = daemon.log().wait_for("takes over ");
+        assert_eq!(field(&said, "program"), running().to_str().unwrap());
+        assert_eq!(field(&said, "version"), env!("CARGO_PKG_VERSION"));
+        // The directory by which it was started may be this one.
+        std::fs::remove_dir_all(&v1).unwrap();
+        replace(&daemon);
+        if let Some(name) = name {
+            let words = std::fs::read(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
+            assert!(words.starts_with(name.as_bytes()), "its name stays");
+        }
+        daemon.stop();
+    }
+}
+
+/// As a container has a single file of its host, which is replaced there: the container keeps the old one until it is mounted anew.
+#[test]
+fn a_program_that_is_a_mounted_file_takes_over_also_when_its_host_has_replaced_it() {
+    let scratch = Scratch::new();
+    let [old, new, mounted] = ["old", "new", "mounted"].map(|name| scratch.path().join(name));
+    for file in [&old, &new] {
+        std::fs::copy(program().get_program(), file).unwrap();
+    }
+    std::fs::write(&mounted, "").unwrap();
+    let mount = |file: &Path| format!("mount --bind {} {}", file.display(), mounted.display());
+    let script = shell(&format!("{} || exit; shift", mount(&old)));
+    let [sh, c, commands] = script.map(|word| word.replace("\"$0\"", mounted.to_str().unwrap()));
+    let wrapper = ["unshare", "--mount", &*sh, &*c, &*commands, "sh"];
+    if !can(&wrapper) {
+        return;
+    }
+    let daemon = Daemon::start_through(&wrapper, ["--max-clients", "8"]);
+    let runs = |file: u64| {
+        let running = std::fs::metadata(format!("/proc/{}/exe", daemon.pid())).unwrap();
+        running.ino() == file
+    };
+    let number = |file: &Path| std::fs::metadata(file).unwrap().ino();
+    let (first, second) = (number(&old), number(&new));
+    std::fs::remove_file(&old).unwrap();
+    replace(&daemon);
+    assert!(runs(first));
+    let pid = daemon.pid().to_string();
+    let mut enter = std::process::Command::new("nsenter");
+    let anew = format!("umount --lazy {} && {}", mounted.display(), mount(&new));
+    enter.args(["--mount", "--target", &pid, "sh", "-c", &anew]);
+    assert!(enter.status().unwrap().success());
+    replace(&daemon);
+    assert!(runs(second));
+    daemon.stop();
 }
 
 /// A program that can't take over leaves everything as it is, and the log says why.
@@ -159,6 +242,30 @@ fn a_state_directory_that_others_have_taken_meanwhile_costs_nobody_anything() {
         .log()
         .wait_for("the id in the state directory is another now");
     assert_eq!(client.ask("WHERE"), id);
+    daemon.stop();
+}
+
+/// Nor does it inherit what the daemon does with signals: one that outlives the daemon can be stopped as any program.
+#[test]
+fn a_trial_begins_with_no_signal_blocked_or_ignored() {
+    let scratch = Scratch::new();
+    let (copy, daemon) = start_a_copy(&scratch, &["--max-clients", "8"]);
+    put(
+        &copy,
+        "#!/bin/sh\nexec grep ^Sig[BI] /proc/self/status >&2\n",
+        0o755,
+    );
+    daemon.signal("USR2");
+    // The tests' own parent may ignore others.
+    let ours = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1];
+    let more = [libc::SIGUSR2, libc::SIGXCPU, libc::SIGCHLD, libc::SIGPIPE];
+    let bits = ours.iter().chain(&more).map(|signal| 1_u64 << (signal - 1));
+    let bits: u64 = bits.sum();
+    for signals in ["SigBlk:", "SigIgn:"] {
+        let said = daemon.log().wait_for(signals);
+        let set = u64::from_str_radix(said.trim_start_matches(signals).trim(), 16).unwrap();
+        assert_eq!(set & bits, 0, "{said}");
+    }
     daemon.stop();
 }
 

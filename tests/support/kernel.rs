@@ -228,7 +228,8 @@ impl Client {
         Self::over(TcpStream::from(socket)).expect("it is connected")
     }
 
-    fn over(stream: TcpStream) -> io::Result<Self> {
+    /// A client over this connection.
+    pub fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
