@@ -4,16 +4,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::{self, Handle};
-use signal_hook::low_level::{emulate_default_handler, signal_name};
+use signal_hook::low_level::{emulate_default_handler, exit, signal_name};
 
 use crate::error::Error;
 use crate::sys;
 use crate::thread::{self, Thread};
 
 /// What is listened to.
-const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR2];
+const SIGNALS: [i32; 5] = [SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGCHLD];
 
 /// What we are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum Told {
     Replace,
     /// SIGHUP, which other daemons take for "read your settings again": ours come from the command line alone.
     Hangup,
+    /// SIGCHLD: a child has ended.
+    Child,
 }
 
 /// A stop that is repeated within this time is the same: GNU timeout(1) and `kill 0` reach a process twice, once by itself
@@ -70,7 +72,12 @@ impl Signals {
 
     /// Whether we have been told to stop.
     pub fn is_told_to_stop(&self) -> bool {
-        self.stopping.get().is_some()
+        self.told_to_stop().is_some()
+    }
+
+    /// When we were told to stop, if we were.
+    pub fn told_to_stop(&self) -> Option<Instant> {
+        self.stopping.get().copied()
     }
 
     /// Listens no more. What has come is in the channel; what comes waits for [`Signals::resume`], or for the program that
@@ -108,10 +115,13 @@ impl Signals {
 /// What `signal` tells us, if anything.
 fn understand(signal: i32, stopping: &OnceLock<Instant>) -> Option<Told> {
     match (signal, stopping.get()) {
+        (SIGCHLD, _) => Some(Told::Child),
         (SIGHUP, _) => Some(Told::Hangup),
         (SIGUSR2, None) => Some(Told::Replace),
         (SIGUSR2, Some(_)) => None,
         (_, Some(first)) if first.elapsed() < SAME => None,
+        // The kernel ignores what would end process 1 by default (pid_namespaces(7)).
+        (signal, Some(_)) if std::process::id() == 1 => exit(128 + signal),
         (signal, Some(_)) => {
             // It ends the process; if it should not, there is nothing better to do.
             let _ = emulate_default_handler(signal);
