@@ -272,7 +272,11 @@ pub fn find_store(deadline: Instant) -> Result<(), String> {
 fn probe(deadline: Instant) -> io::Result<bool> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // Polled: systemd drops it when this process ends, whatever else happens.
-    put(&format!("FDSTORE=1\nFDNAME={}\n", pack::PROBE), writer, deadline)?;
+    put(
+        &format!("FDSTORE=1\nFDNAME={}\n", pack::PROBE),
+        writer,
+        deadline,
+    )?;
     let mut end = [PollFd::new(&reader, PollFlags::empty())];
     if poll(&mut end, Some(&Timespec::default()))? > 0 {
         return Ok(false);
@@ -326,7 +330,7 @@ fn tell(text: String) {
     let mut pending = pending();
     if pending.is_empty() && matches!(address, Address::Unix(_)) {
         let sent = send(&text, None, Instant::now());
-        if !is_late(&sent) {
+        if failed_by(&sent) != Some(io::ErrorKind::TimedOut) {
             note(sent);
             return;
         }
@@ -368,18 +372,15 @@ fn deliver(text: &str, patience: Duration) -> bool {
     }
     let sent = send(text, None, Instant::now() + patience);
     let is_sent = sent.is_ok();
-    if !is_late(&sent) {
+    // This thread is interrupted when it is to end.
+    if failed_by(&sent) != Some(io::ErrorKind::Interrupted) {
         note(sent);
     }
     is_sent
 }
 
-fn is_late(sent: &io::Result<()>) -> bool {
-    let kind = sent.as_ref().map_err(io::Error::kind);
-    matches!(
-        kind,
-        Err(io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
-    )
+fn failed_by(sent: &io::Result<()>) -> Option<io::ErrorKind> {
+    sent.as_ref().err().map(io::Error::kind)
 }
 
 /// Says in the log that the service manager can't be told, once until it can be.

@@ -336,7 +336,9 @@ impl Server {
         let mut clients = self.hand_over(Phase::Pack);
         clients.listeners.clear();
         let deadline = deadline.clamp(Instant::now() + LAST_GRACE, Instant::now() + STORE);
-        let stored = clients.pack().and_then(|pack| notify::store(pack, deadline));
+        let stored = clients
+            .pack()
+            .and_then(|pack| notify::store(pack, deadline));
         match stored {
             Ok(()) => info!("the service manager keeps the clients for the next process"),
             Err(error) => error!(
