@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::select;
 use log::{error, info, warn};
+use rustix::process::WaitOptions;
 use uuid::Uuid;
 
 use crate::cluster::{self, Place};
@@ -136,13 +137,17 @@ pub fn run(options: &Options) -> Result<(), Error> {
         match wait(&signals, &server, &successor) {
             Leave::Stop(reason, mut result) => {
                 draining.get_or_init(Instant::now);
+                // From the signal on, whatever is to be done first.
+                let told = signals.told_to_stop().unwrap_or_else(Instant::now);
+                let mut deadline = told + options.drain_timeout;
                 if result.is_ok() {
+                    deadline += options.drain_notice;
                     result = give_notice(options, &server);
                 }
                 server.close_door();
                 drop(herald);
                 info!(reason:%, clients = server.clients(); "stopping");
-                server.stop(options.drain_timeout);
+                server.stop(deadline.saturating_duration_since(Instant::now()));
                 return result;
             }
             Leave::Replace => {
@@ -250,11 +255,20 @@ fn go_on(options: &Options, id: Uuid) -> Identity {
     identity
 }
 
+/// Takes the exit status of every child that has ended: those whose parent has ended are left to process 1, and a shell that
+/// becomes this program leaves it those that it had. This thread alone waits for children, so that none is taken from a trial.
+fn reap() {
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+}
+
 /// Waits for a reason to leave `server`.
 fn wait(signals: &Signals, server: &Server, successor: &Successor) -> Leave {
+    // What the program that ran before in this process did not come to.
+    reap();
     loop {
         select! {
             recv(signals.told()) -> told => match told {
+                Ok(Told::Child) => reap(),
                 Ok(Told::Stop(signal)) => return Leave::Stop(signal.to_string(), Ok(())),
                 // The word to stop comes after it.
                 Ok(Told::Replace) if signals.is_told_to_stop() => {}

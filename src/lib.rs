@@ -80,8 +80,8 @@
 //! the [`server`] as values, open and unread. They go into a [`pack`] with the listening sockets and those who linger,
 //! and the new program, executed in the same process, begins with what it finds there: the [`usher`] serves everybody
 //! who only asks until all workers are started, and [`http`]. If it can't be executed after all, this program begins
-//! anew in the same way. At a SIGTERM under systemd the phase is `Pack`, which answers what has arrived and then lets
-//! go, and the pack is stored with systemd for the next process.
+//! anew in the same way. At a SIGTERM under systemd, if it keeps a descriptor that is stored for a trial ([`notify`]), the phase
+//! is `Pack`, which answers what has arrived and then lets go, and the pack is stored with systemd for the next process.
 //!
 //! # The other programs
 //!

@@ -68,12 +68,9 @@ pub struct Passed {
 
 /// Takes what systemd passes to this process. Call it once, before any thread starts.
 pub fn passed() -> Result<Passed, Error> {
-    let mut sockets = sys::passed_sockets().map_err(|error| {
-        Error::Passed(format!(
-            "can't take the sockets that systemd passes: {} (LISTEN_FDS, LISTEN_FDNAMES)",
-            plain(&error)
-        ))
-    })?;
+    let mut sockets = sys::passed_sockets();
+    // A probe of the store that a crash left there.
+    sockets.retain(|(_, name)| name != pack::PROBE);
     // What was stored comes after what belongs to a .socket unit; of several packs, which a crash may leave, the last.
     let packs = sockets.extract_if(.., |(_, name)| name == pack::NAME);
     let pack = packs.last().map(|(socket, _)| socket);

@@ -1,27 +1,157 @@
-//! What systemd is told (sd_notify(3)): ready, how many clients, still well, stopping. Without systemd nobody is told.
+//! Service notifications (sd_notify(3)): ready, how many clients, still well, stopping; and systemd's file descriptor store.
+//! Nobody is told without `NOTIFY_SOCKET`. Nothing here waits for the service manager for longer than its caller allows.
 
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sd_notify::NotifyState;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix,
+    SocketFlags, SocketType, sockopt,
+};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, plain};
 use crate::health::Health;
 use crate::pack;
+use crate::sys;
 use crate::thread;
 
 /// How often the status is brought up to date.
 const STATUS: Duration = Duration::from_secs(2);
 
-/// How long systemd may take to store something.
-const BARRIER: Timespec = Timespec {
-    tv_sec: 5,
-    tv_nsec: 0,
-};
+/// How long a message that must not be lost is tried again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The most messages that wait to be tried again.
+const MOST_PENDING: usize = 16;
+
+/// A watchdog with less time than this can't be satisfied: it counts as none.
+const LEAST_WATCHDOG: Duration = Duration::from_millis(30);
+
+/// An address of `NOTIFY_SOCKET`.
+#[derive(Debug, PartialEq, Eq)]
+enum Address {
+    /// A path, or a name in the abstract namespace.
+    Unix(SocketAddrUnix),
+    /// A port of the host of this virtual machine.
+    Vsock {
+        kind: Option<SocketType>,
+        cid: u32,
+        port: u32,
+    },
+}
+
+impl Address {
+    /// Understands all forms that sd_notify(3) names.
+    fn parse(text: &OsStr) -> Option<Self> {
+        match text.as_bytes() {
+            [b'/', ..] => SocketAddrUnix::new(text).ok().map(Address::Unix),
+            [b'@', name @ ..] if !name.is_empty() => SocketAddrUnix::new_abstract_name(name)
+                .ok()
+                .map(Address::Unix),
+            _ => {
+                let (kind, address) = text.to_str()?.split_once(':')?;
+                let kind = match kind {
+                    "vsock" => None,
+                    "vsock-stream" => Some(SocketType::STREAM),
+                    "vsock-dgram" => Some(SocketType::DGRAM),
+                    "vsock-seqpacket" => Some(SocketType::SEQPACKET),
+                    _ => return None,
+                };
+                let (cid, port) = address.split_once(':')?;
+                let (cid, port) = (cid.parse().ok()?, port.parse().ok()?);
+                // VMADDR_CID_ANY is no destination (vsock(7)).
+                (cid != u32::MAX).then_some(Address::Vsock { kind, cid, port })
+            }
+        }
+    }
+
+    /// A non-blocking socket that is connected to it.
+    fn connect(&self, deadline: Instant) -> io::Result<OwnedFd> {
+        let open = |family, kind| {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            rustix::net::socket_with(family, kind, flags, None)
+        };
+        match self {
+            Address::Unix(address) => {
+                let socket = open(AddressFamily::UNIX, SocketType::DGRAM)?;
+                rustix::net::connect(&socket, address)?;
+                Ok(socket)
+            }
+            Address::Vsock { kind, cid, port } => {
+                let open = |kind| open(AddressFamily::VSOCK, kind);
+                let socket = match kind {
+                    Some(kind) => open(*kind)?,
+                    // Few hypervisors have datagrams.
+                    None => open(SocketType::DGRAM).or_else(|_| open(SocketType::SEQPACKET))?,
+                };
+                match sys::connect_vsock(socket.as_fd(), *cid, *port) {
+                    Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+                        wait(&socket, PollFlags::OUT, deadline)?;
+                        sockopt::socket_error(&socket)??;
+                    }
+                    connected => connected?,
+                }
+                Ok(socket)
+            }
+        }
+    }
+}
+
+/// Where the service manager listens, if there is one. The log says once if `NOTIFY_SOCKET` makes no sense.
+fn address() -> Option<&'static Address> {
+    static ADDRESS: OnceLock<Option<Address>> = OnceLock::new();
+    let parse = || {
+        let value = std::env::var_os("NOTIFY_SOCKET").filter(|value| !value.is_empty())?;
+        let address = Address::parse(&value);
+        if address.is_none() {
+            warn!(
+                value:? = value;
+                "NOTIFY_SOCKET counts as unset: it is not an absolute path, @NAME or vsock:CID:PORT, or too long"
+            );
+        }
+        address
+    };
+    ADDRESS.get_or_init(parse).as_ref()
+}
+
+/// The time of the watchdog, if there is one. The log says once if `WATCHDOG_USEC` makes no sense.
+fn watchdog() -> Option<Duration> {
+    static WATCHDOG: OnceLock<Option<Duration>> = OnceLock::new();
+    let parse = || {
+        let value = std::env::var_os("WATCHDOG_USEC").filter(|value| !value.is_empty())?;
+        if let Some(process) = std::env::var_os("WATCHDOG_PID")
+            && process.to_str() != Some(&*std::process::id().to_string())
+        {
+            return None;
+        }
+        let microseconds = value.to_str().and_then(|value| value.parse().ok());
+        let time = microseconds
+            .filter(|time| *time != u64::MAX)
+            .map(Duration::from_micros)
+            .filter(|time| *time >= LEAST_WATCHDOG);
+        if time.is_none() {
+            warn!(
+                value:? = value;
+                "WATCHDOG_USEC counts as unset: it is not a number of microseconds from {} on",
+                LEAST_WATCHDOG.as_micros()
+            );
+        }
+        time
+    };
+    *WATCHDOG.get_or_init(parse)
+}
 
 /// What is told regularly, in a thread that ends when this is dropped.
 pub struct Herald(Option<(Sender<()>, thread::Thread)>);
@@ -33,7 +163,7 @@ impl Herald {
         if !is_heard() {
             return Ok(Herald(None));
         }
-        let watchdog = sd_notify::watchdog_enabled();
+        let watchdog = watchdog();
         if let Some(time) = watchdog {
             info!(seconds = time.as_secs_f64(); "the watchdog is on");
         }
@@ -63,11 +193,13 @@ fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
         let load = health.load();
         let load = (load.clients, load.workers);
         if said != Some(load) {
-            let status = format!("{} clients, {} workers", load.0, load.1);
-            let ready = said.is_none().then_some(NotifyState::Ready);
-            let status = NotifyState::Status(&status);
-            tell(&[status].into_iter().chain(ready).collect::<Vec<_>>());
-            said = Some(load);
+            let mut text = format!("STATUS={} clients, {} workers\n", load.0, load.1);
+            if said.is_none() {
+                text.push_str("READY=1\n");
+            }
+            if deliver(&text, interval) {
+                said = Some(load);
+            }
         }
         if let Some(beat) = beat
             && Instant::now() >= due
@@ -78,7 +210,7 @@ fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
                     if std::mem::take(&mut ill) {
                         warn!("well again");
                     }
-                    tell(&[NotifyState::Watchdog]);
+                    deliver("WATCHDOG=1\n", interval);
                 }
                 Err(problem) => {
                     if !std::mem::replace(&mut ill, true) {
@@ -96,59 +228,257 @@ fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
 
 /// The server stops, for at most so long.
 pub fn stopping(clients: usize, time: Duration) {
-    let status = format!("draining {clients} clients");
-    let microseconds = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-    tell(&[
-        NotifyState::Stopping,
-        NotifyState::Status(&status),
-        NotifyState::ExtendTimeoutUsec(microseconds),
-    ]);
+    let microseconds = time.as_micros();
+    tell(format!(
+        "STOPPING=1\nSTATUS=draining {clients} clients\nEXTEND_TIMEOUT_USEC={microseconds}\n"
+    ));
 }
 
 /// The settings are to be read again, or the program to be replaced.
 pub fn reloading() {
-    if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
-    }
+    let now = clock_gettime(ClockId::Monotonic);
+    // Never negative, and its microseconds fill 63 bits after many thousand years.
+    let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+    tell(format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"));
 }
 
 /// That is done, or it goes on as before.
 pub fn reloaded() {
-    tell(&[NotifyState::Ready]);
+    tell("READY=1\n".to_string());
 }
 
-/// Has systemd keep `pack` for the next process. Returns when it has taken it.
-pub fn store(pack: &OwnedFd) -> io::Result<()> {
+/// Finds out whether descriptors are kept for the next process, by storing one. Waits until `deadline` at most; if they are
+/// not kept, says why.
+pub fn find_store(deadline: Instant) -> Result<(), String> {
+    match address() {
+        None => Err("there is no NOTIFY_SOCKET".to_string()),
+        Some(Address::Vsock { .. }) => Err("NOTIFY_SOCKET is vsock".to_string()),
+        Some(Address::Unix(_)) => match probe(deadline) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(
+                "the service manager keeps no descriptors (FileDescriptorStoreMax=)".to_string(),
+            ),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err("the service manager does not answer in time".to_string())
+            }
+            Err(error) => Err(format!(
+                "can't reach the service manager: {}",
+                plain(&error)
+            )),
+        },
+    }
+}
+
+fn probe(deadline: Instant) -> io::Result<bool> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // Polled: systemd drops it when this process ends, whatever else happens.
+    put(
+        &format!("FDSTORE=1\nFDNAME={}\n", pack::PROBE),
+        writer,
+        deadline,
+    )?;
+    let mut end = [PollFd::new(&reader, PollFlags::empty())];
+    if poll(&mut end, Some(&Timespec::default()))? > 0 {
+        return Ok(false);
+    }
+    let remove = format!("FDSTOREREMOVE=1\nFDNAME={}\n", pack::PROBE);
+    send(&remove, None, deadline)?;
+    Ok(true)
+}
+
+/// Has systemd keep `pack` for the next process. Returns when it has taken it, or at `deadline`.
+pub fn store(pack: OwnedFd, deadline: Instant) -> io::Result<()> {
     // Not polled: it would take the pack's other end, which is closed, for the end of the pack.
-    let states = [
-        NotifyState::FdStore,
-        NotifyState::FdName(pack::NAME),
-        NotifyState::Custom("FDPOLL=0"),
-    ];
-    sd_notify::notify_with_fds(&states, &[pack.as_fd()])?;
+    let text = format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", pack::NAME);
+    put(&text, pack, deadline)
+}
+
+/// Sends a descriptor, of which no copy is left here, and waits until that is read.
+fn put(text: &str, descriptor: OwnedFd, deadline: Instant) -> io::Result<()> {
+    send(text, Some(descriptor.as_fd()), deadline)?;
+    drop(descriptor);
     // systemd reads one message after the other and closes what comes with this one (sd_notify_barrier(3)).
-    let (reader, writer) = rustix::pipe::pipe()?;
-    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    send("BARRIER=1\n", Some(writer.as_fd()), deadline)?;
     drop(writer);
-    let mut ends = [PollFd::new(&reader, PollFlags::empty())];
-    match poll(&mut ends, Some(&BARRIER))? {
+    wait(&reader, PollFlags::empty(), deadline)
+}
+
+/// Has systemd forget the pack that it kept.
+pub fn forget() {
+    tell(format!("FDSTOREREMOVE=1\nFDNAME={}\n", pack::NAME));
+}
+
+/// Whether there is a service manager that is told.
+pub fn is_heard() -> bool {
+    address().is_some()
+}
+
+/// Messages to be tried again, each with the moment when it is given up. A thread does so while there are any.
+static PENDING: Mutex<VecDeque<(String, Instant)>> = Mutex::new(VecDeque::new());
+
+/// No code panics while it holds this lock.
+fn pending() -> MutexGuard<'static, VecDeque<(String, Instant)>> {
+    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends a message that must not be lost, without waiting. If that can't be, it is tried again for a while.
+fn tell(text: String) {
+    let Some(address) = address() else {
+        return;
+    };
+    let mut pending = pending();
+    if pending.is_empty() && matches!(address, Address::Unix(_)) {
+        let sent = send(&text, None, Instant::now());
+        if failed_by(&sent) != Some(io::ErrorKind::TimedOut) {
+            note(sent);
+            return;
+        }
+    }
+    if pending.len() == MOST_PENDING {
+        pending.pop_front();
+    }
+    let is_first = pending.is_empty();
+    pending.push_back((text, Instant::now() + PATIENCE));
+    drop(pending);
+    if is_first && let Err(error) = thread::spawn("notify-again", try_again) {
+        warn!("can't tell the service manager again: {error}");
+        self::pending().clear();
+    }
+}
+
+/// Sends what is pending, in order.
+fn try_again() {
+    loop {
+        let Some((text, deadline)) = pending().front().cloned() else {
+            return;
+        };
+        note(send(&text, None, deadline));
+        let mut pending = pending();
+        // Unless it made room for others meanwhile.
+        if pending.front().is_some_and(|(first, _)| *first == text) {
+            pending.pop_front();
+        }
+        if pending.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Sends a message, after all that is pending. Waits for `patience` at most; returns whether it is sent.
+fn deliver(text: &str, patience: Duration) -> bool {
+    if !pending().is_empty() {
+        return false;
+    }
+    let sent = send(text, None, Instant::now() + patience);
+    let is_sent = sent.is_ok();
+    // This thread is interrupted when it is to end.
+    if failed_by(&sent) != Some(io::ErrorKind::Interrupted) {
+        note(sent);
+    }
+    is_sent
+}
+
+fn failed_by(sent: &io::Result<()>) -> Option<io::ErrorKind> {
+    sent.as_ref().err().map(io::Error::kind)
+}
+
+/// Says in the log that the service manager can't be told, once until it can be.
+fn note(sent: io::Result<()>) {
+    static FAILS: AtomicBool = AtomicBool::new(false);
+    match sent {
+        Ok(()) => FAILS.store(false, Ordering::Relaxed),
+        Err(_) if FAILS.swap(true, Ordering::Relaxed) => {}
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            warn!("can't tell the service manager: it does not read NOTIFY_SOCKET");
+        }
+        Err(error) => warn!(
+            "can't tell the service manager (NOTIFY_SOCKET): {}",
+            plain(&error)
+        ),
+    }
+}
+
+/// Sends a message. Waits until `deadline` for room in the receiver's queue.
+fn send(text: &str, descriptor: Option<BorrowedFd<'_>>, deadline: Instant) -> io::Result<()> {
+    let Some(address) = address() else {
+        return Ok(());
+    };
+    let socket = address.connect(deadline)?;
+    let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        rights.push(SendAncillaryMessage::ScmRights(&descriptors));
+    }
+    let text = [IoSlice::new(text.as_bytes())];
+    loop {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::sendmsg(&socket, &text, &mut rights, flags) {
+            Ok(_) => break,
+            Err(Errno::AGAIN) => wait(&socket, PollFlags::OUT, deadline)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if sockopt::socket_type(&socket)? != SocketType::DGRAM {
+        // The end of a stream is the end of the message. What is not read yet when it is closed may be lost.
+        rustix::net::shutdown(&socket, Shutdown::Write)?;
+        wait(&socket, PollFlags::IN, deadline)?;
+    }
+    Ok(())
+}
+
+/// Waits until this has happened to `descriptor`, or its other end is closed.
+fn wait(descriptor: &OwnedFd, events: PollFlags, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+    match poll(&mut [PollFd::new(descriptor, events)], Some(&left))? {
         0 => Err(io::ErrorKind::TimedOut.into()),
         _ => Ok(()),
     }
 }
 
-/// Has systemd forget the pack that it kept.
-pub fn forget() {
-    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(pack::NAME)]);
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Whether there is a systemd that is told.
-pub fn is_heard() -> bool {
-    std::env::var_os("NOTIFY_SOCKET").is_some()
-}
+    fn vsock(kind: Option<SocketType>) -> Option<Address> {
+        let (cid, port) = (2, 1234);
+        Some(Address::Vsock { kind, cid, port })
+    }
 
-fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!("can't tell systemd: {}", plain(&error));
+    #[test]
+    fn all_forms_of_an_address_are_understood() {
+        let parse = |text: &str| Address::parse(OsStr::new(text));
+        let unix = |address: rustix::io::Result<_>| Some(Address::Unix(address.unwrap()));
+        assert_eq!(
+            parse("/run/notify"),
+            unix(SocketAddrUnix::new("/run/notify"))
+        );
+        let name = SocketAddrUnix::new_abstract_name(b"of/a relay");
+        assert_eq!(parse("@of/a relay"), unix(name));
+        assert_eq!(parse("vsock:2:1234"), vsock(None));
+        assert_eq!(
+            parse("vsock-stream:2:1234"),
+            vsock(Some(SocketType::STREAM))
+        );
+        assert_eq!(parse("vsock-dgram:2:1234"), vsock(Some(SocketType::DGRAM)));
+        let seqpacket = Some(SocketType::SEQPACKET);
+        assert_eq!(parse("vsock-seqpacket:2:1234"), vsock(seqpacket));
+        for absurd in [
+            "",
+            "@",
+            "run/notify",
+            "vsock:",
+            "vsock::1",
+            "vsock:2:",
+            "vsock:4294967295:1",
+            "vsock:2:-1",
+            "vsock-raw:2:1",
+            &format!("/{}", "x".repeat(200)),
+            &format!("@{}", "x".repeat(200)),
+        ] {
+            assert_eq!(parse(absurd), None, "{absurd}");
+        }
     }
 }

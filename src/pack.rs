@@ -28,6 +28,9 @@ pub const VARIABLE: &str = "BLOCKCHAIN_TCPD_PACK";
 /// The name under which systemd's store keeps a pack.
 pub const NAME: &str = "pack";
 
+/// The name of what is stored to find out whether the store keeps anything.
+pub const PROBE: &str = "probe";
+
 /// What the state begins with.
 pub const MAGIC: &[u8; 8] = b"bct-pack";
 

@@ -35,6 +35,9 @@ use crate::session::Service;
 use crate::sys;
 use crate::usher::Usher;
 
+/// How long it may take to find out whether the clients can be kept, and to store them.
+const STORE: Duration = Duration::from_secs(5);
+
 /// A worker has so long to come to the end of a request, before its client is left behind.
 const LONGEST_RELEASE: Duration = Duration::from_secs(5);
 
@@ -272,17 +275,32 @@ impl Server {
     }
 
     /// Answers all that has arrived, and then closes the clients within `timeout`, or has systemd keep them for the next
-    /// process if it keeps the listening sockets, too.
+    /// process if it keeps the listening sockets and other descriptors, too.
     pub fn stop(self, timeout: Duration) {
         let begun = Instant::now();
         let accepted = self.metrics.accepted();
         notify::stopping(self.clients(), timeout + LAST_GRACE * 2);
-        if self.is_passed() && notify::is_heard() {
-            self.store();
+        let deadline = begun + timeout.max(LEAST_DRAIN);
+        if self.is_stored(begun + (timeout / 2).min(STORE)) {
+            self.store(deadline);
         } else {
-            self.drain(begun + timeout.max(LEAST_DRAIN));
+            self.drain(deadline);
         }
         info!(accepted, drained_ms = milliseconds(begun.elapsed()); "stopped");
+    }
+
+    /// Whether the clients can be kept for the next process, which is known at `deadline` at the latest.
+    fn is_stored(&self, deadline: Instant) -> bool {
+        if !self.is_passed() {
+            return false;
+        }
+        match notify::find_store(deadline) {
+            Ok(()) => true,
+            Err(why) => {
+                info!(why:%; "drains: nobody keeps the clients for the next process");
+                false
+            }
+        }
     }
 
     /// Answers all that has arrived, and closes. What isn't done by the `deadline` is cut off.
@@ -314,15 +332,19 @@ impl Server {
 
     /// Answers what has arrived, and has systemd keep all connections for the next process. If the service is not started
     /// again, systemd closes them.
-    fn store(mut self) {
+    fn store(mut self, deadline: Instant) {
         let mut clients = self.hand_over(Phase::Pack);
         clients.listeners.clear();
-        let stored = clients.pack().and_then(|pack| notify::store(&pack));
-        if let Err(error) = stored {
-            error!(
-                "clients are closed, can't store them with systemd: {}",
+        let deadline = deadline.clamp(Instant::now() + LAST_GRACE, Instant::now() + STORE);
+        let stored = clients
+            .pack()
+            .and_then(|pack| notify::store(pack, deadline));
+        match stored {
+            Ok(()) => info!("the service manager keeps the clients for the next process"),
+            Err(error) => error!(
+                "clients are closed, can't store them with the service manager: {}",
                 plain(&error)
-            );
+            ),
         }
         // All threads at once, with the process, end sooner than one after the other.
         std::mem::forget(self);

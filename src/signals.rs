@@ -7,14 +7,14 @@ use crossbeam_channel::{Receiver, Sender};
 use log::warn;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::{self, Handle};
-use signal_hook::low_level::{emulate_default_handler, signal_name};
+use signal_hook::low_level::{emulate_default_handler, exit, signal_name};
 
 use crate::error::Error;
 use crate::sys;
 use crate::thread::{self, Thread};
 
 /// What is listened to.
-const SIGNALS: [i32; 6] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU];
+const SIGNALS: [i32; 7] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU, SIGCHLD];
 
 /// What we are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Told {
     Hangup,
     /// SIGUSR1, which other daemons take for "open your log anew": ours is no file.
     Reopen,
+    /// SIGCHLD: a child has ended.
+    Child,
 }
 
 /// A stop that is repeated within this time is the same: GNU timeout(1) and `kill 0` reach a process twice, once by itself
@@ -91,7 +93,12 @@ impl Signals {
 
     /// Whether we have been told to stop.
     pub fn is_told_to_stop(&self) -> bool {
-        self.stopping.get().is_some()
+        self.told_to_stop().is_some()
+    }
+
+    /// When we were told to stop, if we were.
+    pub fn told_to_stop(&self) -> Option<Instant> {
+        self.stopping.get().copied()
     }
 
     /// Listens no more. What has come is in the channel; what comes waits for [`Signals::resume`], or for the program that
@@ -129,12 +136,15 @@ impl Signals {
 /// What `signal` tells us, if anything.
 fn understand(signal: i32, stopping: &OnceLock<Instant>) -> Option<Told> {
     match (signal, stopping.get()) {
+        (SIGCHLD, _) => Some(Told::Child),
         (SIGHUP, _) => Some(Told::Hangup),
         (SIGUSR1, _) => Some(Told::Reopen),
         (SIGUSR2, None) => Some(Told::Replace),
         // SIGXCPU comes again after each second of processor time (setrlimit(2)).
         (SIGUSR2 | SIGXCPU, Some(_)) => None,
         (_, Some(first)) if first.elapsed() < SAME => None,
+        // The kernel ignores what would end process 1 by default (pid_namespaces(7)).
+        (signal, Some(_)) if std::process::id() == 1 => exit(128 + signal),
         (signal, Some(_)) => {
             // It ends the process; if it should not, there is nothing better to do.
             let _ = emulate_default_handler(signal);

@@ -10,10 +10,11 @@
 use std::ffi::{CStr, OsStr};
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
+use log::warn;
 use rustix::net::sockopt;
 use rustix::thread::Pid;
 
@@ -114,30 +115,78 @@ pub fn bind_ipv6_only(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// The sockets that systemd passes (sd_listen_fds(3)), with their names. No LISTEN_ variable is left behind. Call it once,
-/// before any thread starts.
-pub fn passed_sockets() -> io::Result<Vec<(OwnedFd, String)>> {
+/// The value of this variable, which is not left behind. Call it before any thread starts.
+fn take_variable(name: &str) -> Option<String> {
+    let value = std::env::var_os(name);
     // SAFETY: no other thread reads the environment, because there is none.
-    let passed = unsafe { sd_notify::listen_fds_with_names_and_unset_env() }?;
-    Ok(passed
-        // SAFETY: they were opened for this process (LISTEN_PID says so, and setting close-on-exec succeeded), and nobody
-        // else here knows them.
-        .map(|(number, name)| (unsafe { OwnedFd::from_raw_fd(number) }, name))
-        .collect())
+    unsafe { std::env::remove_var(name) };
+    Some(value?.to_string_lossy().into_owned())
+}
+
+/// Sets close-on-exec for the descriptor of this number. It fails if none is open.
+fn close_on_exec(number: RawFd) -> bool {
+    // SAFETY: fcntl takes integers.
+    number > 2 && unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0
+}
+
+/// The sockets that systemd passes (sd_listen_fds(3)), with their names. A variable that makes no sense counts as unset, and the
+/// log says so. No LISTEN_ variable is left behind. Call it once, before any thread starts.
+pub fn passed_sockets() -> Vec<(OwnedFd, String)> {
+    let [process, number, names] =
+        ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(take_variable);
+    // Of another process, which has left them to its children, they mean nothing.
+    if process != Some(std::process::id().to_string()) {
+        return Vec::new();
+    }
+    let Some(number) = number.filter(|number| !number.is_empty()) else {
+        return Vec::new();
+    };
+    let last = number
+        .parse()
+        .ok()
+        .and_then(|n: u16| RawFd::from(n).checked_add(3));
+    let Some(last) = last.filter(|last| (3..*last).all(close_on_exec)) else {
+        warn!(value:? = number; "LISTEN_FDS counts as unset: it is not a number of descriptors that are open here");
+        return Vec::new();
+    };
+    // SAFETY: they are open for this process (LISTEN_PID says so), and nobody else here knows them.
+    let sockets = (3..last).map(|number| unsafe { OwnedFd::from_raw_fd(number) });
+    let sockets: Vec<OwnedFd> = sockets.collect();
+    let mut all: Vec<String> = match &names {
+        Some(names) => names.split(':').map(str::to_string).collect(),
+        None => Vec::new(),
+    };
+    if all.len() != sockets.len() {
+        if !sockets.is_empty() && names.is_some_and(|names| !names.is_empty()) {
+            warn!(sockets = sockets.len(); "LISTEN_FDNAMES counts as unset: it does not have a name for each socket");
+        }
+        all = vec!["unknown".to_string(); sockets.len()];
+    }
+    sockets.into_iter().zip(all).collect()
 }
 
 /// The descriptor whose number is in this variable, which is not left behind. Call it once, before any thread starts.
 pub fn passed_descriptor(variable: &str) -> Option<OwnedFd> {
-    let number = std::env::var(variable).ok();
-    // SAFETY: no other thread reads the environment, because there is none.
-    unsafe { std::env::remove_var(variable) };
-    let number: std::os::fd::RawFd = number?.parse().ok()?;
-    // SAFETY: fcntl takes integers; it fails for a number that is no open descriptor, and no child gets this one.
-    if number < 3 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
-        return None;
-    }
+    let number: RawFd = take_variable(variable)?.parse().ok()?;
     // SAFETY: it is open, and nobody here knows it yet: the program that ran before in this process left it.
-    Some(unsafe { OwnedFd::from_raw_fd(number) })
+    close_on_exec(number).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Connects `socket`, of the family AF_VSOCK, which rustix has no addresses for (vsock(7)).
+pub fn connect_vsock(socket: BorrowedFd<'_>, cid: u32, port: u32) -> io::Result<()> {
+    // SAFETY: all zeroes are a valid sockaddr_vm; the pointer is to a live local of this size.
+    let connected = unsafe {
+        let mut address: libc::sockaddr_vm = std::mem::zeroed();
+        address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+        address.svm_cid = cid;
+        address.svm_port = port;
+        let size = size_of_val(&address) as libc::socklen_t;
+        libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size)
+    };
+    match connected {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The path by which this program was executed (AT_EXECFN in getauxval(3)), empty if that is unknown. Where there is no /proc,

@@ -8,14 +8,14 @@ mod registry;
 mod trouble;
 
 use std::net::SocketAddr;
-use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use self::registry::{Etcd, free_address};
 use crate::support::http::get;
+use crate::support::manager::Manager;
 use crate::support::watch::{Watch, watch};
-use crate::support::{Client, Daemon, Scratch, clean, installed, program, wait_until};
+use crate::support::{Client, Daemon, clean, installed, program, wait_until};
 
 const REGISTRY: &str = "0 of an unknown number of servers answered: their registry did not";
 const OUTSIDE: &str = "0 of an unknown number of servers answered: this one is not registered";
@@ -283,9 +283,7 @@ fn a_server_that_leaves_its_clients_with_systemd_says_no_wrong_number_about_them
     }
     let etcd = Etcd::start(1);
     let asked = server(&etcd, &[]);
-    let scratch = Scratch::new();
-    // It takes what it is sent, and keeps it.
-    let manager = UnixDatagram::bind(scratch.path().join("notify")).expect("a socket");
+    let manager = Manager::new();
     let (address, http) = (free_address(), free_address().to_string());
     let mut command = clean("systemd-socket-activate");
     command
@@ -296,7 +294,7 @@ fn a_server_that_leaves_its_clients_with_systemd_says_no_wrong_number_about_them
             "-E",
             "NOTIFY_SOCKET",
         ])
-        .env("NOTIFY_SOCKET", scratch.path().join("notify"))
+        .env("NOTIFY_SOCKET", manager.path())
         .arg(program().get_program())
         .args([
             "--http",
@@ -317,8 +315,10 @@ fn a_server_that_leaves_its_clients_with_systemd_says_no_wrong_number_about_them
     let mut asking = client(&asked);
     wait_until("all are counted", || asking.ask("WHO") == "302");
     let watched = watch(asking);
+    let kept = manager.keep();
     left.signal("TERM");
     assert!(left.wait().success());
+    let kept = kept.join().expect("it keeps them");
     let (answers, _last) = watched.end();
     let is_right = |answer: &&String| *answer == "302" || answer.starts_with("ERR UNAVAILABLE ");
     let wrong: Vec<_> = answers.iter().filter(|answer| !is_right(answer)).collect();
@@ -329,7 +329,7 @@ fn a_server_that_leaves_its_clients_with_systemd_says_no_wrong_number_about_them
         client.socket().set_nonblocking(true).expect("a socket");
         assert!(!ends(client), "closed");
     }
-    drop(manager);
+    drop(kept);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
@@ -136,6 +137,87 @@ fn a_signal_that_comes_twice_at_once_is_one() {
     assert!(client.rest() == "42\n".repeat(1000));
     let status = daemon.wait();
     assert!(status.success(), "{status}");
+}
+
+/// A daemon that is process 1 of its namespace, and its id outside; nothing where such can't be made.
+fn process_1(arguments: &[&str]) -> Option<(Daemon, u32)> {
+    let wrapper = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    if !can(&wrapper) {
+        return None;
+    }
+    let daemon = Daemon::start_through(&wrapper, arguments);
+    let process = children(daemon.pid())[0];
+    Some((daemon, process))
+}
+
+/// The children of a process, those that have ended and are not reaped with them.
+fn children(process: u32) -> Vec<u32> {
+    let path = format!("/proc/{process}/task/{process}/children");
+    let children = std::fs::read_to_string(path).expect("it lives");
+    let children = children.split_whitespace();
+    children
+        .map(|child| child.parse().expect("an id"))
+        .collect()
+}
+
+fn kill(signal: &str, process: u32) {
+    // It may have ended.
+    let _ = Command::new("kill")
+        .args(["-s", signal, &process.to_string()])
+        .stderr(Stdio::null())
+        .status();
+}
+
+#[test]
+fn a_second_signal_ends_process_1_with_its_status() {
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let Some((mut daemon, process)) = process_1(&["--drain-notice", "1h"]) else {
+            return;
+        };
+        kill("TERM", process);
+        daemon.log().wait_for("draining: /readyz says so");
+        let mut status = None;
+        // What comes within a quarter of a second is taken for the same.
+        wait_until("it ends", || {
+            kill(signal, process);
+            std::thread::park_timeout(Duration::from_millis(20));
+            status = daemon.ended();
+            status.is_some()
+        });
+        assert_eq!(status.and_then(|status| status.code()), Some(code));
+    }
+}
+
+#[test]
+fn process_1_reaps_orphans() {
+    let Some((daemon, process)) = process_1(&[]) else {
+        return;
+    };
+    let leave_one = || {
+        let target = process.to_string();
+        let left = Command::new("nsenter")
+            .args(["--target", &target, "--pid", "--mount"])
+            .args(["sh", "-c", "sleep 0.1 &"])
+            .status();
+        assert!(left.unwrap().success());
+    };
+    leave_one();
+    wait_until("it is reaped", || children(process).is_empty());
+    // Also one that ends while a new program takes over.
+    kill("USR2", process);
+    leave_one();
+    daemon.log().wait_for("goes on with the clients");
+    wait_until("it is reaped", || children(process).is_empty());
+}
+
+/// As a container's entry point does that starts something in the background and then becomes the daemon.
+#[test]
+fn a_child_that_it_was_given_is_reaped() {
+    let script = shell("sleep 0.1 & ");
+    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
+    let daemon = Daemon::start_through(&wrapper, [""; 0]);
+    wait_until("it is reaped", || children(daemon.pid()).is_empty());
+    daemon.stop();
 }
 
 #[test]

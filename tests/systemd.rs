@@ -1,17 +1,21 @@
 //! What systemd passes and is told, with its own test tool and with a socket in its place. The units and the package are
 //! tried in a booted Debian, by `tests/package`.
 
-use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixDatagram;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blockchain_tcpd::command::sets::server;
 use blockchain_tcpd::command::{Entry, Kind, Reply, Set};
+use blockchain_tcpd::pack;
 
-use crate::support::kernel::{local_server, own_address};
+use crate::support::kernel::{local_server, own_address, shell, through};
+use crate::support::manager::Manager;
 use crate::support::{
     Client, Daemon, PATIENCE, Scratch, clean, installed, program, run_to_end, wait_until,
 };
@@ -71,8 +75,9 @@ fn sockets_that_systemd_passes_are_served() {
 fn no_variable_of_passed_sockets_is_left() {
     let variables = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
     if std::env::var_os("LISTEN_PID").is_some() {
-        // More names than sockets make no sense; the variables go all the same.
-        assert!(blockchain_tcpd::listener::passed().is_err());
+        // More names than sockets make no sense.
+        let passed = blockchain_tcpd::listener::passed().unwrap();
+        assert_eq!(passed.line.len() + passed.http.len(), 0);
         for variable in variables {
             assert_eq!(std::env::var_os(variable), None, "{variable}");
         }
@@ -150,46 +155,15 @@ fn what_makes_no_sense_is_refused_in_clear_words() {
     assert!(said.contains("is no listening TCP socket"), "{said}");
 }
 
-/// A socket in the place of systemd's.
-struct Manager {
-    socket: UnixDatagram,
-    scratch: Scratch,
-}
-
 impl Manager {
-    fn new() -> Self {
-        let scratch = Scratch::new();
-        let socket = UnixDatagram::bind(scratch.path().join("notify")).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Manager { socket, scratch }
-    }
-
     fn start(&self, arguments: &[&str], watchdog: Option<Duration>) -> Daemon {
         let mut command = program();
-        command.env("NOTIFY_SOCKET", self.scratch.path().join("notify"));
+        command.env("NOTIFY_SOCKET", self.path());
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
         if let Some(time) = watchdog {
             command.env("WATCHDOG_USEC", time.as_micros().to_string());
         }
         Daemon::run(command)
-    }
-
-    /// The lines of the next message.
-    fn next(&self) -> Vec<String> {
-        let mut message = [0; 4096];
-        let length = self.socket.recv(&mut message).expect("a message in time");
-        let text = std::str::from_utf8(&message[..length]).unwrap();
-        text.lines().map(str::to_string).collect()
-    }
-
-    /// Waits for a message with this line and returns it.
-    fn wait_for(&self, line: &str) -> Vec<String> {
-        loop {
-            let message = self.next();
-            if message.iter().any(|told| told.starts_with(line)) {
-                return message;
-            }
-        }
     }
 }
 
@@ -206,12 +180,240 @@ fn systemd_is_told_of_every_step() {
     manager.wait_for("READY=1");
     daemon.signal("TERM");
     let stopping = manager.wait_for("STOPPING=1");
-    assert_eq!(
-        stopping[1..],
-        ["STATUS=draining 3 clients", "EXTEND_TIMEOUT_USEC=10000000"]
-    );
+    assert_eq!(stopping[1], "STATUS=draining 3 clients");
+    // From the signal on.
+    let time = stopping[2].strip_prefix("EXTEND_TIMEOUT_USEC=").unwrap();
+    let time = Duration::from_micros(time.parse().unwrap());
+    let range = Duration::from_secs(9)..=Duration::from_secs(10);
+    assert!(range.contains(&time), "{time:?}");
     assert!(daemon.wait().success());
     drop(clients);
+}
+
+/// The drain takes its whole time for a client that doesn't read, counted from the signal.
+#[test]
+fn a_service_manager_that_reads_no_more_keeps_no_signal_waiting() {
+    let arguments = ["--write-timeout", "1h", "--drain-timeout", "1s"];
+    for first in [None, Some("HUP"), Some("USR2")] {
+        let manager = Manager::new();
+        let mut daemon = manager.start(&arguments, None);
+        manager.wait_for("READY=1");
+        let mut stuck = Client::connect_narrow(daemon.address);
+        stuck.flood(&daemon, 1);
+        manager.fill();
+        if let Some(first) = first {
+            daemon.signal(first);
+            daemon.log().wait_for(match first {
+                "HUP" => "SIGHUP changes nothing",
+                _ => "goes on with the clients",
+            });
+        }
+        let begun = Instant::now();
+        daemon.signal("TERM");
+        let status = daemon.wait();
+        let log = daemon.log().whole();
+        assert!(status.success(), "{status}: {log}");
+        assert!(log.contains("cut off"), "{log}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{log}");
+    }
+}
+
+#[test]
+fn what_must_not_be_lost_comes_when_the_service_manager_reads_again() {
+    let manager = Manager::new();
+    manager.fill();
+    let daemon = manager.start(&["--drain-timeout", "1h", "--write-timeout", "1h"], None);
+    manager.wait_for("READY=1");
+    let mut stuck = Client::connect_narrow(daemon.address);
+    stuck.flood(&daemon, 1);
+    manager.fill();
+    daemon.signal("HUP");
+    daemon.log().wait_for("SIGHUP changes nothing");
+    manager.wait_for("RELOADING=1");
+    manager.wait_for("READY=1");
+    manager.fill();
+    daemon.signal("TERM");
+    daemon.log().wait_for("stopping reason=SIGTERM");
+    manager.wait_for("STOPPING=1");
+}
+
+#[test]
+fn every_form_of_its_address_is_understood() {
+    let name = format!("blockchain-tcpd-{}", uuid::Uuid::new_v4());
+    let address = UnixAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let start = |address: &str| {
+        let mut command = program();
+        command.args(["--listen", "127.0.0.1:0"]);
+        Daemon::run({
+            command.env("NOTIFY_SOCKET", address);
+            command
+        })
+    };
+    let daemon = start(&format!("@{name}"));
+    let mut message = [0; 4096];
+    let length = socket.recv(&mut message).unwrap();
+    assert!(message[..length].ends_with(b"READY=1\n"));
+    daemon.stop();
+    // Nobody listens there, if there are such addresses here at all.
+    for kind in ["vsock", "vsock-stream", "vsock-dgram", "vsock-seqpacket"] {
+        let daemon = start(&format!("{kind}:1:4242"));
+        daemon.log().wait_for("can't tell the service manager");
+        let log = daemon.stop();
+        assert!(!log.contains("counts as unset"), "{log}");
+    }
+}
+
+/// How often the log of a daemon with these variables, and this one for a process of its own, says that one counts as unset.
+fn unset(variables: &[(&str, &str)]) -> usize {
+    let script = shell("export LISTEN_PID=${LISTEN_PID-$$}");
+    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
+    let mut command = through(&wrapper);
+    command.args(["--listen", "127.0.0.1:0"]);
+    command.envs(variables.iter().copied());
+    let daemon = Daemon::run(command);
+    assert_eq!(daemon.ask("WHY\n"), "42\n");
+    // Which starts again what is told regularly.
+    daemon.signal("USR2");
+    daemon.log().wait_for("goes on with the clients");
+    let log = daemon.stop();
+    assert!(!log.contains("the watchdog is on"), "{log}");
+    assert!(!log.contains("can't tell"), "{log}");
+    assert!(log.contains("sockets=bound"), "{log}");
+    log.matches("counts as unset").count()
+}
+
+#[test]
+fn a_variable_that_makes_no_sense_counts_as_unset() {
+    let long = format!("/{}", "x".repeat(200));
+    // The program that takes over reads them anew, but for those of passed sockets.
+    for (value, times) in [("", 0), ("notify", 2), ("@", 2), ("vsock:1", 2), (&long, 2)] {
+        assert_eq!(unset(&[("NOTIFY_SOCKET", value)]), times, "{value:?}");
+    }
+    let manager = Manager::new();
+    let notify = ("NOTIFY_SOCKET", manager.path());
+    let notify = (notify.0, notify.1.to_str().unwrap());
+    let forever = u64::MAX.to_string();
+    for (value, times) in [
+        ("", 0),
+        ("0", 2),
+        ("1", 2),
+        ("-1", 2),
+        ("soon", 2),
+        (&forever, 2),
+    ] {
+        let times_here = unset(&[notify, ("WATCHDOG_USEC", value)]);
+        assert_eq!(times_here, times, "{value:?}");
+        manager.wait_for("STOPPING=1");
+    }
+    for other in ["1", "", "me"] {
+        let watchdog = ("WATCHDOG_USEC", "1000000");
+        assert_eq!(unset(&[notify, watchdog, ("WATCHDOG_PID", other)]), 0);
+        manager.wait_for("STOPPING=1");
+    }
+    for (value, times) in [
+        ("", 0),
+        ("0", 0),
+        ("-1", 1),
+        ("two", 1),
+        ("9", 1),
+        ("4294967295", 1),
+    ] {
+        assert_eq!(unset(&[("LISTEN_FDS", value)]), times, "{value:?}");
+    }
+    for process in ["", "-1", "me"] {
+        assert_eq!(unset(&[("LISTEN_FDS", "1"), ("LISTEN_PID", process)]), 0);
+    }
+    let names = ("LISTEN_FDNAMES", "line:http");
+    assert_eq!(unset(&[("LISTEN_FDS", "0"), names]), 0);
+}
+
+/// A daemon that this socket is passed to, with this address of a service manager.
+fn passed(socket: TcpListener, names: &str, notify: Option<&str>) -> Daemon {
+    let script = shell("exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1");
+    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
+    let mut command = through(&wrapper);
+    command.args(["--drain-timeout", "10s", "--max-clients", "2"]);
+    command.env("LISTEN_FDNAMES", names);
+    command.envs(notify.map(|notify| ("NOTIFY_SOCKET", notify)));
+    Daemon::run({
+        command.stdin(OwnedFd::from(socket));
+        command
+    })
+}
+
+/// The replies to this are more than the kernel keeps for a client that doesn't read.
+const REQUESTS: usize = 20_000;
+
+#[test]
+fn clients_that_nobody_would_keep_are_drained() {
+    let nowhere = Scratch::new();
+    let nowhere = nowhere.path().join("notify");
+    let (relay, deaf) = (Manager::new(), Manager::new());
+    let reader = relay.socket.try_clone().unwrap();
+    // It takes no descriptors, so that the kernel closes them.
+    thread::spawn(move || while reader.recv(&mut [0; 4096]).is_ok() {});
+    for (notify, why) in [
+        (None, "there is no NOTIFY_SOCKET"),
+        (Some("".into()), "there is no NOTIFY_SOCKET"),
+        (Some("vsock:1:1".into()), "NOTIFY_SOCKET is vsock"),
+        (Some(nowhere), "No such file or directory"),
+        (
+            Some(relay.path()),
+            "keeps no descriptors (FileDescriptorStoreMax=)",
+        ),
+        (Some(deaf.path()), "does not answer in time"),
+    ] {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let notify = notify.as_deref().map(|path| path.to_str().unwrap());
+        let mut daemon = passed(socket, "line", notify);
+        let mut client = daemon.connect();
+        client.send("a\n".repeat(REQUESTS));
+        wait_until("it can write no more", || {
+            daemon.blocked_in(libc::SYS_sendto) == 1
+        });
+        deaf.fill();
+        daemon.signal("TERM");
+        let said = daemon.log().wait_for("drains: nobody keeps the clients");
+        assert!(said.contains(why), "{said}");
+        assert_eq!(client.rest().lines().count(), REQUESTS, "{why}");
+        let status = daemon.wait();
+        let log = daemon.log().whole();
+        assert!(status.success(), "{status}: {log}");
+        assert!(!log.contains("hands its clients over"), "{log}");
+    }
+}
+
+#[test]
+fn names_for_more_sockets_than_there_are_count_as_none() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let daemon = passed(socket, "line:http", None);
+    assert_eq!(daemon.ask("WHY\n"), "42\n");
+    let log = daemon.stop();
+    let unset = log.matches("LISTEN_FDNAMES counts as unset").count();
+    assert_eq!(unset, 1, "{log}");
+}
+
+#[test]
+fn clients_that_can_be_kept_are_kept() {
+    let manager = Manager::new();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let daemon = passed(socket, "line", manager.path().to_str());
+    let mut client = daemon.connect();
+    assert_eq!(client.ask("WHY"), "42");
+    let kept = manager.keep();
+    let log = daemon.stop();
+    assert!(
+        log.contains("the service manager keeps the clients"),
+        "{log}"
+    );
+    assert!(!log.contains("nobody keeps"), "{log}");
+    let arrived = pack::receive(&kept.join().unwrap()).unwrap();
+    assert_eq!(arrived.contents.unwrap().clients.len(), 1);
+    client.socket().set_nonblocking(true).unwrap();
+    assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");
+    drop(arrived.descriptors);
 }
 
 #[test]

@@ -1,46 +1,33 @@
 //! `systemctl restart`: systemd keeps the clients, and what they send meanwhile, until the next process takes them.
 
 use std::collections::BTreeSet;
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
 use std::process::Stdio;
-use std::thread::{self, JoinHandle};
 use std::time::Instant;
-
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::{BELIEVED, HEARTBEAT, Trio, figure};
 use crate::support::kernel::{shell, through};
+use crate::support::manager::Manager;
 use crate::support::watch::{Watch, watch};
-use crate::support::{Client, Daemon, PATIENCE, Scratch, installed, wait_until};
+use crate::support::{Client, Daemon, installed, wait_until};
 
-/// A socket in the place of systemd's.
-struct Manager {
-    socket: UnixDatagram,
-    scratch: Scratch,
+/// A service manager, and the socket that it passes.
+struct Socket {
+    manager: Manager,
     listener: TcpListener,
 }
 
-impl Manager {
+impl Socket {
     fn new() -> Self {
-        let scratch = Scratch::new();
-        let socket = UnixDatagram::bind(scratch.path().join("notify")).expect("a socket");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        Manager {
-            socket,
-            scratch,
-            listener,
+        Socket {
+            manager: Manager::new(),
+            listener: TcpListener::bind("127.0.0.1:0").expect("a free port"),
         }
     }
 
     /// Starts a process that goes on with the pack of the one before, if there is one.
     fn start(&self, pack: Option<OwnedFd>, cluster: &str) -> Daemon {
-        let notify: PathBuf = self.scratch.path().join("notify");
         let script = shell("exec 3<&0 4<&1 </dev/null >/dev/null; export LISTEN_PID=$$");
         let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
         let mut command = through(&wrapper);
@@ -51,37 +38,11 @@ impl Manager {
         command
             .args(["--http", "127.0.0.1:0", "--max-clients", "32"])
             .args(["--cluster", cluster])
-            .env("NOTIFY_SOCKET", notify)
+            .env("NOTIFY_SOCKET", self.manager.path())
             .envs([("LISTEN_FDS", number), ("LISTEN_FDNAMES", names)])
             .stdin(OwnedFd::from(self.listener.try_clone().expect("a socket")))
             .stdout(pack.map_or_else(Stdio::null, Stdio::from));
         Daemon::run(command)
-    }
-
-    /// Waits for what a process that stops has it keep, and says then that it has read that.
-    fn keep(&self) -> JoinHandle<OwnedFd> {
-        let socket = self.socket.try_clone().expect("a socket");
-        thread::spawn(move || {
-            let mut kept = None;
-            loop {
-                let mut text = [0; 4096];
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut rights = RecvAncillaryBuffer::new(&mut space);
-                let buffers = &mut [IoSliceMut::new(&mut text)];
-                let read = recvmsg(&socket, buffers, &mut rights, RecvFlags::CMSG_CLOEXEC);
-                let length = read.expect("a message in time").bytes;
-                let mut sent = rights.drain().filter_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(mut sent) => sent.next(),
-                    _ => None,
-                });
-                let text = String::from_utf8_lossy(&text[..length]);
-                if text.lines().any(|line| line == "FDSTORE=1") {
-                    kept = sent.next();
-                } else if text.lines().any(|line| line == "BARRIER=1") {
-                    return kept.expect("it was sent before");
-                }
-            }
-        })
     }
 }
 
@@ -91,17 +52,17 @@ fn a_server_that_systemd_restarts_is_counted_once_all_the_while() {
         return;
     }
     let mut trio = Trio::new(&[]);
-    let manager = Manager::new();
-    let mut server = manager.start(None, &trio.redis.url());
+    let socket = Socket::new();
+    let mut server = socket.start(None, &trio.redis.url());
     let mut clients: Vec<Client> = (0..5).map(|_| server.connect()).collect();
     trio.wait_for(8);
     let asking = trio.askers.drain(..).chain(clients.drain(..2));
     let watches: Vec<Watch> = asking.map(watch).collect();
     for _ in 0..3 {
-        let kept = manager.keep();
+        let kept = socket.manager.keep();
         server.stop();
         let kept = kept.join().expect("it keeps them");
-        server = manager.start(Some(kept), &trio.redis.url());
+        server = socket.start(Some(kept), &trio.redis.url());
     }
     // Until whom nobody speaks for any more would be gone.
     let begun = Instant::now();

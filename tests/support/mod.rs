@@ -4,6 +4,7 @@
 
 pub mod http;
 pub mod kernel;
+pub mod manager;
 pub mod names;
 pub mod redis;
 pub mod terminal;
