@@ -280,11 +280,12 @@ impl Server {
         let begun = Instant::now();
         let accepted = self.metrics.accepted();
         notify::stopping(self.clients(), timeout + LAST_GRACE * 2);
-        let deadline = begun + timeout.max(LEAST_DRAIN);
-        if self.is_stored(begun + (timeout / 2).min(STORE)) {
+        let deadline = begun + timeout;
+        // However short the time for a drain is: where clients are kept there is none.
+        if self.is_stored(begun + (timeout / 2).clamp(LAST_GRACE, STORE)) {
             self.store(deadline);
         } else {
-            self.drain(deadline);
+            self.drain(deadline.max(Instant::now() + LEAST_DRAIN));
         }
         info!(accepted, drained_ms = milliseconds(begun.elapsed()); "stopped");
     }

@@ -329,12 +329,12 @@ fn a_variable_that_makes_no_sense_counts_as_unset() {
     assert_eq!(unset(&[("LISTEN_FDS", "0"), names]), 0);
 }
 
-/// A daemon that this socket is passed to, with this address of a service manager.
-fn passed(socket: TcpListener, names: &str, notify: Option<&str>) -> Daemon {
+/// A daemon that this socket is passed to, with this address of a service manager and this time to drain.
+fn passed(socket: TcpListener, names: &str, notify: Option<&str>, drain: &str) -> Daemon {
     let script = shell("exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1");
     let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
     let mut command = through(&wrapper);
-    command.args(["--drain-timeout", "10s", "--max-clients", "2"]);
+    command.args(["--drain-timeout", drain, "--max-clients", "2"]);
     command.env("LISTEN_FDNAMES", names);
     command.envs(notify.map(|notify| ("NOTIFY_SOCKET", notify)));
     Daemon::run({
@@ -367,7 +367,7 @@ fn clients_that_nobody_would_keep_are_drained() {
     ] {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let notify = notify.as_deref().map(|path| path.to_str().unwrap());
-        let mut daemon = passed(socket, "line", notify);
+        let mut daemon = passed(socket, "line", notify, "10s");
         let mut client = daemon.connect();
         client.send("a\n".repeat(REQUESTS));
         wait_until("it can write no more", || {
@@ -388,7 +388,7 @@ fn clients_that_nobody_would_keep_are_drained() {
 #[test]
 fn names_for_more_sockets_than_there_are_count_as_none() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let daemon = passed(socket, "line:http", None);
+    let daemon = passed(socket, "line:http", None, "10s");
     assert_eq!(daemon.ask("WHY\n"), "42\n");
     let log = daemon.stop();
     let unset = log.matches("LISTEN_FDNAMES counts as unset").count();
@@ -399,7 +399,7 @@ fn names_for_more_sockets_than_there_are_count_as_none() {
 fn clients_that_can_be_kept_are_kept() {
     let manager = Manager::new();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let daemon = passed(socket, "line", manager.path().to_str());
+    let daemon = passed(socket, "line", manager.path().to_str(), "0s");
     let mut client = daemon.connect();
     assert_eq!(client.ask("WHY"), "42");
     let kept = manager.keep();
