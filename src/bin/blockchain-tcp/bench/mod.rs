@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::dial::{Connection, Deadline, Reply, quoted};
+use blockchain_tcpd::dial::{Connection, Deadline, Reply, escaped};
+use blockchain_tcpd::stdio;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::load::Shared;
@@ -44,6 +45,7 @@ const DESCRIPTORS: u64 = 32;
 /// Measures it, and reports.
 pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
     check(&bench.request)?;
+    stdio::has_output().map_err(Failure::Print)?;
     let output = Output::new(options.json);
     let begun = Instant::now();
     match measure(options, bench) {
@@ -138,7 +140,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         server: options.server.to_string(),
         address: address.to_string(),
         request: bench.request.clone(),
-        reply: quoted(&line).trim_matches('"').to_string(),
+        reply: escaped(&line),
         is_number,
         clients: bench.clients,
         depth: bench.depth,

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use blockchain_tcpd::dial::escaped;
 use serde_json::{Map, Value, json};
 
 use super::numbers::{counted, grouped, time};
@@ -64,7 +65,10 @@ impl Report {
             true => format!("a number from {} up", grouped(self.clients.into())),
             false => self.reply.clone(),
         };
-        line("request", &format!("{}, answered {answered}", self.request));
+        line(
+            "request",
+            &format!("{}, answered {answered}", escaped(&self.request)),
+        );
         let clients = counted(self.clients.into(), "client", "clients");
         let each = if self.clients == 1 { "" } else { "each " };
         let flight = counted(self.depth.into(), "request", "requests");

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 
+use blockchain_tcpd::stdio;
 use rustyline::config::{BellStyle, CompletionType, Config};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
@@ -75,7 +76,7 @@ impl Editor {
             // ^C is a signal there.
             true => self
                 .interrupts
-                .behind(prompt.text(), || self.lines.readline(prompt)),
+                .behind(prompt.text(), || read_plainly(&mut self.lines, prompt)),
             false => self.lines.readline(prompt),
         };
         match read {
@@ -97,4 +98,14 @@ impl Editor {
             },
         }
     }
+}
+
+/// Reads a line in a terminal that can't be edited in. The editor can't wait itself if the terminal doesn't block.
+fn read_plainly(
+    lines: &mut Rustyline<Names, FileHistory>,
+    prompt: &Prompt,
+) -> rustyline::Result<String> {
+    stdio::print(prompt.text())?;
+    stdio::wait_for_input()?;
+    lines.readline("")
 }
