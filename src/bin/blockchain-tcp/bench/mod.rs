@@ -1,4 +1,4 @@
-//! How fast a server answers: clients that ask as fast as they are answered, and verify every reply.
+//! How fast a server answers: clients that ask as fast as they are answered, or at a rate of their own, and verify every reply.
 //!
 //! One question tells what the reply must be ([`replies`]). Then a few [`threads`], each with its share of the [`load`] (a number of
 //! [`client`]s, all on the same [`terms`]), keep requests on the way and count ([`tally`]), while [`progress`] shows how far it is;
@@ -123,6 +123,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         terms,
         request: bench.request.clone(),
         depth: bench.depth,
+        rate: bench.rate,
         warm_up,
         end: AtomicU64::new(u64::try_from(end.as_nanos()).unwrap_or(u64::MAX)),
         interrupted: AtomicBool::new(false),
@@ -144,6 +145,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         is_number,
         clients: bench.clients,
         depth: bench.depth,
+        wanted: bench.rate,
         threads,
         warm_up,
         window: ended.saturating_sub(warm_up),
