@@ -61,14 +61,18 @@ impl History {
             let _ = file.set_permissions(Permissions::from_mode(0o600));
             file.lock()?;
             let before = read(&mut file)?;
+            let line = escaped(line);
             let kept = before.split_inclusive(|byte| *byte == b'\n');
+            if kept.clone().next_back() == Some(line.as_bytes()) {
+                return Ok(());
+            }
             let too_many = (kept.clone().count() + 1).saturating_sub(LINES);
             let mut text = VERSION.to_vec();
             text.extend(kept.skip(too_many).flatten());
             if !text.ends_with(b"\n") {
                 text.push(b'\n');
             }
-            text.extend(escaped(line).bytes());
+            text.extend(line.bytes());
             // What is there is written over before it is cut: if the disk is full, it stays.
             file.seek(SeekFrom::Start(0))?;
             file.write_all(&text)?;
