@@ -267,9 +267,13 @@ fn output_that_nobody_takes_ends_it() {
 
 #[test]
 fn an_output_and_an_input_that_do_not_block_are_waited_for() {
+    /// The size of the pipe, and of an id with its line end.
+    const PAGE: usize = 4096;
+    const REPLY: usize = 37;
     let daemon = Daemon::start(["--max-clients", "4"]);
     let lines = 5000;
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    rustix::pipe::fcntl_setpipe_size(&writer, PAGE).expect("a size");
     let (input, mut keyboard) = std::io::pipe().expect("a pipe");
     for end in [writer.as_fd(), input.as_fd()] {
         rustix::io::ioctl_fionbio(end, true).expect("a flag");
@@ -284,16 +288,22 @@ fn an_output_and_an_input_that_do_not_block_are_waited_for() {
         // It may have gone.
         let _ = keyboard.write_all("WHERE\n".repeat(lines).as_bytes());
     });
-    // As much as a pipe takes.
-    wait_until("the pipe is full, or it has gone", || {
-        let waiting = rustix::io::ioctl_fionread(&reader).expect("a pipe");
-        waiting > 60_000 || child.try_wait().expect("it is our child").is_some()
-    });
-    let mut replies = String::new();
-    reader.read_to_string(&mut replies).expect("ASCII");
+    // Nothing is read before the pipe is full.
+    let mut replies = Vec::new();
+    let mut chunk = [0; PAGE];
+    loop {
+        wait_until("the pipe is full, or it has gone", || {
+            let waiting = rustix::io::ioctl_fionread(&reader).expect("a pipe") as usize;
+            waiting + REPLY > PAGE || child.try_wait().expect("it is our child").is_some()
+        });
+        match reader.read(&mut chunk).expect("a pipe") {
+            0 => break,
+            read => replies.extend_from_slice(&chunk[..read]),
+        }
+    }
     let ended = ran(child.wait_with_output().expect("it ends"));
     assert_eq!((ended.status, ended.errors.as_str()), (0, ""));
-    assert_eq!(replies.lines().count(), lines);
+    assert_eq!(replies.len(), lines * REPLY);
     writing.join().expect("written");
 }
 
