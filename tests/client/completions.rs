@@ -23,17 +23,20 @@ const OFFERED: [(&str, &[&str]); 11] = [
 ];
 
 /// What bash and zsh offer besides; fish knows no host that is this one.
-const HOSTS: [(&str, &[&str]); 3] = [
+const HOSTS: [(&str, &[&str]); 4] = [
+    ("--server=localhos", &["--server=localhost"]),
     ("--server localhos", &["localhost"]),
     ("watch -s localhos", &["localhost"]),
     ("bench localhos", &["localhost"]),
 ];
 
 /// Where no name of a file belongs, which is everywhere: an option's value, what a task takes, and what a request takes.
-const NO_FILES: [&str; 16] = [
+const NO_FILES: [&str; 18] = [
     "",
     "--server ",
     "--server=",
+    "--server localhost:",
+    "connect localhost:",
     "-s ",
     "-t ",
     "--timeout=",

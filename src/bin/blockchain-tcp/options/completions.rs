@@ -10,6 +10,14 @@ use clap_complete::Shell;
 use super::command;
 use super::requests::WORDS;
 
+/// Where the script for bash takes the word before the one to be completed.
+const PREVIOUS: &str = "    prev=\"$3\"\n";
+
+/// For bash an equals sign and a colon are words of their own: what is before the one is the option, and behind the other is a port.
+const SIGNS: &str = r#"    [[ "${prev}" == "=" ]] && prev="${COMP_WORDS[COMP_CWORD-2]}"
+    [[ "${prev}" == ":" || "${COMP_WORDS[COMP_CWORD]}" == ":" ]] && return 0
+"#;
+
 /// No value can be offered.
 const NOTHING: [&str; 0] = [];
 
@@ -40,7 +48,9 @@ pub fn script(shell: Shell) -> String {
     let text = text.replace(&format!(" {name}\n"), " blockchain-tcp\n");
     match shell {
         // Where nothing is offered, these would have bash offer the names of files.
-        Shell::Bash => text.replace(" -o bashdefault -o default", ""),
+        Shell::Bash => text
+            .replace(" -o bashdefault -o default", "")
+            .replace(PREVIOUS, &format!("{PREVIOUS}{SIGNS}")),
         // A line that ends in an option without its value is no error: the task is still to come.
         Shell::Fish => {
             text.replace("\n    or return\n", "\n    or return 0\n") + &values_for_fish(&command)

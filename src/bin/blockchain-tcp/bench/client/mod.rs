@@ -51,10 +51,10 @@ pub struct Client {
     socket: Option<OwnedFd>,
     /// Since when it is being connected, until it is.
     connecting: Option<Instant>,
-    /// The requests that are not answered yet, also one of which only a part is sent.
-    sent: VecDeque<Sent>,
     /// How many requests of the schedule were begun to be sent, or given up.
     begun: u64,
+    /// The requests that are not answered yet, also one of which only a part is sent.
+    sent: VecDeque<Sent>,
     /// How many of them were sent to their end.
     on_the_way: u32,
     /// How many bytes of the next request were sent.

@@ -34,7 +34,7 @@ const ROUND: Duration = Duration::from_millis(20);
 enum Ask {
     /// One request on each connection.
     Once,
-    /// So many are kept on the way.
+    /// So many are kept on the way, as far as they are due.
     Keep(u32),
     /// Nothing more.
     Nothing,
