@@ -17,7 +17,7 @@ pub fn print(text: &str) -> io::Result<()> {
     write_all(stdout(), text.as_bytes())
 }
 
-/// The same on standard error. There is nobody to tell if it fails.
+/// Prints this text on standard error. A failure can be reported nowhere.
 pub fn complain(text: &str) {
     let _ = write_all(stderr(), text.as_bytes());
 }

@@ -174,13 +174,13 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What somebody said, between double quotes; see [`escaped`].
+/// A reply between double quotes; see [`escaped`].
 pub fn quoted(said: &[u8]) -> String {
     format!("\"{}\"", escaped(said))
 }
 
-/// What somebody said or asked, cut, and without anything that a terminal, or a monitoring, its shell or its web pages could take for
-/// something else.
+/// A reply or a request, truncated, and without anything that a terminal, or a monitoring, its shell or its web pages could
+/// interpret.
 pub fn escaped(text: impl AsRef<[u8]>) -> String {
     let bytes = text.as_ref();
     let mut text = String::new();

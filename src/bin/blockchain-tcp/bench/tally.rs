@@ -104,7 +104,7 @@ impl Tally {
         latencies.saturating_record_n(nanoseconds(latency), u64::from(count));
     }
 
-    /// A request that was sent so long after it was due.
+    /// A request was sent this much later than it was due.
     pub fn note_delay(&mut self, delay: Duration) {
         self.delays.saturating_record(nanoseconds(delay));
     }

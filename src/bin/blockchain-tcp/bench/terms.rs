@@ -71,7 +71,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// So many requests a second from all these clients, from this moment on.
+    /// All these clients together send this number of requests a second from `begin` on.
     pub fn new(begin: Instant, rate: u32, clients: u64) -> Self {
         Schedule {
             begin,

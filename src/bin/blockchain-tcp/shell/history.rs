@@ -38,7 +38,7 @@ impl History {
             file.lock_shared()?;
             for line in read(&mut file)?.split(|byte| *byte == b'\n') {
                 let line = unescaped(&String::from_utf8_lossy(line));
-                // What is blank, or the same as the one before, is none.
+                // A blank line, and one that equals the line before it, is not added.
                 lines.add_owned(line).map_err(io_error)?;
             }
             Ok(())
@@ -57,7 +57,7 @@ impl History {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).mode(0o600);
             let mut file = options.open(path)?;
-            // One that was made by somebody else may be read by others.
+            // Another program may have made it readable for others.
             let _ = file.set_permissions(Permissions::from_mode(0o600));
             file.lock()?;
             let before = read(&mut file)?;
@@ -171,7 +171,7 @@ mod tests {
             assert!(!kept.contains('\n'), "{kept:?}");
             assert_eq!(unescaped(kept), line);
         }
-        // Nobody has written these.
+        // This program does not write these.
         assert_eq!(unescaped(r"a\b\"), r"a\b\");
     }
 

@@ -201,8 +201,8 @@ impl Client {
         }
     }
 
-    /// Sends until so many requests are on the way, as far as they are due and the socket takes them. What could not be sent within
-    /// the time for a reply is given up.
+    /// Sends requests up to this depth, as far as they are due and the socket takes them. What could not be sent within the time for a
+    /// reply is given up.
     pub fn fill(&mut self, terms: &Terms, depth: u32, window: Window, tally: &mut Tally) {
         if let Some(overdue) = Instant::now().checked_sub(terms.timeout) {
             tally.errors.unsent += self.give_up_unsent(overdue, window, tally);

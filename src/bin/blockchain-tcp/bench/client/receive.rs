@@ -117,7 +117,7 @@ impl Client {
     }
 }
 
-/// Takes so many of these requests, the oldest first, in groups that were sent at the same time.
+/// Takes this number of requests, the oldest first, in groups that were sent at the same time.
 fn take(sent: &mut VecDeque<Sent>, count: u32, mut each: impl FnMut(Sent)) {
     let mut left = count;
     while left > 0

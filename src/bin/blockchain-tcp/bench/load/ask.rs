@@ -116,7 +116,7 @@ impl Load {
             if let Some(overdue) = overdue {
                 self.tally.errors.unsent += client.give_up_unsent(overdue, window, &mut self.tally);
             }
-            // It was ended before.
+            // The user has ended the wait.
             client.give_up_unsent(window.to, window, &mut self.tally);
             client.give_up(window, &mut self.tally);
         }

@@ -34,7 +34,7 @@ const ROUND: Duration = Duration::from_millis(20);
 enum Ask {
     /// One request on each connection.
     Once,
-    /// So many are kept on the way, as far as they are due.
+    /// This number is kept on the way, as far as requests are due.
     Keep(u32),
     /// Nothing more.
     Nothing,
@@ -57,7 +57,7 @@ struct Load {
     told: (u64, u64),
 }
 
-/// Gathers these clients and has them ask when told. Ends early when there is nobody to tell.
+/// Gathers these clients and has them ask when told. Ends early when the other end of a channel is gone.
 pub fn run(
     shared: Arc<Shared>,
     clients: Range<u64>,
