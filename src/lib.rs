@@ -22,7 +22,7 @@
 //! pack                                        live connections on their way to the next process
 //! queue      thread     clock      bell       where jobs wait for workers; names and wakes; moments; what is rung and polled
 //! network    dial                             ranges of addresses; the way to a server, for the programs that ask one
-//! error      sync                             why it failed, with which status; what is waited for
+//! error      sync       stdio                 why it failed, with which status; what is waited for; what is printed and read
 //! sys                                         the one room for unsafe code
 //! ```
 //!
@@ -124,6 +124,7 @@ pub mod scoreboard;
 pub mod server;
 pub mod session;
 pub mod signals;
+pub mod stdio;
 pub mod sync;
 pub mod sys;
 pub mod thread;

@@ -1,11 +1,11 @@
 //! The daemon's program: options, log, run, one error printed, exit status.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use blockchain_tcpd::error::Error;
 use blockchain_tcpd::options::{Asked, Options};
-use blockchain_tcpd::{daemon, handover, logging};
+use blockchain_tcpd::{daemon, handover, logging, stdio};
 
 fn main() -> ExitCode {
     match serve() {
@@ -32,8 +32,7 @@ fn serve() -> Result<(), Error> {
 }
 
 fn print(text: &str) -> Result<(), Error> {
-    let mut output = std::io::stdout();
-    match writeln!(output, "{}", text.trim_end()).and_then(|()| output.flush()) {
+    match stdio::print(&format!("{}\n", text.trim_end())) {
         // Whoever asked for it has seen enough.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Print(error)),
         _ => Ok(()),

@@ -13,10 +13,36 @@ use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use log::warn;
 use rustix::net::sockopt;
 use rustix::thread::Pid;
+
+/// Which of the descriptors 0, 1 and 2 were closed when the process began, a bit each.
+static CLOSED: AtomicU8 = AtomicU8::new(0);
+
+/// Looks before std's start, which opens /dev/null in the place of each that is closed.
+extern "C" fn look_for_closed() {
+    for number in 0..3 {
+        // SAFETY: fcntl takes integers; it fails for a number that is no open descriptor, and for nothing else.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+            CLOSED.fetch_or(1 << number, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The functions that the dynamic linker, or the start-up code of the C library, calls before `main`.
+#[used]
+// SAFETY: the section holds pointers to such functions, which may ignore the arguments; this one needs nothing of std's that has
+// to be started.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = look_for_closed;
+
+/// Whether standard input (0), output (1) or error (2) was closed when the process began.
+pub fn was_closed(number: RawFd) -> bool {
+    CLOSED.load(Ordering::Relaxed) & 1 << number != 0
+}
 
 /// Does nothing: that it ran is what interrupts the system call.
 extern "C" fn interrupted(_signal: libc::c_int) {}

@@ -5,7 +5,7 @@ mod refused;
 
 use std::process::Command;
 
-use crate::support::{Client, Daemon, Scratch, field, program, wait_until};
+use crate::support::{Client, Daemon, Scratch, clean, field, program, run_to_end, wait_until};
 
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
@@ -317,6 +317,14 @@ fn what_cannot_be_printed_is_an_error_unless_nobody_wants_it() {
         said.contains("can't write to standard output: No space left"),
         "{said}"
     );
+    // One that was closed is as good as full.
+    for option in ["--help", "--version"] {
+        let mut closed = clean("sh");
+        closed.args(["-c", "\"$@\" >&-", "sh"]);
+        closed.arg(program().get_program()).arg(option);
+        let said = "blockchain-tcpd: can't write to standard output: Bad file descriptor";
+        assert_eq!(run_to_end(closed), (71, said.to_string()));
+    }
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let output = program()

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::lookup::{Family, addresses};
 use super::reply::{is_printable, wrong};
-use super::{Deadline, Failure, Lines, Reply, Server};
+use super::{Deadline, Failure, Lines, Reply, Server, escaped};
 
 /// Longer than any reply of a server of ours: what `NP` answers to a request of 1,023 bytes is no longer than 2 KiB.
 pub const LONGEST_REPLY: usize = 16 * 1024;
@@ -188,7 +188,7 @@ impl Connection {
     fn read(&mut self, request: &str, deadline: Deadline) -> Result<usize, Failure> {
         let mut chunk = [0; CHUNK];
         loop {
-            let left = deadline.left(|| format!("no answer to {request}"))?;
+            let left = deadline.left(|| format!("no answer to {}", escaped(request)))?;
             let read = self
                 .stream
                 .set_read_timeout(Some(left))

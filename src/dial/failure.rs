@@ -138,19 +138,21 @@ impl fmt::Display for Failure {
                 write!(f, "{doing} within {} s", timeout.as_secs_f64())
             }
             Failure::Broken { request, error, .. } => {
-                write!(f, "no answer to {request}: {}", plain(error))
+                write!(f, "no answer to {}: {}", escaped(request), plain(error))
             }
             Failure::Closed { request, part } if part.is_empty() => {
-                write!(f, "closed without an answer to {request}")
+                write!(f, "closed without an answer to {}", escaped(request))
             }
             Failure::Closed { request, part } => {
                 write!(
                     f,
-                    "closed in the middle of the answer to {request}: {}",
+                    "closed in the middle of the answer to {}: {}",
+                    escaped(request),
                     quoted(part)
                 )
             }
             Failure::Endless { request, part } => {
+                let request = escaped(request);
                 write!(f, "the answer to {request} doesn't end: {}", quoted(part))
             }
             Failure::Wrong {
@@ -160,7 +162,8 @@ impl fmt::Display for Failure {
             } => {
                 write!(
                     f,
-                    "{request} is answered {} instead of {right}",
+                    "{} is answered {} instead of {right}",
+                    escaped(request),
                     quoted(said)
                 )
             }
@@ -171,11 +174,17 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What somebody else said, between double quotes and cut, without anything that a monitoring, its shell or its web pages
-/// could take for something else.
+/// A reply between double quotes; see [`escaped`].
 pub fn quoted(said: &[u8]) -> String {
-    let mut text = String::from("\"");
-    for &byte in said.iter().take(LONGEST_QUOTE) {
+    format!("\"{}\"", escaped(said))
+}
+
+/// A reply or a request, truncated, and without anything that a terminal, or a monitoring, its shell or its web pages could
+/// interpret.
+pub fn escaped(text: impl AsRef<[u8]>) -> String {
+    let bytes = text.as_ref();
+    let mut text = String::new();
+    for &byte in bytes.iter().take(LONGEST_QUOTE) {
         match byte {
             b'|' | b'\\' | b'"' | b'\'' | b'`' | b'$' | b'&' | b'<' | b'>' => {
                 text += &format!("\\x{byte:02x}")
@@ -184,11 +193,9 @@ pub fn quoted(said: &[u8]) -> String {
             _ => text += &format!("\\x{byte:02x}"),
         }
     }
-    text += if said.len() > LONGEST_QUOTE {
-        "...\""
-    } else {
-        "\""
-    };
+    if bytes.len() > LONGEST_QUOTE {
+        text += "...";
+    }
     text
 }
 

@@ -14,7 +14,7 @@ mod server;
 
 pub use self::connection::{Attempt, Connection, LONGEST_REPLY};
 pub use self::deadline::Deadline;
-pub use self::failure::{Failure, quoted};
+pub use self::failure::{Failure, escaped, quoted};
 pub use self::lines::Lines;
 pub use self::lookup::{Family, addresses};
 pub use self::reply::{Reply, clients, closes_after, id, is_printable, is_unheard};

@@ -210,6 +210,17 @@ fn a_wrong_reply_is_found() {
 }
 
 #[test]
+fn what_is_asked_and_answered_is_escaped() {
+    let server = Scripted::start(|_| Does::Say("a\\b\n".to_string()));
+    let mut command = client();
+    command.args(["bench", &server.address.to_string(), "-d50ms", "-c1"]);
+    let ran = ran(command.arg("-rx\x1b[2J\u{9b}").output().expect("it runs"));
+    let line = "request   x\\x1b[2J\\xc2\\x9b, answered a\\x5cb\n";
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(ran.output.contains(line), "{ran:?}");
+}
+
+#[test]
 fn errors_are_counted_by_their_words() {
     let server = Scripted::start(|asked| {
         Does::Say(match asked.number % 10 {
@@ -276,8 +287,123 @@ fn a_reply_that_takes_too_long_is_an_error() {
         (&1.into(), &1.into()),
         "{report}"
     );
+    // It is not in the percentiles, and that is said.
+    assert_eq!(report["given_up"], 1, "{report}");
     // The first question, two clients, and the one that has connected again.
     assert_eq!(server.connections(), 4);
+    let server = Scripted::start(|asked| match (asked.connection, asked.number) {
+        (1, 5) => Does::Stall,
+        _ => Does::Say("42\n".to_string()),
+    });
+    let ran = bench(server.address, "-d 1s -c 1 -p 3 -t 500ms");
+    let said = "\n          without 3 requests that had no reply\nerrors    1\n";
+    assert!(ran.output.contains(said), "{ran:?}");
+}
+
+#[test]
+fn at_a_rate_what_is_due_is_sent_and_no_more() {
+    let daemon = http::daemon(&["--max-clients", "64"]);
+    let mut before = 0;
+    for (rate, clients, depth) in [(200, 3, 1), (2000, 7, 4), (20, 50, 1)] {
+        let report = report(
+            daemon.address,
+            &format!("-R {rate} -d 500ms -c {clients} -p {depth}"),
+            0,
+        );
+        let sent = report["sent"].as_u64().expect("a number");
+        // In half a second, and a twentieth before it; each client and one before them have asked once.
+        let due = (rate as f64 * 0.525).ceil() as u64;
+        assert_eq!(sent, due + clients + 1, "{report}");
+        assert_eq!(answered(&daemon) - before, sent, "{report}");
+        assert_eq!(report["answered"], sent);
+        before += sent;
+        assert_eq!(
+            (&report["wanted_rate"], &report["given_up"]),
+            (&rate.into(), &0.into())
+        );
+        let (delay, latency) = (&report["send_delay_us"], &report["latency_us"]);
+        let delays = ["p50", "p99", "max"].map(|key| number(&delay[key]));
+        assert!(delays.is_sorted() && delays[0] > 0.0, "{report}");
+        // Those who were sent late are answered late.
+        assert!(delays[2] <= number(&latency["max"]) * 1.01, "{report}");
+    }
+    let ran = bench(daemon.address, "-R 1000 -d 100ms -c 2");
+    for part in [
+        "\nload      1,000 requests a second from 2 clients, each with at most 1 request on the way\n",
+        "\nsent      late by p50 ",
+        "; latencies count from when they were due\nerrors    0\n",
+    ] {
+        assert!(ran.output.contains(part), "{ran:?}");
+    }
+    // Without a rate nothing is due.
+    let report = report(daemon.address, "-d 50ms -c 1", 0);
+    assert!(
+        report["wanted_rate"].is_null() && report["send_delay_us"].is_null(),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_stall_is_in_the_percentiles_of_a_rate_and_of_nothing_else() {
+    let daemon = http::daemon(&["--max-clients", "8"]);
+    let address = daemon.address;
+    let mut before = 0;
+    for (options, shows) in [("-R 1000", true), ("", false)] {
+        let options = format!("-c 2 -d 4s {options}");
+        let running = std::thread::spawn(move || report(address, &options, 0));
+        wait_until("the load runs", || answered(&daemon) > before + 500);
+        daemon.signal("STOP");
+        // The stall.
+        std::thread::sleep(Duration::from_secs(1));
+        daemon.signal("CONT");
+        let report = running.join().expect("a report");
+        let of = |key: &str| number(&report["latency_us"][key]) / 1e6;
+        assert!(of("max") > 0.9, "{report}");
+        match shows {
+            // A quarter of the requests was due meanwhile, the last of them for a moment.
+            true => assert!(of("p90") > 0.3 && of("p99") > 0.8, "{report}"),
+            false => assert!(of("p99") < 0.1, "{report}"),
+        }
+        assert_eq!(report["given_up"], 0, "{report}");
+        before = answered(&daemon);
+    }
+}
+
+#[test]
+fn what_a_slow_server_leaves_is_given_up_and_named() {
+    // Not even a hundred a second.
+    let server = Scripted::start(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        Does::Say("42\n".to_string())
+    });
+    let report = report(server.address, "-R 1000 -c 1 -d 1s -t 300ms", 1);
+    let unsent = number(&report["errors"]["unsent"]);
+    // All that was due: a second, and a twentieth before it. The first question and that of the client came before.
+    let sent = number(&report["sent"]) - 2.0;
+    assert_eq!(sent + unsent, 1050.0, "{report}");
+    assert!(unsent > 500.0, "{report}");
+    // On a busy machine a reply may take too long besides.
+    let late = number(&report["errors"]["timeout"]);
+    let given_up = number(&report["given_up"]);
+    assert!(given_up > 500.0 && given_up <= unsent + late, "{report}");
+    // The others have waited for as long as they could.
+    assert!(number(&report["latency_us"]["p50"]) > 200e3, "{report}");
+}
+
+#[test]
+fn at_a_rate_clients_that_lose_their_connection_connect_again() {
+    let server = Scripted::start(|asked| match asked.number {
+        99 => Does::SayAndClose("42\n".to_string()),
+        _ => Does::Say("42\n".to_string()),
+    });
+    let report = report(server.address, "-R 1000 -d 1s -c 2", 1);
+    let errors = &report["errors"];
+    let lost = number(&errors["closed"]) + number(&errors["broken"]);
+    assert!(lost > 1.0 && lost == number(&errors["total"]), "{report}");
+    // Nothing that was due is forgotten.
+    let (sent, answered) = (number(&report["sent"]), number(&report["answered"]));
+    assert_eq!(sent, 1050.0 + 3.0, "{report}");
+    assert!(sent - answered <= lost, "{report}");
 }
 
 #[test]
@@ -421,6 +547,7 @@ fn what_makes_no_sense_is_refused() {
         ("--clients <N>", "0", format!("{number} 100000")),
         ("--clients <N>", "100001", format!("{number} 100000")),
         ("--depth <N>", "-1", format!("{number} 10000")),
+        ("--rate <N>", "0", format!("{number} 10000000")),
         (
             "--duration <DURATION>",
             "1ns",
@@ -585,21 +712,15 @@ fn ended_early_it_reports_what_it_has_even_if_a_reply_is_due() {
         0..10 => Does::Say("42\n".to_string()),
         _ => Does::Stall,
     });
-    let mut command = client();
-    command.args([
-        "bench",
-        &server.address.to_string(),
-        "-c",
-        "2",
-        "-d",
-        "10m",
-        "-t",
-        "1h",
-        "--json",
-    ]);
-    let mut terminal = Terminal::start(command, 24, 600);
-    terminal.wait_for(" of 600 s");
-    terminal.type_in("\x03");
-    assert_eq!(terminal.end().code(), Some(0), "{:#?}", terminal.screen());
-    terminal.wait_for("\"interrupted\":true");
+    let address = server.address.to_string();
+    for rate in [None, Some("--rate=100")] {
+        let mut command = client();
+        command.args(["bench", &address, "--json"]).args(rate);
+        command.args(["-c", "2", "-d", "10m", "-t", "1h"]);
+        let mut terminal = Terminal::start(command, 24, 800);
+        terminal.wait_for(" of 600 s");
+        terminal.type_in("\x03");
+        assert_eq!(terminal.end().code(), Some(0), "{:#?}", terminal.screen());
+        terminal.wait_for("\"interrupted\":true");
+    }
 }

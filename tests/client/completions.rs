@@ -8,7 +8,7 @@ use crate::support::terminal::Terminal;
 use crate::support::{Scratch, installed};
 
 /// What is typed, and what must be offered for its last word.
-const OFFERED: [(&str, &[&str]); 9] = [
+const OFFERED: [(&str, &[&str]); 11] = [
     ("wh", &["where", "who", "why"]),
     ("conn", &["connect"]),
     ("--ser", &["--server"]),
@@ -17,11 +17,47 @@ const OFFERED: [(&str, &[&str]); 9] = [
     ("--server localhost whe", &["where"]),
     ("watch --ev", &["--every"]),
     ("bench --dur", &["--duration"]),
+    ("bench --request wh", &["where", "who", "why"]),
+    ("bench -r qui", &[]),
     ("completions f", &["fish"]),
 ];
 
-/// What zsh offers besides.
-const HOSTS: (&str, &[&str]) = ("--server localhos", &["localhost"]);
+/// What bash and zsh offer besides; fish knows no host that is this one.
+const HOSTS: [(&str, &[&str]); 4] = [
+    ("--server=localhos", &["--server=localhost"]),
+    ("--server localhos", &["localhost"]),
+    ("watch -s localhos", &["localhost"]),
+    ("bench localhos", &["localhost"]),
+];
+
+/// Where no name of a file belongs, which is everywhere: an option's value, what a task takes, and what a request takes.
+const NO_FILES: [&str; 18] = [
+    "",
+    "--server ",
+    "--server=",
+    "--server localhost:",
+    "connect localhost:",
+    "-s ",
+    "-t ",
+    "--timeout=",
+    "connect ",
+    "watch ",
+    "watch --every ",
+    "watch --timeout ",
+    "bench --clients ",
+    "bench -p ",
+    "bench -d ",
+    "bench --request ",
+    "completions ",
+    "add 1 ",
+];
+
+/// A folder with a file, the name of which begins with `a-f` as nothing else does.
+fn folder() -> Scratch {
+    let folder = Scratch::new();
+    std::fs::write(folder.path().join("a-file.txt"), "").expect("a file");
+    folder
+}
 
 /// The script for this shell, under this name in a folder of its own.
 fn script(shell: &str, name: &str) -> (Scratch, PathBuf) {
@@ -76,11 +112,14 @@ fn fish_completes() {
         return;
     }
     let (scratch, path) = script("fish", "blockchain-tcp.fish");
-    // No files.
-    let nothing: [(&str, &[&str]); 1] = [("who ", &[])];
-    for (typed, offered) in OFFERED.into_iter().chain(nothing) {
+    let folder = folder();
+    let files = NO_FILES.map(|before| format!("{before}a-f"));
+    let no_files = files.iter().map(|typed| (typed.as_str(), &[][..]));
+    for (typed, offered) in OFFERED.into_iter().chain(no_files) {
         let mut command = Command::new("fish");
-        command.env("HOME", scratch.path());
+        command
+            .env("HOME", scratch.path())
+            .current_dir(folder.path());
         let asking = "source $argv[1]; complete -C \"blockchain-tcp $argv[2]\"";
         command.args(["--no-config", "-c", asking]);
         command.arg(&path).arg(typed);
@@ -88,8 +127,8 @@ fn fish_completes() {
     }
 }
 
-/// Types each of these in a shell that has said `ready`, and presses Tab. One that is the only one is completed, others are
-/// listed.
+/// Types each of these in a shell that has said `ready` in a [`folder`], and presses Tab. One that is the only one is completed, others
+/// are listed, and the file is not.
 fn complete_in(mut terminal: Terminal, offers: &[(&str, &[&str])]) {
     terminal.wait_for("ready");
     for (typed, offered) in offers {
@@ -107,14 +146,35 @@ fn complete_in(mut terminal: Terminal, offers: &[(&str, &[&str])]) {
                     .any(|line| line.split_whitespace().any(|shown| shown == *word)),
             });
         }
-        // ^A ^K leaves an empty line, and ^L an empty screen.
-        terminal.type_in("\x01\x0b\x0c");
-        terminal.wait_until("an empty screen", |screen| {
-            !screen.iter().any(|line| line.contains("blockchain-tcp "))
+        clear(&mut terminal);
+    }
+    for before in NO_FILES {
+        // What is typed behind the Tab shows what has become of it.
+        terminal.type_in(&format!("blockchain-tcp {before}a-f\t\t:"));
+        let whole = format!("blockchain-tcp {before}a-f");
+        terminal.wait_until(&format!("{whole}:"), |screen| {
+            let line = screen.iter().find_map(|line| line.split_once(&whole));
+            line.is_some_and(|(_, behind)| behind.contains(':'))
         });
+        let screen = terminal.screen();
+        assert!(
+            screen
+                .iter()
+                .any(|line| line.ends_with(&format!("{whole}:"))),
+            "{screen:#?}"
+        );
+        clear(&mut terminal);
     }
     terminal.type_in("\x04");
     terminal.end();
+}
+
+/// ^A ^K leaves an empty line, and ^L an empty screen.
+fn clear(terminal: &mut Terminal) {
+    terminal.type_in("\x01\x0b\x0c");
+    terminal.wait_until("an empty screen", |screen| {
+        !screen.iter().any(|line| line.contains("blockchain-tcp "))
+    });
 }
 
 #[test]
@@ -123,16 +183,18 @@ fn bash_completes_what_is_typed() {
         return;
     }
     let (_scratch, path) = script("bash", "blockchain-tcp");
+    let folder = folder();
     let mut command = Command::new("bash");
     command
         .args(["--noprofile", "--norc", "-i"])
+        .current_dir(folder.path())
         .env("PS1", "> ");
     command
         .env("INPUTRC", "/dev/null")
         .env("HISTFILE", "/dev/null");
     let mut terminal = Terminal::start(command, 24, 100);
     terminal.type_in(&format!("source {}; echo rea''dy\r", path.display()));
-    complete_in(terminal, &OFFERED);
+    complete_in(terminal, &[&OFFERED[..], &HOSTS].concat());
 }
 
 #[test]
@@ -141,9 +203,11 @@ fn zsh_completes_what_is_typed() {
         return;
     }
     let (scratch, _) = script("zsh", "_blockchain-tcp");
+    let folder = folder();
     let mut command = Command::new("zsh");
     command
         .args(["-f", "-i"])
+        .current_dir(folder.path())
         .env("PS1", "> ")
         .env("HOME", scratch.path());
     let mut terminal = Terminal::start(command, 24, 100);
@@ -151,5 +215,5 @@ fn zsh_completes_what_is_typed() {
         "bindkey -e; fpath=({folder} $fpath); autoload -U compinit; compinit -u -d {folder}/dump; echo rea''dy\r",
         folder = scratch.path().display()
     ));
-    complete_in(terminal, &[&OFFERED[..], &[HOSTS]].concat());
+    complete_in(terminal, &[&OFFERED[..], &HOSTS].concat());
 }

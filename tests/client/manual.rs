@@ -267,7 +267,7 @@ fn prints(output: &str) -> impl Fn(&Ran) -> bool {
 
 #[test]
 fn no_example_is_without_its_test() {
-    assert_eq!(examples().len(), 9);
+    assert_eq!(examples().len(), 10);
 }
 
 #[test]
@@ -331,7 +331,9 @@ fn the_example_of_watching_does_what_it_is_for() {
 
 #[test]
 fn the_example_of_measuring_does_what_it_is_for() {
-    example("bench", |ran| ran.status == 0 && !ran.output.is_empty());
+    for words in ["bench --clients", "bench --rate"] {
+        example(words, |ran| ran.status == 0 && !ran.output.is_empty());
+    }
 }
 
 /// An object in a literal block, without what differs from one time to the next.

@@ -1,11 +1,12 @@
 //! Why the client failed, and its exit status (sysexits.h).
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io;
 use std::process::ExitCode;
 
 use blockchain_tcpd::dial;
 use blockchain_tcpd::error::plain;
+use blockchain_tcpd::stdio;
 
 /// The server's reply is an error: `ERR`.
 pub const REFUSED: u8 = 1;
@@ -88,9 +89,22 @@ impl Failure {
     }
 }
 
-/// A line on standard error. If that can't be written either, the exit status still tells.
-pub fn complain(line: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+/// Says this on standard error, without any control character that it may hold but line ends: a terminal would obey it. If that
+/// can't be written either, the exit status still tells.
+pub fn complain(lines: impl fmt::Display) {
+    let mut text = String::new();
+    for c in lines.to_string().chars() {
+        match c {
+            '\n' => text.push(c),
+            c if c.is_control() => {
+                let mut bytes = [0; 4];
+                let bytes = c.encode_utf8(&mut bytes).bytes();
+                text.extend(bytes.map(|byte| format!("\\x{byte:02x}")));
+            }
+            c => text.push(c),
+        }
+    }
+    stdio::complain(&(text + "\n"));
 }
 
 impl From<dial::Failure> for Failure {

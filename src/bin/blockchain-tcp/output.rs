@@ -1,10 +1,10 @@
 //! What is printed: the value alone, or with `--json` one object a line.
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::dial::Reply;
+use blockchain_tcpd::stdio;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -41,7 +41,7 @@ impl Output {
 
     /// Prints this object on a line.
     pub fn object(object: &Value) -> Result<(), Failure> {
-        write(&object.to_string())
+        write(&escaped(&object.to_string()))
     }
 
     /// What goes into an object in the place of a value.
@@ -107,16 +107,30 @@ fn numbers(value: &str) -> Vec<i64> {
     numbers.unwrap_or_default()
 }
 
+/// This JSON without the control characters beyond ASCII, which serde_json leaves as they are: a terminal may obey them.
+fn escaped(json: &str) -> String {
+    let shown = |c: char| match c.is_control() {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    };
+    json.chars().map(shown).collect()
+}
+
 fn write(line: &str) -> Result<(), Failure> {
-    let mut output = io::stdout().lock();
-    writeln!(output, "{line}")
-        .and_then(|()| output.flush())
-        .map_err(Failure::Print)
+    stdio::print(&format!("{line}\n")).map_err(Failure::Print)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_control_character_is_left_in_json() {
+        let object = json!({ "request": "\u{1b}[31m\u{7f}\u{9b}é" });
+        let text = escaped(&object.to_string());
+        assert_eq!(text, r#"{"request":"\u001b[31m\u007f\u009bé"}"#);
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), object);
+    }
 
     #[test]
     fn only_whole_numbers_are_numbers() {

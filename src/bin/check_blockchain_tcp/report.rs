@@ -1,9 +1,10 @@
 //! What the monitoring reads: a line with figures behind `|`, further lines if asked for, and the exit status.
 
 use std::fmt;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+
+use blockchain_tcpd::stdio;
 
 use crate::notes::Notes;
 
@@ -128,9 +129,8 @@ pub fn print_text(text: &str) -> ExitCode {
 }
 
 fn print(text: &str) {
-    let mut output = std::io::stdout();
     // Whom could it be told?
-    let _ = writeln!(output, "{text}").and_then(|()| output.flush());
+    let _ = stdio::print(&format!("{text}\n"));
 }
 
 /// Without line ends and bars, which would part it into text and figures, and without other control characters.

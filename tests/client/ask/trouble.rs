@@ -1,15 +1,15 @@
 //! No connection, no reply, no room, no server of ours, nobody who reads: each has its exit status and its sentence.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::{Server, ask, start};
-use crate::client::{HINT, client, ran};
+use crate::client::{HINT, Ran, client, ran, run};
 use crate::support::names::Deaf;
 use crate::support::{Daemon, wait_until};
 
@@ -131,6 +131,143 @@ fn what_cannot_be_printed_is_74_and_said_unless_nobody_reads() {
     let mut command = client();
     command.args(["-s", &address, "foo"]).stderr(full());
     assert_eq!(command.status().expect("it runs").code(), Some(1));
+}
+
+/// The client with these arguments and redirections, as a shell starts it.
+fn redirected(redirections: &str, arguments: &[&str]) -> Ran {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("exec \"$@\" {redirections}"), "sh"]);
+    let client = client();
+    shell.arg(client.get_program()).args(arguments);
+    for (name, value) in client.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    ran(shell.output().expect("it runs"))
+}
+
+#[test]
+fn an_output_or_input_that_was_closed_is_74() {
+    let daemon = start();
+    let address = daemon.address.to_string();
+    let closed = "blockchain-tcp: can't write to standard output: Bad file descriptor";
+    for arguments in [
+        &["who"][..],
+        &["--json", "foo"],
+        &["--help"],
+        &["--version"],
+        &["completions", "bash"],
+        // These would go on for long.
+        &["watch"],
+        &["--json", "watch", "--every", "1h"],
+        &["bench", "-d", "1h"],
+    ] {
+        let arguments = [&["-s", &address], arguments].concat();
+        redirected(">&-", &arguments).fails(74, closed);
+    }
+    let arguments = ["-s", &address, "connect"];
+    redirected("<<-. >&-\nwhy\n.\n", &arguments).fails(74, closed);
+    let input = "blockchain-tcp: can't read standard input: Bad file descriptor";
+    redirected("<&-", &arguments).fails(74, input);
+    // If there is nothing to be printed, nothing is missing.
+    let unknown = "ERR UNKNOWN no such command: \"foo\" (try HELP)";
+    redirected(">&-", &["-s", &address, "foo"]).fails(1, unknown);
+    assert_eq!(redirected("2>&-", &["-s", &address, "foo"]).status, 1);
+    // However it was opened: Python and Node.js can read it, too.
+    for redirection in [">/dev/null", "1<>/dev/null", "<>/dev/null >&0"] {
+        let ran = redirected(redirection, &["-s", &address, "who"]);
+        assert_eq!((ran.status, ran.errors.as_str()), (0, ""), "{redirection}");
+    }
+}
+
+#[test]
+fn a_standard_error_that_does_not_block_is_waited_for() {
+    let daemon = start();
+    let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
+    rustix::io::ioctl_fionbio(&writer, true).expect("a flag");
+    let mut full = 0;
+    while let Ok(written) = writer.write(&[b'x'; 4096]) {
+        full += written;
+    }
+    let mut command = client();
+    command.args(["-s", &daemon.address.to_string(), "foo"]);
+    let mut child = command.stderr(writer).spawn().expect("it starts");
+    drop(command);
+    let status = format!("/proc/{}/stat", child.id());
+    // It has asked, and either waits or has given up.
+    wait_until("it sleeps or has ended", || {
+        let stat = std::fs::read_to_string(&status).unwrap_or_default();
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        daemon.ask("WHO\n") == "1\n" && matches!(state, Some('S' | 'Z') | None)
+    });
+    let mut all = String::new();
+    reader.read_to_string(&mut all).expect("ASCII");
+    let said = "ERR UNKNOWN no such command: \"foo\" (try HELP)\n";
+    assert_eq!(&all[full..], said);
+    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+}
+
+/// What the user has asked, and how that is shown.
+#[test]
+fn what_was_asked_is_escaped_too() {
+    let asked = ["help", "\x1b[2J\u{9b}m\x7f"];
+    let shown = r"help \x1b[2J\xc2\x9bm\x7f";
+    let with = |server: SocketAddr, options: &[&str]| {
+        let address = server.to_string();
+        run([&["-s", &address][..], options, &asked].concat())
+    };
+    let at = |server: &Server| server.address;
+    for (answer, status, said) in [
+        (&b""[..], 69, format!("closed without an answer to {shown}")),
+        (
+            b"4",
+            69,
+            format!("closed in the middle of the answer to {shown}: \"4\""),
+        ),
+        (
+            b"\xff\n",
+            76,
+            format!(
+                "this is no blockchain-tcpd: {shown} is answered \"\\xff\" instead of a line of printable ASCII"
+            ),
+        ),
+    ] {
+        let ran = with(at(&Server::answering(answer)), &[]);
+        ran.fails(status, &format!("blockchain-tcp: {said}"));
+        let ran = with(at(&Server::answering(answer)), &["--json"]);
+        assert_eq!(ran.json()["error"]["message"], said);
+        assert_eq!(ran.json()["request"], asked.join(" "));
+        assert!(!ran.output.trim_end().contains(char::is_control), "{ran:?}");
+    }
+    let late = format!("blockchain-tcp: no answer to {shown} within 0.4 s");
+    with(at(&Server::stalling(b"")), &["-t", "400ms"]).fails(69, &late);
+    // What is wrong with the command line: clap takes some away.
+    for (arguments, said) in [
+        (
+            &["--b\x1b[2J\u{9b}ogus"][..],
+            r"unexpected argument '--b\xc2\x9bogus' found",
+        ),
+        (
+            &["who", "-t", "\x07\u{9b}"],
+            r"invalid value '\xc2\x9b' for '--timeout <DURATION>': not a duration with its unit, such as 500ms, 10s, 5m or 1h",
+        ),
+        (
+            &["-s", "a\u{9b}", "who"],
+            r"invalid value 'a\xc2\x9b' for '--server <HOST[:PORT]>': not a name or an address, such as localhost:4242 or [::1]:4242",
+        ),
+    ] {
+        let ran = run(arguments);
+        let first = ran.errors.lines().next().unwrap_or_default();
+        assert_eq!(
+            (ran.status, first),
+            (64, &*format!("blockchain-tcp: {said}"))
+        );
+    }
 }
 
 /// Requests, what is answered, and how that is shown.

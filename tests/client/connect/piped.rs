@@ -3,12 +3,13 @@
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::process::{Child, Stdio};
 
 use super::{connect, fake, restarted};
 use crate::client::{HINT, Ran, ran};
 use crate::handover::replace;
-use crate::support::{Daemon, Log};
+use crate::support::{Daemon, Log, wait_until};
 
 pub fn converse(server: SocketAddr, arguments: &[&str], input: impl AsRef<[u8]>) -> Ran {
     let mut command = connect(server, arguments);
@@ -262,6 +263,48 @@ fn output_that_nobody_takes_ends_it() {
     input.write_all(b"why\n").expect("it reads");
     let ended = ran(child.wait_with_output().expect("it ends"));
     assert_eq!((ended.status, ended.errors.as_str()), (74, ""));
+}
+
+#[test]
+fn an_output_and_an_input_that_do_not_block_are_waited_for() {
+    /// The size of the pipe, and of an id with its line end.
+    const PAGE: usize = 4096;
+    const REPLY: usize = 37;
+    let daemon = Daemon::start(["--max-clients", "4"]);
+    let lines = 5000;
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    rustix::pipe::fcntl_setpipe_size(&writer, PAGE).expect("a size");
+    let (input, mut keyboard) = std::io::pipe().expect("a pipe");
+    for end in [writer.as_fd(), input.as_fd()] {
+        rustix::io::ioctl_fionbio(end, true).expect("a flag");
+    }
+    let mut command = connect(daemon.address, &[]);
+    command.stdin(input).stdout(writer).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    drop(command);
+    // It waits for input now.
+    daemon.wait_for_others(1);
+    let writing = std::thread::spawn(move || {
+        // It may have gone.
+        let _ = keyboard.write_all("WHERE\n".repeat(lines).as_bytes());
+    });
+    // Nothing is read before the pipe is full.
+    let mut replies = Vec::new();
+    let mut chunk = [0; PAGE];
+    loop {
+        wait_until("the pipe is full, or it has gone", || {
+            let waiting = rustix::io::ioctl_fionread(&reader).expect("a pipe") as usize;
+            waiting + REPLY > PAGE || child.try_wait().expect("it is our child").is_some()
+        });
+        match reader.read(&mut chunk).expect("a pipe") {
+            0 => break,
+            read => replies.extend_from_slice(&chunk[..read]),
+        }
+    }
+    let ended = ran(child.wait_with_output().expect("it ends"));
+    assert_eq!((ended.status, ended.errors.as_str()), (0, ""));
+    assert_eq!(replies.len(), lines * REPLY);
+    writing.join().expect("written");
 }
 
 #[test]

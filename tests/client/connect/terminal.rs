@@ -1,8 +1,10 @@
 //! At a terminal: where one is, editing, completion, `help`, and every way of leaving.
 
+use std::process::Command;
+
 use super::{Session, connect, fake};
 use crate::support::terminal::Terminal;
-use crate::support::{Daemon, wait_until};
+use crate::support::{Daemon, installed, wait_until};
 
 #[test]
 fn it_says_where_one_is_and_answers_line_by_line() {
@@ -235,4 +237,27 @@ fn the_session_of_the_calculators_manual_is_so() {
     session.type_in("exit\r");
     assert_eq!(session.terminal.end().code(), Some(0));
     session.shows(&["> exit", "BYE"]);
+}
+
+#[test]
+fn a_terminal_that_does_not_block_is_waited_for() {
+    if !installed("perl") {
+        return;
+    }
+    let daemon = Daemon::start(["--max-clients", "4"]);
+    for term in ["dumb", "xterm"] {
+        let client = connect(daemon.address, &[]);
+        let mut command = Command::new("perl");
+        let unblock = "fcntl(STDIN, F_SETFL, fcntl(STDIN, F_GETFL, 0) | O_NONBLOCK); exec @ARGV";
+        command.args(["-MFcntl", "-e", unblock]);
+        command.args(["env", &format!("TERM={term}")]);
+        command.arg("BLOCKCHAIN_TCP_HISTORY=");
+        command.arg(client.get_program()).args(client.get_args());
+        let mut session = Session::run(command, daemon.address);
+        session.type_in("why\r");
+        session.shows(&["> why", "42", ">"]);
+        session.type_in("who\r");
+        session.shows(&["> who", "1", ">"]);
+        session.leave();
+    }
 }

@@ -1,4 +1,4 @@
-//! How fast a server answers: clients that ask as fast as they are answered, and verify every reply.
+//! How fast a server answers: clients that ask as fast as they are answered, or at a rate of their own, and verify every reply.
 //!
 //! One question tells what the reply must be ([`replies`]). Then a few [`threads`], each with its share of the [`load`] (a number of
 //! [`client`]s, all on the same [`terms`]), keep requests on the way and count ([`tally`]), while [`progress`] shows how far it is;
@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::dial::{Connection, Deadline, Reply, quoted};
+use blockchain_tcpd::dial::{Connection, Deadline, Reply, escaped};
+use blockchain_tcpd::stdio;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::load::Shared;
@@ -44,6 +45,7 @@ const DESCRIPTORS: u64 = 32;
 /// Measures it, and reports.
 pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
     check(&bench.request)?;
+    stdio::has_output().map_err(Failure::Print)?;
     let output = Output::new(options.json);
     let begun = Instant::now();
     match measure(options, bench) {
@@ -121,6 +123,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         terms,
         request: bench.request.clone(),
         depth: bench.depth,
+        rate: bench.rate,
         warm_up,
         end: AtomicU64::new(u64::try_from(end.as_nanos()).unwrap_or(u64::MAX)),
         interrupted: AtomicBool::new(false),
@@ -138,10 +141,11 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         server: options.server.to_string(),
         address: address.to_string(),
         request: bench.request.clone(),
-        reply: quoted(&line).trim_matches('"').to_string(),
+        reply: escaped(&line),
         is_number,
         clients: bench.clients,
         depth: bench.depth,
+        wanted: bench.rate,
         threads,
         warm_up,
         window: ended.saturating_sub(warm_up),

@@ -1,8 +1,10 @@
 //! How far it is, on standard error if that is a terminal that can be drawn on.
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use blockchain_tcpd::stdio;
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
@@ -25,9 +27,9 @@ impl Progress {
     /// Nothing has been done of so much time.
     pub fn new(duration: Duration) -> Self {
         let steps = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let terminal = Term::buffered_stderr();
+        let terminal = Term::stderr();
         let target = match terminal.is_term() && terminal::can_be_drawn_on() {
-            true => ProgressDrawTarget::term_like(Box::new(Narrower(terminal))),
+            true => ProgressDrawTarget::term_like(Box::new(Narrower::new(terminal))),
             false => ProgressDrawTarget::hidden(),
         };
         let bar = ProgressBar::with_draw_target(Some(steps), target);
@@ -76,44 +78,73 @@ impl Drop for Progress {
     }
 }
 
-/// A terminal of which the last columns are left free: there it shows the ^C, which would begin a new line otherwise.
+/// A terminal of which the last columns are left free: there it shows the ^C, which would begin a new line otherwise. What is drawn
+/// goes out at once, all of it.
 #[derive(Debug)]
-struct Narrower(Term);
+struct Narrower {
+    terminal: Term,
+    drawn: Mutex<String>,
+}
+
+impl Narrower {
+    fn new(terminal: Term) -> Self {
+        Narrower {
+            terminal,
+            drawn: Mutex::default(),
+        }
+    }
+
+    fn draw(&self, text: &str) -> io::Result<()> {
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        drawn.push_str(text);
+        Ok(())
+    }
+
+    /// Moves the cursor so far, in the direction of this letter.
+    fn go(&self, steps: usize, direction: char) -> io::Result<()> {
+        match steps {
+            0 => Ok(()),
+            steps => self.draw(&format!("\x1b[{steps}{direction}")),
+        }
+    }
+}
 
 impl TermLike for Narrower {
     fn width(&self) -> u16 {
-        self.0.size().1.saturating_sub(4).max(1)
+        self.terminal.size().1.saturating_sub(4).max(1)
     }
 
     fn move_cursor_up(&self, rows: usize) -> io::Result<()> {
-        self.0.move_cursor_up(rows)
+        self.go(rows, 'A')
     }
 
     fn move_cursor_down(&self, rows: usize) -> io::Result<()> {
-        self.0.move_cursor_down(rows)
+        self.go(rows, 'B')
     }
 
     fn move_cursor_right(&self, columns: usize) -> io::Result<()> {
-        self.0.move_cursor_right(columns)
+        self.go(columns, 'C')
     }
 
     fn move_cursor_left(&self, columns: usize) -> io::Result<()> {
-        self.0.move_cursor_left(columns)
+        self.go(columns, 'D')
     }
 
     fn write_line(&self, text: &str) -> io::Result<()> {
-        self.0.write_line(text)
+        self.draw(&format!("{text}\n"))
     }
 
     fn write_str(&self, text: &str) -> io::Result<()> {
-        self.0.write_str(text)
+        self.draw(text)
     }
 
     fn clear_line(&self) -> io::Result<()> {
-        self.0.clear_line()
+        self.draw("\r\x1b[2K")
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.0.flush()
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        stdio::complain(&std::mem::take(&mut *drawn));
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use blockchain_tcpd::dial::escaped;
 use serde_json::{Map, Value, json};
 
 use super::numbers::{counted, grouped, time};
@@ -25,6 +26,8 @@ pub struct Report {
     pub is_number: bool,
     pub clients: u32,
     pub depth: u32,
+    /// How many requests a second were due, if they did not wait for replies.
+    pub wanted: Option<u32>,
     pub threads: usize,
     /// What went before, uncounted.
     pub warm_up: Duration,
@@ -64,14 +67,21 @@ impl Report {
             true => format!("a number from {} up", grouped(self.clients.into())),
             false => self.reply.clone(),
         };
-        line("request", &format!("{}, answered {answered}", self.request));
+        line(
+            "request",
+            &format!("{}, answered {answered}", escaped(&self.request)),
+        );
         let clients = counted(self.clients.into(), "client", "clients");
         let each = if self.clients == 1 { "" } else { "each " };
         let flight = counted(self.depth.into(), "request", "requests");
-        line(
-            "load",
-            &format!("{clients}, {each}with {flight} on the way"),
-        );
+        let load = match self.wanted {
+            None => format!("{clients}, {each}with {flight} on the way"),
+            Some(rate) => {
+                let rate = counted(rate.into(), "request", "requests");
+                format!("{rate} a second from {clients}, {each}with at most {flight} on the way")
+            }
+        };
+        line("load", &load);
         if self.window.is_zero() {
             line("time", "nothing measured: ended while warming up");
         } else {
@@ -100,6 +110,18 @@ impl Report {
         for (number, (name, nanoseconds)) in self.latencies().into_iter().enumerate() {
             let title = if number == 0 { "latency" } else { "" };
             line(title, &format!("{name:<6}{:>10}", time(nanoseconds)));
+        }
+        if tally.given_up > 0 {
+            let requests = counted(tally.given_up, "request", "requests");
+            line("", &format!("without {requests} that had no reply"));
+        }
+        if let Some(delays) = self.delays() {
+            let delays = delays.map(|(name, nanoseconds)| format!("{name} {}", time(nanoseconds)));
+            let late = delays.join(", ");
+            line(
+                "sent",
+                &format!("late by {late}; latencies count from when they were due"),
+            );
         }
         line("errors", &grouped(tally.errors.total()));
         for error in self.errors() {
@@ -135,6 +157,11 @@ impl Report {
                 "attempt to connect again",
                 "attempts to connect again",
             ),
+            (
+                errors.unsent,
+                "request not sent within the time-out",
+                "requests not sent within the time-out",
+            ),
         ];
         let kinds = kinds.into_iter().filter(|(count, ..)| *count > 0);
         let mut said: Vec<String> = kinds
@@ -162,13 +189,29 @@ impl Report {
         all
     }
 
+    /// How late requests were sent, in nanoseconds, by names; nothing if they were not due at a certain time.
+    fn delays(&self) -> Option<[(&'static str, f64); 3]> {
+        let delays = &self.tally.delays;
+        let quantile = |quantile| delays.value_at_quantile(quantile) as f64;
+        let all = [
+            ("p50", quantile(0.5)),
+            ("p99", quantile(0.99)),
+            ("max", delays.max() as f64),
+        ];
+        (!delays.is_empty()).then_some(all)
+    }
+
     /// For scripts: an object.
     pub fn json(&self) -> Value {
         let (tally, errors) = (&self.tally, &self.tally.errors);
+        let microseconds = |(name, nanoseconds): (&str, f64)| {
+            (name.replace('.', "_"), json!(nanoseconds / 1000.0))
+        };
         let latencies = self.latencies().into_iter();
-        let latencies: Map<String, Value> = latencies
-            .map(|(name, nanoseconds)| (name.replace('.', "_"), json!(nanoseconds / 1000.0)))
-            .collect();
+        let latencies: Map<String, Value> = latencies.map(microseconds).collect();
+        let delays = self.delays();
+        let delays = delays
+            .map(|delays| -> Map<String, Value> { delays.into_iter().map(microseconds).collect() });
         json!({
             "server": self.server,
             "address": self.address,
@@ -176,6 +219,7 @@ impl Report {
             "reply": self.reply,
             "clients": self.clients,
             "depth": self.depth,
+            "wanted_rate": self.wanted,
             "threads": self.threads,
             "warm_up_seconds": self.warm_up.as_secs_f64(),
             "seconds": self.window.as_secs_f64(),
@@ -183,6 +227,8 @@ impl Report {
             "requests": tally.replies,
             "rate": self.rate(),
             "latency_us": (!latencies.is_empty()).then_some(latencies),
+            "given_up": tally.given_up,
+            "send_delay_us": delays,
             "errors": {
                 "total": errors.total(),
                 "wrong": errors.wrong,
@@ -190,6 +236,7 @@ impl Report {
                 "broken": errors.reset,
                 "timeout": errors.timeout,
                 "connect": errors.connect,
+                "unsent": errors.unsent,
                 "replies": errors.replies,
             },
             "first_wrong": errors.first_wrong,
@@ -213,6 +260,7 @@ mod tests {
             is_number: false,
             clients: 2,
             depth: 1,
+            wanted: None,
             threads: 1,
             warm_up: Duration::from_millis(500),
             window,

@@ -26,6 +26,10 @@ pub struct Tally {
     pub replies: u64,
     /// The latencies, in nanoseconds, of the right replies whose requests were on their way within that time.
     pub latencies: Histogram<u64>,
+    /// How long after they were due requests were sent, in nanoseconds, of those that were due within that time.
+    pub delays: Histogram<u64>,
+    /// Requests that belong into the latencies, but had no reply.
+    pub given_up: u64,
     /// What went wrong at any time.
     pub errors: Errors,
     /// Replies to WHO below the number of clients.
@@ -51,6 +55,8 @@ pub struct Errors {
     pub timeout: u64,
     /// Connections that didn't come about.
     pub connect: u64,
+    /// Requests that could not be sent within the time for a reply from when they were due.
+    pub unsent: u64,
     /// Errors that the server answered, by their word.
     pub replies: BTreeMap<String, u64>,
 }
@@ -76,6 +82,8 @@ impl Tally {
             answered: 0,
             replies: 0,
             latencies: none.clone(),
+            delays: none.clone(),
+            given_up: 0,
             errors: Errors::default(),
             low: Low {
                 count: 0,
@@ -89,13 +97,16 @@ impl Tally {
 
     /// Right replies of this latency, or those that are low and may turn out to be wrong.
     pub fn time(&mut self, latency: Duration, count: u32, is_low: bool) {
-        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        let nanoseconds = nanoseconds.max(1);
         let latencies = match is_low {
             true => &mut self.low.latencies,
             false => &mut self.latencies,
         };
-        latencies.saturating_record_n(nanoseconds, u64::from(count));
+        latencies.saturating_record_n(nanoseconds(latency), u64::from(count));
+    }
+
+    /// A request was sent this much later than it was due.
+    pub fn note_delay(&mut self, delay: Duration) {
+        self.delays.saturating_record(nanoseconds(delay));
     }
 
     /// Adds what another thread has counted.
@@ -106,6 +117,10 @@ impl Tally {
         self.latencies
             .add(&other.latencies)
             .expect("the bounds are the same");
+        self.delays
+            .add(&other.delays)
+            .expect("the bounds are the same");
+        self.given_up += other.given_up;
         self.errors.add(other.errors);
         self.low.count += other.low.count;
         self.low
@@ -138,6 +153,11 @@ impl Tally {
     }
 }
 
+/// At least 1, which is the least that is kept.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
 impl Low {
     /// Such a count.
     pub fn note(&mut self, count: u64) {
@@ -150,7 +170,7 @@ impl Errors {
     /// All of them.
     pub fn total(&self) -> u64 {
         let connections = self.closed + self.reset + self.timeout + self.connect;
-        self.wrong + connections + self.replies.values().sum::<u64>()
+        self.wrong + connections + self.unsent + self.replies.values().sum::<u64>()
     }
 
     /// A reply that is wrong.
@@ -185,6 +205,7 @@ impl Errors {
         self.reset += other.reset;
         self.timeout += other.timeout;
         self.connect += other.connect;
+        self.unsent += other.unsent;
         for (word, count) in other.replies {
             *self.replies.entry(word).or_default() += count;
         }

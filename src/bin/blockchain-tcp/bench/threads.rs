@@ -36,9 +36,12 @@ pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Tally
     let clients = shared.terms.clients as usize;
     let (news, heard) = mpsc::channel();
     let mut orders = Vec::new();
+    let mut first = 0;
     for number in 0..threads {
         // The first ones have one client more if it doesn't come out even.
         let share = clients / threads + usize::from(number < clients % threads);
+        let share = first..first + share as u64;
+        first = share.end;
         let (order, ordered) = mpsc::channel();
         let shared = shared.clone();
         start(news.clone(), move |news| {

@@ -153,9 +153,13 @@ pub struct Bench {
     #[arg(short, long, value_name = "N", value_parser = |text: &str| number_up_to(100_000, text), default_value = "50")]
     pub clients: u32,
 
-    /// How many requests each client has on the way
+    /// How many requests each client has on the way, at most
     #[arg(short = 'p', long, value_name = "N", value_parser = |text: &str| number_up_to(10_000, text), default_value = "1")]
     pub depth: u32,
+
+    /// How many requests a second are sent by all clients, whether the server keeps up or not
+    #[arg(short = 'R', long, value_name = "N", value_parser = |text: &str| number_up_to(10_000_000, text))]
+    pub rate: Option<u32>,
 
     /// For how long
     #[arg(short, long, value_name = "DURATION", value_parser = positive_duration, default_value = "10s")]

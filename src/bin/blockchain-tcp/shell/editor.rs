@@ -2,9 +2,10 @@
 
 use std::io::ErrorKind;
 
+use blockchain_tcpd::stdio;
 use rustyline::config::{BellStyle, CompletionType, Config};
 use rustyline::error::ReadlineError;
-use rustyline::history::FileHistory;
+use rustyline::history::MemHistory;
 use rustyline::{Editor as Rustyline, ExternalPrinter};
 
 use super::completion::Names;
@@ -25,7 +26,7 @@ pub enum Read {
 
 /// Reads lines with editing, history and completion.
 pub struct Editor {
-    lines: Rustyline<Names, FileHistory>,
+    lines: Rustyline<Names, MemHistory>,
     history: History,
     interrupts: Interrupts,
     /// Whether the terminal is one that can't be edited in.
@@ -43,7 +44,11 @@ impl Editor {
             .bell_style(BellStyle::None)
             .history_ignore_space(true)
             .max_history_size(LINES);
-        let lines = config.and_then(|config| Rustyline::with_config(config.build()));
+        let lines = config.and_then(|config| {
+            let config = config.build();
+            let history = MemHistory::with_config(&config);
+            Rustyline::with_history(config, history)
+        });
         let mut lines = lines.map_err(|error| Failure::System {
             action: "edit lines",
             source: io_error(error),
@@ -75,14 +80,14 @@ impl Editor {
             // ^C is a signal there.
             true => self
                 .interrupts
-                .behind(prompt.text(), || self.lines.readline(prompt)),
+                .behind(prompt.text(), || read_plainly(&mut self.lines, prompt)),
             false => self.lines.readline(prompt),
         };
         match read {
             Ok(line) => {
                 // Kept before it is asked, so that it isn't lost with the reply.
                 if self.lines.add_history_entry(&line).is_ok_and(|added| added) {
-                    self.history.keep(self.lines.history_mut());
+                    self.history.keep(&line);
                 }
                 Ok(Read::Lines(line))
             }
@@ -97,4 +102,14 @@ impl Editor {
             },
         }
     }
+}
+
+/// Reads a line in a terminal that can't be edited in. The editor can't wait itself if the terminal doesn't block.
+fn read_plainly(
+    lines: &mut Rustyline<Names, MemHistory>,
+    prompt: &Prompt,
+) -> rustyline::Result<String> {
+    stdio::print(prompt.text())?;
+    stdio::wait_for_input()?;
+    lines.readline("")
 }

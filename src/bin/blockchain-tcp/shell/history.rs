@@ -1,17 +1,23 @@
 //! The lines that were typed, kept in a file for the next time. Whatever is wrong with it is said once and harms nothing.
+//!
+//! The file is that of rustyline: `#V2`, and then a line each, in which `\\` stands for a backslash and `\n` for a line end. It is read and
+//! written here, because rustyline gives up a file with a byte that is not UTF-8, and empties it before it writes it anew.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use blockchain_tcpd::error::plain;
 use rustyline::error::ReadlineError;
-use rustyline::history::{FileHistory, History as _};
+use rustyline::history::{History as _, MemHistory};
 
 /// How many lines are kept.
 pub const LINES: usize = 1000;
+
+/// What the file begins with.
+const VERSION: &[u8] = b"#V2\n";
 
 /// The file, until there is trouble with it.
 pub struct History(Option<PathBuf>);
@@ -22,16 +28,25 @@ impl History {
         History(path(|name| std::env::var_os(name)))
     }
 
-    /// Reads what was typed before.
-    pub fn load(&mut self, lines: &mut FileHistory) {
-        self.attempt(|path| match lines.load(path) {
-            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
-            loaded => loaded,
+    /// Reads what was typed before. What is not UTF-8 is shown as well as it can be.
+    pub fn load(&mut self, lines: &mut MemHistory) {
+        self.attempt(|path| {
+            let mut file = match File::open(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                opened => opened?,
+            };
+            file.lock_shared()?;
+            for line in read(&mut file)?.split(|byte| *byte == b'\n') {
+                let line = unescaped(&String::from_utf8_lossy(line));
+                // A blank line, and one that equals the line before it, is not added.
+                lines.add_owned(line).map_err(io_error)?;
+            }
+            Ok(())
         });
     }
 
-    /// Keeps what was typed since, beside what others have typed.
-    pub fn keep(&mut self, lines: &mut FileHistory) {
+    /// Keeps this line, beside what others have typed.
+    pub fn keep(&mut self, line: &str) {
         self.attempt(|path| {
             if let Some(folder) = path.parent() {
                 DirBuilder::new()
@@ -39,11 +54,33 @@ impl History {
                     .mode(0o700)
                     .create(folder)?;
             }
-            lines.append(path)
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).mode(0o600);
+            let mut file = options.open(path)?;
+            // Another program may have made it readable for others.
+            let _ = file.set_permissions(Permissions::from_mode(0o600));
+            file.lock()?;
+            let before = read(&mut file)?;
+            let line = escaped(line);
+            let kept = before.split_inclusive(|byte| *byte == b'\n');
+            if kept.clone().next_back() == Some(line.as_bytes()) {
+                return Ok(());
+            }
+            let too_many = (kept.clone().count() + 1).saturating_sub(LINES);
+            let mut text = VERSION.to_vec();
+            text.extend(kept.skip(too_many).flatten());
+            if !text.ends_with(b"\n") {
+                text.push(b'\n');
+            }
+            text.extend(line.bytes());
+            // What is there is written over before it is cut: if the disk is full, it stays.
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(&text)?;
+            file.set_len(text.len() as u64)
         });
     }
 
-    fn attempt(&mut self, action: impl FnOnce(&Path) -> rustyline::Result<()>) {
+    fn attempt(&mut self, action: impl FnOnce(&Path) -> io::Result<()>) {
         let Some(path) = &self.0 else {
             return;
         };
@@ -51,14 +88,52 @@ impl History {
         let is_file = fs::metadata(path).map_or(true, |metadata| metadata.is_file());
         let done = match is_file {
             true => action(path),
-            false => Err(io::Error::other("not a file").into()),
+            false => Err(io::Error::other("not a file")),
         };
         if let Err(error) = done {
-            let reason = plain(&io_error(error));
+            let reason = plain(&error);
             super::link::say("", format_args!("no history: {}: {reason}", path.display()));
             self.0 = None;
         }
     }
+}
+
+/// The lines of this file, escaped. One of an older version of rustyline has no escapes.
+fn read(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    if let Some(lines) = bytes.strip_prefix(VERSION) {
+        return Ok(lines.to_vec());
+    }
+    let escaped = |byte: &u8| match byte {
+        b'\\' => vec![b'\\', b'\\'],
+        byte => vec![*byte],
+    };
+    Ok(bytes.iter().flat_map(escaped).collect())
+}
+
+/// A line of the file, with its end.
+fn escaped(line: &str) -> String {
+    line.replace('\\', r"\\").replace('\n', r"\n") + "\n"
+}
+
+fn unescaped(line: &str) -> String {
+    let mut text = String::new();
+    let mut letters = line.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' if letters.as_str().starts_with('n') => {
+                letters.next();
+                text.push('\n');
+            }
+            '\\' if letters.as_str().starts_with('\\') => {
+                letters.next();
+                text.push('\\');
+            }
+            letter => text.push(letter),
+        }
+    }
+    text
 }
 
 /// What the system said.
@@ -87,6 +162,18 @@ fn path(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_the_same_when_it_is_read_again() {
+        for line in ["", "who", r"\", r"\n", "a\nb", r"a\\n", "é\n\n\\"] {
+            let kept = escaped(line);
+            let kept = kept.strip_suffix('\n').unwrap();
+            assert!(!kept.contains('\n'), "{kept:?}");
+            assert_eq!(unescaped(kept), line);
+        }
+        // This program does not write these.
+        assert_eq!(unescaped(r"a\b\"), r"a\b\");
+    }
 
     #[test]
     fn the_environment_says_where_it_is() {

@@ -1,7 +1,6 @@
 //! The connection of a conversation, made anew when it is lost.
 
 use std::fmt;
-use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, is_unheard};
 
 use super::signals::{Interrupts, Wait};
-use crate::failure::Failure;
+use crate::failure::{Failure, complain};
 use crate::options::Options;
 
 /// How long a server that has closed, or should, may take to say its last words.
@@ -189,9 +188,8 @@ impl<'a> Link<'a> {
 /// Says something about the connection, line by line.
 pub fn say(name: &str, text: impl fmt::Display) {
     let text = text.to_string();
-    let text: String = text.lines().map(|line| format!("{name}{line}\n")).collect();
-    // There is nobody else to tell.
-    let _ = io::stderr().write_all(text.as_bytes());
+    let lines: Vec<String> = text.lines().map(|line| format!("{name}{line}")).collect();
+    complain(lines.join("\n"));
 }
 
 /// How a connection ends on which the server has spoken unasked, or closed.

@@ -1,14 +1,13 @@
 //! A conversation with a program: one reply a line, and nothing else on standard output.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read as _, stdin};
-use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use blockchain_tcpd::dial::{Lines, Reply};
+use blockchain_tcpd::stdio;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::stdio::stdin;
 
 use super::link::{LOST, Link, Loss};
 use super::signals::Interrupts;
@@ -27,7 +26,7 @@ const CHUNK: usize = 4096;
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let output = Output::new(options.json);
     let mut link = Link::new(options, Interrupts::new(), "blockchain-tcp: ");
-    let mut input = Input::open()?;
+    let mut input = Input::default();
     link.connect()?;
     let mut status = ExitCode::SUCCESS;
     while let Some(line) = input.line(&mut link)? {
@@ -71,23 +70,13 @@ fn is_end(words: &Failure) -> bool {
 }
 
 /// Standard input, line by line.
+#[derive(Default)]
 struct Input {
-    file: File,
     unread: Lines,
     ended: bool,
 }
 
 impl Input {
-    /// Standard input without std's buffer, so that it can be polled.
-    fn open() -> Result<Self, Failure> {
-        let descriptor = stdin().as_fd().try_clone_to_owned();
-        Ok(Input {
-            file: File::from(descriptor.map_err(Failure::Read)?),
-            unread: Lines::default(),
-            ended: false,
-        })
-    }
-
     /// The next line, without its end; what comes after the last end is one, too. Nothing at the end of the input.
     fn line(&mut self, link: &mut Link<'_>) -> Result<Option<Vec<u8>>, Failure> {
         loop {
@@ -102,19 +91,20 @@ impl Input {
                 let rest = self.unread.take_rest();
                 return Ok((!rest.is_empty()).then_some(rest));
             }
-            self.wait(link)?;
+            Input::wait(link)?;
             self.read()?;
         }
     }
 
     /// Waits for input, and says it at once if the connection is lost meanwhile.
-    fn wait(&self, link: &mut Link<'_>) -> Result<(), Failure> {
+    fn wait(link: &mut Link<'_>) -> Result<(), Failure> {
         loop {
             let Some(socket) = link.socket() else {
                 return Ok(());
             };
+            let input = stdin();
             let mut polled = [
-                PollFd::new(&self.file, PollFlags::IN),
+                PollFd::new(&input, PollFlags::IN),
                 PollFd::new(socket, PollFlags::IN),
             ];
             match poll(&mut polled, None) {
@@ -135,15 +125,9 @@ impl Input {
 
     fn read(&mut self) -> Result<(), Failure> {
         let mut chunk = [0; CHUNK];
-        match self.file.read(&mut chunk) {
-            Ok(0) => self.ended = true,
-            Ok(read) => self.unread.push(&chunk[..read]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Whoever has it, too, has made it so.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let _ = poll(&mut [PollFd::new(&self.file, PollFlags::IN)], None);
-            }
-            Err(error) => return Err(Failure::Read(error)),
+        match stdio::read(&mut chunk).map_err(Failure::Read)? {
+            0 => self.ended = true,
+            read => self.unread.push(&chunk[..read]),
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use blockchain_tcpd::dial::{Connection, Failure};
+use blockchain_tcpd::stdio;
 use rustix::process::getpgrp;
 use rustix::termios::{OptionalActions, tcgetattr, tcgetpgrp, tcsetattr};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -14,7 +15,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 /// Makes a terminal stop marking what is pasted: the line editor makes it begin.
-const UNMARKED_PASTE: &[u8] = b"\x1b[?2004l\r\n";
+const UNMARKED_PASTE: &str = "\x1b[?2004l\r\n";
 
 /// What is waited for.
 pub enum Wait {
@@ -62,7 +63,7 @@ impl Interrupts {
                 if tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()) {
                     // What can't be put right, because the terminal is gone, needs no more care.
                     let _ = tcsetattr(terminal, OptionalActions::Now, &modes);
-                    let _ = rustix::io::write(rustix::stdio::stdout(), UNMARKED_PASTE);
+                    let _ = stdio::print(UNMARKED_PASTE);
                 }
                 let _ = emulate_default_handler(signal);
             }
@@ -103,8 +104,7 @@ impl Interrupts {
             Wait::Reply(socket) => socket.shutdown(Shutdown::Both).is_ok(),
             Wait::Line(prompt) => {
                 // The terminal has echoed ^C.
-                let text = format!("\n{prompt}");
-                let _ = rustix::io::write(rustix::stdio::stdout(), text.as_bytes());
+                let _ = stdio::print(&format!("\n{prompt}"));
                 false
             }
         };

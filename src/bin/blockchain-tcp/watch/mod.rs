@@ -17,6 +17,7 @@ use std::process::{self, ExitCode};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
+use blockchain_tcpd::stdio;
 use signal_hook::consts::{SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 
@@ -49,6 +50,7 @@ enum Event {
 
 /// Shows it until ^C.
 pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
+    stdio::has_output().map_err(Failure::Print)?;
     let (tell, events) = mpsc::sync_channel(BACKLOG);
     let end = tell.clone();
     let is_drawn = !options.json && io::stdout().is_terminal() && terminal::can_be_drawn_on();

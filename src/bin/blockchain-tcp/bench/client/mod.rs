@@ -16,7 +16,7 @@ use rustix::net::{
 
 use super::replies::Reading;
 use super::tally::Tally;
-use super::terms::Terms;
+use super::terms::{Terms, Window};
 
 /// Why there is no connection any more.
 #[derive(Debug)]
@@ -35,13 +35,26 @@ pub enum Lost {
     Wrong(String),
 }
 
+/// Requests whose first bytes were given to the system at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sent {
+    at: Instant,
+    /// The number of the first of them, on a schedule.
+    first: u64,
+    count: u32,
+}
+
 /// One client.
 pub struct Client {
+    /// Which of all clients it is.
+    number: u64,
     socket: Option<OwnedFd>,
     /// Since when it is being connected, until it is.
     connecting: Option<Instant>,
-    /// When requests that are not answered yet were begun to be sent, and how many at that moment.
-    sent: VecDeque<(Instant, u32)>,
+    /// How many requests of the schedule were begun to be sent, or given up.
+    begun: u64,
+    /// The requests that are not answered yet, also one of which only a part is sent.
+    sent: VecDeque<Sent>,
     /// How many of them were sent to their end.
     on_the_way: u32,
     /// How many bytes of the next request were sent.
@@ -56,8 +69,10 @@ pub struct Client {
 
 impl Client {
     /// Not connected yet; there is room for so many requests.
-    pub fn new(depth: u32) -> Self {
+    pub fn new(number: u64, depth: u32) -> Self {
         Client {
+            number,
+            begun: 0,
             socket: None,
             connecting: None,
             sent: VecDeque::with_capacity(depth as usize + 1),
@@ -107,8 +122,47 @@ impl Client {
     /// Whether the reply that has been waited for longest, or the connection, is too late.
     pub fn is_late(&self, now: Instant, timeout: Duration) -> bool {
         let oldest = self.sent.front().filter(|_| self.is_waiting());
-        let since = self.connecting.or(oldest.map(|(sent, _)| *sent));
+        let since = self.connecting.or(oldest.map(|sent| sent.at));
         since.is_some_and(|since| now.saturating_duration_since(since) > timeout)
+    }
+
+    /// Whether requests that were due in this time are still to be sent.
+    pub fn owes(&self, window: Window, now: Instant, timeout: Duration) -> bool {
+        let Some(schedule) = window.schedule else {
+            return false;
+        };
+        let given_up = now.checked_sub(timeout);
+        let given_up = given_up.map_or(0, |moment| schedule.due_before(self.number, moment));
+        schedule.due_before(self.number, window.to) > self.begun.max(given_up)
+    }
+
+    /// Counts the requests on the way, which will not be answered any more.
+    pub fn give_up(&mut self, window: Window, tally: &mut Tally) {
+        let now = Instant::now();
+        for sent in self.sent.drain(..) {
+            tally.given_up += match window.schedule {
+                None if window.overlaps(sent.at, now) => sent.count.into(),
+                None => 0,
+                Some(schedule) => {
+                    let requests = sent.first..sent.first + u64::from(sent.count);
+                    let due = requests.map(|request| schedule.due(self.number, request));
+                    due.filter(|due| window.holds(*due)).count() as u64
+                }
+            };
+        }
+    }
+
+    /// Gives up the requests that were due before this moment and are not sent yet: how many.
+    pub fn give_up_unsent(&mut self, before: Instant, window: Window, tally: &mut Tally) -> u64 {
+        let Some(schedule) = window.schedule else {
+            return 0;
+        };
+        let due_before = |moment| schedule.due_before(self.number, moment);
+        let (begun, due) = (self.begun, due_before(before.min(window.to)));
+        let counted = due.saturating_sub(begun.max(due_before(window.from)));
+        tally.given_up += counted;
+        self.begun = begun.max(due);
+        self.begun - begun
     }
 
     /// Closes, and connects again at this time, if at all. Says whether that happens for the first time.
@@ -147,16 +201,29 @@ impl Client {
         }
     }
 
-    /// Sends until so many requests are on the way, as far as the socket takes them.
-    pub fn fill(&mut self, terms: &Terms, depth: u32, tally: &mut Tally) {
-        let Some(socket) = self.socket.as_ref() else {
+    /// Sends requests up to this depth, as far as they are due and the socket takes them. What could not be sent within the time for a
+    /// reply is given up.
+    pub fn fill(&mut self, terms: &Terms, depth: u32, window: Window, tally: &mut Tally) {
+        if let Some(overdue) = Instant::now().checked_sub(terms.timeout) {
+            tally.errors.unsent += self.give_up_unsent(overdue, window, tally);
+        }
+        let connected = self.socket.as_ref().filter(|_| self.connecting.is_none());
+        let Some(socket) = connected else {
             return;
         };
         while self.on_the_way < depth {
-            let due = (depth - self.on_the_way) as usize * terms.length;
-            let to = terms.block.len().min(due);
-            // The latency counts from just before the first byte of a request is given to the system.
+            // The latency counts from just before the first byte of a request is given to the system, or from when it was due.
             let now = Instant::now();
+            let mut room = depth - self.on_the_way;
+            if let Some(schedule) = window.schedule {
+                let due = schedule.due_before(self.number, now.min(window.to));
+                let due = due.saturating_sub(self.begun) + u64::from(self.partial > 0);
+                room = room.min(u32::try_from(due).unwrap_or(u32::MAX));
+            }
+            if room == 0 {
+                return;
+            }
+            let to = terms.block.len().min(room as usize * terms.length);
             let sent = match send(socket, &terms.block[self.partial..to], SendFlags::NOSIGNAL) {
                 Ok(sent) => sent,
                 // More can be sent when the socket says so; if it is broken, reading tells.
@@ -169,8 +236,21 @@ impl Client {
             self.has_asked |= requests > 0;
             self.on_the_way += requests;
             tally.sent += u64::from(requests);
-            if begun > 0 {
-                self.sent.push_back((now, begun as u32));
+            if begun == 0 {
+                continue;
+            }
+            self.sent.push_back(Sent {
+                at: now,
+                first: self.begun,
+                count: begun as u32,
+            });
+            if let Some(schedule) = window.schedule {
+                let requests = self.begun..self.begun + begun as u64;
+                let due = requests.map(|request| schedule.due(self.number, request));
+                for due in due.filter(|due| window.holds(*due)) {
+                    tally.note_delay(now.saturating_duration_since(due));
+                }
+                self.begun += begun as u64;
             }
         }
     }
@@ -199,7 +279,6 @@ mod tests {
 
     use super::*;
     use crate::bench::replies::Expected;
-    use crate::bench::terms::Window;
 
     #[test]
     fn a_request_that_is_sent_in_two_pieces_is_timed_from_its_first_byte() {
@@ -208,16 +287,21 @@ mod tests {
         // Sizes of buffers are no multiples of such a length.
         let (request, depth) = ([b'x'; 9972], 10_000);
         let terms = Terms::new(address, &request, depth, Expected::same_as(b"42"));
-        let mut client = Client::new(depth);
+        let mut client = Client::new(0, depth);
         let begun = Instant::now();
         client.begin(&terms, begun).expect("a socket");
         let (mut server, _) = listener.accept().expect("a connection");
         while !client.has_connected().expect("a connection") {}
         let mut tally = Tally::new();
-        client.fill(&terms, depth, &mut tally);
+        let window = Window {
+            from: begun,
+            to: begun + Duration::from_secs(3600),
+            schedule: None,
+        };
+        client.fill(&terms, depth, window, &mut tally);
         assert!(client.partial > 0, "the buffers take no more");
         let (waiting, times) = (client.on_the_way, client.sent.clone());
-        let timed = |client: &Client| client.sent.iter().map(|(_, count)| *count).sum::<u32>();
+        let timed = |client: &Client| client.sent.iter().map(|sent| sent.count).sum::<u32>();
         assert_eq!(
             (timed(&client), tally.sent),
             (waiting + 1, u64::from(waiting))
@@ -228,17 +312,13 @@ mod tests {
         let mut all = vec![0; whole];
         server.read_exact(&mut all[..whole / 2]).expect("requests");
         while client.on_the_way <= waiting {
-            client.fill(&terms, waiting + 1, &mut tally);
+            client.fill(&terms, waiting + 1, window, &mut tally);
         }
         // It has its time already.
         assert_eq!((client.partial, client.sent.clone()), (0, times));
         server.read_exact(&mut all[whole / 2..]).expect("the rest");
         let replies = b"42\n".repeat(waiting as usize + 1);
         server.write_all(&replies).expect("they are taken");
-        let window = Window {
-            from: begun,
-            to: begun + Duration::from_secs(3600),
-        };
         let mut scratch = vec![0; 1024];
         while client.is_waiting() {
             client

@@ -1,12 +1,13 @@
 //! What arrives for a client is verified, timed and counted.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::{Client, Lost};
+use super::{Client, Lost, Sent};
 use crate::bench::replies::{Found, Verdict};
 use crate::bench::tally::Tally;
 use crate::bench::terms::{Terms, Window};
@@ -61,6 +62,10 @@ impl Client {
             ends: true,
         } = verdict
         {
+            // It is the reply to the first of them, if anything was asked.
+            if self.is_waiting() {
+                take(&mut self.sent, 1, |_| {});
+            }
             return Err(Lost::Refused { word, line });
         }
         if count > self.on_the_way {
@@ -92,21 +97,42 @@ impl Client {
             tally.replies += u64::from(if counts { count } else { 0 });
         }
         self.on_the_way -= count;
-        let mut left = count;
-        while left > 0
-            && let Some((sent, waiting)) = self.sent.front_mut()
-        {
-            let these = left.min(*waiting);
+        let number = self.number;
+        take(&mut self.sent, count, |sent| match window.schedule {
+            _ if !is_right => {}
             // Also of those that are late: a stall at the end would not show otherwise.
-            if is_right && window.overlaps(*sent, now) {
-                tally.time(now.saturating_duration_since(*sent), these, is_low);
+            None if window.overlaps(sent.at, now) => {
+                tally.time(now.saturating_duration_since(sent.at), sent.count, is_low);
             }
-            left -= these;
-            *waiting -= these;
-            if *waiting == 0 {
-                self.sent.pop_front();
+            None => {}
+            Some(schedule) => {
+                let requests = sent.first..sent.first + u64::from(sent.count);
+                let due = requests.map(|request| schedule.due(number, request));
+                for due in due.filter(|due| window.holds(*due)) {
+                    tally.time(now.saturating_duration_since(due), 1, is_low);
+                }
             }
-        }
+        });
         Ok(())
+    }
+}
+
+/// Takes this number of requests, the oldest first, in groups that were sent at the same time.
+fn take(sent: &mut VecDeque<Sent>, count: u32, mut each: impl FnMut(Sent)) {
+    let mut left = count;
+    while left > 0
+        && let Some(oldest) = sent.front_mut()
+    {
+        let these = left.min(oldest.count);
+        each(Sent {
+            count: these,
+            ..*oldest
+        });
+        left -= these;
+        oldest.first += u64::from(these);
+        oldest.count -= these;
+        if oldest.count == 0 {
+            sent.pop_front();
+        }
     }
 }

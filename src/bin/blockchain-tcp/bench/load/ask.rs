@@ -1,4 +1,4 @@
-//! The load itself: requests are kept on the way until the end, and then the last replies are waited for.
+//! The load itself: requests are kept on the way, or sent when they are due, until the end, and then the last replies are waited for.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -7,6 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{Ask, Load, ROUND};
 use crate::bench::client::{Client, Lost};
+use crate::bench::terms::Schedule;
 use crate::failure::Failure;
 
 /// When the user has had enough, the last replies may take so long.
@@ -18,9 +19,9 @@ impl Load {
         let depth = self.shared.depth;
         self.window.from = begin + self.shared.warm_up;
         self.window.to = self.end(begin);
-        for client in &mut self.clients {
-            client.fill(&self.shared.terms, depth, &mut self.tally);
-        }
+        let schedule = |rate| Schedule::new(begin, rate, self.shared.terms.clients);
+        self.window.schedule = self.shared.rate.map(schedule);
+        self.fill_all();
         let mut cpu = None;
         let mut looked = begin;
         loop {
@@ -37,7 +38,8 @@ impl Load {
                 self.look_round(now, true);
                 self.tell();
             }
-            let pause = (self.window.to - now).min(ROUND);
+            let pause = self.keep_the_schedule().unwrap_or(ROUND);
+            let pause = pause.min(self.window.to - now).min(ROUND);
             self.turn(pause, Ask::Keep(depth), Load::lost)?;
         }
         self.tally.cpu = cpu.map_or(Duration::ZERO, |before| cpu_time().saturating_sub(before));
@@ -51,12 +53,53 @@ impl Load {
         begin + Duration::from_nanos(self.shared.end.load(Ordering::Relaxed))
     }
 
-    /// Sends nothing any more, and waits for all replies that are due.
+    /// Has each client send what it may.
+    fn fill_all(&mut self) {
+        let depth = self.shared.depth;
+        for client in &mut self.clients {
+            client.fill(&self.shared.terms, depth, self.window, &mut self.tally);
+        }
+    }
+
+    /// Has the clients send whose requests are due by now: how long it is until the next one is. Nothing without a schedule.
+    fn keep_the_schedule(&mut self) -> Option<Duration> {
+        let schedule = self.window.schedule?;
+        let now = Instant::now();
+        let clients = self.clients.len() as u64;
+        // A client sends all that is due: what was missed for more than a round needs no look of its own.
+        let rounds = schedule.due_before(self.first, now).saturating_sub(1);
+        self.looked_at = self.looked_at.max(rounds * clients);
+        loop {
+            let (round, key) = (self.looked_at / clients, self.looked_at % clients);
+            let due = schedule.due(self.first + key, round);
+            if due >= now {
+                return Some(due - now);
+            }
+            let (terms, client) = (&self.shared.terms, &mut self.clients[key as usize]);
+            client.fill(terms, self.shared.depth, self.window, &mut self.tally);
+            self.looked_at += 1;
+        }
+    }
+
+    /// Sends only what was due before the end, and waits for all replies.
     fn wait_for_the_last(&mut self) -> Result<(), Failure> {
         let begun = Instant::now();
         let mut looked = begun;
-        while self.clients.iter().any(Client::is_waiting) {
+        let (window, timeout) = (self.window, self.shared.terms.timeout);
+        let goes_on = window.schedule.is_some();
+        let ask = match goes_on {
+            true => Ask::Keep(self.shared.depth),
+            false => Ask::Nothing,
+        };
+        if goes_on {
+            self.fill_all();
+        }
+        loop {
             let now = Instant::now();
+            let waits = |client: &Client| client.is_waiting() || client.owes(window, now, timeout);
+            if !self.clients.iter().any(waits) {
+                break;
+            }
             if self.shared.interrupted.load(Ordering::Relaxed)
                 && now.saturating_duration_since(begun) > LAST_REPLIES
             {
@@ -64,9 +107,18 @@ impl Load {
             }
             if now.saturating_duration_since(looked) >= ROUND {
                 looked = now;
-                self.look_round(now, false);
+                self.look_round(now, goes_on);
             }
-            self.turn(ROUND, Ask::Nothing, Load::lost)?;
+            self.turn(ROUND, ask, Load::lost)?;
+        }
+        let overdue = Instant::now().checked_sub(timeout);
+        for client in &mut self.clients {
+            if let Some(overdue) = overdue {
+                self.tally.errors.unsent += client.give_up_unsent(overdue, window, &mut self.tally);
+            }
+            // The user has ended the wait.
+            client.give_up_unsent(window.to, window, &mut self.tally);
+            client.give_up(window, &mut self.tally);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::dial;
+use blockchain_tcpd::dial::{self, escaped};
 
 use super::{Ask, Load, News, ROUND};
 use crate::bench::client::Lost;
@@ -100,7 +100,8 @@ impl Load {
             Lost::Late => {
                 let all = self.shared.terms.clients;
                 let doing = format!(
-                    "{served} of {all} clients were served, the others had no answer to {request}"
+                    "{served} of {all} clients were served, the others had no answer to {}",
+                    escaped(&request)
                 );
                 let timeout = self.shared.terms.timeout;
                 Failure::Dial(dial::Failure::Late { doing, timeout })

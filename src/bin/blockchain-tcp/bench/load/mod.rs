@@ -7,6 +7,7 @@ mod gather;
 mod news;
 mod turn;
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
@@ -33,7 +34,7 @@ const ROUND: Duration = Duration::from_millis(20);
 enum Ask {
     /// One request on each connection.
     Once,
-    /// So many are kept on the way.
+    /// This number is kept on the way, as far as requests are due.
     Keep(u32),
     /// Nothing more.
     Nothing,
@@ -48,12 +49,21 @@ struct Load {
     scratch: Box<[u8]>,
     tally: Tally,
     window: Window,
+    /// Which of all clients the first of these is.
+    first: u64,
+    /// How many requests of the schedule of these clients were looked at.
+    looked_at: u64,
     /// How much of the tally the others know of.
     told: (u64, u64),
 }
 
-/// Gathers so many clients and has them ask when told. Ends early when there is nobody to tell.
-pub fn run(shared: Arc<Shared>, clients: usize, news: &Sender<News>, orders: &Receiver<Order>) {
+/// Gathers these clients and has them ask when told. Ends early when the other end of a channel is gone.
+pub fn run(
+    shared: Arc<Shared>,
+    clients: Range<u64>,
+    news: &Sender<News>,
+    orders: &Receiver<Order>,
+) {
     let mut load = match Load::new(shared, clients) {
         Ok(load) => load,
         Err(failure) => {
@@ -75,17 +85,23 @@ pub fn run(shared: Arc<Shared>, clients: usize, news: &Sender<News>, orders: &Re
 }
 
 impl Load {
-    fn new(shared: Arc<Shared>, clients: usize) -> Result<Self, Failure> {
+    fn new(shared: Arc<Shared>, clients: Range<u64>) -> Result<Self, Failure> {
         let depth = shared.depth;
         let now = Instant::now();
         Ok(Load {
-            clients: (0..clients).map(|_| Client::new(depth)).collect(),
+            first: clients.start,
+            clients: clients.map(|number| Client::new(number, depth)).collect(),
             shared,
             epoll: epoll::create(CreateFlags::CLOEXEC).map_err(no_epoll)?,
             events: Vec::with_capacity(EVENTS),
             scratch: vec![0; CHUNK].into_boxed_slice(),
             tally: Tally::new(),
-            window: Window { from: now, to: now },
+            window: Window {
+                from: now,
+                to: now,
+                schedule: None,
+            },
+            looked_at: 0,
             told: (0, 0),
         })
     }

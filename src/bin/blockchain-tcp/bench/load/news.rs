@@ -14,6 +14,8 @@ pub struct Shared {
     pub request: String,
     /// How many requests each client has on the way.
     pub depth: u32,
+    /// How many requests a second are due, of all clients; without it they ask as soon as they are answered.
+    pub rate: Option<u32>,
     /// After how long replies begin to count.
     pub warm_up: Duration,
     /// After how many nanoseconds the load ends.

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::{Ask, Load, no_epoll};
@@ -25,6 +25,7 @@ impl Load {
 
     /// A client without a connection.
     pub(super) fn lost(&mut self, key: usize, lost: Lost) -> Result<(), Failure> {
+        self.clients[key].give_up(self.window, &mut self.tally);
         let first = self.clients[key].drop_connection(Some(Instant::now() + PACE));
         self.tally.losers += u64::from(first);
         self.tally.errors.note_lost(lost);
@@ -43,6 +44,15 @@ impl Load {
             tv_sec: pause.as_secs() as i64,
             tv_nsec: i64::from(pause.subsec_nanos()),
         };
+        // For epoll the time is a number of milliseconds, which is too long for a request that is due.
+        if self.window.schedule.is_some() {
+            let mut polled = [PollFd::new(&self.epoll, PollFlags::IN)];
+            match poll(&mut polled, Some(&limit)) {
+                Ok(0) | Err(Errno::INTR) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(no_epoll(error)),
+            }
+        }
         let mut events = std::mem::take(&mut self.events);
         events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&limit)) {
@@ -69,8 +79,8 @@ impl Load {
         let (terms, tally) = (&self.shared.terms, &mut self.tally);
         client.receive(terms, &mut self.scratch, self.window, ends, tally)?;
         match ask {
-            Ask::Once if !client.has_asked() => client.fill(terms, 1, tally),
-            Ask::Keep(depth) => client.fill(terms, depth, tally),
+            Ask::Once if !client.has_asked() => client.fill(terms, 1, self.window, tally),
+            Ask::Keep(depth) => client.fill(terms, depth, self.window, tally),
             Ask::Once | Ask::Nothing => {}
         }
         Ok(())
