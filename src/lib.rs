@@ -21,7 +21,7 @@
 //! clients    scoreboard episode    limits     the count; who does what; trouble said once; what the system has room for
 //! pack                                        live connections on their way to the next process
 //! queue      thread     clock      bell       where jobs wait for workers; names and wakes; moments; what is rung and polled
-//! network    dial                             ranges of addresses; the way to a server, for the programs that ask one
+//! network    dial                             ranges of addresses; names, connections, and the way to a server
 //! error      sync       stdio                 why it failed, with which status; what is waited for; what is printed and read
 //! sys                                         the one room for unsafe code
 //! ```

@@ -2,6 +2,7 @@
 //!
 //! Who else may be in etcd is in `others`, what etcd may do in `trouble`, who can't reach it in `parted`.
 
+mod names;
 mod others;
 mod parted;
 mod registry;

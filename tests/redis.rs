@@ -2,6 +2,7 @@
 //! known, is said once in the log and once when it is over, and heals by itself.
 
 mod access;
+mod names;
 mod restart;
 mod sentinel;
 mod trouble;

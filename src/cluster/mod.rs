@@ -9,7 +9,6 @@ mod backoff;
 pub mod consistent;
 mod credentials;
 mod figures;
-mod names;
 mod outage;
 mod settings;
 mod tls;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::credentials::Credentials;
-use super::names::{self, Names};
+use crate::dial::names::{self, Names};
 use crate::error::Error;
 
 /// The most characters of a cluster's name.
@@ -73,7 +73,7 @@ pub enum Place {
 }
 
 /// A host and a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
     /// A name, or an address without brackets.
     pub name: String,
@@ -171,11 +171,26 @@ impl Settings {
         self.look_up(&Names::default(), Instant::now() + LOOKUP)
     }
 
+    /// The hosts in the order in which they are to be tried: from the `first` on, but those with known addresses before all others.
+    /// If nothing is known of any, that is waited for until `by`.
+    pub fn order(&self, names: &Names, first: usize, by: Instant) -> Vec<usize> {
+        let hosts = self
+            .hosts
+            .iter()
+            .map(|host| (host.name.as_str(), host.port));
+        let found = names.wait_for_one(&hosts.collect::<Vec<_>>(), by);
+        let mut order: Vec<usize> = (0..found.len()).collect();
+        order.rotate_left(first % found.len().max(1));
+        order.sort_by_key(|index| !found[*index]);
+        order
+    }
+
     /// Refuses hosts none of which exists. If that can't be found out by then it is said in the log: it may be found out later.
     fn look_up(&self, names: &Names, by: Instant) -> Result<(), Error> {
         let (mut missing, mut unknown) = (None, None);
+        self.order(names, 0, by);
         for host in &self.hosts {
-            match names.addresses(&host.name, host.port, by) {
+            match names.addresses(&host.name, host.port, Instant::now()) {
                 Ok(addresses) if !addresses.is_empty() => return Ok(()),
                 Ok(_) => missing = Some(format!("{host} has no address")),
                 Err(error) => {

@@ -2,13 +2,12 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::lookup::{Family, addresses};
 use super::reply::{is_printable, wrong};
-use super::{Deadline, Failure, Lines, Reply, Server, escaped};
+use super::socket::connect_first;
+use super::{Deadline, Failure, Lines, Reply, escaped};
 
 /// Longer than any reply of a server of ours: what `NP` answers to a request of 1,023 bytes is no longer than 2 KiB.
 pub const LONGEST_REPLY: usize = 16 * 1024;
@@ -28,42 +27,29 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection with this server, by whichever address of this family lets us in.
-    pub fn open(server: &Server, family: Family, deadline: Deadline) -> Result<Self, Failure> {
-        let addresses = addresses(server, family, deadline)?;
-        Connection::open_one_of(&addresses, deadline, |_| {})
-    }
-
-    /// The first connection that comes about. Each address has an equal share of the time that the ones before it have left.
-    /// `tried` hears what came of each.
+    /// The first connection that comes about, to one of these addresses, of which those that were tried are taken away. Each has
+    /// an equal share of the time that the ones before it have left. `tried` hears what came of each.
     pub fn open_one_of(
-        addresses: &[SocketAddr],
+        addresses: &mut Vec<SocketAddr>,
         deadline: Deadline,
         mut tried: impl FnMut(Attempt<'_>),
     ) -> Result<Self, Failure> {
         let mut refusals = Vec::new();
-        for (number, address) in addresses.iter().enumerate() {
-            let others = addresses.len() - number;
-            let share = deadline.share(others, || format!("no connection to {address}"))?;
-            match TcpStream::connect_timeout(address, share) {
-                Ok(stream) => {
-                    tried((*address, Ok(())));
-                    // A question must not wait for the acknowledgement of the one before it. That it can't be asked for
-                    // is no reason not to ask.
-                    let _ = stream.set_nodelay(true);
-                    return Ok(Connection {
-                        stream,
-                        address: *address,
-                        unread: Lines::default(),
-                    });
-                }
-                Err(error) => {
-                    tried((*address, Err(&error)));
-                    refusals.push((*address, error));
-                }
-            }
-        }
-        Err(Failure::Connect(refusals))
+        let connected = connect_first(addresses, deadline.moment(), |address, error| {
+            tried((address, Err(&error)));
+            refusals.push((address, error));
+        });
+        addresses.drain(..refusals.len());
+        let Some((stream, address)) = connected else {
+            return Err(Failure::Connect(refusals));
+        };
+        addresses.remove(0);
+        tried((address, Ok(())));
+        Ok(Connection {
+            stream,
+            address,
+            unread: Lines::default(),
+        })
     }
 
     /// The address that let us in.
@@ -110,28 +96,24 @@ impl Connection {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Asks one thing; the reply may take so long.
-    pub fn ask(&mut self, request: &[u8], timeout: Duration) -> Result<Reply, Failure> {
-        self.ask_all(&[request], timeout)
+    /// Asks one thing; the reply may take so long, from now on.
+    pub fn ask(&mut self, request: &[u8], time: Deadline) -> Result<Reply, Failure> {
+        self.ask_all(&[request], time)
             .map(|mut replies| replies.swap_remove(0))
     }
 
-    /// Asks these things at once; each reply may take so long. There are fewer replies than requests, but at least one, only if
+    /// Asks these things at once; each reply may take so long, from now on. There are fewer replies than requests, but at least one, only if
     /// the server closes after the last.
-    pub fn ask_all(
-        &mut self,
-        requests: &[&[u8]],
-        timeout: Duration,
-    ) -> Result<Vec<Reply>, Failure> {
+    pub fn ask_all(&mut self, requests: &[&[u8]], time: Deadline) -> Result<Vec<Reply>, Failure> {
         let lines: Vec<&[u8]> = requests
             .iter()
             .flat_map(|line| [line, &b"\n"[..]])
             .collect();
-        self.send(&lines.concat(), Deadline::after(timeout))?;
+        self.send(&lines.concat(), time.again())?;
         let mut replies = Vec::new();
         for request in requests {
             let request = String::from_utf8_lossy(request);
-            let line = self.line(&request, Deadline::after(timeout))?;
+            let line = self.line(&request, time.again())?;
             let reply = Reply::read(&request, &line)?;
             let closes = reply.closes();
             replies.push(reply);

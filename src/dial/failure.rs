@@ -101,6 +101,15 @@ impl Failure {
         matches!(self, Failure::Connect(refusals) if refusals.iter().all(|(_, error)| is_refused(error)))
     }
 
+    /// Whether the server has let us in, and said nothing.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Failure::Late { .. } => true,
+            Failure::Broken { part, .. } | Failure::Closed { part, .. } => part.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Whether no server of ours would do that.
     pub fn is_foreign(&self) -> bool {
         matches!(

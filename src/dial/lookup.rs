@@ -1,10 +1,9 @@
 //! The addresses of a server.
 
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::sync::mpsc;
-use std::thread;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 
+use super::names::{Names, reason};
 use super::{Deadline, Failure, Server, quoted};
 
 /// Which addresses of a name are wanted.
@@ -46,30 +45,19 @@ pub fn addresses(
     Ok(addresses)
 }
 
-/// The resolver can't be told how long it may take: it is asked in a thread, which ends with the process at the latest.
 fn lookup(server: &Server, deadline: Deadline) -> Result<Vec<SocketAddr>, Failure> {
-    let (answer, answered) = mpsc::channel();
-    let name = (server.host.clone(), server.port);
-    let resolver = move || {
-        // Nobody waits any more if the time is over.
-        let _ = answer.send(name.to_socket_addrs().map(Vec::from_iter));
-    };
-    // With the usual stack: the resolver may load modules of the system's.
-    let thread = thread::Builder::new().name("lookup".to_string());
-    thread.spawn(resolver).map_err(Failure::Thread)?;
-    let doing = || format!("no address of {} is found", quoted(server.host.as_bytes()));
-    match answered.recv_timeout(deadline.left(doing)?) {
-        Ok(Ok(addresses)) => Ok(addresses),
-        Ok(Err(error)) => Err(Failure::Lookup {
-            host: server.host.clone(),
+    let host = &server.host;
+    let found = Names::default().addresses(host, server.port, deadline.moment());
+    found.map_err(|error| match error.kind() {
+        ErrorKind::TimedOut => deadline.missed(format!(
+            "no address of {} is found",
+            quoted(host.as_bytes())
+        )),
+        // That is what a system says which has no room for another thread.
+        ErrorKind::WouldBlock => Failure::Thread(error),
+        _ => Failure::Lookup {
+            host: host.clone(),
             reason: reason(&error),
-        }),
-        Err(_) => Err(deadline.missed(doing())),
-    }
-}
-
-/// What the resolver said, without the words that std puts before it.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.rsplit(": ").next().unwrap_or(&text).to_string()
+        },
+    })
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{CRITICAL, ID, OK, Outcome, PLUGIN, at_port, check, run};
 use crate::support::Daemon;
-use crate::support::names::{Deaf, can_show, daemon_at, shown};
+use crate::support::names::{Deaf, Silent, alone_with_a_port, can_show, daemon_at, shown};
 
 /// Runs the plugin where the file at `path` holds this.
 fn check_with(
@@ -147,4 +147,42 @@ fn all_addresses_of_a_name_are_tried() {
         missed += usize::from(first);
     }
     assert_eq!(missed, 1);
+}
+
+#[test]
+fn an_address_that_says_nothing_is_left_for_the_next() {
+    if !can_show() {
+        return;
+    }
+    let (one, other) = ([127, 66, 0, 7], [127, 77, 0, 8]);
+    let hosts = "127.66.0.7 ledger\n127.77.0.8 ledger\n";
+    let mut tried = 0;
+    for (up, down) in [(one, other), (other, one)] {
+        let (_daemon, port) = daemon_at(up);
+        let silent = Silent::at(SocketAddr::from((down, port)));
+        let arguments = ["-H", "ledger", "-p", &port.to_string(), "-t", "4", "-vv"];
+        let outcome = check_with("/etc/hosts", hosts, "-m", "", &arguments);
+        assert_eq!(outcome.status, OK, "{outcome:?}");
+        let first = silent.was_tried();
+        let said = format!(
+            "{}: no answer to WHO within 4 s",
+            SocketAddr::from((down, port))
+        );
+        assert_eq!(outcome.lines.contains(&said), first, "{outcome:?}");
+        tried += usize::from(first);
+    }
+    assert_eq!(tried, 1);
+}
+
+#[test]
+fn one_that_is_connected_to_itself_is_critical() {
+    if !can_show() {
+        return;
+    }
+    let outcome = alone_with_a_port(PLUGIN, |mut command| {
+        command.args(["-H", "127.0.0.1", "-p", "50002"]);
+        run(command)
+    });
+    let said = "can't connect to 127.0.0.1:50002: Connection refused";
+    outcome.says(CRITICAL, said);
 }

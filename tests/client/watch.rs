@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::scripted::{Does, Scripted};
 use super::{HINT, client, ran};
+use crate::support::names::{can_show, daemon_at, shown};
 use crate::support::terminal::Terminal;
 use crate::support::{Daemon, Log, program, run_to_end, wait_until};
 
@@ -541,4 +542,35 @@ fn what_can_not_be_written_ends_it() {
             .contains("can't write to standard output: No space left on device"),
         "{ended:?}"
     );
+}
+
+/// One of two servers hangs; the count goes on at the other.
+#[test]
+fn an_address_that_says_nothing_any_more_is_left_for_the_next() {
+    if !can_show() {
+        return;
+    }
+    let (one, port) = daemon_at([127, 66, 0, 9]);
+    let other = format!("127.77.0.10:{port}");
+    let mut command = program();
+    command.args(["--listen", &other, "--max-clients", "2"]);
+    let daemons = [one, Daemon::run(command)];
+    let hosts = "127.66.0.9 ledger\n127.77.0.10 ledger\n";
+    let client = env!("CARGO_BIN_EXE_blockchain-tcp");
+    let mut watching = shown("/etc/hosts", hosts, "-m", "", client, |mut command| {
+        let server = format!("ledger:{port}");
+        command.args(["-s", &server, "-t", "500ms", "watch", "--every", "50ms"]);
+        let watching = Watching::start(command);
+        watching.lines.wait_for("Z 1");
+        watching
+    });
+    let asked = daemons
+        .iter()
+        .position(|daemon| daemon.ask("WHO\n") == "2\n");
+    let asked = &daemons[asked.expect("one of them is asked")];
+    asked.signal("STOP");
+    watching.errors.wait_for("no answer to WHO within 0.5 s");
+    watching.errors.wait_for(" back");
+    assert_eq!(watching.end("TERM").0, 0);
+    asked.signal("CONT");
 }

@@ -9,14 +9,14 @@ use crate::support::redis::{Redis, free_port};
 use crate::support::{Log, Scratch, clean, installed, wait_until};
 
 /// A Sentinel of the test's own, which believes what it is told. Dropped, it is killed.
-struct Sentinel {
+pub struct Sentinel {
     _directory: Scratch,
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Sentinel {
-    fn start(master: &Redis) -> Self {
+    pub fn start(master: &Redis) -> Self {
         let (directory, port) = (Scratch::new(), free_port());
         let settings = directory.path().join("sentinel.conf");
         let lines = format!(

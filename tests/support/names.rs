@@ -1,6 +1,6 @@
 //! Names and addresses as a test wants them: another `/etc/hosts`, another name server, a port that doesn't pick up.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::Duration;
@@ -33,6 +33,55 @@ impl Deaf {
             _waiting: waiting,
         }
     }
+}
+
+/// A port at which connections are taken and nothing is ever said, as by a process that is stopped.
+pub struct Silent(TcpListener);
+
+impl Silent {
+    pub fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
+        listener.set_nonblocking(true).expect("it is a socket");
+        Silent(listener)
+    }
+
+    /// Whether anybody has come.
+    pub fn was_tried(&self) -> bool {
+        self.0.accept().is_ok()
+    }
+}
+
+/// A name server that never answers, for `/etc/resolv.conf`. Nothing where this may not be.
+pub struct DeafNameServer(UdpSocket);
+
+impl DeafNameServer {
+    pub fn start() -> Option<Self> {
+        let socket = UdpSocket::bind("127.66.0.53:53");
+        if socket.is_err() {
+            eprintln!("left out: no name server can be at 127.66.0.53");
+        }
+        socket.ok().map(DeafNameServer)
+    }
+
+    /// It is waited for, for longer than any test.
+    pub fn conf(&self) -> String {
+        let ip = self.0.local_addr().expect("it is bound").ip();
+        format!("nameserver {ip}\noptions timeout:30 attempts:3\n")
+    }
+}
+
+/// Runs a program where the only ephemeral port is 50002: who connects to that is connected to itself.
+pub fn alone_with_a_port<T>(program: &str, run: impl FnOnce(Command) -> T) -> T {
+    let range = "/proc/sys/net/ipv4/ip_local_port_range";
+    let prepare = format!("ip link set lo up && echo 50002 50002 >{range} &&");
+    shown(
+        "/etc/hosts",
+        "127.0.0.1 localhost\n",
+        "-mn",
+        &prepare,
+        program,
+        run,
+    )
 }
 
 /// Whether a program may be shown other files than this machine's.

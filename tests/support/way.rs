@@ -15,8 +15,13 @@ pub struct Way {
 impl Way {
     /// One to this server.
     pub fn new(to: SocketAddr) -> Self {
+        Way::at(SocketAddr::from(([127, 0, 0, 1], 0)), to)
+    }
+
+    /// The same at this address.
+    pub fn at(address: SocketAddr, to: SocketAddr) -> Self {
         let gate = Arc::new(RwLock::new(()));
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let both = gate.clone();
         thread::spawn(move || {

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use blockchain_tcpd::dial::{Connection, Deadline, Reply};
+use blockchain_tcpd::dial::Reply;
 
 use crate::failure::{Failure, UNKNOWN, complain};
 use crate::options::{Options, misspelt_task};
@@ -16,12 +16,11 @@ pub fn run(options: &Options, words: &[OsString]) -> Result<ExitCode, Failure> {
     let request = request(words)?;
     let output = Output::new(options.json);
     let begun = Instant::now();
-    let asked = Connection::open(
-        &options.server,
-        options.family(),
-        Deadline::after(options.timeout),
-    )
-    .and_then(|mut connection| connection.ask(&request, options.timeout));
+    let asked = options
+        .route()
+        .ask(options.timeout, |mut connection, time| {
+            connection.ask(&request, time)
+        });
     let exchange = Exchange {
         request: Some(&String::from_utf8_lossy(&request)),
         time: begun.elapsed(),

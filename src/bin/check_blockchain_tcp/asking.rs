@@ -1,10 +1,11 @@
 //! The check itself: where the server is, the way there, and what it has to answer; within one deadline for all of it.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::dial::{
-    self, Connection, Deadline, Failure, Family, Reply, Server, clients, id, quoted,
+    self, Attempt, Connection, Deadline, Failure, Family, Reply, Server, clients, id, quoted,
 };
 use uuid::Uuid;
 
@@ -43,48 +44,64 @@ pub fn ask(options: &Options, notes: &mut Notes) -> Result<Answers, Report> {
     let addresses = dial::addresses(&server, family, deadline)?;
     notes.add(|| format!("addresses: {addresses:?}"));
     let begun = Instant::now();
-    let connection = Connection::open_one_of(&addresses, deadline, |attempt| {
-        notes.add(|| match attempt {
+    let notes = RefCell::new(notes);
+    let tried = |attempt: Attempt<'_>| {
+        notes.borrow_mut().add(|| match attempt {
             (address, Ok(())) => format!("connected to {address}"),
             (address, Err(error)) => format!("not connected to {address}: {error}"),
         });
-    });
-    let mut asked = Asked {
-        connection: connection?,
-        deadline,
     };
-    asked.connection.send(REQUESTS, deadline)?;
-    asked.connection.finish();
-    let address = asked.connection.address();
-    let clients = clients(&asked.value("WHO", notes)?)?;
-    let id = id(&asked.value("WHERE", notes)?)?;
-    asked.value("WHY", notes)?;
-    let time = begun.elapsed();
-    asked.connection.end(deadline)?;
-    notes.add(|| "closed by the server".to_string());
-    Ok(Answers {
-        clients,
-        id,
-        time,
-        address,
-    })
+    dial::ask_in_turn(addresses, deadline, tried, |mut connection, deadline| {
+        let mut notes = notes.borrow_mut();
+        connection.send(REQUESTS, deadline)?;
+        connection.finish();
+        // Who says nothing at all is left for the next address.
+        let first = connection.line("WHO", deadline);
+        if let Err(failure) = &first {
+            notes.add(|| format!("{}: {failure}", connection.address()));
+        }
+        let asked = Asked {
+            connection,
+            deadline,
+            notes: &mut notes,
+        };
+        Ok(asked.answers(&first?, begun))
+    })?
 }
 
 /// A connection on which everything has been asked.
-struct Asked {
+struct Asked<'a> {
     connection: Connection,
     deadline: Deadline,
+    notes: &'a mut Notes,
 }
 
-impl Asked {
-    /// The value that this request is answered.
-    fn value(&mut self, request: &str, notes: &mut Notes) -> Result<String, Report> {
-        let line = self.connection.line(request, self.deadline)?;
-        notes.add(|| format!("{request}: {}", quoted(&line)));
-        match Reply::read(request, &line)? {
+impl Asked<'_> {
+    /// All answers, of which this line is the first.
+    fn answers(mut self, first: &[u8], begun: Instant) -> Result<Answers, Report> {
+        let clients = clients(&self.value("WHO", first)?)?;
+        let line = self.connection.line("WHERE", self.deadline)?;
+        let id = id(&self.value("WHERE", &line)?)?;
+        let line = self.connection.line("WHY", self.deadline)?;
+        self.value("WHY", &line)?;
+        let (time, address) = (begun.elapsed(), self.connection.address());
+        self.connection.end(self.deadline)?;
+        self.notes.add(|| "closed by the server".to_string());
+        Ok(Answers {
+            clients,
+            id,
+            time,
+            address,
+        })
+    }
+
+    /// The value that this line is, in answer to this request.
+    fn value(&mut self, request: &str, line: &[u8]) -> Result<String, Report> {
+        self.notes.add(|| format!("{request}: {}", quoted(line)));
+        match Reply::read(request, line)? {
             Reply::Value(value) => Ok(value),
             Reply::Refused { .. } => {
-                let text = format!("the server says {}", quoted(&line));
+                let text = format!("the server says {}", quoted(line));
                 Err(Report::new(Status::Critical, text))
             }
         }

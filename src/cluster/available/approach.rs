@@ -1,13 +1,14 @@
 //! The way to the Redis that takes writes: asked of its Sentinels if it has some, connected to, and told who this is.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::resp::Link;
-use crate::cluster::names::Names;
 use crate::cluster::settings::{Host, Place, Settings};
 use crate::cluster::tls;
 use crate::cluster::trouble::{Kind, Trouble};
+use crate::dial::Names;
 
 /// If no Sentinel can be asked, so many heartbeats go by until it is tried again.
 const REST: u32 = 10;
@@ -28,6 +29,8 @@ pub struct Approach {
     sentinel: Option<Link>,
     /// Where it said that the Redis is.
     master: Option<Host>,
+    /// The address at which it was connected to last.
+    address: Option<SocketAddr>,
     /// So many checks are left out, because no Sentinel could be asked.
     rest: u32,
 }
@@ -41,7 +44,15 @@ impl Approach {
             turn: 0,
             sentinel: None,
             master: None,
+            address: None,
             rest: 0,
+        }
+    }
+
+    /// The Redis that was connected to last does not do what it should: another address of its name is tried first from now on.
+    pub fn failed(&mut self) {
+        if let Some(address) = self.address.take() {
+            self.names.failed(address);
         }
     }
 
@@ -61,6 +72,7 @@ impl Approach {
         };
         self.master = Some(host.clone());
         let mut link = Link::connect(&host, &self.names, tls, deadline)?;
+        self.address = Some(link.address());
         self.hello(&mut link, deadline)?;
         if *database != 0 {
             link.ask(redis::cmd("SELECT").arg(*database), deadline)?;
@@ -79,7 +91,8 @@ impl Approach {
             Some(Ok(heard)) => heard,
             // Another is asked when it is time for that.
             Some(Err(_)) => {
-                self.sentinel = None;
+                let lost = self.sentinel.take();
+                lost.inspect(|link| self.names.failed(link.address()));
                 false
             }
             None => false,
@@ -104,7 +117,10 @@ impl Approach {
                     Some(host)
                 }
                 // Another is asked the next time.
-                Err(_) => None,
+                Err(_) => {
+                    self.names.failed(link.address());
+                    None
+                }
             },
             // The heartbeats wait for it: while nobody answers, that is tried now and then.
             None if self.rest > 0 => {
@@ -162,14 +178,17 @@ impl Approach {
     ) -> Result<Host, Trouble> {
         let hosts = self.settings.hosts.clone();
         let mut trouble = Trouble::new(Kind::Unreachable, "there is no Sentinel");
-        for attempt in 0..hosts.len() {
-            let sentinel = &hosts[(self.turn + attempt) % hosts.len()];
+        let left = deadline.saturating_duration_since(Instant::now());
+        let by = Instant::now() + left / 2;
+        let order = self.settings.order(&self.names, self.turn, by);
+        for (attempt, index) in order.into_iter().enumerate() {
+            let sentinel = &hosts[index];
             let left = deadline.saturating_duration_since(Instant::now());
             let share = Instant::now() + left / (hosts.len() - attempt + 1) as u32;
             match self.ask_sentinel(sentinel, master, tls.clone(), share) {
                 // Another is asked first next time: this one may have lost the others.
                 Ok(host) => {
-                    self.turn += attempt + 1;
+                    self.turn = index + 1;
                     return Ok(host);
                 }
                 Err(other) => trouble = other,
@@ -187,7 +206,8 @@ impl Approach {
         deadline: Instant,
     ) -> Result<Host, Trouble> {
         let mut link = Link::connect(sentinel, &self.names, tls, deadline)?;
-        let host = self.ask_for(&mut link, master, deadline)?;
+        let answer = self.ask_for(&mut link, master, deadline);
+        let host = answer.inspect_err(|_| self.names.failed(link.address()))?;
         match self.listen(&mut link, master, deadline) {
             Ok(newer) => {
                 self.sentinel = Some(link);

@@ -143,6 +143,7 @@ impl Heart {
                 Ok(Err(trouble)) => outage.happened(&trouble),
                 Err(_) => outage.happened(&Trouble::new(Kind::Refused, "this server failed")),
             }
+            self.approach.failed();
             if !self.pause(outage.attempts()) {
                 return;
             }

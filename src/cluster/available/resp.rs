@@ -3,7 +3,7 @@
 //! them.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,14 +16,15 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::framing::{Bad, Found, find};
 use crate::bell::poll_until;
-use crate::cluster::names::Names;
 use crate::cluster::settings::Host;
 use crate::cluster::trouble::{Kind, Trouble, cut};
+use crate::dial::Names;
 use crate::error::plain;
 
 /// A connection.
 pub struct Link {
     stream: Stream,
+    address: SocketAddr,
     /// What has come and was not read yet: the beginning of a value, and what came with it.
     arrived: Vec<u8>,
     /// Whom it is to, for what is said of it.
@@ -74,34 +75,10 @@ impl Link {
     ) -> Result<Self, Trouble> {
         let name = host.to_string();
         let lost = |error: io::Error| unreachable(&name, &error);
-        let addresses = names.addresses(&host.name, host.port, deadline);
-        let addresses = addresses.map_err(lost)?;
-        let mut addresses = addresses.into_iter().peekable();
-        let mut result = Err(Trouble::new(
-            Kind::Unreachable,
-            format!("{name} has no address"),
-        ));
-        while let Some(address) = addresses.next() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // Each gets its share of the time.
-            let share = if addresses.peek().is_some() {
-                left / 2
-            } else {
-                left
-            };
-            let share = share.max(Duration::from_millis(1));
-            result = TcpStream::connect_timeout(&address, share)
-                .and_then(|socket| {
-                    socket.set_nodelay(true)?;
-                    socket.set_nonblocking(true)?;
-                    Ok(socket)
-                })
-                .map_err(lost);
-            if result.is_ok() {
-                break;
-            }
-        }
-        let socket = result?;
+        let (socket, address) = names
+            .connect(&host.name, host.port, deadline)
+            .map_err(lost)?;
+        socket.set_nonblocking(true).map_err(lost)?;
         let stream = match tls {
             None => Stream::Plain(socket),
             Some(config) => {
@@ -115,11 +92,17 @@ impl Link {
         };
         Ok(Link {
             stream,
+            address,
             arrived: Vec::new(),
             host: name,
             password: None,
             message: None,
         })
+    }
+
+    /// The address of the host that let us in.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Says who this is. Without a `user` that is Redis's default one.

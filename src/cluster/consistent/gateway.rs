@@ -7,22 +7,18 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::config::Config;
-use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{Connector as _, RustlsConnector};
 
-use crate::cluster::names::Names;
+use super::connector::Members;
 use crate::cluster::settings::{Host, Settings};
 use crate::cluster::tls;
 use crate::cluster::trouble::{Kind, Trouble, cut};
+use crate::dial::Names;
 use crate::error::plain;
 
 /// The most bytes of a reply.
 const LARGEST_REPLY: u64 = 1 << 20;
-
-/// The first lookup of a name is waited for so long at most, also by one who has more time.
-const LONGEST_LOOKUP: Duration = Duration::from_secs(1);
 
 /// Who this server is to an etcd when only a password was given.
 const DEFAULT_USER: &str = "root";
@@ -44,7 +40,7 @@ const STRANGER: [&str; 3] = [
 /// The members of an etcd.
 pub struct Gateway {
     settings: Arc<Settings>,
-    names: Arc<Names>,
+    members: Members,
     /// How long one of its members may take.
     patience: Duration,
     /// Made when it is needed, with what the files of the credentials say then.
@@ -69,7 +65,7 @@ impl Gateway {
     pub fn new(settings: Arc<Settings>, names: Arc<Names>, patience: Duration) -> Self {
         Gateway {
             settings,
-            names,
+            members: Members::new(names),
             patience,
             agent: None,
             token: Token::Unsaid,
@@ -81,8 +77,8 @@ impl Gateway {
     pub fn call(&mut self, path: &str, question: &Value, by: Instant) -> Result<Value, Trouble> {
         let hosts = self.settings.hosts.len();
         let mut trouble = None;
-        for attempt in 0..hosts {
-            let index = (self.turn + attempt) % hosts;
+        let first = by.min(Instant::now() + self.patience);
+        for index in self.settings.order(self.members.names(), self.turn, first) {
             let by = by.min(Instant::now() + self.patience);
             match self.call_host(index, path, question, by) {
                 Ok(reply) => {
@@ -90,6 +86,7 @@ impl Gateway {
                     return Ok(reply);
                 }
                 Err(other) => {
+                    self.members.failed(&self.settings.hosts[index]);
                     // What its files say may have changed.
                     self.agent = None;
                     // The worst is told: that it is denied can be mended.
@@ -166,7 +163,7 @@ impl Gateway {
             Some(agent) => agent,
             None => self
                 .agent
-                .insert(agent(&settings, self.names.clone(), self.patience)?),
+                .insert(agent(&settings, self.members.clone(), self.patience)?),
         };
         let scheme = if settings.tls { "https" } else { "http" };
         let mut request = agent
@@ -198,7 +195,7 @@ impl Gateway {
 }
 
 /// What speaks HTTP, and keeps its connections.
-fn agent(settings: &Settings, names: Arc<Names>, patience: Duration) -> Result<Agent, Trouble> {
+fn agent(settings: &Settings, members: Members, patience: Duration) -> Result<Agent, Trouble> {
     let mut config = Config::builder()
         .http_status_as_error(false)
         // That which the environment names is no way to an etcd.
@@ -222,39 +219,8 @@ fn agent(settings: &Settings, names: Arc<Names>, patience: Duration) -> Result<A
                 .build(),
         );
     }
-    let names = Looks(names);
-    Ok(Agent::with_parts(
-        config.build(),
-        DefaultConnector::default(),
-        names,
-    ))
-}
-
-/// How ureq finds them.
-#[derive(Debug)]
-struct Looks(Arc<Names>);
-
-impl Resolver for Looks {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        _: &Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let authority = uri.authority().ok_or(ureq::Error::HostNotFound)?;
-        let mut all = self.empty();
-        // It has room for so many.
-        let host = authority.host().trim_matches(['[', ']']);
-        let port = authority.port_u16().ok_or(ureq::Error::HostNotFound)?;
-        let by = Instant::now() + (*timeout.after).min(LONGEST_LOOKUP);
-        for address in self.0.addresses(host, port, by)?.into_iter().take(16) {
-            all.push(address);
-        }
-        if all.is_empty() {
-            return Err(ureq::Error::HostNotFound);
-        }
-        Ok(all)
-    }
+    let connector = members.clone().chain(RustlsConnector::default());
+    Ok(Agent::with_parts(config.build(), connector, members))
 }
 
 fn late(host: &Host) -> Trouble {

@@ -7,6 +7,7 @@
 //! One thread does it in rounds, for all who ask: who asks waits for the next round that begins. The round reads the roster,
 //! which etcd answers only with a quorum, and then asks all other servers at once.
 
+mod connector;
 mod etcd;
 mod gateway;
 mod peers;
@@ -31,9 +32,9 @@ pub use self::registration::Registration;
 use self::roster::{Entry, Roster};
 pub use self::talk::answer;
 use self::vanished::Vanished;
-use super::names::Names;
 use super::{Figures, Member, STACK_SIZE, Settings, Unavailable};
 use crate::clock::Nanos;
+use crate::dial::Names;
 use crate::episode::Episode;
 use crate::error::Error;
 use crate::sync::atomic::AtomicUsize;

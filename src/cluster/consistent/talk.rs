@@ -1,19 +1,17 @@
 //! What is said with one other server to hear its census: the question, and the answer, by HTTP, without ever waiting.
 
 use std::fmt;
-use std::io;
 use std::net::{SocketAddr, TcpStream};
 
 use httparse::{EMPTY_HEADER, Status};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, socket_with,
-};
+use rustix::net::{RecvFlags, SendFlags};
 use uuid::Uuid;
 
 use super::roster::Entry;
 use crate::cluster::Member;
+use crate::dial::socket::{begin_to_connect, is_connected};
 use crate::error::plain;
 
 /// The most bytes of an answer: its head and one line.
@@ -130,7 +128,7 @@ impl Talk {
     pub fn connect(&mut self) {
         match begin_to_connect(self.peer.address) {
             Ok(socket) => self.doing = Doing::Connecting(socket),
-            Err(error) => self.fail(plain(&error.into())),
+            Err(error) => self.fail(plain(&error)),
         }
     }
 
@@ -157,7 +155,8 @@ impl Talk {
     pub fn go_on(&mut self) {
         match std::mem::replace(&mut self.doing, Doing::Failed) {
             Doing::Connecting(socket) => match is_connected(&socket) {
-                Ok(()) => self.converse(socket, false),
+                Ok(false) => self.doing = Doing::Connecting(socket),
+                Ok(true) => self.converse(socket, false),
                 Err(error) => self.fail(plain(&error)),
             },
             Doing::Asking(mut conversation) => match conversation.go_on(self.peer.member) {
@@ -211,33 +210,6 @@ impl Conversation {
             Err(error) => Err(system(error)),
         }
     }
-}
-
-/// Begins to connect, without waiting.
-fn begin_to_connect(address: SocketAddr) -> Result<TcpStream, Errno> {
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = TcpStream::from(socket_with(family, SocketType::STREAM, flags, None)?);
-    // The question is one packet anyway.
-    let _ = socket.set_nodelay(true);
-    match connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
-        Err(error) => Err(error),
-    }
-}
-
-fn is_connected(socket: &TcpStream) -> io::Result<()> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    // A port of this machine at which nobody listens may have been taken for both ends (RFC 9293, section 3.5).
-    if socket.local_addr()? == socket.peer_addr()? {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    Ok(())
 }
 
 /// The number of clients in an answer, once that is whole, and whether the connection is kept. Only `member` may have given it.

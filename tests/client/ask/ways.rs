@@ -1,11 +1,15 @@
 //! Which server is asked: its name, its addresses.
 
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use super::{ask, start};
+use crate::client::HINT;
 use crate::client::ran;
 use crate::support::Daemon;
-use crate::support::names::{Deaf, can_show, daemon_at, shown};
+use crate::support::names::{Deaf, Silent, alone_with_a_port, can_show, daemon_at, shown};
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_blockchain-tcp");
 
@@ -96,5 +100,92 @@ fn all_addresses_of_a_name_are_tried() {
         ask().is("42");
         let _deaf = Deaf::at(SocketAddr::from((down, port)));
         ask().is("42");
+    }
+}
+
+/// Also one that lets everybody in and never says anything: whichever the system names first.
+#[test]
+fn an_address_that_says_nothing_is_left_for_the_next() {
+    if !can_show() {
+        return;
+    }
+    let (one, other) = ([127, 66, 0, 5], [127, 77, 0, 6]);
+    let hosts = "127.66.0.5 ledger\n127.77.0.6 ledger\n";
+    let mut tried = 0;
+    for (up, down) in [(one, other), (other, one)] {
+        let (_daemon, port) = daemon_at(up);
+        let silent = Silent::at(SocketAddr::from((down, port)));
+        let server = format!("ledger:{port}");
+        let run = |words: &str, input: &str| {
+            shown("/etc/hosts", hosts, "-m", "", CLIENT, |mut command| {
+                command.args(["-s", &server, "-t", "1500ms"]);
+                command
+                    .args(words.split_whitespace())
+                    .env("HOME", "/nonexistent");
+                let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+                let mut child = piped.stderr(Stdio::piped()).spawn().expect("it runs");
+                let mut keyboard = child.stdin.take().expect("a pipe");
+                keyboard.write_all(input.as_bytes()).expect("it reads");
+                drop(keyboard);
+                ran(child.wait_with_output().expect("it ends"))
+            })
+        };
+        run("why", "").is("42");
+        let first = silent.was_tried();
+        tried += usize::from(first);
+        let talked = run("connect", "why\nping\n");
+        assert_eq!(
+            (talked.status, talked.output.as_str()),
+            (0, "42\nPONG\n"),
+            "{talked:?}"
+        );
+        let said = format!(
+            "no answer from {}:{port}; asked ",
+            down.map(|byte| byte.to_string()).join(".")
+        );
+        assert_eq!(talked.errors.contains(&said), first, "{talked:?}");
+        let measured = run("bench -d 100ms -c 1", "");
+        assert_eq!(measured.status, 0, "{measured:?}");
+    }
+    assert_eq!(tried, 1);
+}
+
+#[test]
+fn many_silent_addresses_take_no_longer_than_two() {
+    if !can_show() {
+        return;
+    }
+    let silent: Vec<Silent> = (1..=8)
+        .map(|last| Silent::at(SocketAddr::from(([127, 66, 1, last], 4243))))
+        .collect();
+    let hosts: String = (1..=8)
+        .map(|last| format!("127.66.1.{last} ledger\n"))
+        .collect();
+    let begun = Instant::now();
+    let ran = shown("/etc/hosts", &hosts, "-m", "", CLIENT, |mut command| {
+        command.args(["-s", "ledger:4243", "-t", "1s", "why"]);
+        ran(command.output().expect("it runs"))
+    });
+    ran.fails(69, "blockchain-tcp: no answer to why within 1 s");
+    let passed = begun.elapsed();
+    assert!(passed < Duration::from_secs(5), "{passed:?}");
+    assert!(silent.iter().all(Silent::was_tried), "each has its share");
+}
+
+#[test]
+fn one_that_is_connected_to_itself_is_refused() {
+    if !can_show() {
+        return;
+    }
+    // The one request would be answered by itself, the other by no blockchain-tcpd.
+    for words in ["later", "ping", "bench -d 100ms", "watch", "connect"] {
+        let ran = alone_with_a_port(CLIENT, |mut command| {
+            command
+                .args(["-s", "127.0.0.1:50002"])
+                .args(words.split(' '));
+            ran(command.output().expect("it runs"))
+        });
+        let said = "can't connect to 127.0.0.1:50002: Connection refused";
+        ran.fails(69, &format!("blockchain-tcp: {said}\n{HINT}"));
     }
 }

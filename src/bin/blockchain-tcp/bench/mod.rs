@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::dial::{Connection, Deadline, Reply, escaped};
+use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, escaped};
 use blockchain_tcpd::stdio;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -94,17 +94,15 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
     let threads = cores.min(bench.clients as usize);
     make_room(u64::from(bench.clients), threads as u64)?;
 
-    let mut connection = Connection::open(
-        &options.server,
-        options.family(),
-        Deadline::after(options.timeout),
-    )?;
+    let learnt = options
+        .route()
+        .ask(options.timeout, |mut connection, time| {
+            let line = learn(&mut connection, &bench.request, time)?;
+            Ok((connection, line))
+        });
+    let (connection, line) = learnt?;
+    let line = line?;
     let address = connection.address();
-    let line = learn(
-        &mut connection,
-        &bench.request,
-        Deadline::after(options.timeout),
-    )?;
     // The server may have no room for one more than the clients. How it says goodbye is not what is asked here.
     connection.finish();
     let _ = connection.end(Deadline::after(options.timeout.min(FAREWELL)));
@@ -154,18 +152,18 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
     })
 }
 
-/// The first reply, as it comes.
+/// The first reply, as it comes; or the refusal that came in its place.
 fn learn(
     connection: &mut Connection,
     request: &str,
     deadline: Deadline,
-) -> Result<Vec<u8>, Failure> {
+) -> Result<Result<Vec<u8>, Failure>, dial::Failure> {
     connection.send(format!("{request}\n").as_bytes(), deadline)?;
     let line = connection.line(request, deadline)?;
-    match Reply::read(request, &line)? {
+    Ok(match Reply::read(request, &line)? {
         Reply::Value(_) => Ok(line),
         Reply::Refused { word, sentence } => Err(Failure::Refused { word, sentence }),
-    }
+    })
 }
 
 /// Raises the limit on open files as far as so many clients need.

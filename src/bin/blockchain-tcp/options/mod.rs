@@ -10,7 +10,7 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use blockchain_tcpd::command::{Entry, SETS};
-use blockchain_tcpd::dial::{Family, Server};
+use blockchain_tcpd::dial::{Family, Route, Server};
 use blockchain_tcpd::options::{positive_duration, wrong};
 use clap::error::ErrorKind;
 use clap::{
@@ -200,12 +200,17 @@ pub enum Asked {
 
 impl Options {
     /// Which addresses of a name are wanted.
-    pub fn family(&self) -> Family {
+    fn family(&self) -> Family {
         match (self.use_ipv4, self.use_ipv6) {
             (true, _) => Family::V4,
             (_, true) => Family::V6,
             _ => Family::Any,
         }
+    }
+
+    /// The way to the server.
+    pub fn route(&self) -> Route {
+        Route::new(self.server.clone(), self.family())
     }
 
     /// The options in `arguments`, of which the first is the program's name, and in the environment.

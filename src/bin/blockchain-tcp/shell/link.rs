@@ -6,9 +6,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, is_unheard};
+use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, Route, is_unheard};
 
-use super::signals::{Interrupts, Wait};
+use super::signals::{Interrupts, Opened, Wait};
 use crate::failure::{Failure, complain};
 use crate::options::Options;
 
@@ -33,12 +33,15 @@ impl fmt::Display for Loss {
 /// The way to the server.
 pub struct Link<'a> {
     options: &'a Options,
+    route: Route,
     interrupts: Interrupts,
     /// What our own words begin with.
     name: &'static str,
     connection: Option<Connection>,
     /// How many connections there have been.
     connections: usize,
+    /// Whether something was answered on the last of them.
+    was_answered: bool,
 }
 
 impl<'a> Link<'a> {
@@ -46,10 +49,12 @@ impl<'a> Link<'a> {
     pub fn new(options: &'a Options, interrupts: Interrupts, name: &'static str) -> Self {
         Link {
             options,
+            route: options.route(),
             interrupts,
             name,
             connection: None,
             connections: 0,
+            was_answered: false,
         }
     }
 
@@ -64,11 +69,17 @@ impl<'a> Link<'a> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        let connection = self.open()?;
+        let (route, deadline) = (self.route.clone(), Deadline::after(self.options.timeout));
+        let (connection, _) = self.opened(move || {
+            route
+                .open(deadline)
+                .map(|connection| (connection, Vec::new()))
+        })?;
         if self.connections > 0 {
             self.say(format_args!("connected again to {}", connection.address()));
         }
         self.connections += 1;
+        self.was_answered = false;
         Ok(connection)
     }
 
@@ -93,15 +104,45 @@ impl<'a> Link<'a> {
             .map(|mut replies| replies.swap_remove(0))
     }
 
-    /// Asks these things at once, as [`Connection::ask_all`] does; once more if the connection turns out to have been lost before.
+    /// Asks these things at once, as [`Connection::ask_all`] does; once more if the connection turns out to have been lost before,
+    /// and at the other addresses if this one has let us in and has never said anything.
     pub fn ask_all(&mut self, requests: &[&[u8]]) -> Result<Vec<Reply>, Failure> {
         let was_connected = self.connection.is_some();
         let mut replies = self.exchange(requests)?;
-        if was_connected && is_unheard(replies.as_ref().map(|replies| &replies[0])) {
+        if was_connected && is_unheard(first(&replies)) {
             self.say("connection lost; asked again");
             replies = self.exchange(requests)?;
         }
-        Ok(replies?)
+        match replies {
+            Err((silent, failure)) if !self.was_answered && failure.is_silence() => {
+                self.ask_elsewhere(silent, failure, requests)
+            }
+            replies => Ok(replies.map_err(|(_, failure)| failure)?),
+        }
+    }
+
+    /// Asks these things where this address is not, which has let us in and says nothing.
+    fn ask_elsewhere(
+        &mut self,
+        silent: SocketAddr,
+        failure: dial::Failure,
+        requests: &[&[u8]],
+    ) -> Result<Vec<Reply>, Failure> {
+        let requests: Vec<Vec<u8>> = requests.iter().map(|request| request.to_vec()).collect();
+        let (route, timeout) = (self.route.clone(), self.options.timeout);
+        let (connection, replies) = self.opened(move || {
+            route.ask_elsewhere(silent, failure, timeout, |mut connection, time| {
+                let requests: Vec<&[u8]> = requests.iter().map(Vec::as_slice).collect();
+                let replies = connection.ask_all(&requests, time)?;
+                Ok((connection, replies))
+            })
+        })?;
+        let address = connection.address();
+        self.say(format_args!("no answer from {silent}; asked {address}"));
+        self.connections += 1;
+        self.was_answered = true;
+        self.keep(connection, &replies);
+        Ok(replies)
     }
 
     /// Looks whether the connection is lost.
@@ -126,7 +167,8 @@ impl<'a> Link<'a> {
     pub fn quit(mut self, request: &[u8]) -> Option<Reply> {
         let connection = self.connection.as_mut();
         let connection = connection.filter(|connection| !connection.is_readable());
-        let reply = connection.and_then(|connection| connection.ask(request, LAST_WORDS).ok());
+        let reply = connection
+            .and_then(|connection| connection.ask(request, Deadline::after(LAST_WORDS)).ok());
         self.leave();
         reply
     }
@@ -145,14 +187,15 @@ impl<'a> Link<'a> {
     }
 
     /// Connects in a thread, because a wait for a connection can't be ended.
-    fn open(&self) -> Result<Connection, Failure> {
+    fn opened(
+        &self,
+        open: impl FnOnce() -> Opened + Send + 'static,
+    ) -> Result<(Connection, Vec<Reply>), Failure> {
         let (tell, told) = mpsc::channel();
         let opened = tell.clone();
-        let (server, family) = (self.options.server.clone(), self.options.family());
-        let deadline = Deadline::after(self.options.timeout);
         let open = move || {
             // Nobody waits any more if it was abandoned.
-            let _ = opened.send(Some(Connection::open(&server, family, deadline)));
+            let _ = opened.send(Some(open()));
         };
         let opened = self.interrupts.during(Wait::Connection(tell), || {
             let thread = thread::Builder::new().name("connect".to_string());
@@ -163,25 +206,48 @@ impl<'a> Link<'a> {
         opened.transpose()?.flatten().ok_or(Failure::Interrupted)
     }
 
-    /// Asks over the connection, or a new one. After a failure there is none.
-    fn exchange(
-        &mut self,
-        requests: &[&[u8]],
-    ) -> Result<Result<Vec<Reply>, dial::Failure>, Failure> {
+    /// Asks over the connection, or a new one. After a failure there is none, and it is said at which address.
+    fn exchange(&mut self, requests: &[&[u8]]) -> Result<Exchanged, Failure> {
         let mut connection = self.take()?;
+        let address = connection.address();
         // If there is no descriptor for it, ^C has no effect on this wait.
         let socket = connection.socket().try_clone().ok();
         let wait = socket.map_or(Wait::Nothing, Wait::Reply);
-        let timeout = self.options.timeout;
+        let time = Deadline::after(self.options.timeout);
         let replies = self
             .interrupts
-            .during(wait, || connection.ask_all(requests, timeout));
-        let replies = replies.ok_or(Failure::Interrupted)?;
-        let goes_on = |replies: &Vec<Reply>| !replies.iter().any(Reply::closes);
-        if replies.as_ref().is_ok_and(goes_on) {
+            .during(wait, || connection.ask_all(requests, time));
+        match replies.ok_or(Failure::Interrupted)? {
+            Ok(replies) => {
+                self.was_answered = true;
+                self.keep(connection, &replies);
+                Ok(Ok(replies))
+            }
+            Err(failure) => {
+                if failure.is_silence() {
+                    self.route.failed(address);
+                }
+                Ok(Err((address, failure)))
+            }
+        }
+    }
+
+    /// Keeps the connection, unless the server closes it after one of these replies.
+    fn keep(&mut self, connection: Connection, replies: &[Reply]) {
+        if !replies.iter().any(Reply::closes) {
             self.connection = Some(connection);
         }
-        Ok(replies)
+    }
+}
+
+/// What was answered, or why nothing was, at which address.
+type Exchanged = Result<Vec<Reply>, (SocketAddr, dial::Failure)>;
+
+/// The first reply.
+fn first(exchanged: &Exchanged) -> Result<&Reply, &dial::Failure> {
+    match exchanged {
+        Ok(replies) => Ok(&replies[0]),
+        Err((_, failure)) => Err(failure),
     }
 }
 

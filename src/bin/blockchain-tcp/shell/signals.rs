@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use blockchain_tcpd::dial::{Connection, Failure};
+use blockchain_tcpd::dial::{Connection, Failure, Reply};
 use blockchain_tcpd::stdio;
 use rustix::process::getpgrp;
 use rustix::termios::{OptionalActions, tcgetattr, tcgetpgrp, tcsetattr};
@@ -17,12 +17,15 @@ use signal_hook::low_level::emulate_default_handler;
 /// Makes a terminal stop marking what is pasted: the line editor makes it begin.
 const UNMARKED_PASTE: &str = "\x1b[?2004l\r\n";
 
+/// A new connection, and what was answered on it if something was asked at once; or why there is none.
+pub type Opened = Result<(Connection, Vec<Reply>), Failure>;
+
 /// What is waited for.
 pub enum Wait {
     /// Nothing that could be ended.
     Nothing,
     /// A connection, from another thread; nothing in its place ends it.
-    Connection(Sender<Option<Result<Connection, Failure>>>),
+    Connection(Sender<Option<Opened>>),
     /// A reply, over this socket, whose end ends it.
     Reply(TcpStream),
     /// A line from a terminal, which drops what was typed of it itself, behind this prompt, which is shown again.

@@ -74,8 +74,8 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
 /// Connects, says where one is, and learns the names of the commands: how many connections there were.
 fn greet(link: &mut Link<'_>, editor: &mut Editor) -> Result<usize, Failure> {
     link.connect()?;
-    let address = link.address();
     let replies = link.ask_all(&[b"WHERE", b"HELP"])?;
+    let address = link.address();
     if let Some(Reply::Refused { word, sentence }) =
         replies.iter().find(|reply| reply.closes()).cloned()
     {

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::dial::{
-    self, Connection, Deadline, Reply, clients, closes_after, is_printable, is_unheard,
+    self, Connection, Deadline, Reply, Route, clients, closes_after, is_printable, is_unheard,
 };
 use jiff::Timestamp;
 
@@ -41,10 +41,11 @@ struct Line {
 /// Asks in this interval, until nobody wants to hear it any more.
 pub fn run(options: &Options, every: Duration, mut hear: impl FnMut(Sample) -> bool) {
     let begun = Instant::now();
+    let route = options.route();
     let mut line = None;
     let mut tick = 0;
     loop {
-        let seen = count(&mut line, options);
+        let seen = count(&mut line, &route, options.timeout);
         let origin = line.as_ref().map(|line| line.origin.clone());
         let time = Timestamp::now();
         if !hear(Sample {
@@ -67,16 +68,20 @@ pub fn run(options: &Options, every: Duration, mut hear: impl FnMut(Sample) -> b
 
 /// The count; asked once more if the server has ended the connection since it was asked last, as it does when it is tired of
 /// waiting.
-fn count(kept: &mut Option<Line>, options: &Options) -> Result<u64, Failure> {
+fn count(kept: &mut Option<Line>, route: &Route, timeout: Duration) -> Result<u64, Failure> {
     let was_kept = kept.is_some();
     let mut line = match kept.take() {
         Some(line) => line,
-        None => connect(options)?,
+        None => connect(route, timeout)?,
     };
-    let mut asked = line.connection.ask(b"WHO", options.timeout);
+    let mut asked = line.connection.ask(b"WHO", Deadline::after(timeout));
     if was_kept && is_unheard(asked.as_ref()) {
-        line = connect(options)?;
-        asked = line.connection.ask(b"WHO", options.timeout);
+        line = connect(route, timeout)?;
+        asked = line.connection.ask(b"WHO", Deadline::after(timeout));
+    }
+    if asked.is_err() {
+        // The next question goes to another address, if there is one.
+        route.failed(line.origin.address);
     }
     let reply = asked?;
     if !reply.closes() {
@@ -88,26 +93,27 @@ fn count(kept: &mut Option<Line>, options: &Options) -> Result<u64, Failure> {
     }
 }
 
-fn connect(options: &Options) -> Result<Line, Failure> {
-    let deadline = Deadline::after(options.timeout);
-    let mut connection = Connection::open(&options.server, options.family(), deadline)?;
-    let address = connection.address();
-    let id = match connection.ask(b"WHERE", options.timeout) {
-        Ok(Reply::Refused { word, sentence }) if closes_after(&word) => {
-            return Err(Failure::Refused { word, sentence });
-        }
-        Ok(Reply::Value(id)) => Some(id),
-        Ok(Reply::Refused { .. }) => None,
-        // A line at least, and no more; WHO tells whether it is a server of ours.
-        Err(dial::Failure::Wrong { said, .. })
-            if is_printable(&said) && !connection.is_readable() =>
-        {
-            None
-        }
-        Err(failure) => return Err(failure.into()),
-    };
-    Ok(Line {
-        connection,
-        origin: Origin { address, id },
-    })
+fn connect(route: &Route, timeout: Duration) -> Result<Line, Failure> {
+    let connected = route.ask(timeout, |mut connection, time| {
+        let id = match connection.ask(b"WHERE", time) {
+            Ok(Reply::Refused { word, sentence }) if closes_after(&word) => {
+                return Ok(Err(Failure::Refused { word, sentence }));
+            }
+            Ok(Reply::Value(id)) => Some(id),
+            Ok(Reply::Refused { .. }) => None,
+            // A line at least, and no more; WHO tells whether it is a server of ours.
+            Err(dial::Failure::Wrong { said, .. })
+                if is_printable(&said) && !connection.is_readable() =>
+            {
+                None
+            }
+            Err(failure) => return Err(failure),
+        };
+        let address = connection.address();
+        Ok(Ok(Line {
+            connection,
+            origin: Origin { address, id },
+        }))
+    });
+    connected?
 }

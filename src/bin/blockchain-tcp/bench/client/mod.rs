@@ -4,15 +4,11 @@ mod receive;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendFlags, SocketFlags, SocketType, connect, getsockname, send, socket_with,
-    sockopt,
-};
+use blockchain_tcpd::dial::socket::{begin_to_connect, is_connected};
+use rustix::net::{SendFlags, send};
 
 use super::replies::Reading;
 use super::tally::Tally;
@@ -48,7 +44,7 @@ struct Sent {
 pub struct Client {
     /// Which of all clients it is.
     number: u64,
-    socket: Option<OwnedFd>,
+    socket: Option<TcpStream>,
     /// Since when it is being connected, until it is.
     connecting: Option<Instant>,
     /// How many requests of the schedule were begun to be sent, or given up.
@@ -86,10 +82,9 @@ impl Client {
     }
 
     /// Begins to connect, and gives the socket to be watched.
-    pub fn begin(&mut self, terms: &Terms, now: Instant) -> Result<&OwnedFd, Lost> {
+    pub fn begin(&mut self, terms: &Terms, now: Instant) -> Result<&TcpStream, Lost> {
         self.again = None;
-        let socket =
-            begin_to_connect(terms.address).map_err(|error| Lost::NotConnected(error.into()))?;
+        let socket = begin_to_connect(terms.address).map_err(Lost::NotConnected)?;
         self.connecting = Some(now);
         Ok(self.socket.insert(socket))
     }
@@ -183,22 +178,11 @@ impl Client {
         let Some(socket) = self.socket.as_ref().filter(|_| self.connecting.is_some()) else {
             return Ok(true);
         };
-        let not_connected = |error: Errno| Lost::NotConnected(error.into());
-        sockopt::socket_error(socket)
-            .and_then(|outcome| outcome)
-            .map_err(not_connected)?;
-        match rustix::net::getpeername(socket) {
-            Ok(peer) => {
-                // A port of this machine where nobody listens may be given to us, and then we are connected with ourselves.
-                if getsockname(socket).is_ok_and(|own| Some(own) == peer) {
-                    return Err(not_connected(Errno::CONNREFUSED));
-                }
-                self.connecting = None;
-                Ok(true)
-            }
-            Err(Errno::NOTCONN) => Ok(false),
-            Err(error) => Err(not_connected(error)),
+        let connected = is_connected(socket).map_err(Lost::NotConnected)?;
+        if connected {
+            self.connecting = None;
         }
+        Ok(connected)
     }
 
     /// Sends requests up to this depth, as far as they are due and the socket takes them. What could not be sent within the time for a
@@ -253,22 +237,6 @@ impl Client {
                 self.begun += begun as u64;
             }
         }
-    }
-}
-
-/// A socket on its way to the server.
-fn begin_to_connect(address: SocketAddr) -> Result<OwnedFd, Errno> {
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    // A question must not wait for the acknowledgement of the one before it.
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    match connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-        Err(error) => Err(error),
     }
 }
 

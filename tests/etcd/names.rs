@@ -1,0 +1,84 @@
+//! How the etcd is found by its name: at which of its addresses, also while no name server knows another name.
+
+use std::net::SocketAddr;
+
+use super::registry::{Etcd, free_address};
+use super::wait_for;
+use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, shown};
+use crate::support::way::Way;
+use crate::support::{Daemon, installed};
+
+const DAEMON: &str = env!("CARGO_BIN_EXE_blockchain-tcpd");
+
+/// A server of this cluster, where the file at `path` holds this.
+fn server_where(path: &str, content: &str, cluster: &str) -> Daemon {
+    let http = free_address().to_string();
+    shown(path, content, "-m", "", DAEMON, |mut command| {
+        command.args(["--listen", "127.0.0.1:0", "--http", &http]);
+        command.args(["--advertise", &http, "--cluster", cluster]);
+        Daemon::run(command)
+    })
+}
+
+#[test]
+fn an_address_that_says_nothing_is_left_for_the_next() {
+    if !can_show() || !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start(1);
+    let hosts = "127.66.0.13 place.example\n127.77.0.14 place.example\n";
+    let (one, other) = ([127, 66, 0, 13], [127, 77, 0, 14]);
+    let mut tried = 0;
+    // Whichever the system names first: the etcd is at the one, and then at the other.
+    for (up, down) in [(one, other), (other, one)] {
+        let way = Way::at(SocketAddr::from((up, 0)), etcd.addresses()[0]);
+        let port = way.address.port();
+        let silent = Silent::at(SocketAddr::from((down, port)));
+        let cluster = format!("etcd://place.example:{port}");
+        let mut server = server_where("/etc/hosts", hosts, &cluster);
+        wait_for(std::slice::from_ref(&server), 1);
+        tried += usize::from(silent.was_tried());
+        server.signal("TERM");
+        server.wait();
+    }
+    assert_eq!(tried, 1);
+}
+
+#[test]
+fn a_name_that_no_name_server_answers_for_delays_no_other() {
+    if !can_show() || !installed("etcd") {
+        return;
+    }
+    let Some(deaf) = DeafNameServer::start() else {
+        return;
+    };
+    let etcd = Etcd::start(1);
+    // What localhost is stands in /etc/hosts.
+    let cluster = format!(
+        "etcd://dead.example,localhost:{}",
+        etcd.addresses()[0].port()
+    );
+    let server = server_where("/etc/resolv.conf", &deaf.conf(), &cluster);
+    let log = server.log().lines().join("\n");
+    assert!(!log.contains("can't find the address"), "{log}");
+    wait_for(&[server], 1);
+}
+
+#[test]
+fn one_that_is_connected_to_itself_has_no_etcd() {
+    if !can_show() {
+        return;
+    }
+    let server = alone_with_a_port(DAEMON, |mut command| {
+        let http = ["--http", "127.0.0.1:4280", "--advertise", "127.0.0.1:4280"];
+        let cluster = ["--cluster", "etcd://127.0.0.1:50002"];
+        command.args(["--listen", "127.0.0.1:4242"]);
+        command.args(http).args(cluster);
+        Daemon::run(command)
+    });
+    let said = server.log().wait_for("cut off from the cluster");
+    assert!(
+        said.contains("127.0.0.1:50002: Connection refused"),
+        "{said}"
+    );
+}

@@ -1,0 +1,95 @@
+//! How the Redis is found by its name: at which of its addresses, also while no name server knows another name.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::sentinel::Sentinel;
+use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, shown};
+use crate::support::redis::{Redis, free_port};
+use crate::support::{Daemon, installed};
+
+const DAEMON: &str = env!("CARGO_BIN_EXE_blockchain-tcpd");
+
+/// A server of this cluster, where the file at `path` holds this.
+fn server_where(path: &str, content: &str, cluster: &str) -> Daemon {
+    shown(path, content, "-m", "", DAEMON, |mut command| {
+        command.args(["--listen", "127.0.0.1:0", "--cluster", cluster]);
+        Daemon::run(command)
+    })
+}
+
+/// A Redis at this address.
+fn redis_at(ip: Ipv4Addr, port: u16, arguments: &[&str]) -> Redis {
+    let (ip, port) = (ip.to_string(), port.to_string());
+    let mut all = vec!["--bind", &ip, "--port", &port];
+    all.extend(arguments);
+    let mut redis = Redis::start(&all);
+    redis.cli = ["-h", &ip, "-p", &port].map(str::to_string).to_vec();
+    redis
+}
+
+/// Whichever the system names first: the Redis is at the one, and then at the other.
+#[test]
+fn an_address_that_says_nothing_or_takes_no_writes_is_left_for_the_next() {
+    if !can_show() || !installed("redis-server") {
+        return;
+    }
+    let (one, other) = (Ipv4Addr::new(127, 66, 0, 11), Ipv4Addr::new(127, 77, 0, 12));
+    let hosts = format!("{one} place.example\n{other} place.example\n");
+    let (mut tried, mut refused) = (0, 0);
+    for (up, down) in [(one, other), (other, one)] {
+        let port = free_port();
+        let cluster = format!("redis://place.example:{port}");
+        let redis = redis_at(up, port, &[]);
+        let silent = Silent::at(SocketAddr::from((down, port)));
+        let server = server_where("/etc/hosts", &hosts, &cluster);
+        redis.wait_for_servers(1);
+        tried += usize::from(silent.was_tried());
+        drop((server, silent));
+        redis.wait_for_servers(0);
+        let (up, number) = (up.to_string(), port.to_string());
+        let _replica = redis_at(down, port, &["--replicaof", &up, &number]);
+        let server = server_where("/etc/hosts", &hosts, &cluster);
+        redis.wait_for_servers(1);
+        let log = server.log().lines();
+        refused += log.iter().filter(|line| line.contains("READONLY")).count();
+    }
+    assert_eq!((tried, refused), (1, 1));
+}
+
+#[test]
+fn a_name_that_no_name_server_answers_for_delays_no_other() {
+    if !can_show() || !installed("redis-server") || !installed("redis-sentinel") {
+        return;
+    }
+    let Some(deaf) = DeafNameServer::start() else {
+        return;
+    };
+    let redis = Redis::start(&[]);
+    let sentinel = Sentinel::start(&redis);
+    // What localhost is stands in /etc/hosts.
+    let cluster = format!(
+        "redis-sentinel://dead.example,localhost:{}/main",
+        sentinel.port
+    );
+    let server = server_where("/etc/resolv.conf", &deaf.conf(), &cluster);
+    redis.wait_for_servers(1);
+    let log = server.log().lines().join("\n");
+    assert!(!log.contains("can't find the address"), "{log}");
+}
+
+#[test]
+fn one_that_is_connected_to_itself_has_no_redis() {
+    if !can_show() {
+        return;
+    }
+    let server = alone_with_a_port(DAEMON, |mut command| {
+        let cluster = ["--cluster", "redis://127.0.0.1:50002"];
+        command.args(["--listen", "127.0.0.1:4242"]).args(cluster);
+        Daemon::run(command)
+    });
+    let said = server.log().wait_for("cut off from the cluster");
+    assert!(
+        said.contains("127.0.0.1:50002: Connection refused"),
+        "{said}"
+    );
+}
