@@ -397,7 +397,7 @@ fn a_token_that_is_too_old_is_replaced_whatever_the_words() {
     keys.openssl("rsa -in jwt.key -pubout -out jwt.pub");
     let (public, private) = (keys.path("jwt.pub"), keys.path("jwt.key"));
     let token = format!("jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=5m");
-    let etcd = Etcd::start_with(1, |_| None, &["--auth-token", &token, "--bcrypt-cost", "4"]);
+    let etcd = Etcd::start_with(1, |_| None, &["--auth-token", &token]);
     enable_auth(&etcd);
     let secrets = Scratch::new();
     let user = as_user(&secrets);
