@@ -385,8 +385,8 @@ fn reworded(to: SocketAddr, words: &'static [(&'static str, &'static str)]) -> S
     })
 }
 
-/// A token that etcd has signed holds the revision of its users: with each change of them it is too old. etcd 3.4 and 3.5.2 say so,
-/// those between in other words and without a code.
+/// A token that etcd has signed holds the revision of its users: with each change of them it is too old. etcd 3.5.1 says so in other
+/// words than those before and after it, and without a code.
 #[test]
 fn a_token_that_is_too_old_is_replaced_whatever_the_words() {
     if !installed("etcd") || !installed("openssl") {

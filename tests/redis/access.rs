@@ -146,7 +146,7 @@ fn a_password_that_is_repeated_in_other_words_is_not_shown() {
     }
 }
 
-/// Redis 7.0, later ones and Valkey say it in words of their own, which are no others where a right is missing for a key.
+/// Redis 7.0 words it in one way, later ones and Valkey in another.
 #[test]
 fn a_right_that_is_missing_within_the_script_is_a_denial() {
     if !installed("redis-server") {

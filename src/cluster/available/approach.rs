@@ -16,7 +16,7 @@ const REST: u32 = 10;
 const TOO_OLD: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, without a proxy that speaks only RESP2)";
 
 /// What may be missing where one closes the connection then, as twemproxy does.
-const TOO_SHORT: &str = "at the first command (does it expect TLS, rediss://, or is it a proxy that doesn't know HELLO? Redis 6 or \
+const CLOSED: &str = "at the first command (does it expect TLS, rediss://, or is it a proxy that doesn't know HELLO? Redis 6 or \
                          later is needed)";
 
 /// Where a Sentinel tells that another Redis takes the writes.
@@ -235,7 +235,7 @@ fn hello(
         if is_too_old(&trouble) {
             trouble.what = format!("{} {TOO_OLD}", trouble.what);
         } else if trouble.kind == Kind::Unreachable {
-            trouble.what = format!("{} {TOO_SHORT}", trouble.what);
+            trouble.what = format!("{} {CLOSED}", trouble.what);
         }
         trouble
     };

@@ -40,8 +40,8 @@ mod code {
     pub const UNAUTHENTICATED: &str = "16";
 }
 
-/// Refusals for which the token can be the reason: an old revision of the users is an invalid argument, and before etcd 3.5.2 has
-/// no code.
+/// Refusals for which the token can be the reason: an old revision of the users is an invalid argument; etcd 3.5.1 says it without a
+/// code.
 const STRANGER: [&str; 4] = [
     code::UNKNOWN,
     code::INVALID_ARGUMENT,
