@@ -194,6 +194,10 @@ fn look_for_cluster(options: &Options) {
         &options.cluster_user_file,
         &options.cluster_password_file,
         &options.cluster_ca_file,
+        &options.cluster_certificate_file,
+        &options.cluster_key_file,
+        &options.cluster_sentinel_user_file,
+        &options.cluster_sentinel_password_file,
     ];
     let is_said = options.advertise.is_some() || files.iter().any(|file| file.is_some());
     if options.cluster.is_none() && is_said {
@@ -210,6 +214,10 @@ fn given_cluster(options: &Options) -> Option<cluster::Given> {
         user_file: options.cluster_user_file.clone(),
         password_file: options.cluster_password_file.clone(),
         ca_file: options.cluster_ca_file.clone(),
+        certificate_file: options.cluster_certificate_file.clone(),
+        key_file: options.cluster_key_file.clone(),
+        sentinel_user_file: options.cluster_sentinel_user_file.clone(),
+        sentinel_password_file: options.cluster_sentinel_password_file.clone(),
         advertise: options.advertise,
     })
 }

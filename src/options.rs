@@ -177,7 +177,7 @@ pub struct Options {
 
     /// Where the servers of a cluster meet, so that WHO counts the clients of all: redis://HOST:PORT/DATABASE,
     /// redis-sentinel://HOST,HOST/MASTER (always available), etcd://HOST,HOST,HOST (always consistent); with TLS rediss,
-    /// rediss-sentinel, etcds [default: none, this server is alone]
+    /// rediss-sentinel, etcds, and if only one of the two speaks it, redis-sentinel+rediss or rediss-sentinel+redis [default: none, this server is alone]
     #[arg(
         long,
         env = "BLOCKCHAIN_TCPD_CLUSTER",
@@ -235,6 +235,45 @@ pub struct Options {
         hide_env_values = true
     )]
     pub cluster_ca_file: Option<PathBuf>,
+
+    /// File with the certificate (PEM, its chain after it) that this server shows to Redis or etcd when TLS is spoken [default:
+    /// systemd's credential cluster-certificate, else none]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_CLUSTER_CERTIFICATE_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub cluster_certificate_file: Option<PathBuf>,
+
+    /// File with the private key (PEM) of that certificate [default: systemd's credential cluster-key, else none]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_CLUSTER_KEY_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub cluster_key_file: Option<PathBuf>,
+
+    /// File with the user's name for the Sentinels, if they have a password of their own [default: systemd's credential
+    /// cluster-sentinel-user, else none]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_CLUSTER_SENTINEL_USER_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub cluster_sentinel_user_file: Option<PathBuf>,
+
+    /// File with the password for the Sentinels [default: systemd's credential cluster-sentinel-password, else user and password
+    /// are those for Redis]
+    #[arg(
+        long,
+        env = "BLOCKCHAIN_TCPD_CLUSTER_SENTINEL_PASSWORD_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub cluster_sentinel_password_file: Option<PathBuf>,
 
     /// Address and port at which the other servers of a cluster over etcd reach the HTTP of this one [default: none, and
     /// such a cluster needs it]

@@ -10,7 +10,7 @@ use crate::support::{Client, Daemon, Scratch, clean, field, program, run_to_end,
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
 /// Every flag, a value that it doesn't take, and the default that --help names, if it is a value.
-pub const FLAGS: [(&str, &str, Option<&str>); 21] = [
+pub const FLAGS: [(&str, &str, Option<&str>); 25] = [
     (
         "--listen",
         "localhost:4242",
@@ -32,6 +32,10 @@ pub const FLAGS: [(&str, &str, Option<&str>); 21] = [
     ("--cluster-user-file", "", None),
     ("--cluster-password-file", "", None),
     ("--cluster-ca-file", "", None),
+    ("--cluster-certificate-file", "", None),
+    ("--cluster-key-file", "", None),
+    ("--cluster-sentinel-user-file", "", None),
+    ("--cluster-sentinel-password-file", "", None),
     ("--advertise", "here:4280", None),
     ("--state-directory", "", None),
     ("--server-id", "00000000-0000-0000-0000-000000000000", None),

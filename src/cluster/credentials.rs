@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 
 use super::settings::{Given, wrong};
 use crate::error::{Error, plain};
@@ -20,6 +21,20 @@ pub struct Credentials {
     user: Option<PathBuf>,
     password: Option<PathBuf>,
     ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    sentinel_user: Option<PathBuf>,
+    sentinel_password: Option<PathBuf>,
+}
+
+/// The certificate that this server shows, its own first and those that lead to an authority after it, and its private key.
+pub struct Identity {
+    /// The certificates.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The key of the first, which fits.
+    pub key: PrivateKeyDer<'static>,
+    /// The text in which it is the first.
+    pub pem: String,
 }
 
 impl Credentials {
@@ -35,6 +50,10 @@ impl Credentials {
             user: find(&given.user_file, "cluster-user"),
             password: find(&given.password_file, "cluster-password"),
             ca: find(&given.ca_file, "cluster-ca"),
+            certificate: find(&given.certificate_file, "cluster-certificate"),
+            key: find(&given.key_file, "cluster-key"),
+            sentinel_user: find(&given.sentinel_user_file, "cluster-sentinel-user"),
+            sentinel_password: find(&given.sentinel_password_file, "cluster-sentinel-password"),
         }
     }
 
@@ -47,7 +66,16 @@ impl Credentials {
                 "--cluster-user-file names a user without a password: give it a --cluster-password-file",
             ));
         }
+        let (user, password) = (&self.sentinel_user, &self.sentinel_password);
+        let user = word(user.as_deref()).map_err(wrong)?;
+        let password = word(password.as_deref()).map_err(wrong)?;
+        if user.is_some() && password.is_none() {
+            return Err(wrong(
+                "--cluster-sentinel-user-file names a user without a password: give it a --cluster-sentinel-password-file",
+            ));
+        }
         self.certificates().map_err(wrong)?;
+        self.identity().map_err(wrong)?;
         Ok(())
     }
 
@@ -61,22 +89,100 @@ impl Credentials {
         word(self.password.as_deref())
     }
 
+    /// The user and the password for the Sentinels: those for Redis, unless they have a password of their own.
+    pub fn for_sentinels(&self) -> Result<(Option<String>, Option<String>), String> {
+        match word(self.sentinel_password.as_deref())? {
+            Some(password) => Ok((word(self.sentinel_user.as_deref())?, Some(password))),
+            None => Ok((self.user()?, self.password()?)),
+        }
+    }
+
+    /// Whether the Sentinels have a password of their own.
+    pub fn are_sentinels_apart(&self) -> bool {
+        self.sentinel_password.is_some()
+    }
+
     /// Certificates of those whom to believe, if not those whom the system believes.
     pub fn certificates(&self) -> Result<Option<Vec<CertificateDer<'static>>>, String> {
         let Some(file) = &self.ca else {
             return Ok(None);
         };
-        let text = read(file)?;
-        let certificates: Result<Vec<_>, _> =
-            CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-        match certificates {
-            Ok(certificates) if !certificates.is_empty() => Ok(Some(certificates)),
-            _ => Err(format!(
-                "{} holds no whole certificate in the PEM format",
-                file.display()
+        certificates(file).map(Some)
+    }
+
+    /// The certificate to show to whom asks for one, if there is one.
+    pub fn identity(&self) -> Result<Option<Identity>, String> {
+        let (certificate, key) = match (&self.certificate, &self.key) {
+            (None, None) => return Ok(None),
+            (Some(certificate), Some(key)) => (certificate, key),
+            (Some(certificate), None) => {
+                return Err(format!(
+                    "{} is a certificate without its private key: name that with --cluster-key-file",
+                    certificate.display()
+                ));
+            }
+            (None, Some(key)) => {
+                return Err(format!(
+                    "{} is a private key without its certificate: name that with --cluster-certificate-file",
+                    key.display()
+                ));
+            }
+        };
+        let pem = read(key)?;
+        let identity = Identity {
+            chain: certificates(certificate)?,
+            key: private_key(key, &pem)?,
+            pem,
+        };
+        let (chain, der) = (identity.chain.clone(), identity.key.clone_key());
+        let provider = rustls::crypto::ring::default_provider();
+        match CertifiedKey::from_der(chain, der, &provider) {
+            Ok(_) => Ok(Some(identity)),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(format!(
+                "{} is not the private key of the first certificate in {}",
+                key.display(),
+                certificate.display()
             )),
+            Err(rustls::Error::General(_)) => Err(format!(
+                "{} holds a private key of a kind that is not supported: take RSA with 2048 bits or more, ECDSA with P-256 or \
+                 P-384, or Ed25519",
+                key.display()
+            )),
+            Err(error) => Err(format!("{}: {error}", certificate.display())),
         }
     }
+}
+
+/// All certificates in `file`, one at least.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = read(file)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(format!(
+            "{} holds no whole certificate in the PEM format",
+            file.display()
+        )),
+    }
+}
+
+/// The first private key in the `text` of `file`.
+fn private_key(file: &Path, text: &str) -> Result<PrivateKeyDer<'static>, String> {
+    // PKCS #8 says it in the first line, the older formats in the second.
+    if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+        || text.contains("Proc-Type: 4,ENCRYPTED")
+    {
+        return Err(format!(
+            "{} holds an encrypted private key, and there is nobody to ask for its passphrase: decrypt it with openssl pkey",
+            file.display()
+        ));
+    }
+    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
+        format!(
+            "{} holds no whole private key in the PEM format",
+            file.display()
+        )
+    })
 }
 
 /// The first line of `file`.

@@ -35,6 +35,14 @@ pub struct Given {
     pub password_file: Option<PathBuf>,
     /// `--cluster-ca-file`.
     pub ca_file: Option<PathBuf>,
+    /// `--cluster-certificate-file`.
+    pub certificate_file: Option<PathBuf>,
+    /// `--cluster-key-file`.
+    pub key_file: Option<PathBuf>,
+    /// `--cluster-sentinel-user-file`.
+    pub sentinel_user_file: Option<PathBuf>,
+    /// `--cluster-sentinel-password-file`.
+    pub sentinel_password_file: Option<PathBuf>,
     /// `--advertise`.
     pub advertise: Option<SocketAddr>,
 }
@@ -46,8 +54,10 @@ pub struct Settings {
     pub place: Place,
     /// The hosts to try, at least one.
     pub hosts: Vec<Host>,
-    /// Whether to speak TLS with them.
+    /// Whether to speak TLS with Redis or etcd.
     pub tls: bool,
+    /// Whether to speak TLS with the Sentinels.
+    pub sentinel_tls: bool,
     /// The name of the cluster, which may share its place with others.
     pub name: String,
     /// How often a server says that it is there.
@@ -96,16 +106,20 @@ impl Settings {
         let (scheme, rest) = given.cluster.split_once("://").ok_or_else(|| {
             wrong("--cluster is no address of a cluster: it has no scheme such as redis://")
         })?;
-        let (place, tls, port) = match scheme {
-            "redis" => (redis(None), false, 6379),
-            "rediss" => (redis(None), true, 6379),
-            "redis-sentinel" => (redis(Some(String::new())), false, 26379),
-            "rediss-sentinel" => (redis(Some(String::new())), true, 26379),
-            "etcd" => (Place::Etcd, false, 2379),
-            "etcds" => (Place::Etcd, true, 2379),
+        let by_sentinels = || redis(Some(String::new()));
+        let (place, tls, sentinel_tls, port) = match scheme {
+            "redis" => (redis(None), false, false, 6379),
+            "rediss" => (redis(None), true, false, 6379),
+            "redis-sentinel" => (by_sentinels(), false, false, 26379),
+            "rediss-sentinel" => (by_sentinels(), true, true, 26379),
+            "redis-sentinel+rediss" => (by_sentinels(), true, false, 26379),
+            "rediss-sentinel+redis" => (by_sentinels(), false, true, 26379),
+            "etcd" => (Place::Etcd, false, false, 2379),
+            "etcds" => (Place::Etcd, true, false, 2379),
             _ => {
                 return Err(wrong(format!(
-                    "--cluster knows no scheme {}: there are redis, rediss, redis-sentinel, rediss-sentinel, etcd and etcds",
+                    "--cluster knows no scheme {}: there are redis, rediss, redis-sentinel, rediss-sentinel, \
+                     redis-sentinel+rediss, rediss-sentinel+redis, etcd and etcds",
                     quoted(scheme)
                 )));
             }
@@ -128,6 +142,7 @@ impl Settings {
             place: path_of(place, path, hosts.len())?,
             hosts,
             tls,
+            sentinel_tls,
             name: name(&given.name, "--cluster-name")?,
             heartbeat: given.heartbeat,
             credentials: Credentials::find(given),
@@ -158,6 +173,7 @@ impl Settings {
             place: Place::Etcd,
             hosts: Vec::new(),
             tls: false,
+            sentinel_tls: false,
             name: given.name.clone(),
             heartbeat: given.heartbeat,
             credentials: Credentials::default(),
@@ -352,6 +368,15 @@ mod tests {
         assert_eq!(other.hosts[0].to_string(), "[::1]:7000");
         assert!(other.tls);
         assert!(matches!(other.place, Place::Redis { database: 3, .. }));
+        for (scheme, tls) in [
+            ("redis-sentinel", [false, false]),
+            ("rediss-sentinel", [true, true]),
+            ("redis-sentinel+rediss", [false, true]),
+            ("rediss-sentinel+redis", [true, false]),
+        ] {
+            let watched = settings(&format!("{scheme}://127.0.0.1/main")).unwrap();
+            assert_eq!([watched.sentinel_tls, watched.tls], tls, "{scheme}");
+        }
         let watched = settings("redis-sentinel://127.0.0.1:1,127.0.0.2/main/2").unwrap();
         assert_eq!(watched.hosts[1].to_string(), "127.0.0.2:26379");
         let master = Some("main".to_string());
@@ -367,6 +392,7 @@ mod tests {
         for (cluster, why) in [
             ("127.0.0.1", "no scheme"),
             ("http://127.0.0.1", "knows no scheme \"http\""),
+            ("redis-sentinel+etcd://127.0.0.1/main", "knows no scheme"),
             ("redis://", "no host"),
             ("redis://127.0.0.1:0", "no host"),
             ("redis://127.0.0.1:x", "no host"),

@@ -1,12 +1,14 @@
-//! Whom to believe when TLS is spoken with the place where the servers meet.
+//! TLS with the place where the servers meet: whom to believe there, and which certificate to show.
 
+use std::io;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{AlertDescription as Alert, ClientConfig, RootCertStore};
 
-use super::credentials::Credentials;
+use super::credentials::{Credentials, Identity};
 use super::trouble::{Kind, Trouble};
+use crate::error::plain;
 
 /// Believes the certificates that were named, else those that the system believes.
 pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, Trouble> {
@@ -23,6 +25,12 @@ pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
+/// The certificate to show, if there is one.
+pub fn identity(credentials: &Credentials) -> Result<Option<Identity>, Trouble> {
+    let problem = |what: String| Trouble::new(Kind::Denied, what);
+    credentials.identity().map_err(problem)
+}
+
 /// What speaks TLS.
 pub fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>, Trouble> {
     let problem = |error: rustls::Error| Trouble::new(Kind::Denied, error.to_string());
@@ -32,7 +40,30 @@ pub fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>, Trouble> {
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(problem)?
-        .with_root_certificates(store)
-        .with_no_client_auth();
+        .with_root_certificates(store);
+    let config = match identity(credentials)? {
+        Some(Identity { chain, key, .. }) => {
+            config.with_client_auth_cert(chain, key).map_err(problem)?
+        }
+        None => config.with_no_client_auth(),
+    };
     Ok(Arc::new(config))
+}
+
+/// What went wrong with a connection, and what to do where that is a certificate of this server.
+pub fn explain(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let advice = match inner {
+        Some(rustls::Error::AlertReceived(
+            Alert::BadCertificate
+            | Alert::CertificateExpired
+            | Alert::CertificateRequired
+            | Alert::CertificateRevoked
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::UnsupportedCertificate,
+        )) => " (of this server, or for want of one: --cluster-certificate-file)",
+        _ => "",
+    };
+    plain(error) + advice
 }

@@ -49,13 +49,19 @@ pub struct Trouble {
     pub kind: Kind,
     /// The rest of the story.
     pub what: String,
+    /// The code of the error that was answered: the first word of one of Redis, the number of one of gRPC. Empty if there is
+    /// none.
+    pub code: String,
 }
 
 impl Trouble {
     /// This sort of trouble.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        let what = what.into();
-        Trouble { kind, what }
+        Trouble {
+            kind,
+            what: what.into(),
+            code: String::new(),
+        }
     }
 }
 

@@ -23,19 +23,25 @@ struct Member {
 pub struct Etcd {
     scratch: Scratch,
     members: Mutex<Vec<Member>>,
-    tls: Option<[PathBuf; 2]>,
+    tls: Option<[PathBuf; 3]>,
+    arguments: Vec<String>,
 }
 
 impl Etcd {
     /// Starts one of so many members, and waits until it answers.
     pub fn start(members: usize) -> Self {
-        Self::start_with(members, |_| None)
+        Self::start_with(members, |_| None, &[])
     }
 
-    /// The same with the certificate and the key that `tls` makes in a directory.
-    pub fn start_with(members: usize, tls: impl FnOnce(&Scratch) -> Option<[PathBuf; 2]>) -> Self {
+    /// The same with these arguments besides, and with the certificate, its key and its authority that `tls` makes in a directory.
+    pub fn start_with(
+        members: usize,
+        tls: impl FnOnce(&Scratch) -> Option<[PathBuf; 3]>,
+        arguments: &[&str],
+    ) -> Self {
         let scratch = Scratch::new();
         let tls = tls(&scratch);
+        let arguments = arguments.iter().map(ToString::to_string).collect();
         let member = |_| Member {
             client: free_address(),
             peer: free_address(),
@@ -45,6 +51,7 @@ impl Etcd {
             scratch,
             members: Mutex::new((0..members).map(member).collect()),
             tls,
+            arguments,
         };
         (0..members).for_each(|member| etcd.begin(member));
         etcd.wait();
@@ -92,11 +99,14 @@ impl Etcd {
             .args(["--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &everybody.join(",")])
             .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
-            .args(["--unsafe-no-fsync", "--log-level", "fatal"]);
-        if let Some([certificate, key]) = &self.tls {
+            .args(["--unsafe-no-fsync", "--log-level", "fatal"])
+            // Else a password costs so much that a busy machine is not done in time.
+            .args(["--bcrypt-cost", "4"]);
+        if let Some([certificate, key, _]) = &self.tls {
             command.arg("--cert-file").arg(certificate);
             command.arg("--key-file").arg(key);
         }
+        command.args(&self.arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         one.process = Some(command.spawn().expect("etcd starts"));
     }
@@ -159,8 +169,10 @@ impl Etcd {
     fn control(&self, hosts: &str) -> Command {
         let mut command = clean("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", hosts]);
-        if let Some([certificate, _]) = &self.tls {
-            command.arg("--cacert").arg(certificate);
+        if let Some([certificate, key, authority]) = &self.tls {
+            command.arg("--cacert").arg(authority);
+            command.arg("--cert").arg(certificate);
+            command.arg("--key").arg(key);
         }
         command
     }

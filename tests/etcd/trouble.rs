@@ -1,13 +1,19 @@
 //! What etcd may do: lose a member or its quorum, begin anew, ask who this server is, speak TLS.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::registry::{Etcd, free_address};
+use super::registry::{Etcd, free_address, somebody};
 use super::{
     BUSY, LEASE, OUTSIDE, REGISTRY, YOUNG, client, leave, server, server_over, servers,
     takes_a_lease, unavailable_until, wait_for,
 };
+use crate::support::certificates::Authority;
 use crate::support::watch::watch;
 use crate::support::{Client, Daemon, Scratch, fails, installed, wait_until};
 
@@ -178,17 +184,7 @@ fn an_etcd_that_asks_who_comes_is_told() {
     let (known, unknown) = (as_user(&right), server(&etcd, &[]));
     let mut clients = (client(&known), client(&unknown));
     unavailable_until(&mut clients.0, &[OUTSIDE, YOUNG], "2");
-    for command in [
-        "user add root:root",
-        "user grant-role root root",
-        "user add tcpd:secret",
-        "role add tcpd",
-        "role grant-permission tcpd --prefix=true readwrite /blockchain-tcpd/",
-        "user grant-role tcpd tcpd",
-        "auth enable",
-    ] {
-        etcd.does(&command.split(' ').collect::<Vec<_>>());
-    }
+    enable_auth(&etcd);
     // Its lease is gone by and by.
     unavailable_until(
         &mut clients.0,
@@ -262,14 +258,15 @@ fn tls_is_spoken_with_whom_the_certificates_name_and_nobody_else() {
             .arg(&key)
             .output();
         assert!(status.is_ok_and(|output| output.status.success()));
-        Some([file, key])
+        Some([file.clone(), key, file])
     };
     let mut file = String::new();
-    let etcd = Etcd::start_with(1, |scratch| {
+    let make = |scratch: &Scratch| {
         let made = certificate(scratch);
         file = scratch.path().join("cert.pem").display().to_string();
         made
-    });
+    };
+    let etcd = Etcd::start_with(1, make, &[]);
     let trusting = server(&etcd, &["--cluster-ca-file", &file]);
     let mut asking = client(&trusting);
     unavailable_until(&mut asking, &[OUTSIDE, YOUNG], "1");
@@ -282,6 +279,222 @@ fn tls_is_spoken_with_whom_the_certificates_name_and_nobody_else() {
     let line = distrusting.log().wait_for("cut off from the cluster");
     assert!(line.contains("certificate"), "{line}");
     wait_for(&[trusting], 2);
+}
+
+/// Has etcd ask who comes, and know the user `tcpd` by the password `secret`.
+fn enable_auth(etcd: &Etcd) {
+    for command in [
+        "user add root:root",
+        "user grant-role root root",
+        "user add tcpd:secret",
+        "role add tcpd",
+        "role grant-permission tcpd --prefix=true readwrite /blockchain-tcpd/",
+        "user grant-role tcpd tcpd",
+        "auth enable",
+    ] {
+        etcd.does(&command.split(' ').collect::<Vec<_>>());
+    }
+}
+
+/// The files with that user and password, and the arguments that name them.
+fn as_user(secrets: &Scratch) -> [String; 4] {
+    let file = |name: &str, text: &str| {
+        let file = secrets.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let [user, password] = ["--cluster-user-file", "--cluster-password-file"].map(str::to_string);
+    [
+        user,
+        file("user", "tcpd\n"),
+        password,
+        file("password", "secret\n"),
+    ]
+}
+
+/// etcd that wants certificates of its clients. Its gateway does not pass on who they are: whoever has a name there is refused
+/// when etcd asks for users, and one without is a user by his password.
+#[test]
+fn a_certificate_is_shown_to_an_etcd_that_asks_for_one() {
+    if !installed("etcd") || !installed("openssl") {
+        return;
+    }
+    let authority = Authority::new();
+    authority.certify("server", "/CN=etcd");
+    authority.certify("nobody", "/");
+    authority.certify("somebody", "/CN=tcpd");
+    let files = ["server.crt", "server.key", "ca.crt"].map(|file| authority.path(file).into());
+    let ca = authority.path("ca.crt");
+    let asks = ["--client-cert-auth", "--trusted-ca-file", &ca];
+    let etcd = Etcd::start_with(1, |_| Some(files), &asks);
+    let with = |name: &str, more: &[String]| {
+        let certificate = authority.path(&format!("{name}.crt"));
+        let key = authority.path(&format!("{name}.key"));
+        let arguments = ["--cluster-ca-file", &ca, "--cluster-certificate-file"];
+        let arguments = arguments
+            .into_iter()
+            .chain([&*certificate, "--cluster-key-file", &key]);
+        let arguments: Vec<&str> = arguments.chain(more.iter().map(String::as_str)).collect();
+        server(&etcd, &arguments)
+    };
+    let without = server(&etcd, &["--cluster-ca-file", &ca]);
+    without.log().wait_for("--cluster-certificate-file");
+    let servers = [with("nobody", &[]), with("somebody", &[])];
+    wait_for(&servers, 1);
+    drop((servers, without));
+    enable_auth(&etcd);
+    let secrets = Scratch::new();
+    let user = as_user(&secrets);
+    let somebody = with("somebody", &user);
+    somebody
+        .log()
+        .wait_for("refuses certificates with a common name");
+    let nobody = with("nobody", &user);
+    wait_for(&[nobody], 1);
+}
+
+/// Passes on what comes to its address, and has every answer say `then` in the place of `said`, which are equally long.
+fn reworded(to: SocketAddr, words: &'static [(&'static str, &'static str)]) -> SocketAddr {
+    somebody(move |here| {
+        let Ok(there) = TcpStream::connect(to) else {
+            return;
+        };
+        here.set_nodelay(true).unwrap();
+        there.set_nodelay(true).unwrap();
+        let (mut asked, mut etcd) = (here.try_clone().unwrap(), there.try_clone().unwrap());
+        let asks = thread::spawn(move || {
+            // Either may have gone.
+            let _ = std::io::copy(&mut asked, &mut etcd);
+            let _ = etcd.shutdown(Shutdown::Write);
+        });
+        let mut bytes = [0; 1 << 16];
+        while let Ok(read @ 1..) = (&there).read(&mut bytes) {
+            let mut text = String::from_utf8_lossy(&bytes[..read]).into_owned();
+            if words.iter().all(|(said, _)| text.contains(said)) {
+                for (said, then) in words {
+                    assert_eq!(said.len(), then.len());
+                    text = text.replace(said, then);
+                }
+            }
+            if (&here).write_all(text.as_bytes()).is_err() {
+                break;
+            }
+        }
+        let _ = here.shutdown(Shutdown::Both);
+        asks.join().unwrap();
+    })
+}
+
+/// A token that etcd has signed holds the revision of its users: with each change of them it is too old. etcd 3.5.1 says so in other
+/// words than those before and after it, and without a code.
+#[test]
+fn a_token_that_is_too_old_is_replaced_whatever_the_words() {
+    if !installed("etcd") || !installed("openssl") {
+        return;
+    }
+    let keys = Authority::new();
+    keys.openssl("genrsa -out jwt.key 2048");
+    keys.openssl("rsa -in jwt.key -pubout -out jwt.pub");
+    let (public, private) = (keys.path("jwt.pub"), keys.path("jwt.key"));
+    let token = format!("jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=5m");
+    let etcd = Etcd::start_with(1, |_| None, &["--auth-token", &token]);
+    enable_auth(&etcd);
+    let secrets = Scratch::new();
+    let user = as_user(&secrets);
+    let user = user.each_ref().map(String::as_str);
+    let other = reworded(
+        etcd.addresses()[0],
+        &[
+            ("HTTP/1.1 400 Bad Request", "HTTP/1.1 500 Bad Request"),
+            (
+                "etcdserver: revision of auth store is old",
+                "auth: revision in header is old, they say",
+            ),
+        ],
+    );
+    let coded = reworded(
+        etcd.addresses()[0],
+        &[(
+            "etcdserver: revision of auth store is old",
+            "etcdserver: somebody else says it so now.",
+        )],
+    );
+    let at = |address: SocketAddr| server_over(free_address(), &format!("etcd://{address}"), &user);
+    let servers = [at(etcd.addresses()[0]), at(other), at(coded)];
+    wait_for(&servers, 1);
+    let mut clients: Vec<Client> = servers.iter().map(client).collect();
+    for round in 0..3 {
+        let name = format!("somebody{round}:else");
+        etcd.does(&["--user=root:root", "user", "add", &name]);
+        // Long before the token expires.
+        for client in &mut clients {
+            unavailable_until(client, &[REGISTRY, OUTSIDE, YOUNG, "2 of 3"], "3");
+        }
+    }
+}
+
+/// What was sent comes back, as from a proxy that shows what it got. A server that may do nothing asks for one token each time, and
+/// not for one after the other.
+#[test]
+fn what_repeats_a_password_or_a_token_is_not_repeated_and_a_refusal_is_no_loop() {
+    const TOKEN: &str = "a-token-that-nobody-may-see.7";
+    let (asked, tokens) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (asked.clone(), tokens.clone());
+    let address = somebody(move |mut socket| {
+        let mut heard = vec![0; 1 << 14];
+        while let Ok(read @ 1..) = socket.read(&mut heard) {
+            let text = String::from_utf8_lossy(&heard[..read]).into_owned();
+            let is_first = counts.1.load(Ordering::SeqCst) == 0;
+            let answer = if !text.contains("/v3/auth/authenticate ") {
+                counts.0.fetch_add(1, Ordering::SeqCst);
+                serde_json::json!({ "code": 7, "message": format!("no: {text}") })
+            } else if is_first {
+                // Then it is said anew, as it was.
+                counts.1.fetch_add(1, Ordering::SeqCst);
+                serde_json::json!({ "code": 3, "message": format!("no: {text}") })
+            } else {
+                counts.1.fetch_add(1, Ordering::SeqCst);
+                serde_json::json!({ "token": TOKEN })
+            };
+            let (status, body) = match answer["code"].as_u64() {
+                Some(_) => ("403 Forbidden", answer.to_string()),
+                None => ("200 OK", answer.to_string()),
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            if socket.write_all((head + &body).as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let secrets = Scratch::new();
+    let user = as_user(&secrets);
+    let mut arguments: Vec<&str> = user.iter().map(String::as_str).collect();
+    arguments.extend(["--log", "trace"]);
+    let server = server_over(free_address(), &format!("etcd://{address}"), &arguments);
+    wait_until("it has been denied several times", || {
+        asked.load(Ordering::SeqCst) > 8
+    });
+    let (asked, tokens) = (asked.load(Ordering::SeqCst), tokens.load(Ordering::SeqCst));
+    assert!(tokens <= asked + 2, "{tokens} tokens for {asked} questions");
+    let log = server.stop();
+    assert!(log.contains("says: HTTP status 403"), "{log}");
+    assert!(!log.contains("a-token"), "{log}");
+    shows_no_secret(&log);
+}
+
+#[test]
+fn an_etcd_without_its_gateway_is_told_what_to_switch_on() {
+    if !installed("etcd") {
+        return;
+    }
+    let etcd = Etcd::start_with(1, |_| None, &["--enable-grpc-gateway=false"]);
+    let server = server(&etcd, &[]);
+    let line = server.log().wait_for("cut off from the cluster");
+    assert!(line.contains("enable-grpc-gateway: true"), "{line}");
+    assert!(line.contains("--enable-grpc-gateway"), "{line}");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use super::trouble::says;
 use super::{figure, server_at, who};
+use crate::support::certificates::Authority;
 use crate::support::kernel::{can, shell, through};
 use crate::support::redis::{Redis, free_port};
 use crate::support::{Daemon, Scratch, fails, installed, program, run_to_end, wait_until};
@@ -87,12 +89,93 @@ fn the_password_is_not_shown_by_who_does_not_know_the_command() {
         let server = server_at(&redis.url(), &arguments);
         let line = server.log().wait_for("unknown command");
         assert!(line.contains(unknown), "{line}");
+        assert!(line.contains("HELLO 3 is not known there"), "{line}");
         assert!(line.contains("Redis 6 or later is needed"), "{line}");
         assert!(!line.contains("correct"), "{line}");
         wait_until("refused", || {
             figure(&server, "errors_total{kind=\"refused\"}") > 1.0
         });
         shows_no_secret(&server);
+    }
+}
+
+/// What is said does not depend on the password, so that nothing that is missing tells of it.
+#[test]
+fn a_password_that_is_a_part_of_the_answer_is_neither_told_nor_cut_out() {
+    if !installed("redis-server") {
+        return;
+    }
+    let redis = Redis::start(&["--requirepass", SECRET]);
+    let files = Scratch::new();
+    let said = ["a", "ERR", "WRONGPASS", "another one"].map(|guess| {
+        let password = file(&files, "password", guess);
+        let server = server_at(&redis.url(), &["--cluster-password-file", &password]);
+        let line = server.log().wait_for("cut off from the cluster");
+        line.split_once("reason=").expect("a reason").1.to_string()
+    });
+    let whole = "says to AUTH: WRONGPASS invalid username-password pair or user is disabled";
+    assert!(said[0].contains(whole), "{said:?}");
+    assert!(said.iter().all(|line| *line == said[0]), "{said:?}");
+}
+
+/// A server other than Redis may say it in a sentence of its own.
+#[test]
+fn a_password_that_is_repeated_in_other_words_is_not_shown() {
+    let files = Scratch::new();
+    let password = file(&files, "password", SECRET);
+    for (reply, shown) in [
+        (
+            "-ERR user default with correct-horse-battery-staple is unknown\r\n",
+            "says to AUTH: ERR",
+        ),
+        (
+            "-correct-horse-battery-staple\r\n",
+            "says to AUTH: an error",
+        ),
+        (
+            "-ERR unknown command 'AUTH default correct-horse-bat'\r\n",
+            "ERR unknown command",
+        ),
+    ] {
+        let url = format!("redis://{}", says(reply, ""));
+        let arguments = ["--cluster-password-file", &password, "--log", "trace"];
+        let server = server_at(&url, &arguments);
+        let line = server.log().wait_for(shown);
+        assert!(!line.contains("correct"), "{line}");
+        shows_no_secret(&server);
+    }
+}
+
+/// Redis 7.0 words it in one way, later ones and Valkey in another.
+#[test]
+fn a_right_that_is_missing_within_the_script_is_a_denial() {
+    if !installed("redis-server") {
+        return;
+    }
+    let redis = Redis::start(&[]);
+    let files = Scratch::new();
+    let password = file(&files, "password", SECRET);
+    let user = file(&files, "user", "tcpd\n");
+    let arguments = [
+        "--cluster-user-file",
+        &user,
+        "--cluster-password-file",
+        &password,
+    ];
+    let secret = format!(">{SECRET}");
+    for rights in [
+        &["~*", "&*", "+@all", "-hset"][..],
+        &["%R~blockchain-tcpd:*", "&*", "+@all"],
+        &["~*", "resetchannels", "&other", "+@all"],
+    ] {
+        let user = ["ACL", "SETUSER", "tcpd", "reset", "on", &secret];
+        redis.order(&[&user[..], rights].concat());
+        let server = server_at(&redis.url(), &arguments);
+        wait_until("denied", || {
+            figure(&server, "errors_total{kind=\"denied\"}") > 1.0
+        });
+        let refused = figure(&server, "errors_total{kind=\"refused\"}");
+        assert_eq!(refused, 0.0, "{:?}", server.log().lines());
     }
 }
 
@@ -264,6 +347,165 @@ fn tls_is_spoken_with_whom_the_named_authority_vouches_for_and_with_nobody_else(
     crossed.log().wait_for("cut off from the cluster");
 }
 
+/// As Redis does unless it is told otherwise. Keys and chains have several forms.
+#[test]
+fn a_certificate_is_shown_to_a_redis_that_asks_for_one() {
+    if !installed("redis-server") || !installed("openssl") {
+        return;
+    }
+    let authority = Authority::new();
+    authority.certify("server", "/CN=redis");
+    authority.certify_by("ca", "between", "/CN=between", "TRUE");
+    authority.certify_by("between", "chained", "/CN=client", "FALSE");
+    authority.certify("pkcs8", "/CN=client");
+    authority.openssl("ecparam -name secp384r1 -genkey -out sec1.key");
+    authority.openssl("genrsa -traditional -out pkcs1.key 2048");
+    authority.openssl("genpkey -algorithm ed25519 -out ed25519.key");
+    for name in ["sec1", "pkcs1", "ed25519"] {
+        authority.openssl(&format!(
+            "req -x509 -key {name}.key -days 2 -out {name}.crt -subj /CN={name} -CA ca.crt -CAkey ca.key"
+        ));
+    }
+    let read = |name: &str| fs::read_to_string(authority.path(name)).expect("a file");
+    let write = |name: &str, text: String| fs::write(authority.path(name), text).expect("a file");
+    write("chained.crt", read("chained.crt") + &read("between.crt"));
+    // One file for all, as some make it.
+    write("both.crt", read("pkcs8.key") + &read("pkcs8.crt"));
+    write("both.key", read("both.crt"));
+    let files = ["server.crt", "server.key", "ca.crt"];
+    let [certificate, key, ca] = files.map(|file| authority.path(file));
+    let port = free_port().to_string();
+    let redis = Redis::start(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+    ]);
+    let url = format!("rediss://127.0.0.1:{port}");
+    let without = server_at(&url, &["--cluster-ca-file", &ca]);
+    let line = without.log().wait_for("CertificateRequired");
+    assert!(line.contains("--cluster-certificate-file"), "{line}");
+    assert!(figure(&without, "errors_total{kind=\"denied\"}") > 0.0);
+    for name in ["pkcs8", "sec1", "pkcs1", "ed25519", "chained", "both"] {
+        let (certificate, key) = (
+            authority.path(&format!("{name}.crt")),
+            authority.path(&format!("{name}.key")),
+        );
+        let arguments = [
+            "--cluster-ca-file",
+            &ca,
+            "--cluster-certificate-file",
+            &certificate,
+        ];
+        let server = server_at(
+            &url,
+            &[&arguments[..], &["--cluster-key-file", &key]].concat(),
+        );
+        wait_until(name, || figure(&server, "connected") == 1.0);
+    }
+    // By systemd; and what is wrong may be mended while it runs.
+    let credentials = Scratch::new();
+    let pass = |name: &str, from: &str| {
+        fs::copy(authority.path(from), credentials.path().join(name)).expect("a file");
+    };
+    let others = Authority::new();
+    others.certify("other", "/CN=client");
+    pass("cluster-ca", "ca.crt");
+    for (name, from) in [
+        ("cluster-certificate", "other.crt"),
+        ("cluster-key", "other.key"),
+    ] {
+        fs::copy(others.path(from), credentials.path().join(name)).expect("a file");
+    }
+    let mut command = program();
+    command
+        .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        .env("CREDENTIALS_DIRECTORY", credentials.path())
+        .env("BLOCKCHAIN_TCPD_CLUSTER", &url);
+    let server = Daemon::run(command);
+    server.log().wait_for("cut off from the cluster");
+    assert_eq!(figure(&server, "connected"), 0.0);
+    pass("cluster-certificate", "pkcs8.crt");
+    pass("cluster-key", "pkcs8.key");
+    wait_until("connected", || figure(&server, "connected") == 1.0);
+    drop(redis);
+}
+
+#[test]
+fn a_certificate_that_cannot_be_shown_is_said_at_start() {
+    if !installed("openssl") {
+        return;
+    }
+    let authority = Authority::new();
+    authority.certify("one", "/CN=one");
+    authority.certify("two", "/CN=two");
+    authority.openssl("pkey -in one.key -aes256 -passout pass:x -out pkcs8.key");
+    authority.openssl("ec -in one.key -aes256 -passout pass:x -out sec1.key");
+    authority.openssl("genrsa -out small.key 1024");
+    authority.openssl("req -x509 -key small.key -days 2 -out small.crt -subj /CN=small");
+    let path = |name: &str| authority.path(name);
+    for (certificate, key, why) in [
+        (
+            Some("one.crt"),
+            None,
+            "one.crt is a certificate without its private key: name that with --cluster-key-file",
+        ),
+        (
+            None,
+            Some("one.key"),
+            "one.key is a private key without its certificate: name that with --cluster-certificate-file",
+        ),
+        (
+            Some("one.crt"),
+            Some("two.key"),
+            "two.key is not the private key of the first certificate in",
+        ),
+        (
+            Some("one.crt"),
+            Some("pkcs8.key"),
+            "pkcs8.key holds an encrypted private key",
+        ),
+        (
+            Some("one.crt"),
+            Some("sec1.key"),
+            "sec1.key holds an encrypted private key",
+        ),
+        (
+            Some("one.crt"),
+            Some("one.crt"),
+            "one.crt holds no whole private key",
+        ),
+        (
+            Some("one.key"),
+            Some("one.key"),
+            "one.key holds no whole certificate",
+        ),
+        (
+            Some("small.crt"),
+            Some("small.key"),
+            "small.key holds a private key of a kind that is not supported",
+        ),
+        (Some("one.crt"), Some("missing"), "can't read"),
+    ] {
+        let mut arguments = vec!["--listen".to_string(), "127.0.0.1:0".to_string()];
+        arguments.extend(["--cluster", "rediss://127.0.0.1:1"].map(str::to_string));
+        for (flag, file) in [
+            ("--cluster-certificate-file", certificate),
+            ("--cluster-key-file", key),
+        ] {
+            arguments.extend(file.map(|file| format!("{flag}={}", path(file))));
+        }
+        let (status, said) = fails(&arguments);
+        assert_eq!(status, 78, "{said}");
+        assert!(said.contains(why), "{why}: {said}");
+        assert!(!said.contains("BEGIN"), "{said}");
+    }
+}
+
 #[test]
 fn settings_that_cannot_work_are_said_at_start() {
     let files = Scratch::new();
@@ -310,6 +552,14 @@ fn settings_that_cannot_work_are_said_at_start() {
         (
             [&redis[..], &["--cluster-user-file", &user]].concat(),
             "without a password",
+        ),
+        (
+            [&redis[..], &["--cluster-sentinel-user-file", &user]].concat(),
+            "give it a --cluster-sentinel-password-file",
+        ),
+        (
+            [&redis[..], &["--cluster-sentinel-password-file", &empty]].concat(),
+            "must hold one line",
         ),
         (
             [&redis[..], &["--cluster-password-file", "/dev/zero"]].concat(),

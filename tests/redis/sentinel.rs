@@ -4,7 +4,8 @@ use std::fs;
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use super::{HEARTBEAT, server_at, who};
+use super::{HEARTBEAT, figure, server_at, who};
+use crate::support::certificates::Authority;
 use crate::support::redis::{Redis, free_port};
 use crate::support::{Log, Scratch, clean, installed, wait_until};
 
@@ -17,11 +18,15 @@ pub struct Sentinel {
 
 impl Sentinel {
     pub fn start(master: &Redis) -> Self {
+        Self::start_with(master.port, "")
+    }
+
+    /// One that knows a master at this port, with these lines in its configuration besides.
+    fn start_with(master: u16, more: &str) -> Self {
         let (directory, port) = (Scratch::new(), free_port());
         let settings = directory.path().join("sentinel.conf");
         let lines = format!(
-            "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {} 1\n",
-            master.port
+            "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master} 1\n{more}\n"
         );
         fs::write(&settings, lines).expect("the directory is ours");
         let mut command = clean("redis-sentinel");
@@ -58,6 +63,96 @@ impl Drop for Sentinel {
         // It is our child, and waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Theirs may be another than that of Redis, or the same, or none.
+#[test]
+fn sentinels_may_have_a_user_and_a_password_of_their_own() {
+    if !installed("redis-server") || !installed("redis-sentinel") {
+        return;
+    }
+    let redis = Redis::start(&["--requirepass", "of-redis"]);
+    let files = Scratch::new();
+    let file = |name: &str, text: &str| {
+        let file = files.path().join(name);
+        fs::write(&file, text).expect("the directory is ours");
+        file.to_str().expect("UTF-8").to_string()
+    };
+    let (of_redis, own) = (
+        file("redis", "of-redis\n"),
+        file("own", "of-the-sentinels\n"),
+    );
+    let user = file("user", "watcher\n");
+    let password = ["--cluster-password-file", &of_redis];
+    let sentinel_password = ["--cluster-sentinel-password-file", &own];
+    let apart = [&password[..], &sentinel_password].concat();
+    let as_user = [&apart[..], &["--cluster-sentinel-user-file", &user]].concat();
+    let watcher = "user default off\nuser watcher on >of-the-sentinels allchannels +@all";
+    for (lines, arguments) in [
+        ("requirepass of-the-sentinels", &apart),
+        (watcher, &as_user),
+        ("requirepass of-redis", &password.to_vec()),
+        ("", &password.to_vec()),
+        ("", &as_user),
+    ] {
+        let sentinel = Sentinel::start_with(redis.port, lines);
+        let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port);
+        let server = server_at(&url, arguments);
+        wait_until(lines, || figure(&server, "connected") == 1.0);
+    }
+    let sentinel = Sentinel::start_with(redis.port, "requirepass of-the-sentinels");
+    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port);
+    let server = server_at(&url, &password);
+    let line = server.log().wait_for("WRONGPASS");
+    assert!(line.contains("--cluster-sentinel-password-file"), "{line}");
+}
+
+#[test]
+fn tls_may_be_spoken_by_the_sentinels_alone_or_by_redis_alone() {
+    if !installed("redis-server") || !installed("redis-sentinel") || !installed("openssl") {
+        return;
+    }
+    let authority = Authority::new();
+    authority.certify("server", "/CN=server");
+    let [certificate, key, ca] =
+        ["server.crt", "server.key", "ca.crt"].map(|file| authority.path(file));
+    let tls = [
+        ("cert-file", &certificate),
+        ("key-file", &key),
+        ("ca-cert-file", &ca),
+    ];
+    let port = free_port();
+    let number = port.to_string();
+    let flags = tls
+        .map(|(name, file)| [format!("--tls-{name}"), file.clone()])
+        .concat();
+    let mut arguments = vec!["--tls-port", &number, "--tls-auth-clients", "no"];
+    arguments.extend(flags.iter().map(String::as_str));
+    let redis = Redis::start(&arguments);
+    let lines = tls
+        .map(|(name, file)| format!("tls-{name} {file}\n"))
+        .concat();
+    let sentinel_port = free_port();
+    let lines = format!("{lines}tls-auth-clients no\ntls-port {sentinel_port}\n");
+    let to_tls = Sentinel::start_with(port, "");
+    let to_plain = Sentinel::start_with(redis.port, &lines);
+    for (scheme, port, is_fine) in [
+        ("redis-sentinel+rediss", to_tls.port, true),
+        ("rediss-sentinel+redis", sentinel_port, true),
+        ("redis-sentinel", to_plain.port, true),
+        ("redis-sentinel", to_tls.port, false),
+        ("rediss-sentinel", sentinel_port, false),
+    ] {
+        let url = format!("{scheme}://127.0.0.1:{port}/main");
+        let server = server_at(&url, &["--cluster-ca-file", &ca]);
+        match is_fine {
+            true => wait_until(scheme, || figure(&server, "connected") == 1.0),
+            false => {
+                server.log().wait_for("cut off from the cluster");
+                assert_eq!(figure(&server, "connected"), 0.0, "{scheme}");
+            }
+        }
     }
 }
 

@@ -307,7 +307,7 @@ fn a_server_starts_without_redis_and_finds_it_later() {
 const PUSH: &str = ">3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n";
 
 /// Says `reply` and then `endless` without end, whatever it is asked, until the test's process ends.
-fn says(reply: &'static str, endless: &'static str) -> SocketAddr {
+pub fn says(reply: &'static str, endless: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     std::thread::spawn(move || {
@@ -387,6 +387,62 @@ fn messages_without_end_hold_up_no_heartbeat() {
     assert_eq!(who(&mut client), 1);
     assert!(server.status_number("VmRSS") < 60 * 1024);
     server.stop();
+}
+
+/// What a proxy between may add, or a later Redis: each type of RESP3 that nobody asked for, and what is said about a value.
+#[test]
+fn what_nobody_asked_for_is_skipped() {
+    let address = says(
+        "|1\r\n+ttl\r\n:3600\r\n%1\r\n+a\r\n|1\r\n+b\r\n#t\r\n*?\r\n:1\r\n.\r\n\
+         >2\r\n:1\r\n(12345678901234567890\r\n>?\r\n+news\r\n$?\r\n;2\r\nhi\r\n;0\r\n.\r\n\
+         >3\r\n+subscribe\r\n+x\r\n:1\r\n\
+         |?\r\n+a\r\n,inf\r\n.\r\n*1\r\n|1\r\n+a\r\n_\r\n:7\r\n>4\r\n+b\r\n=5\r\ntxt:x\r\n!3\r\nERR\r\n~1\r\n#f\r\n\
+         *9\r\n:1\r\n$1\r\ne\r\n:1\r\n|1\r\n+a\r\n+b\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n",
+        "",
+    );
+    let server = server_at(&format!("redis://{address}"), &[]);
+    // The second has no answer.
+    wait_until("a heartbeat", || figure(&server, "heartbeats_total") > 0.0);
+    let log = server.log().lines().join("\n");
+    assert!(!log.contains("does not speak as Redis does"), "{log}");
+}
+
+/// An old Redis, and several proxies, say that they don't know HELLO, each in his own words; twemproxy closes the connection.
+#[test]
+fn what_is_missing_where_hello_is_not_known_is_said() {
+    for reply in [
+        "-ERR unknown command `HELLO`, with args beginning with: `3`\r\n",
+        "-ERR unknown command 'hello'\r\n",
+        "-ERR unsupported command\r\n",
+        "-ERR Command not supported\r\n",
+        "-NOPROTO unsupported protocol version\r\n",
+    ] {
+        let server = server_at(&format!("redis://{}", says(reply, "")), &[]);
+        let line = server.log().wait_for("cut off from the cluster");
+        assert!(
+            line.contains("HELLO 3 is not known there: Redis 6 or later"),
+            "{line}"
+        );
+    }
+    for reply in ["-ERR max number of clients reached\r\n", "-LOADING\r\n"] {
+        let server = server_at(&format!("redis://{}", says(reply, "")), &[]);
+        let line = server.log().wait_for("cut off from the cluster");
+        assert!(!line.contains("HELLO"), "{line}");
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("redis://{}", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 100]);
+        }
+    });
+    let server = server_at(&url, &[]);
+    let line = server.log().wait_for("cut off from the cluster");
+    assert!(
+        line.contains("closes the connection at the first command"),
+        "{line}"
+    );
+    assert!(line.contains("a proxy that doesn't know HELLO"), "{line}");
 }
 
 /// Two servers of one id: WHO counts both, WHERE is not unique, and that is said.

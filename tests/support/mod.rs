@@ -2,6 +2,7 @@
 //!
 //! Every wait is bounded by [`PATIENCE`] and fails with what was seen instead.
 
+pub mod certificates;
 pub mod http;
 pub mod kernel;
 pub mod manager;

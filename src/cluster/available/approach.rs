@@ -13,8 +13,12 @@ use crate::dial::Names;
 /// If no Sentinel can be asked, so many heartbeats go by until it is tried again.
 const REST: u32 = 10;
 
-/// What a Redis says that does not know how to begin in version 3 of its protocol.
-const TOO_OLD: [&str; 3] = ["unknown command", "NOPROTO", "wrong number of arg"];
+/// What is missing where one does not know how to begin in version 3 of the protocol.
+const TOO_OLD: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, without a proxy that speaks only RESP2)";
+
+/// What may be missing where one closes the connection then, as twemproxy does.
+const CLOSED: &str = "at the first command (does it expect TLS, rediss://, or is it a proxy that doesn't know HELLO? Redis 6 or \
+                         later is needed)";
 
 /// Where a Sentinel tells that another Redis takes the writes.
 const NEWS: &str = "+switch-master";
@@ -62,18 +66,18 @@ impl Approach {
         let Place::Redis { database, master } = &settings.place else {
             return Err(Trouble::new(Kind::Refused, "this is no Redis"));
         };
-        let tls = match settings.tls {
-            true => Some(tls::client(&settings.credentials)?),
-            false => None,
-        };
         let host = match master {
             None => settings.hosts[0].clone(),
-            Some(master) => self.ask_sentinels(master, tls.clone(), deadline)?,
+            Some(master) => self.ask_sentinels(master, deadline)?,
         };
         self.master = Some(host.clone());
-        let mut link = Link::connect(&host, &self.names, tls, deadline)?;
+        let tls = settings.tls.then(|| tls::client(&settings.credentials));
+        let mut link = Link::connect(&host, &self.names, tls.transpose()?, deadline)?;
         self.address = Some(link.address());
-        self.hello(&mut link, deadline)?;
+        let denied = |what| Trouble::new(Kind::Denied, what);
+        let user = settings.credentials.user().map_err(denied)?;
+        let password = settings.credentials.password().map_err(denied)?;
+        hello(&mut link, user.as_deref(), password, deadline)?;
         if *database != 0 {
             link.ask(redis::cmd("SELECT").arg(*database), deadline)?;
         }
@@ -128,11 +132,7 @@ impl Approach {
                 None
             }
             None => {
-                let tls = settings.tls.then(|| tls::client(&settings.credentials));
-                let asked = match tls.transpose() {
-                    Ok(tls) => self.ask_sentinels(master, tls, deadline).ok(),
-                    Err(_) => None,
-                };
+                let asked = self.ask_sentinels(master, deadline).ok();
                 self.rest = if asked.is_none() { REST } else { 0 };
                 asked
             }
@@ -148,34 +148,25 @@ impl Approach {
         }
     }
 
-    /// Says who this is, in two steps: a Redis that doesn't know HELLO repeats its arguments.
-    fn hello(&self, link: &mut Link, deadline: Instant) -> Result<(), Trouble> {
+    /// Says to a Sentinel who this is.
+    fn hello_to_sentinel(&self, link: &mut Link, deadline: Instant) -> Result<(), Trouble> {
+        let credentials = &self.settings.credentials;
         let denied = |what| Trouble::new(Kind::Denied, what);
-        let too_old = |mut trouble: Trouble| {
-            if TOO_OLD.iter().any(|words| trouble.what.contains(words)) {
-                trouble.what += " (Redis 6 or later is needed)";
+        let (user, password) = credentials.for_sentinels().map_err(denied)?;
+        hello(link, user.as_deref(), password, deadline).map_err(|mut trouble| {
+            if trouble.kind == Kind::Denied && !credentials.are_sentinels_apart() {
+                trouble.what +=
+                    " (Sentinels with a password of their own: --cluster-sentinel-password-file)";
             }
             trouble
-        };
-        let credentials = &self.settings.credentials;
-        if let Some(password) = credentials.password().map_err(denied)? {
-            let user = credentials.user().map_err(denied)?;
-            link.authenticate(user.as_deref(), password, deadline)
-                .map_err(too_old)?;
-        }
-        let mut hello = redis::cmd("HELLO");
-        hello.arg(3).arg("SETNAME").arg("blockchain-tcpd");
-        link.ask(&hello, deadline).map_err(too_old)?;
-        Ok(())
+        })
     }
 
     /// Where the master of this name is, asked of one Sentinel after the other.
-    fn ask_sentinels(
-        &mut self,
-        master: &str,
-        tls: Option<Arc<rustls::ClientConfig>>,
-        deadline: Instant,
-    ) -> Result<Host, Trouble> {
+    fn ask_sentinels(&mut self, master: &str, deadline: Instant) -> Result<Host, Trouble> {
+        let tls = self.settings.sentinel_tls;
+        let tls = tls.then(|| tls::client(&self.settings.credentials));
+        let tls = tls.transpose()?;
         let hosts = self.settings.hosts.clone();
         let mut trouble = Trouble::new(Kind::Unreachable, "there is no Sentinel");
         let left = deadline.saturating_duration_since(Instant::now());
@@ -233,9 +224,8 @@ impl Approach {
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
         let answer = match link.ask(&question, deadline) {
-            // It may know the same users as Redis does.
             Err(trouble) if trouble.kind == Kind::Denied => {
-                self.hello(link, deadline)?;
+                self.hello_to_sentinel(link, deadline)?;
                 link.ask(&question, deadline)
             }
             answer => answer,
@@ -252,6 +242,45 @@ impl Approach {
             )),
         }
     }
+}
+
+/// Says who this is, in two steps: a Redis that doesn't know HELLO repeats its arguments.
+fn hello(
+    link: &mut Link,
+    user: Option<&str>,
+    password: Option<String>,
+    deadline: Instant,
+) -> Result<(), Trouble> {
+    let explained = |mut trouble: Trouble| {
+        if is_too_old(&trouble) {
+            trouble.what = format!("{} {TOO_OLD}", trouble.what);
+        } else if trouble.kind == Kind::Unreachable {
+            trouble.what = format!("{} {CLOSED}", trouble.what);
+        }
+        trouble
+    };
+    if let Some(password) = password {
+        link.authenticate(user, password, deadline)
+            .map_err(explained)?;
+    }
+    let mut hello = redis::cmd("HELLO");
+    hello.arg(3).arg("SETNAME").arg("blockchain-tcpd");
+    link.ask(&hello, deadline).map_err(explained)?;
+    Ok(())
+}
+
+/// Whether the command is not known, or not in this form. There is a code for the version of the protocol alone; whoever does not
+/// know the command says so in his own words.
+fn is_too_old(trouble: &Trouble) -> bool {
+    let said = trouble.what.to_ascii_lowercase();
+    let words = [
+        "command",
+        "wrong number of arg",
+        "unsupported",
+        "not supported",
+    ];
+    let is_unknown = || words.iter().any(|words| said.contains(words));
+    trouble.code == "NOPROTO" || trouble.code.eq_ignore_ascii_case("ERR") && is_unknown()
 }
 
 /// Whether this may be a host's, and may stand in the log.

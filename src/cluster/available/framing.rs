@@ -8,6 +8,9 @@ pub const LONGEST: usize = 64 * 1024;
 /// in the reply to HELLO.
 pub const DEEPEST: usize = 4;
 
+/// How many values are to come on a level whose end is told by a value of its own.
+const UNTIL_END: usize = usize::MAX;
+
 /// What the bytes that have arrived begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -28,7 +31,8 @@ pub enum Bad {
     Nonsense,
 }
 
-/// Finds the end of the first value. It looks at no more than [`LONGEST`] bytes.
+/// Finds the end of the first value. It looks at no more than [`LONGEST`] bytes. What is said about a value, its attributes, comes
+/// before it and is one of its own; within another it belongs to the one that follows.
 pub fn find(bytes: &[u8]) -> Found {
     let bytes = &bytes[..bytes.len().min(LONGEST)];
     let part = match bytes.len() {
@@ -40,36 +44,58 @@ pub fn find(bytes: &[u8]) -> Found {
     left[0] = 1;
     let mut depth = 0;
     let mut at = 0;
-    while left[0] > 0 || depth > 0 {
-        if left[depth] == 0 {
+    // Whether the pieces of a string are coming.
+    let mut pieces = false;
+    while left[0] > 0 || depth > 0 || pieces {
+        if left[depth] == 0 && !pieces {
             depth -= 1;
             continue;
         }
-        left[depth] -= 1;
         let Some(&sort) = bytes.get(at) else {
             return part;
         };
-        if !b"+-:_,#($=!*~>%".contains(&sort) {
+        let is_known = match sort {
+            b';' => pieces,
+            b'.' => left[depth] == UNTIL_END && !pieces,
+            _ => b"+-:_,#($=!*~>%|".contains(&sort) && !pieces,
+        };
+        if !is_known {
             return Found::Bad(Bad::Nonsense);
+        }
+        if left[depth] != UNTIL_END && !pieces && (sort != b'|' || depth == 0) {
+            left[depth] -= 1;
         }
         let Some(length) = bytes[at..].windows(2).position(|end| end == b"\r\n") else {
             return part;
         };
         let line = &bytes[at + 1..at + length];
         at += length + 2;
+        // Nothing if it has an end of its own.
         let count = match (sort, line) {
             (b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(', _) => continue,
             // There is none.
             (b'$' | b'*', b"-1") => continue,
-            _ => str::from_utf8(line).ok().and_then(|line| line.parse().ok()),
+            (b'.', b"") => {
+                left[depth] = 0;
+                continue;
+            }
+            (b'$', b"?") => {
+                pieces = true;
+                continue;
+            }
+            (b'*' | b'~' | b'%' | b'>' | b'|', b"?") => None,
+            _ => {
+                let count = str::from_utf8(line).ok().and_then(|line| line.parse().ok());
+                match count {
+                    Some(count) if count > LONGEST => return Found::Bad(Bad::TooMuch),
+                    Some(_) if sort != b'.' => count,
+                    _ => return Found::Bad(Bad::Nonsense),
+                }
+            }
         };
-        let count: usize = match count {
-            None => return Found::Bad(Bad::Nonsense),
-            Some(count) if count > LONGEST => return Found::Bad(Bad::TooMuch),
-            Some(count) => count,
-        };
-        match sort {
-            b'$' | b'=' | b'!' => {
+        match (sort, count) {
+            (b';', Some(0)) => pieces = false,
+            (b'$' | b'=' | b'!' | b';', Some(count)) => {
                 let end = at + count;
                 if end + 2 > LONGEST {
                     return Found::Bad(Bad::TooMuch);
@@ -80,11 +106,15 @@ pub fn find(bytes: &[u8]) -> Found {
                     Some(_) => return Found::Bad(Bad::Nonsense),
                 }
             }
-            _ if count == 0 => {}
+            (_, Some(0)) => {}
             _ if depth == DEEPEST => return Found::Bad(Bad::TooMuch),
-            _ => {
+            (_, count) => {
                 depth += 1;
-                left[depth] = if sort == b'%' { 2 * count } else { count };
+                left[depth] = match (sort, count) {
+                    (_, None) => UNTIL_END,
+                    (b'%' | b'|', Some(count)) => 2 * count,
+                    (_, Some(count)) => count,
+                };
             }
         }
     }
@@ -168,10 +198,43 @@ mod tests {
         }
     }
 
+    /// Whether the redis crate reads it or not.
+    #[test]
+    fn values_that_nobody_asks_for_have_an_end() {
+        for bytes in [
+            "_\r\n",
+            "#f\r\n",
+            ",inf\r\n",
+            "(3492890328409238509324850943850943825024385\r\n",
+            "=15\r\ntxt:Some string\r\n",
+            "!21\r\nSYNTAX invalid syntax\r\n",
+            "~2\r\n+a\r\n#t\r\n",
+            "%2\r\n+a\r\n:1\r\n+b\r\n:2\r\n",
+            ">2\r\n:1\r\n:2\r\n",
+            "|0\r\n",
+            "|1\r\n+ttl\r\n:3600\r\n",
+            "|1\r\n+a\r\n%1\r\n+b\r\n,0.1\r\n",
+            "*2\r\n|1\r\n+ttl\r\n:3600\r\n:1\r\n:2\r\n",
+            "*1\r\n|0\r\n:1\r\n",
+            "*?\r\n.\r\n",
+            "*?\r\n:1\r\n|1\r\n+a\r\n+b\r\n*?\r\n:2\r\n.\r\n.\r\n",
+            "~?\r\n+a\r\n.\r\n",
+            "%?\r\n+a\r\n:1\r\n.\r\n",
+            "$?\r\n;0\r\n",
+            "$?\r\n;4\r\nHell\r\n;6\r\no\r\nrld\r\n;0\r\n",
+            "*2\r\n$?\r\n;1\r\n.\r\n;0\r\n:1\r\n",
+        ] {
+            assert_eq!(found(bytes), Found::Whole(bytes.len()), "{bytes:?}");
+            assert_eq!(found(&format!("{bytes}*1")), Found::Whole(bytes.len()));
+        }
+    }
+
     #[test]
     fn what_is_deeper_than_all_that_is_asked_for_is_refused() {
-        for header in ["*1\r\n", "~1\r\n", ">1\r\n", "%1\r\n+a\r\n"] {
-            let deep = |levels: usize| format!("{}:1\r\n", header.repeat(levels));
+        for header in ["*1\r\n", "~1\r\n", ">1\r\n", "%1\r\n+a\r\n", "*?\r\n"] {
+            let ends = if header.contains('?') { ".\r\n" } else { "" };
+            let deep =
+                |levels: usize| format!("{}:1\r\n{}", header.repeat(levels), ends.repeat(levels));
             let deepest = deep(DEEPEST);
             assert_eq!(found(&deepest), Found::Whole(deepest.len()));
             for levels in [DEEPEST + 1, 100, 10_000] {
@@ -218,10 +281,17 @@ mod tests {
             "HTTP/1.1 400 Bad Request\r\n",
             "\r\n",
             "\0",
-            "|1\r\n+a\r\n+b\r\n",
             "$\r\n",
             "$x\r\n",
-            "$?\r\n",
+            ".\r\n",
+            ";1\r\n",
+            "*1\r\n.\r\n",
+            "*?\r\n.1\r\n",
+            "*?\r\n;1\r\n",
+            "$?\r\n+a\r\n",
+            "$?\r\n;?\r\n",
+            "=?\r\n",
+            "|-1\r\n",
             "$-2\r\n",
             "$1\r\nxx\r\n",
             "*-2\r\n",

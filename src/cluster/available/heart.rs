@@ -320,7 +320,7 @@ impl Heart {
             link.ask(&command, deadline)
         };
         let reply = match ask(link, "EVALSHA", self.script.get_hash()) {
-            Err(trouble) if trouble.what.contains("NOSCRIPT") => ask(link, "EVAL", SCRIPT)?,
+            Err(trouble) if trouble.code == "NOSCRIPT" => ask(link, "EVAL", SCRIPT)?,
             reply => reply?,
         };
         let reply = Reply::read(reply).ok_or_else(|| {

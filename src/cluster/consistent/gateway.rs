@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::config::Config;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{Connector as _, RustlsConnector};
 
 use super::connector::Members;
+use crate::cluster::credentials::Identity;
 use crate::cluster::settings::{Host, Settings};
 use crate::cluster::tls;
 use crate::cluster::trouble::{Kind, Trouble, cut};
 use crate::dial::Names;
-use crate::error::plain;
 
 /// The most bytes of a reply.
 const LARGEST_REPLY: u64 = 1 << 20;
@@ -23,19 +23,40 @@ const LARGEST_REPLY: u64 = 1 << 20;
 /// Who this server is to an etcd when only a password was given.
 const DEFAULT_USER: &str = "root";
 
-/// What an etcd says when it knows this server, or does not, and lets it do nothing.
-const DENIALS: [&str; 3] = [
-    "permission denied",
-    "authentication failed",
-    "user name is empty",
+/// Where a password is answered a token.
+const AUTHENTICATE: &str = "auth/authenticate";
+
+/// Codes of gRPC.
+mod code {
+    pub const UNKNOWN: &str = "2";
+    pub const INVALID_ARGUMENT: &str = "3";
+    pub const DEADLINE_EXCEEDED: &str = "4";
+    pub const PERMISSION_DENIED: &str = "7";
+    pub const FAILED_PRECONDITION: &str = "9";
+    pub const UNAUTHENTICATED: &str = "16";
+}
+
+/// Refusals for which the token can be the reason: an old revision of the users is an invalid argument; etcd 3.5.1 says it without a
+/// code.
+const STRANGER: [&str; 4] = [
+    code::UNKNOWN,
+    code::INVALID_ARGUMENT,
+    code::PERMISSION_DENIED,
+    code::UNAUTHENTICATED,
 ];
 
-/// What an etcd says when this server has to say anew who it is.
-const STRANGER: [&str; 3] = [
-    "invalid auth token",
-    "user name is empty",
-    "auth store is old",
+/// What an etcd says to a password, as far as it is repeated. Everything else is left out: what others say may hold the password,
+/// and to look for it there would tell of it by what is missing.
+const ANSWERS: [&str; 5] = [
+    "etcdserver: authentication failed, invalid user ID or password",
+    "etcdserver: no leader",
+    "etcdserver: request timed out",
+    "etcdserver: too many requests",
+    "etcdserver: user name is empty",
 ];
+
+/// So many bytes of a token are a token.
+const TELLING: usize = 16;
 
 /// The members of an etcd.
 pub struct Gateway {
@@ -77,10 +98,11 @@ impl Gateway {
     pub fn call(&mut self, path: &str, question: &Value, by: Instant) -> Result<Value, Trouble> {
         let hosts = self.settings.hosts.len();
         let mut trouble = None;
+        let mut renews = true;
         let first = by.min(Instant::now() + self.patience);
         for index in self.settings.order(self.members.names(), self.turn, first) {
             let by = by.min(Instant::now() + self.patience);
-            match self.call_host(index, path, question, by) {
+            match self.call_host(index, path, question, by, &mut renews) {
                 Ok(reply) => {
                     self.turn = index;
                     return Ok(reply);
@@ -100,21 +122,29 @@ impl Gateway {
         Err(trouble.unwrap_or_else(|| Trouble::new(Kind::Unreachable, "etcd has no host")))
     }
 
+    /// Asks this one. If a new token may help, it is asked for, unless it was so before: `renews` says whether.
     fn call_host(
         &mut self,
         index: usize,
         path: &str,
         question: &Value,
         by: Instant,
+        renews: &mut bool,
     ) -> Result<Value, Trouble> {
         if self.token == Token::Unsaid {
             self.token = self.authenticate(index, by)?;
+            *renews = false;
         }
         match self.post(index, path, question, by) {
-            Err(trouble) if STRANGER.iter().any(|text| trouble.what.contains(text)) => {
-                self.token = Token::Unsaid;
+            Err(trouble) if *renews && STRANGER.contains(&trouble.code.as_str()) => {
+                *renews = false;
+                let before = std::mem::replace(&mut self.token, Token::Unsaid);
                 self.token = self.authenticate(index, by)?;
-                self.post(index, path, question, by)
+                match self.token == before {
+                    // Nobody asks for one.
+                    true => Err(trouble),
+                    false => self.post(index, path, question, by),
+                }
             }
             reply => reply,
         }
@@ -129,14 +159,13 @@ impl Gateway {
         let user = credentials.user().map_err(denied)?;
         let user = user.as_deref().unwrap_or(DEFAULT_USER);
         let question = json!({ "name": user, "password": password });
-        match self.post(index, "auth/authenticate", &question, by) {
+        match self.post(index, AUTHENTICATE, &question, by) {
             Ok(reply) => match &reply["token"] {
                 Value::String(token) => Ok(Token::Is(token.clone())),
                 _ => Err(Trouble::new(Kind::Refused, "etcd answers no token")),
             },
-            Err(trouble) if trouble.what.contains("authentication is not enabled") => {
-                Ok(Token::Needless)
-            }
+            // It is not enabled.
+            Err(trouble) if trouble.code == code::FAILED_PRECONDITION => Ok(Token::Needless),
             Err(mut trouble) => {
                 if trouble.kind == Kind::Refused {
                     trouble.kind = Kind::Denied;
@@ -180,15 +209,21 @@ impl Gateway {
         let status = reply.status().as_u16();
         let body = reply.body_mut().with_config().limit(LARGEST_REPLY);
         let body = body.read_to_vec().map_err(failed)?;
-        let parsed: Option<Value> = serde_json::from_slice(&body).ok();
-        match parsed {
+        let text = String::from_utf8_lossy(&body);
+        let hides = match &self.token {
+            _ if path == AUTHENTICATE => Hides::Password,
+            Token::Is(token) if token.get(..TELLING).is_some_and(|part| text.contains(part)) => {
+                Hides::Token
+            }
+            _ => Hides::Nothing,
+        };
+        match serde_json::from_str(&text) {
             // In a stream that has begun well, what goes wrong is said later.
-            Some(reply) if status == 200 && reply["error"].is_null() => Ok(reply),
-            Some(reply) => Err(refused(host, status, &reply)),
-            None => {
-                let text = String::from_utf8_lossy(&body);
-                let said = Value::String(format!("HTTP status {status}, {text}"));
-                Err(refused(host, status, &said))
+            Ok(reply) if status == 200 && is_fine(&reply) && hides != Hides::Token => Ok(reply),
+            Ok(reply) => Err(refused(host, status, &reply, hides)),
+            Err(_) => {
+                let said = format!("HTTP status {status}, {text}");
+                Err(refused(host, status, &Value::String(said), hides))
             }
         }
     }
@@ -211,10 +246,12 @@ fn agent(settings: &Settings, members: Members, patience: Duration) -> Result<Ag
             .iter()
             .map(|root| Certificate::from_der(root).to_owned())
             .collect();
+        let identity = tls::identity(&settings.credentials)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         config = config.tls_config(
             TlsConfig::builder()
                 .root_certs(RootCerts::new_with_certs(&roots))
+                .client_cert(identity.as_ref().map(certificate).transpose()?)
                 .unversioned_rustls_crypto_provider(provider)
                 .build(),
         );
@@ -223,12 +260,65 @@ fn agent(settings: &Settings, members: Members, patience: Duration) -> Result<Ag
     Ok(Agent::with_parts(config.build(), connector, members))
 }
 
+/// The same as ureq takes it.
+fn certificate(identity: &Identity) -> Result<ClientCert, Trouble> {
+    let chain = identity.chain.iter();
+    let chain: Vec<_> = chain
+        .map(|one| Certificate::from_der(one).to_owned())
+        .collect();
+    let key = PrivateKey::from_pem(identity.pem.as_bytes())
+        .map_err(|error| Trouble::new(Kind::Denied, error.to_string()))?;
+    Ok(ClientCert::new_with_certs(&chain, key))
+}
+
 fn late(host: &Host) -> Trouble {
     Trouble::new(Kind::Late, format!("{host} does not answer in time"))
 }
 
+/// What an answer holds that may not be repeated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hides {
+    Nothing,
+    Token,
+    /// Perhaps the password.
+    Password,
+}
+
+fn is_fine(reply: &Value) -> bool {
+    reply["error"].is_null()
+}
+
+/// The code of gRPC in a refusal; where there is none, the one for this status of HTTP.
+fn code_of(status: u16, reply: &Value) -> String {
+    let codes = [
+        &reply["code"],
+        &reply["error"]["code"],
+        &reply["error"]["grpc_code"],
+    ];
+    let code = codes.iter().find_map(|code| code.as_u64());
+    code.map(|code| code.to_string()).unwrap_or_else(|| {
+        let code = match status {
+            400 => code::INVALID_ARGUMENT,
+            401 => code::UNAUTHENTICATED,
+            403 => code::PERMISSION_DENIED,
+            500 => code::UNKNOWN,
+            504 => code::DEADLINE_EXCEEDED,
+            _ => "",
+        };
+        code.to_string()
+    })
+}
+
 /// It answered that it would not.
-fn refused(host: &Host, status: u16, reply: &Value) -> Trouble {
+fn refused(host: &Host, status: u16, reply: &Value, hides: Hides) -> Trouble {
+    let code = code_of(status, reply);
+    if status == 404 && code.is_empty() {
+        let what = format!(
+            "{host} answers HTTP status 404: etcd 3.4 or later is needed, and its JSON gateway switched on \
+             (enable-grpc-gateway: true in its configuration file, or --enable-grpc-gateway)"
+        );
+        return Trouble::new(Kind::Refused, what);
+    }
     // A stream has its error in an object of its own.
     let said = [
         &reply["error"]["message"],
@@ -238,13 +328,26 @@ fn refused(host: &Host, status: u16, reply: &Value) -> Trouble {
     ];
     let said = said.iter().find_map(|value| value.as_str());
     let said = said.map_or_else(|| reply.to_string(), str::to_string);
-    let kind = match status {
-        401 | 403 => Kind::Denied,
-        _ if DENIALS.iter().any(|denial| said.contains(denial)) => Kind::Denied,
-        504 => Kind::Late,
+    // It has no code.
+    if said.contains("CommonName of client") {
+        let what = format!(
+            "{host}: etcd's JSON gateway refuses certificates with a common name (CN): give this server one whose subject has none"
+        );
+        return Trouble::new(Kind::Denied, what);
+    }
+    let said = match hides {
+        Hides::Nothing => said,
+        Hides::Password if ANSWERS.contains(&said.as_str()) => said,
+        Hides::Password | Hides::Token => format!("HTTP status {status}"),
+    };
+    let kind = match code.as_str() {
+        code::INVALID_ARGUMENT | code::PERMISSION_DENIED | code::UNAUTHENTICATED => Kind::Denied,
+        code::DEADLINE_EXCEEDED => Kind::Late,
         _ => Kind::Refused,
     };
-    Trouble::new(kind, cut(&format!("{host} says: {said}")))
+    let mut trouble = Trouble::new(kind, cut(&format!("{host} says: {said}")));
+    trouble.code = code;
+    trouble
 }
 
 /// It did not answer.
@@ -252,9 +355,9 @@ fn failed(host: &Host, error: ureq::Error) -> Trouble {
     let (kind, why) = match error {
         ureq::Error::Timeout(_) => return late(host),
         ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            (Kind::Denied, plain(&error))
+            (Kind::Denied, tls::explain(&error))
         }
-        ureq::Error::Io(error) => (Kind::Unreachable, plain(&error)),
+        ureq::Error::Io(error) => (Kind::Unreachable, tls::explain(&error)),
         ureq::Error::ConnectionFailed => (Kind::Unreachable, "no connection".to_string()),
         ureq::Error::HostNotFound => (Kind::Unreachable, "it has no address".to_string()),
         ureq::Error::Tls(_) | ureq::Error::Rustls(_) => (Kind::Denied, error.to_string()),
@@ -273,30 +376,97 @@ mod tests {
             name: "a".to_string(),
             port: 1,
         };
-        for (status, reply, kind, what) in [
+        for (status, reply, kind, code, what) in [
+            // etcd 3.5, and 3.4, in whatever words.
             (
                 400,
-                json!({ "error": "etcdserver: authentication failed, invalid user" }),
+                json!({ "code": 3, "message": "etcdserver: other words" }),
                 Kind::Denied,
-                "a:1 says: etcdserver: auth",
+                code::INVALID_ARGUMENT,
+                "a:1 says: etcdserver: other words",
+            ),
+            (
+                403,
+                json!({ "error": "no", "message": "no", "code": 7 }),
+                Kind::Denied,
+                code::PERMISSION_DENIED,
+                "a:1 says: no",
+            ),
+            (
+                500,
+                json!({ "error": "auth: revision in header is old", "code": 2 }),
+                Kind::Refused,
+                code::UNKNOWN,
+                "a:1 says: auth: revision",
+            ),
+            // A stream, of both.
+            (
+                400,
+                json!({ "error": { "code": 16, "message": "no" } }),
+                Kind::Denied,
+                code::UNAUTHENTICATED,
+                "a:1 says: no",
             ),
             (
                 200,
-                json!({ "error": { "message": "etcdserver: no leader" } }),
+                json!({ "error": { "grpc_code": 14, "http_code": 503, "message": "etcdserver: no leader" } }),
                 Kind::Refused,
+                "14",
                 "a:1 says: etcdserver: no leader",
+            ),
+            (
+                400,
+                json!(
+                    "HTTP status 400, CommonName of client sending a request against gateway will be ignored"
+                ),
+                Kind::Denied,
+                "",
+                "a:1: etcd's JSON gateway refuses certificates with a common name",
             ),
             (
                 503,
                 json!("HTTP status 503, \u{7}"),
                 Kind::Refused,
+                "",
                 "a:1 says: HTTP status 503, ?",
             ),
-            (504, json!({}), Kind::Late, "a:1 says: {}"),
+            (
+                504,
+                json!({}),
+                Kind::Late,
+                code::DEADLINE_EXCEEDED,
+                "a:1 says: {}",
+            ),
+            (
+                404,
+                json!({ "code": 5, "message": "etcdserver: requested lease not found" }),
+                Kind::Refused,
+                "5",
+                "a:1 says: etcdserver: requested",
+            ),
+            (
+                404,
+                json!("HTTP status 404, 404 page not found"),
+                Kind::Refused,
+                "",
+                "a:1 answers HTTP status 404: etcd 3.4 or later",
+            ),
         ] {
-            let trouble = refused(&host, status, &reply);
+            let trouble = refused(&host, status, &reply, Hides::Nothing);
             assert_eq!(trouble.kind, kind, "{reply}");
+            assert_eq!(trouble.code, code, "{reply}");
             assert!(trouble.what.starts_with(what), "{trouble}");
+        }
+        for (said, what) in [
+            (ANSWERS[0], format!("a:1 says: {}", ANSWERS[0])),
+            (
+                "no user with hunter2",
+                "a:1 says: HTTP status 400".to_string(),
+            ),
+        ] {
+            let reply = json!({ "code": 3, "message": said });
+            let trouble = refused(&host, 400, &reply, Hides::Password);
+            assert_eq!(trouble.what, what);
         }
     }
 }
