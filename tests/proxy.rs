@@ -107,14 +107,14 @@ fn the_limit_of_an_address_is_that_of_a_network_only_where_one_client_has_it() {
         ("[2001:db8::1]:1", "[2001:db8::2]:1", false),
         ("192.0.2.1:1", "[::ffff:192.0.2.1]:1", false),
     ] {
-        let mut first = begin(&daemon, &passed_on(one));
+        let mut first = begin(&daemon, passed_on(one));
         assert_eq!(first.ask("WHY"), "42", "{one}");
-        let again = begin(&daemon, &passed_on(one)).line();
+        let again = begin(&daemon, passed_on(one)).line();
         assert!(
             again.is_some_and(|said| said.starts_with("ERR BUSY ")),
             "{one}"
         );
-        let mut second = begin(&daemon, &passed_on(other));
+        let mut second = begin(&daemon, passed_on(other));
         second.send("WHY\n");
         let said = second.line().unwrap_or_default();
         assert_eq!(said == "42", is_other, "{other}: {said}");
