@@ -164,13 +164,27 @@ impl Drop for Place {
 }
 
 /// What counts as one address: an IPv4 address, on a socket for both versions too; of an IPv6 address the network of 64
-/// bits, all of which its client may choose from (RFC 4291, section 2.5.4).
+/// bits, all of which its client may choose from (RFC 4291, section 2.5.4), unless many clients share it.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => {
+        IpAddr::V6(address) if !is_of_many(address) => {
             Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
         }
         address => address,
+    }
+}
+
+/// Whether the network of 64 bits of an address has clients that have nothing to do with each other: all those on a link, or
+/// all of IPv4 behind a translator.
+fn is_of_many(address: Ipv6Addr) -> bool {
+    match address.segments() {
+        // What has an IPv4 address within, and ::1: RFC 7915, and RFC 4291, section 2.5.5.1.
+        [0, 0, 0, 0, ..] => true,
+        // The prefixes of translators: RFC 6052 and RFC 8215.
+        [0x64, 0xff9b, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => true,
+        // Teredo: the 64 bits are those of its server (RFC 4380, section 4).
+        [0x2001, 0, ..] => true,
+        _ => address.is_unicast_link_local(),
     }
 }
 
@@ -232,6 +246,17 @@ mod tests {
         let other = clients.admit(address("2001:db8::1")).unwrap();
         assert!(clients.admit(address("2001:db8::2")).is_err());
         let third = clients.admit(address("2001:db8:0:1::1")).unwrap();
+        for (one, other) in [
+            ("fe80::1", "fe80::2"),
+            ("64:ff9b::192.0.2.1", "64:ff9b::192.0.2.2"),
+            ("64:ff9b:1::192.0.2.1", "64:ff9b:1::192.0.2.2"),
+            ("::ffff:0:192.0.2.1", "::ffff:0:192.0.2.2"),
+            ("2001::1", "2001::2"),
+        ] {
+            let _place = clients.admit(address(one)).unwrap();
+            assert!(clients.admit(address(one)).is_err(), "{one}");
+            assert!(clients.admit(address(other)).is_ok(), "{other}");
+        }
         drop((first, other, third));
         assert!(clients.admit(address("192.0.2.1")).is_ok());
         assert!(lock(&clients.per_address.as_ref().unwrap().counts).is_empty());

@@ -1,7 +1,22 @@
-//! A network of IP addresses, as `10.1.0.0/16`.
+//! Addresses and networks of addresses as they are written: `[fe80::1%eth0]:4242`, `10.1.0.0/16`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
+
+/// The address and port in `text`. An address of one link may name its interface (RFC 4007, section 11); an error says that
+/// there is no such interface.
+pub fn socket_address(text: &str) -> Option<Result<SocketAddr, String>> {
+    if let Ok(address) = text.parse() {
+        return Some(Ok(address));
+    }
+    let (host, port) = text.strip_prefix('[')?.split_once("]:")?;
+    let (address, zone) = host.split_once('%')?;
+    let (_, port): (Ipv6Addr, u16) = (address.parse().ok()?, port.parse().ok()?);
+    // The resolver asks nobody: this is an address.
+    let found = (host, port).to_socket_addrs().ok();
+    let found = found.and_then(|mut found| found.next());
+    Some(found.ok_or_else(|| format!("this machine has no interface {zone}")))
+}
 
 /// The addresses that begin with the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +97,35 @@ impl FromStr for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_a_link_may_name_its_interface() {
+        for (text, right) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("[::1]:65535", "[::1]:65535"),
+            ("[fe80::1%7]:80", "[fe80::1%7]:80"),
+            ("[fe80::1%lo]:80", "[fe80::1%1]:80"),
+        ] {
+            let found = socket_address(text).map(|found| found.map(|found| found.to_string()));
+            assert_eq!(found, Some(Ok(right.to_string())), "{text}");
+        }
+        let unknown = socket_address("[fe80::1%nowhere]:80");
+        assert_eq!(
+            unknown,
+            Some(Err("this machine has no interface nowhere".to_string()))
+        );
+        for bad in [
+            "",
+            "[::1]",
+            "[fe80::1%lo]",
+            "[fe80::1%lo]:x",
+            "[x%lo]:1",
+            "fe80::1%lo:80",
+            "localhost:80",
+        ] {
+            assert_eq!(socket_address(bad), None, "{bad}");
+        }
+    }
 
     fn network(text: &str) -> Network {
         text.parse().unwrap_or_else(|why| panic!("{text}: {why}"))

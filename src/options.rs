@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::command::Offer;
 use crate::error::Error;
-use crate::network::Network;
+use crate::network::{Network, socket_address};
 use crate::{identity, logging, pack};
 
 /// Longer than anybody waits, and short enough to be added to any moment.
@@ -453,9 +453,12 @@ pub fn wrong(error: &clap::Error) -> String {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    text.trim()
-        .parse()
-        .map_err(|_| "not an IP address and a port, such as 0.0.0.0:4242 or [::1]:4242".to_string())
+    socket_address(text.trim()).unwrap_or_else(|| {
+        Err(
+            "not an IP address and a port, such as 0.0.0.0:4242, [::1]:4242 or [fe80::1%eth0]:4242"
+                .to_string(),
+        )
+    })
 }
 
 /// An address, or none at all. clap takes what it sees called `Option` for an argument that may be missing.
@@ -464,7 +467,7 @@ pub type MaybeAddress = Option<SocketAddr>;
 fn address_or_none(text: &str) -> Result<MaybeAddress, String> {
     match text.trim() {
         "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| {
+        text => socket_address(text).transpose()?.map(Some).ok_or_else(|| {
             "not an IP address and a port, such as 127.0.0.1:4280 or [::1]:4280, nor empty, which switches it off".to_string()
         }),
     }

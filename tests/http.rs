@@ -23,6 +23,54 @@ use crate::support::{
 
 const JSON: &str = "Accept: application/json\r\n";
 
+/// The time of day is 20 years later for a program as soon as this file is there, as after a step of the clock.
+const STEP: &str = r#"
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    int failed = syscall(SYS_clock_gettime, clock, time);
+    if (clock == CLOCK_REALTIME && access(getenv("STEP"), F_OK) == 0) time->tv_sec += 20L * 365 * 86400;
+    return failed;
+}
+"#;
+
+/// Nobody can set the clock of the machine that the tests run on: the system's function says what it would.
+#[test]
+fn a_step_of_the_clock_makes_no_time_wrong_that_has_passed() {
+    if !installed("gcc") {
+        return;
+    }
+    let folder = Scratch::new();
+    let file = |name: &str| folder.path().join(name);
+    std::fs::write(file("step.c"), STEP).expect("written");
+    let mut gcc = clean("gcc");
+    gcc.current_dir(folder.path());
+    gcc.args(["-shared", "-fPIC", "-o", "step.so", "step.c"]);
+    assert!(gcc.status().expect("it runs").success());
+    let mut command = program();
+    command
+        .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        .env("LD_PRELOAD", file("step.so"))
+        .env("STEP", file("step"));
+    let daemon = Daemon::run(command);
+    let (year, shown) = (4, "<dt>Serving since</dt><dd>");
+    let since =
+        |page: &Reply| page.body.split_once(shown).expect("it is there").1[..60].to_string();
+    let before = since(&get(daemon.http(), "/"));
+    std::fs::write(file("step"), "").expect("written");
+    let page = get(daemon.http(), "/");
+    let after = since(&page);
+    // Seconds or minutes, not days.
+    assert!(after.contains(" s)"), "{before} {after}");
+    assert_ne!(before[..year], after[..year], "the clock was set");
+    // When it began is told by the clock as it is now.
+    let date = page.field("date").expect("it has one");
+    assert!(date.contains(&after[..year]), "{date} {after}");
+}
+
 #[test]
 fn each_path_answers_a_sentence_json_or_a_page() {
     let daemon = daemon(&["--max-clients", "4", "--queue", "2"]);
@@ -53,6 +101,24 @@ fn each_path_answers_a_sentence_json_or_a_page() {
         ready.body,
         "{\"ready\":true,\"clients\":1,\"limit\":4,\"waiting\":0,\"queue\":2}\n"
     );
+    // By the weights of what is accepted, and on each path that has more than one form.
+    for (path, other) in [
+        ("/livez", "application/json"),
+        ("/readyz", "application/json"),
+        ("/metrics", "application/openmetrics-text"),
+    ] {
+        for (accept, kind) in [
+            (format!("text/plain, {other};q=0.5"), "text/plain"),
+            (format!("text/plain;q=0.5, {other}"), other),
+            ("text/plain;q=0.1, application/*".to_string(), other),
+            (format!("{other};q=0, */*"), "text/plain"),
+            ("*/*".to_string(), "text/plain"),
+        ] {
+            let reply = get_with(http, path, &format!("Accept: {accept}\r\n"));
+            let answered = reply.field("content-type").expect("it has one");
+            assert!(answered.starts_with(kind), "{path} {accept}: {answered}");
+        }
+    }
     let page = get(http, "/");
     assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));
     for shown in [

@@ -223,6 +223,54 @@ fn each_alert_fires_when_it_should_and_not_otherwise() {
     assert!(!good && said.contains("BlockchainTcpdNearLimit"), "{said}");
 }
 
+/// The rules with each range made this much longer, `[5m]` being `[300001ms]` for 1.
+fn with_ranges_longer(text: &str, by: i64) -> String {
+    let mut parts = text.split('[');
+    let mut longer = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let range = part.split_once(']').and_then(|(range, rest)| {
+            let unit = match range.chars().last()? {
+                'm' => 60_000,
+                'h' => 3_600_000,
+                'd' => 86_400_000,
+                _ => return None,
+            };
+            let count: i64 = range[..range.len() - 1].parse().ok()?;
+            Some((count * unit + by, rest))
+        });
+        match range {
+            Some((range, rest)) => longer.push_str(&format!("[{range}ms]{rest}")),
+            None => longer.push_str(&format!("[{part}")),
+        }
+    }
+    longer
+}
+
+/// Prometheus 3 leaves a sample out that is exactly as old as the range is long, Prometheus 2 counts it. A range that is
+/// a millisecond shorter is to the one what it is to the other.
+#[test]
+fn no_expectation_hangs_on_a_sample_as_old_as_its_range() {
+    if !installed("promtool") {
+        return;
+    }
+    let (_, version) = promtool(&folder(), &["--version"]);
+    let by = if version.contains("version 2.") {
+        -1
+    } else {
+        1
+    };
+    let copy = copied();
+    for name in listed("rules") {
+        let file = copy.path().join("rules").join(name);
+        change(&file, |text| with_ranges_longer(text, by));
+    }
+    let tests = listed("tests");
+    let mut arguments = vec!["test", "rules"];
+    arguments.extend(tests.iter().map(String::as_str));
+    let (good, said) = promtool(&copy.path().join("tests"), &arguments);
+    assert!(good, "{said}");
+}
+
 /// The alerts that the unit tests see firing, and those that they see quiet.
 fn tested() -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut firing, mut quiet) = (BTreeSet::new(), BTreeSet::new());

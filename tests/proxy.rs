@@ -96,6 +96,31 @@ fn sum(daemon: &Daemon, family: &str) -> f64 {
     values.filter_map(value).sum()
 }
 
+/// All clients of a link, and all of IPv4 behind a translator, are in one network of 64 bits, and are many all the same.
+#[test]
+fn the_limit_of_an_address_is_that_of_a_network_only_where_one_client_has_it() {
+    let daemon = daemon(&["--max-clients-per-address", "1"]);
+    for (one, other, is_other) in [
+        ("[fe80::1]:1", "[fe80::2]:1", true),
+        ("[64:ff9b::192.0.2.1]:1", "[64:ff9b::192.0.2.2]:1", true),
+        ("[64:ff9b:1::192.0.2.1]:1", "[64:ff9b:1::192.0.2.2]:1", true),
+        ("[2001:db8::1]:1", "[2001:db8::2]:1", false),
+        ("192.0.2.1:1", "[::ffff:192.0.2.1]:1", false),
+    ] {
+        let mut first = begin(&daemon, passed_on(one));
+        assert_eq!(first.ask("WHY"), "42", "{one}");
+        let again = begin(&daemon, passed_on(one)).line();
+        assert!(
+            again.is_some_and(|said| said.starts_with("ERR BUSY ")),
+            "{one}"
+        );
+        let mut second = begin(&daemon, passed_on(other));
+        second.send("WHY\n");
+        let said = second.line().unwrap_or_default();
+        assert_eq!(said == "42", is_other, "{other}: {said}");
+    }
+}
+
 #[test]
 fn who_is_trusted_must_say_whose_connection_it_is_and_nobody_else_may() {
     proves(
@@ -115,8 +140,10 @@ fn who_is_trusted_must_say_whose_connection_it_is_and_nobody_else_may() {
     // It is made to look like a word that ends connections of many protocols; of ours, too.
     untrusted.send(passed_on("192.0.2.1:1"));
     let answered = untrusted.rest();
-    assert!(answered.starts_with("ERR BADINPUT "), "{answered}");
-    assert!(answered.ends_with("\nBYE\n"), "{answered}");
+    let bad = r#"ERR BADINPUT not printable ASCII: "\x00""#;
+    assert_eq!(answered, format!("{bad}\nBYE\n"));
+    let manual = include_str!("../man/blockchain-tcpd.8");
+    assert!(manual.contains(r#".Ql ERR BADINPUT not printable ASCII: \(dq\ex00\(dq"#));
     assert_eq!(plain(&daemon).ask("WHY"), "42");
     assert!(daemon.ask("WHY\n").starts_with("ERR BADINPUT "));
     let log = daemon.stop();

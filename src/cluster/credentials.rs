@@ -38,13 +38,16 @@ pub struct Identity {
 }
 
 impl Credentials {
-    /// The files that were named, else those that systemd passes (systemd.exec(5), `LoadCredential=`).
+    /// The files that were named, else those that systemd passes (systemd.exec(5), `LoadCredential=`). One that systemd passes
+    /// blank is not there: the unit's `SetCredential=` makes it.
     pub fn find(given: &Given) -> Self {
         let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let is_blank =
+            |file: &PathBuf| fs::read(file).is_ok_and(|text| text.trim_ascii().is_empty());
         let find = |file: &Option<PathBuf>, name: &str| {
             let passed = || directory.as_ref().map(|directory| directory.join(name));
             file.clone()
-                .or_else(|| passed().filter(|file| file.exists()))
+                .or_else(|| passed().filter(|file| file.exists() && !is_blank(file)))
         };
         Credentials {
             user: find(&given.user_file, "cluster-user"),

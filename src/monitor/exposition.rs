@@ -26,7 +26,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text";
 /// Answers a request for the figures.
 pub fn response(state: &State<'_>, request: &Request) -> Response {
     let open_metrics = open_metrics(state);
-    let (media_type, body) = if request.accepts(OPEN_METRICS) {
+    let (media_type, body) = if request.prefers(OPEN_METRICS, "text/plain") {
         let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         (media_type, open_metrics)
     } else {

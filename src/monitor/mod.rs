@@ -7,7 +7,7 @@ mod page;
 mod process;
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use self::history::History;
 use crate::cluster::{self, Figures, Member};
@@ -15,7 +15,7 @@ use crate::command::Set;
 use crate::health::{Health, Load};
 use crate::metrics::{Metrics, Sums};
 use crate::protocol::http::{CODES, Request, Response};
-use jiff::Timestamp;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 pub use self::history::INTERVAL;
 
@@ -49,7 +49,8 @@ pub enum Answer {
 /// Watches one server.
 pub struct Monitor {
     subject: Subject,
-    since: Timestamp,
+    /// When it began.
+    since: Timespec,
     history: History,
     /// How many requests were answered with each of [`CODES`].
     answered: [u64; CODES.len()],
@@ -60,7 +61,7 @@ impl Monitor {
     pub fn new(subject: Subject) -> Self {
         Monitor {
             subject,
-            since: Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH),
+            since: clock_gettime(ClockId::Boottime),
             history: History::default(),
             answered: [0; CODES.len()],
         }
@@ -156,7 +157,7 @@ impl Monitor {
             load: self.subject.health.load(),
             sums: self.subject.metrics.sums(),
             draining: self.subject.draining.get().map(Instant::elapsed),
-            since: self.since,
+            up: elapsed(self.since),
             answered: self.answered,
         }
     }
@@ -168,7 +169,8 @@ struct State<'a> {
     load: Load,
     sums: Sums,
     draining: Option<Duration>,
-    since: Timestamp,
+    /// For how long it has served, whatever became of the time of day.
+    up: Duration,
     answered: [u64; CODES.len()],
 }
 
@@ -183,8 +185,14 @@ impl State<'_> {
     }
 }
 
+/// The time since a moment, with that in which the machine slept.
+fn elapsed(since: Timespec) -> Duration {
+    let passed = clock_gettime(ClockId::Boottime) - since;
+    Duration::try_from(passed).unwrap_or_default()
+}
+
 fn wants_json(request: &Request) -> bool {
-    request.accepts("application/json")
+    request.prefers("application/json", "text/plain")
 }
 
 fn json(status: u16, body: String) -> Response {

@@ -52,8 +52,12 @@ fn page(state: &State<'_>, history: &History) -> String {
         None => ("", "ready".to_string()),
         Some(why) => ("bad", format!("not ready: {why}")),
     };
-    let since = state.since.round(Unit::Second).unwrap_or(state.since);
-    let up = duration(Timestamp::now().duration_since(state.since).unsigned_abs());
+    let up = duration(state.up);
+    // When that was by the time of day as it is now.
+    let since = Timestamp::now()
+        .checked_sub(state.up)
+        .and_then(|since| since.round(Unit::Second))
+        .unwrap_or_default();
     let refresh = INTERVAL.as_secs();
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\

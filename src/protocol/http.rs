@@ -27,20 +27,59 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether the client names this media type among those that it would take.
-    pub fn accepts(&self, media_type: &str) -> bool {
-        self.accept.split(',').any(|one| {
-            let mut parts = one.split(';').map(str::trim);
-            let named = parts
-                .next()
-                .is_some_and(|name| name.eq_ignore_ascii_case(media_type));
-            // A weight of nothing is a refusal (RFC 9110, section 12.4.2).
-            let refused = |part: &str| {
-                part.strip_prefix("q=")
-                    .is_some_and(|q| q.parse() == Ok(0.0))
+    /// Whether the client prefers the media type `other` to `default` (RFC 9110, section 12.5.1). Of two that it would take
+    /// equally, it is the default, unless the client names the other one.
+    pub fn prefers(&self, other: &str, default: &str) -> bool {
+        let ((other, how), (default, _)) = (self.weight(other), self.weight(default));
+        other > default || (other == default && other > 0.0 && how == EXACT)
+    }
+
+    /// How much the client wants a media type, from 0 to 1, by the range of `Accept` that matches it most exactly; and how
+    /// exactly that is. Parameters of a range are not compared.
+    fn weight(&self, media_type: &str) -> (f32, u8) {
+        let (mut weight, mut best) = (0.0_f32, 0);
+        for range in self.accept.split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default();
+            let how = how_exactly(name, media_type);
+            let is_weight = |part: &str| {
+                let (name, value) = part.split_once('=')?;
+                name.trim()
+                    .eq_ignore_ascii_case("q")
+                    .then(|| value.trim().parse().ok())
             };
-            named && !parts.any(refused)
-        })
+            // Without one it is 1 (section 12.4.2). One that is none is a refusal.
+            let q = parts.find_map(is_weight).map_or(1.0, |q| q.unwrap_or(0.0));
+            let q = if (0.0..=1.0).contains(&q) { q } else { 0.0 };
+            if how > best {
+                (weight, best) = (q, how);
+            } else if how == best && how > 0 {
+                weight = weight.max(q);
+            }
+        }
+        (weight, best)
+    }
+}
+
+/// A range of `Accept` that is the media type itself.
+const EXACT: u8 = 3;
+
+/// How exactly a range of `Accept` matches a media type: [`EXACT`], 2 as `type/*`, 1 as `*/*`, or 0, not at all.
+fn how_exactly(range: &str, media_type: &str) -> u8 {
+    let kind = |name: &str| {
+        name.split('/')
+            .next()
+            .unwrap_or_default()
+            .to_ascii_lowercase()
+    };
+    if range.eq_ignore_ascii_case(media_type) {
+        EXACT
+    } else if range == "*/*" {
+        1
+    } else if range.ends_with("/*") && kind(range) == kind(media_type) {
+        2
+    } else {
+        0
     }
 }
 
@@ -275,7 +314,7 @@ mod tests {
             request("GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\nAccept: text/html;q=0.5, a/b\r\n\r\n");
         assert_eq!(plain.path, "/metrics");
         assert!(!plain.head_only && plain.keeps);
-        assert!(plain.accepts("A/b") && plain.accepts("text/html") && !plain.accepts("text/plain"));
+        assert!(plain.prefers("A/b", "text/html") && !plain.prefers("text/html", "a/b"));
         let closing = request(
             "HEAD http://a:1 HTTP/1.1\r\nhost: a\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n",
         );
@@ -284,9 +323,50 @@ mod tests {
             ("/", true, false)
         );
         let old = request("GET / HTTP/1.0\n\n");
-        assert!(!old.keeps && !old.accepts("text/plain"));
+        assert!(!old.keeps && !old.prefers("text/html", "text/plain"));
         assert!(!request("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").keeps);
-        assert!(!request("GET / HTTP/1.0\r\nAccept: a/b;q=0\r\n\r\n").accepts("a/b"));
+    }
+
+    #[test]
+    fn what_a_client_prefers_is_told_by_weights_and_then_by_name() {
+        for (accept, prefers) in [
+            ("", false),
+            ("*/*", false),
+            ("application/json", true),
+            ("Application/JSON ; Q=0.1", true),
+            ("application/json;q=0", false),
+            ("application/json;q=0.000", false),
+            ("text/plain, application/json;q=0.5", false),
+            ("text/plain;q=0.5, application/json", true),
+            ("text/plain;q=0.5, application/json;q=0.501", true),
+            ("application/json, text/plain, */*", true),
+            ("application/json, */*;q=0.1", true),
+            ("application/json;q=0.1, */*", false),
+            ("application/*", true),
+            ("application/*, text/*", false),
+            ("*/*, text/*;q=0.9", true),
+            ("*/*, application/*;q=0.9", false),
+            // The most exact range decides, wherever it stands.
+            ("text/plain;q=0, */*", true),
+            ("application/*;q=0, application/json;q=0.2", true),
+            (
+                "application/json;q=0.2, application/*;q=0, text/*;q=0.1",
+                true,
+            ),
+            ("application/json;q=0, application/*", false),
+            ("application/json;version=2;q=0.7, text/plain;q=0.6", true),
+            ("application/json;q=2", false),
+            ("application/json;q=nan", false),
+            ("application/json;q=", false),
+            ("image/png", false),
+            (",;,=;q", false),
+        ] {
+            let text = format!("GET / HTTP/1.0\r\nAccept: {accept}\r\n\r\n");
+            let prefers_json = request(&text).prefers("application/json", "text/plain");
+            assert_eq!(prefers_json, prefers, "{accept}");
+        }
+        let twice = request("GET / HTTP/1.0\r\nAccept: text/plain;q=0.1\r\nAccept: a/b\r\n\r\n");
+        assert!(twice.prefers("a/b", "text/plain"));
     }
 
     #[test]

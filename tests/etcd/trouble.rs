@@ -204,7 +204,10 @@ fn an_etcd_that_asks_who_comes_is_told() {
     );
     // The right one is written into the file: no restart is needed.
     std::fs::write(&wrong, "secret\n").unwrap();
-    unavailable_until(&mut asking, &[REGISTRY, OUTSIDE, YOUNG], "3");
+    // Without the one that has no password: etcd 3.5.30 lets its lease expire, and the others don't.
+    drop((clients.1, unknown));
+    let allowed = [REGISTRY, OUTSIDE, YOUNG, "1 of 2 servers", "2 of 3 servers"];
+    unavailable_until(&mut asking, &allowed, "2");
     for server in [known, stranger] {
         shows_no_secret(&server.stop());
     }

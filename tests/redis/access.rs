@@ -87,13 +87,20 @@ fn the_password_is_not_shown_by_who_does_not_know_the_command() {
         let redis = Redis::start(&arguments);
         let arguments = ["--cluster-password-file", password, "--log", "trace"];
         let server = server_at(&redis.url(), &arguments);
-        let line = server.log().wait_for("unknown command");
-        assert!(line.contains(unknown), "{line}");
-        assert!(line.contains("HELLO 3 is not known there"), "{line}");
-        assert!(line.contains("Redis 6 or later is needed"), "{line}");
+        let line = server.log().wait_for("cut off from the cluster");
+        // Valkey 9.1 asks for the password before it looks for the command.
+        let kind = if line.contains("NOAUTH") {
+            "denied"
+        } else {
+            assert!(line.contains("unknown command"), "{line}");
+            assert!(line.contains(unknown), "{line}");
+            assert!(line.contains("HELLO 3 is not known there"), "{line}");
+            assert!(line.contains("Redis 6 or later is needed"), "{line}");
+            "refused"
+        };
         assert!(!line.contains("correct"), "{line}");
-        wait_until("refused", || {
-            figure(&server, "errors_total{kind=\"refused\"}") > 1.0
+        wait_until(kind, || {
+            figure(&server, &format!("errors_total{{kind=\"{kind}\"}}")) > 1.0
         });
         shows_no_secret(&server);
     }
@@ -252,23 +259,39 @@ fn a_user_with_the_rights_that_the_manual_names_is_enough() {
     nobody.log().wait_for("NOPERM");
 }
 
-/// systemd passes credentials in a directory.
+/// systemd passes credentials in a directory. Those that the operator has not made are what the unit says.
 #[test]
-fn credentials_that_systemd_passes_are_used() {
+fn credentials_that_systemd_passes_are_used_unless_they_are_blank() {
+    let unit = include_str!("../../systemd/blockchain-tcpd.service");
+    let loaded = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("LoadCredential="));
+    let loaded: Vec<_> = loaded.filter_map(|line| line.split_once(':')).collect();
+    assert!(loaded.len() >= 3, "{unit}");
+    for (name, _) in &loaded {
+        let blank = format!("\nSetCredential={name}:\\n\n");
+        assert!(unit.contains(&blank), "systemd 257 would log it: {name}");
+    }
     if !installed("redis-server") {
         return;
     }
     let credentials = Scratch::new();
+    for (name, _) in &loaded {
+        file(&credentials, name, "\n");
+    }
+    let connects = |redis: &Redis| {
+        let mut command = program();
+        command
+            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .env("CREDENTIALS_DIRECTORY", credentials.path())
+            .env("BLOCKCHAIN_TCPD_CLUSTER", redis.url());
+        let server = Daemon::run(command);
+        wait_until("connected", || figure(&server, "connected") == 1.0);
+        shows_no_secret(&server);
+    };
+    connects(&Redis::start(&[]));
     file(&credentials, "cluster-password", SECRET);
-    let redis = Redis::start(&["--requirepass", SECRET]);
-    let mut command = program();
-    command
-        .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
-        .env("CREDENTIALS_DIRECTORY", credentials.path())
-        .env("BLOCKCHAIN_TCPD_CLUSTER", redis.url());
-    let server = Daemon::run(command);
-    wait_until("connected", || figure(&server, "connected") == 1.0);
-    shows_no_secret(&server);
+    connects(&Redis::start(&["--requirepass", SECRET]));
 }
 
 /// Makes a key and a certificate for 127.0.0.1, signed by a new authority.

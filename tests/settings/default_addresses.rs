@@ -1,9 +1,9 @@
-//! Without `--listen`: both loopback addresses, or the one that there is.
+//! Without `--listen`: both loopback addresses, or the one that there is. With one: an address of a link, too.
 
 use std::process::Command;
 
 use crate::support::kernel::{can, shell, through};
-use crate::support::{Daemon, field, run_to_end};
+use crate::support::{Daemon, field, installed, run_to_end};
 
 /// The program in a network of its own, where nothing else listens.
 fn in_a_network_of_its_own(prepare: &str) -> Command {
@@ -50,4 +50,47 @@ fn both_loopback_addresses_are_the_default_and_one_may_be_missing() {
     let (status, said) = run_to_end(asked);
     assert_eq!(status, 71, "{said}");
     assert!(said.contains("[::1]:4242"), "{said}");
+}
+
+/// Each program understands the address of a link with its interface (RFC 4007, section 11).
+#[test]
+fn an_address_of_a_link_names_its_interface_wherever_an_address_is() {
+    let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
+    if !can(&["unshare", "-n"]) || !has_ipv6 || !installed("curl") {
+        return;
+    }
+    let mut command = in_a_network_of_its_own(
+        "ip link add to0 type veth peer name to1 && ip link set to1 up && ip link set to0 up && \
+         ip -6 address add fe80::42/64 dev to0 nodad",
+    );
+    command.args(["--listen", "[fe80::42%to0]:4242"]);
+    command.args(["--http", "[fe80::42%to0]:4280"]);
+    let daemon = Daemon::run(command);
+    let ready = daemon.log().wait_for("ready listen=");
+    assert!(field(&ready, "listen").starts_with("[fe80::42%"), "{ready}");
+    let pid = daemon.pid().to_string();
+    let within = |arguments: &[&str]| {
+        let mut command = Command::new("nsenter");
+        command.args(["-n", "-t", &pid]).args(arguments);
+        let output = command.output().expect("nsenter runs");
+        let said = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&said).trim().to_string()
+    };
+    let client = env!("CARGO_BIN_EXE_blockchain-tcp");
+    for server in ["[fe80::42%to0]:4242", "[fe80::42%to0]", "fe80::42%to0"] {
+        assert_eq!(within(&[client, "-s", server, "WHY"]), "42", "{server}");
+    }
+    let plugin = env!("CARGO_BIN_EXE_check_blockchain_tcp");
+    for host in ["fe80::42%to0", "[fe80::42%to0]"] {
+        let said = within(&[plugin, "-H", host]);
+        assert!(said.contains("OK"), "{host}: {said}");
+    }
+    let page = within(&["curl", "-s", "http://[fe80::42%25to0]:4280/livez"]);
+    assert_eq!(page, "live: clients are being served");
+
+    let mut missing = in_a_network_of_its_own("true");
+    missing.args(["--listen", "[fe80::42%to9]:4242"]);
+    let (status, said) = run_to_end(missing);
+    assert_eq!(status, 64, "{said}");
+    assert!(said.contains("this machine has no interface to9"), "{said}");
 }

@@ -26,8 +26,8 @@ pub struct History {
     pub counts: VecDeque<Option<u64>>,
     /// The least and the greatest count.
     pub range: Option<(u64, u64)>,
-    /// From when to when.
-    pub since: Option<(Timestamp, Timestamp)>,
+    /// Since when.
+    pub since: Option<Timestamp>,
     /// Since when there is no count, and why.
     pub trouble: Option<(Timestamp, String)>,
     /// Since when there is one again.
@@ -61,6 +61,12 @@ impl History {
         self.counts.back().copied().flatten()
     }
 
+    /// How long it has been, by the intervals: the time of day may be set meanwhile.
+    pub fn span(&self) -> Duration {
+        let ticks = u32::try_from(self.last_tick.unwrap_or(0)).unwrap_or(u32::MAX);
+        self.every.saturating_mul(ticks)
+    }
+
     /// One more.
     pub fn add(&mut self, sample: Sample) {
         let Sample {
@@ -77,8 +83,7 @@ impl History {
         }
         self.last_tick = Some(tick);
         self.origin = origin.or(self.origin.take());
-        let first = self.since.map_or(time, |(first, _)| first);
-        self.since = Some((first, time));
+        self.since = self.since.or(Some(time));
         match seen {
             Ok(count) => {
                 self.push(Some(count));
@@ -152,6 +157,12 @@ mod tests {
             (history.trouble.as_ref(), history.back),
             (None, Timestamp::from_second(5).ok())
         );
+        assert_eq!(history.since, Timestamp::from_second(0).ok());
+        // Whatever the clock on the wall says.
+        let mut earlier = sample(9, Ok(3));
+        earlier.time = Timestamp::UNIX_EPOCH;
+        history.add(earlier);
+        assert_eq!(history.span(), Duration::from_secs(9));
         history.add(sample(u64::MAX, Ok(3)));
         assert_eq!(history.counts.len(), KEPT);
     }

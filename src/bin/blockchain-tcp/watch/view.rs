@@ -94,10 +94,10 @@ fn range(history: &History) -> Vec<String> {
 }
 
 fn since(history: &History) -> Vec<String> {
-    let Some((first, last)) = history.since else {
+    let Some(first) = history.since else {
         return Vec::new();
     };
-    let seconds = last.as_second() - first.as_second();
+    let seconds = history.span().as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let since = format!("since {}", clock(first));
     vec![
