@@ -1,6 +1,5 @@
 //! What etcd may do: lose a member or its quorum, begin anew, ask who this server is, speak TLS.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::registry::{Etcd, free_address};
@@ -9,7 +8,7 @@ use super::{
     takes_a_lease, unavailable_until, wait_for,
 };
 use crate::support::watch::watch;
-use crate::support::{Client, Daemon, Scratch, fails, installed, wait_until};
+use crate::support::{Client, Daemon, Scratch, clean, fails, installed, wait_until};
 
 /// Without a leader until there is another: two of etcd's time-outs, and an attempt of a server's.
 const LEADERLESS: Duration = Duration::from_secs(2);
@@ -244,7 +243,7 @@ fn tls_is_spoken_with_whom_the_certificates_name_and_nobody_else() {
             scratch.path().join("cert.pem"),
             scratch.path().join("key.pem"),
         );
-        let status = Command::new("openssl")
+        let status = clean("openssl")
             .args(
                 "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
                     .split(' '),

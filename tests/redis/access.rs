@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use super::{figure, server_at, who};
 use crate::support::kernel::{can, shell, through};
 use crate::support::redis::{Redis, free_port};
-use crate::support::{Daemon, Scratch, fails, installed, program, run_to_end, wait_until};
+use crate::support::{Daemon, Scratch, clean, fails, installed, program, run_to_end, wait_until};
 
 const SECRET: &str = "correct-horse-battery-staple";
 
@@ -191,7 +190,7 @@ fn credentials_that_systemd_passes_are_used() {
 /// Makes a key and a certificate for 127.0.0.1, signed by a new authority.
 fn certify(directory: &Path, authority: &str) {
     let run = |arguments: &str| {
-        let output = Command::new("openssl")
+        let output = clean("openssl")
             .current_dir(directory)
             .args(arguments.split(' '))
             .output()
