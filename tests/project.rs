@@ -55,7 +55,10 @@ fn the_oldest_rust_is_the_one_that_what_is_locked_needs() {
     let needed = others.filter_map(|package| package["rust_version"].as_str());
     let newest = needed.map(|version| parts(version)[..2].to_vec()).max();
     let newest = newest.expect("some say so");
-    assert!(own >= &newest[..], "rust-version in Cargo.toml is below {newest:?}");
+    assert!(
+        own >= &newest[..],
+        "rust-version in Cargo.toml is below {newest:?}"
+    );
     let said = format!("Rust ({} or later)", env!("CARGO_PKG_RUST_VERSION"));
     assert!(read("README.md").contains(&said), "{said}");
     let fuzz = format!("rust-version = \"{}\"", env!("CARGO_PKG_RUST_VERSION"));
