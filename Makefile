@@ -12,6 +12,9 @@ SEED ?=
 # Passed on by `make run` and `make bench`.
 ARGS ?=
 
+# Of `make test-package`: the Debian that is booted.
+SUITE ?= bookworm
+
 # Of `make install`, which leaves the program's file for others to change in /etc.
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -31,8 +34,8 @@ run: ## the daemon, on port 4242 of the loopback interface; ARGS='--log debug'
 test: ## all tests; as root it installs with apt what they need
 	./tests/run
 
-test-package: ## the Debian package, in a Debian that is booted for it; needs root
-	./tests/package
+test-package: ## the Debian package, in a Debian that is booted for it; needs root; SUITE=trixie SHORT=1
+	SUITE=$(SUITE) ./tests/package
 
 bench: ## side by side with a minimal server and Redis; ARGS='--only pipelined'
 	$(CARGO) bench --locked --bench serving -- $(ARGS)

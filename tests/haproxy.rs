@@ -12,7 +12,8 @@ use crate::handover::replace;
 use crate::support::http::try_get;
 use crate::support::kernel::{is_root, own_address};
 use crate::support::{
-    Client, Daemon, Log, PATIENCE, Scratch, clean, installed, program, wait_until,
+    Client, Daemon, Log, PATIENCE, Scratch, clean, installed, located, located_in_shell, program,
+    wait_until,
 };
 
 const EXAMPLE: &str = include_str!("../packaging/haproxy/haproxy.cfg");
@@ -43,7 +44,8 @@ fn settings() -> Vec<&'static str> {
 /// Runs a shell's commands in a folder; they must succeed. Returns what they printed.
 fn sh(within: &Path, script: &str) -> String {
     let mut shell = clean("bash");
-    shell.args(["-e", "-o", "pipefail", "-c", script]);
+    let commands = located_in_shell() + script;
+    shell.args(["-e", "-o", "pipefail", "-c", &commands]);
     let output = shell.current_dir(within).output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {said}");
@@ -239,7 +241,7 @@ fn found(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     folders
-        .map(|folder| folder.join(program))
+        .map(|folder| folder.join(located(program.as_ref())))
         .find(|file| file.is_file())
 }
 

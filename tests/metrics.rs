@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use blockchain_tcpd::command::sets::server;
 use blockchain_tcpd::metrics::Closed;
@@ -11,7 +11,7 @@ use blockchain_tcpd::scoreboard::Phase;
 
 use crate::support::http::{daemon, get, get_with};
 use crate::support::kernel::local_server;
-use crate::support::{Client, Daemon, PATIENCE, installed, wait_until};
+use crate::support::{Client, Daemon, PATIENCE, clean, installed, wait_until};
 
 /// What is shown, by name and labels as they are written.
 struct Figures(BTreeMap<String, f64>);
@@ -114,7 +114,7 @@ fn prometheus_own_tool_has_nothing_to_say() {
         older.field("content-type"),
         Some("text/plain; version=0.0.4; charset=utf-8")
     );
-    let mut promtool = Command::new("promtool");
+    let mut promtool = clean("promtool");
     promtool
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

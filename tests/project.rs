@@ -30,6 +30,41 @@ fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Each package of Cargo.lock that this machine's kind builds, with the oldest Rust that it says it needs.
+#[test]
+fn the_oldest_rust_is_the_one_that_what_is_locked_needs() {
+    let own = env!("CARGO_PKG_RUST_VERSION");
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--format-version", "1"])
+        .args(["--filter-platform", &platform])
+        .current_dir(root())
+        .output();
+    let output = output.expect("cargo runs");
+    assert!(output.status.success(), "{output:?}");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let parts = |version: &str| -> Vec<u32> {
+        let parts = version.split('.').map(|part| part.parse());
+        parts.collect::<Result<_, _>>().expect("numbers")
+    };
+    let own = &parts(own)[..2];
+    let packages = metadata["packages"].as_array().expect("packages");
+    let others = packages
+        .iter()
+        .filter(|package| package["name"] != "blockchain-tcpd");
+    let needed = others.filter_map(|package| package["rust_version"].as_str());
+    let newest = needed.map(|version| parts(version)[..2].to_vec()).max();
+    let newest = newest.expect("some say so");
+    assert!(
+        own >= &newest[..],
+        "rust-version in Cargo.toml is below {newest:?}"
+    );
+    let said = format!("Rust ({} or later)", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(read("README.md").contains(&said), "{said}");
+    let fuzz = format!("rust-version = \"{}\"", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(read("fuzz/Cargo.toml").contains(&fuzz), "{fuzz}");
+}
+
 #[test]
 fn no_event_loop_is_in_the_tree_of_dependencies() {
     let lock = read("Cargo.lock");

@@ -21,7 +21,7 @@ use crate::parts::{Process, Redis};
 use crate::random::Random;
 use crate::server::Server;
 use crate::support::kernel::asked_for;
-use crate::support::{Scratch, clean, wait_until};
+use crate::support::{Scratch, clean, located_in_shell, wait_until};
 use crate::truth::Clock;
 
 const EXAMPLE: &str = include_str!("../../packaging/haproxy/haproxy.cfg");
@@ -47,7 +47,13 @@ fn prepare(folder: &Path, servers: &[Server]) {
     {
         let mut shell = clean("bash");
         shell
-            .args(["-e", "-o", "pipefail", "-c", command])
+            .args([
+                "-e",
+                "-o",
+                "pipefail",
+                "-c",
+                &(located_in_shell() + command),
+            ])
             .current_dir(folder);
         let output = shell.output().expect("bash runs");
         assert!(

@@ -18,7 +18,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::random::Random;
 use crate::support::kernel::is_root;
-use crate::support::{clean, installed};
+use crate::support::{clean, installed, located};
 
 /// All names of namespaces begin so; then follow the process that made them, its network, and the host.
 const PREFIX: &str = "btcpd-";
@@ -250,7 +250,7 @@ impl Host {
         let mut command = clean("ip");
         command
             .args(["netns", "exec", &self.namespace(), "nice", "-n", URGENT])
-            .arg(program)
+            .arg(located(program.as_ref()))
             .process_group(0);
         command
     }

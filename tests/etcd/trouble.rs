@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -15,7 +14,7 @@ use super::{
 };
 use crate::support::certificates::Authority;
 use crate::support::watch::watch;
-use crate::support::{Client, Daemon, Scratch, fails, installed, wait_until};
+use crate::support::{Client, Daemon, Scratch, clean, fails, installed, wait_until};
 
 /// Without a leader until there is another: two of etcd's time-outs, and an attempt of a server's.
 const LEADERLESS: Duration = Duration::from_secs(2);
@@ -243,7 +242,7 @@ fn tls_is_spoken_with_whom_the_certificates_name_and_nobody_else() {
             scratch.path().join("cert.pem"),
             scratch.path().join("key.pem"),
         );
-        let status = Command::new("openssl")
+        let status = clean("openssl")
             .args(
                 "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
                     .split(' '),

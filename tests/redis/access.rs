@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use super::trouble::says;
 use super::{figure, server_at, who};
 use crate::support::certificates::Authority;
 use crate::support::kernel::{can, shell, through};
 use crate::support::redis::{Redis, free_port};
-use crate::support::{Daemon, Scratch, fails, installed, program, run_to_end, wait_until};
+use crate::support::{Daemon, Scratch, clean, fails, installed, program, run_to_end, wait_until};
 
 const SECRET: &str = "correct-horse-battery-staple";
 
@@ -297,7 +296,7 @@ fn credentials_that_systemd_passes_are_used_unless_they_are_blank() {
 /// Makes a key and a certificate for 127.0.0.1, signed by a new authority.
 fn certify(directory: &Path, authority: &str) {
     let run = |arguments: &str| {
-        let output = Command::new("openssl")
+        let output = clean("openssl")
             .current_dir(directory)
             .args(arguments.split(' '))
             .output()

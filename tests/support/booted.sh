@@ -1,6 +1,8 @@
-# A Debian 12 made from nothing and booted with its own systemd, in a container of systemd-nspawn; for tests/package.
+# A Debian made from nothing and booted with its own systemd, in a container of systemd-nspawn; for tests/package.
 
-work=$PWD/target/test-package
+# Its code name.
+suite=${SUITE:-bookworm}
+work=$PWD/target/test-package/$suite
 # Made once, changed by nobody: what is booted is a copy.
 pristine=$work/pristine
 root=$work/root
@@ -70,7 +72,7 @@ man_block() {
 }
 
 make_machine() {
-    say "a Debian 12 from nothing"
+    say "a Debian from nothing: $suite"
     rm -rf "$root"
     if [ "${PRISTINE:-}" != keep ] || [ ! -d "$pristine" ]; then
         rm -rf "$pristine"
@@ -86,24 +88,32 @@ make_machine() {
     # Debian's own service on a socket, to compare with.
     rm -f "$root/etc/systemd/system/multi-user.target.wants/ssh.service"
     mkdir -p "$root/etc/systemd/system/sockets.target.wants"
-    ln -sf /lib/systemd/system/ssh.socket "$root/etc/systemd/system/sockets.target.wants/ssh.socket"
+    ln -sf /usr/lib/systemd/system/ssh.socket "$root/etc/systemd/system/sockets.target.wants/ssh.socket"
     echo blockchain-tcpd-test >"$root/etc/hostname"
     printf '127.0.0.1 localhost\n::1 localhost\n' >"$root/etc/hosts"
     mkdir -p "$root/srv"
 }
 
 bootstrap() {
-    local sources=()
-    [ ! -s /etc/apt/sources.list ] || sources+=(/etc/apt/sources.list)
-    local file
-    for file in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list.d/debian.list; do
-        [ ! -e "$file" ] || sources+=("$file")
+    make_root "$pristine" --skip=cleanup/apt/lists \
+        --include=systemd-sysv,dbus,libpam-systemd,man-db,groff-base,netcat-openbsd,init-system-helpers,openssh-server,curl,nagios4-core,bash-completion,lintian \
+        --dpkgopt='path-include=/usr/share/man/*' --dpkgopt='path-include=/usr/share/doc/*'
+}
+
+# Makes a minimal Debian of this suite in a folder, from where this machine has its packages.
+make_root() {
+    local root=$1 file ours sources=()
+    shift
+    ours=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    mkdir -p "$work/sources"
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/debian.{sources,list}; do
+        [ -s "$file" ] || continue
+        sed "s/\b$ours\b/$suite/g" "$file" >"$work/sources/${file##*/}"
+        sources+=("$work/sources/${file##*/}")
     done
-    mmdebstrap --quiet --variant=minbase --skip=cleanup/apt/lists \
-        --include=systemd-sysv,dbus,libpam-systemd,man-db,groff-base,netcat-openbsd,init-system-helpers,openssh-server,curl,nagios4-core,bash-completion \
-        --dpkgopt='path-include=/usr/share/man/*' --dpkgopt='path-include=/usr/share/doc/*' \
-        bookworm "$pristine" "${sources[@]}"
-    rm -f "$pristine/usr/sbin/policy-rc.d"
+    # Without the fsyncs of dpkg: nothing here outlives a power failure.
+    mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io "$@" "$suite" "$root" "${sources[@]}"
+    rm -f "$root/usr/sbin/policy-rc.d"
 }
 
 boot_machine() {
@@ -224,12 +234,9 @@ everybody_asks() {
 run_parts() {
     [ "$(id -u)" -eq 0 ] || left_out "it needs root"
     command -v apt-get >/dev/null || left_out "it needs a Debian"
-    local tools=(mmdebstrap systemd-container debhelper dpkg-dev fakeroot apt-utils gnupg lintian mandoc groff-base piuparts bsdextrautils)
-    if dpkg-query -W -f='${db:Status-Status}\n' "${tools[@]}" 2>&1 | grep -qvx installed; then
-        say "installing ${tools[*]}"
-        apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${tools[@]}" >/dev/null
-    fi
+    # Also what the parts call: nsenter, col and ip, and the servers of a cluster.
+    install_missing "${tools_to_build[@]}" "${tools_to_publish[@]}" mmdebstrap systemd-container mandoc piuparts bsdextrautils \
+        util-linux iproute2 curl redis-server redis-tools etcd-server make || exit 69
     mkdir -p "$work"
     trap stop_all EXIT
     trap 'exit 130' INT TERM

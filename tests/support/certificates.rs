@@ -1,8 +1,6 @@
 //! An authority of a test's own, and what it certifies, with openssl.
 
-use std::process::Command;
-
-use super::Scratch;
+use super::{Scratch, clean};
 
 /// A directory with `ca.crt` and `ca.key`, and what they have signed.
 pub struct Authority(Scratch);
@@ -25,7 +23,7 @@ impl Authority {
 
     /// Has openssl do something in the directory, which must go well.
     pub fn openssl(&self, arguments: &str) {
-        let output = Command::new("openssl")
+        let output = clean("openssl")
             .current_dir(self.0.path())
             .args(arguments.split(' '))
             .output()

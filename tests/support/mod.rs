@@ -13,6 +13,7 @@ pub mod trickle;
 pub mod watch;
 pub mod way;
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -28,10 +29,53 @@ pub fn program() -> Command {
     clean(env!("CARGO_BIN_EXE_blockchain-tcpd"))
 }
 
-/// This program without input and without any variable that the daemon knows, but the one that
+/// The programs of others that a variable may name: `REDIS_SERVER` for redis-server, and so on. CONTRIBUTING.md lists them.
+const NAMED: [&str; 10] = [
+    "redis-server",
+    "redis-sentinel",
+    "redis-cli",
+    "etcd",
+    "etcdctl",
+    "haproxy",
+    "openssl",
+    "prometheus",
+    "promtool",
+    "prometheus-blackbox-exporter",
+];
+
+/// The variable that names a program.
+fn variable_for(program: &str) -> String {
+    program.to_uppercase().replace('-', "_")
+}
+
+/// Where a program is: the path or name in its variable, otherwise its own name.
+pub fn located(program: &OsStr) -> Cow<'_, OsStr> {
+    let named = NAMED.iter().find(|&&named| program == named);
+    let value = named.and_then(|named| std::env::var_os(variable_for(named)));
+    match value.filter(|value| !value.is_empty()) {
+        // A path that is relative is so to the root of the project, wherever the program is started.
+        Some(value) if value.to_string_lossy().contains('/') => {
+            let path = std::path::absolute(value).expect("not empty");
+            Cow::Owned(path.into_os_string())
+        }
+        Some(value) => Cow::Owned(value),
+        None => Cow::Borrowed(program),
+    }
+}
+
+/// The same for a shell's commands: functions that call the programs from where they are.
+pub fn located_in_shell() -> String {
+    let function = |program: &&str| {
+        let path = located(OsStr::new(program));
+        format!("{program}() {{ command '{}' \"$@\"; }}\n", path.display())
+    };
+    NAMED.iter().map(function).collect()
+}
+
+/// This program, [`located`], without input and without any variable that the daemon knows, but the one that
 /// switches HTTP off.
 pub fn clean(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(program);
+    let mut command = Command::new(located(program.as_ref()));
     for (variable, _) in std::env::vars_os() {
         let name = variable.to_string_lossy().into_owned();
         if name.starts_with("BLOCKCHAIN_TCPD_")
@@ -408,11 +452,15 @@ impl Drop for Scratch {
 }
 
 /// Whether `program` is there to test with. A test that lacks it says so and is left out; where everything must be
-/// tested, which BLOCKCHAIN_TCPD_TEST_ALL=1 says, it fails.
+/// tested, which BLOCKCHAIN_TCPD_TEST_ALL=1 says, or where a variable names it, it fails.
 pub fn installed(program: &str) -> bool {
+    let located = located(OsStr::new(program));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    // A path that is absolute takes the place of the directory.
+    let found = std::env::split_paths(&path).any(|directory| directory.join(&located).is_file());
     if !found {
+        let told = *located != *program;
+        assert!(!told, "{} is not {located:?}", variable_for(program));
         let all = std::env::var_os("BLOCKCHAIN_TCPD_TEST_ALL").is_some_and(|all| all == "1");
         assert!(!all, "{program} is not installed");
         eprintln!("left out: {program} is not installed");

@@ -75,7 +75,7 @@ impl Redis {
 
     /// What `redis-cli` says to this command.
     pub fn ask(&self, command: &[&str]) -> String {
-        let output = Command::new("redis-cli")
+        let output = clean("redis-cli")
             .args(["-p", &self.port.to_string(), "--no-auth-warning"])
             .args(&self.cli)
             .args(command)
