@@ -21,7 +21,7 @@ fn main() {
         sets += &format!("    ({name:?}, {name}::SET),\n");
     }
     let code = format!(
-        "{modules}\n/// All sets, with their names.\npub const SETS: &[(&str, super::Set)] = &[\n{sets}];\n"
+        "{modules}\n/// All sets, with their names.\npub const SETS: &[(&str, super::CommandSet)] = &[\n{sets}];\n"
     );
     let out = Path::new(&env::var("OUT_DIR").expect("cargo says where to")).join("sets.rs");
     fs::write(out, code).expect("cargo's own folder takes a file");

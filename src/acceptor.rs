@@ -9,19 +9,19 @@ use log::{debug, error};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
-use crate::clients::{Clients, NoRoom, Place};
-use crate::command::{BadHeader, Refusal};
+use crate::clients::{Clients, ConnectionGuard, NoRoom};
+use crate::command::{BadHeader, CommandError};
 use crate::connection::{Connection, Socket};
-use crate::episode::Episodes;
 use crate::error::{Error, plain};
-use crate::greeter::{Greeter, Greeting, Newcomer};
-use crate::linger::Linger;
+use crate::handover_state;
+use crate::lingering_close::LingeringClose;
 use crate::listener::Listener;
+use crate::log_throttle::Incidents;
 use crate::metrics::{AcceptError, Closed, Metrics, Refused};
-use crate::pack;
 use crate::protocol::proxy::Caller;
+use crate::proxy_filter::{FilterResult, PendingConn, ProxyFilter};
 use crate::queue::{Job, Queue};
-use crate::scoreboard::Alarm;
+use crate::scoreboard::ReaperWaker;
 use crate::session;
 use crate::sync::channel::TrySendError;
 use crate::thread::{self, Thread};
@@ -30,7 +30,7 @@ use crate::thread::{self, Thread};
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What every accept loop shares: where clients are counted and where they go.
-pub struct Door<S = TcpStream> {
+pub struct Admission<S = TcpStream> {
     /// Who is in.
     pub clients: Arc<Clients>,
     /// How many workers there are: with more clients than that, some wait.
@@ -38,11 +38,11 @@ pub struct Door<S = TcpStream> {
     /// Where they wait for a worker.
     pub queue: Queue<Connection<S>>,
     /// Wakes the reaper when somebody waits.
-    pub alarm: Alarm,
+    pub alarm: ReaperWaker,
     /// Where those go that are not let in.
-    pub linger: Linger,
+    pub linger: LingeringClose,
     /// What has been said in the log.
-    pub episodes: Arc<Episodes>,
+    pub incidents: Arc<Incidents>,
     /// Set when no more are to be accepted.
     pub closed: AtomicBool,
     /// What is counted.
@@ -57,18 +57,18 @@ pub struct Acceptor {
     pub rounds: Arc<AtomicU64>,
 }
 
-/// Starts the accept loop of `listener`; those who must send a PROXY header are left to the `greeter`. If the listener fails
+/// Starts the accept loop of `listener`; those who must send a PROXY header are left to the `proxy_filter`. If the listener fails
 /// for good, `failed` is told.
 pub fn start(
-    door: Arc<Door>,
+    admission: Arc<Admission>,
     listener: Arc<Listener>,
-    greeter: Option<Arc<Greeter>>,
+    proxy_filter: Option<Arc<ProxyFilter>>,
     failed: impl FnOnce(Error) + Send + 'static,
 ) -> Result<Acceptor, Error> {
     let rounds = Arc::new(AtomicU64::new(0));
     let counter = rounds.clone();
     let thread = thread::spawn("acceptor", move || {
-        if let Err(error) = run(&door, &listener, greeter.as_deref(), &counter) {
+        if let Err(error) = run(&admission, &listener, proxy_filter.as_deref(), &counter) {
             failed(error);
         }
     })?;
@@ -76,12 +76,12 @@ pub fn start(
 }
 
 fn run(
-    door: &Door,
+    admission: &Admission,
     listener: &Listener,
-    greeter: Option<&Greeter>,
+    proxy_filter: Option<&ProxyFilter>,
     rounds: &AtomicU64,
 ) -> Result<(), Error> {
-    while !door.closed.load(Ordering::Relaxed) {
+    while !admission.closed.load(Ordering::Relaxed) {
         rounds.fetch_add(1, Ordering::Relaxed);
         match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
             Ok((socket, peer)) => {
@@ -89,26 +89,26 @@ fn run(
                 let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                 if let Some(peer) = peer {
                     let stream = TcpStream::from(socket);
-                    match greeter {
-                        Some(greeter) if greeter.trusts(peer.ip()) => {
-                            greeter.receive(door.metrics.accept(), stream, peer);
+                    match proxy_filter {
+                        Some(proxy_filter) if proxy_filter.trusts(peer.ip()) => {
+                            proxy_filter.receive(admission.metrics.accept(), stream, peer);
                         }
-                        _ => door.welcome(stream, peer),
+                        _ => admission.on_accept(stream, peer),
                     }
                 }
             }
             Err(Errno::INTR) => {}
             Err(error) => match blame(error) {
                 Blame::Client => {
-                    door.metrics.accept_failed(AcceptError::Client);
-                    if door.episodes.accept.happened(&plain(&error.into())) {
-                        door.alarm.ring();
+                    admission.metrics.accept_failed(AcceptError::Client);
+                    if admission.incidents.accept.record(&plain(&error.into())) {
+                        admission.alarm.wake();
                     }
                 }
                 Blame::System => {
-                    door.metrics.accept_failed(kind(error));
-                    door.episodes.accept.happened(&plain(&error.into()));
-                    door.alarm.ring();
+                    admission.metrics.accept_failed(kind(error));
+                    admission.incidents.accept.record(&plain(&error.into()));
+                    admission.alarm.wake();
                     std::thread::sleep(PAUSE);
                 }
                 Blame::Listener => {
@@ -161,99 +161,105 @@ fn kind(error: Errno) -> AcceptError {
     }
 }
 
-impl Door {
-    fn welcome(&self, stream: TcpStream, peer: SocketAddr) {
-        self.let_in(pack::Client::new(self.metrics.accept(), peer), stream);
+impl Admission {
+    fn on_accept(&self, stream: TcpStream, peer: SocketAddr) {
+        self.admit_client(
+            handover_state::ConnectionState::new(self.metrics.accept(), peer),
+            stream,
+        );
     }
 
-    fn let_in(&self, client: pack::Client, stream: TcpStream) {
+    fn admit_client(&self, client: handover_state::ConnectionState, stream: TcpStream) {
         let (connection, peer) = (client.number, client.peer);
         let no_room = match self.admit(&client) {
-            Ok(place) => {
+            Ok(guard) => {
                 debug!(connection, peer:%; "accepted");
-                return self.enqueue(Connection::accepted(client, stream, place));
+                return self.enqueue(Connection::accepted(client, stream, guard));
             }
             Err(no_room) => no_room,
         };
         debug!(connection, peer:%; "refused");
-        session::turn_away(stream, &self.refusal(no_room), &self.linger);
+        session::reject(stream, &self.refusal(no_room), &self.linger);
     }
 
-    fn admit(&self, client: &pack::Client) -> Result<Place, NoRoom> {
-        if client.apart {
-            self.clients.admit_apart()
+    fn admit(&self, client: &handover_state::ConnectionState) -> Result<ConnectionGuard, NoRoom> {
+        if client.uncounted {
+            self.clients.admit_uncounted()
         } else {
             self.clients.admit(client.peer.ip())
         }
     }
 
     /// Does what is to be done with a connection of a load balancer, now that its PROXY header has come, or won't.
-    pub fn greeted(&self, newcomer: Newcomer, greeting: Greeting) {
-        let (mut client, stream) = newcomer;
+    pub fn on_filtered(&self, pending: PendingConn, result: FilterResult) {
+        let (mut client, stream) = pending;
         let (connection, proxy) = (client.number, client.peer);
-        let refusal = match greeting {
-            Greeting::Caller(caller) => {
-                client.greets = false;
+        let refusal = match result {
+            FilterResult::Caller(caller) => {
+                client.awaits_proxy_header = false;
                 match caller {
                     Caller::Client(peer) => client.peer = peer,
                     Caller::Unknown => {}
-                    Caller::Sender => client.apart = true,
+                    Caller::Sender => client.uncounted = true,
                 }
-                debug!(connection, proxy:%, counts = !client.apart; "passed on");
-                return self.let_in(client, stream);
+                debug!(connection, proxy:%, counts = !client.uncounted; "passed on");
+                return self.admit_client(client, stream);
             }
-            Greeting::Gone(how) => {
+            FilterResult::Gone(how) => {
                 debug!(connection, proxy:%; "gone before its PROXY header");
                 return self.metrics.share(connection as usize).closed(how);
             }
-            Greeting::NoRoom(limit) => self.refusal(NoRoom::BeforeHeader { limit }),
-            Greeting::Bad(bad) => self.bad_header(bad, proxy),
+            FilterResult::NoRoom(limit) => self.refusal(NoRoom::BeforeHeader { limit }),
+            FilterResult::Bad(bad) => self.bad_header(bad, proxy),
         };
         debug!(connection, peer:% = proxy; "refused");
-        session::turn_away(stream, &refusal, &self.linger);
+        session::reject(stream, &refusal, &self.linger);
     }
 
-    fn bad_header(&self, bad: BadHeader, proxy: SocketAddr) -> Refusal<'static> {
+    fn bad_header(&self, bad: BadHeader, proxy: SocketAddr) -> CommandError<'static> {
         self.metrics.refuse(match bad {
             BadHeader::Missing => Refused::HeaderMissing,
             BadHeader::Malformed => Refused::HeaderMalformed,
             BadHeader::TooLong => Refused::HeaderTooLong,
             BadHeader::Late => Refused::HeaderLate,
         });
-        let refusal = Refusal::BadHeader(bad);
+        let refusal = CommandError::BadHeader(bad);
         let detail = format!("from {}: {refusal}", proxy.ip());
-        if self.episodes.bad_header.happened(&detail) {
-            self.alarm.ring();
+        if self.incidents.bad_header.record(&detail) {
+            self.alarm.wake();
         }
         refusal
     }
 
     /// What to tell a client for whom there is no room, once it is counted and said.
-    fn refusal(&self, no_room: NoRoom) -> Refusal<'static> {
+    fn refusal(&self, no_room: NoRoom) -> CommandError<'static> {
         self.metrics.refuse(match no_room {
             NoRoom::Here { .. } => Refused::Full,
             NoRoom::ForAddress { .. } => Refused::Address,
-            NoRoom::Apart { .. } => Refused::Apart,
+            NoRoom::Uncounted { .. } => Refused::Uncounted,
             NoRoom::BeforeHeader { .. } => Refused::BeforeHeader,
         });
-        let refusal = Refusal::NoRoom(no_room);
-        if self.episodes.refused.happened(&refusal) {
-            self.alarm.ring();
+        let refusal = CommandError::NoRoom(no_room);
+        if self.incidents.refused.record(&refusal) {
+            self.alarm.wake();
         }
         refusal
     }
 
     /// Lets the clients of the last process in, as far as there is room: all are counted before the first is served.
-    pub fn welcome_back(&self, clients: Vec<(pack::Client, TcpStream)>) -> Vec<Connection> {
+    pub fn resume(
+        &self,
+        clients: Vec<(handover_state::ConnectionState, TcpStream)>,
+    ) -> Vec<Connection> {
         let mut admitted = Vec::with_capacity(clients.len());
         for (client, stream) in clients {
             match self.admit(&client) {
-                Ok(place) => admitted.push(Connection::of(client, stream, place)),
+                Ok(guard) => admitted.push(Connection::of(client, stream, guard)),
                 Err(no_room) => {
                     let refusal = self.refusal(no_room);
                     // To one that has half a reply, words would be the other half.
                     if client.replies.is_empty() {
-                        session::turn_away(stream, &refusal, &self.linger);
+                        session::reject(stream, &refusal, &self.linger);
                     }
                 }
             }
@@ -262,13 +268,13 @@ impl Door {
     }
 }
 
-impl<S: Socket> Door<S> {
+impl<S: Socket> Admission<S> {
     /// Gives `connection` to the workers.
     pub fn enqueue(&self, connection: Connection<S>) {
         match self.queue.put(Job::Serve(connection)) {
             Ok(()) => {
                 if self.clients.all() > self.workers {
-                    self.alarm.ring();
+                    self.alarm.wake();
                 }
             }
             // The queue has room for everyone who has a place, and the workers outlive the door.

@@ -4,20 +4,20 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::bell::Bell;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::waker::Waker;
 
 /// How many connections that don't count there may be: enough for the health checks of some load balancers.
-pub const MOST_APART: usize = 8;
+pub const MAX_UNCOUNTED: usize = 8;
 
 /// How many clients there may be, and how many there are.
 pub struct Clients {
     count: Arc<AtomicUsize>,
     /// How many connections there are that are served and don't count.
-    apart: Arc<AtomicUsize>,
+    uncounted: Arc<AtomicUsize>,
     limit: usize,
     per_address: Option<PerAddress>,
-    bell: Option<Arc<Bell>>,
+    waker: Option<Arc<Waker>>,
 }
 
 /// Why a client can't be let in.
@@ -34,7 +34,7 @@ pub enum NoRoom {
         limit: usize,
     },
     /// There are as many connections that don't count as may be.
-    Apart {
+    Uncounted {
         /// So many.
         limit: usize,
     },
@@ -59,19 +59,19 @@ impl Clients {
     pub fn new(limit: usize, per_address: usize) -> Self {
         Clients {
             count: Arc::default(),
-            apart: Arc::default(),
+            uncounted: Arc::default(),
             limit,
             per_address: (per_address > 0).then(|| PerAddress {
                 limit: per_address,
                 counts: Arc::default(),
             }),
-            bell: None,
+            waker: None,
         }
     }
 
-    /// The same, and rings `bell` whenever the number changes.
-    pub fn heard_by(self, bell: Option<Arc<Bell>>) -> Self {
-        Clients { bell, ..self }
+    /// The same, and rings `waker` whenever the number changes.
+    pub fn with_waker(self, waker: Option<Arc<Waker>>) -> Self {
+        Clients { waker, ..self }
     }
 
     /// The number of clients, which is what `WHO` answers.
@@ -81,16 +81,16 @@ impl Clients {
 
     /// The number of all that are served or wait to be: the clients and those that don't count.
     pub fn all(&self) -> usize {
-        self.count.load(Ordering::SeqCst) + self.apart.load(Ordering::SeqCst)
+        self.count.load(Ordering::SeqCst) + self.uncounted.load(Ordering::SeqCst)
     }
 
     /// Gives a place to a connection that doesn't count, if there is room for it: to a load balancer's own, for a check.
-    pub fn admit_apart(&self) -> Result<Place, NoRoom> {
-        take(&self.apart, MOST_APART, None).map_err(|limit| NoRoom::Apart { limit })
+    pub fn admit_uncounted(&self) -> Result<ConnectionGuard, NoRoom> {
+        take(&self.uncounted, MAX_UNCOUNTED, None).map_err(|limit| NoRoom::Uncounted { limit })
     }
 
     /// Counts a client from `address`, if there is room for it.
-    pub fn admit(&self, address: IpAddr) -> Result<Place, NoRoom> {
+    pub fn admit(&self, address: IpAddr) -> Result<ConnectionGuard, NoRoom> {
         let Some(PerAddress { limit, counts }) = &self.per_address else {
             return self.count_one(None);
         };
@@ -100,17 +100,17 @@ impl Clients {
         if here >= *limit {
             return Err(NoRoom::ForAddress { limit: *limit });
         }
-        let place = self.count_one(Some(Box::new((address, counts.clone()))))?;
+        let guard = self.count_one(Some(Box::new((address, counts.clone()))))?;
         of_address.insert(address, here + 1);
-        Ok(place)
+        Ok(guard)
     }
 
-    fn count_one(&self, at: Option<Box<(IpAddr, Counts)>>) -> Result<Place, NoRoom> {
-        let mut place =
+    fn count_one(&self, at: Option<Box<(IpAddr, Counts)>>) -> Result<ConnectionGuard, NoRoom> {
+        let mut guard =
             take(&self.count, self.limit, at).map_err(|clients| NoRoom::Here { clients })?;
-        place.bell = self.bell.clone();
-        place.ring();
-        Ok(place)
+        guard.waker = self.waker.clone();
+        guard.wake();
+        Ok(guard)
     }
 }
 
@@ -119,35 +119,35 @@ fn take(
     count: &Arc<AtomicUsize>,
     limit: usize,
     at: Option<Box<(IpAddr, Counts)>>,
-) -> Result<Place, usize> {
+) -> Result<ConnectionGuard, usize> {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
         (count < limit).then_some(count + 1)
     })?;
-    Ok(Place {
+    Ok(ConnectionGuard {
         count: count.clone(),
         at,
-        bell: None,
+        waker: None,
     })
 }
 
 /// A client's place in the count, or one of those that don't count: given back when it is dropped.
-pub struct Place {
+pub struct ConnectionGuard {
     count: Arc<AtomicUsize>,
     /// Where it counts for its address. In a box, because most servers have no use for it.
     at: Option<Box<(IpAddr, Counts)>>,
     /// Who wants to know of the change.
-    bell: Option<Arc<Bell>>,
+    waker: Option<Arc<Waker>>,
 }
 
-impl Place {
-    fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            bell.ring();
+impl ConnectionGuard {
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake();
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         if let Some((address, counts)) = self.at.as_deref() {
             let mut counts = lock(counts);
@@ -159,7 +159,7 @@ impl Drop for Place {
             }
         }
         self.count.fetch_sub(1, Ordering::SeqCst);
-        self.ring();
+        self.wake();
     }
 }
 
@@ -222,15 +222,19 @@ mod tests {
     fn who_is_apart_counts_for_nothing_but_its_own_limit() {
         let clients = Clients::new(1, 1);
         let client = clients.admit(address("192.0.2.1")).unwrap();
-        let apart: Vec<_> = (0..MOST_APART).map(|_| clients.admit_apart()).collect();
-        assert!(apart.iter().all(Result::is_ok));
+        let uncounted: Vec<_> = (0..MAX_UNCOUNTED)
+            .map(|_| clients.admit_uncounted())
+            .collect();
+        assert!(uncounted.iter().all(Result::is_ok));
         assert!(matches!(
-            clients.admit_apart(),
-            Err(NoRoom::Apart { limit: MOST_APART })
+            clients.admit_uncounted(),
+            Err(NoRoom::Uncounted {
+                limit: MAX_UNCOUNTED
+            })
         ));
         assert_eq!(clients.count().load(Ordering::SeqCst), 1);
-        assert_eq!(clients.all(), 1 + MOST_APART);
-        drop((client, apart));
+        assert_eq!(clients.all(), 1 + MAX_UNCOUNTED);
+        drop((client, uncounted));
         assert_eq!(clients.all(), 0);
     }
 

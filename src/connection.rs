@@ -7,9 +7,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::clients::Place;
+use crate::clients::ConnectionGuard;
 use crate::clock::Nanos;
-use crate::pack;
+use crate::handover_state;
 
 /// What a session needs of a socket. One that is no socket serves to try sessions: see `fuzz/` and `tests/shuttle.rs`.
 pub trait Socket {
@@ -40,39 +40,47 @@ impl Socket for TcpStream {
 /// A live connection. It can be moved between threads in the middle of anything but a request.
 pub struct Connection<S = TcpStream> {
     /// What is known of the client. Its replies are here, and not on the worker's stack, so that they outlive a panic.
-    pub client: pack::Client,
+    pub client: handover_state::ConnectionState,
     /// When it was accepted, until a worker takes it.
     pub waiting: Option<Nanos>,
     stream: S,
-    place: Place,
+    guard: ConnectionGuard,
 }
 
 impl<S: Socket> Connection<S> {
     /// A connection just accepted.
-    pub fn new(number: u64, stream: S, peer: SocketAddr, place: Place) -> Self {
-        Connection::accepted(pack::Client::new(number, peer), stream, place)
+    pub fn new(number: u64, stream: S, peer: SocketAddr, guard: ConnectionGuard) -> Self {
+        Connection::accepted(
+            handover_state::ConnectionState::new(number, peer),
+            stream,
+            guard,
+        )
     }
 
     /// The same, of whom something is known already.
-    pub fn accepted(client: pack::Client, stream: S, place: Place) -> Self {
+    pub fn accepted(
+        client: handover_state::ConnectionState,
+        stream: S,
+        guard: ConnectionGuard,
+    ) -> Self {
         Connection {
             waiting: Some(Nanos::now()),
-            ..Connection::of(client, stream, place)
+            ..Connection::of(client, stream, guard)
         }
     }
 
     /// A client of the last process.
-    pub fn of(client: pack::Client, stream: S, place: Place) -> Self {
+    pub fn of(client: handover_state::ConnectionState, stream: S, guard: ConnectionGuard) -> Self {
         Connection {
             client,
             waiting: None,
             stream,
-            place,
+            guard,
         }
     }
 
     /// The client counts no more here, and is ready to go to the next process.
-    pub fn into_parts(self) -> (pack::Client, S) {
+    pub fn into_parts(self) -> (handover_state::ConnectionState, S) {
         (self.client, self.stream)
     }
 
@@ -100,14 +108,14 @@ impl<S: Socket> Connection<S> {
 
     /// The client counts no more, and the socket is closed.
     pub fn close(self) {
-        drop(self.place);
+        drop(self.guard);
     }
 }
 
 impl Connection {
     /// The client counts no more, and then learns that nothing more will come. What is left is a socket to linger on.
     pub fn say_goodbye(self) -> TcpStream {
-        drop(self.place);
+        drop(self.guard);
         // It fails if the client has gone already, which is as well.
         let _ = self.stream.shutdown(Shutdown::Write);
         self.stream
@@ -115,7 +123,7 @@ impl Connection {
 
     /// The client counts no more and is cut off: it learns so by a reset, and the system forgets what it did not take.
     pub fn cut(self) {
-        drop(self.place);
+        drop(self.guard);
         // If it fails, the client sees an end instead of a reset.
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
     }

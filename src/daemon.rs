@@ -8,24 +8,24 @@ use log::{error, info, warn};
 use rustix::process::WaitOptions;
 use uuid::Uuid;
 
-use crate::cluster::{self, Place};
+use crate::admin::AdminServer;
+use crate::admin::{Context, Draining};
+use crate::cluster::{self, Backend};
 use crate::error::{Error, plain};
-use crate::handover::{self, Inherited, Successor};
-use crate::http::Http;
+use crate::handover::{self, InheritedState, Upgrade};
 use crate::identity::{Identity, Origin};
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::monitor::{Draining, Subject};
-use crate::notify::{self, Herald};
+use crate::notify::{self, Notifier};
 use crate::options::Options;
 use crate::scoreboard::Phase;
 use crate::server::Server;
-use crate::signals::{self, Signals, Told};
+use crate::signals::{self, SignalEvent, Signals};
 
 /// Says whether a daemon with these settings would start, as far as that can be told beside one that runs.
 pub fn check(options: &Options) -> Result<(), Error> {
     handover::check_version()?;
-    if let Some(cluster) = find_cluster(options)? {
+    if let Some(cluster) = cluster_settings(options)? {
         cluster.check()?;
     }
     match &options.state_directory {
@@ -38,7 +38,7 @@ pub fn check(options: &Options) -> Result<(), Error> {
 const TO_ETCD: usize = 8;
 
 /// Why a server is left.
-enum Leave {
+enum ExitReason {
     /// It was told to stop, or can't go on.
     Stop(String, Result<(), Error>),
     /// A new program takes over.
@@ -47,14 +47,14 @@ enum Leave {
 
 /// Serves until a signal ends it.
 pub fn run(options: &Options) -> Result<(), Error> {
-    signals::hold()?;
+    signals::block_all()?;
     if handover::is_replacement() {
         handover::say_which_program();
     }
     for variable in &options.unknown_variables {
         warn!(variable; "there is no such setting (--help names all)");
     }
-    look_for_cluster(options);
+    warn_unused_cluster_settings(options);
     limits::prepare();
     // Before anything is taken: if this fails, systemd keeps the clients until it is mended. Who replaces a program in its
     // process can't go back, and has what that had.
@@ -64,7 +64,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         limits::check(options.max_clients)?;
         Some(identify(options)?)
     };
-    let cluster = match find_cluster(options) {
+    let cluster = match cluster_settings(options) {
         // The trial has looked whether it can work, and the clients can't wait until that has been found out again.
         Ok(cluster) if handover::is_replacement() => cluster,
         Ok(cluster) => {
@@ -73,13 +73,13 @@ pub fn run(options: &Options) -> Result<(), Error> {
         }
         Err(error) if handover::is_replacement() => {
             error!("goes on without the cluster, the next restart will fail: {error}");
-            given_cluster(options).and_then(|given| cluster::Settings::unusable(&given))
+            cluster_args(options).and_then(|args| cluster::Settings::unusable(&args))
         }
         Err(error) => return Err(error),
     };
     let cluster = cluster.map(Arc::new);
-    let successor = Successor::of_this_program();
-    let mut inherited = Inherited::take(options)?;
+    let upgrade = Upgrade::of_this_program();
+    let mut inherited = InheritedState::take(options)?;
     if inherited.stored {
         notify::forget();
     }
@@ -88,10 +88,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
             identity.adopt(id);
             identity
         }
-        (None, Some(id)) => go_on(options, id),
+        (None, Some(id)) => resume_identity(options, id),
         (None, None) => identify(options)?,
     };
-    if identity.origin == Origin::Passing && inherited.id.is_none() {
+    if identity.origin == Origin::Ephemeral && inherited.id.is_none() {
         info!(id:% = identity.id; "the id of this server ends with it: there is no --state-directory to keep it in");
     }
     let mut signals = Signals::listen()?;
@@ -101,7 +101,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let sockets = std::mem::take(&mut inherited.http);
         // Those that come from the other servers are HTTP; those to them, and to etcd, come on top.
         let (servers, to_servers) = match &cluster {
-            Some(cluster) if cluster.place == Place::Etcd => {
+            Some(cluster) if cluster.backend == Backend::Etcd => {
                 let servers = limits::server_connections();
                 (servers, servers + TO_ETCD)
             }
@@ -122,46 +122,46 @@ pub fn run(options: &Options) -> Result<(), Error> {
             cluster.clone(),
         )?;
         let draining = Draining::default();
-        let subject = Subject {
+        let context = Context {
             health: Arc::new(server.health()),
             metrics: metrics.clone(),
             commands: commands.clone(),
             member: server.member(),
-            cluster: server.cluster_figures(),
+            cluster: server.cluster_stats(),
             draining: draining.clone(),
         };
-        let http = Http::start(sockets, subject, most)?;
+        let http = AdminServer::start(sockets, context, most)?;
         server.begin();
         server.say_ready(&http.addresses());
-        let herald = Herald::start(server.health())?;
-        match wait(&signals, &server, &successor) {
-            Leave::Stop(reason, mut result) => {
+        let notifier = Notifier::start(server.health())?;
+        match wait(&signals, &server, &upgrade) {
+            ExitReason::Stop(reason, mut result) => {
                 draining.get_or_init(Instant::now);
                 // From the signal on, whatever is to be done first.
-                let told = signals.told_to_stop().unwrap_or_else(Instant::now);
-                let mut deadline = told + options.drain_timeout;
+                let events = signals.told_to_stop().unwrap_or_else(Instant::now);
+                let mut deadline = events + options.drain_timeout;
                 if result.is_ok() {
                     deadline += options.drain_notice;
-                    result = give_notice(options, &server);
+                    result = announce_drain(options, &server);
                 }
-                server.close_door();
-                drop(herald);
+                server.stop_accepting();
+                drop(notifier);
                 info!(reason:%, clients = server.clients(); "stopping");
                 server.stop(deadline.saturating_duration_since(Instant::now()));
                 return result;
             }
-            Leave::Replace => {
+            ExitReason::Replace => {
                 // First, while clients are served still: those who look after them wait in the backlog from now on.
                 let sockets = http.end();
-                server.close_door();
-                drop(herald);
-                inherited = server.hand_over(Phase::Release);
+                server.stop_accepting();
+                drop(notifier);
+                inherited = server.hand_over(Phase::Detach);
                 inherited.http = sockets;
                 signals.pause();
                 // Who was told to stop meanwhile does so itself.
                 if !signals.is_told_to_stop() {
                     let why = match inherited.pack() {
-                        Ok(pack) => successor.take_over(&pack),
+                        Ok(pack) => upgrade.exec(&pack),
                         Err(error) => format!("can't pack the clients: {}", plain(&error)),
                     };
                     error!("goes on as it is: {why}");
@@ -174,7 +174,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
 }
 
 /// Lets those who send clients here learn that it drains, before it lets nobody in any more.
-fn give_notice(options: &Options, server: &Server) -> Result<(), Error> {
+fn announce_drain(options: &Options, server: &Server) -> Result<(), Error> {
     let notice = options.drain_notice;
     if notice.is_zero() {
         return Ok(());
@@ -189,7 +189,7 @@ fn give_notice(options: &Options, server: &Server) -> Result<(), Error> {
 }
 
 /// Names settings of a cluster that there is not: that of the cluster itself may have been mistyped.
-fn look_for_cluster(options: &Options) {
+fn warn_unused_cluster_settings(options: &Options) {
     let files = [
         &options.cluster_user_file,
         &options.cluster_password_file,
@@ -206,8 +206,8 @@ fn look_for_cluster(options: &Options) {
 }
 
 /// What `options` say about a cluster, if they ask for one.
-fn given_cluster(options: &Options) -> Option<cluster::Given> {
-    Some(cluster::Given {
+fn cluster_args(options: &Options) -> Option<cluster::ClusterArgs> {
+    Some(cluster::ClusterArgs {
         cluster: options.cluster.clone()?,
         name: options.cluster_name.clone(),
         heartbeat: options.cluster_heartbeat,
@@ -223,12 +223,12 @@ fn given_cluster(options: &Options) -> Option<cluster::Given> {
 }
 
 /// The cluster that `options` ask for, if any. Nothing is read or looked up for it.
-fn find_cluster(options: &Options) -> Result<Option<cluster::Settings>, Error> {
-    let Some(given) = given_cluster(options) else {
+fn cluster_settings(options: &Options) -> Result<Option<cluster::Settings>, Error> {
+    let Some(args) = cluster_args(options) else {
         return Ok(None);
     };
-    let settings = cluster::Settings::new(&given)?;
-    if settings.place == Place::Etcd && options.http.is_none() {
+    let settings = cluster::Settings::new(&args)?;
+    if settings.backend == Backend::Etcd && options.http.is_none() {
         return Err(Error::Cluster(
             "--cluster etcd:// needs HTTP, by which the servers ask each other: --http (BLOCKCHAIN_TCPD_HTTP) switches it off"
                 .to_string(),
@@ -242,7 +242,7 @@ fn identify(options: &Options) -> Result<Identity, Error> {
     let identity = match (&options.server_id, &options.state_directory) {
         (Some(id), directory) => Identity::given(*id, directory.as_deref())?,
         (None, Some(directory)) => Identity::in_directory(directory)?,
-        (None, None) => Identity::passing(),
+        (None, None) => Identity::ephemeral(),
     };
     if let Origin::Created(file) = &identity.origin {
         info!(id:% = identity.id, file:% = file.display(); "this server has a new id");
@@ -251,12 +251,12 @@ fn identify(options: &Options) -> Result<Identity, Error> {
 }
 
 /// The id that the clients know already, whatever has become of the state directory.
-fn go_on(options: &Options, id: Uuid) -> Identity {
+fn resume_identity(options: &Options, id: Uuid) -> Identity {
     let mut identity = identify(options).unwrap_or_else(|error| {
         error!(id:%; "goes on with its id, the next restart will fail: {error}");
-        Identity::passing()
+        Identity::ephemeral()
     });
-    if identity.origin != Origin::Passing && identity.id != id {
+    if identity.origin != Origin::Ephemeral && identity.id != id {
         warn!(id:%, kept:% = identity.id; "the id in the state directory is another now, and comes with the next restart");
     }
     identity.id = id;
@@ -270,40 +270,40 @@ fn reap() {
 }
 
 /// Waits for a reason to leave `server`.
-fn wait(signals: &Signals, server: &Server, successor: &Successor) -> Leave {
+fn wait(signals: &Signals, server: &Server, upgrade: &Upgrade) -> ExitReason {
     // What the program that ran before in this process did not come to.
     reap();
     loop {
         select! {
-            recv(signals.told()) -> told => match told {
-                Ok(Told::Child) => reap(),
-                Ok(Told::Stop(signal)) => return Leave::Stop(signal.to_string(), Ok(())),
+            recv(signals.events()) -> events => match events {
+                Ok(SignalEvent::Child) => reap(),
+                Ok(SignalEvent::Stop(signal)) => return ExitReason::Stop(signal.to_string(), Ok(())),
                 // The word to stop comes after it.
-                Ok(Told::Replace) if signals.is_told_to_stop() => {}
-                Ok(Told::Replace) => {
+                Ok(SignalEvent::Replace) if signals.is_told_to_stop() => {}
+                Ok(SignalEvent::Replace) => {
                     notify::reloading();
-                    match successor.try_out(&|| signals.is_told_to_stop()) {
-                        Ok(()) => return Leave::Replace,
+                    match upgrade.preflight(&|| signals.is_told_to_stop()) {
+                        Ok(()) => return ExitReason::Replace,
                         Err(problem) => {
                             error!("goes on as it is, the new program can't take over: {problem}");
                             notify::reloaded();
                         }
                     }
                 }
-                Ok(Told::Hangup) => {
+                Ok(SignalEvent::Hangup) => {
                     info!("SIGHUP changes nothing: settings are read at start only");
                     notify::reloading();
                     notify::reloaded();
                 }
-                Ok(Told::Reopen) => {
+                Ok(SignalEvent::Reopen) => {
                     info!("SIGUSR1 changes nothing: the log goes to standard error, and no file is to be opened again");
                 }
                 // This one holds a sender of its own.
-                Err(_) => return Leave::Stop("no signals".to_string(), Ok(())),
+                Err(_) => return ExitReason::Stop("no signals".to_string(), Ok(())),
             },
             recv(server.failures) -> failure => {
                 let error = failure.unwrap_or(Error::AcceptorsGone);
-                return Leave::Stop(error.to_string(), Err(error));
+                return ExitReason::Stop(error.to_string(), Err(error));
             }
         }
     }

@@ -19,10 +19,10 @@ use uuid::Uuid;
 
 use crate::clock::Millis;
 use crate::error::{Error, plain};
-use crate::linger::Leaving;
+use crate::handover_state;
+use crate::lingering_close::LingeringSocket;
 use crate::listener::{self, Listener};
 use crate::options::Options;
-use crate::pack;
 use crate::signals;
 use crate::sys;
 
@@ -34,7 +34,7 @@ const VERSION_VARIABLE: &str = "BLOCKCHAIN_TCPD_PACK_VERSION";
 
 /// What a process begins with, and leaves to the next.
 #[derive(Default)]
-pub struct Inherited {
+pub struct InheritedState {
     /// Sockets that listen for clients already.
     pub listeners: Vec<Arc<Listener>>,
     /// Sockets that listen for HTTP already.
@@ -48,16 +48,16 @@ pub struct Inherited {
     /// Since when nobody has been accepted, if that is so.
     pub begun: Option<Millis>,
     /// The place in the cluster.
-    pub census: Option<pack::Census>,
+    pub census: Option<handover_state::Census>,
     /// Clients of the last process.
-    pub clients: Vec<(pack::Client, TcpStream)>,
+    pub clients: Vec<(handover_state::ConnectionState, TcpStream)>,
     /// Sockets of clients that have been told goodbye.
-    pub leaving: Vec<Leaving>,
+    pub leaving: Vec<LingeringSocket>,
     /// The id of the server.
     pub id: Option<Uuid>,
 }
 
-impl Inherited {
+impl InheritedState {
     /// All that was passed to this process. Call it once, before any thread starts.
     pub fn take(options: &Options) -> Result<Self, Error> {
         let passed = listener::passed()?;
@@ -81,10 +81,10 @@ impl Inherited {
                 )));
             }
         }
-        let mut inherited = Inherited {
+        let mut inherited = InheritedState {
             listeners: passed.line.into_iter().map(Arc::new).collect(),
             http: passed.http.into_iter().map(Arc::new).collect(),
-            ..Inherited::default()
+            ..InheritedState::default()
         };
         // Before the clients of the last process are taken: if this fails, systemd keeps them until it is mended.
         if inherited.http.is_empty() && !is_replacement() {
@@ -94,7 +94,7 @@ impl Inherited {
             inherited.unpack(&pack);
             inherited.stored = true;
         }
-        if let Some(pack) = sys::passed_descriptor(pack::VARIABLE) {
+        if let Some(pack) = sys::passed_descriptor(handover_state::VARIABLE) {
             inherited.unpack(&pack);
             if inherited.http.is_empty() {
                 inherited.http = listen_for_http(options).unwrap_or_else(|error| {
@@ -108,8 +108,8 @@ impl Inherited {
 
     /// Adds what is in a pack. What can't be read is closed, and the log says so.
     fn unpack(&mut self, pack: &OwnedFd) {
-        let arrived = match pack::receive(pack) {
-            Ok(arrived) => arrived,
+        let received = match handover_state::receive(pack) {
+            Ok(received) => received,
             Err(error) => {
                 let why = plain(&error);
                 return error!(
@@ -117,17 +117,17 @@ impl Inherited {
                 );
             }
         };
-        let mut descriptors = arrived.descriptors;
-        let contents = match arrived.contents {
+        let mut descriptors = received.descriptors;
+        let contents = match received.contents {
             Ok(contents) => contents,
-            Err(damage) => {
+            Err(problem) => {
                 // Their sockets know themselves which of them listen.
                 let listening = descriptors.extract_if(.., |socket| listener::accepts_tcp(socket));
                 let mut listening: Vec<_> = listening.collect();
-                let http = listening.split_off(listening.len().saturating_sub(arrived.http));
-                self.listen(listening, http, arrived.passed);
+                let http = listening.split_off(listening.len().saturating_sub(received.http));
+                self.listen(listening, http, received.passed);
                 let clients = descriptors.len();
-                error!(clients; "the clients of the last process are closed, their pack can't be read: {damage}");
+                error!(clients; "the clients of the last process are closed, their pack can't be read: {problem}");
                 for socket in descriptors.into_iter().map(TcpStream::from) {
                     // It fails if that client has gone already.
                     let _ = socket.shutdown(Shutdown::Write);
@@ -146,7 +146,7 @@ impl Inherited {
         let line = descriptors.by_ref().take(contents.listeners as usize);
         let line = line.collect();
         let http = descriptors.by_ref().take(contents.http.into());
-        self.listen(line, http.collect(), arrived.passed);
+        self.listen(line, http.collect(), received.passed);
         let sockets = descriptors.by_ref().map(TcpStream::from);
         self.clients
             .extend(contents.clients.into_iter().zip(sockets));
@@ -174,8 +174,8 @@ impl Inherited {
     /// All this in a pack, for the next process.
     pub fn pack(&self) -> io::Result<OwnedFd> {
         // More than that nobody passes, and they would be taken for clients.
-        let http = &self.http[..self.http.len().min(usize::from(pack::MOST_HTTP))];
-        let contents = pack::Contents {
+        let http = &self.http[..self.http.len().min(usize::from(handover_state::MOST_HTTP))];
+        let contents = handover_state::HandoverState {
             listeners: self.listeners.len() as u32,
             http: http.len() as u8,
             id: self.id.unwrap_or_default(),
@@ -196,7 +196,7 @@ impl Inherited {
         let clients = self.clients.iter().map(|(_, stream)| stream.as_fd());
         let leaving = self.leaving.iter().map(|(stream, _)| stream.as_fd());
         let descriptors: Vec<_> = listeners.chain(clients).chain(leaving).collect();
-        pack::send(&contents, passed, &descriptors)
+        handover_state::send(&contents, passed, &descriptors)
     }
 }
 
@@ -218,16 +218,19 @@ fn listen_for_http(options: &Options) -> Result<Vec<Arc<Listener>>, Error> {
 
 /// Whether this program replaces another in the same process.
 pub fn is_replacement() -> bool {
-    std::env::var_os(pack::VARIABLE).is_some()
+    std::env::var_os(handover_state::VARIABLE).is_some()
 }
 
 /// What a program that is tried out says, so that it is known for one of ours; nothing when an operator asks.
-pub fn introduction() -> Option<String> {
-    std::env::var_os(VERSION_VARIABLE).map(|_| own_introduction())
+pub fn version_banner() -> Option<String> {
+    std::env::var_os(VERSION_VARIABLE).map(|_| own_version_banner())
 }
 
-fn own_introduction() -> String {
-    format!("blockchain-tcpd takes packs of version {}", pack::VERSION)
+fn own_version_banner() -> String {
+    format!(
+        "blockchain-tcpd takes packs of version {}",
+        handover_state::VERSION
+    )
 }
 
 /// What a program that has ended wrote, as far as it is of interest; what it started may hold its end of the pipe.
@@ -242,7 +245,9 @@ fn said(mut output: ChildStdout) -> String {
 /// Whether this program can take the clients of the one that tries it out.
 pub fn check_version() -> Result<(), Error> {
     match std::env::var(VERSION_VARIABLE) {
-        Ok(version) if version != pack::VERSION.to_string() => Err(Error::PackVersion { version }),
+        Ok(version) if version != handover_state::VERSION.to_string() => {
+            Err(Error::PackVersion { version })
+        }
         _ => Ok(()),
     }
 }
@@ -278,19 +283,19 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 }
 
 /// The program that replaces this one, with the same arguments.
-pub struct Successor {
+pub struct Upgrade {
     /// Or why it isn't known.
     program: Result<PathBuf, String>,
 }
 
-impl Successor {
+impl Upgrade {
     /// What is found when it is called by the path by which this program was started: the next release, if a link in it was
     /// switched. Ask early: the working directory may go.
     pub fn of_this_program() -> Self {
         let program = path_as_given().map_or_else(std::env::current_exe, Ok);
         let program = program
             .map_err(|error| format!("can't find out which program this is: {}", plain(&error)));
-        Successor { program }
+        Upgrade { program }
     }
 
     fn command(&self) -> Result<(Command, String), String> {
@@ -305,11 +310,11 @@ impl Successor {
     }
 
     /// Whether it would start with the same settings, else why not. Given up when `is_over` says so.
-    pub fn try_out(&self, is_over: &dyn Fn() -> bool) -> Result<(), String> {
+    pub fn preflight(&self, is_over: &dyn Fn() -> bool) -> Result<(), String> {
         let (mut trial, name) = self.command()?;
         trial
             .arg("--check")
-            .env(VERSION_VARIABLE, pack::VERSION.to_string())
+            .env(VERSION_VARIABLE, handover_state::VERSION.to_string())
             .env_remove("NOTIFY_SOCKET");
         trial
             .stdin(Stdio::null())
@@ -347,7 +352,7 @@ impl Successor {
             }
         }
         match child.stdout.take().map(said) {
-            Some(said) if said.trim_end() == own_introduction() => Ok(()),
+            Some(said) if said.trim_end() == own_version_banner() => Ok(()),
             _ => Err(format!(
                 "{name} is not blockchain-tcpd, or a version that takes no clients of this one"
             )),
@@ -355,7 +360,7 @@ impl Successor {
     }
 
     /// Becomes that program, which takes `pack`. Returns only if that fails, and says why.
-    pub fn take_over(&self, pack: &OwnedFd) -> String {
+    pub fn exec(&self, pack: &OwnedFd) -> String {
         let (mut command, name) = match self.command() {
             Ok(command) => command,
             Err(why) => return why,
@@ -364,7 +369,7 @@ impl Successor {
             return plain(&error.into());
         }
         let error = command
-            .env(pack::VARIABLE, pack.as_raw_fd().to_string())
+            .env(handover_state::VARIABLE, pack.as_raw_fd().to_string())
             .exec();
         // It had that set to what a new program expects.
         sys::ignore_broken_pipes();

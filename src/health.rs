@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-use crate::acceptor::{Acceptor, Door};
+use crate::acceptor::{Acceptor, Admission};
 use crate::connection::Connection;
 use crate::queue::{Job, Jobs};
-use crate::scoreboard::{Activity, Line, Scoreboard};
+use crate::scoreboard::{Activity, Scoreboard, WorkerSlot};
 use crate::sync;
 use crate::thread::Wake;
 
@@ -39,7 +39,7 @@ impl Load {
 /// Asks for the proof.
 pub struct Health {
     /// Gone when the server drains.
-    door: Weak<Door>,
+    admission: Weak<Admission>,
     clients: Arc<sync::atomic::AtomicUsize>,
     /// Each with how often it has gone round.
     acceptors: Vec<(Wake, Arc<AtomicU64>)>,
@@ -57,7 +57,7 @@ pub struct Health {
 impl Health {
     /// Of these acceptors and the workers on this scoreboard.
     pub fn new(
-        door: &Arc<Door>,
+        admission: &Arc<Admission>,
         acceptors: &[Acceptor],
         scoreboard: Arc<Scoreboard>,
         waiting: Jobs<Connection>,
@@ -65,8 +65,8 @@ impl Health {
     ) -> Self {
         let acceptors = acceptors.iter();
         Health {
-            door: Arc::downgrade(door),
-            clients: door.clients.count(),
+            admission: Arc::downgrade(admission),
+            clients: admission.clients.count(),
             acceptors: acceptors
                 .map(|acceptor| (acceptor.thread.wake(), acceptor.rounds.clone()))
                 .collect(),
@@ -87,7 +87,7 @@ impl Health {
     pub fn load(&self) -> Load {
         Load {
             clients: self.clients(),
-            workers: self.scoreboard.lines().len(),
+            workers: self.scoreboard.slots().len(),
             waiting: self.waiting.to_serve(),
             queue: self.queue,
         }
@@ -96,12 +96,12 @@ impl Health {
     /// Has each acceptor go round its loop, a free worker take a job, a busy one hear an interrupt, and the reaper an
     /// alarm. Says who has not done so within `patience`. A server that drains is well.
     pub fn check(&self, patience: Duration) -> Result<(), &'static str> {
-        let Some(door) = self.door.upgrade() else {
+        let Some(admission) = self.admission.upgrade() else {
             return Ok(());
         };
         let deadline = Instant::now() + patience;
         let in_time = |done: &mut dyn FnMut() -> bool, who| {
-            while !done() && !door.closed.load(Ordering::Relaxed) {
+            while !done() && !admission.closed.load(Ordering::Relaxed) {
                 if Instant::now() >= deadline {
                     return Err(who);
                 }
@@ -110,7 +110,7 @@ impl Health {
             Ok(())
         };
 
-        door.alarm.ring();
+        admission.alarm.wake();
         for (wake, rounds) in &self.acceptors {
             let before = rounds.load(Ordering::Relaxed);
             in_time(
@@ -121,19 +121,23 @@ impl Health {
                 "nobody accepts clients",
             )?;
         }
-        let lines = self.scoreboard.lines();
-        let is_free = |line: &&Line| line.state().activity() == Activity::Vacant;
+        let lines = self.scoreboard.slots();
+        let is_free = |slot: &&WorkerSlot| slot.state().activity() == Activity::Vacant;
         let free = lines.iter().filter(is_free).count();
         // The last free worker is not asked, if others can be: a client that comes at this moment would have to wait.
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
         if owed.is_none() && (free > 1 || free == lines.len()) {
             let (answer, answered) = crossbeam_channel::bounded(1);
             // It fails only when the server ends.
-            *owed = door.queue.put(Job::Answer(answer)).ok().map(|()| answered);
+            *owed = admission
+                .queue
+                .put(Job::Answer(answer))
+                .ok()
+                .map(|()| answered);
         }
         if let Some(answered) = &*owed {
             // If clients take the last free workers meanwhile, it waits like a client, and that is no illness.
-            let is_served = || lines.iter().all(|line| !is_free(&line));
+            let is_served = || lines.iter().all(|slot| !is_free(&slot));
             in_time(
                 &mut || answered.try_recv() != Err(TryRecvError::Empty) || is_served(),
                 "no worker takes clients",
@@ -144,7 +148,7 @@ impl Health {
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % lines.len().max(1);
         let (before, after) = lines.split_at(turn);
-        if let Some(busy) = after.iter().chain(before).find(|line| !is_free(line)) {
+        if let Some(busy) = after.iter().chain(before).find(|slot| !is_free(slot)) {
             let (state, heard) = (busy.state(), busy.heard());
             in_time(
                 &mut || {
@@ -154,6 +158,9 @@ impl Health {
                 "a worker does not answer",
             )?;
         }
-        in_time(&mut || door.alarm.is_heard(), "the reaper does not answer")
+        in_time(
+            &mut || admission.alarm.acknowledged(),
+            "the reaper does not answer",
+        )
     }
 }

@@ -42,7 +42,7 @@ pub enum Origin {
     /// It was made just now, and is in this file for the next time.
     Created(PathBuf),
     /// It was made for this process alone.
-    Passing,
+    Ephemeral,
 }
 
 impl Identity {
@@ -56,17 +56,17 @@ impl Identity {
     }
 
     /// An id that ends with the process.
-    pub fn passing() -> Self {
+    pub fn ephemeral() -> Self {
         Identity {
             id: Uuid::new_v4(),
-            origin: Origin::Passing,
+            origin: Origin::Ephemeral,
             _lock: None,
         }
     }
 
     /// Goes on with the id of the process before, unless there is one that is kept.
     pub fn adopt(&mut self, id: Option<Uuid>) {
-        if let (Origin::Passing, Some(id)) = (&self.origin, id) {
+        if let (Origin::Ephemeral, Some(id)) = (&self.origin, id) {
             self.id = id;
         }
     }

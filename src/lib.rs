@@ -37,7 +37,7 @@
 //!
 //! # The way of a client behind a load balancer
 //!
-//! If a connection comes from a network of `--proxy-from`, the acceptor leaves it to the [`greeter`], whose thread polls all
+//! If a connection comes from a network of `--proxy-from`, the acceptor leaves it to the [`proxy_filter`], whose thread polls all
 //! those that have not said yet whose they are. When the PROXY header is whole ([`protocol::proxy`]), the client is let in by
 //! the same door as others, with its own address; what it has sent behind the header waits unread in the socket.
 //!
@@ -55,7 +55,7 @@
 //!
 //! # The way of an NP
 //!
-//! What computes ([`command::Turns`]) waits in its worker for a turn, of which there are as many as half of the cores, and rests
+//! What computes ([`command::ComputeLimiter`]) waits in its worker for a turn, of which there are as many as half of the cores, and rests
 //! as long as it computes, so that whoever only asks finds a core. Where no turns are given, the request is deferred: the session
 //! lets go of its connection with it, and a worker answers it before it reads on.
 //!
@@ -78,7 +78,7 @@
 //! [`daemon`] has the new program try itself out ([`handover`]). Then [`http`] answers who has connected, the door
 //! closes, the phase becomes `Release`, no more turns are given, and the workers let go: the connections come out of
 //! the [`server`] as values, open and unread. They go into a [`pack`] with the listening sockets and those who linger,
-//! and the new program, executed in the same process, begins with what it finds there: the [`usher`] serves everybody
+//! and the new program, executed in the same process, begins with what it finds there: the [`interim`] serves everybody
 //! who only asks until all workers are started, and [`http`]. If it can't be executed after all, this program begins
 //! anew in the same way. At a SIGTERM under systemd, if it keeps a descriptor that is stored for a trial ([`notify`]), the phase
 //! is `Pack`, which answers what has arrived and then lets go, and the pack is stored with systemd for the next process.
@@ -90,7 +90,7 @@
 //! which commands there are and how the system's errors are worded.
 
 pub mod acceptor;
-pub mod bell;
+pub mod admin;
 pub mod clients;
 pub mod clock;
 pub mod cluster;
@@ -98,25 +98,24 @@ pub mod command;
 pub mod connection;
 pub mod daemon;
 pub mod dial;
-pub mod episode;
 pub mod error;
-pub mod greeter;
 pub mod handover;
+pub mod handover_state;
 pub mod health;
-pub mod http;
 pub mod identity;
+pub mod interim;
 pub mod limits;
-pub mod linger;
+pub mod lingering_close;
 pub mod listener;
+pub mod log_throttle;
 pub mod logging;
 pub mod metrics;
-pub mod monitor;
 pub mod network;
 pub mod notify;
 pub mod options;
-pub mod pack;
 pub mod pool;
 pub mod protocol;
+pub mod proxy_filter;
 pub mod queue;
 pub mod reaper;
 pub mod request_log;
@@ -128,4 +127,4 @@ pub mod stdio;
 pub mod sync;
 pub mod sys;
 pub mod thread;
-pub mod usher;
+pub mod waker;

@@ -38,7 +38,7 @@ const MOST_HTTP: u64 = 32;
 const MOST_SERVERS: u64 = 128;
 
 /// The most connections that may have sent no whole PROXY header yet.
-const MOST_GREETING: u64 = 1024;
+const MAX_PENDING_HEADERS: u64 = 1024;
 
 /// The most sockets that may linger.
 const MOST_LINGERING: usize = 1024;
@@ -254,9 +254,9 @@ pub fn server_connections() -> usize {
 }
 
 /// How many connections may have sent no whole PROXY header yet, by the same measure.
-pub fn greeting_connections() -> usize {
+pub fn pending_header_connections() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    as_size((limit / 16).clamp(2, MOST_GREETING))
+    as_size((limit / 16).clamp(2, MAX_PENDING_HEADERS))
 }
 
 /// Shares out the descriptors for `clients`, of whom so many are `here`, if there are enough. Each of `acceptors` takes one

@@ -8,7 +8,7 @@ use log::debug;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::error::{Error, plain};
-use crate::{pack, sys};
+use crate::{handover_state, sys};
 
 /// How many clients the kernel keeps for us until they are accepted, if net.core.somaxconn allows as many. std asks
 /// for 128, and a burst of more than that waits for seconds while the clients' SYNs are sent again.
@@ -70,9 +70,9 @@ pub struct Passed {
 pub fn passed() -> Result<Passed, Error> {
     let mut sockets = sys::passed_sockets();
     // A probe of the store that a crash left there.
-    sockets.retain(|(_, name)| name != pack::PROBE);
+    sockets.retain(|(_, name)| name != handover_state::PROBE);
     // What was stored comes after what belongs to a .socket unit; of several packs, which a crash may leave, the last.
-    let packs = sockets.extract_if(.., |(_, name)| name == pack::NAME);
+    let packs = sockets.extract_if(.., |(_, name)| name == handover_state::NAME);
     let pack = packs.last().map(|(socket, _)| socket);
     let (mut line, mut http) = (Vec::new(), Vec::new());
     for (index, (socket, name)) in sockets.into_iter().enumerate() {

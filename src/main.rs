@@ -22,7 +22,7 @@ fn serve() -> Result<(), Error> {
         Asked::Print(text) => print(&text),
         Asked::Serve(options) if options.check => {
             daemon::check(&options)?;
-            handover::introduction().map_or(Ok(()), |text| print(&text))
+            handover::version_banner().map_or(Ok(()), |text| print(&text))
         }
         Asked::Serve(options) => {
             logging::start(&options.log);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Nanos;
-use crate::command::{OUTCOMES, Outcome, SLOTS, Tally};
+use crate::command::{BatchCounters, OUTCOMES, Outcome, SLOTS};
 
 /// The names of the kinds of requests: those that only ask, and those that compute or came together with one that does.
 pub const KINDS: [&str; 2] = ["asks", "computes"];
@@ -48,7 +48,7 @@ pub const CLOSED: [&str; 11] = [
 pub enum Refused {
     Full,
     Address,
-    Apart,
+    Uncounted,
     BeforeHeader,
     HeaderMissing,
     HeaderMalformed,
@@ -81,7 +81,7 @@ pub enum AcceptError {
 /// The names of [`AcceptError`], in its order.
 pub const ACCEPT_ERRORS: [&str; 4] = ["client", "descriptors", "memory", "other"];
 
-/// The upper ends of the buckets of [`Times`], in nanoseconds; one more bucket has none.
+/// The upper ends of the buckets of [`HistogramSnapshot`], in nanoseconds; one more bucket has none.
 pub const BOUNDS: [u64; 18] = [
     10_000,
     20_000,
@@ -122,7 +122,7 @@ impl Histogram {
 
 /// What some of the workers have counted. In cache lines of its own.
 #[repr(align(128))]
-pub struct Share {
+pub struct Shard {
     outcomes: [AtomicU64; SLOTS],
     received: AtomicU64,
     sent: AtomicU64,
@@ -132,9 +132,9 @@ pub struct Share {
     closed: [AtomicU64; CLOSED.len()],
 }
 
-impl Default for Share {
+impl Default for Shard {
     fn default() -> Self {
-        Share {
+        Shard {
             outcomes: [const { AtomicU64::new(0) }; SLOTS],
             received: AtomicU64::default(),
             sent: AtomicU64::default(),
@@ -145,10 +145,10 @@ impl Default for Share {
     }
 }
 
-impl Share {
+impl Shard {
     /// `received` bytes were read at `begun`, held the requests in `tally`, and `sent` bytes of replies have been written.
     #[inline]
-    pub fn answered(&self, tally: &Tally, begun: Nanos, received: usize, sent: usize) {
+    pub fn answered(&self, tally: &BatchCounters, begun: Nanos, received: usize, sent: usize) {
         let mut requests = 0;
         for (outcome, count) in tally.counts() {
             add(&self.outcomes[outcome], count.into());
@@ -190,7 +190,7 @@ impl Share {
 /// All that is counted.
 pub struct Metrics {
     /// One for each worker would be memory that every idle client costs, one for all would have them wait for each other.
-    shares: Box<[Share]>,
+    shares: Box<[Shard]>,
     accepted: AtomicU64,
     refused: [AtomicU64; REFUSED.len()],
     accept_errors: [AtomicU64; ACCEPT_ERRORS.len()],
@@ -205,7 +205,7 @@ impl Metrics {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shares = (4 * cores).next_power_of_two().min(64);
         Metrics {
-            shares: (0..shares).map(|_| Share::default()).collect(),
+            shares: (0..shares).map(|_| Shard::default()).collect(),
             accepted: AtomicU64::default(),
             refused: Default::default(),
             accept_errors: Default::default(),
@@ -216,7 +216,7 @@ impl Metrics {
 
     /// Where the worker with this number counts.
     #[inline]
-    pub fn share(&self, worker: usize) -> &Share {
+    pub fn share(&self, worker: usize) -> &Shard {
         // Their number is a power of two.
         &self.shares[worker & (self.shares.len() - 1)]
     }
@@ -259,24 +259,24 @@ impl Metrics {
     }
 
     /// All figures now.
-    pub fn sums(&self) -> Sums {
-        let mut sums = Sums {
+    pub fn sums(&self) -> MetricsSnapshot {
+        let mut sums = MetricsSnapshot {
             accepted: self.accepted(),
             refused: self.refused.each_ref().map(load),
             accept_errors: self.accept_errors.each_ref().map(load),
             handovers: self.handovers(),
             handover: Duration::from_nanos(load(&self.handover)),
-            ..Sums::default()
+            ..MetricsSnapshot::default()
         };
         for share in &self.shares {
-            take_up(&mut sums.outcomes, &share.outcomes);
-            take_up(&mut sums.closed, &share.closed);
+            add_histogram(&mut sums.outcomes, &share.outcomes);
+            add_histogram(&mut sums.closed, &share.closed);
             sums.received += load(&share.received);
             sums.sent += load(&share.sent);
             for (sum, durations) in sums.durations.iter_mut().zip(&share.durations) {
-                sum.take_up(durations);
+                sum.add_histogram(durations);
             }
-            sums.waits.take_up(&share.waits);
+            sums.waits.add_histogram(&share.waits);
         }
         sums
     }
@@ -290,7 +290,7 @@ impl Default for Metrics {
 
 /// The figures of one moment.
 #[derive(Clone, Debug)]
-pub struct Sums {
+pub struct MetricsSnapshot {
     /// By the index of the [`Outcome`].
     pub outcomes: [u64; SLOTS],
     /// By [`Closed`].
@@ -306,25 +306,25 @@ pub struct Sums {
     /// Bytes written.
     pub sent: u64,
     /// How long requests took, by [`KINDS`].
-    pub durations: [Times; KINDS.len()],
+    pub durations: [HistogramSnapshot; KINDS.len()],
     /// How long clients waited for a worker.
-    pub waits: Times,
+    pub waits: HistogramSnapshot,
     /// How often the clients came from another process.
     pub handovers: u64,
     /// How long that took the last time.
     pub handover: Duration,
 }
 
-impl Sums {
+impl MetricsSnapshot {
     /// How many requests have been answered.
     pub fn requests(&self) -> u64 {
         self.outcomes.iter().sum()
     }
 }
 
-impl Default for Sums {
+impl Default for MetricsSnapshot {
     fn default() -> Self {
-        Sums {
+        MetricsSnapshot {
             outcomes: [0; SLOTS],
             closed: Default::default(),
             refused: Default::default(),
@@ -333,7 +333,7 @@ impl Default for Sums {
             received: 0,
             sent: 0,
             durations: Default::default(),
-            waits: Times::default(),
+            waits: HistogramSnapshot::default(),
             handovers: 0,
             handover: Duration::ZERO,
         }
@@ -342,21 +342,21 @@ impl Default for Sums {
 
 /// The sum of histograms.
 #[derive(Clone, Debug, Default)]
-pub struct Times {
+pub struct HistogramSnapshot {
     /// How many there are in each bucket of [`BOUNDS`], and beyond.
     pub buckets: [u64; BOUNDS.len() + 1],
     /// All together.
     pub sum: Duration,
 }
 
-impl Times {
-    fn take_up(&mut self, histogram: &Histogram) {
-        take_up(&mut self.buckets, &histogram.buckets);
+impl HistogramSnapshot {
+    fn add_histogram(&mut self, histogram: &Histogram) {
+        add_histogram(&mut self.buckets, &histogram.buckets);
         self.sum += Duration::from_nanos(load(&histogram.nanoseconds));
     }
 }
 
-fn take_up(sums: &mut [u64], counters: &[AtomicU64]) {
+fn add_histogram(sums: &mut [u64], counters: &[AtomicU64]) {
     for (sum, counter) in sums.iter_mut().zip(counters) {
         *sum += load(counter);
     }
@@ -374,12 +374,12 @@ fn load(counter: &AtomicU64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Kind;
+    use crate::command::CommandClass;
 
     #[test]
     fn what_the_workers_count_is_summed_up() {
         let metrics = Metrics::new();
-        let mut tally = Tally::new();
+        let mut tally = BatchCounters::new();
         tally.note(Outcome::value(1));
         tally.note(Outcome::value(1));
         for worker in [0, 1, 1000] {
@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(sums.outcomes[Outcome::value(1).index()], 6);
         assert_eq!((sums.received, sums.sent), (24, 18));
         assert_eq!(sums.durations[0].buckets.iter().sum::<u64>(), 6);
-        tally.note(Outcome::value(2).of(Kind::Computes));
+        tally.note(Outcome::value(2).of(CommandClass::Compute));
         metrics.share(1).answered(&tally, Nanos::now(), 4, 3);
         let durations = metrics.sums().durations;
         let counts = durations.map(|times| times.buckets.iter().sum::<u64>());

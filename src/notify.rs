@@ -22,8 +22,8 @@ use rustix::net::{
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, plain};
+use crate::handover_state;
 use crate::health::Health;
-use crate::pack;
 use crate::sys;
 use crate::thread;
 
@@ -154,14 +154,14 @@ fn watchdog() -> Option<Duration> {
 }
 
 /// What is told regularly, in a thread that ends when this is dropped.
-pub struct Herald(Option<(Sender<()>, thread::Thread)>);
+pub struct Notifier(Option<(Sender<()>, thread::Thread)>);
 
-impl Herald {
+impl Notifier {
     /// Says that the server is ready, and from then on how many clients there are, and that it is well as long as
     /// `health` proves it.
     pub fn start(health: Health) -> Result<Self, Error> {
-        if !is_heard() {
-            return Ok(Herald(None));
+        if !is_enabled() {
+            return Ok(Notifier(None));
         }
         let watchdog = watchdog();
         if let Some(time) = watchdog {
@@ -169,11 +169,11 @@ impl Herald {
         }
         let (stop, stopped) = crossbeam_channel::bounded(0);
         let thread = thread::spawn("notify", move || run(&health, watchdog, &stopped))?;
-        Ok(Herald(Some((stop, thread))))
+        Ok(Notifier(Some((stop, thread))))
     }
 }
 
-impl Drop for Herald {
+impl Drop for Notifier {
     fn drop(&mut self) {
         if let Some((stop, thread)) = self.0.take() {
             drop(stop);
@@ -229,7 +229,7 @@ fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
 /// The server stops, for at most so long.
 pub fn stopping(clients: usize, time: Duration) {
     let microseconds = time.as_micros();
-    tell(format!(
+    enqueue(format!(
         "STOPPING=1\nSTATUS=draining {clients} clients\nEXTEND_TIMEOUT_USEC={microseconds}\n"
     ));
 }
@@ -239,12 +239,12 @@ pub fn reloading() {
     let now = clock_gettime(ClockId::Monotonic);
     // Never negative, and its microseconds fill 63 bits after many thousand years.
     let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
-    tell(format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"));
+    enqueue(format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"));
 }
 
 /// That is done, or it goes on as before.
 pub fn reloaded() {
-    tell("READY=1\n".to_string());
+    enqueue("READY=1\n".to_string());
 }
 
 /// Finds out whether descriptors are kept for the next process, by storing one. Waits until `deadline` at most; if they are
@@ -273,7 +273,7 @@ fn probe(deadline: Instant) -> io::Result<bool> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // Polled: systemd drops it when this process ends, whatever else happens.
     put(
-        &format!("FDSTORE=1\nFDNAME={}\n", pack::PROBE),
+        &format!("FDSTORE=1\nFDNAME={}\n", handover_state::PROBE),
         writer,
         deadline,
     )?;
@@ -281,7 +281,7 @@ fn probe(deadline: Instant) -> io::Result<bool> {
     if poll(&mut end, Some(&Timespec::default()))? > 0 {
         return Ok(false);
     }
-    let remove = format!("FDSTOREREMOVE=1\nFDNAME={}\n", pack::PROBE);
+    let remove = format!("FDSTOREREMOVE=1\nFDNAME={}\n", handover_state::PROBE);
     send(&remove, None, deadline)?;
     Ok(true)
 }
@@ -289,7 +289,7 @@ fn probe(deadline: Instant) -> io::Result<bool> {
 /// Has systemd keep `pack` for the next process. Returns when it has taken it, or at `deadline`.
 pub fn store(pack: OwnedFd, deadline: Instant) -> io::Result<()> {
     // Not polled: it would take the pack's other end, which is closed, for the end of the pack.
-    let text = format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", pack::NAME);
+    let text = format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", handover_state::NAME);
     put(&text, pack, deadline)
 }
 
@@ -306,11 +306,14 @@ fn put(text: &str, descriptor: OwnedFd, deadline: Instant) -> io::Result<()> {
 
 /// Has systemd forget the pack that it kept.
 pub fn forget() {
-    tell(format!("FDSTOREREMOVE=1\nFDNAME={}\n", pack::NAME));
+    enqueue(format!(
+        "FDSTOREREMOVE=1\nFDNAME={}\n",
+        handover_state::NAME
+    ));
 }
 
 /// Whether there is a service manager that is told.
-pub fn is_heard() -> bool {
+pub fn is_enabled() -> bool {
     address().is_some()
 }
 
@@ -323,7 +326,7 @@ fn pending() -> MutexGuard<'static, VecDeque<(String, Instant)>> {
 }
 
 /// Sends a message that must not be lost, without waiting. If that can't be, it is tried again for a while.
-fn tell(text: String) {
+fn enqueue(text: String) {
     let Some(address) = address() else {
         return;
     };

@@ -12,10 +12,10 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use jiff::SignedDuration;
 use uuid::Uuid;
 
-use crate::command::Offer;
+use crate::command::CommandSets;
 use crate::error::Error;
 use crate::network::{Network, socket_address};
-use crate::{identity, logging, pack};
+use crate::{handover_state, identity, logging};
 
 /// Longer than anybody waits, and short enough to be added to any moment.
 const LONGEST_DURATION: Duration = Duration::from_hours(8760);
@@ -62,14 +62,14 @@ pub struct Options {
     /// What may be asked. The help names all sets.
     #[arg(
         long,
-        help = Offer::help(),
+        help = CommandSets::help(),
         env = "BLOCKCHAIN_TCPD_COMMANDS",
         value_name = "SETS",
-        value_parser = Offer::from_str,
+        value_parser = CommandSets::from_str,
         default_value = "server",
         hide_env_values = true
     )]
-    pub commands: Offer,
+    pub commands: CommandSets,
 
     /// How many clients are served at the same time, each by a thread of its own
     #[arg(
@@ -400,7 +400,7 @@ fn unknown_variables() -> Vec<String> {
     let ours = std::env::vars_os()
         .map(|(name, _)| name)
         .filter(|name| name.to_string_lossy().starts_with("BLOCKCHAIN_TCPD_"));
-    ours.filter(|name| !known.contains(name) && name != pack::VARIABLE)
+    ours.filter(|name| !known.contains(name) && name != handover_state::VARIABLE)
         .map(|name| name.to_string_lossy().into_owned())
         .collect()
 }

@@ -9,7 +9,7 @@ use rustix::thread::set_name;
 
 use crate::error::Error;
 use crate::queue::{Job, Jobs, Worker};
-use crate::scoreboard::{Activity, Line, Scoreboard};
+use crate::scoreboard::{Activity, Scoreboard, WorkerSlot};
 use crate::sync::threadpool::{Builder, ThreadPool};
 use crate::thread::STACK_SIZE;
 
@@ -20,10 +20,10 @@ pub fn start<T: Send + 'static, E>(
     jobs: &Jobs<T>,
     scoreboard: &Arc<Scoreboard>,
     begin: impl Fn() + Send + Sync + 'static,
-    serve: impl Fn(&mut T, &Line) -> E + Send + Sync + 'static,
+    serve: impl Fn(&mut T, &WorkerSlot) -> E + Send + Sync + 'static,
     end: impl Fn(T, Option<E>) + Send + Sync + 'static,
 ) -> Result<Receiver<()>, Error> {
-    let workers = scoreboard.lines().len();
+    let workers = scoreboard.slots().len();
     // Not of `sync`: no worker waits for it.
     let (running, ended) = crossbeam_channel::bounded::<()>(0);
     let threads = spawn(workers)?;
@@ -32,12 +32,12 @@ pub fn start<T: Send + 'static, E>(
         let (jobs, scoreboard, work) = (jobs.clone(), scoreboard.clone(), work.clone());
         let running = running.clone();
         threads.execute(move || {
-            let line = &scoreboard.lines()[index];
+            let slot = &scoreboard.slots()[index];
             // For `ps -L` and debuggers alone: std would keep each thread's name three times. It fails on no Linux.
             let _ = set_name(c"worker");
-            line.enlist();
+            slot.register();
             work.0();
-            run(&jobs.worker(), line, &work.1, &work.2);
+            run(&jobs.worker(), slot, &work.1, &work.2);
             drop(running);
         });
     }
@@ -69,28 +69,28 @@ fn spawn(workers: usize) -> Result<ThreadPool, Error> {
 /// A worker: a job at a time until there are no more. A panic ends the job, not the worker.
 fn run<T, E>(
     jobs: &Worker<T>,
-    line: &Line,
-    serve: &impl Fn(&mut T, &Line) -> E,
+    slot: &WorkerSlot,
+    serve: &impl Fn(&mut T, &WorkerSlot) -> E,
     end: &impl Fn(T, Option<E>),
 ) {
     while let Some(job) = jobs.take() {
-        do_job(job, line, serve, end);
-        line.set(Activity::Vacant);
+        do_job(job, slot, serve, end);
+        slot.set(Activity::Vacant);
     }
 }
 
 /// Does one job. A panic ends the job, not the caller.
 pub fn do_job<T, E>(
     job: Job<T>,
-    line: &Line,
-    serve: &impl Fn(&mut T, &Line) -> E,
+    slot: &WorkerSlot,
+    serve: &impl Fn(&mut T, &WorkerSlot) -> E,
     end: &impl Fn(T, Option<E>),
 ) {
     match job {
         Job::Serve(mut job) => {
             // The job is looked at after a panic only to close it, and everything shared is made of atomics and locks
             // that hold no half-done state.
-            let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut job, line))).ok();
+            let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut job, slot))).ok();
             // If that panics, the job is closed by being dropped.
             let _ = catch_unwind(AssertUnwindSafe(|| end(job, ended)));
         }

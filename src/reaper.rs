@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Millis;
-use crate::episode::Episodes;
 use crate::error::Error;
+use crate::log_throttle::Incidents;
 use crate::queue::Jobs;
 use crate::scoreboard::{Activity, Phase, Scoreboard, State};
 use crate::sync::channel::{Receiver, RecvTimeoutError};
@@ -39,7 +39,7 @@ pub struct Reaper<T> {
     /// A client may not take its replies for so long.
     pub write_timeout: Duration,
     /// What has been said in the log.
-    pub episodes: Arc<Episodes>,
+    pub incidents: Arc<Incidents>,
 }
 
 impl<T: Send + 'static> Reaper<T> {
@@ -70,26 +70,26 @@ impl<T: Send + 'static> Reaper<T> {
         let mut next = Next(None);
         let (mut vacant, mut leaving) = (0, 0);
         idle.clear();
-        for (index, line) in self.scoreboard.lines().iter().enumerate() {
-            let state = line.state();
+        for (index, slot) in self.scoreboard.slots().iter().enumerate() {
+            let state = slot.state();
             let limit = match state.activity() {
                 Activity::Vacant => {
                     vacant += 1;
                     continue;
                 }
                 Activity::Reading if phase == Phase::Serve => self.idle_timeout,
-                Activity::Writing if matches!(phase, Phase::Serve | Phase::Finish) => {
+                Activity::Writing if matches!(phase, Phase::Serve | Phase::Drain) => {
                     self.write_timeout
                 }
                 Activity::Reading | Activity::Writing => {
-                    line.interrupt();
+                    slot.interrupt();
                     next.at(now.after(AGAIN));
                     continue;
                 }
             };
             let over = !limit.is_zero() && now.since(state.since()) >= limit;
-            if state.ordered() || (over && line.order(state)) {
-                line.interrupt();
+            if state.close_requested() || (over && slot.request_close(state)) {
+                slot.interrupt();
                 next.at(now.after(AGAIN));
                 leaving += 1;
                 continue;
@@ -117,7 +117,7 @@ impl<T: Send + 'static> Reaper<T> {
             // A worker may have looked at the phase and taken a client in the same instant, unseen in this round.
             next.at(now.after(AGAIN));
         }
-        if self.episodes.settle(false) {
+        if self.incidents.resolve(false) {
             next.at(now.after(SETTLE));
         }
         next.0
@@ -128,13 +128,13 @@ impl<T: Send + 'static> Reaper<T> {
         let wanted = wanted.min(idle.len());
         idle.sort_unstable_by_key(|(state, _)| state.since());
         for (state, index) in &idle[..wanted] {
-            let line = &self.scoreboard.lines()[*index];
+            let slot = &self.scoreboard.slots()[*index];
             if now.since(state.since()) < MINIMUM_IDLE {
                 next.at(state.since().after(MINIMUM_IDLE));
             } else {
                 next.at(now.after(AGAIN));
-                if line.order(*state) {
-                    line.interrupt();
+                if slot.request_close(*state) {
+                    slot.interrupt();
                 }
             }
         }

@@ -18,13 +18,13 @@ pub enum Phase {
     /// Serve them.
     Serve,
     /// Answer what has arrived, then close.
-    Finish,
+    Drain,
     /// Let go of them as they are: open, and with what they sent unread.
-    Release,
+    Detach,
     /// Answer what has arrived, then let go.
-    Pack,
+    DrainThenDetach,
     /// Cut them off, in the middle of a reply even.
-    Cut,
+    Abort,
 }
 
 /// What a worker is doing for its client.
@@ -41,22 +41,22 @@ pub enum Activity {
 /// One line of the scoreboard, a worker's own. A cache line each, so that workers don't slow each other.
 #[derive(Default)]
 #[repr(align(64))]
-pub struct Line {
-    /// Milliseconds, then [`ORDERED`], then the activity.
+pub struct WorkerSlot {
+    /// Milliseconds, then [`CLOSE_REQUESTED`], then the activity.
     state: AtomicU64,
     /// The worker's thread id, 0 until it runs.
     thread: AtomicI32,
     /// How many interrupts have reached it.
     heard: AtomicU32,
     /// Which line it is.
-    index: u32,
+    id: u32,
 }
 
 const ACTIVITY: u64 = 0b011;
-const ORDERED: u64 = 0b100;
+const CLOSE_REQUESTED: u64 = 0b100;
 const SHIFT: u32 = 3;
 
-/// What a [`Line`] said at one moment.
+/// What a [`WorkerSlot`] said at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State(u64);
 
@@ -80,20 +80,20 @@ impl State {
     }
 
     /// Whether the worker has been told to end this client, and hasn't yet.
-    pub fn ordered(self) -> bool {
-        self.0 & ORDERED != 0
+    pub fn close_requested(self) -> bool {
+        self.0 & CLOSE_REQUESTED != 0
     }
 }
 
-impl Line {
+impl WorkerSlot {
     /// Which line it is, from 0.
     #[inline]
-    pub fn index(&self) -> usize {
-        self.index as usize
+    pub fn id(&self) -> usize {
+        self.id as usize
     }
 
     /// The calling thread is the worker of this line.
-    pub fn enlist(&self) {
+    pub fn register(&self) {
         self.thread
             .store(gettid().as_raw_nonzero().get(), Ordering::Relaxed);
     }
@@ -119,10 +119,10 @@ impl Line {
     }
 
     /// Tells the worker to end its client, unless its state has changed from `seen`. Returns whether it is told.
-    pub fn order(&self, seen: State) -> bool {
+    pub fn request_close(&self, seen: State) -> bool {
         let told = self.state.compare_exchange(
             seen.0,
-            seen.0 | ORDERED,
+            seen.0 | CLOSE_REQUESTED,
             Ordering::Relaxed,
             Ordering::Relaxed,
         );
@@ -130,7 +130,7 @@ impl Line {
     }
 
     /// An interrupt has reached the worker.
-    pub fn hear(&self) {
+    pub fn ack(&self) {
         let heard = self.heard.load(Ordering::Relaxed);
         self.heard.store(heard.wrapping_add(1), Ordering::Relaxed);
     }
@@ -150,7 +150,7 @@ impl Line {
 
 /// The lines of all workers, and what they all are to do.
 pub struct Scoreboard {
-    lines: Box<[Line]>,
+    lines: Box<[WorkerSlot]>,
     phase: AtomicU8,
 }
 
@@ -159,9 +159,9 @@ impl Scoreboard {
     pub fn new(workers: usize) -> Self {
         Scoreboard {
             lines: (0..workers as u32)
-                .map(|index| Line {
-                    index,
-                    ..Line::default()
+                .map(|id| WorkerSlot {
+                    id,
+                    ..WorkerSlot::default()
                 })
                 .collect(),
             phase: AtomicU8::new(Phase::Serve as u8),
@@ -171,11 +171,11 @@ impl Scoreboard {
     /// Whether no worker has a client.
     pub fn is_vacant(&self) -> bool {
         let mut lines = self.lines.iter();
-        lines.all(|line| line.state().activity() == Activity::Vacant)
+        lines.all(|slot| slot.state().activity() == Activity::Vacant)
     }
 
     /// All lines.
-    pub fn lines(&self) -> &[Line] {
+    pub fn slots(&self) -> &[WorkerSlot] {
         &self.lines
     }
 
@@ -184,10 +184,10 @@ impl Scoreboard {
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Serve,
-            1 => Phase::Finish,
-            2 => Phase::Release,
-            3 => Phase::Pack,
-            _ => Phase::Cut,
+            1 => Phase::Drain,
+            2 => Phase::Detach,
+            3 => Phase::DrainThenDetach,
+            _ => Phase::Abort,
         }
     }
 
@@ -199,22 +199,22 @@ impl Scoreboard {
 
 /// Wakes the reaper, because something began that has an end.
 #[derive(Clone)]
-pub struct Alarm(Sender<()>);
+pub struct ReaperWaker(Sender<()>);
 
-impl Alarm {
+impl ReaperWaker {
     /// An alarm, and what the reaper hears it by. The reaper ends when all clones of the alarm are dropped.
     pub fn new() -> (Self, Receiver<()>) {
         let (sender, receiver) = channel::bounded(1);
-        (Alarm(sender), receiver)
+        (ReaperWaker(sender), receiver)
     }
 
     /// Whether the reaper has heard the last ring.
-    pub fn is_heard(&self) -> bool {
+    pub fn acknowledged(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Wakes the reaper, if it is not awake.
-    pub fn ring(&self) {
+    pub fn wake(&self) {
         // If it is full, the reaper has an alarm to hear already.
         let _ = self.0.try_send(());
     }
@@ -226,16 +226,19 @@ mod tests {
 
     #[test]
     fn an_order_reaches_only_the_client_that_it_is_about() {
-        let line = Line::default();
-        line.set(Activity::Reading);
-        let seen = line.state();
-        assert!(line.order(seen));
-        assert!(line.state().ordered());
-        assert_eq!(line.state().since(), seen.since());
-        assert!(!line.order(seen), "told already");
-        line.set(Activity::Writing);
-        assert!(!line.state().ordered(), "activity voids the order");
-        assert!(!line.order(seen), "the client is another, or not idle");
-        assert_eq!(line.state().activity(), Activity::Writing);
+        let slot = WorkerSlot::default();
+        slot.set(Activity::Reading);
+        let seen = slot.state();
+        assert!(slot.request_close(seen));
+        assert!(slot.state().close_requested());
+        assert_eq!(slot.state().since(), seen.since());
+        assert!(!slot.request_close(seen), "told already");
+        slot.set(Activity::Writing);
+        assert!(!slot.state().close_requested(), "activity voids the order");
+        assert!(
+            !slot.request_close(seen),
+            "the client is another, or not idle"
+        );
+        assert_eq!(slot.state().activity(), Activity::Writing);
     }
 }

@@ -9,31 +9,31 @@ use crossbeam_channel::{Receiver, Sender};
 use log::{error, info, warn};
 use uuid::Uuid;
 
-use crate::acceptor::{self, Acceptor, Door};
-use crate::clients::{Clients, MOST_APART};
+use crate::acceptor::{self, Acceptor, Admission};
+use crate::clients::{Clients, MAX_UNCOUNTED};
 use crate::clock::{Millis, milliseconds};
 use crate::cluster::{self, Cluster, Member};
-use crate::command::{Context, Set, Turns};
+use crate::command::{CommandSet, ComputeLimiter, Context};
 use crate::connection::Connection;
-use crate::episode::Episodes;
 use crate::error::{Error, plain};
-use crate::greeter::{Greeter, Newcomer};
-use crate::handover::Inherited;
+use crate::handover::InheritedState;
+use crate::handover_state;
 use crate::health::Health;
+use crate::interim::InterimServer;
 use crate::limits;
-use crate::linger::Linger;
+use crate::lingering_close::LingeringClose;
 use crate::listener::{self, Listener};
+use crate::log_throttle::Incidents;
 use crate::metrics::Metrics;
 use crate::notify;
 use crate::options::Options;
-use crate::pack;
 use crate::pool;
+use crate::proxy_filter::{PendingConn, ProxyFilter};
 use crate::queue::{self, Jobs};
 use crate::reaper::Reaper;
-use crate::scoreboard::{Alarm, Phase, Scoreboard};
+use crate::scoreboard::{Phase, ReaperWaker, Scoreboard};
 use crate::session::Service;
 use crate::sys;
-use crate::usher::Usher;
 
 /// How long it may take to find out whether the clients can be kept, and to store them.
 const STORE: Duration = Duration::from_secs(5);
@@ -62,19 +62,19 @@ pub struct Server {
     pub queue: usize,
     /// Those that wait, to be counted.
     waiting: Jobs<Connection>,
-    door: Arc<Door>,
+    admission: Arc<Admission>,
     acceptors: Vec<Acceptor>,
     /// There if PROXY headers are awaited, until nobody is let in any more.
-    greeter: Option<Arc<Greeter>>,
+    proxy_filter: Option<Arc<ProxyFilter>>,
     listeners: Vec<Arc<Listener>>,
     /// Serves all clients, until the workers may begin.
-    usher: Option<Usher>,
+    interim: Option<InterimServer>,
     /// Disconnects when all workers have ended.
     workers: Receiver<()>,
     /// Connections that were let go of; see [`Server::release`].
     released: Receiver<Connection>,
     scoreboard: Arc<Scoreboard>,
-    turns: Turns,
+    limiter: ComputeLimiter,
     /// Disconnects when nobody lingers any more.
     lingering: Receiver<()>,
     id: Uuid,
@@ -88,8 +88,8 @@ impl Server {
     pub fn start(
         options: &Options,
         id: Uuid,
-        inherited: Inherited,
-        commands: &[Set],
+        inherited: InheritedState,
+        commands: &[CommandSet],
         metrics: Arc<Metrics>,
         reserved: usize,
         cluster: Option<Arc<cluster::Settings>>,
@@ -102,31 +102,31 @@ impl Server {
             listeners => listeners,
         };
         let here = inherited.clients.len() + inherited.leaving.len();
-        let greeting = match options.proxy_from.is_empty() {
+        let result = match options.proxy_from.is_empty() {
             true => 0,
-            false => limits::greeting_connections(),
+            false => limits::pending_header_connections(),
         };
-        let apart = if greeting > 0 { MOST_APART } else { 0 };
-        let reserved = listeners.len() + reserved + greeting + apart;
+        let uncounted = if result > 0 { MAX_UNCOUNTED } else { 0 };
+        let reserved = listeners.len() + reserved + result + uncounted;
         let capacity = share_descriptors(options, here, reserved)?;
         let (workers, most) = (capacity.workers, capacity.workers + capacity.queue);
 
         let mut cluster = Cluster::new(cluster, id, inherited.census)?;
         let clients = Clients::new(most, options.max_clients_per_address);
-        let clients = Arc::new(clients.heard_by(cluster.bell()));
+        let clients = Arc::new(clients.with_waker(cluster.waker()));
         let scoreboard = Arc::new(Scoreboard::new(workers));
-        let episodes = Arc::new(Episodes::new());
-        let (alarm, alarms) = Alarm::new();
-        let (linger, lingering) = Linger::start(capacity.lingering)?;
+        let incidents = Arc::new(Incidents::new());
+        let (alarm, alarms) = ReaperWaker::new();
+        let (linger, lingering) = LingeringClose::start(capacity.lingering)?;
         let (release, released) = crossbeam_channel::unbounded();
-        let (queue, jobs) = queue::bounded(most + MOST_APART);
+        let (queue, jobs) = queue::bounded(most + MAX_UNCOUNTED);
         let context = Context::new(clients.count(), id, commands).in_cluster(cluster.census());
-        let turns = context.turns.clone();
+        let limiter = context.limiter.clone();
         let service = Arc::new(Service {
             context,
             scoreboard: scoreboard.clone(),
             alarm: alarm.clone(),
-            episodes: episodes.clone(),
+            incidents: incidents.clone(),
             metrics: metrics.clone(),
             linger: linger.clone(),
             released: release,
@@ -137,35 +137,36 @@ impl Server {
             waiting: jobs.clone(),
             idle_timeout: options.idle_timeout,
             write_timeout: options.write_timeout,
-            episodes: episodes.clone(),
+            incidents: incidents.clone(),
         }
         .start(alarms)?;
 
-        let door = Arc::new(Door {
+        let admission = Arc::new(Admission {
             clients,
             workers,
             queue: queue.clone(),
             alarm,
             linger,
-            episodes,
+            incidents,
             closed: AtomicBool::new(false),
             metrics: metrics.clone(),
         });
         metrics.go_on(inherited.accepted, inherited.handovers);
-        let greeter = match greeting {
+        let proxy_filter = match result {
             0 => None,
             most => {
-                let (trusted, door) = (options.proxy_from.clone(), door.clone());
-                let greeted = move |newcomer, greeting| door.greeted(newcomer, greeting);
-                Some(Arc::new(Greeter::start(trusted, most, greeted)?))
+                let (trusted, admission) = (options.proxy_from.clone(), admission.clone());
+                let on_filtered = move |pending, result| admission.on_filtered(pending, result);
+                Some(Arc::new(ProxyFilter::start(trusted, most, on_filtered)?))
             }
         };
-        let clients = door.welcome_back(greet_on(inherited.clients, greeter.as_deref()));
+        let clients =
+            admission.resume(filter_inherited(inherited.clients, proxy_filter.as_deref()));
         for leaving in inherited.leaving {
-            door.linger.go_on(leaving);
+            admission.linger.resume(leaving);
         }
-        cluster.join(door.clients.count())?;
-        let usher = Usher::start(&service, clients, queue, jobs.clone())?;
+        cluster.join(admission.clients.count())?;
+        let interim = InterimServer::start(&service, clients, queue, jobs.clone())?;
         if let Some(begun) = inherited.begun {
             metrics.handed_over(Millis::now().since(begun));
         }
@@ -177,15 +178,15 @@ impl Server {
                 // It fails only if the daemon is ending anyway.
                 let _ = failed.send(error);
             };
-            let (door, greeter) = (door.clone(), greeter.clone());
-            acceptors.push(acceptor::start(door, listener, greeter, fail)?);
+            let (admission, proxy_filter) = (admission.clone(), proxy_filter.clone());
+            acceptors.push(acceptor::start(admission, listener, proxy_filter, fail)?);
         }
-        let (gate, serving, ending) = (usher.gate(), service.clone(), service);
+        let (barrier, serving, ending) = (interim.barrier(), service.clone(), service);
         let workers = pool::start(
             &jobs,
             &scoreboard,
-            move || gate.wait(),
-            move |connection: &mut Connection, line| serving.serve(connection, line),
+            move || barrier.wait(),
+            move |connection: &mut Connection, slot| serving.serve(connection, slot),
             move |connection, ended| ending.end(connection, ended),
         )?;
         Ok(Server {
@@ -194,15 +195,15 @@ impl Server {
             started_in: started.elapsed(),
             queue: capacity.queue,
             waiting: jobs,
-            door,
+            admission,
             acceptors,
-            greeter,
+            proxy_filter,
             listeners,
-            usher: Some(usher),
+            interim: Some(interim),
             workers,
             released,
             scoreboard,
-            turns,
+            limiter,
             lingering,
             id,
             cluster,
@@ -212,20 +213,20 @@ impl Server {
     /// Leaves the clients to the workers. Call it once the other servers are answered here: two whose clients ask for the census
     /// of both would wait for each other else.
     pub fn begin(&mut self) {
-        if let Some(usher) = self.usher.take() {
-            usher.end();
+        if let Some(interim) = self.interim.take() {
+            interim.end();
         }
     }
 
     /// How many clients are connected.
     pub fn clients(&self) -> usize {
-        self.door.clients.count().load(Ordering::SeqCst)
+        self.admission.clients.count().load(Ordering::SeqCst)
     }
 
     /// What tells whether clients are being served.
     pub fn health(&self) -> Health {
         Health::new(
-            &self.door,
+            &self.admission,
             &self.acceptors,
             self.scoreboard.clone(),
             self.waiting.clone(),
@@ -239,8 +240,8 @@ impl Server {
     }
 
     /// How it goes with its cluster.
-    pub fn cluster_figures(&self) -> Arc<cluster::Figures> {
-        self.cluster.figures()
+    pub fn cluster_stats(&self) -> Arc<cluster::Stats> {
+        self.cluster.stats()
     }
 
     /// The addresses that it listens on.
@@ -262,7 +263,7 @@ impl Server {
             sockets = if self.is_passed() { "passed" } else { "bound" },
             id:% = self.id,
             cluster:% = self.cluster,
-            max_clients = self.scoreboard.lines().len(),
+            max_clients = self.scoreboard.slots().len(),
             queue = self.queue,
             started_ms = milliseconds(self.started_in);
             "ready"
@@ -270,8 +271,8 @@ impl Server {
     }
 
     /// Lets nobody in any more, once the acceptors look.
-    pub fn close_door(&self) {
-        self.door.closed.store(true, Ordering::Relaxed);
+    pub fn stop_accepting(&self) {
+        self.admission.closed.store(true, Ordering::Relaxed);
     }
 
     /// Answers all that has arrived, and then closes the clients within `timeout`, or has systemd keep them for the next
@@ -310,21 +311,24 @@ impl Server {
         drop(self.end_acceptors(LEAST_DRAIN));
         // Who comes now is refused, unless others have the sockets, too.
         self.listeners.clear();
-        let (clients, episodes) = (self.door.clients.clone(), self.door.episodes.clone());
-        let (board, alarm) = (self.scoreboard, self.door.alarm.clone());
+        let (clients, incidents) = (
+            self.admission.clients.clone(),
+            self.admission.incidents.clone(),
+        );
+        let (board, alarm) = (self.scoreboard, self.admission.alarm.clone());
         // So that the queue is closed.
-        drop(self.door);
-        board.set_phase(Phase::Finish);
-        alarm.ring();
+        drop(self.admission);
+        board.set_phase(Phase::Drain);
+        alarm.wake();
         let mut cut_off = 0;
         if !pool::wait_for(&self.workers, deadline) {
             cut_off = clients.count().load(Ordering::SeqCst);
-            board.set_phase(Phase::Cut);
-            alarm.ring();
+            board.set_phase(Phase::Abort);
+            alarm.wake();
             pool::wait_for(&self.workers, Instant::now() + LAST_GRACE);
         }
         pool::wait_for(&self.lingering, deadline);
-        episodes.settle(true);
+        incidents.resolve(true);
         self.cluster.leave();
         if cut_off > 0 {
             warn!(clients = cut_off; "cut off: these clients were not done by the deadline");
@@ -334,7 +338,7 @@ impl Server {
     /// Answers what has arrived, and has systemd keep all connections for the next process. If the service is not started
     /// again, systemd closes them.
     fn store(mut self, deadline: Instant) {
-        let mut clients = self.hand_over(Phase::Pack);
+        let mut clients = self.hand_over(Phase::DrainThenDetach);
         clients.listeners.clear();
         let deadline = deadline.clamp(Instant::now() + LAST_GRACE, Instant::now() + STORE);
         let stored = clients
@@ -353,24 +357,28 @@ impl Server {
 
     /// Accepts no more, has the workers let go in this way, and returns all that the next process is to go on with. What is
     /// left has its threads still, but no clients.
-    pub fn hand_over(&mut self, phase: Phase) -> Inherited {
+    pub fn hand_over(&mut self, phase: Phase) -> InheritedState {
         let begun = Millis::now();
         // Whose header is not whole goes along as it is.
-        let greeting = self.end_acceptors(Duration::ZERO);
-        self.cluster.hurry();
+        let result = self.end_acceptors(Duration::ZERO);
+        self.cluster.fail_fast();
         self.release(phase);
         let connections = self.collect();
         // As late as it can be: from now on their places are given up here, and the others would be told that they are gone.
         let census = self.cluster.pause();
-        let left_behind = self.door.clients.all().saturating_sub(connections.len());
-        let leaving = self.door.linger.give_back();
-        self.door.episodes.settle(true);
+        let left_behind = self
+            .admission
+            .clients
+            .all()
+            .saturating_sub(connections.len());
+        let leaving = self.admission.linger.take_all();
+        self.admission.incidents.resolve(true);
         if left_behind > 0 {
             warn!(clients = left_behind; "left behind: these clients' requests took too long to wait for");
         }
         info!(clients = connections.len(); "hands its clients over");
         let clients = connections.into_iter().map(Connection::into_parts);
-        Inherited {
+        InheritedState {
             listeners: self.listeners.clone(),
             http: Vec::new(),
             stored: false,
@@ -378,7 +386,7 @@ impl Server {
             handovers: self.metrics.handovers(),
             begun: Some(begun),
             census,
-            clients: clients.chain(greeting).collect(),
+            clients: clients.chain(result).collect(),
             leaving,
             id: Some(self.id),
         }
@@ -388,10 +396,10 @@ impl Server {
     pub fn release(&mut self, phase: Phase) -> Receiver<Connection> {
         self.end_acceptors(Duration::ZERO);
         self.scoreboard.set_phase(phase);
-        if phase == Phase::Release {
-            self.turns.close();
+        if phase == Phase::Detach {
+            self.limiter.close();
         }
-        self.door.alarm.ring();
+        self.admission.alarm.wake();
         self.released.clone()
     }
 
@@ -401,13 +409,13 @@ impl Server {
         let mut connections = Vec::with_capacity(self.clients());
         loop {
             // What is still to be computed is left to whoever comes next, however much it is.
-            if begun.elapsed() >= Turns::PATIENCE {
-                self.turns.close();
+            if begun.elapsed() >= ComputeLimiter::PATIENCE {
+                self.limiter.close();
             }
             connections.extend(self.released.try_iter());
             // In this order: a worker may have told its client goodbye, and not done so to linger yet.
             let is_all =
-                connections.len() == self.door.clients.all() && self.scoreboard.is_vacant();
+                connections.len() == self.admission.clients.all() && self.scoreboard.is_vacant();
             if is_all || begun.elapsed() >= LONGEST_RELEASE {
                 return connections;
             }
@@ -417,36 +425,50 @@ impl Server {
 
     /// Ends the threads that are left when the clients have gone elsewhere.
     pub fn dismiss(self) {
-        drop(self.door);
+        drop(self.admission);
         pool::wait_for(&self.workers, Instant::now() + LONGEST_RELEASE);
     }
 
     /// Returns those whose PROXY header was still to come, after they have had so long.
-    fn end_acceptors(&mut self, patience: Duration) -> Vec<Newcomer> {
-        self.close_door();
+    fn end_acceptors(&mut self, patience: Duration) -> Vec<PendingConn> {
+        self.stop_accepting();
         for acceptor in self.acceptors.drain(..) {
             acceptor.thread.end();
         }
         // The acceptors had the others of its clones.
-        let greeter = self.greeter.take().and_then(Arc::into_inner);
-        greeter.map_or(Vec::new(), |greeter| greeter.end(patience))
+        let proxy_filter = self.proxy_filter.take().and_then(Arc::into_inner);
+        proxy_filter.map_or(Vec::new(), |proxy_filter| proxy_filter.end(patience))
     }
 }
 
-/// Leaves those of the last process whose PROXY header is still to come to the `greeter`, and returns the others. Of a
+/// Leaves those of the last process whose PROXY header is still to come to the `proxy_filter`, and returns the others. Of a
 /// network that is trusted no more, one is a client like any, and its header a bad request.
-fn greet_on(clients: Vec<Newcomer>, greeter: Option<&Greeter>) -> Vec<Newcomer> {
-    let greets = |(client, stream): Newcomer| match greeter {
-        Some(greeter) if client.greets && greeter.trusts(client.peer.ip()) => {
-            greeter.go_on((client, stream));
+fn filter_inherited(
+    clients: Vec<PendingConn>,
+    proxy_filter: Option<&ProxyFilter>,
+) -> Vec<PendingConn> {
+    let awaits_proxy_header = |(client, stream): PendingConn| match proxy_filter {
+        Some(proxy_filter)
+            if client.awaits_proxy_header && proxy_filter.trusts(client.peer.ip()) =>
+        {
+            proxy_filter.go_on((client, stream));
             None
         }
         _ => {
-            let greets = false;
-            Some((pack::Client { greets, ..client }, stream))
+            let awaits_proxy_header = false;
+            Some((
+                handover_state::ConnectionState {
+                    awaits_proxy_header,
+                    ..client
+                },
+                stream,
+            ))
         }
     };
-    clients.into_iter().filter_map(greets).collect()
+    clients
+        .into_iter()
+        .filter_map(awaits_proxy_header)
+        .collect()
 }
 
 /// Addresses, parted by commas.

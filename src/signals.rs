@@ -18,7 +18,7 @@ const SIGNALS: [i32; 7] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU, S
 
 /// What we are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum SignalEvent {
     /// SIGTERM, SIGINT, or SIGXCPU (the limit on processor time), by its name: drain and leave.
     Stop(&'static str),
     /// SIGUSR2: let a new program take over.
@@ -37,7 +37,7 @@ const SAME: Duration = Duration::from_millis(250);
 
 /// From now on signals wait until somebody listens, and what the parent left behind does no harm. Call it before anything is
 /// written, and before any thread starts.
-pub fn hold() -> Result<(), Error> {
+pub fn block_all() -> Result<(), Error> {
     sys::block(&SIGNALS).map_err(failed)?;
     // A log or an id that may grow no more (RLIMIT_FSIZE) is an error of write(2), not the end of the process.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
@@ -62,8 +62,8 @@ pub fn unheld<T>(act: impl FnOnce() -> T) -> T {
 
 /// Listens to signals, in a thread of its own: it alone takes them, so that none is on its way when it pauses.
 pub struct Signals {
-    told: Receiver<Told>,
-    sender: Sender<Told>,
+    events: Receiver<SignalEvent>,
+    sender: Sender<SignalEvent>,
     /// When we were first told to stop.
     stopping: Arc<OnceLock<Instant>>,
     listening: Option<(Handle, Thread)>,
@@ -73,11 +73,11 @@ impl Signals {
     /// Listens from now on. Who says stop a second time ends the process at once, whatever it is doing.
     /// Call it before any thread starts.
     pub fn listen() -> Result<Self, Error> {
-        hold()?;
+        block_all()?;
         sys::allow_interrupts().map_err(failed)?;
-        let (sender, told) = crossbeam_channel::unbounded();
+        let (sender, events) = crossbeam_channel::unbounded();
         let mut signals = Signals {
-            told,
+            events,
             sender,
             stopping: Arc::default(),
             listening: None,
@@ -87,8 +87,8 @@ impl Signals {
     }
 
     /// What we are told. It never disconnects.
-    pub fn told(&self) -> &Receiver<Told> {
-        &self.told
+    pub fn events(&self) -> &Receiver<SignalEvent> {
+        &self.events
     }
 
     /// Whether we have been told to stop.
@@ -117,9 +117,9 @@ impl Signals {
         let (sender, stopping) = (self.sender.clone(), self.stopping.clone());
         let thread = thread::spawn("signals", move || {
             let tell = |signal| {
-                if let Some(told) = understand(signal, &stopping) {
+                if let Some(events) = decode(signal, &stopping) {
                     // Nobody listens to us any more: the process ends.
-                    let _ = sender.send(told);
+                    let _ = sender.send(events);
                 }
             };
             // Neither fails with signals that there are (pthread_sigmask(3)).
@@ -134,12 +134,12 @@ impl Signals {
 }
 
 /// What `signal` tells us, if anything.
-fn understand(signal: i32, stopping: &OnceLock<Instant>) -> Option<Told> {
+fn decode(signal: i32, stopping: &OnceLock<Instant>) -> Option<SignalEvent> {
     match (signal, stopping.get()) {
-        (SIGCHLD, _) => Some(Told::Child),
-        (SIGHUP, _) => Some(Told::Hangup),
-        (SIGUSR1, _) => Some(Told::Reopen),
-        (SIGUSR2, None) => Some(Told::Replace),
+        (SIGCHLD, _) => Some(SignalEvent::Child),
+        (SIGHUP, _) => Some(SignalEvent::Hangup),
+        (SIGUSR1, _) => Some(SignalEvent::Reopen),
+        (SIGUSR2, None) => Some(SignalEvent::Replace),
         // SIGXCPU comes again after each second of processor time (setrlimit(2)).
         (SIGUSR2 | SIGXCPU, Some(_)) => None,
         (_, Some(first)) if first.elapsed() < SAME => None,
@@ -152,7 +152,7 @@ fn understand(signal: i32, stopping: &OnceLock<Instant>) -> Option<Told> {
         }
         (signal, None) => {
             stopping.get_or_init(Instant::now);
-            Some(Told::Stop(signal_name(signal).unwrap_or("a signal")))
+            Some(SignalEvent::Stop(signal_name(signal).unwrap_or("a signal")))
         }
     }
 }

@@ -18,7 +18,7 @@ pub fn print(text: &str) -> io::Result<()> {
 }
 
 /// Prints this text on standard error. A failure can be reported nowhere.
-pub fn complain(text: &str) {
+pub fn print_error(text: &str) {
     let _ = write_all(stderr(), text.as_bytes());
 }
 

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{Entry, Kind, OUTCOMES, Outcome, Set};
+use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, OUTCOMES, Outcome};
 use blockchain_tcpd::metrics::Closed;
 
 use crate::support::kernel::{can, local_server, own_address, shell, through};
@@ -184,11 +184,11 @@ fn with_16_descriptors_it_does_not_start_and_says_why() {
 }
 
 /// A command with a mistake in it.
-const FAULTY: Set = &[Entry {
+const FAULTY: CommandSet = &[CommandSpec {
     name: "FAIL",
     arguments: "",
     summary: "fails",
-    kind: Kind::Asks,
+    kind: CommandClass::Query,
     execute: |context, _| {
         let clients = context.clients.load(Ordering::SeqCst);
         assert_eq!(clients, usize::MAX, "this is the mistake");

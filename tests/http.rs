@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use blockchain_tcpd::admin::AdminServer;
+use blockchain_tcpd::admin::{Context, Draining};
 use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{Entry, Kind, Reply as Value, Set};
-use blockchain_tcpd::http::Http;
+use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, Reply as Value};
 use blockchain_tcpd::listener;
-use blockchain_tcpd::monitor::{Draining, Subject};
 
 use crate::project::{Example, examples};
 use crate::support::http::{Reply, connect, daemon, get, get_with, send, try_get};
@@ -599,11 +599,11 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 static IS_HELD: AtomicBool = AtomicBool::new(false);
 
 /// HOLD keeps its worker from anything else.
-const HOLD: Set = &[Entry {
+const HOLD: CommandSet = &[CommandSpec {
     name: "HOLD",
     arguments: "",
     summary: "waits to be told to go on",
-    kind: Kind::Asks,
+    kind: CommandClass::Query,
     execute: |_, _| {
         IS_HELD.store(true, Ordering::Relaxed);
         wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));
@@ -614,18 +614,18 @@ const HOLD: Set = &[Entry {
 /// A check that takes its time keeps nobody else waiting, and says who has not moved.
 #[test]
 fn a_server_that_hangs_is_not_live_and_says_why() {
-    const COMMANDS: &[Set] = &[server::SET, HOLD];
+    const COMMANDS: &[CommandSet] = &[server::SET, HOLD];
     let server = local_server(&["--max-clients", "1"], COMMANDS);
     let listener = Arc::new(listener::bind("127.0.0.1:0".parse().unwrap()).unwrap());
-    let subject = Subject {
+    let subject = Context {
         health: Arc::new(server.health()),
         metrics: server.metrics.clone(),
         commands: COMMANDS.to_vec(),
         member: server.member(),
-        cluster: server.cluster_figures(),
+        cluster: server.cluster_stats(),
         draining: Draining::default(),
     };
-    let http = Http::start(vec![listener], subject, 8).unwrap();
+    let http = AdminServer::start(vec![listener], subject, 8).unwrap();
     let address = http.addresses()[0];
     assert_eq!(get(address, "/livez").status, 200);
     let mut client = Client::connect(server.addresses()[0]).unwrap();

@@ -356,7 +356,7 @@ fn who_is_drained_or_handed_over_is_counted_as_such() {
             assert_eq!(client.ask("WHY"), "42");
         }
         if release {
-            let given = server.hand_over(Phase::Release);
+            let given = server.hand_over(Phase::Detach);
             assert_eq!(given.clients.len(), 3);
         } else {
             server.stop(PATIENCE);

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{Entry, Kind, Refusal, Reply, Set};
+use blockchain_tcpd::command::{CommandClass, CommandError, CommandSet, CommandSpec, Reply};
 use blockchain_tcpd::connection::Connection;
 use blockchain_tcpd::scoreboard::Phase;
 use crossbeam_channel::Receiver;
@@ -26,7 +26,7 @@ fn next(released: &Receiver<Connection>) -> Connection {
 
 /// Reads to the end, beginning with what was read already. The client must have shut down its sending side.
 fn read(connection: &Connection) -> String {
-    let mut bytes = connection.client.unanswered.clone();
+    let mut bytes = connection.client.read_buffer.clone();
     let mut buffer = [0; 4096];
     loop {
         match connection.read(&mut buffer, RecvFlags::empty()) {
@@ -52,7 +52,7 @@ fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
         clients.insert(client.socket().local_addr().unwrap(), (index, client));
     }
     let begun = Instant::now();
-    let released = server.release(Phase::Release);
+    let released = server.release(Phase::Detach);
     let connections: Vec<_> = (0..CLIENTS).map(|_| next(&released)).collect();
     let took = begun.elapsed();
     eprintln!("{CLIENTS} blocked workers let go within {took:?}");
@@ -125,7 +125,7 @@ fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
         });
         clients.insert(from, (sending, receiving));
     }
-    let released = server.release(Phase::Release);
+    let released = server.release(Phase::Detach);
     let connections: Vec<_> = (0..CLIENTS).map(|_| next(&released)).collect();
     stop.store(true, Ordering::Relaxed);
     for connection in connections {
@@ -150,17 +150,17 @@ fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
 static ALL_TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// TAKE takes all turns that there are, and wants one more, however long it has to wait.
-const TAKE: Set = &[Entry {
+const TAKE: CommandSet = &[CommandSpec {
     name: "TAKE",
     arguments: "",
     summary: "takes all turns and wants one more",
-    kind: Kind::Computes,
+    kind: CommandClass::Compute,
     execute: |context, request| {
-        let mut turns = Vec::new();
+        let mut limiter = Vec::new();
         loop {
-            match context.turns.take(request) {
-                Ok(turn) => turns.push(turn),
-                Err(Refusal::NoTurn) => ALL_TAKEN.store(true, Ordering::Relaxed),
+            match context.limiter.take(request) {
+                Ok(turn) => limiter.push(turn),
+                Err(CommandError::ComputeBusy) => ALL_TAKEN.store(true, Ordering::Relaxed),
                 Err(other) => return Err(other),
             }
             thread::yield_now();
@@ -170,7 +170,7 @@ const TAKE: Set = &[Entry {
 
 #[test]
 fn who_computes_is_let_go_of_with_the_request() {
-    for phase in [Phase::Release, Phase::Pack] {
+    for phase in [Phase::Detach, Phase::DrainThenDetach] {
         ALL_TAKEN.store(false, Ordering::Relaxed);
         let mut server = local_server(&["--max-clients", "2"], &[server::SET, TAKE]);
         let mut client = Client::connect(server.addresses()[0]).unwrap();
@@ -180,7 +180,7 @@ fn who_computes_is_let_go_of_with_the_request() {
         let [(connection, _)] = &handed_over.clients[..] else {
             panic!("one client");
         };
-        assert_eq!(connection.unanswered, b"TAKE\nWHO\nWH");
+        assert_eq!(connection.read_buffer, b"TAKE\nWHO\nWH");
         server.dismiss();
         drop(handed_over);
         assert_eq!(client.rest(), "42\n");
@@ -197,11 +197,11 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// HOLD keeps its worker from anything else.
-const HOLD: Set = &[Entry {
+const HOLD: CommandSet = &[CommandSpec {
     name: "HOLD",
     arguments: "",
     summary: "waits to be told to go on",
-    kind: Kind::Asks,
+    kind: CommandClass::Query,
     execute: |context, _| {
         COUNT.get_or_init(|| context.clients.clone());
         HELD.fetch_add(1, Ordering::SeqCst);
@@ -231,7 +231,7 @@ fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_
     });
     let count = COUNT.get().unwrap();
     // Releasing waits for nobody: the workers are busy still.
-    let released = server.release(Phase::Release);
+    let released = server.release(Phase::Detach);
     assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING);
     GO_ON.store(true, Ordering::Relaxed);
     let connections: Vec<_> = (0..WORKERS + WAITING).map(|_| next(&released)).collect();
@@ -284,7 +284,7 @@ fn a_client_that_does_not_read_is_let_go_of_with_the_replies_that_it_has_not_tak
     });
     socket.set_nonblocking(false).unwrap();
     let begun = Instant::now();
-    let connection = next(&server.release(Phase::Release));
+    let connection = next(&server.release(Phase::Detach));
     assert!(
         begun.elapsed() < Duration::from_secs(1),
         "{:?}",

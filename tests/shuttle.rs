@@ -13,20 +13,20 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
-use blockchain_tcpd::acceptor::Door;
+use blockchain_tcpd::acceptor::Admission;
 use blockchain_tcpd::clients::{Clients, NoRoom};
 use blockchain_tcpd::clock::Millis;
 use blockchain_tcpd::command::Context;
 use blockchain_tcpd::command::sets::server;
 use blockchain_tcpd::connection::{Connection, Socket};
-use blockchain_tcpd::episode::Episodes;
-use blockchain_tcpd::linger::Linger;
+use blockchain_tcpd::lingering_close::LingeringClose;
+use blockchain_tcpd::log_throttle::Incidents;
 use blockchain_tcpd::metrics::Metrics;
 use blockchain_tcpd::pool;
 use blockchain_tcpd::queue::{self, Job};
 use blockchain_tcpd::reaper::{MINIMUM_IDLE, Reaper};
-use blockchain_tcpd::scoreboard::{Activity, Alarm, Phase, Scoreboard};
-use blockchain_tcpd::session::{Ended, Service};
+use blockchain_tcpd::scoreboard::{Activity, Phase, ReaperWaker, Scoreboard};
+use blockchain_tcpd::session::{CloseReason, Service};
 use blockchain_tcpd::sync::model::call;
 use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::io::Errno;
@@ -42,8 +42,8 @@ const NEVER: Duration = Duration::ZERO;
 
 /// Runs `check` with threads that take turns by chance, and with threads that are now and then not let on for long.
 fn check(check: impl Fn() + Send + Sync + 'static) {
-    let turns =
-        std::env::var("BLOCKCHAIN_TCPD_TEST_TURNS").map_or(500, |turns| turns.parse().unwrap());
+    let limiter =
+        std::env::var("BLOCKCHAIN_TCPD_TEST_TURNS").map_or(500, |limiter| limiter.parse().unwrap());
     // No check needs more steps than some thousands; who turns in circles takes them all.
     let mut config = shuttle::Config::new();
     config.stack_size = 256 * 1024;
@@ -51,8 +51,8 @@ fn check(check: impl Fn() + Send + Sync + 'static) {
     config.silence_warnings = true;
     let check = Arc::new(check);
     let again = check.clone();
-    shuttle::Runner::new(RandomScheduler::new(turns), config.clone()).run(move || again());
-    shuttle::Runner::new(PctScheduler::new(3, turns), config).run(move || check());
+    shuttle::Runner::new(RandomScheduler::new(limiter), config.clone()).run(move || again());
+    shuttle::Runner::new(PctScheduler::new(3, limiter), config).run(move || check());
 }
 
 /// What is between a client and the server. Nobody holds the lock from one step to the next.
@@ -204,7 +204,7 @@ struct Book {
 
 /// The server, without listeners.
 struct Server {
-    door: Door<End>,
+    admission: Admission<End>,
     workers: Receiver<()>,
     scoreboard: Arc<Scoreboard>,
     reaper: JoinHandle<()>,
@@ -212,7 +212,7 @@ struct Server {
 }
 
 /// Takes no part: nothing here lingers.
-static LINGER: LazyLock<Linger> = LazyLock::new(|| Linger::start(0).unwrap().0);
+static LINGER: LazyLock<LingeringClose> = LazyLock::new(|| LingeringClose::start(0).unwrap().0);
 
 /// Nor does what is counted.
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(Arc::default);
@@ -221,14 +221,14 @@ impl Server {
     fn start(workers: usize, queue: usize, idle: Duration, write: Duration) -> Self {
         let clients = Arc::new(Clients::new(workers + queue, 0));
         let scoreboard = Arc::new(Scoreboard::new(workers));
-        let episodes = Arc::new(Episodes::new());
-        let (alarm, alarms) = Alarm::new();
+        let incidents = Arc::new(Incidents::new());
+        let (alarm, alarms) = ReaperWaker::new();
         let book = Arc::<Mutex<Book>>::default();
         let service = Service {
             context: Context::new(clients.count(), Uuid::nil(), &[server::SET]),
             scoreboard: scoreboard.clone(),
             alarm: alarm.clone(),
-            episodes: episodes.clone(),
+            incidents: incidents.clone(),
             metrics: METRICS.clone(),
             linger: LINGER.clone(),
             released: crossbeam_channel::unbounded().0,
@@ -240,7 +240,7 @@ impl Server {
             &jobs,
             &scoreboard,
             || {},
-            move |connection: &mut Connection<End>, line| service.serve(connection, line),
+            move |connection: &mut Connection<End>, slot| service.serve(connection, slot),
             move |connection, ended| note(&writes, connection, ended, idle, write),
         )
         .unwrap();
@@ -249,21 +249,21 @@ impl Server {
             waiting: jobs,
             idle_timeout: idle,
             write_timeout: write,
-            episodes: episodes.clone(),
+            incidents: incidents.clone(),
         };
         let reaper = thread::spawn(move || reaper.run(&alarms));
-        let door = Door {
+        let admission = Admission {
             clients,
             workers,
             queue,
             alarm,
             linger: LINGER.clone(),
-            episodes,
+            incidents,
             closed: AtomicBool::new(false),
             metrics: METRICS.clone(),
         };
         Server {
-            door,
+            admission,
             workers: running,
             scoreboard,
             reaper,
@@ -274,32 +274,32 @@ impl Server {
     /// Lets a client in, as an acceptor does.
     fn connect(&self, number: u64) -> Result<Client, NoRoom> {
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let place = self.door.clients.admit(peer.ip())?;
+        let place = self.admission.clients.admit(peer.ip())?;
         let client = Client {
             number,
             wire: Arc::default(),
         };
         client.wire().room = 1000;
         let connection = Connection::new(number, End(client.clone()), peer, place);
-        self.door.enqueue(connection);
+        self.admission.enqueue(connection);
         Ok(client)
     }
 
     /// Ends all workers in this way, in the order in which the daemon does it. With `cut`, what is not done then.
     fn stop(self, phase: Phase, cut: bool) -> Book {
-        let Door {
+        let Admission {
             clients,
             queue,
             alarm,
             ..
-        } = self.door;
+        } = self.admission;
         drop(queue);
         self.scoreboard.set_phase(phase);
-        alarm.ring();
+        alarm.wake();
         let ended = self.workers;
         if cut {
-            self.scoreboard.set_phase(Phase::Cut);
-            alarm.ring();
+            self.scoreboard.set_phase(Phase::Abort);
+            alarm.wake();
         }
         while ended.try_recv() != Err(TryRecvError::Disconnected) {
             thread::yield_now();
@@ -309,8 +309,8 @@ impl Server {
         let book = std::mem::take(&mut *self.book.lock().unwrap());
         let count = clients.count().load(std::sync::atomic::Ordering::SeqCst);
         assert_eq!(count, book.released.len(), "of the clients that count");
-        for line in self.scoreboard.lines() {
-            assert_eq!(line.state().activity(), Activity::Vacant);
+        for slot in self.scoreboard.slots() {
+            assert_eq!(slot.state().activity(), Activity::Vacant);
         }
         book
     }
@@ -320,7 +320,7 @@ impl Server {
 fn note(
     book: &Mutex<Book>,
     connection: Connection<End>,
-    ended: Option<Ended>,
+    ended: Option<CloseReason>,
     idle: Duration,
     write: Duration,
 ) {
@@ -330,7 +330,7 @@ fn note(
     let now = Millis::now();
     let ended = ended.expect("a session must not panic");
     match ended {
-        Ended::Idle(time) => {
+        CloseReason::Idle(time) => {
             let least = if idle.is_zero() {
                 MINIMUM_IDLE
             } else {
@@ -343,17 +343,19 @@ fn note(
             }
             book.lock().unwrap().told.insert(number);
         }
-        Ended::CutOff => {
+        CloseReason::Aborted => {
             let stuck = connection.socket().0.wire().stuck;
             assert!(write.is_zero() || now.since(stuck.expect("a reader was cut off")) >= write);
             book.lock().unwrap().told.insert(number);
         }
-        Ended::Released => {
+        CloseReason::Released => {
             book.lock().unwrap().released.push(connection);
             return;
         }
-        Ended::Left | Ended::Finished { .. } => {}
-        Ended::Quit | Ended::TooLong | Ended::Broken(_) => panic!("{ended:?}"),
+        CloseReason::PeerClosed | CloseReason::Finished { .. } => {}
+        CloseReason::ByCommand | CloseReason::TooLong | CloseReason::Broken(_) => {
+            panic!("{ended:?}")
+        }
     }
     connection.close();
 }
@@ -431,7 +433,7 @@ fn idle_clients_are_ended_and_no_others() {
             client.join().unwrap();
         }
         assert_eq!(
-            server.stop(Phase::Finish, false).ended,
+            server.stop(Phase::Drain, false).ended,
             BTreeSet::from([1, 2])
         );
     });
@@ -454,7 +456,7 @@ fn an_idle_client_makes_room() {
         second.shut();
         let answered = second.end();
         first.end();
-        let book = server.stop(Phase::Finish, false);
+        let book = server.stop(Phase::Drain, false);
         assert!(book.told.contains(&1));
         assert!(answered == 1 || book.told.contains(&2));
     });
@@ -470,11 +472,7 @@ fn a_stop_reaches_every_blocked_worker() {
             thread::yield_now();
         }
         let release = thread_rng().r#gen();
-        let phase = if release {
-            Phase::Release
-        } else {
-            Phase::Finish
-        };
+        let phase = if release { Phase::Detach } else { Phase::Drain };
         let book = server.stop(phase, false);
         assert_eq!(book.ended, BTreeSet::from([1, 2]));
         assert_eq!(book.released.len(), if release { 2 } else { 0 });
@@ -518,7 +516,7 @@ fn a_drain_answers_what_has_arrived_and_ends() {
                 (unread > 0, wire.to_client.len() / REPLY.len() + unread)
             })
             .collect();
-        let book = server.stop(Phase::Finish, false);
+        let book = server.stop(Phase::Drain, false);
         assert_eq!(book.ended, numbers);
         for (client, (waiting, arrived)) in clients.iter().zip(arrived) {
             let answered = client.end();
@@ -553,7 +551,7 @@ fn a_release_reaches_every_worker_and_loses_nothing() {
                 })
             })
             .collect();
-        let book = server.stop(Phase::Release, false);
+        let book = server.stop(Phase::Detach, false);
         assert_eq!(book.ended, BTreeSet::from([1, 2, 3]));
         let sent: Vec<_> = senders
             .into_iter()
@@ -564,7 +562,7 @@ fn a_release_reaches_every_worker_and_loses_nothing() {
             let client = &connection.socket().0;
             let mut wire = client.wire();
             assert!(!wire.closed);
-            let mut left = connection.client.unanswered.clone();
+            let mut left = connection.client.read_buffer.clone();
             left.extend(wire.to_server.make_contiguous().iter());
             let answered = wire.to_client.len() / REPLY.len();
             let sent = REQUEST.repeat(sent[client.number as usize - 1]);
@@ -587,7 +585,7 @@ fn who_takes_no_replies_is_cut_off() {
             client.make_room(1000);
         }
         let answered = client.end();
-        let book = server.stop(Phase::Finish, false);
+        let book = server.stop(Phase::Drain, false);
         assert_eq!(answered, if book.told.is_empty() { 5 } else { 2 });
         assert!(late || !book.told.is_empty());
     });
@@ -606,7 +604,7 @@ fn the_deadline_of_a_drain_cuts_everybody_off() {
             client.send(&REQUEST.repeat(2));
         }
         assert_eq!(
-            server.stop(Phase::Finish, true).ended,
+            server.stop(Phase::Drain, true).ended,
             BTreeSet::from([1, 2, 3])
         );
         for client in clients {

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{Entry, Kind, Reply, Set};
-use blockchain_tcpd::pack;
+use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, Reply};
+use blockchain_tcpd::handover_state;
 
 use crate::support::kernel::{local_server, own_address, shell, through};
 use crate::support::manager::Manager;
@@ -409,7 +409,7 @@ fn clients_that_can_be_kept_are_kept() {
         "{log}"
     );
     assert!(!log.contains("nobody keeps"), "{log}");
-    let arrived = pack::receive(&kept.join().unwrap()).unwrap();
+    let arrived = handover_state::receive(&kept.join().unwrap()).unwrap();
     assert_eq!(arrived.contents.unwrap().clients.len(), 1);
     client.socket().set_nonblocking(true).unwrap();
     assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");
@@ -445,11 +445,11 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// STUCK keeps its worker from anything else.
-const STUCK: Set = &[Entry {
+const STUCK: CommandSet = &[CommandSpec {
     name: "STUCK",
     arguments: "",
     summary: "waits to be told to go on",
-    kind: Kind::Asks,
+    kind: CommandClass::Query,
     execute: |_, _| {
         HELD.fetch_add(1, Ordering::SeqCst);
         wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));

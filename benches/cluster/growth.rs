@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::bell::Bell;
 use blockchain_tcpd::clock::Nanos;
-use blockchain_tcpd::cluster::{Census, Cluster, Given, Settings};
+use blockchain_tcpd::cluster::{Census, Cluster, ClusterArgs, Settings};
+use blockchain_tcpd::waker::Waker;
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ const LOOKED_AT: usize = 50;
 struct Server {
     cluster: Cluster,
     clients: Arc<AtomicUsize>,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
     census: Census,
 }
 
@@ -33,20 +33,20 @@ impl Server {
         let mut cluster = Cluster::new(Some(settings.clone()), Uuid::new_v4(), None)
             .map_err(|error| error.to_string())?;
         let clients = Arc::new(AtomicUsize::new(0));
-        let bell = cluster.bell().ok_or("no bell")?;
+        let waker = cluster.waker().ok_or("no bell")?;
         let joined = cluster.join(clients.clone());
         joined.map_err(|error| error.to_string())?;
         Ok(Server {
             census: cluster.census(),
             cluster,
             clients,
-            bell,
+            waker,
         })
     }
 
     fn add(&self) {
         self.clients.fetch_add(1, Ordering::SeqCst);
-        self.bell.ring();
+        self.waker.wake();
     }
 
     fn who(&self) -> u64 {
@@ -124,12 +124,12 @@ pub fn measure(counts: &[usize], time: Duration) -> Result<()> {
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for &count in counts {
         let redis = Redis::start()?;
-        let settings = Settings::new(&Given {
+        let settings = Settings::new(&ClusterArgs {
             cluster: redis.url(),
             name: "bench".to_string(),
             heartbeat: Duration::from_millis(500),
             advertise: None::<SocketAddr>,
-            ..Given::default()
+            ..ClusterArgs::default()
         })
         .map_err(|error| error.to_string())?;
         let settings = Arc::new(settings);

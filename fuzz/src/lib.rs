@@ -55,7 +55,7 @@ pub struct Expectation {
     /// How many of them are due before the end of the input: to lines that an LF ends, or that are too long.
     whole: usize,
     /// Whether the server closes after them, whatever else comes.
-    pub closes: bool,
+    pub close_after_write: bool,
 }
 
 impl Expectation {
@@ -64,7 +64,7 @@ impl Expectation {
         let mut expected = Expectation {
             replies: Vec::new(),
             whole: 0,
-            closes: false,
+            close_after_write: false,
         };
         for line in text.split_inclusive(|&byte| byte == b'\n') {
             let (body, whole) = match line.strip_suffix(b"\n") {
@@ -74,20 +74,20 @@ impl Expectation {
             let too_long = body.len() > 1023;
             if too_long {
                 expected.replies.push(Expected::Error("TOOLONG"));
-                expected.closes = true;
+                expected.close_after_write = true;
             } else {
                 let body = body.strip_suffix(b"\r").unwrap_or(body);
                 let words: Vec<_> = body.split(|byte| b" \t".contains(byte)).collect();
                 let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
                 if let Some((command, arguments)) = words.split_first() {
                     expected.replies.push(reply(body, command, arguments));
-                    expected.closes = arguments.is_empty() && is_leave(command);
+                    expected.close_after_write = arguments.is_empty() && is_leave(command);
                 }
             }
             if whole || too_long {
                 expected.whole = expected.replies.len();
             }
-            if expected.closes {
+            if expected.close_after_write {
                 break;
             }
         }

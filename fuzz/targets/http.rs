@@ -5,8 +5,8 @@
 use std::sync::{Arc, LazyLock};
 
 use blockchain_tcpd::command::sets::server::SET;
-use blockchain_tcpd::handover::Inherited;
-use blockchain_tcpd::monitor::{Answer, Draining, Monitor, Subject};
+use blockchain_tcpd::handover::InheritedState;
+use blockchain_tcpd::admin::{Answer, Draining, Handlers, Context};
 use blockchain_tcpd::options::{Asked, Options};
 use blockchain_tcpd::protocol::http::{self, CODES, Found, LONGEST_HEAD, Response};
 use blockchain_tcpd::server::Server;
@@ -18,20 +18,20 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let Ok(Asked::Serve(options)) = Options::parse_from(arguments) else {
         panic!("these are good settings");
     };
-    let (nothing, metrics) = (Inherited::default(), Arc::default());
+    let (nothing, metrics) = (InheritedState::default(), Arc::default());
     let server = Server::start(&options, uuid::Uuid::nil(), nothing, &[SET], metrics, 0, None);
     let mut server = server.expect("it starts");
     server.begin();
     server
 });
 
-static MONITOR: LazyLock<Monitor> = LazyLock::new(|| {
-    Monitor::new(Subject {
+static MONITOR: LazyLock<Handlers> = LazyLock::new(|| {
+    Handlers::new(Context {
         health: Arc::new(SERVER.health()),
         metrics: SERVER.metrics.clone(),
         commands: vec![SET],
         member: SERVER.member(),
-        cluster: SERVER.cluster_figures(),
+        cluster: SERVER.cluster_stats(),
         draining: Draining::default(),
     })
 });

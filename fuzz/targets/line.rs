@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use blockchain_tcpd::clock::Nanos;
-use blockchain_tcpd::command::{Context, Refusal};
+use blockchain_tcpd::command::{Context, CommandError};
 use blockchain_tcpd::protocol::line::{self, Found, LONGEST_REQUEST};
 use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
 use libfuzzer_sys::fuzz_target;
@@ -40,11 +40,11 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
             let length = match found {
                 Found::Part => break,
                 Found::TooLong => {
-                    line::write_refusal(&Refusal::TooLong(LONGEST_REQUEST), &mut output);
+                    line::write_refusal(&CommandError::TooLong(LONGEST_REQUEST), &mut output);
                     return output;
                 }
                 Found::Line { line, length } => {
-                    if line::answer(&CONTEXT, line, Nanos::now(), &mut output).closes {
+                    if line::answer(&CONTEXT, line, Nanos::now(), &mut output).close_after_write {
                         return output;
                     }
                     length

@@ -2,7 +2,7 @@
 //! reads what is whole, or refuses it, within the stack and the time of a small value.
 #![no_main]
 
-use blockchain_tcpd::cluster::available::framing::{Found, LONGEST, find};
+use blockchain_tcpd::cluster::redis::framing::{Found, LONGEST, find};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use blockchain_tcpd::clients::Clients;
 use blockchain_tcpd::connection::{Connection, Socket};
-use blockchain_tcpd::linger::Linger;
-use blockchain_tcpd::scoreboard::{Alarm, Phase, Scoreboard};
-use blockchain_tcpd::session::{Ended, Service};
+use blockchain_tcpd::lingering_close::LingeringClose;
+use blockchain_tcpd::scoreboard::{ReaperWaker, Phase, Scoreboard};
+use blockchain_tcpd::session::{CloseReason, Service};
 use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
 use libfuzzer_sys::fuzz_target;
 use rustix::io::Errno;
@@ -30,10 +30,10 @@ static CLIENTS: LazyLock<Clients> = LazyLock::new(|| Clients::new(1, 0));
 static SERVICE: LazyLock<Service> = LazyLock::new(|| Service {
     context: context(),
     scoreboard: Arc::new(Scoreboard::new(1)),
-    alarm: Alarm::new().0,
-    episodes: Arc::default(),
+    alarm: ReaperWaker::new().0,
+    incidents: Arc::default(),
     metrics: Arc::default(),
-    linger: Linger::start(0).expect("a thread").0,
+    linger: LingeringClose::start(0).expect("a thread").0,
     released: crossbeam_channel::unbounded().0,
     idle_timeout: Duration::ZERO,
 });
@@ -55,18 +55,18 @@ fuzz_target!(|input: &[u8]| {
         .admit(peer.ip())
         .unwrap_or_else(|_| panic!("a place is lost"));
     let mut connection = Connection::new(1, socket, peer, place);
-    let line = &SERVICE.scoreboard.lines()[0];
+    let slot = &SERVICE.scoreboard.slots()[0];
     loop {
         SERVICE.scoreboard.set_phase(Phase::Serve);
-        let ended = SERVICE.serve(&mut connection, line);
+        let ended = SERVICE.serve(&mut connection, slot);
         let phase = SERVICE.scoreboard.phase();
         let socket = connection.socket();
         let output = socket.output.borrow();
         match ended {
             // It goes on in the next process.
-            Ended::Released => {
-                assert!(matches!(phase, Phase::Release | Phase::Pack));
-                assert!(connection.client.closes || !connection.client.unanswered.contains(&b'\n'));
+            CloseReason::Released => {
+                assert!(matches!(phase, Phase::Detach | Phase::DrainThenDetach));
+                assert!(connection.client.close_after_write || !connection.client.read_buffer.contains(&b'\n'));
                 // What was not written goes along, and is written there by a call of its own.
                 let all = [&output[..], &connection.client.replies].concat();
                 expected.check_beginning(&all, true);
@@ -75,27 +75,27 @@ fuzz_target!(|input: &[u8]| {
                 }
                 continue;
             }
-            Ended::Left => {
-                assert!(!expected.closes && socket.text.get().is_empty());
+            CloseReason::PeerClosed => {
+                assert!(!expected.close_after_write && socket.text.get().is_empty());
                 expected.check(&output);
             }
-            Ended::Quit | Ended::TooLong => {
-                assert!(expected.closes);
+            CloseReason::ByCommand | CloseReason::TooLong => {
+                assert!(expected.close_after_write);
                 expected.check(&output);
             }
-            Ended::Finished { .. } => {
-                assert_eq!(phase, Phase::Finish);
+            CloseReason::Finished { .. } => {
+                assert_eq!(phase, Phase::Drain);
                 expected.check_whole(&output);
             }
-            Ended::Idle(_) => {
-                assert!(line.state().ordered());
+            CloseReason::Idle(_) => {
+                assert!(slot.state().close_requested());
                 expected.check_beginning(&output, true);
             }
-            Ended::CutOff => {
-                assert!(phase == Phase::Cut || line.state().ordered());
+            CloseReason::Aborted => {
+                assert!(phase == Phase::Abort || slot.state().close_requested());
                 expected.check_beginning(&output, false);
             }
-            Ended::Broken(error) => {
+            CloseReason::Broken(error) => {
                 assert_eq!(error, Errno::CONNRESET);
                 expected.check_beginning(&output, false);
             }
@@ -135,13 +135,13 @@ impl Plan<'_> {
         match planned {
             b'i' => {}
             b'o' => {
-                let line = &board.lines()[0];
-                line.order(line.state());
+                let slot = &board.lines()[0];
+                slot.request_close(slot.state());
             }
-            b'r' => board.set_phase(Phase::Release),
-            b'p' => board.set_phase(Phase::Pack),
-            b'f' => board.set_phase(Phase::Finish),
-            b'c' => board.set_phase(Phase::Cut),
+            b'r' => board.set_phase(Phase::Detach),
+            b'p' => board.set_phase(Phase::DrainThenDetach),
+            b'f' => board.set_phase(Phase::Drain),
+            b'c' => board.set_phase(Phase::Abort),
             b'b' => return Err(Errno::CONNRESET),
             b'a' if !waits => return Err(Errno::AGAIN),
             planned => return Ok(piece(planned, all)),

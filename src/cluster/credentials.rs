@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::settings::{Given, wrong};
+use super::settings::{ClusterArgs, wrong};
 use crate::error::{Error, plain};
 
 /// The most bytes of a file with a user, a password or certificates.
@@ -40,7 +40,7 @@ pub struct Identity {
 impl Credentials {
     /// The files that were named, else those that systemd passes (systemd.exec(5), `LoadCredential=`). One that systemd passes
     /// blank is not there: the unit's `SetCredential=` makes it.
-    pub fn find(given: &Given) -> Self {
+    pub fn find(given: &ClusterArgs) -> Self {
         let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         let is_blank =
             |file: &PathBuf| fs::read(file).is_ok_and(|text| text.trim_ascii().is_empty());

@@ -4,15 +4,15 @@
 //! the own count and what the others had a moment ago. In one that is [`consistent`], etcd knows who belongs to it, and a
 //! census asks everybody. `docs/cluster.md` says which one to take when.
 
-pub mod available;
 mod backoff;
-pub mod consistent;
 mod credentials;
-mod figures;
+mod error;
+pub mod etcd;
 mod outage;
+pub mod redis;
 mod settings;
+mod stats;
 mod tls;
-mod trouble;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,17 +20,17 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use self::available::{Others, Publisher};
-pub use self::consistent::answer;
-use self::consistent::{Asker, Registration};
-pub use self::figures::{Figures, Shown};
-pub use self::settings::{Given, Host, Place, Settings};
-pub use self::trouble::Trouble;
-use crate::bell::Bell;
+pub use self::error::ClusterError;
+pub use self::etcd::answer;
+use self::etcd::{CensusService, Registration};
+use self::redis::{Others, Publisher};
+pub use self::settings::{Backend, ClusterArgs, Host, Settings};
+pub use self::stats::{Stats, StatsSnapshot};
 use crate::clock::{Millis, Nanos};
 use crate::error::Error;
-use crate::pack;
+use crate::handover_state;
 use crate::sync::atomic::AtomicUsize;
+use crate::waker::Waker;
 
 /// A server that starts waits so long for its first word with the others, before it lets in clients without.
 const FIRST: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ pub enum Census {
     /// Those of this server and those that the others had a moment ago.
     Available(Arc<Others>),
     /// Those whom each server says that it has.
-    Consistent(Arc<Asker>),
+    Consistent(Arc<CensusService>),
 }
 
 impl Census {
@@ -59,7 +59,7 @@ impl Census {
         match self {
             Census::Alone => Ok(here),
             Census::Available(others) => Ok(here.saturating_add(others.now())),
-            Census::Consistent(asker) => ask(asker, asked),
+            Census::Consistent(service) => ask(service, asked),
         }
     }
 }
@@ -67,8 +67,8 @@ impl Census {
 /// What that needs is on no worker's stack that doesn't need it: there, every idle client would cost it.
 #[cold]
 #[inline(never)]
-fn ask(asker: &Asker, asked: Nanos) -> Result<u64, Unavailable> {
-    asker.clients(asked)
+fn ask(service: &CensusService, asked: Nanos) -> Result<u64, Unavailable> {
+    service.clients(asked)
 }
 
 /// Why nobody knows how many clients there are. Small, because every worker has room for it on its stack.
@@ -86,7 +86,7 @@ pub enum Unavailable {
     /// This server is not in the registry.
     Outside,
     /// The registry has begun anew, or lost a server that lives: others may be missing.
-    Young,
+    Unstable,
 }
 
 impl fmt::Display for Unavailable {
@@ -103,7 +103,7 @@ impl fmt::Display for Unavailable {
                 f,
                 "0 of an unknown number of servers answered: this one is not registered now, try again"
             ),
-            Unavailable::Young => write!(
+            Unavailable::Unstable => write!(
                 f,
                 "0 of an unknown number of servers answered: their registry may lack some for a moment, try again"
             ),
@@ -125,10 +125,10 @@ pub struct Cluster {
     settings: Option<Arc<Settings>>,
     member: Member,
     /// What the process before this one knew.
-    known: Option<pack::Census>,
+    known: Option<handover_state::Census>,
     census: Census,
-    figures: Arc<Figures>,
-    bell: Option<Arc<Bell>>,
+    stats: Arc<Stats>,
+    waker: Option<Arc<Waker>>,
     running: Running,
 }
 
@@ -144,20 +144,20 @@ impl Cluster {
     pub fn new(
         settings: Option<Arc<Settings>>,
         id: Uuid,
-        known: Option<pack::Census>,
+        known: Option<handover_state::Census>,
     ) -> Result<Self, Error> {
         let incarnation = known.map_or_else(Uuid::new_v4, |known| known.incarnation);
         let member = Member { id, incarnation };
-        let figures = Arc::new(Figures::new(settings.as_deref()));
-        let mut bell = None;
+        let stats = Arc::new(Stats::new(settings.as_deref()));
+        let mut waker = None;
         let census = match &settings {
             None => Census::Alone,
-            Some(settings) => match settings.place {
-                Place::Redis { .. } => {
-                    bell = Some(Arc::new(Bell::new()?));
+            Some(settings) => match settings.backend {
+                Backend::Redis { .. } => {
+                    waker = Some(Arc::new(Waker::new()?));
                     Census::Available(Arc::new(Others::new(known)))
                 }
-                Place::Etcd => Census::Consistent(Arc::default()),
+                Backend::Etcd => Census::Consistent(Arc::default()),
             },
         };
         Ok(Cluster {
@@ -165,8 +165,8 @@ impl Cluster {
             member,
             known,
             census,
-            figures,
-            bell,
+            stats,
+            waker,
             running: Running::Nothing,
         })
     }
@@ -182,13 +182,13 @@ impl Cluster {
     }
 
     /// What to ring when the number of clients changes.
-    pub fn bell(&self) -> Option<Arc<Bell>> {
-        self.bell.clone()
+    pub fn waker(&self) -> Option<Arc<Waker>> {
+        self.waker.clone()
     }
 
     /// How it goes, for the metrics.
-    pub fn figures(&self) -> Arc<Figures> {
-        self.figures.clone()
+    pub fn stats(&self) -> Arc<Stats> {
+        self.stats.clone()
     }
 
     /// Takes part from now on: tells the others the number of `clients`. A server that has just started waits a moment for
@@ -198,23 +198,24 @@ impl Cluster {
             return Ok(());
         };
         // The process before knew what the others have, and that holds; or it did not know either, and the clients don't wait.
-        let holds = |known: pack::Census| known.until == Millis(0) || Millis::now() < known.until;
+        let holds =
+            |known: handover_state::Census| known.until == Millis(0) || Millis::now() < known.until;
         let patience = match self.known.is_some_and(holds) {
             true => Duration::ZERO,
             false => FIRST,
         };
-        let (member, figures) = (self.member, self.figures.clone());
-        self.running = match (&self.census, &self.bell) {
-            (Census::Available(others), Some(bell)) => {
-                let (others, bell) = (others.clone(), bell.clone());
-                let publisher = Publisher::start(settings, member, clients, others, bell, figures)?;
+        let (member, stats) = (self.member, self.stats.clone());
+        self.running = match (&self.census, &self.waker) {
+            (Census::Available(others), Some(waker)) => {
+                let (others, waker) = (others.clone(), waker.clone());
+                let publisher = Publisher::start(settings, member, clients, others, waker, stats)?;
                 publisher.wait_for_first(patience);
                 Running::Available(publisher)
             }
-            (Census::Consistent(asker), _) => {
-                let (goes_on, asker) = (self.known.is_some(), asker.clone());
+            (Census::Consistent(service), _) => {
+                let (goes_on, service) = (self.known.is_some(), service.clone());
                 let registration =
-                    Registration::start(settings, member, goes_on, asker, clients, figures)?;
+                    Registration::start(settings, member, goes_on, service, clients, stats)?;
                 registration.wait_for_first(patience);
                 Running::Consistent(registration)
             }
@@ -224,16 +225,16 @@ impl Cluster {
     }
 
     /// The clients are about to let go: no question of theirs may take long from now on, however many they have sent.
-    pub fn hurry(&self) {
+    pub fn fail_fast(&self) {
         if let Running::Consistent(registration) = &self.running {
-            registration.hurry();
+            registration.fail_fast();
         }
     }
 
     /// Says nothing about the number of clients from now on, so that whoever goes on with them does. Returns what that one needs
     /// to know.
-    pub fn pause(&self) -> Option<pack::Census> {
-        self.figures.withdraw();
+    pub fn pause(&self) -> Option<handover_state::Census> {
+        self.stats.withdraw();
         let (others, until) = match (&self.running, &self.census) {
             (Running::Available(publisher), Census::Available(others)) => {
                 publisher.pause();
@@ -243,7 +244,7 @@ impl Cluster {
             (Running::Consistent(_), _) => Default::default(),
             _ => return None,
         };
-        Some(pack::Census {
+        Some(handover_state::Census {
             incarnation: self.member.incarnation,
             others,
             until,
@@ -276,7 +277,7 @@ mod tests {
 
     #[test]
     fn more_clients_than_there_are_numbers_are_as_many_as_there_are() {
-        let known = pack::Census {
+        let known = handover_state::Census {
             incarnation: Uuid::nil(),
             others: u64::MAX,
             until: Millis(u64::MAX),

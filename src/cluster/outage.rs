@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::figures::Figures;
-use super::trouble::{Kind, Trouble};
+use super::error::{ClusterError, ErrorKind};
+use super::stats::Stats;
 
 /// So long must all be well until an outage is over: one that comes and goes is one.
 const QUIET: Duration = Duration::from_secs(5);
@@ -23,20 +23,20 @@ struct Course {
 
 /// The time during which this server is cut off from its cluster, for the log.
 pub struct Outage<'a> {
-    figures: &'a Figures,
+    stats: &'a Stats,
     /// What it means for clients.
     meaning: &'static str,
     /// When it began, how often it went wrong since, and since when all is well again.
     since: Option<Course>,
-    /// How it went wrong since, as far as the log says so: the place of each [`Kind`] is its number.
-    said: [bool; Kind::ALL.len()],
+    /// How it went wrong since, as far as the log says so: the place of each [`ErrorKind`] is its number.
+    said: [bool; ErrorKind::ALL.len()],
 }
 
 impl<'a> Outage<'a> {
     /// None yet. It would mean this.
-    pub fn new(figures: &'a Figures, meaning: &'static str) -> Self {
+    pub fn new(stats: &'a Stats, meaning: &'static str) -> Self {
         Outage {
-            figures,
+            stats,
             meaning,
             since: None,
             said: Default::default(),
@@ -49,8 +49,8 @@ impl<'a> Outage<'a> {
     }
 
     /// It goes wrong. Says so in the log if that begins, or if it goes wrong in another way than before.
-    pub fn happened(&mut self, trouble: &Trouble) {
-        self.figures.cut_off(trouble.kind);
+    pub fn record(&mut self, trouble: &ClusterError) {
+        self.stats.cut_off(trouble.kind);
         let course = self.since.get_or_insert_with(|| Course {
             begun: Instant::now(),
             times: 0,
@@ -90,21 +90,21 @@ mod tests {
 
     #[test]
     fn an_attempt_after_a_connection_that_lived_is_a_first_one() {
-        let figures = Figures::default();
-        let mut outage = Outage::new(&figures, "a trial");
-        let trouble = Trouble::new(Kind::Late, "late");
+        let stats = Stats::default();
+        let mut outage = Outage::new(&stats, "a trial");
+        let trouble = ClusterError::new(ErrorKind::Late, "late");
         for attempts in 1..4 {
-            outage.happened(&trouble);
+            outage.record(&trouble);
             assert_eq!(outage.attempts(), attempts);
         }
         outage.well();
-        outage.happened(&trouble);
+        outage.record(&trouble);
         assert_eq!(outage.attempts(), 4, "it only flapped");
         let well = Instant::now();
         while well.elapsed() < LIVED + Duration::from_millis(1) {
             outage.well();
         }
-        outage.happened(&trouble);
+        outage.record(&trouble);
         assert_eq!(outage.attempts(), 1);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::credentials::Credentials;
-use crate::dial::names::{self, Names};
+use crate::dial::dns::{self, DnsCache};
 use crate::error::Error;
 
 /// The most characters of a cluster's name.
@@ -22,7 +22,7 @@ const SILENCE: u32 = 4;
 
 /// What was given, word for word.
 #[derive(Clone, Debug, Default)]
-pub struct Given {
+pub struct ClusterArgs {
     /// `--cluster`.
     pub cluster: String,
     /// `--cluster-name`.
@@ -51,7 +51,7 @@ pub struct Given {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Where the servers meet.
-    pub place: Place,
+    pub backend: Backend,
     /// The hosts to try, at least one.
     pub hosts: Vec<Host>,
     /// Whether to speak TLS with Redis or etcd.
@@ -70,7 +70,7 @@ pub struct Settings {
 
 /// Where the servers of a cluster meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Backend {
     /// In this database of a Redis.
     Redis {
         /// Its number.
@@ -102,20 +102,20 @@ impl fmt::Display for Host {
 
 impl Settings {
     /// Understands what was given. Its files and its hosts are another matter: see [`Settings::check`].
-    pub fn new(given: &Given) -> Result<Self, Error> {
-        let (scheme, rest) = given.cluster.split_once("://").ok_or_else(|| {
+    pub fn new(args: &ClusterArgs) -> Result<Self, Error> {
+        let (scheme, rest) = args.cluster.split_once("://").ok_or_else(|| {
             wrong("--cluster is no address of a cluster: it has no scheme such as redis://")
         })?;
         let by_sentinels = || redis(Some(String::new()));
-        let (place, tls, sentinel_tls, port) = match scheme {
+        let (backend, tls, sentinel_tls, port) = match scheme {
             "redis" => (redis(None), false, false, 6379),
             "rediss" => (redis(None), true, false, 6379),
             "redis-sentinel" => (by_sentinels(), false, false, 26379),
             "rediss-sentinel" => (by_sentinels(), true, true, 26379),
             "redis-sentinel+rediss" => (by_sentinels(), true, false, 26379),
             "rediss-sentinel+redis" => (by_sentinels(), false, true, 26379),
-            "etcd" => (Place::Etcd, false, false, 2379),
-            "etcds" => (Place::Etcd, true, false, 2379),
+            "etcd" => (Backend::Etcd, false, false, 2379),
+            "etcds" => (Backend::Etcd, true, false, 2379),
             _ => {
                 return Err(wrong(format!(
                     "--cluster knows no scheme {}: there are redis, rediss, redis-sentinel, rediss-sentinel, \
@@ -139,16 +139,16 @@ impl Settings {
             .map(|text| host(text, port))
             .collect::<Result<Vec<_>, _>>()?;
         let settings = Settings {
-            place: path_of(place, path, hosts.len())?,
+            backend: path_of(backend, path, hosts.len())?,
             hosts,
             tls,
             sentinel_tls,
-            name: name(&given.name, "--cluster-name")?,
-            heartbeat: given.heartbeat,
-            credentials: Credentials::find(given),
-            advertise: given.advertise,
+            name: name(&args.name, "--cluster-name")?,
+            heartbeat: args.heartbeat,
+            credentials: Credentials::find(args),
+            advertise: args.advertise,
         };
-        if settings.place == Place::Etcd && settings.advertise.is_none() {
+        if settings.backend == Backend::Etcd && settings.advertise.is_none() {
             return Err(wrong(
                 "--cluster etcd:// needs --advertise (BLOCKCHAIN_TCPD_ADVERTISE): the address at which the other servers reach the \
                  HTTP of this one",
@@ -167,29 +167,29 @@ impl Settings {
 
     /// Settings for a server that must go on although those that were given make no sense: over etcd, where a wrong number must not
     /// be told, there are some with which nobody is found, and none otherwise.
-    pub fn unusable(given: &Given) -> Option<Self> {
-        let is_etcd = given.cluster.starts_with("etcd");
+    pub fn unusable(args: &ClusterArgs) -> Option<Self> {
+        let is_etcd = args.cluster.starts_with("etcd");
         is_etcd.then(|| Settings {
-            place: Place::Etcd,
+            backend: Backend::Etcd,
             hosts: Vec::new(),
             tls: false,
             sentinel_tls: false,
-            name: given.name.clone(),
-            heartbeat: given.heartbeat,
+            name: args.name.clone(),
+            heartbeat: args.heartbeat,
             credentials: Credentials::default(),
-            advertise: Some(given.advertise.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into())),
+            advertise: Some(args.advertise.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into())),
         })
     }
 
     /// Looks whether the files can be read and the names be found, which may take a moment.
     pub fn check(&self) -> Result<(), Error> {
         self.credentials.check()?;
-        self.look_up(&Names::default(), Instant::now() + LOOKUP)
+        self.look_up(&DnsCache::default(), Instant::now() + LOOKUP)
     }
 
     /// The hosts in the order in which they are to be tried: from the `first` on, but those with known addresses before all others.
     /// If nothing is known of any, that is waited for until `by`.
-    pub fn order(&self, names: &Names, first: usize, by: Instant) -> Vec<usize> {
+    pub fn order(&self, names: &DnsCache, first: usize, by: Instant) -> Vec<usize> {
         let hosts = self
             .hosts
             .iter()
@@ -202,7 +202,7 @@ impl Settings {
     }
 
     /// Refuses hosts none of which exists. If that can't be found out by then it is said in the log: it may be found out later.
-    fn look_up(&self, names: &Names, by: Instant) -> Result<(), Error> {
+    fn look_up(&self, names: &DnsCache, by: Instant) -> Result<(), Error> {
         let (mut missing, mut unknown) = (None, None);
         self.order(names, 0, by);
         for host in &self.hosts {
@@ -210,9 +210,9 @@ impl Settings {
                 Ok(addresses) if !addresses.is_empty() => return Ok(()),
                 Ok(_) => missing = Some(format!("{host} has no address")),
                 Err(error) => {
-                    let why = names::reason(&error);
+                    let why = dns::reason(&error);
                     let problem = format!("can't find the address of {host}: {why}");
-                    match names::is_missing(&error) {
+                    match dns::is_missing(&error) {
                         true => missing = Some(problem),
                         false => unknown = Some(problem),
                     }
@@ -238,9 +238,9 @@ impl Settings {
 
     /// What the log and errors call the place where the servers meet.
     pub fn place_name(&self) -> &'static str {
-        match self.place {
-            Place::Redis { .. } => "Redis",
-            Place::Etcd => "etcd",
+        match self.backend {
+            Backend::Redis { .. } => "Redis",
+            Backend::Etcd => "etcd",
         }
     }
 }
@@ -261,24 +261,24 @@ fn quoted(text: &str) -> String {
     format!("{text:?}")
 }
 
-fn redis(master: Option<String>) -> Place {
+fn redis(master: Option<String>) -> Backend {
     let database = 0;
-    Place::Redis { database, master }
+    Backend::Redis { database, master }
 }
 
 /// What is behind the hosts: the number of a database, the name of a master, or nothing.
-fn path_of(place: Place, path: &str, hosts: usize) -> Result<Place, Error> {
-    match place {
-        Place::Etcd if path.is_empty() => Ok(Place::Etcd),
-        Place::Etcd => Err(wrong(format!(
+fn path_of(backend: Backend, path: &str, hosts: usize) -> Result<Backend, Error> {
+    match backend {
+        Backend::Etcd if path.is_empty() => Ok(Backend::Etcd),
+        Backend::Etcd => Err(wrong(format!(
             "--cluster etcd:// has only hosts: take away {}",
             quoted(path)
         ))),
-        Place::Redis { master: None, .. } if hosts > 1 => Err(wrong(
+        Backend::Redis { master: None, .. } if hosts > 1 => Err(wrong(
             "--cluster redis:// names one host; several are Sentinels: redis-sentinel://HOST,HOST/MASTER",
         )),
-        Place::Redis { master: None, .. } => match path.parse() {
-            Ok(database) => Ok(Place::Redis {
+        Backend::Redis { master: None, .. } => match path.parse() {
+            Ok(database) => Ok(Backend::Redis {
                 database,
                 master: None,
             }),
@@ -288,7 +288,7 @@ fn path_of(place: Place, path: &str, hosts: usize) -> Result<Place, Error> {
                 quoted(path)
             ))),
         },
-        Place::Redis { .. } => {
+        Backend::Redis { .. } => {
             let (master, database) = path.split_once('/').unwrap_or((path, "0"));
             let database = database.parse().map_err(|_| {
                 wrong(format!(
@@ -300,7 +300,7 @@ fn path_of(place: Place, path: &str, hosts: usize) -> Result<Place, Error> {
                 master,
                 "--cluster redis-sentinel://HOST,HOST/MASTER: MASTER",
             )?);
-            Ok(Place::Redis { database, master })
+            Ok(Backend::Redis { database, master })
         }
     }
 }
@@ -347,14 +347,14 @@ mod tests {
     use super::*;
 
     fn settings(cluster: &str) -> Result<Settings, String> {
-        let given = Given {
+        let args = ClusterArgs {
             cluster: cluster.to_string(),
             name: "shop".to_string(),
             heartbeat: Duration::from_millis(500),
             advertise: Some(([192, 0, 2, 1], 4280).into()),
-            ..Given::default()
+            ..ClusterArgs::default()
         };
-        let settings = Settings::new(&given).map_err(|error| error.to_string())?;
+        let settings = Settings::new(&args).map_err(|error| error.to_string())?;
         settings.check().map_err(|error| error.to_string())?;
         Ok(settings)
     }
@@ -363,11 +363,11 @@ mod tests {
     fn addresses_are_understood() {
         let one = settings("redis://127.0.0.1").unwrap();
         assert_eq!(one.hosts[0].to_string(), "127.0.0.1:6379");
-        assert_eq!((one.place, one.tls), (redis(None), false));
+        assert_eq!((one.backend, one.tls), (redis(None), false));
         let other = settings("rediss://[::1]:7000/3").unwrap();
         assert_eq!(other.hosts[0].to_string(), "[::1]:7000");
         assert!(other.tls);
-        assert!(matches!(other.place, Place::Redis { database: 3, .. }));
+        assert!(matches!(other.backend, Backend::Redis { database: 3, .. }));
         for (scheme, tls) in [
             ("redis-sentinel", [false, false]),
             ("rediss-sentinel", [true, true]),
@@ -381,9 +381,9 @@ mod tests {
         assert_eq!(watched.hosts[1].to_string(), "127.0.0.2:26379");
         let master = Some("main".to_string());
         let database = 2;
-        assert_eq!(watched.place, Place::Redis { database, master });
+        assert_eq!(watched.backend, Backend::Redis { database, master });
         let etcd = settings("etcd://127.0.0.1,127.0.0.2,127.0.0.3:5").unwrap();
-        assert_eq!((etcd.place, etcd.hosts.len()), (Place::Etcd, 3));
+        assert_eq!((etcd.backend, etcd.hosts.len()), (Backend::Etcd, 3));
         assert_eq!(etcd.hosts[0].port, 2379);
     }
 
@@ -419,7 +419,7 @@ mod tests {
     #[test]
     fn only_hosts_that_do_not_exist_are_refused() {
         let names = || {
-            Names::by(|name, port| {
+            DnsCache::with_resolver(|name, port| {
                 let gai = |text| {
                     let text = format!("failed to lookup address information: {text}");
                     Err(std::io::Error::other(text))
@@ -448,12 +448,12 @@ mod tests {
             ("away,missing", true),
             ("slow,missing", true),
         ] {
-            let given = Given {
+            let args = ClusterArgs {
                 cluster: format!("redis-sentinel://{hosts}/main"),
                 name: "shop".to_string(),
-                ..Given::default()
+                ..ClusterArgs::default()
             };
-            let settings = Settings::new(&given).unwrap();
+            let settings = Settings::new(&args).unwrap();
             let begun = Instant::now();
             let by = begun + Duration::from_millis(100);
             let looked_up = settings.look_up(&names(), by);

@@ -7,12 +7,12 @@ use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription as Alert, ClientConfig, RootCertStore};
 
 use super::credentials::{Credentials, Identity};
-use super::trouble::{Kind, Trouble};
+use super::error::{ClusterError, ErrorKind};
 use crate::error::plain;
 
 /// Believes the certificates that were named, else those that the system believes.
-pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, Trouble> {
-    let problem = |what: String| Trouble::new(Kind::Denied, what);
+pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, ClusterError> {
+    let problem = |what: String| ClusterError::new(ErrorKind::Denied, what);
     if let Some(named) = credentials.certificates().map_err(problem)? {
         return Ok(named);
     }
@@ -26,14 +26,14 @@ pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// The certificate to show, if there is one.
-pub fn identity(credentials: &Credentials) -> Result<Option<Identity>, Trouble> {
-    let problem = |what: String| Trouble::new(Kind::Denied, what);
+pub fn identity(credentials: &Credentials) -> Result<Option<Identity>, ClusterError> {
+    let problem = |what: String| ClusterError::new(ErrorKind::Denied, what);
     credentials.identity().map_err(problem)
 }
 
 /// What speaks TLS.
-pub fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>, Trouble> {
-    let problem = |error: rustls::Error| Trouble::new(Kind::Denied, error.to_string());
+pub fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>, ClusterError> {
+    let problem = |error: rustls::Error| ClusterError::new(ErrorKind::Denied, error.to_string());
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(roots(credentials)?);
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -1,13 +1,13 @@
 //! The commands about words: the example of CONTRIBUTING.md.
 
-use crate::command::{Entry, Kind, Reply, Set};
+use crate::command::{CommandClass, CommandSet, CommandSpec, Reply};
 
 /// LENGTH.
-pub const SET: Set = &[Entry {
+pub const SET: CommandSet = &[CommandSpec {
     name: "LENGTH",
     arguments: "WORD",
     summary: "how many characters a word has",
-    kind: Kind::Asks,
+    kind: CommandClass::Query,
     execute: |_, request| {
         let [word] = request.take()?;
         Ok(Reply::Number(word.len() as u64))

@@ -3,13 +3,13 @@
 //! A set of commands is a file in `sets` with a `pub const SET`, and has its name; what is listed in a [`Table`] answers on
 //! every protocol and shows in `HELP`.
 
+mod batch_counters;
+mod command_sets;
+mod compute_limiter;
 #[cfg(test)]
 mod example;
 mod key;
-mod offer;
 mod refusal;
-mod tally;
-mod turns;
 
 /// The commands themselves. `build.rs` finds the files.
 pub mod sets {
@@ -20,19 +20,19 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+pub use self::batch_counters::{BatchCounters, MOST_COMMANDS, OUTCOMES, Outcome, SLOTS};
+pub use self::command_sets::CommandSets;
+pub use self::compute_limiter::{ComputeLimiter, Permit};
 use self::key::Key;
 pub use self::key::Line;
-pub use self::offer::Offer;
-pub use self::refusal::{BadHeader, Quoted, Refusal};
+pub use self::refusal::{BadHeader, CommandError, Quoted};
 pub use self::sets::SETS;
-pub use self::tally::{MOST_COMMANDS, OUTCOMES, Outcome, SLOTS, Tally};
-pub use self::turns::{Turn, Turns};
 use crate::clock::Nanos;
 use crate::cluster::Census;
 use crate::sync::atomic::AtomicUsize;
 
 /// One command: how it is called, what it is for, and what answers it.
-pub struct Entry {
+pub struct CommandSpec {
     /// Its name, in capital letters.
     pub name: &'static str,
     /// Its arguments as `HELP` shows them, or nothing.
@@ -40,24 +40,24 @@ pub struct Entry {
     /// What it does: a phrase for `HELP`.
     pub summary: &'static str,
     /// What else it takes to answer it.
-    pub kind: Kind,
+    pub kind: CommandClass,
     /// Answers it.
-    pub execute: for<'a> fn(&'a Context, &Request<'a>) -> Result<Reply<'a>, Refusal<'a>>,
+    pub execute: for<'a> fn(&'a Context, &Request<'a>) -> Result<Reply<'a>, CommandError<'a>>,
 }
 
 /// What it takes to answer a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum CommandClass {
     /// Nothing: it only asks.
-    Asks,
-    /// A turn ([`Turns`]). How long it takes depends on what is asked.
-    Computes,
+    Query,
+    /// A turn ([`ComputeLimiter`]). How long it takes depends on what is asked.
+    Compute,
     /// That the server closes the connection after the value.
-    Closes,
+    Quit,
 }
 
 /// Commands that are offered together.
-pub type Set = &'static [Entry];
+pub type CommandSet = &'static [CommandSpec];
 
 /// What a command may look at to find its answer.
 #[derive(Clone)]
@@ -71,18 +71,18 @@ pub struct Context {
     /// All commands.
     pub table: Table,
     /// Where a command that computes takes a turn.
-    pub turns: Turns,
+    pub limiter: ComputeLimiter,
 }
 
 impl Context {
     /// What the commands of `sets` may look at.
-    pub fn new(clients: Arc<AtomicUsize>, id: Uuid, sets: &[Set]) -> Self {
+    pub fn new(clients: Arc<AtomicUsize>, id: Uuid, sets: &[CommandSet]) -> Self {
         Context {
             clients,
             census: Census::Alone,
             id: id.hyphenated().to_string(),
             table: Table::new(sets),
-            turns: Turns::for_this_machine(),
+            limiter: ComputeLimiter::for_this_machine(),
         }
     }
 
@@ -97,7 +97,7 @@ impl Context {
         &self,
         line: Line<'a>,
         asked: Nanos,
-    ) -> Option<Result<Request<'a>, Refusal<'a>>> {
+    ) -> Option<Result<Request<'a>, CommandError<'a>>> {
         // Most requests are a name and nothing else.
         if let Some((index, entry)) = self.table.find(line) {
             let rest = b"";
@@ -115,7 +115,7 @@ impl Context {
         &self,
         line: &'a [u8],
         asked: Nanos,
-    ) -> Option<Result<Request<'a>, Refusal<'a>>> {
+    ) -> Option<Result<Request<'a>, CommandError<'a>>> {
         let (name, rest) = split_word(line)?;
         let found = self.table.find(Line::new(name));
         let is_text = || line.iter().all(|byte| is_text(*byte));
@@ -126,18 +126,18 @@ impl Context {
                 rest,
                 asked,
             }),
-            None if is_text() => Err(Refusal::Unknown(name)),
-            _ => Err(Refusal::BadInput(line)),
+            None if is_text() => Err(CommandError::Unknown(name)),
+            _ => Err(CommandError::BadInput(line)),
         })
     }
 }
 
 /// The commands that there are, ready to be looked up: a name is compared as a number.
 #[derive(Clone)]
-pub struct Table(Vec<(Key, &'static Entry)>);
+pub struct Table(Vec<(Key, &'static CommandSpec)>);
 
 impl Table {
-    fn new(sets: &[Set]) -> Self {
+    fn new(sets: &[CommandSet]) -> Self {
         let entries = sets.iter().copied().flatten();
         let table: Vec<_> = entries.map(|entry| (Key::new(entry.name), entry)).collect();
         // What the sets hold is known when the program is built: it would fail at its first start.
@@ -146,13 +146,13 @@ impl Table {
     }
 
     /// All commands, in the order in which `HELP` names them.
-    pub fn entries(&self) -> impl Iterator<Item = &'static Entry> {
+    pub fn entries(&self) -> impl Iterator<Item = &'static CommandSpec> {
         self.0.iter().map(|(_, entry)| *entry)
     }
 
     /// The command of this name, in whatever case, and its place.
     #[inline]
-    pub fn find(&self, name: Line<'_>) -> Option<(usize, &'static Entry)> {
+    pub fn find(&self, name: Line<'_>) -> Option<(usize, &'static CommandSpec)> {
         let mut entries = self.0.iter().enumerate();
         let (index, (_, entry)) = entries.find(|(_, (key, _))| key.is(name))?;
         Some((index, entry))
@@ -162,7 +162,7 @@ impl Table {
 /// A command with its arguments.
 pub struct Request<'a> {
     /// The command.
-    pub entry: &'static Entry,
+    pub entry: &'static CommandSpec,
     /// Its place in the table.
     pub index: usize,
     rest: &'a [u8],
@@ -173,9 +173,9 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// Answers it.
     #[inline]
-    pub fn execute(&self, context: &'a Context) -> Result<Reply<'a>, Refusal<'a>> {
-        if self.entry.kind == Kind::Computes {
-            context.turns.look()?;
+    pub fn execute(&self, context: &'a Context) -> Result<Reply<'a>, CommandError<'a>> {
+        if self.entry.kind == CommandClass::Compute {
+            context.limiter.look()?;
         }
         (self.entry.execute)(context, self)
     }
@@ -191,15 +191,15 @@ impl<'a> Request<'a> {
     }
 
     /// The arguments, if there are exactly `N`.
-    pub fn take<const N: usize>(&self) -> Result<[&'a [u8]; N], Refusal<'a>> {
+    pub fn take<const N: usize>(&self) -> Result<[&'a [u8]; N], CommandError<'a>> {
         let mut words = [&b""[..]; N];
         let mut given = self.arguments();
         for word in &mut words {
-            *word = given.next().ok_or(Refusal::Usage(self.entry))?;
+            *word = given.next().ok_or(CommandError::Usage(self.entry))?;
         }
         match given.next() {
             None => Ok(words),
-            Some(_) => Err(Refusal::Usage(self.entry)),
+            Some(_) => Err(CommandError::Usage(self.entry)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::Entry;
+use super::CommandSpec;
 use crate::clients::NoRoom;
 use crate::cluster::Unavailable;
 
@@ -10,11 +10,11 @@ use crate::cluster::Unavailable;
 const LONGEST_QUOTE: usize = 64;
 
 /// Why there is no value: the word is for programs, `Display` is the sentence for a person.
-pub enum Refusal<'a> {
+pub enum CommandError<'a> {
     /// There is no command of this name.
     Unknown(&'a [u8]),
     /// The command takes other arguments.
-    Usage(&'static Entry),
+    Usage(&'static CommandSpec),
     /// An argument is not what the command takes.
     Argument {
         /// What it takes: a noun.
@@ -23,7 +23,7 @@ pub enum Refusal<'a> {
         given: &'a [u8],
     },
     /// These arguments have no value: why.
-    Impossible(&'static str),
+    OutOfRange(&'static str),
     /// This line holds a byte that is not text.
     BadInput(&'a [u8]),
     /// The line is longer than this many bytes.
@@ -37,7 +37,7 @@ pub enum Refusal<'a> {
     /// The cluster can't answer now.
     Unavailable(Unavailable),
     /// Too many want to compute at the same time.
-    NoTurn,
+    ComputeBusy,
     /// Whoever serves the client next answers this.
     Deferred,
     /// The connection, of somebody from whom a PROXY header must come, doesn't begin with one.
@@ -59,66 +59,76 @@ pub enum BadHeader {
     Late,
 }
 
-impl Refusal<'_> {
+impl CommandError<'_> {
     /// The word after `ERR`. All of them are in `docs/protocol.md`.
     pub fn word(&self) -> &'static str {
         match self {
-            Refusal::Unknown(_) => "UNKNOWN",
-            Refusal::Usage(_) | Refusal::Argument { .. } | Refusal::Impossible(_) => "USAGE",
-            Refusal::BadInput(_) | Refusal::BadHeader(_) => "BADINPUT",
-            Refusal::TooLong(_) => "TOOLONG",
-            Refusal::NoRoom(_) => "BUSY",
-            Refusal::Idle | Refusal::MadeRoom => "TIMEOUT",
-            Refusal::Unavailable(_) | Refusal::NoTurn | Refusal::Deferred => "UNAVAILABLE",
-            Refusal::Internal => "INTERNAL",
+            CommandError::Unknown(_) => "UNKNOWN",
+            CommandError::Usage(_)
+            | CommandError::Argument { .. }
+            | CommandError::OutOfRange(_) => "USAGE",
+            CommandError::BadInput(_) | CommandError::BadHeader(_) => "BADINPUT",
+            CommandError::TooLong(_) => "TOOLONG",
+            CommandError::NoRoom(_) => "BUSY",
+            CommandError::Idle | CommandError::MadeRoom => "TIMEOUT",
+            CommandError::Unavailable(_) | CommandError::ComputeBusy | CommandError::Deferred => {
+                "UNAVAILABLE"
+            }
+            CommandError::Internal => "INTERNAL",
         }
     }
 }
 
-impl fmt::Display for Refusal<'_> {
+impl fmt::Display for CommandError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::Unknown(name) => write!(f, "no such command: {} (try HELP)", Quoted(name)),
-            Refusal::Usage(entry) if entry.arguments.is_empty() => {
+            CommandError::Unknown(name) => {
+                write!(f, "no such command: {} (try HELP)", Quoted(name))
+            }
+            CommandError::Usage(entry) if entry.arguments.is_empty() => {
                 write!(f, "{} takes no arguments", entry.name)
             }
-            Refusal::Usage(entry) => write!(f, "usage: {} {}", entry.name, entry.arguments),
-            Refusal::Argument { wanted, given } => write!(f, "not {wanted}: {}", Quoted(given)),
-            Refusal::Impossible(why) => f.write_str(why),
-            Refusal::BadInput(line) => write!(f, "not printable ASCII: {}", Quoted(line)),
-            Refusal::TooLong(limit) => write!(f, "a request has at most {limit} bytes"),
-            Refusal::NoRoom(NoRoom::Here { clients }) => {
+            CommandError::Usage(entry) => write!(f, "usage: {} {}", entry.name, entry.arguments),
+            CommandError::Argument { wanted, given } => {
+                write!(f, "not {wanted}: {}", Quoted(given))
+            }
+            CommandError::OutOfRange(why) => f.write_str(why),
+            CommandError::BadInput(line) => write!(f, "not printable ASCII: {}", Quoted(line)),
+            CommandError::TooLong(limit) => write!(f, "a request has at most {limit} bytes"),
+            CommandError::NoRoom(NoRoom::Here { clients }) => {
                 write!(f, "full with {clients} clients, try again later")
             }
-            Refusal::NoRoom(NoRoom::ForAddress { limit }) => {
+            CommandError::NoRoom(NoRoom::ForAddress { limit }) => {
                 write!(f, "{limit} clients of your address are the limit")
             }
-            Refusal::NoRoom(NoRoom::Apart { limit }) => {
+            CommandError::NoRoom(NoRoom::Uncounted { limit }) => {
                 write!(f, "{limit} connections that don't count are the limit")
             }
-            Refusal::NoRoom(NoRoom::BeforeHeader { limit }) => {
+            CommandError::NoRoom(NoRoom::BeforeHeader { limit }) => {
                 write!(
                     f,
                     "{limit} connections without a PROXY header are the limit"
                 )
             }
-            Refusal::BadHeader(bad) => f.write_str(match bad {
+            CommandError::BadHeader(bad) => f.write_str(match bad {
                 BadHeader::Missing => "a connection from there must begin with a PROXY header",
                 BadHeader::Malformed => "the PROXY header is malformed",
                 BadHeader::TooLong => "the PROXY header is too long",
                 BadHeader::Late => "the PROXY header did not come in time",
             }),
-            Refusal::Idle => write!(f, "no request for too long"),
-            Refusal::MadeRoom => write!(f, "idle while others wait, try again later"),
-            Refusal::Unavailable(unavailable) => unavailable.fmt(f),
-            Refusal::NoTurn => f.write_str("too many clients compute at once, try again later"),
-            Refusal::Deferred => f.write_str("this is answered later"),
-            Refusal::Internal => write!(f, "the server failed at this, its log says more"),
+            CommandError::Idle => write!(f, "no request for too long"),
+            CommandError::MadeRoom => write!(f, "idle while others wait, try again later"),
+            CommandError::Unavailable(unavailable) => unavailable.fmt(f),
+            CommandError::ComputeBusy => {
+                f.write_str("too many clients compute at once, try again later")
+            }
+            CommandError::Deferred => f.write_str("this is answered later"),
+            CommandError::Internal => write!(f, "the server failed at this, its log says more"),
         }
     }
 }
 
-impl fmt::Debug for Refusal<'_> {
+impl fmt::Debug for CommandError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {self}", self.word())
     }

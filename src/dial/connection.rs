@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::reply::{is_printable, wrong};
 use super::socket::connect_first;
-use super::{Deadline, Failure, Lines, Reply, escaped};
+use super::{Deadline, Failure, LineBuffer, Reply, escaped};
 
 /// Longer than any reply of a server of ours: what `NP` answers to a request of 1,023 bytes is no longer than 2 KiB.
 pub const LONGEST_REPLY: usize = 16 * 1024;
@@ -23,7 +23,7 @@ pub struct Connection {
     stream: TcpStream,
     address: SocketAddr,
     /// What was read and is not looked at yet.
-    unread: Lines,
+    unread: LineBuffer,
 }
 
 impl Connection {
@@ -48,7 +48,7 @@ impl Connection {
         Ok(Connection {
             stream,
             address,
-            unread: Lines::default(),
+            unread: LineBuffer::default(),
         })
     }
 

@@ -2,13 +2,13 @@
 
 /// What has come and is not taken yet.
 #[derive(Default)]
-pub struct Lines {
+pub struct LineBuffer {
     bytes: Vec<u8>,
     /// So many of them hold no line end.
     searched: usize,
 }
 
-impl Lines {
+impl LineBuffer {
     /// These have come.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
@@ -47,7 +47,7 @@ mod tests {
     fn lines_are_found_however_they_come() {
         let text = b"one\n\nthree\r\nfour";
         for size in 1..=text.len() {
-            let (mut lines, mut taken) = (Lines::default(), Vec::new());
+            let (mut lines, mut taken) = (LineBuffer::default(), Vec::new());
             for piece in text.chunks(size) {
                 lines.push(piece);
                 taken.extend(std::iter::from_fn(|| lines.take_line()));

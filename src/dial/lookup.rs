@@ -3,12 +3,12 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use super::names::{Names, reason};
+use super::dns::{DnsCache, reason};
 use super::{Deadline, Failure, Server, quoted};
 
 /// Which addresses of a name are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Family {
+pub enum AddressFamily {
     /// All.
     #[default]
     Any,
@@ -18,12 +18,12 @@ pub enum Family {
     V6,
 }
 
-impl Family {
+impl AddressFamily {
     fn wants(self, address: &SocketAddr) -> bool {
         match self {
-            Family::Any => true,
-            Family::V4 => address.is_ipv4(),
-            Family::V6 => address.is_ipv6(),
+            AddressFamily::Any => true,
+            AddressFamily::V4 => address.is_ipv4(),
+            AddressFamily::V6 => address.is_ipv6(),
         }
     }
 }
@@ -31,7 +31,7 @@ impl Family {
 /// The addresses of this family, in the order in which the system names them; at least one.
 pub fn addresses(
     server: &Server,
-    family: Family,
+    family: AddressFamily,
     deadline: Deadline,
 ) -> Result<Vec<SocketAddr>, Failure> {
     let mut addresses = lookup(server, deadline)?;
@@ -39,7 +39,11 @@ pub fn addresses(
     if addresses.is_empty() {
         return Err(Failure::Kind {
             host: server.host.clone(),
-            kind: if family == Family::V6 { "IPv6" } else { "IPv4" },
+            kind: if family == AddressFamily::V6 {
+                "IPv6"
+            } else {
+                "IPv4"
+            },
         });
     }
     Ok(addresses)
@@ -47,7 +51,7 @@ pub fn addresses(
 
 fn lookup(server: &Server, deadline: Deadline) -> Result<Vec<SocketAddr>, Failure> {
     let host = &server.host;
-    let found = Names::default().addresses(host, server.port, deadline.moment());
+    let found = DnsCache::default().addresses(host, server.port, deadline.moment());
     found.map_err(|error| match error.kind() {
         ErrorKind::TimedOut => deadline.missed(format!(
             "no address of {} is found",

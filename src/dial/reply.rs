@@ -13,7 +13,7 @@ const GOING_ON: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
 const TIMEOUT: &str = "TIMEOUT";
 
 /// Whether the server closes after an error of this word.
-pub fn closes_after(word: &str) -> bool {
+pub fn is_fatal(word: &str) -> bool {
     !GOING_ON.contains(&word)
 }
 
@@ -47,7 +47,7 @@ impl Reply {
 
     /// Whether the server closes after it.
     pub fn closes(&self) -> bool {
-        matches!(self, Reply::Refused { word, .. } if closes_after(word))
+        matches!(self, Reply::Refused { word, .. } if is_fatal(word))
     }
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for Reply {
 
 /// Whether the server had ended the connection before it heard the request, as far as can be told by what came of it: on a
 /// connection that was kept, that is a reason to ask again on another.
-pub fn is_unheard(asked: Result<&Reply, &Failure>) -> bool {
+pub fn was_not_processed(asked: Result<&Reply, &Failure>) -> bool {
     match asked {
         Ok(Reply::Refused { word, .. }) => word == TIMEOUT,
         Err(Failure::Closed { part, .. } | Failure::Broken { part, .. }) => part.is_empty(),
@@ -87,7 +87,7 @@ pub fn id(value: &str) -> Result<Uuid, Failure> {
 }
 
 /// What the protocol has as the value of some commands.
-struct Form {
+struct ReplyFormat {
     commands: &'static [&'static str],
     /// In words.
     right: &'static str,
@@ -95,38 +95,38 @@ struct Form {
 }
 
 /// The values by which a server of ours can be known.
-const FORMS: [Form; 7] = [
-    Form {
+const FORMS: [ReplyFormat; 7] = [
+    ReplyFormat {
         commands: &["WHO"],
         right: "a number from 1 on",
         is_right: |value| clients(value).is_ok(),
     },
-    Form {
+    ReplyFormat {
         commands: &["WHERE"],
         right: "a UUID",
         is_right: |value| id(value).is_ok(),
     },
-    Form {
+    ReplyFormat {
         commands: &["WHY"],
         right: "42",
         is_right: |value| value == "42",
     },
-    Form {
+    ReplyFormat {
         commands: &["PING"],
         right: "PONG",
         is_right: |value| value == "PONG",
     },
-    Form {
+    ReplyFormat {
         commands: &["QUIT", "EXIT"],
         right: "BYE",
         is_right: |value| value == "BYE",
     },
-    Form {
+    ReplyFormat {
         commands: &["ADD", "MAX"],
         right: "a whole number of 64 bits",
         is_right: |value| value.parse::<i64>().is_ok(),
     },
-    Form {
+    ReplyFormat {
         commands: &["NP"],
         right: "primes",
         is_right: |value| {
@@ -136,7 +136,7 @@ const FORMS: [Form; 7] = [
     },
 ];
 
-fn form(request: &str) -> Option<&'static Form> {
+fn form(request: &str) -> Option<&'static ReplyFormat> {
     let command = request.split([' ', '\t']).find(|word| !word.is_empty())?;
     let is_it = |name: &&str| name.eq_ignore_ascii_case(command);
     FORMS.iter().find(|form| form.commands.iter().any(is_it))
@@ -235,18 +235,18 @@ mod tests {
     fn what_the_server_has_not_heard_is_told_by_the_end() {
         let request = || "WHO".to_string();
         let refused = |line| read("WHO", line).unwrap();
-        assert!(is_unheard(Ok(&refused(
+        assert!(was_not_processed(Ok(&refused(
             "ERR TIMEOUT no request for too long"
         ))));
-        assert!(!is_unheard(Ok(&refused("ERR BUSY full"))));
-        assert!(!is_unheard(Ok(&Reply::Value("1".to_string()))));
+        assert!(!was_not_processed(Ok(&refused("ERR BUSY full"))));
+        assert!(!was_not_processed(Ok(&Reply::Value("1".to_string()))));
         for (part, unheard) in [(&b""[..], true), (b"1", false)] {
             let closed = Failure::Closed {
                 request: request(),
                 part: part.to_vec(),
             };
-            assert_eq!(is_unheard(Err(&closed)), unheard);
+            assert_eq!(was_not_processed(Err(&closed)), unheard);
         }
-        assert!(!is_unheard(Err(&wrong("WHO", b"x"))));
+        assert!(!was_not_processed(Err(&wrong("WHO", b"x"))));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::connection::Attempt;
 use super::lookup::addresses;
-use super::{Connection, Deadline, Failure, Family, Server};
+use super::{AddressFamily, Connection, Deadline, Failure, Server};
 
 /// The most addresses that are remembered.
 const MOST: usize = 64;
@@ -39,13 +39,13 @@ impl Failed {
 #[derive(Clone, Debug)]
 pub struct Route {
     server: Server,
-    family: Family,
+    family: AddressFamily,
     failed: Failed,
 }
 
 impl Route {
     /// Nothing is looked up yet.
-    pub fn new(server: Server, family: Family) -> Self {
+    pub fn new(server: Server, family: AddressFamily) -> Self {
         let failed = Failed::default();
         Route {
             server,

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
 use crate::clock::Nanos;
-use crate::command::{Context, Kind, Line, Outcome, Refusal, Reply, Request};
+use crate::command::{CommandClass, CommandError, Context, Line, Outcome, Reply, Request};
 
 /// The longest request, in bytes, its end included.
 pub const LONGEST_REQUEST: usize = 1024;
@@ -75,7 +75,7 @@ pub struct Answered {
     /// What it came to.
     pub outcome: Outcome,
     /// Whether the server closes then.
-    pub closes: bool,
+    pub close_after_write: bool,
 }
 
 /// Answers one request that was read at this moment: appends its reply to `output`, or nothing if it is blank or deferred.
@@ -85,14 +85,14 @@ pub fn answer(context: &Context, line: Line<'_>, asked: Nanos, output: &mut Vec<
     match &context.parse(line, asked) {
         None => Answered {
             outcome: Outcome::BLANK,
-            closes: false,
+            close_after_write: false,
         },
         Some(Ok(request)) => match &request.execute(context) {
             Ok(reply) => {
                 write_reply(reply, output);
                 Answered {
                     outcome: Outcome::value(request.index).of(request.entry.kind),
-                    closes: request.entry.kind == Kind::Closes,
+                    close_after_write: request.entry.kind == CommandClass::Quit,
                 }
             }
             Err(refusal) => refuse(Some(request), refusal, output),
@@ -102,9 +102,13 @@ pub fn answer(context: &Context, line: Line<'_>, asked: Nanos, output: &mut Vec<
 }
 
 #[cold]
-fn refuse(request: Option<&Request<'_>>, refusal: &Refusal<'_>, output: &mut Vec<u8>) -> Answered {
+fn refuse(
+    request: Option<&Request<'_>>,
+    refusal: &CommandError<'_>,
+    output: &mut Vec<u8>,
+) -> Answered {
     let outcome = match (refusal, request) {
-        (Refusal::Deferred, _) => Outcome::DEFERRED,
+        (CommandError::Deferred, _) => Outcome::DEFERRED,
         (_, None) => Outcome::refused(None, refusal),
         (_, Some(request)) => Outcome::refused(Some(request.index), refusal).of(request.entry.kind),
     };
@@ -113,7 +117,7 @@ fn refuse(request: Option<&Request<'_>>, refusal: &Refusal<'_>, output: &mut Vec
     }
     Answered {
         outcome,
-        closes: false,
+        close_after_write: false,
     }
 }
 
@@ -131,7 +135,7 @@ fn write_reply(reply: &Reply<'_>, output: &mut Vec<u8>) {
 
 /// Appends `ERR`, the word of `refusal` and its sentence to `output`, as one line.
 #[cold]
-pub fn write_refusal(refusal: &Refusal<'_>, output: &mut Vec<u8>) {
+pub fn write_refusal(refusal: &CommandError<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"ERR ");
     output.extend_from_slice(refusal.word().as_bytes());
     output.push(b' ');

@@ -7,18 +7,18 @@ use log::{Level, debug, log_enabled};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-use super::{Ended, Service};
+use super::{CloseReason, Service};
 use crate::clock::Millis;
-use crate::command::Refusal;
+use crate::command::CommandError;
 use crate::connection::{Connection, last_words};
-use crate::linger::Linger;
+use crate::lingering_close::LingeringClose;
 use crate::metrics::Closed;
 use crate::protocol::line;
 
 impl Service {
     /// Does what is to be done with a connection whose service has ended; without `ended`, by a panic.
     #[inline(never)]
-    pub fn end(&self, connection: Connection, ended: Option<Ended>) {
+    pub fn end(&self, connection: Connection, ended: Option<CloseReason>) {
         // Whoever of the workers: the number of a connection spreads as well.
         let share = self.metrics.share(connection.client.number as usize);
         share.closed(self.reason(ended.as_ref()));
@@ -33,29 +33,31 @@ impl Service {
             debug!(connection = connection.client.number, peer:% = connection.client.peer, seconds, how; "ended");
         }
         match ended {
-            Some(Ended::Left | Ended::Broken(_)) => connection.close(),
-            Some(Ended::CutOff) => connection.cut(),
-            Some(Ended::Quit | Ended::TooLong) => self.linger.leave(connection.say_goodbye()),
-            Some(Ended::Idle(time)) if self.is_too_long(time) => {
-                self.refuse(connection, &Refusal::Idle);
+            Some(CloseReason::PeerClosed | CloseReason::Broken(_)) => connection.close(),
+            Some(CloseReason::Aborted) => connection.cut(),
+            Some(CloseReason::ByCommand | CloseReason::TooLong) => {
+                self.linger.push(connection.say_goodbye())
             }
-            Some(Ended::Idle(_)) => {
-                let made_room = &self.episodes.made_room;
-                if made_room.happened(&"all workers are taken, and clients wait") {
+            Some(CloseReason::Idle(time)) if self.is_too_long(time) => {
+                self.refuse(connection, &CommandError::Idle);
+            }
+            Some(CloseReason::Idle(_)) => {
+                let made_room = &self.incidents.made_room;
+                if made_room.record(&"all workers are taken, and clients wait") {
                     // Who says when it is over.
-                    self.alarm.ring();
+                    self.alarm.wake();
                 }
-                self.refuse(connection, &Refusal::MadeRoom);
+                self.refuse(connection, &CommandError::MadeRoom);
             }
             None => self.refuse_after_panic(connection),
-            Some(Ended::Finished { recently }) => {
+            Some(CloseReason::Finished { recently }) => {
                 if recently || connection.unread() > 0 {
-                    self.linger.leave(connection.say_goodbye());
+                    self.linger.push(connection.say_goodbye());
                 } else {
                     connection.say_goodbye();
                 }
             }
-            Some(Ended::Released) => {
+            Some(CloseReason::Released) => {
                 // Nobody wants it any more: then it is closed.
                 let _ = self.released.send(connection);
             }
@@ -63,18 +65,18 @@ impl Service {
     }
 
     /// For the metrics.
-    fn reason(&self, ended: Option<&Ended>) -> Closed {
+    fn reason(&self, ended: Option<&CloseReason>) -> Closed {
         match ended {
-            Some(Ended::Left) => Closed::Left,
-            Some(Ended::Quit) => Closed::Quit,
-            Some(Ended::TooLong) => Closed::TooLong,
-            Some(Ended::Idle(time)) if self.is_too_long(*time) => Closed::Idle,
-            Some(Ended::Idle(_)) => Closed::MadeRoom,
-            Some(Ended::CutOff) => Closed::NotReading,
-            Some(Ended::Broken(Errno::CONNRESET | Errno::PIPE)) => Closed::Reset,
-            Some(Ended::Broken(_)) => Closed::Failed,
-            Some(Ended::Finished { .. }) => Closed::Drained,
-            Some(Ended::Released) => Closed::HandedOver,
+            Some(CloseReason::PeerClosed) => Closed::Left,
+            Some(CloseReason::ByCommand) => Closed::Quit,
+            Some(CloseReason::TooLong) => Closed::TooLong,
+            Some(CloseReason::Idle(time)) if self.is_too_long(*time) => Closed::Idle,
+            Some(CloseReason::Idle(_)) => Closed::MadeRoom,
+            Some(CloseReason::Aborted) => Closed::NotReading,
+            Some(CloseReason::Broken(Errno::CONNRESET | Errno::PIPE)) => Closed::Reset,
+            Some(CloseReason::Broken(_)) => Closed::Failed,
+            Some(CloseReason::Finished { .. }) => Closed::Drained,
+            Some(CloseReason::Released) => Closed::HandedOver,
             None => Closed::Panicked,
         }
     }
@@ -87,8 +89,8 @@ impl Service {
     fn refuse_after_panic(&self, mut connection: Connection) {
         let number = connection.client.number;
         let detail = format!("a panic of connection {number}, logged above");
-        if self.episodes.panicked.happened(&detail) {
-            self.alarm.ring();
+        if self.incidents.panicked.record(&detail) {
+            self.alarm.wake();
         }
         let whole = connection
             .client
@@ -99,24 +101,24 @@ impl Service {
             .client
             .replies
             .truncate(whole.map_or(0, |lf| lf + 1));
-        self.refuse(connection, &Refusal::Internal);
+        self.refuse(connection, &CommandError::Internal);
     }
 
     /// Sends what is left to send, `refusal` last, and says goodbye.
-    fn refuse(&self, mut connection: Connection, refusal: &Refusal<'_>) {
+    fn refuse(&self, mut connection: Connection, refusal: &CommandError<'_>) {
         line::write_refusal(refusal, &mut connection.client.replies);
         // A client that takes nothing more loses these words, too.
         let _ = connection.write(&connection.client.replies, SendFlags::DONTWAIT);
-        self.linger.leave(connection.say_goodbye());
+        self.linger.push(connection.say_goodbye());
     }
 }
 
 /// Answers a client that is not let in, and closes without waiting for it.
-pub fn turn_away(stream: TcpStream, refusal: &Refusal<'_>, linger: &Linger) {
+pub fn reject(stream: TcpStream, refusal: &CommandError<'_>, linger: &LingeringClose) {
     let mut reply = Vec::new();
     line::write_refusal(refusal, &mut reply);
     // It may have gone already.
     let _ = last_words(&stream, &reply);
     let _ = stream.shutdown(Shutdown::Write);
-    linger.leave(stream);
+    linger.push(stream);
 }

@@ -1,10 +1,10 @@
 //! What a session has read and not answered yet.
 
-use super::Ended;
+use super::CloseReason;
 use crate::clock::Nanos;
 use crate::connection::Connection;
 use crate::protocol::line::LONGEST_REQUEST;
-use crate::scoreboard::Line;
+use crate::scoreboard::WorkerSlot;
 
 /// What was read of a client and not answered yet: room for one request, so that a client which idles costs no more.
 pub(super) struct Input {
@@ -29,25 +29,25 @@ impl Input {
     }
 
     /// Takes up what was read and not answered elsewhere.
-    pub fn resume(&mut self, unanswered: &[u8]) {
-        self.filled = unanswered.len().min(LONGEST_REQUEST);
-        self.bytes[..self.filled].copy_from_slice(&unanswered[..self.filled]);
+    pub fn resume(&mut self, read_buffer: &[u8]) {
+        self.filled = read_buffer.len().min(LONGEST_REQUEST);
+        self.bytes[..self.filled].copy_from_slice(&read_buffer[..self.filled]);
     }
 
     /// Gives `connection` what it has read and not answered, if it goes on elsewhere. Returns how it ended.
     #[cold]
-    pub fn let_go<S>(&self, connection: &mut Connection<S>, ended: Ended) -> Ended {
-        if matches!(ended, Ended::Released) {
-            connection.client.unanswered = self.bytes[..self.filled].to_vec();
+    pub fn let_go<S>(&self, connection: &mut Connection<S>, ended: CloseReason) -> CloseReason {
+        if matches!(ended, CloseReason::Released) {
+            connection.client.read_buffer = self.bytes[..self.filled].to_vec();
         }
         ended
     }
 
     /// The same between two requests: its idle time goes on counting elsewhere.
     #[cold]
-    pub fn release<S>(&self, connection: &mut Connection<S>, line: &Line) -> Ended {
-        connection.client.active = Some(line.state().since());
-        self.let_go(connection, Ended::Released)
+    pub fn release<S>(&self, connection: &mut Connection<S>, slot: &WorkerSlot) -> CloseReason {
+        connection.client.active = Some(slot.state().since());
+        self.let_go(connection, CloseReason::Released)
     }
 
     /// Keeps what is left from `used` on: the beginning of a line, unless the rest is for whoever goes on.

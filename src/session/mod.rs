@@ -10,17 +10,17 @@ use crossbeam_channel::Sender;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-pub use self::ending::turn_away;
+pub use self::ending::reject;
 use self::input::Input;
 use crate::clock::{Millis, Nanos};
-use crate::command::{Context, Outcome, Refusal, Tally};
+use crate::command::{BatchCounters, CommandError, Context, Outcome};
 use crate::connection::{Connection, Socket};
-use crate::episode::Episodes;
-use crate::linger::Linger;
+use crate::lingering_close::LingeringClose;
+use crate::log_throttle::Incidents;
 use crate::metrics::Metrics;
 use crate::protocol::line::{self, Found, LONGEST_REQUEST};
 use crate::request_log::RequestLog;
-use crate::scoreboard::{Activity, Alarm, Line, Phase, Scoreboard};
+use crate::scoreboard::{Activity, Phase, ReaperWaker, Scoreboard, WorkerSlot};
 
 /// The room for replies that a worker keeps between two reads; more is given back.
 const REPLIES_KEPT: usize = 8 * 1024;
@@ -36,13 +36,13 @@ pub struct Service {
     /// What the workers are to do.
     pub scoreboard: Arc<Scoreboard>,
     /// Wakes the reaper.
-    pub alarm: Alarm,
+    pub alarm: ReaperWaker,
     /// What has been said in the log.
-    pub episodes: Arc<Episodes>,
+    pub incidents: Arc<Incidents>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where clients go that were told goodbye.
-    pub linger: Linger,
+    pub linger: LingeringClose,
     /// Where connections go that were let go of, open and unread.
     pub released: Sender<Connection>,
     /// After how long without a request a client is closed; never if zero. For the words said to it.
@@ -51,17 +51,17 @@ pub struct Service {
 
 /// How the service of a client came to its end.
 #[derive(Debug)]
-pub enum Ended {
+pub enum CloseReason {
     /// The client closed, and all that it had sent was answered.
-    Left,
+    PeerClosed,
     /// It asked for it: `QUIT`.
-    Quit,
+    ByCommand,
     /// It sent a line that is too long.
     TooLong,
     /// The reaper says that it has been idle for too long: so long.
     Idle(Duration),
     /// It took no replies for too long, or the drain is over.
-    CutOff,
+    Aborted,
     /// The connection failed.
     Broken(Errno),
     /// All that had arrived was answered, and the server stops.
@@ -78,13 +78,17 @@ impl Service {
     // Not inlined: what a waiting worker has on its stack is memory that every idle client costs, and a page more or
     // less is half of it.
     #[inline(never)]
-    pub fn serve<S: Socket>(&self, connection: &mut Connection<S>, line: &Line) -> Ended {
+    pub fn serve<S: Socket>(
+        &self,
+        connection: &mut Connection<S>,
+        slot: &WorkerSlot,
+    ) -> CloseReason {
         let mut input = Input::new();
-        input.resume(&std::mem::take(&mut connection.client.unanswered));
+        input.resume(&std::mem::take(&mut connection.client.read_buffer));
         // There may be whole lines in it, which come before anything that is still to be read.
         let mut resumes = input.filled > 0;
         let mut log = RequestLog::new(connection.client.number);
-        let share = self.metrics.share(line.index());
+        let share = self.metrics.share(slot.id());
         if let Some(since) = connection.waiting.take() {
             share.waited(since);
         }
@@ -93,26 +97,26 @@ impl Service {
         // Whether it has been looked for a request that came as late as the order to end.
         let mut looked = false;
         match connection.client.active.take() {
-            None => line.set(Activity::Reading),
+            None => slot.set(Activity::Reading),
             Some(active) => {
-                line.set_since(Activity::Reading, active);
+                slot.set_since(Activity::Reading, active);
                 // The reaper doesn't expect anybody's time to be over so soon.
-                self.alarm.ring();
+                self.alarm.wake();
             }
         }
         if !connection.client.replies.is_empty() {
-            if let Err(ended) = self.send(connection, line, &mut |sent| share.sent(sent)) {
+            if let Err(ended) = self.send(connection, slot, &mut |sent| share.sent(sent)) {
                 return input.let_go(connection, ended);
             }
             connection.client.replies.clear();
-            if connection.client.closes {
-                return Ended::Quit;
+            if connection.client.close_after_write {
+                return CloseReason::ByCommand;
             }
         }
         loop {
-            let state = line.state();
-            let ordered = state.ordered();
-            let idle = || Ended::Idle(Millis::now().since(state.since()));
+            let state = slot.state();
+            let ordered = state.close_requested();
+            let idle = || CloseReason::Idle(Millis::now().since(state.since()));
             if ordered && looked {
                 return idle();
             }
@@ -122,12 +126,12 @@ impl Service {
             let flags = match phase {
                 Phase::Serve if ordered => RecvFlags::DONTWAIT,
                 Phase::Serve => RecvFlags::empty(),
-                Phase::Finish | Phase::Pack => {
+                Phase::Drain | Phase::DrainThenDetach => {
                     due.get_or_insert_with(|| connection.unread());
                     RecvFlags::DONTWAIT
                 }
-                Phase::Release => return input.release(connection, line),
-                Phase::Cut => return Ended::CutOff,
+                Phase::Detach => return input.release(connection, slot),
+                Phase::Abort => return CloseReason::Aborted,
             };
             let resumed = std::mem::take(&mut resumes);
             let read = match resumed {
@@ -137,12 +141,12 @@ impl Service {
             let read = match read {
                 Ok(read) => read,
                 Err(Errno::INTR) => {
-                    line.hear();
+                    slot.ack();
                     continue;
                 }
                 Err(Errno::AGAIN) if phase == Phase::Serve => return idle(),
-                Err(Errno::AGAIN) => return finished(connection, &input, line, phase),
-                Err(error) => return Ended::Broken(error),
+                Err(Errno::AGAIN) => return finished(connection, &input, slot, phase),
+                Err(error) => return CloseReason::Broken(error),
             };
             let begun = Nanos::now();
             input.read_at = begun;
@@ -150,20 +154,21 @@ impl Service {
             let at_end = read == 0 && !resumed;
 
             let replies = &mut connection.client.replies;
-            let mut tally = Tally::new();
+            let mut tally = BatchCounters::new();
             let end = if RequestLog::is_kept() {
-                self.answer::<true>(&mut input, at_end, line, replies, &mut tally, &mut log)
+                self.answer::<true>(&mut input, at_end, slot, replies, &mut tally, &mut log)
             } else {
-                self.answer::<false>(&mut input, at_end, line, replies, &mut tally, &mut log)
+                self.answer::<false>(&mut input, at_end, slot, replies, &mut tally, &mut log)
             };
             if replies.is_empty() {
                 share.answered(&tally, begun, read, 0);
             } else {
                 // Before anybody waits for the client to take them.
                 let mut count = |sent| share.answered(&tally, begun, read, sent);
-                if let Err(ended) = self.send(connection, line, &mut count) {
+                if let Err(ended) = self.send(connection, slot, &mut count) {
                     // The end of the client's input is there for whoever goes on, its last words are not.
-                    connection.client.closes = matches!(end, Some(Ended::Quit | Ended::TooLong));
+                    connection.client.close_after_write =
+                        matches!(end, Some(CloseReason::ByCommand | CloseReason::TooLong));
                     return input.let_go(connection, ended);
                 }
                 let replies = &mut connection.client.replies;
@@ -174,12 +179,12 @@ impl Service {
             }
             match end {
                 None => {}
-                Some(Ended::Released) => return input.release(connection, line),
+                Some(CloseReason::Released) => return input.release(connection, slot),
                 Some(end) => return end,
             }
             if let Some(due) = &mut due {
                 if *due == 0 {
-                    return finished(connection, &input, line, phase);
+                    return finished(connection, &input, slot, phase);
                 }
                 *due = due.saturating_sub(read);
             }
@@ -193,18 +198,18 @@ impl Service {
         &self,
         input: &mut Input,
         end: bool,
-        line: &Line,
+        slot: &WorkerSlot,
         replies: &mut Vec<u8>,
-        tally: &mut Tally,
+        tally: &mut BatchCounters,
         log: &mut RequestLog,
-    ) -> Option<Ended> {
+    ) -> Option<CloseReason> {
         let mut used = 0;
         let mut ended = None;
         while ended.is_none() {
             let bytes = &input.bytes[used..input.filled];
             let found = match line::find(bytes, std::mem::take(&mut input.searched)) {
                 Found::Part if end => {
-                    ended = Some(Ended::Left);
+                    ended = Some(CloseReason::PeerClosed);
                     line::last(bytes)
                 }
                 found => found,
@@ -214,13 +219,13 @@ impl Service {
                     let (request, before) = (used..used + length, replies.len());
                     let answered = line::answer(&self.context, line, input.read_at, replies);
                     if answered.outcome == Outcome::DEFERRED {
-                        ended = Some(Ended::Released);
+                        ended = Some(CloseReason::Released);
                         break;
                     }
                     used += length;
                     tally.note(answered.outcome);
-                    if answered.closes {
-                        ended = Some(Ended::Quit);
+                    if answered.close_after_write {
+                        ended = Some(CloseReason::ByCommand);
                     }
                     if LOGS {
                         log.note(&input.bytes[request], &replies[before..]);
@@ -228,16 +233,16 @@ impl Service {
                 }
                 Found::Part => break,
                 Found::TooLong => {
-                    let refusal = Refusal::TooLong(LONGEST_REQUEST);
+                    let refusal = CommandError::TooLong(LONGEST_REQUEST);
                     line::write_refusal(&refusal, replies);
                     tally.note(Outcome::refused(None, &refusal));
-                    ended = Some(Ended::TooLong);
+                    ended = Some(CloseReason::TooLong);
                 }
             }
         }
         input.keep_from(used);
         if !replies.is_empty() {
-            line.set(Activity::Reading);
+            slot.set(Activity::Reading);
         }
         ended
     }
@@ -247,16 +252,16 @@ impl Service {
     fn send<S: Socket>(
         &self,
         connection: &mut Connection<S>,
-        line: &Line,
+        slot: &WorkerSlot,
         count: &mut impl FnMut(usize),
-    ) -> Result<(), Ended> {
+    ) -> Result<(), CloseReason> {
         let sent = connection.write(&connection.client.replies, SendFlags::DONTWAIT);
         count(sent.unwrap_or(0));
         match sent {
             Ok(written) if written == connection.client.replies.len() => Ok(()),
-            Ok(written) => self.send_slowly(connection, line, written),
-            Err(Errno::AGAIN | Errno::INTR) => self.send_slowly(connection, line, 0),
-            Err(error) => Err(Ended::Broken(error)),
+            Ok(written) => self.send_slowly(connection, slot, written),
+            Err(Errno::AGAIN | Errno::INTR) => self.send_slowly(connection, slot, 0),
+            Err(error) => Err(CloseReason::Broken(error)),
         }
     }
 
@@ -266,43 +271,48 @@ impl Service {
     fn send_slowly<S: Socket>(
         &self,
         connection: &mut Connection<S>,
-        line: &Line,
+        slot: &WorkerSlot,
         mut written: usize,
-    ) -> Result<(), Ended> {
-        line.set(Activity::Writing);
-        self.alarm.ring();
+    ) -> Result<(), CloseReason> {
+        slot.set(Activity::Writing);
+        self.alarm.wake();
         while written < connection.client.replies.len() {
             match self.scoreboard.phase() {
-                _ if line.state().ordered() => return Err(Ended::CutOff),
-                Phase::Cut => return Err(Ended::CutOff),
-                Phase::Release | Phase::Pack => {
+                _ if slot.state().close_requested() => return Err(CloseReason::Aborted),
+                Phase::Abort => return Err(CloseReason::Aborted),
+                Phase::Detach | Phase::DrainThenDetach => {
                     connection.client.replies.drain(..written);
-                    return Err(Ended::Released);
+                    return Err(CloseReason::Released);
                 }
-                Phase::Serve | Phase::Finish => {}
+                Phase::Serve | Phase::Drain => {}
             }
             match connection.write(&connection.client.replies[written..], SendFlags::empty()) {
                 Ok(more) => {
-                    self.metrics.share(line.index()).sent(more);
+                    self.metrics.share(slot.id()).sent(more);
                     written += more;
                 }
-                Err(Errno::INTR) => line.hear(),
-                Err(error) => return Err(Ended::Broken(error)),
+                Err(Errno::INTR) => slot.ack(),
+                Err(error) => return Err(CloseReason::Broken(error)),
             }
         }
-        line.set(Activity::Reading);
+        slot.set(Activity::Reading);
         Ok(())
     }
 }
 
 /// All that had arrived is answered.
 #[cold]
-fn finished<S>(connection: &mut Connection<S>, input: &Input, line: &Line, phase: Phase) -> Ended {
-    if phase == Phase::Pack {
-        return input.release(connection, line);
+fn finished<S>(
+    connection: &mut Connection<S>,
+    input: &Input,
+    slot: &WorkerSlot,
+    phase: Phase,
+) -> CloseReason {
+    if phase == Phase::DrainThenDetach {
+        return input.release(connection, slot);
     }
-    Ended::Finished {
-        recently: Millis::now().since(line.state().since()) < RECENTLY,
+    CloseReason::Finished {
+        recently: Millis::now().since(slot.state().since()) < RECENTLY,
     }
 }
 
@@ -318,7 +328,7 @@ mod tests {
 
     /// A client whose request arrives together with the order to end it.
     struct Late<'a> {
-        line: &'a Line,
+        slot: &'a WorkerSlot,
         input: RefCell<Vec<u8>>,
         sent: RefCell<Vec<u8>>,
     }
@@ -326,7 +336,7 @@ mod tests {
     impl Socket for Late<'_> {
         fn recv(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
             if flags.is_empty() {
-                assert!(self.line.order(self.line.state()), "it reads on");
+                assert!(self.slot.request_close(self.slot.state()), "it reads on");
                 return Err(Errno::INTR);
             }
             let input = std::mem::take(&mut *self.input.borrow_mut());
@@ -350,31 +360,31 @@ mod tests {
     #[test]
     fn a_request_that_comes_with_the_order_to_end_is_answered() {
         let clients = Clients::new(1, 0);
-        let (alarm, _alarms) = Alarm::new();
-        let (linger, _) = Linger::start(1).unwrap();
+        let (alarm, _alarms) = ReaperWaker::new();
+        let (linger, _) = LingeringClose::start(1).unwrap();
         let (released, _) = crossbeam_channel::unbounded();
         let service = Service {
             context: Context::new(clients.count(), uuid::Uuid::new_v4(), &[server::SET]),
             scoreboard: Arc::new(Scoreboard::new(1)),
             alarm,
-            episodes: Arc::default(),
+            incidents: Arc::default(),
             metrics: Arc::default(),
             linger,
             released,
             idle_timeout: Duration::ZERO,
         };
-        let line = &service.scoreboard.lines()[0];
+        let slot = &service.scoreboard.slots()[0];
         for (input, replies) in [("WHY\n", "42\n"), ("\nWH", ""), ("", "")] {
             let late = Late {
-                line,
+                slot,
                 input: RefCell::new(input.into()),
                 sent: RefCell::default(),
             };
             let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
             let place = clients.admit(peer.ip()).unwrap();
             let mut connection = Connection::new(1, late, peer, place);
-            let ended = service.serve(&mut connection, line);
-            assert!(matches!(ended, Ended::Idle(_)), "{ended:?}");
+            let ended = service.serve(&mut connection, slot);
+            assert!(matches!(ended, CloseReason::Idle(_)), "{ended:?}");
             assert_eq!(*connection.socket().sent.borrow(), replies.as_bytes());
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use blockchain_tcpd::command::{Entry, Kind, Reply, Set, Turn, sets};
+use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, Permit, Reply, sets};
 
 use super::{errors, proves};
 use crate::support::kernel::local_server;
@@ -67,16 +67,16 @@ fn primes_by_their_place() {
 }
 
 /// The turns that `TAKE` has taken.
-static TAKEN: Mutex<Vec<Turn>> = Mutex::new(Vec::new());
+static TAKEN: Mutex<Vec<Permit>> = Mutex::new(Vec::new());
 
 /// `TAKE` takes all turns that there are, and keeps them.
-const TAKE: Set = &[Entry {
+const TAKE: CommandSet = &[CommandSpec {
     name: "TAKE",
     arguments: "",
     summary: "takes all turns",
-    kind: Kind::Computes,
+    kind: CommandClass::Compute,
     execute: |context, request| {
-        while let Ok(turn) = context.turns.take(request) {
+        while let Ok(turn) = context.limiter.take(request) {
             TAKEN.lock().unwrap().push(turn);
         }
         Ok(Reply::Text("TAKEN"))

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use blockchain_tcpd::clients::NoRoom;
 use blockchain_tcpd::cluster::Unavailable;
-use blockchain_tcpd::command::{self, BadHeader, Entry, Kind, Refusal, Set};
+use blockchain_tcpd::command::{
+    self, BadHeader, CommandClass, CommandError, CommandSet, CommandSpec,
+};
 
 use super::{COMMANDS, daemon, proves, words_of_the_document};
 use crate::support::kernel::local_server;
@@ -104,28 +106,28 @@ fn the_server_says_no_word_that_the_document_lacks() {
         r#"More words may come in later versions; a client takes one that it doesn't know as it takes `INTERNAL`."#,
     );
     let known: BTreeSet<&str> = [
-        Refusal::Unknown(b"x"),
-        Refusal::Usage(&command::sets::server::SET[0]),
-        Refusal::Argument {
+        CommandError::Unknown(b"x"),
+        CommandError::Usage(&command::sets::server::SET[0]),
+        CommandError::Argument {
             wanted: "a number",
             given: b"x",
         },
-        Refusal::Impossible("too large"),
-        Refusal::NoTurn,
-        Refusal::BadInput(b"x"),
-        Refusal::TooLong(1),
-        Refusal::NoRoom(NoRoom::Here { clients: 1 }),
-        Refusal::NoRoom(NoRoom::ForAddress { limit: 1 }),
-        Refusal::NoRoom(NoRoom::Apart { limit: 1 }),
-        Refusal::NoRoom(NoRoom::BeforeHeader { limit: 1 }),
-        Refusal::BadHeader(BadHeader::Missing),
-        Refusal::Idle,
-        Refusal::MadeRoom,
-        Refusal::Unavailable(Unavailable::Registry),
-        Refusal::Internal,
+        CommandError::OutOfRange("too large"),
+        CommandError::ComputeBusy,
+        CommandError::BadInput(b"x"),
+        CommandError::TooLong(1),
+        CommandError::NoRoom(NoRoom::Here { clients: 1 }),
+        CommandError::NoRoom(NoRoom::ForAddress { limit: 1 }),
+        CommandError::NoRoom(NoRoom::Uncounted { limit: 1 }),
+        CommandError::NoRoom(NoRoom::BeforeHeader { limit: 1 }),
+        CommandError::BadHeader(BadHeader::Missing),
+        CommandError::Idle,
+        CommandError::MadeRoom,
+        CommandError::Unavailable(Unavailable::Registry),
+        CommandError::Internal,
     ]
     .iter()
-    .map(Refusal::word)
+    .map(CommandError::word)
     .collect();
     assert_eq!(words_of_the_document(), known);
 }
@@ -151,11 +153,11 @@ fn an_answer_that_can_not_be_had_is_none_and_the_connection_goes_on() {
 #[test]
 fn a_request_that_fails_inside_costs_its_client_the_connection_and_nobody_else_anything() {
     proves(r#"`ERR INTERNAL`: the server failed at this request, and then it closes."#);
-    const FAILING: Set = &[Entry {
+    const FAILING: CommandSet = &[CommandSpec {
         name: "FAIL",
         arguments: "",
         summary: "a failure of the server",
-        kind: Kind::Asks,
+        kind: CommandClass::Query,
         execute: |_, _| panic!("asked to fail"),
     }];
     let server = local_server(

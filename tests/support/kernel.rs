@@ -8,8 +8,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blockchain_tcpd::command::Set;
-use blockchain_tcpd::handover::Inherited;
+use blockchain_tcpd::command::CommandSet;
+use blockchain_tcpd::handover::InheritedState;
 use blockchain_tcpd::options::{Asked, Options};
 use blockchain_tcpd::server::Server;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -90,13 +90,13 @@ pub fn on_their_way(server: SocketAddr) -> HashMap<u16, usize> {
 }
 
 /// A server in this process, on a free port, with these settings and commands.
-pub fn local_server(arguments: &[&str], commands: &'static [Set]) -> Server {
+pub fn local_server(arguments: &[&str], commands: &'static [CommandSet]) -> Server {
     let program = ["blockchain-tcpd", "--listen", "127.0.0.1:0"];
     let arguments = program.iter().chain(arguments);
     match Options::parse_from(arguments).expect("good settings") {
         Asked::Serve(options) => {
             let id = uuid::Uuid::new_v4();
-            let (nothing, metrics) = (Inherited::default(), Arc::default());
+            let (nothing, metrics) = (InheritedState::default(), Arc::default());
             let server = Server::start(&options, id, nothing, commands, metrics, 0, None);
             let mut server = server.expect("it starts");
             server.begin();

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
-use blockchain_tcpd::pack;
+use blockchain_tcpd::handover_state;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::{PATIENCE, Scratch};
@@ -80,7 +80,9 @@ impl Manager {
                     store.push((name.expect("its name").to_string(), sent));
                 } else if said("FDSTOREREMOVE=1") {
                     store.retain(|(kept, _)| Some(&**kept) != name);
-                } else if said("BARRIER=1") && store.iter().any(|(name, _)| name == pack::NAME) {
+                } else if said("BARRIER=1")
+                    && store.iter().any(|(name, _)| name == handover_state::NAME)
+                {
                     assert_eq!(store.len(), 1, "{store:?}");
                     return store.remove(0).1;
                 }

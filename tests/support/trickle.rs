@@ -19,20 +19,20 @@ impl Trickle {
         let stop = Arc::new(AtomicBool::new(false));
         let (told, (ready, is_ready)) = (stop.clone(), mpsc::channel());
         thread::spawn(move || {
-            let (begun, mut turns) = (Instant::now(), 0);
+            let (begun, mut limiter) = (Instant::now(), 0);
             while !told.load(Ordering::Relaxed) {
-                let stream = &mut streams[turns % 1000];
+                let stream = &mut streams[limiter % 1000];
                 if !stream.as_mut().is_some_and(is_alive) {
                     *stream = TcpStream::connect_timeout(&address, PATIENCE)
                         .and_then(|stream| stream.set_nonblocking(true).map(|()| stream))
                         .ok();
                 }
-                turns += 1;
-                if turns == 1000 {
+                limiter += 1;
+                if limiter == 1000 {
                     // It fails only if the test has failed.
                     let _ = ready.send(());
-                } else if turns > 1000 {
-                    let turn = Duration::from_millis(turns as u64);
+                } else if limiter > 1000 {
+                    let turn = Duration::from_millis(limiter as u64);
                     thread::park_timeout(turn.saturating_sub(begun.elapsed()));
                 }
             }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use blockchain_tcpd::dial::Reply;
 
-use crate::failure::{Failure, UNKNOWN, complain};
+use crate::failure::{Failure, UNKNOWN, eprintln_line};
 use crate::options::{Options, misspelt_task};
 use crate::output::{Exchange, Output};
 
@@ -39,7 +39,7 @@ pub fn run(options: &Options, words: &[OsString]) -> Result<ExitCode, Failure> {
                 return output.failure(&exchange, refused);
             };
             let status = refused.report();
-            complain(format_args!(
+            eprintln_line(format_args!(
                 "blockchain-tcp: is the task {task:?} meant? (see --help)"
             ));
             Ok(status)

@@ -75,15 +75,15 @@ impl Failure {
             // Whoever read our output has seen enough.
             Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             // The terminal has echoed ^C.
-            Failure::Interrupted => complain(""),
-            Failure::Refused { .. } => complain(self),
+            Failure::Interrupted => eprintln_line(""),
+            Failure::Refused { .. } => eprintln_line(self),
             Failure::Dial(failure) if failure.is_refused() => {
                 let hint = "is the server running? --server or BLOCKCHAIN_TCP_SERVER names another";
-                complain(format_args!(
+                eprintln_line(format_args!(
                     "blockchain-tcp: {self}\nblockchain-tcp: {hint}"
                 ));
             }
-            _ => complain(format_args!("blockchain-tcp: {self}")),
+            _ => eprintln_line(format_args!("blockchain-tcp: {self}")),
         }
         ExitCode::from(self.exit_status())
     }
@@ -91,7 +91,7 @@ impl Failure {
 
 /// Says this on standard error, without any control character that it may hold but line ends: a terminal would obey it. If that
 /// can't be written either, the exit status still tells.
-pub fn complain(lines: impl fmt::Display) {
+pub fn eprintln_line(lines: impl fmt::Display) {
     let mut text = String::new();
     for c in lines.to_string().chars() {
         match c {
@@ -104,7 +104,7 @@ pub fn complain(lines: impl fmt::Display) {
             c => text.push(c),
         }
     }
-    stdio::complain(&(text + "\n"));
+    stdio::print_error(&(text + "\n"));
 }
 
 impl From<dial::Failure> for Failure {

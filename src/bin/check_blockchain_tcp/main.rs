@@ -1,16 +1,16 @@
 //! The monitoring plugin: asks a server `WHO`, `WHERE` and `WHY` in one connection, and tells Nagios and its kin how it is.
 //!
 //! It keeps to the Monitoring Plugins Development Guidelines: one line on standard output with figures behind `|`, exit
-//! status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for UNKNOWN. [`options`] says what it can be told; [`asking`] finds
-//! the server and asks; [`verdict`] holds the answers against the thresholds ([`range`]); [`report`] is what is printed, with
+//! status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for UNKNOWN. [`options`] says what it can be told; [`probe`] finds
+//! the server and asks; [`evaluate`] holds the answers against the thresholds ([`range`]); [`report`] is what is printed, with
 //! the [`notes`] of `-v`.
 
-mod asking;
+mod evaluate;
 mod notes;
 mod options;
+mod probe;
 mod range;
 mod report;
-mod verdict;
 
 use std::process::ExitCode;
 
@@ -28,8 +28,8 @@ fn main() -> ExitCode {
 
 fn check(options: &Options) -> Report {
     let mut notes = Notes::new(options.verbose);
-    let report = match asking::ask(options, &mut notes) {
-        Ok(answers) => verdict::on(options, &answers),
+    let report = match probe::ask(options, &mut notes) {
+        Ok(answers) => evaluate::on(options, &answers),
         Err(report) => report,
     };
     report.with_notes(notes)

@@ -4,29 +4,29 @@ use std::sync::LazyLock;
 
 use primal_sieve::Sieve;
 
-use crate::command::{Context, Entry, Kind, Refusal, Reply, Request, Set};
+use crate::command::{Context, CommandSpec, CommandClass, CommandError, Reply, Request, CommandSet};
 
 /// ADD, MAX and NP.
-pub const SET: Set = &[
-    Entry {
+pub const SET: CommandSet = &[
+    CommandSpec {
         name: "ADD",
         arguments: "X Y",
         summary: "the sum of two whole numbers of 64 bits",
-        kind: Kind::Asks,
+        kind: CommandClass::Query,
         execute: add,
     },
-    Entry {
+    CommandSpec {
         name: "MAX",
         arguments: "X Y",
         summary: "the greater of two whole numbers of 64 bits",
-        kind: Kind::Asks,
+        kind: CommandClass::Query,
         execute: max,
     },
-    Entry {
+    CommandSpec {
         name: "NP",
         arguments: "N [N ...]",
         summary: "the Nth primes, of which 2 is the first; N from 1 to 10000000",
-        kind: Kind::Computes,
+        kind: CommandClass::Compute,
         execute: np,
     },
 ];
@@ -41,35 +41,35 @@ const GREATEST_PRIME: usize = 179_424_673;
 /// while it is computed waits; nobody else does. To look one up takes some 5 µs, and a request has room for 510 of them.
 static PRIMES: LazyLock<Sieve> = LazyLock::new(|| Sieve::new(GREATEST_PRIME));
 
-fn add<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
+fn add<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
     let [x, y] = integers(request)?;
     let sum = x.checked_add(y);
-    let sum = sum.ok_or(Refusal::Impossible("the sum has more than 64 bits"))?;
+    let sum = sum.ok_or(CommandError::OutOfRange("the sum has more than 64 bits"))?;
     Ok(Reply::Owned(sum.to_string()))
 }
 
-fn max<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
+fn max<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
     let [x, y] = integers(request)?;
     Ok(Reply::Owned(x.max(y).to_string()))
 }
 
-fn np<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
+fn np<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
     // All are looked at before the first is looked up.
     let places = request.arguments().map(|word| {
         number(word)
             .filter(|place| (1..=MOST_PRIMES).contains(place))
-            .ok_or(Refusal::Argument {
+            .ok_or(CommandError::Argument {
                 wanted: "a whole number from 1 to 10000000",
                 given: word,
             })
     });
     let places = places.collect::<Result<Vec<usize>, _>>()?;
     if places.is_empty() {
-        return Err(Refusal::Usage(request.entry));
+        return Err(CommandError::Usage(request.entry));
     }
     // Not in a turn: all who ask would wait for that, too, and be refused for it.
     let primes = LazyLock::force(&PRIMES);
-    let mut turn = context.turns.take(request)?;
+    let mut turn = context.limiter.take(request)?;
     let mut words = Vec::with_capacity(places.len());
     for place in places {
         words.push(primes.nth_prime(place).to_string());
@@ -79,10 +79,10 @@ fn np<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refu
 }
 
 /// The arguments, if they are exactly two numbers.
-fn integers<'a>(request: &Request<'a>) -> Result<[i64; 2], Refusal<'a>> {
+fn integers<'a>(request: &Request<'a>) -> Result<[i64; 2], CommandError<'a>> {
     let [x, y] = request.take()?;
     let integer = |word| {
-        number(word).ok_or(Refusal::Argument {
+        number(word).ok_or(CommandError::Argument {
             wanted: "a whole number of 64 bits",
             given: word,
         })

@@ -2,78 +2,78 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::command::{Context, Entry, Kind, Line, Refusal, Reply, Request, Set};
+use crate::command::{Context, CommandSpec, CommandClass, Line, CommandError, Reply, Request, CommandSet};
 
 /// WHO, WHERE, WHY, and what every client needs.
-pub const SET: Set = &[
-    Entry {
+pub const SET: CommandSet = &[
+    CommandSpec {
         name: "WHO",
         arguments: "",
         summary: "the number of clients connected, in a cluster to all its servers",
-        kind: Kind::Asks,
+        kind: CommandClass::Query,
         execute: who,
     },
-    Entry {
+    CommandSpec {
         name: "WHERE",
         arguments: "",
         summary: "the id of this server",
-        kind: Kind::Asks,
+        kind: CommandClass::Query,
         execute: |context, request| {
             let [] = request.take()?;
             Ok(Reply::Text(&context.id))
         },
     },
-    Entry {
+    CommandSpec {
         name: "WHY",
         arguments: "",
         summary: "the answer",
-        kind: Kind::Asks,
+        kind: CommandClass::Query,
         execute: |_, request| {
             let [] = request.take()?;
             Ok(Reply::Number(42))
         },
     },
-    Entry {
+    CommandSpec {
         name: "PING",
         arguments: "",
         summary: "PONG, to keep the connection or to try it",
-        kind: Kind::Asks,
+        kind: CommandClass::Query,
         execute: |_, request| {
             let [] = request.take()?;
             Ok(Reply::Text("PONG"))
         },
     },
-    Entry {
+    CommandSpec {
         name: "HELP",
         arguments: "[COMMAND]",
         summary: "the names of all commands, or what one of them does",
-        kind: Kind::Asks,
+        kind: CommandClass::Query,
         execute: help,
     },
-    Entry {
+    CommandSpec {
         name: "QUIT",
         arguments: "",
         summary: "BYE, and the server closes",
-        kind: Kind::Closes,
+        kind: CommandClass::Quit,
         execute: quit,
     },
-    Entry {
+    CommandSpec {
         name: "EXIT",
         arguments: "",
         summary: "the same as QUIT",
-        kind: Kind::Closes,
+        kind: CommandClass::Quit,
         execute: quit,
     },
 ];
 
-fn who<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
+fn who<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
     let [] = request.take()?;
     let here = context.clients.load(Ordering::SeqCst) as u64;
     let all = context.census.clients(here, request.asked);
-    all.map(Reply::Number).map_err(Refusal::Unavailable)
+    all.map(Reply::Number).map_err(CommandError::Unavailable)
 }
 
-fn help<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
+fn help<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
     if request.arguments().next().is_none() {
         let names: Vec<&str> = context.table.entries().map(|entry| entry.name).collect();
         return Ok(Reply::Owned(names.join(" ")));
@@ -82,7 +82,7 @@ fn help<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Re
     let (_, entry) = context
         .table
         .find(Line::new(name))
-        .ok_or(Refusal::Unknown(name))?;
+        .ok_or(CommandError::Unknown(name))?;
     let blank = if entry.arguments.is_empty() { "" } else { " " };
     Ok(Reply::Owned(format!(
         "{}{blank}{}: {}",
@@ -90,7 +90,7 @@ fn help<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Re
     )))
 }
 
-fn quit<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Refusal<'a>> {
+fn quit<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
     let [] = request.take()?;
     Ok(Reply::Text("BYE"))
 }

@@ -1,7 +1,7 @@
 //! How fast a server answers: clients that ask as fast as they are answered, or at a rate of their own, and verify every reply.
 //!
 //! One question tells what the reply must be ([`replies`]). Then a few [`threads`], each with its share of the [`load`] (a number of
-//! [`client`]s, all on the same [`terms`]), keep requests on the way and count ([`tally`]), while [`progress`] shows how far it is;
+//! [`client`]s, all on the same [`workload`]), keep requests on the way and count ([`stats`]), while [`progress`] shows how far it is;
 //! [`report`] says what was measured, in [`numbers`] that are easy to read.
 
 mod client;
@@ -10,9 +10,9 @@ mod numbers;
 mod progress;
 mod replies;
 mod report;
-mod tally;
-mod terms;
+mod stats;
 mod threads;
+mod workload;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use self::load::Shared;
 use self::numbers::counted;
 use self::replies::{Expected, number};
 use self::report::Report;
-use self::terms::Terms;
+use self::workload::Workload;
 use crate::failure::{Failure, REFUSED};
 use crate::options::{Bench, Options};
 use crate::output::{Exchange, Output};
@@ -55,7 +55,7 @@ pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
             } else {
                 Output::print(&report.text())?;
             }
-            Ok(match report.tally.errors.total() {
+            Ok(match report.stats.errors.total() {
                 0 => ExitCode::SUCCESS,
                 _ => ExitCode::from(REFUSED),
             })
@@ -114,11 +114,11 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
 
     let warm_up = bench.duration.mul_f64(WARM_UP.0).min(WARM_UP.1);
     let end = warm_up.saturating_add(bench.duration);
-    let mut terms = Terms::new(address, bench.request.as_bytes(), bench.depth, expected);
-    terms.clients = bench.clients.into();
-    terms.timeout = options.timeout;
+    let mut workload = Workload::new(address, bench.request.as_bytes(), bench.depth, expected);
+    workload.clients = bench.clients.into();
+    workload.timeout = options.timeout;
     let shared = Arc::new(Shared {
-        terms,
+        workload,
         request: bench.request.clone(),
         depth: bench.depth,
         rate: bench.rate,
@@ -129,11 +129,11 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         answered: AtomicU64::new(0),
         errors: AtomicU64::new(0),
     });
-    let mut tally = threads::load(&shared, threads, end)?;
+    let mut stats = threads::load(&shared, threads, end)?;
     // The first question, and its answer.
-    tally.sent += 1;
-    tally.answered += 1;
-    tally.settle(bench.clients.into());
+    stats.sent += 1;
+    stats.answered += 1;
+    stats.settle(bench.clients.into());
     let ended = Duration::from_nanos(shared.end.load(Ordering::Relaxed));
     Ok(Report {
         server: options.server.to_string(),
@@ -148,7 +148,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         warm_up,
         window: ended.saturating_sub(warm_up),
         interrupted: ended < end,
-        tally,
+        stats,
     })
 }
 

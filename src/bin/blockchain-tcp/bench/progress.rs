@@ -144,7 +144,7 @@ impl TermLike for Narrower {
 
     fn flush(&self) -> io::Result<()> {
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
-        stdio::complain(&std::mem::take(&mut *drawn));
+        stdio::print_error(&std::mem::take(&mut *drawn));
         Ok(())
     }
 }

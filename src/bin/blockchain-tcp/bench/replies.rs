@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use blockchain_tcpd::dial::{LONGEST_REPLY, closes_after, quoted};
+use blockchain_tcpd::dial::{LONGEST_REPLY, is_fatal, quoted};
 
 /// How much is read at a time.
 pub const CHUNK: usize = 64 * 1024;
@@ -33,14 +33,14 @@ impl Expected {
         }
     }
 
-    fn judge(&self, line: &[u8]) -> Verdict {
+    fn verify(&self, line: &[u8]) -> Verdict {
         if let Some(refusal) = line.strip_prefix(b"ERR ") {
             let mut words = refusal.splitn(2, |byte| *byte == b' ');
             let word = words.next().unwrap_or_default();
             if (1..=LONGEST_WORD).contains(&word.len()) && word.iter().all(u8::is_ascii_uppercase) {
                 let word = String::from_utf8_lossy(word).into_owned();
                 return Verdict::Refused {
-                    ends: closes_after(&word),
+                    ends: is_fatal(&word),
                     line: quoted(line),
                     word,
                 };
@@ -146,7 +146,7 @@ impl Reading {
             line = Cow::Owned(std::mem::take(&mut self.part));
         }
         let verdict = match end {
-            Some(_) => expected.judge(&line),
+            Some(_) => expected.verify(&line),
             None => Verdict::Wrong(quoted(&line)),
         };
         Some(Found { count: 1, verdict })

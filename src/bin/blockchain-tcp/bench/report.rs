@@ -7,7 +7,7 @@ use blockchain_tcpd::dial::escaped;
 use serde_json::{Map, Value, json};
 
 use super::numbers::{counted, grouped, time};
-use super::tally::Tally;
+use super::stats::Stats;
 
 /// Threads that used more of their time than this may have been what was measured.
 const BUSY: f64 = 0.95;
@@ -35,14 +35,14 @@ pub struct Report {
     pub window: Duration,
     /// Whether the user ended it.
     pub interrupted: bool,
-    pub tally: Tally,
+    pub stats: Stats,
 }
 
 impl Report {
     fn rate(&self) -> f64 {
         match self.window.as_secs_f64() {
             0.0 => 0.0,
-            seconds => self.tally.replies as f64 / seconds,
+            seconds => self.stats.replies as f64 / seconds,
         }
     }
 
@@ -50,13 +50,13 @@ impl Report {
     fn busy(&self) -> f64 {
         match self.window.as_secs_f64() * self.threads as f64 {
             0.0 => 0.0,
-            seconds => self.tally.cpu.as_secs_f64() / seconds,
+            seconds => self.stats.cpu.as_secs_f64() / seconds,
         }
     }
 
     /// For people.
     pub fn text(&self) -> String {
-        let tally = &self.tally;
+        let stats = &self.stats;
         let mut text = String::new();
         let mut line = |name: &str, value: &str| {
             // Writing to a string can't fail.
@@ -100,7 +100,7 @@ impl Report {
             );
             line(
                 "requests",
-                &format!("{} answered as they must be", grouped(tally.replies)),
+                &format!("{} answered as they must be", grouped(stats.replies)),
             );
             line(
                 "rate",
@@ -111,8 +111,8 @@ impl Report {
             let title = if number == 0 { "latency" } else { "" };
             line(title, &format!("{name:<6}{:>10}", time(nanoseconds)));
         }
-        if tally.given_up > 0 {
-            let requests = counted(tally.given_up, "request", "requests");
+        if stats.given_up > 0 {
+            let requests = counted(stats.given_up, "request", "requests");
             line("", &format!("without {requests} that had no reply"));
         }
         if let Some(delays) = self.delays() {
@@ -123,7 +123,7 @@ impl Report {
                 &format!("late by {late}; latencies count from when they were due"),
             );
         }
-        line("errors", &grouped(tally.errors.total()));
+        line("errors", &grouped(stats.errors.total()));
         for error in self.errors() {
             line("", &error);
         }
@@ -138,7 +138,7 @@ impl Report {
 
     /// Each kind that there was, with its number.
     fn errors(&self) -> Vec<String> {
-        let errors = &self.tally.errors;
+        let errors = &self.stats.errors;
         let kinds = [
             (errors.wrong, "wrong reply", "wrong replies"),
             (
@@ -177,7 +177,7 @@ impl Report {
 
     /// The latencies in nanoseconds, by their names; none if nothing was measured.
     fn latencies(&self) -> Vec<(&'static str, f64)> {
-        let latencies = &self.tally.latencies;
+        let latencies = &self.stats.latencies;
         if self.window.is_zero() || latencies.is_empty() {
             return Vec::new();
         }
@@ -191,7 +191,7 @@ impl Report {
 
     /// How late requests were sent, in nanoseconds, by names; nothing if they were not due at a certain time.
     fn delays(&self) -> Option<[(&'static str, f64); 3]> {
-        let delays = &self.tally.delays;
+        let delays = &self.stats.delays;
         let quantile = |quantile| delays.value_at_quantile(quantile) as f64;
         let all = [
             ("p50", quantile(0.5)),
@@ -203,7 +203,7 @@ impl Report {
 
     /// For scripts: an object.
     pub fn json(&self) -> Value {
-        let (tally, errors) = (&self.tally, &self.tally.errors);
+        let (stats, errors) = (&self.stats, &self.stats.errors);
         let microseconds = |(name, nanoseconds): (&str, f64)| {
             (name.replace('.', "_"), json!(nanoseconds / 1000.0))
         };
@@ -224,10 +224,10 @@ impl Report {
             "warm_up_seconds": self.warm_up.as_secs_f64(),
             "seconds": self.window.as_secs_f64(),
             "interrupted": self.interrupted,
-            "requests": tally.replies,
+            "requests": stats.replies,
             "rate": self.rate(),
             "latency_us": (!latencies.is_empty()).then_some(latencies),
-            "given_up": tally.given_up,
+            "given_up": stats.given_up,
             "send_delay_us": delays,
             "errors": {
                 "total": errors.total(),
@@ -240,8 +240,8 @@ impl Report {
                 "replies": errors.replies,
             },
             "first_wrong": errors.first_wrong,
-            "sent": tally.sent,
-            "answered": tally.answered,
+            "sent": stats.sent,
+            "answered": stats.answered,
             "generator_busy": self.busy(),
         })
     }
@@ -251,7 +251,7 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn report(tally: Tally, window: Duration) -> Report {
+    fn report(stats: Stats, window: Duration) -> Report {
         Report {
             server: "localhost:4242".to_string(),
             address: "127.0.0.1:4242".to_string(),
@@ -265,17 +265,17 @@ mod tests {
             warm_up: Duration::from_millis(500),
             window,
             interrupted: true,
-            tally,
+            stats,
         }
     }
 
     #[test]
     fn latencies_are_what_they_are_called() {
-        let mut tally = Tally::new();
+        let mut stats = Stats::new();
         for milliseconds in 1..=1000 {
-            tally.time(Duration::from_millis(milliseconds), 1, false);
+            stats.time(Duration::from_millis(milliseconds), 1, false);
         }
-        let report = report(tally, Duration::from_secs(1));
+        let report = report(stats, Duration::from_secs(1));
         let latencies = "\
 latency   mean      501 ms
           p50       500 ms
@@ -294,10 +294,10 @@ errors    0
 
     #[test]
     fn without_time_there_are_none() {
-        let mut tally = Tally::new();
+        let mut stats = Stats::new();
         // Sent while warming up, and answered when all was over.
-        tally.time(Duration::from_millis(600), 1, false);
-        let report = report(tally, Duration::ZERO);
+        stats.time(Duration::from_millis(600), 1, false);
+        let report = report(stats, Duration::ZERO);
         assert!(!report.text().contains("latency"), "{}", report.text());
         assert!(report.json()["latency_us"].is_null());
     }

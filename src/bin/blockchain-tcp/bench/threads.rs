@@ -9,10 +9,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::load::{self, News, Order, Shared};
+use super::load::{self, Order, Shared, WorkerEvent};
 use super::numbers::{counted, grouped};
 use super::progress::Progress;
-use super::tally::Tally;
+use super::stats::Stats;
 use crate::failure::Failure;
 use crate::interrupt::on_interrupt;
 
@@ -20,7 +20,7 @@ use crate::interrupt::on_interrupt;
 const TICK: Duration = Duration::from_millis(100);
 
 /// Starts so many, and waits for what they have counted by then.
-pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Tally, Failure> {
+pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Stats, Failure> {
     let begin = Arc::new(OnceLock::new());
     let (ending, begun) = (shared.clone(), begin.clone());
     on_interrupt(move || match begun.get() {
@@ -33,8 +33,8 @@ pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Tally
         }
     })?;
 
-    let clients = shared.terms.clients as usize;
-    let (news, heard) = mpsc::channel();
+    let clients = shared.workload.clients as usize;
+    let (worker_event, heard) = mpsc::channel();
     let mut orders = Vec::new();
     let mut first = 0;
     for number in 0..threads {
@@ -44,12 +44,12 @@ pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Tally
         first = share.end;
         let (order, ordered) = mpsc::channel();
         let shared = shared.clone();
-        start(news.clone(), move |news| {
-            load::run(shared, share, news, &ordered);
+        start(worker_event.clone(), move |worker_event| {
+            load::run(shared, share, worker_event, &ordered);
         })?;
         orders.push(order);
     }
-    drop(news);
+    drop(worker_event);
     gathered(shared, &heard, threads)?;
     tell(&orders, || Order::Check);
     gathered(shared, &heard, threads)?;
@@ -58,16 +58,16 @@ pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Tally
 
     let warm_up = shared.warm_up;
     let mut progress = Progress::new(end.saturating_sub(warm_up));
-    let mut tally = Tally::new();
+    let mut stats = Stats::new();
     let mut waiting = threads;
     while waiting > 0 {
         match heard.recv_timeout(TICK) {
-            Ok(News::Done(counted)) => {
-                tally.add(*counted);
+            Ok(WorkerEvent::Done(counted)) => {
+                stats.add(*counted);
                 waiting -= 1;
             }
-            Ok(News::Failed(failure)) => return Err(failure),
-            Ok(News::Gathered | News::Checked | News::Full { .. })
+            Ok(WorkerEvent::Failed(failure)) => return Err(failure),
+            Ok(WorkerEvent::Gathered | WorkerEvent::Checked | WorkerEvent::Full { .. })
             | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(lost()),
         }
@@ -78,18 +78,18 @@ pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Tally
             shared.errors.load(Ordering::Relaxed),
         );
     }
-    Ok(tally)
+    Ok(stats)
 }
 
 /// Starts one. That it has panicked is news, too: the others wait for orders meanwhile, so that the channel stays open.
 fn start(
-    news: Sender<News>,
-    work: impl FnOnce(&Sender<News>) + Send + 'static,
+    worker_event: Sender<WorkerEvent>,
+    work: impl FnOnce(&Sender<WorkerEvent>) + Send + 'static,
 ) -> Result<(), Failure> {
     let thread = thread::Builder::new().name("load".to_string());
     let spawned = thread.spawn(move || {
-        if catch_unwind(AssertUnwindSafe(|| work(&news))).is_err() {
-            let _ = news.send(News::Failed(lost()));
+        if catch_unwind(AssertUnwindSafe(|| work(&worker_event))).is_err() {
+            let _ = worker_event.send(WorkerEvent::Failed(lost()));
         }
     });
     spawned.map(|_| ()).map_err(|source| Failure::System {
@@ -99,12 +99,12 @@ fn start(
 }
 
 /// Waits until all threads are as far, or as far as they come.
-fn gathered(shared: &Shared, heard: &Receiver<News>, threads: usize) -> Result<(), Failure> {
+fn gathered(shared: &Shared, heard: &Receiver<WorkerEvent>, threads: usize) -> Result<(), Failure> {
     let (mut failed, mut full) = (None, None);
     for _ in 0..threads {
         match heard.recv() {
-            Ok(News::Failed(failure)) => failed = failed.or(Some(failure)),
-            Ok(News::Full { line, was_served }) => full = full.or(Some((line, was_served))),
+            Ok(WorkerEvent::Failed(failure)) => failed = failed.or(Some(failure)),
+            Ok(WorkerEvent::Full { line, was_served }) => full = full.or(Some((line, was_served))),
             Ok(_) => {}
             Err(_) => failed = failed.or(Some(lost())),
         }
@@ -112,7 +112,7 @@ fn gathered(shared: &Shared, heard: &Receiver<News>, threads: usize) -> Result<(
     let Some((line, was_served)) = full else {
         return failed.map_or(Ok(()), Err);
     };
-    let all = counted(shared.terms.clients, "client", "clients");
+    let all = counted(shared.workload.clients, "client", "clients");
     let to_whom = match was_served {
         true => "to one that it had served".to_string(),
         false => {
@@ -146,18 +146,18 @@ mod tests {
 
     #[test]
     fn a_thread_that_panics_is_not_waited_for() {
-        let (news, heard) = mpsc::channel();
+        let (worker_event, heard) = mpsc::channel();
         let (order, orders) = mpsc::channel::<Order>();
-        start(news.clone(), move |news| {
-            let _ = news.send(News::Gathered);
+        start(worker_event.clone(), move |worker_event| {
+            let _ = worker_event.send(WorkerEvent::Gathered);
             let _ = orders.recv();
         })
         .expect("a thread");
-        start(news, |_| panic!("as a test wants it")).expect("a thread");
+        start(worker_event, |_| panic!("as a test wants it")).expect("a thread");
         let mut failed = Vec::new();
         for _ in 0..2 {
             let said = heard.recv_timeout(Duration::from_secs(30));
-            if let News::Failed(failure) = said.expect("both say something") {
+            if let WorkerEvent::Failed(failure) = said.expect("both say something") {
                 failed.push(failure.to_string());
             }
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use blockchain_tcpd::command::{Entry, Kind, SETS};
+use blockchain_tcpd::command::{CommandClass, CommandSpec, SETS};
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, Command, ValueHint};
 use clap_complete::Shell;
@@ -29,7 +29,7 @@ pub fn script(shell: Shell) -> String {
     let command = command.mut_subcommand("help", |help| {
         help.mut_arg(WORDS, |words| named(words, |_| true).hide(false))
     });
-    let goes_on = |entry: &Entry| entry.kind != Kind::Closes;
+    let goes_on = |entry: &CommandSpec| entry.kind != CommandClass::Quit;
     let mut command = command.mut_subcommand("bench", |bench| {
         bench.mut_arg("request", |request| named(request, goes_on))
     });
@@ -99,7 +99,7 @@ fn values_for_fish(command: &Command) -> String {
 }
 
 /// An argument that begins with the name of one of these commands.
-fn named(argument: Arg, is_one: impl Fn(&Entry) -> bool) -> Arg {
+fn named(argument: Arg, is_one: impl Fn(&CommandSpec) -> bool) -> Arg {
     let entries = SETS.iter().flat_map(|(_, set)| set.iter());
     let names = entries.filter(|entry| is_one(entry));
     one_of(argument, names.map(|entry| entry.name.to_lowercase()))

@@ -9,8 +9,8 @@ use std::ffi::OsString;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use blockchain_tcpd::command::{Entry, SETS};
-use blockchain_tcpd::dial::{Family, Route, Server};
+use blockchain_tcpd::command::{CommandSpec, SETS};
+use blockchain_tcpd::dial::{AddressFamily, Route, Server};
 use blockchain_tcpd::options::{positive_duration, wrong};
 use clap::error::ErrorKind;
 use clap::{
@@ -200,11 +200,11 @@ pub enum Asked {
 
 impl Options {
     /// Which addresses of a name are wanted.
-    fn family(&self) -> Family {
+    fn family(&self) -> AddressFamily {
         match (self.use_ipv4, self.use_ipv6) {
-            (true, _) => Family::V4,
-            (_, true) => Family::V6,
-            _ => Family::Any,
+            (true, _) => AddressFamily::V4,
+            (_, true) => AddressFamily::V6,
+            _ => AddressFamily::Any,
         }
     }
 
@@ -252,8 +252,8 @@ fn command() -> Command {
 }
 
 /// The same for these commands. One that is named like a task of ours is asked as any other that isn't known: behind `--`.
-fn command_for(entries: impl Iterator<Item = &'static Entry>) -> Command {
-    let is_task = |entry: &&Entry| Subtask::has_subcommand(&entry.name.to_lowercase());
+fn command_for(entries: impl Iterator<Item = &'static CommandSpec>) -> Command {
+    let is_task = |entry: &&CommandSpec| Subtask::has_subcommand(&entry.name.to_lowercase());
     let requests = entries.filter(|entry| !is_task(entry));
     let line = requests::added_to(Line::command(), requests);
     line.mut_args(variables::without_empty)
@@ -279,7 +279,7 @@ fn usage(error: &clap::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use blockchain_tcpd::command::{Kind, Reply, Set};
+    use blockchain_tcpd::command::{CommandClass, CommandSet, Reply};
 
     use super::*;
 
@@ -290,11 +290,11 @@ mod tests {
 
     #[test]
     fn a_command_that_is_named_like_a_task_is_asked_behind_two_hyphens() {
-        const SET: Set = &[Entry {
+        const SET: CommandSet = &[CommandSpec {
             name: "WATCH",
             arguments: "",
             summary: "a clock",
-            kind: Kind::Asks,
+            kind: CommandClass::Query,
             execute: |_, _| Ok(Reply::Text("late")),
         }];
         let command = command_for(SET.iter());

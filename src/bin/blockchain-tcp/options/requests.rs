@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 
-use blockchain_tcpd::command::{Entry, SETS};
+use blockchain_tcpd::command::{CommandSpec, SETS};
 use clap::{Arg, ArgMatches, Command, CommandFactory as _};
 
 use super::Line;
@@ -15,7 +15,7 @@ pub const WORDS: &str = "words";
 const UNKNOWN_WORDS: &str = "";
 
 /// `tasks`, which has the tasks, with these requests.
-pub fn added_to(tasks: Command, entries: impl Iterator<Item = &'static Entry>) -> Command {
+pub fn added_to(tasks: Command, entries: impl Iterator<Item = &'static CommandSpec>) -> Command {
     let help = help_template(&tasks);
     tasks
         .subcommands(entries.map(request))
@@ -25,7 +25,7 @@ pub fn added_to(tasks: Command, entries: impl Iterator<Item = &'static Entry>) -
         .external_subcommand_value_parser(clap::value_parser!(OsString))
 }
 
-fn request(entry: &Entry) -> Command {
+fn request(entry: &CommandSpec) -> Command {
     // All are passed on: the server knows how many it takes.
     let words = Arg::new(WORDS)
         .num_args(0..)
@@ -43,7 +43,7 @@ fn request(entry: &Entry) -> Command {
 }
 
 /// How it is written.
-fn with_arguments(entry: &Entry) -> String {
+fn with_arguments(entry: &CommandSpec) -> String {
     let text = [&entry.name.to_lowercase(), entry.arguments].join(" ");
     text.trim_end().to_string()
 }

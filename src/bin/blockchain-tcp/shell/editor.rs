@@ -17,7 +17,7 @@ use crate::failure::Failure;
 /// What came of reading.
 pub enum Read {
     /// This was typed, or pasted: maybe several lines.
-    Lines(String),
+    LineBuffer(String),
     /// The line was abandoned.
     Abandoned,
     /// There is no more.
@@ -89,7 +89,7 @@ impl Editor {
                 if self.lines.add_history_entry(&line).is_ok_and(|added| added) {
                     self.history.keep(&line);
                 }
-                Ok(Read::Lines(line))
+                Ok(Read::LineBuffer(line))
             }
             Err(ReadlineError::Interrupted) => Ok(Read::Abandoned),
             Err(ReadlineError::Eof) => Ok(Read::End),

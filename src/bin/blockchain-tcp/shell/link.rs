@@ -6,10 +6,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, Route, is_unheard};
+use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, Route, was_not_processed};
 
 use super::signals::{Interrupts, Opened, Wait};
-use crate::failure::{Failure, complain};
+use crate::failure::{Failure, eprintln_line};
 use crate::options::Options;
 
 /// How long a server that has closed, or should, may take to say its last words.
@@ -19,9 +19,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub const LOST: &str = "connection lost; the next line connects again";
 
 /// That the connection is lost, with what the server said unasked before.
-pub struct Loss(pub Option<Failure>);
+pub struct Disconnected(pub Option<Failure>);
 
-impl fmt::Display for Loss {
+impl fmt::Display for Disconnected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(words) = &self.0 {
             writeln!(f, "{words}")?;
@@ -109,7 +109,7 @@ impl<'a> Link<'a> {
     pub fn ask_all(&mut self, requests: &[&[u8]]) -> Result<Vec<Reply>, Failure> {
         let was_connected = self.connection.is_some();
         let mut replies = self.exchange(requests)?;
-        if was_connected && is_unheard(first(&replies)) {
+        if was_connected && was_not_processed(first(&replies)) {
             self.say("connection lost; asked again");
             replies = self.exchange(requests)?;
         }
@@ -146,15 +146,15 @@ impl<'a> Link<'a> {
     }
 
     /// Looks whether the connection is lost.
-    pub fn look(&mut self) -> Option<Loss> {
+    pub fn look(&mut self) -> Option<Disconnected> {
         let connection = self
             .connection
             .take_if(|connection| connection.is_readable());
-        connection.map(farewell)
+        connection.map(read_final_message)
     }
 
     /// Lets go of the connection while somebody else watches it.
-    pub fn lend(&mut self) -> Option<Connection> {
+    pub fn take_connection(&mut self) -> Option<Connection> {
         self.connection.take()
     }
 
@@ -178,7 +178,7 @@ impl<'a> Link<'a> {
         let connection = self.connection?;
         connection.finish();
         // If the end takes too long, that of this process is the end.
-        farewell(connection).0
+        read_final_message(connection).0
     }
 
     /// Says something about the connection.
@@ -255,13 +255,13 @@ fn first(exchanged: &Exchanged) -> Result<&Reply, &dial::Failure> {
 pub fn say(name: &str, text: impl fmt::Display) {
     let text = text.to_string();
     let lines: Vec<String> = text.lines().map(|line| format!("{name}{line}")).collect();
-    complain(lines.join("\n"));
+    eprintln_line(lines.join("\n"));
 }
 
 /// How a connection ends on which the server has spoken unasked, or closed.
-pub fn farewell(mut connection: Connection) -> Loss {
+pub fn read_final_message(mut connection: Connection) -> Disconnected {
     let line = connection.line("nothing", Deadline::after(LAST_WORDS));
-    Loss(match line.and_then(|line| Reply::read("nothing", &line)) {
+    Disconnected(match line.and_then(|line| Reply::read("nothing", &line)) {
         Ok(Reply::Refused { word, sentence }) => Some(Failure::Refused { word, sentence }),
         Ok(Reply::Value(value)) => {
             let part = value.into_bytes();

@@ -1,15 +1,15 @@
 //! A conversation, line by line: with a person at a terminal ([`terminal`]), or with a program through pipes ([`piped`]).
 //!
 //! [`link`] is the connection, made anew when it is lost. At a terminal, [`editor`] reads the lines behind a [`prompt`], with
-//! [`history`] and [`completion`], [`lookout`] keeps an eye on the connection meanwhile, [`signals`] lets ^C end a wait, and
-//! [`overview`] is what `help` shows.
+//! [`history`] and [`completion`], [`connection_monitor`] keeps an eye on the connection meanwhile, [`signals`] lets ^C end a wait, and
+//! [`help`] is what `help` shows.
 
 mod completion;
+mod connection_monitor;
 mod editor;
+mod help;
 mod history;
 mod link;
-mod lookout;
-mod overview;
 mod piped;
 mod prompt;
 mod signals;

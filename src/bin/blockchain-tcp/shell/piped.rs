@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use blockchain_tcpd::dial::{Lines, Reply};
+use blockchain_tcpd::dial::{LineBuffer, Reply};
 use blockchain_tcpd::stdio;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::stdio::stdin;
 
-use super::link::{LOST, Link, Loss};
+use super::link::{Disconnected, LOST, Link};
 use super::signals::Interrupts;
 use super::{is_goodbye, request};
 use crate::failure::{BUSY, Failure, REFUSED};
@@ -72,7 +72,7 @@ fn is_end(words: &Failure) -> bool {
 /// Standard input, line by line.
 #[derive(Default)]
 struct Input {
-    unread: Lines,
+    unread: LineBuffer,
     ended: bool,
 }
 
@@ -113,7 +113,7 @@ impl Input {
             }
             let has_input = !polled[0].revents().is_empty();
             match link.look() {
-                Some(Loss(Some(words))) if is_end(&words) => return Err(words),
+                Some(Disconnected(Some(words))) if is_end(&words) => return Err(words),
                 Some(loss) => link.say(loss),
                 None => {}
             }

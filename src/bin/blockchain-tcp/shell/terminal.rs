@@ -6,12 +6,12 @@ use std::time::Instant;
 use blockchain_tcpd::dial::Reply;
 
 use super::completion::Names;
+use super::connection_monitor::{AsyncPrinter, with_monitor};
 use super::editor::{Editor, Read};
 use super::link::{LOST, Link};
-use super::lookout::{Crier, watched};
 use super::prompt::Prompt;
 use super::signals::Interrupts;
-use super::{is_goodbye, overview, request};
+use super::{help, is_goodbye, request};
 use crate::failure::Failure;
 use crate::options::Options;
 use crate::output::{Exchange, Output};
@@ -26,7 +26,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut link = Link::new(options, interrupts.clone(), "");
     let mut editor = Editor::new(interrupts)?;
     let mut connections = greet(&mut link, &mut editor)?;
-    let crier = Crier::new(editor.printer()).map_err(|source| Failure::System {
+    let crier = AsyncPrinter::new(editor.printer()).map_err(|source| Failure::System {
         action: "start a thread",
         source,
     })?;
@@ -36,8 +36,8 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             link.say(loss);
         }
         let prompt = Prompt::new(&options.server, link.address().is_some());
-        let lines = match watched(&mut link, &crier, &prompt, || editor.read(&prompt))? {
-            Read::Lines(lines) => lines,
+        let lines = match with_monitor(&mut link, &crier, &prompt, || editor.read(&prompt))? {
+            Read::LineBuffer(lines) => lines,
             Read::Abandoned => continue,
             Read::End => break,
         };
@@ -63,7 +63,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             if let Some(_) = link.address()
                 && let Ok(list) = link.ask(b"HELP")
             {
-                editor.complete(Names::new(&overview::names(&list)));
+                editor.complete(Names::new(&help::names(&list)));
             }
         }
     }
@@ -87,7 +87,7 @@ fn greet(link: &mut Link<'_>, editor: &mut Editor) -> Result<usize, Failure> {
         place += &format!(", id {id}");
     }
     link.say(format_args!("connected to {place}; try help"));
-    let told = replies.get(1).map(overview::names).unwrap_or_default();
+    let told = replies.get(1).map(help::names).unwrap_or_default();
     editor.complete(Names::new(&told));
     Ok(link.connections())
 }
@@ -98,7 +98,7 @@ fn answer(link: &mut Link<'_>, output: Output, request: &[u8]) -> Result<bool, F
     let text = String::from_utf8_lossy(request);
     let word = request.trim_ascii();
     let failure = if word.eq_ignore_ascii_case(b"help") && !output.is_json() {
-        match overview::ask(link) {
+        match help::ask(link) {
             Ok(text) => return Output::print(&text).map(|()| true),
             Err(failure) => failure,
         }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::dial::{
-    self, Connection, Deadline, Reply, Route, clients, closes_after, is_printable, is_unheard,
+    self, Connection, Deadline, Reply, Route, clients, is_fatal, is_printable, was_not_processed,
 };
 use jiff::Timestamp;
 
@@ -75,7 +75,7 @@ fn count(kept: &mut Option<Line>, route: &Route, timeout: Duration) -> Result<u6
         None => connect(route, timeout)?,
     };
     let mut asked = line.connection.ask(b"WHO", Deadline::after(timeout));
-    if was_kept && is_unheard(asked.as_ref()) {
+    if was_kept && was_not_processed(asked.as_ref()) {
         line = connect(route, timeout)?;
         asked = line.connection.ask(b"WHO", Deadline::after(timeout));
     }
@@ -96,7 +96,7 @@ fn count(kept: &mut Option<Line>, route: &Route, timeout: Duration) -> Result<u6
 fn connect(route: &Route, timeout: Duration) -> Result<Line, Failure> {
     let connected = route.ask(timeout, |mut connection, time| {
         let id = match connection.ask(b"WHERE", time) {
-            Ok(Reply::Refused { word, sentence }) if closes_after(&word) => {
+            Ok(Reply::Refused { word, sentence }) if is_fatal(&word) => {
                 return Ok(Err(Failure::Refused { word, sentence }));
             }
             Ok(Reply::Value(id)) => Some(id),

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use serde_json::json;
 
 use super::{Event, history, hopeless};
-use crate::failure::{Failure, complain};
+use crate::failure::{Failure, eprintln_line};
 use crate::output::Output;
 
 /// Tells when nobody reads any more, however long it takes to the next line. Of a file that never comes.
@@ -50,7 +50,7 @@ pub fn print(output: Output, events: &Receiver<Event>) -> Result<ExitCode, Failu
             match hopeless(sample, is_first)?.seen {
                 Ok(clients) => {
                     if said.take().is_some() {
-                        complain(format_args!("blockchain-tcp: {time} back"));
+                        eprintln_line(format_args!("blockchain-tcp: {time} back"));
                     }
                     Output::print(&format!("{time} {clients}"))?;
                 }
@@ -58,7 +58,7 @@ pub fn print(output: Output, events: &Receiver<Event>) -> Result<ExitCode, Failu
                     let kind = history::kind(&failure);
                     if said.as_ref() != Some(&kind) {
                         let trouble = history::trouble(&failure);
-                        complain(format_args!("blockchain-tcp: {time} {trouble}"));
+                        eprintln_line(format_args!("blockchain-tcp: {time} {trouble}"));
                         said = Some(kind);
                     }
                 }

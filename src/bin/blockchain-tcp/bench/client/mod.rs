@@ -11,12 +11,12 @@ use blockchain_tcpd::dial::socket::{begin_to_connect, is_connected};
 use rustix::net::{SendFlags, send};
 
 use super::replies::Reading;
-use super::tally::Tally;
-use super::terms::{Terms, Window};
+use super::stats::Stats;
+use super::workload::{Window, Workload};
 
 /// Why there is no connection any more.
 #[derive(Debug)]
-pub enum Lost {
+pub enum Disconnect {
     /// The server closed.
     Closed,
     /// It broke.
@@ -82,9 +82,9 @@ impl Client {
     }
 
     /// Begins to connect, and gives the socket to be watched.
-    pub fn begin(&mut self, terms: &Terms, now: Instant) -> Result<&TcpStream, Lost> {
+    pub fn begin(&mut self, workload: &Workload, now: Instant) -> Result<&TcpStream, Disconnect> {
         self.again = None;
-        let socket = begin_to_connect(terms.address).map_err(Lost::NotConnected)?;
+        let socket = begin_to_connect(workload.address).map_err(Disconnect::NotConnected)?;
         self.connecting = Some(now);
         Ok(self.socket.insert(socket))
     }
@@ -132,10 +132,10 @@ impl Client {
     }
 
     /// Counts the requests on the way, which will not be answered any more.
-    pub fn give_up(&mut self, window: Window, tally: &mut Tally) {
+    pub fn give_up(&mut self, window: Window, stats: &mut Stats) {
         let now = Instant::now();
         for sent in self.sent.drain(..) {
-            tally.given_up += match window.schedule {
+            stats.given_up += match window.schedule {
                 None if window.overlaps(sent.at, now) => sent.count.into(),
                 None => 0,
                 Some(schedule) => {
@@ -148,14 +148,14 @@ impl Client {
     }
 
     /// Gives up the requests that were due before this moment and are not sent yet: how many.
-    pub fn give_up_unsent(&mut self, before: Instant, window: Window, tally: &mut Tally) -> u64 {
+    pub fn give_up_unsent(&mut self, before: Instant, window: Window, stats: &mut Stats) -> u64 {
         let Some(schedule) = window.schedule else {
             return 0;
         };
         let due_before = |moment| schedule.due_before(self.number, moment);
         let (begun, due) = (self.begun, due_before(before.min(window.to)));
         let counted = due.saturating_sub(begun.max(due_before(window.from)));
-        tally.given_up += counted;
+        stats.given_up += counted;
         self.begun = begun.max(due);
         self.begun - begun
     }
@@ -174,11 +174,11 @@ impl Client {
     }
 
     /// Whether the connection stands now; a first look after it was begun, when something has happened.
-    pub fn has_connected(&mut self) -> Result<bool, Lost> {
+    pub fn has_connected(&mut self) -> Result<bool, Disconnect> {
         let Some(socket) = self.socket.as_ref().filter(|_| self.connecting.is_some()) else {
             return Ok(true);
         };
-        let connected = is_connected(socket).map_err(Lost::NotConnected)?;
+        let connected = is_connected(socket).map_err(Disconnect::NotConnected)?;
         if connected {
             self.connecting = None;
         }
@@ -187,9 +187,9 @@ impl Client {
 
     /// Sends requests up to this depth, as far as they are due and the socket takes them. What could not be sent within the time for a
     /// reply is given up.
-    pub fn fill(&mut self, terms: &Terms, depth: u32, window: Window, tally: &mut Tally) {
-        if let Some(overdue) = Instant::now().checked_sub(terms.timeout) {
-            tally.errors.unsent += self.give_up_unsent(overdue, window, tally);
+    pub fn fill(&mut self, workload: &Workload, depth: u32, window: Window, stats: &mut Stats) {
+        if let Some(overdue) = Instant::now().checked_sub(workload.timeout) {
+            stats.errors.unsent += self.give_up_unsent(overdue, window, stats);
         }
         let connected = self.socket.as_ref().filter(|_| self.connecting.is_none());
         let Some(socket) = connected else {
@@ -207,19 +207,23 @@ impl Client {
             if room == 0 {
                 return;
             }
-            let to = terms.block.len().min(room as usize * terms.length);
-            let sent = match send(socket, &terms.block[self.partial..to], SendFlags::NOSIGNAL) {
+            let to = workload.block.len().min(room as usize * workload.length);
+            let sent = match send(
+                socket,
+                &workload.block[self.partial..to],
+                SendFlags::NOSIGNAL,
+            ) {
                 Ok(sent) => sent,
                 // More can be sent when the socket says so; if it is broken, reading tells.
                 Err(_) => return,
             };
             let reached = self.partial + sent;
-            let requests = (reached / terms.length) as u32;
-            let begun = reached.div_ceil(terms.length) - self.partial.div_ceil(terms.length);
-            self.partial = reached % terms.length;
+            let requests = (reached / workload.length) as u32;
+            let begun = reached.div_ceil(workload.length) - self.partial.div_ceil(workload.length);
+            self.partial = reached % workload.length;
             self.has_asked |= requests > 0;
             self.on_the_way += requests;
-            tally.sent += u64::from(requests);
+            stats.sent += u64::from(requests);
             if begun == 0 {
                 continue;
             }
@@ -232,7 +236,7 @@ impl Client {
                 let requests = self.begun..self.begun + begun as u64;
                 let due = requests.map(|request| schedule.due(self.number, request));
                 for due in due.filter(|due| window.holds(*due)) {
-                    tally.note_delay(now.saturating_duration_since(due));
+                    stats.note_delay(now.saturating_duration_since(due));
                 }
                 self.begun += begun as u64;
             }
@@ -254,33 +258,33 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         // Sizes of buffers are no multiples of such a length.
         let (request, depth) = ([b'x'; 9972], 10_000);
-        let terms = Terms::new(address, &request, depth, Expected::same_as(b"42"));
+        let workload = Workload::new(address, &request, depth, Expected::same_as(b"42"));
         let mut client = Client::new(0, depth);
         let begun = Instant::now();
-        client.begin(&terms, begun).expect("a socket");
+        client.begin(&workload, begun).expect("a socket");
         let (mut server, _) = listener.accept().expect("a connection");
         while !client.has_connected().expect("a connection") {}
-        let mut tally = Tally::new();
+        let mut stats = Stats::new();
         let window = Window {
             from: begun,
             to: begun + Duration::from_secs(3600),
             schedule: None,
         };
-        client.fill(&terms, depth, window, &mut tally);
+        client.fill(&workload, depth, window, &mut stats);
         assert!(client.partial > 0, "the buffers take no more");
         let (waiting, times) = (client.on_the_way, client.sent.clone());
         let timed = |client: &Client| client.sent.iter().map(|sent| sent.count).sum::<u32>();
         assert_eq!(
-            (timed(&client), tally.sent),
+            (timed(&client), stats.sent),
             (waiting + 1, u64::from(waiting))
         );
 
         // The server has read more than what is missing when the client goes on.
-        let whole = (waiting as usize + 1) * terms.length;
+        let whole = (waiting as usize + 1) * workload.length;
         let mut all = vec![0; whole];
         server.read_exact(&mut all[..whole / 2]).expect("requests");
         while client.on_the_way <= waiting {
-            client.fill(&terms, waiting + 1, window, &mut tally);
+            client.fill(&workload, waiting + 1, window, &mut stats);
         }
         // It has its time already.
         assert_eq!((client.partial, client.sent.clone()), (0, times));
@@ -290,9 +294,9 @@ mod tests {
         let mut scratch = vec![0; 1024];
         while client.is_waiting() {
             client
-                .receive(&terms, &mut scratch, window, false, &mut tally)
+                .receive(&workload, &mut scratch, window, false, &mut stats)
                 .expect("right replies");
         }
-        assert_eq!((tally.replies, timed(&client)), (u64::from(waiting) + 1, 0));
+        assert_eq!((stats.replies, timed(&client)), (u64::from(waiting) + 1, 0));
     }
 }

@@ -7,37 +7,37 @@ use std::time::Instant;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::{Client, Lost, Sent};
+use super::{Client, Disconnect, Sent};
 use crate::bench::replies::{Found, Verdict};
-use crate::bench::tally::Tally;
-use crate::bench::terms::{Terms, Window};
+use crate::bench::stats::Stats;
+use crate::bench::workload::{Window, Workload};
 
 impl Client {
     /// Takes what has arrived, all of it; `ends` if the server has closed its side.
     pub fn receive(
         &mut self,
-        terms: &Terms,
+        workload: &Workload,
         scratch: &mut [u8],
         window: Window,
         ends: bool,
-        tally: &mut Tally,
-    ) -> Result<(), Lost> {
+        stats: &mut Stats,
+    ) -> Result<(), Disconnect> {
         loop {
             let Some(socket) = self.socket.as_ref() else {
                 return Ok(());
             };
             let read = match recv(socket.as_fd(), &mut *scratch, RecvFlags::empty()) {
-                Ok((0, _)) => return Err(Lost::Closed),
+                Ok((0, _)) => return Err(Disconnect::Closed),
                 Ok((read, _)) => read,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => continue,
-                Err(error) => return Err(Lost::Broken(error.into())),
+                Err(error) => return Err(Disconnect::Broken(error.into())),
             };
             let now = Instant::now();
             let mut rest = &scratch[..read];
             while !rest.is_empty() {
-                if let Some(found) = self.reading.next(&terms.expected, &mut rest) {
-                    self.judge(found, terms, window, now, tally)?;
+                if let Some(found) = self.reading.next(&workload.expected, &mut rest) {
+                    self.verify(found, workload, window, now, stats)?;
                 }
             }
             // A short read has taken all; what comes after it is a new event.
@@ -47,14 +47,14 @@ impl Client {
         }
     }
 
-    fn judge(
+    fn verify(
         &mut self,
         found: Found,
-        terms: &Terms,
+        workload: &Workload,
         window: Window,
         now: Instant,
-        tally: &mut Tally,
-    ) -> Result<(), Lost> {
+        stats: &mut Stats,
+    ) -> Result<(), Disconnect> {
         let Found { count, verdict } = found;
         if let Verdict::Refused {
             word,
@@ -66,35 +66,35 @@ impl Client {
             if self.is_waiting() {
                 take(&mut self.sent, 1, |_| {});
             }
-            return Err(Lost::Refused { word, line });
+            return Err(Disconnect::Refused { word, line });
         }
         if count > self.on_the_way {
             let text = "more is answered than was asked";
-            return Err(Lost::Wrong(text.to_string()));
+            return Err(Disconnect::Wrong(text.to_string()));
         }
         let counts = window.holds(now);
         let mut is_low = false;
         let is_right = match verdict {
             Verdict::Right => true,
             Verdict::Number(number) => {
-                is_low = counts && number < terms.clients;
+                is_low = counts && number < workload.clients;
                 if is_low {
-                    tally.low.note(number);
+                    stats.low.note(number);
                 }
                 true
             }
             Verdict::Refused { word, .. } => {
-                tally.errors.note_reply(word);
+                stats.errors.note_reply(word);
                 false
             }
             Verdict::Wrong(quoted) => {
-                tally.errors.note_wrong(quoted);
+                stats.errors.note_wrong(quoted);
                 false
             }
         };
         if is_right {
-            tally.answered += u64::from(count);
-            tally.replies += u64::from(if counts { count } else { 0 });
+            stats.answered += u64::from(count);
+            stats.replies += u64::from(if counts { count } else { 0 });
         }
         self.on_the_way -= count;
         let number = self.number;
@@ -102,14 +102,14 @@ impl Client {
             _ if !is_right => {}
             // Also of those that are late: a stall at the end would not show otherwise.
             None if window.overlaps(sent.at, now) => {
-                tally.time(now.saturating_duration_since(sent.at), sent.count, is_low);
+                stats.time(now.saturating_duration_since(sent.at), sent.count, is_low);
             }
             None => {}
             Some(schedule) => {
                 let requests = sent.first..sent.first + u64::from(sent.count);
                 let due = requests.map(|request| schedule.due(number, request));
                 for due in due.filter(|due| window.holds(*due)) {
-                    tally.time(now.saturating_duration_since(due), 1, is_low);
+                    stats.time(now.saturating_duration_since(due), 1, is_low);
                 }
             }
         });

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Ask, Load, ROUND};
-use crate::bench::client::{Client, Lost};
-use crate::bench::terms::Schedule;
+use crate::bench::client::{Client, Disconnect};
+use crate::bench::workload::Schedule;
 use crate::failure::Failure;
 
 /// When the user has had enough, the last replies may take so long.
@@ -19,7 +19,7 @@ impl Load {
         let depth = self.shared.depth;
         self.window.from = begin + self.shared.warm_up;
         self.window.to = self.end(begin);
-        let schedule = |rate| Schedule::new(begin, rate, self.shared.terms.clients);
+        let schedule = |rate| Schedule::new(begin, rate, self.shared.workload.clients);
         self.window.schedule = self.shared.rate.map(schedule);
         self.fill_all();
         let mut cpu = None;
@@ -40,9 +40,9 @@ impl Load {
             }
             let pause = self.keep_the_schedule().unwrap_or(ROUND);
             let pause = pause.min(self.window.to - now).min(ROUND);
-            self.turn(pause, Ask::Keep(depth), Load::lost)?;
+            self.poll_once(pause, Ask::Keep(depth), Load::lost)?;
         }
-        self.tally.cpu = cpu.map_or(Duration::ZERO, |before| cpu_time().saturating_sub(before));
+        self.stats.cpu = cpu.map_or(Duration::ZERO, |before| cpu_time().saturating_sub(before));
         self.wait_for_the_last()?;
         self.tell();
         Ok(())
@@ -57,7 +57,7 @@ impl Load {
     fn fill_all(&mut self) {
         let depth = self.shared.depth;
         for client in &mut self.clients {
-            client.fill(&self.shared.terms, depth, self.window, &mut self.tally);
+            client.fill(&self.shared.workload, depth, self.window, &mut self.stats);
         }
     }
 
@@ -75,8 +75,8 @@ impl Load {
             if due >= now {
                 return Some(due - now);
             }
-            let (terms, client) = (&self.shared.terms, &mut self.clients[key as usize]);
-            client.fill(terms, self.shared.depth, self.window, &mut self.tally);
+            let (workload, client) = (&self.shared.workload, &mut self.clients[key as usize]);
+            client.fill(workload, self.shared.depth, self.window, &mut self.stats);
             self.looked_at += 1;
         }
     }
@@ -85,7 +85,7 @@ impl Load {
     fn wait_for_the_last(&mut self) -> Result<(), Failure> {
         let begun = Instant::now();
         let mut looked = begun;
-        let (window, timeout) = (self.window, self.shared.terms.timeout);
+        let (window, timeout) = (self.window, self.shared.workload.timeout);
         let goes_on = window.schedule.is_some();
         let ask = match goes_on {
             true => Ask::Keep(self.shared.depth),
@@ -109,27 +109,27 @@ impl Load {
                 looked = now;
                 self.look_round(now, goes_on);
             }
-            self.turn(ROUND, ask, Load::lost)?;
+            self.poll_once(ROUND, ask, Load::lost)?;
         }
         let overdue = Instant::now().checked_sub(timeout);
         for client in &mut self.clients {
             if let Some(overdue) = overdue {
-                self.tally.errors.unsent += client.give_up_unsent(overdue, window, &mut self.tally);
+                self.stats.errors.unsent += client.give_up_unsent(overdue, window, &mut self.stats);
             }
             // The user has ended the wait.
-            client.give_up_unsent(window.to, window, &mut self.tally);
-            client.give_up(window, &mut self.tally);
+            client.give_up_unsent(window.to, window, &mut self.stats);
+            client.give_up(window, &mut self.stats);
         }
         Ok(())
     }
 
     /// Ends who is late, and connects who may.
     fn look_round(&mut self, now: Instant, again: bool) {
-        let timeout = self.shared.terms.timeout;
+        let timeout = self.shared.workload.timeout;
         for key in 0..self.clients.len() {
             let client = &self.clients[key];
             let outcome = if client.is_late(now, timeout) {
-                Err(Lost::Late)
+                Err(Disconnect::Late)
             } else if again && client.is_due(now) {
                 self.begin(key, now)
             } else {
@@ -144,7 +144,7 @@ impl Load {
 
     /// Tells the others how far it is.
     fn tell(&mut self) {
-        let (answered, errors) = (self.tally.answered, self.tally.errors.total());
+        let (answered, errors) = (self.stats.answered, self.stats.errors.total());
         let (before, errors_before) = std::mem::replace(&mut self.told, (answered, errors));
         let shared = &self.shared;
         shared

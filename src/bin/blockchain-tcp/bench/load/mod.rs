@@ -1,11 +1,11 @@
 //! One thread of the load: its share of the clients, on one epoll, so that asking costs less than answering.
 //!
-//! The clients come together ([`gather`]), and then keep requests on the way until the end ([`mod@ask`]), both in [`turn`]s.
+//! The clients come together ([`connect_all`]), and then keep requests on the way until the end ([`mod@ask`]), both in [`poll_once`]s.
 
 mod ask;
-mod gather;
-mod news;
-mod turn;
+mod connect_all;
+mod poll_once;
+mod worker_event;
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, CreateFlags, Event};
 use rustix::io::Errno;
 
-pub use self::news::{News, Order, Shared};
+pub use self::worker_event::{Order, Shared, WorkerEvent};
 use super::client::Client;
 use super::replies::CHUNK;
-use super::tally::Tally;
-use super::terms::Window;
+use super::stats::Stats;
+use super::workload::Window;
 use crate::failure::Failure;
 
 /// The most events that are taken at a time.
@@ -47,7 +47,7 @@ struct Load {
     epoll: OwnedFd,
     events: Vec<Event>,
     scratch: Box<[u8]>,
-    tally: Tally,
+    stats: Stats,
     window: Window,
     /// Which of all clients the first of these is.
     first: u64,
@@ -61,23 +61,23 @@ struct Load {
 pub fn run(
     shared: Arc<Shared>,
     clients: Range<u64>,
-    news: &Sender<News>,
+    worker_event: &Sender<WorkerEvent>,
     orders: &Receiver<Order>,
 ) {
     let mut load = match Load::new(shared, clients) {
         Ok(load) => load,
         Err(failure) => {
-            let _ = news.send(News::Failed(failure));
+            let _ = worker_event.send(WorkerEvent::Failed(failure));
             return;
         }
     };
-    match load.work(news, orders) {
+    match load.work(worker_event, orders) {
         Ok(false) => {}
         Ok(true) => {
-            let _ = news.send(News::Done(Box::new(load.tally)));
+            let _ = worker_event.send(WorkerEvent::Done(Box::new(load.stats)));
         }
         Err(said) => {
-            let _ = news.send(said);
+            let _ = worker_event.send(said);
             // The clients stay until all threads have said how far they have come: nobody else gets their places.
             let _ = orders.recv();
         }
@@ -95,7 +95,7 @@ impl Load {
             epoll: epoll::create(CreateFlags::CLOEXEC).map_err(no_epoll)?,
             events: Vec::with_capacity(EVENTS),
             scratch: vec![0; CHUNK].into_boxed_slice(),
-            tally: Tally::new(),
+            stats: Stats::new(),
             window: Window {
                 from: now,
                 to: now,
@@ -107,18 +107,22 @@ impl Load {
     }
 
     /// All of it, as far as somebody wants it; whether that is to the end.
-    fn work(&mut self, news: &Sender<News>, orders: &Receiver<Order>) -> Result<bool, News> {
-        self.gather()?;
-        let _ = news.send(News::Gathered);
+    fn work(
+        &mut self,
+        worker_event: &Sender<WorkerEvent>,
+        orders: &Receiver<Order>,
+    ) -> Result<bool, WorkerEvent> {
+        self.connect_all()?;
+        let _ = worker_event.send(WorkerEvent::Gathered);
         let Ok(Order::Check) = orders.recv() else {
             return Ok(false);
         };
         self.look()?;
-        let _ = news.send(News::Checked);
+        let _ = worker_event.send(WorkerEvent::Checked);
         let Ok(Order::Start(begin)) = orders.recv() else {
             return Ok(false);
         };
-        self.ask(begin).map_err(News::Failed)?;
+        self.ask(begin).map_err(WorkerEvent::Failed)?;
         Ok(true)
     }
 }

@@ -1,0 +1,170 @@
+//! ureq's connector: how the members of an etcd are found and connected to, by the same means as all others are.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::net::RecvFlags;
+use ureq::Error;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+
+use crate::cluster::settings::Host;
+use crate::dial::DnsCache;
+use crate::dial::socket::connect_first;
+
+/// The first lookup of a name is waited for so long at most, also by one who has more time; and so is a connection.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// How many addresses of a name ureq has room for.
+const MOST_ADDRESSES: usize = 16;
+
+/// Finds the members and connects to them. Clones share what they know.
+#[derive(Clone, Debug)]
+pub struct Members {
+    names: Arc<DnsCache>,
+    /// The address of each to which it connected last.
+    used: Arc<Mutex<HashMap<Host, SocketAddr>>>,
+}
+
+impl Members {
+    /// Those that have these names.
+    pub fn new(names: Arc<DnsCache>) -> Self {
+        let used = Arc::default();
+        Members { names, used }
+    }
+
+    /// What is known of the addresses of their names.
+    pub fn names(&self) -> &DnsCache {
+        &self.names
+    }
+
+    /// This one has not answered as it should: another of its addresses is tried first from now on.
+    pub fn failed(&self, host: &Host) {
+        if let Some(address) = self.used().remove(host) {
+            self.names.failed(address);
+        }
+    }
+
+    /// No code panics while it holds this lock.
+    fn used(&self) -> MutexGuard<'_, HashMap<Host, SocketAddr>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Resolver for Members {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let Host { name, port } = host(uri)?;
+        let by = Instant::now() + (*timeout.after).min(LONGEST);
+        let addresses = self.names.addresses(&name, port, by)?;
+        let mut all = self.empty();
+        for address in addresses.into_iter().take(MOST_ADDRESSES) {
+            all.push(address);
+        }
+        if all.is_empty() {
+            return Err(Error::HostNotFound);
+        }
+        Ok(all)
+    }
+}
+
+impl Connector for Members {
+    type Out = Tcp;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<Tcp>, Error> {
+        let by = Instant::now() + (*details.timeout.after).min(LONGEST);
+        let mut last = None;
+        let connected = connect_first(&details.addrs, by, |address, error| {
+            self.names.failed(address);
+            last = Some(error);
+        });
+        let Some((stream, address)) = connected else {
+            let error = last.map_or(Error::HostNotFound, |error| failed(error, details.timeout));
+            return Err(error);
+        };
+        self.used().insert(host(details.uri)?, address);
+        let config = details.config;
+        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        Ok(Some(Tcp { stream, buffers }))
+    }
+}
+
+/// The host of an address such as `http://[::1]:2379/v3/…`.
+fn host(uri: &Uri) -> Result<Host, Error> {
+    let authority = uri.authority().ok_or(Error::HostNotFound)?;
+    let name = authority.host().trim_matches(['[', ']']).to_string();
+    let port = authority.port_u16().ok_or(Error::HostNotFound)?;
+    Ok(Host { name, port })
+}
+
+/// A connection as ureq wants it.
+#[derive(Debug)]
+pub struct Tcp {
+    stream: TcpStream,
+    buffers: LazyBuffers,
+}
+
+impl Transport for Tcp {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let timeout = timeout.for_write();
+        self.stream.set_write_timeout(Some(left(timeout)?))?;
+        let output = &self.buffers.output()[..amount];
+        let written = self.stream.write_all(output);
+        written.map_err(|error| failed(error, timeout))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let timeout = timeout.for_read();
+        self.stream.set_read_timeout(Some(left(timeout)?))?;
+        let input = self.buffers.input_append_buf();
+        let read = loop {
+            match self.stream.read(input) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read.map_err(|error| failed(error, timeout))?,
+            }
+        };
+        self.buffers.input_appended(read);
+        Ok(read > 0)
+    }
+
+    /// Nothing may wait to be read, not even the end.
+    fn is_open(&mut self) -> bool {
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        let waiting = rustix::net::recv(&self.stream, &mut [0; 1], flags);
+        waiting == Err(rustix::io::Errno::AGAIN)
+    }
+}
+
+/// How long a wait may take, which the system takes if it is not 0.
+fn left(timeout: NextTimeout) -> Result<Duration, Error> {
+    match *timeout.after {
+        Duration::ZERO => Err(Error::Timeout(timeout.reason)),
+        left => Ok(left),
+    }
+}
+
+fn failed(error: io::Error, timeout: NextTimeout) -> Error {
+    match error.kind() {
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Error::Timeout(timeout.reason),
+        _ => Error::Io(error),
+    }
+}

@@ -1,0 +1,507 @@
+//! A connection to a Redis or a Sentinel that never waits for longer than it may, and never reads more than it should. The protocol
+//! is the redis crate's, version 3 of it (RESP3), in which messages come over the same connection as replies, and in order with
+//! them.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, PushKind, ServerError, Value};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use super::framing::{Bad, Found, find};
+use crate::cluster::error::{ClusterError, ErrorKind, cut};
+use crate::cluster::settings::Host;
+use crate::cluster::tls;
+use crate::dial::DnsCache;
+use crate::waker::poll_until;
+
+/// Codes of errors that are repeated when they are the answer to a password.
+const CODES: [&str; 9] = [
+    "DENIED",
+    "ERR",
+    "LOADING",
+    "MASTERDOWN",
+    "NOAUTH",
+    "NOPERM",
+    "NOPROTO",
+    "OOM",
+    "WRONGPASS",
+];
+
+/// How the rest of such an error may begin, to be repeated. Everything else is left out: what others say may hold the password,
+/// or a part of it, and to look for it there would tell of it by what is missing.
+const ANSWERS: [&str; 6] = [
+    "Redis is running in protected mode",
+    "invalid username-password pair or user is disabled",
+    "max number of clients reached",
+    "this user has no permissions",
+    "unknown command",
+    "wrong number of arguments",
+];
+
+/// A connection.
+pub struct RedisConnection {
+    stream: Stream,
+    address: SocketAddr,
+    /// What has come and was not read yet: the beginning of a value, and what came with it.
+    arrived: Vec<u8>,
+    /// Whom it is to, for what is said of it.
+    host: String,
+    /// Whether the command that is being answered holds a password.
+    is_secret: bool,
+    /// The last message. Each says all that there is to know, so that those before it don't matter.
+    message: Option<Vec<u8>>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => &stream.sock,
+        }
+    }
+
+    fn halves(&mut self) -> &mut (dyn ReadWrite + Send) {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => stream.as_mut(),
+        }
+    }
+}
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
+impl AsFd for RedisConnection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.socket().as_fd()
+    }
+}
+
+impl RedisConnection {
+    /// Connects to `host`, with TLS if there is such a configuration.
+    pub fn connect(
+        host: &Host,
+        names: &DnsCache,
+        tls: Option<Arc<ClientConfig>>,
+        deadline: Instant,
+    ) -> Result<Self, ClusterError> {
+        let name = host.to_string();
+        let lost = |error: io::Error| unreachable(&name, &error);
+        let (socket, address) = names
+            .connect(&host.name, host.port, deadline)
+            .map_err(lost)?;
+        socket.set_nonblocking(true).map_err(lost)?;
+        let stream = match tls {
+            None => Stream::Plain(socket),
+            Some(config) => {
+                let server = ServerName::try_from(host.name.clone()).map_err(|_| {
+                    ClusterError::new(
+                        ErrorKind::Denied,
+                        format!("{name} is no name for a certificate"),
+                    )
+                })?;
+                let client = ClientConnection::new(config, server).map_err(|error| {
+                    ClusterError::new(ErrorKind::Denied, format!("{name}: {error}"))
+                })?;
+                Stream::Tls(Box::new(StreamOwned::new(client, socket)))
+            }
+        };
+        Ok(RedisConnection {
+            stream,
+            address,
+            arrived: Vec::new(),
+            host: name,
+            is_secret: false,
+            message: None,
+        })
+    }
+
+    /// The address of the host that let us in.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Says who this is. Without a `user` that is Redis's default one.
+    pub fn authenticate(
+        &mut self,
+        user: Option<&str>,
+        password: String,
+        deadline: Instant,
+    ) -> Result<(), ClusterError> {
+        let mut command = redis::cmd("AUTH");
+        command.arg(user.unwrap_or("default")).arg(password);
+        self.is_secret = true;
+        self.ask(&command, deadline)?;
+        self.is_secret = false;
+        Ok(())
+    }
+
+    /// Sends `command` and returns its reply. Of the messages that come before it the last is kept.
+    pub fn ask(&mut self, command: &Cmd, deadline: Instant) -> Result<Value, ClusterError> {
+        self.send(&command.get_packed_command(), deadline)?;
+        loop {
+            match self.wait_for_next(deadline)? {
+                Value::Push { kind, data } => self.keep(&kind, data),
+                value => {
+                    // Whoever slept has no use for what was true then.
+                    self.left(deadline)?;
+                    return Ok(value);
+                }
+            }
+            // Messages may come without end.
+            self.left(deadline)?;
+        }
+    }
+
+    /// Subscribes to `channel`, which is confirmed by a message.
+    pub fn subscribe(&mut self, channel: &str, deadline: Instant) -> Result<(), ClusterError> {
+        let command = redis::cmd("SUBSCRIBE").arg(channel).get_packed_command();
+        self.send(&command, deadline)?;
+        loop {
+            match self.wait_for_next(deadline)? {
+                Value::Push {
+                    kind: PushKind::Subscribe,
+                    ..
+                } => return Ok(()),
+                Value::Push { kind, data } => self.keep(&kind, data),
+                _ => return Err(self.trouble("says what nobody asked")),
+            }
+            self.left(deadline)?;
+        }
+    }
+
+    /// Takes in what has come next, if it is whole, and keeps it if it is a message. Returns whether there was something: then
+    /// there may be more, of which a poll knows nothing.
+    pub fn hear(&mut self) -> Result<bool, ClusterError> {
+        match self.next()? {
+            Some(Value::Push { kind, data }) => {
+                self.keep(&kind, data);
+                Ok(true)
+            }
+            Some(Value::ServerError(error)) => Err(self.refused(&error)),
+            Some(_) => Err(self.trouble("says what nobody asked")),
+            None => Ok(false),
+        }
+    }
+
+    /// The last message that has come, once.
+    pub fn message(&mut self) -> Option<Vec<u8>> {
+        self.message.take()
+    }
+
+    fn keep(&mut self, kind: &PushKind, data: Vec<Value>) {
+        // The channel, and what was said on it.
+        if let (PushKind::Message, Some(Value::BulkString(text))) = (kind, data.into_iter().nth(1))
+        {
+            self.message = Some(text);
+        }
+    }
+
+    /// What comes next. An error is trouble.
+    fn wait_for_next(&mut self, deadline: Instant) -> Result<Value, ClusterError> {
+        loop {
+            match self.next()? {
+                Some(Value::ServerError(error)) => return Err(self.refused(&error)),
+                Some(value) => return Ok(value),
+                None => self.wait(PollFlags::IN, deadline)?,
+            }
+        }
+    }
+
+    /// What has come next, if it is whole.
+    fn next(&mut self) -> Result<Option<Value>, ClusterError> {
+        let nonsense = "does not speak as Redis does";
+        loop {
+            match find(&self.arrived) {
+                Found::Whole(length) => {
+                    let value = read(&self.arrived[..length]);
+                    self.arrived.drain(..length);
+                    return value.map(Some).ok_or_else(|| self.trouble(nonsense));
+                }
+                Found::Bad(Bad::TooMuch) => {
+                    return Err(self.trouble("sends more than anybody asked for"));
+                }
+                Found::Bad(Bad::Nonsense) => return Err(self.trouble(nonsense)),
+                Found::Part => {}
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.halves().read(&mut buffer) {
+                Ok(0) => return Err(self.closed()),
+                Ok(read) => self.arrived.extend_from_slice(&buffer[..read]),
+                Err(error) if is_blocked(&error) => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(self.closed());
+                }
+                Err(error) => return Err(self.lost(&error)),
+            }
+        }
+    }
+
+    fn send(&mut self, mut bytes: &[u8], deadline: Instant) -> Result<(), ClusterError> {
+        loop {
+            let stream = self.stream.halves();
+            let done = match bytes {
+                [] => stream.flush(),
+                _ => stream.write(bytes).map(|written| bytes = &bytes[written..]),
+            };
+            match done {
+                Ok(()) if bytes.is_empty() && !self.is_behind() => return Ok(()),
+                Ok(()) => {}
+                Err(error) if is_blocked(&error) => {}
+                Err(error) => return Err(self.lost(&error)),
+            }
+            let events = match &self.stream {
+                Stream::Tls(stream) if !stream.conn.wants_write() => PollFlags::IN,
+                _ => PollFlags::OUT,
+            };
+            self.wait(events, deadline)?;
+        }
+    }
+
+    /// Whether something written has not gone out yet.
+    fn is_behind(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(_) => false,
+            Stream::Tls(stream) => stream.conn.wants_write() || stream.conn.is_handshaking(),
+        }
+    }
+
+    fn wait(&self, events: PollFlags, deadline: Instant) -> Result<(), ClusterError> {
+        self.left(deadline)?;
+        match poll_until(&mut [PollFd::new(self, events)], deadline) {
+            Ok(()) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(self.lost(&error.into())),
+        }
+    }
+
+    /// The time that is left.
+    fn left(&self, deadline: Instant) -> Result<Duration, ClusterError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(self.late("does not answer in time"));
+        }
+        Ok(left)
+    }
+
+    /// It takes too long, in this way.
+    pub fn late(&self, what: &str) -> ClusterError {
+        ClusterError::new(ErrorKind::Late, format!("{} {what}", self.host))
+    }
+
+    fn trouble(&self, what: &str) -> ClusterError {
+        ClusterError::new(ErrorKind::Refused, format!("{} {what}", self.host))
+    }
+
+    fn closed(&self) -> ClusterError {
+        let what = format!("{} closes the connection", self.host);
+        ClusterError::new(ErrorKind::Unreachable, what)
+    }
+
+    fn lost(&self, error: &io::Error) -> ClusterError {
+        unreachable(&self.host, error)
+    }
+
+    fn refused(&self, error: &ServerError) -> ClusterError {
+        let (code, details) = (error.code(), error.details().unwrap_or_default());
+        let what = match self.is_secret {
+            true => format!("{} says to AUTH: {}", self.host, known(code, details)),
+            false => format!("{} says: {}", self.host, cut(&quote(code, details))),
+        };
+        let mut trouble = ClusterError::new(sort(code, details), what);
+        trouble.code = code.to_string();
+        trouble
+    }
+}
+
+/// A whole value, if it is one. What nobody asks for is skipped: it is a message of no kind, or nothing where a reply is due.
+fn read(bytes: &[u8]) -> Option<Value> {
+    let message = || Value::Push {
+        kind: PushKind::Other(String::new()),
+        data: Vec::new(),
+    };
+    // In pieces, which the redis crate does not read.
+    let is_streamed = || {
+        let mut lines = bytes.windows(4);
+        lines.any(|line| b"$*~%>|".contains(&line[0]) && line.ends_with(b"?\r\n"))
+    };
+    match (bytes.first(), redis::parse_redis_value(bytes)) {
+        // What is said about the value that comes next.
+        (Some(b'|'), _) => Some(message()),
+        (_, Ok(value)) => Some(without_attributes(value)),
+        (Some(b'>'), _) => Some(message()),
+        _ => is_streamed().then_some(Value::Nil),
+    }
+}
+
+/// The same without what is said about its parts.
+fn without_attributes(value: Value) -> Value {
+    let all = |values: Vec<Value>| values.into_iter().map(without_attributes).collect();
+    match value {
+        Value::Attribute { data, .. } => without_attributes(*data),
+        Value::Array(values) => Value::Array(all(values)),
+        Value::Set(values) => Value::Set(all(values)),
+        Value::Push { kind, data } => Value::Push {
+            kind,
+            data: all(data),
+        },
+        value => value,
+    }
+}
+
+/// The sort of an error. What is refused within a script is wrapped in an error of the script, by Redis 6 as it is. Where a right
+/// is missing, later ones give no code, but words: Redis 7.0 the first of these, Redis 7.2 and Valkey the second.
+fn sort(code: &str, details: &str) -> ErrorKind {
+    let is = |word: &str| code == word || details.contains(&format!("-{word} "));
+    let words = [
+        "The user executing the script can't ",
+        "ACL failure in script",
+    ];
+    let denies = words.iter().any(|words| details.contains(words));
+    if denies || ["NOAUTH", "WRONGPASS", "NOPERM"].into_iter().any(is) {
+        ErrorKind::Denied
+    } else if is("READONLY") {
+        ErrorKind::ReadOnly
+    } else {
+        ErrorKind::Refused
+    }
+}
+
+/// What Redis says, without the arguments of a command that it doesn't know.
+fn quote(code: &str, details: &str) -> String {
+    let details = details.split(", with args").next().unwrap_or_default();
+    format!("{code} {details}").trim_end().to_string()
+}
+
+/// As much of what Redis says to a password as can't hold it.
+fn known(code: &str, details: &str) -> String {
+    let code = CODES.into_iter().find(|known| *known == code);
+    let details = ANSWERS.into_iter().find(|known| details.starts_with(known));
+    let said = [code.unwrap_or("an error"), details.unwrap_or_default()];
+    said.join(" ").trim_end().to_string()
+}
+
+/// What went wrong with a connection. What TLS has against it comes as an error of the stream.
+fn unreachable(host: &str, error: &io::Error) -> ClusterError {
+    let kind = match error.kind() {
+        io::ErrorKind::InvalidData => ErrorKind::Denied,
+        io::ErrorKind::TimedOut => ErrorKind::Late,
+        _ => ErrorKind::Unreachable,
+    };
+    ClusterError::new(kind, cut(&format!("{host}: {}", tls::explain(error))))
+}
+
+fn is_blocked(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_the_same_sort_within_scripts_of_all_versions() {
+        for (code, details, kind) in [
+            ("NOAUTH", "Authentication required.", ErrorKind::Denied),
+            (
+                "WRONGPASS",
+                "invalid username-password pair",
+                ErrorKind::Denied,
+            ),
+            ("NOPERM", "this user has no permissions", ErrorKind::Denied),
+            (
+                "ERR",
+                "The user executing the script can't run this command or subcommand script: 1f, on @user_script:15.",
+                ErrorKind::Denied,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: The user executing the script can't access at least one \
+                 of the keys mentioned in the command arguments",
+                ErrorKind::Denied,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: @user_script: 15: -NOPERM No permissions to access a key",
+                ErrorKind::Denied,
+            ),
+            (
+                "ERR",
+                "ACL failure in script: User default has no permissions to run the 'hset' command script: 1f, on @user_script:15.",
+                ErrorKind::Denied,
+            ),
+            (
+                "READONLY",
+                "You can't write against a read only replica. script: 1f, on @user_script:15.",
+                ErrorKind::ReadOnly,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: @user_script: 15: -READONLY You can't write against a \
+                 read only replica.",
+                ErrorKind::ReadOnly,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1f): @user_script:15: @user_script: 15: -OOM command not allowed when used \
+                 memory > 'maxmemory'.",
+                ErrorKind::Refused,
+            ),
+            ("OOM", "command not allowed", ErrorKind::Refused),
+            ("ERR", "unknown command", ErrorKind::Refused),
+            ("NOSCRIPT", "No matching script.", ErrorKind::Refused),
+        ] {
+            assert_eq!(sort(code, details), kind, "{code} {details}");
+        }
+    }
+
+    /// Whatever the password is, and whoever answers: what is said can't depend on it.
+    #[test]
+    fn what_is_said_to_a_password_is_repeated_only_if_it_is_known() {
+        for (code, details, said) in [
+            (
+                "ERR",
+                "unknown command `AUTH`, with args beginning with: `default`, `hunt",
+                "ERR unknown command",
+            ),
+            (
+                "ERR",
+                "unknown command 'AUTH hunter2'",
+                "ERR unknown command",
+            ),
+            ("ERR", "hunter2 is no hunter2", "ERR"),
+            ("hunter2", "", "an error"),
+            (
+                "WRONGPASS",
+                "invalid username-password pair or user is disabled.",
+                "WRONGPASS invalid username-password pair or user is disabled",
+            ),
+            (
+                "ERR",
+                "max number of clients reached",
+                "ERR max number of clients reached",
+            ),
+        ] {
+            assert_eq!(known(code, details), said);
+        }
+        assert_eq!(quote("OOM", "no memory"), "OOM no memory");
+        assert_eq!(
+            quote("ERR", "unknown command `X`, with args beginning with: `y`"),
+            "ERR unknown command `X`"
+        );
+    }
+}

@@ -1,0 +1,303 @@
+//! The way to the Redis that takes writes: asked of its Sentinels if it has some, connected to, and told who this is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::connection::RedisConnection;
+use crate::cluster::error::{ClusterError, ErrorKind};
+use crate::cluster::settings::{Backend, Host, Settings};
+use crate::cluster::tls;
+use crate::dial::DnsCache;
+
+/// If no Sentinel can be asked, so many heartbeats go by until it is tried again.
+const REST: u32 = 10;
+
+/// What is missing where one does not know how to begin in version 3 of the protocol.
+const TOO_OLD: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, without a proxy that speaks only RESP2)";
+
+/// What may be missing where one closes the connection then, as twemproxy does.
+const CLOSED: &str = "at the first command (does it expect TLS, rediss://, or is it a proxy that doesn't know HELLO? Redis 6 or \
+                         later is needed)";
+
+/// Where a Sentinel tells that another Redis takes the writes.
+const NEWS: &str = "+switch-master";
+
+/// Finds it, again and again.
+pub struct MasterResolver {
+    settings: Arc<Settings>,
+    names: DnsCache,
+    /// Which of several Sentinels is asked first.
+    turn: usize,
+    /// The one that answered last.
+    sentinel: Option<RedisConnection>,
+    /// Where it said that the Redis is.
+    master: Option<Host>,
+    /// The address at which it was connected to last.
+    address: Option<SocketAddr>,
+    /// So many checks are left out, because no Sentinel could be asked.
+    rest: u32,
+}
+
+impl MasterResolver {
+    /// Nobody has been asked yet.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        MasterResolver {
+            settings,
+            names: DnsCache::default(),
+            turn: 0,
+            sentinel: None,
+            master: None,
+            address: None,
+            rest: 0,
+        }
+    }
+
+    /// The Redis that was connected to last does not do what it should: another address of its name is tried first from now on.
+    pub fn failed(&mut self) {
+        if let Some(address) = self.address.take() {
+            self.names.failed(address);
+        }
+    }
+
+    /// A connection that is ready for use.
+    pub fn connect(&mut self, deadline: Instant) -> Result<RedisConnection, ClusterError> {
+        let settings = self.settings.clone();
+        let Backend::Redis { database, master } = &settings.backend else {
+            return Err(ClusterError::new(ErrorKind::Refused, "this is no Redis"));
+        };
+        let host = match master {
+            None => settings.hosts[0].clone(),
+            Some(master) => self.ask_sentinels(master, deadline)?,
+        };
+        self.master = Some(host.clone());
+        let tls = settings.tls.then(|| tls::client(&settings.credentials));
+        let mut link = RedisConnection::connect(&host, &self.names, tls.transpose()?, deadline)?;
+        self.address = Some(link.address());
+        let denied = |what| ClusterError::new(ErrorKind::Denied, what);
+        let user = settings.credentials.user().map_err(denied)?;
+        let password = settings.credentials.password().map_err(denied)?;
+        hello(&mut link, user.as_deref(), password, deadline)?;
+        if *database != 0 {
+            link.ask(redis::cmd("SELECT").arg(*database), deadline)?;
+        }
+        Ok(link)
+    }
+
+    /// The Sentinel that says by itself when another Redis takes the writes; see [`MasterResolver::hear`].
+    pub fn sentinel(&self) -> Option<&RedisConnection> {
+        self.sentinel.as_ref()
+    }
+
+    /// Hears what the Sentinel says by itself. Returns whether there was something: then it is time to check.
+    pub fn hear(&mut self) -> bool {
+        match self.sentinel.as_mut().map(RedisConnection::hear) {
+            Some(Ok(heard)) => heard,
+            // Another is asked when it is time for that.
+            Some(Err(_)) => {
+                let lost = self.sentinel.take();
+                lost.inspect(|link| self.names.failed(link.address()));
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Whether the Redis that was connected to last is still the one that takes writes, as far as a Sentinel knows that can be
+    /// asked. One that was taken for dead and lives takes them for some time more, from those who have not heard of it.
+    pub fn check(&mut self, deadline: Instant) -> Result<(), ClusterError> {
+        let settings = self.settings.clone();
+        let Backend::Redis {
+            master: Some(master),
+            ..
+        } = &settings.backend
+        else {
+            return Ok(());
+        };
+        let known = match self.sentinel.take() {
+            Some(mut link) => match self.ask_for(&mut link, master, deadline) {
+                Ok(host) => {
+                    self.sentinel = Some(link);
+                    Some(host)
+                }
+                // Another is asked the next time.
+                Err(_) => {
+                    self.names.failed(link.address());
+                    None
+                }
+            },
+            // The heartbeats wait for it: while nobody answers, that is tried now and then.
+            None if self.rest > 0 => {
+                self.rest -= 1;
+                None
+            }
+            None => {
+                let asked = self.ask_sentinels(master, deadline).ok();
+                self.rest = if asked.is_none() { REST } else { 0 };
+                asked
+            }
+        };
+        match known {
+            Some(host) if self.master.as_ref() != Some(&host) => {
+                // The one that has heard the news is asked first.
+                self.turn = self.turn.saturating_sub(1);
+                let what = format!("the Sentinels have chosen {host}");
+                Err(ClusterError::new(ErrorKind::Refused, what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says to a Sentinel who this is.
+    fn hello_to_sentinel(
+        &self,
+        link: &mut RedisConnection,
+        deadline: Instant,
+    ) -> Result<(), ClusterError> {
+        let credentials = &self.settings.credentials;
+        let denied = |what| ClusterError::new(ErrorKind::Denied, what);
+        let (user, password) = credentials.for_sentinels().map_err(denied)?;
+        hello(link, user.as_deref(), password, deadline).map_err(|mut trouble| {
+            if trouble.kind == ErrorKind::Denied && !credentials.are_sentinels_apart() {
+                trouble.what +=
+                    " (Sentinels with a password of their own: --cluster-sentinel-password-file)";
+            }
+            trouble
+        })
+    }
+
+    /// Where the master of this name is, asked of one Sentinel after the other.
+    fn ask_sentinels(&mut self, master: &str, deadline: Instant) -> Result<Host, ClusterError> {
+        let tls = self.settings.sentinel_tls;
+        let tls = tls.then(|| tls::client(&self.settings.credentials));
+        let tls = tls.transpose()?;
+        let hosts = self.settings.hosts.clone();
+        let mut trouble = ClusterError::new(ErrorKind::Unreachable, "there is no Sentinel");
+        let left = deadline.saturating_duration_since(Instant::now());
+        let by = Instant::now() + left / 2;
+        let order = self.settings.order(&self.names, self.turn, by);
+        for (attempt, index) in order.into_iter().enumerate() {
+            let sentinel = &hosts[index];
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = Instant::now() + left / (hosts.len() - attempt + 1) as u32;
+            match self.ask_sentinel(sentinel, master, tls.clone(), share) {
+                // Another is asked first next time: this one may have lost the others.
+                Ok(host) => {
+                    self.turn = index + 1;
+                    return Ok(host);
+                }
+                Err(other) => trouble = other,
+            }
+        }
+        self.turn += 1;
+        Err(trouble)
+    }
+
+    fn ask_sentinel(
+        &mut self,
+        sentinel: &Host,
+        master: &str,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        deadline: Instant,
+    ) -> Result<Host, ClusterError> {
+        let mut link = RedisConnection::connect(sentinel, &self.names, tls, deadline)?;
+        let answer = self.ask_for(&mut link, master, deadline);
+        let host = answer.inspect_err(|_| self.names.failed(link.address()))?;
+        match self.listen(&mut link, master, deadline) {
+            Ok(newer) => {
+                self.sentinel = Some(link);
+                Ok(newer)
+            }
+            // If it won't tell, it is asked often enough.
+            Err(trouble) => {
+                let answers = matches!(trouble.kind, ErrorKind::Refused | ErrorKind::Denied);
+                self.sentinel = answers.then_some(link);
+                Ok(host)
+            }
+        }
+    }
+
+    /// Has a Sentinel tell from now on, and asks it after that, or what changes in between would be missed.
+    fn listen(
+        &self,
+        link: &mut RedisConnection,
+        master: &str,
+        deadline: Instant,
+    ) -> Result<Host, ClusterError> {
+        link.ask(redis::cmd("HELLO").arg(3), deadline)?;
+        link.subscribe(NEWS, deadline)?;
+        self.ask_for(link, master, deadline)
+    }
+
+    fn ask_for(
+        &self,
+        link: &mut RedisConnection,
+        master: &str,
+        deadline: Instant,
+    ) -> Result<Host, ClusterError> {
+        let mut question = redis::cmd("SENTINEL");
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+        let answer = match link.ask(&question, deadline) {
+            Err(trouble) if trouble.kind == ErrorKind::Denied => {
+                self.hello_to_sentinel(link, deadline)?;
+                link.ask(&question, deadline)
+            }
+            answer => answer,
+        };
+        match redis::from_redis_value::<Option<(String, u16)>>(answer?) {
+            Ok(Some((name, port))) if is_name(&name) => Ok(Host { name, port }),
+            Ok(Some(_)) => Err(ClusterError::new(
+                ErrorKind::Refused,
+                format!("the Sentinel says nonsense of the master {master:?}"),
+            )),
+            _ => Err(ClusterError::new(
+                ErrorKind::Refused,
+                format!("the Sentinel knows no master {master:?}"),
+            )),
+        }
+    }
+}
+
+/// Says who this is, in two steps: a Redis that doesn't know HELLO repeats its arguments.
+fn hello(
+    link: &mut RedisConnection,
+    user: Option<&str>,
+    password: Option<String>,
+    deadline: Instant,
+) -> Result<(), ClusterError> {
+    let explained = |mut trouble: ClusterError| {
+        if is_too_old(&trouble) {
+            trouble.what = format!("{} {TOO_OLD}", trouble.what);
+        } else if trouble.kind == ErrorKind::Unreachable {
+            trouble.what = format!("{} {CLOSED}", trouble.what);
+        }
+        trouble
+    };
+    if let Some(password) = password {
+        link.authenticate(user, password, deadline)
+            .map_err(explained)?;
+    }
+    let mut hello = redis::cmd("HELLO");
+    hello.arg(3).arg("SETNAME").arg("blockchain-tcpd");
+    link.ask(&hello, deadline).map_err(explained)?;
+    Ok(())
+}
+
+/// Whether the command is not known, or not in this form. There is a code for the version of the protocol alone; whoever does not
+/// know the command says so in his own words.
+fn is_too_old(trouble: &ClusterError) -> bool {
+    let said = trouble.what.to_ascii_lowercase();
+    let words = [
+        "command",
+        "wrong number of arg",
+        "unsupported",
+        "not supported",
+    ];
+    let is_unknown = || words.iter().any(|words| said.contains(words));
+    trouble.code == "NOPROTO" || trouble.code.eq_ignore_ascii_case("ERR") && is_unknown()
+}
+
+/// Whether this may be a host's, and may stand in the log.
+fn is_name(name: &str) -> bool {
+    (1..=253).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+}

@@ -1,0 +1,127 @@
+//! Which sets of commands a server offers: their names, as `--commands` has them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{CommandSet, SETS};
+
+/// The set without which a server would be of no use to those who look after it, nor to its cluster.
+const NEEDED: &str = "server";
+
+/// Sets of commands, in the order in which `HELP` names their commands.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CommandSets(Vec<&'static str>);
+
+impl CommandSets {
+    /// The sets.
+    pub fn sets(&self) -> Vec<CommandSet> {
+        let named = |name: &&str| SETS.iter().find(|(known, _)| known == name);
+        self.0
+            .iter()
+            .filter_map(named)
+            .map(|(_, set)| *set)
+            .collect()
+    }
+
+    /// What `--help` says, with all sets that there are.
+    pub fn help() -> String {
+        let sets = SETS.iter().map(|(name, set)| {
+            let commands: Vec<_> = set.iter().map(|entry| entry.name).collect();
+            format!("{name} ({})", commands.join(", "))
+        });
+        format!(
+            "What may be asked: sets of commands, parted by commas, {NEEDED} among them. There are {}",
+            join_with_and(&sets.collect::<Vec<_>>())
+        )
+    }
+}
+
+/// Commas between them, and an "and" before the last.
+fn join_with_and(names: &[String]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
+    }
+}
+
+impl FromStr for CommandSets {
+    type Err = String;
+
+    /// Names of sets, parted by commas.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut names = Vec::new();
+        for given in text.split(',').map(str::trim) {
+            let Some((name, _)) = SETS.iter().find(|(name, _)| *name == given) else {
+                let known: Vec<_> = SETS.iter().map(|(name, _)| name.to_string()).collect();
+                return Err(format!(
+                    "there is no set of commands {given:?}; there are {}",
+                    join_with_and(&known)
+                ));
+            };
+            if names.contains(name) {
+                return Err(format!("{name} is named twice"));
+            }
+            names.push(*name);
+        }
+        if !names.contains(&NEEDED) {
+            return Err(format!(
+                "{NEEDED} must be among them, such as {NEEDED},{text}"
+            ));
+        }
+        Ok(CommandSets(names))
+    }
+}
+
+impl fmt::Debug for CommandSets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::command::MOST_COMMANDS;
+
+    #[test]
+    fn sets_are_offered_by_their_names() {
+        let offer = |text: &str| text.parse::<CommandSets>();
+        let names = |text: &str| -> Vec<&str> {
+            let sets = offer(text).unwrap().sets();
+            sets.into_iter().map(|set| set[0].name).collect()
+        };
+        assert_eq!(names("server"), ["WHO"]);
+        assert_eq!(names("calc, server"), ["ADD", "WHO"]);
+        for bad in [
+            "",
+            "calc",
+            "server,",
+            "server,server",
+            "SERVER",
+            "server,chess",
+        ] {
+            assert!(offer(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn any_number_of_sets_can_be_listed() {
+        let names = ["calc", "dice", "server"].map(str::to_string);
+        assert_eq!(join_with_and(&names), "calc, dice and server");
+        assert_eq!(join_with_and(&names[1..]), "dice and server");
+        assert_eq!(join_with_and(&names[2..]), "server");
+    }
+
+    #[test]
+    fn all_sets_together_have_room_and_no_name_twice() {
+        let entries = SETS.iter().flat_map(|(_, set)| set.iter());
+        let names: Vec<_> = entries.map(|entry| entry.name).collect();
+        assert!(names.len() <= MOST_COMMANDS);
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+        for name in names {
+            assert_eq!(name, name.to_uppercase());
+        }
+    }
+}

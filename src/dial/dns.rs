@@ -1,0 +1,440 @@
+//! The addresses of names. The resolver can't be told how long it may take: it is asked in threads, each name in one of its own, so
+//! that a name server that never answers for one name delays no other; and nobody waits for longer than they have time.
+//!
+//! Whoever must connect again can't wait for a name server at all: what was known a while ago holds until something else is known.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::route::Failed;
+use super::socket::connect_first;
+use crate::error::plain;
+
+/// The addresses of a name are looked up again after this time.
+const NAME_HOLDS: Duration = Duration::from_secs(5);
+
+/// The most names that are looked up at the same time. Those that come after them wait.
+const MOST_THREADS: usize = 16;
+
+/// What getaddrinfo(3) says of a name that does not exist, or has no address: of glibc, and of musl. It says nothing in another
+/// language, as nobody here calls setlocale(3). All else may be otherwise in a moment.
+const MISSING: [&str; 5] = [
+    "Name or service not known",
+    "No address associated with hostname",
+    "Address family for hostname not supported",
+    "Name does not resolve",
+    "Name has no usable address",
+];
+
+/// A name and a port.
+type Question = (String, u16);
+
+/// What looks one up, for as long as it takes.
+pub type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+/// What is known of the addresses of names.
+#[derive(Clone, Debug)]
+pub struct DnsCache(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something has been found, or not.
+    found: Condvar,
+    lookup: Lookup,
+    /// Which addresses are tried last.
+    failed: Failed,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: HashMap<Question, Known>,
+    /// What is to be looked up as soon as there is a thread for it.
+    wanted: VecDeque<Question>,
+    /// What is being looked up, each by a thread.
+    asked: Vec<Question>,
+    /// How many threads look something up.
+    threads: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// The last addresses that were found, or why there have never been any.
+    addresses: io::Result<Vec<SocketAddr>>,
+    /// When they were looked up last, whatever came of it.
+    at: Instant,
+}
+
+impl Default for DnsCache {
+    fn default() -> Self {
+        DnsCache::with_resolver(|name, port| Ok((name, port).to_socket_addrs()?.collect()))
+    }
+}
+
+impl DnsCache {
+    /// Those that are looked up by this.
+    pub fn with_resolver(lookup: Lookup) -> Self {
+        DnsCache(Arc::new(Shared {
+            state: Mutex::default(),
+            found: Condvar::new(),
+            lookup,
+            failed: Failed::default(),
+        }))
+    }
+
+    /// The last that are known of this name, or address, with this port; those that failed come last. If it has not been looked
+    /// up before, that is waited for until `by`; whoever comes later has what it brings.
+    pub fn addresses(&self, name: &str, port: u16, by: Instant) -> io::Result<Vec<SocketAddr>> {
+        if let Some(address) = literal(name, port) {
+            return Ok(vec![address]);
+        }
+        let question = (name.to_string(), port);
+        let mut state = self.0.lock();
+        if state.known.get(&question).is_none_or(Known::is_due) {
+            self.want(&mut state, &question);
+        }
+        loop {
+            match state.known.get(&question).map(|known| &known.addresses) {
+                Some(Ok(addresses)) => {
+                    let mut addresses = addresses.clone();
+                    self.0.failed.sort(&mut addresses);
+                    return Ok(addresses);
+                }
+                Some(Err(error)) => return Err(copy(error)),
+                None => {}
+            }
+            let left = by.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let what = "its address is still being looked up";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            let waited = self.0.found.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Has all these names looked up side by side, and waits until `by`, at the most, for the first that has addresses. Returns
+    /// which of them have some by then.
+    pub fn wait_for_one(&self, hosts: &[(&str, u16)], by: Instant) -> Vec<bool> {
+        let mut state = self.0.lock();
+        let is_found = |state: &State, (name, port): &(&str, u16)| {
+            let known = state.known.get(&(name.to_string(), *port));
+            literal(name, *port).is_some() || known.is_some_and(Known::has_some)
+        };
+        for host in hosts {
+            if !is_found(&state, host) {
+                self.want(&mut state, &(host.0.to_string(), host.1));
+            }
+        }
+        loop {
+            let found: Vec<bool> = hosts.iter().map(|host| is_found(&state, host)).collect();
+            let is_known =
+                |(name, port): &(&str, u16)| state.known.contains_key(&(name.to_string(), *port));
+            let left = by.saturating_duration_since(Instant::now());
+            if found.contains(&true) || hosts.iter().all(is_known) || left.is_zero() {
+                return found;
+            }
+            let waited = self.0.found.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// A connection to this host, at the first of its addresses that lets us in by then, and which it is.
+    pub fn connect(
+        &self,
+        name: &str,
+        port: u16,
+        by: Instant,
+    ) -> io::Result<(TcpStream, SocketAddr)> {
+        let addresses = self.addresses(name, port, by)?;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+        let connected = connect_first(&addresses, by, |address, error| {
+            self.failed(address);
+            last = error;
+        });
+        connected.ok_or(last)
+    }
+
+    /// Whatever was wanted at this address, it did not do: from now on it is tried after the others of its name.
+    pub fn failed(&self, address: SocketAddr) {
+        self.0.failed.note(address);
+    }
+
+    /// Has a name looked up, unless that is being done.
+    fn want(&self, state: &mut State, question: &Question) {
+        if state.wanted.contains(question) || state.asked.contains(question) {
+            return;
+        }
+        state.wanted.push_back(question.clone());
+        if state.threads == MOST_THREADS {
+            return;
+        }
+        let shared = self.0.clone();
+        // With the usual stack: the resolver may load modules of the system's.
+        let thread = thread::Builder::new().name("names".to_string());
+        match thread.spawn(move || shared.look_up()) {
+            Ok(_) => state.threads += 1,
+            // Those that run go on with it.
+            Err(_) if state.threads > 0 => {}
+            Err(error) => {
+                state.wanted.pop_back();
+                state.learn(question.clone(), Err(error));
+            }
+        }
+    }
+}
+
+impl Known {
+    fn has_some(&self) -> bool {
+        matches!(&self.addresses, Ok(addresses) if !addresses.is_empty())
+    }
+
+    fn is_due(&self) -> bool {
+        self.addresses.is_err() || self.at.elapsed() >= NAME_HOLDS
+    }
+}
+
+impl State {
+    /// This is what a lookup has brought.
+    fn learn(&mut self, question: Question, found: io::Result<Vec<SocketAddr>>) {
+        let addresses = match (found, self.known.remove(&question)) {
+            (Ok(found), _) => Ok(found),
+            // As long as nobody knows better.
+            (Err(_), Some(known)) if known.addresses.is_ok() => known.addresses,
+            (Err(error), _) => Err(error),
+        };
+        let at = Instant::now();
+        self.known.insert(question, Known { addresses, at });
+    }
+}
+
+impl Shared {
+    /// Looks up what is wanted until nothing is.
+    fn look_up(&self) {
+        let mut state = self.lock();
+        while let Some(question) = state.wanted.pop_front() {
+            state.asked.push(question.clone());
+            drop(state);
+            let found = (self.lookup)(&question.0, question.1);
+            state = self.lock();
+            state.asked.retain(|asked| *asked != question);
+            state.learn(question, found);
+            self.found.notify_all();
+        }
+        state.threads -= 1;
+    }
+
+    /// No code panics while it holds this lock.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is an address needs no lookup.
+fn literal(name: &str, port: u16) -> Option<SocketAddr> {
+    let address: IpAddr = name.parse().ok()?;
+    Some((address, port).into())
+}
+
+/// The same once more.
+fn copy(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), plain(error))
+}
+
+/// Why there are no addresses, in the words of getaddrinfo(3), which are behind std's.
+pub fn reason(error: &io::Error) -> String {
+    let text = plain(error);
+    text.rsplit(": ").next().unwrap_or_default().to_string()
+}
+
+/// Whether there is no such name, rather than nobody who knows now.
+pub fn is_missing(error: &io::Error) -> bool {
+    MISSING.contains(&reason(error).as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(20)
+    }
+
+    fn late() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    fn here(port: u16) -> Vec<SocketAddr> {
+        vec![([127, 0, 0, 1], port).into()]
+    }
+
+    /// Makes what is known of this name as old as that.
+    fn age(names: &DnsCache, name: &str, age: Duration) {
+        let mut state = names.0.lock();
+        let known = state.known.get_mut(&(name.to_string(), 1)).unwrap();
+        known.at = Instant::now().checked_sub(age).unwrap();
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_they_have_time_and_what_was_begun_is_not_lost() {
+        static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+        let names = DnsCache::with_resolver(|_, port| {
+            LOOKUPS.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(300));
+            Ok(here(port))
+        });
+        for _ in 0..3 {
+            let begun = Instant::now();
+            let error = names.addresses("slow.example", 1, soon()).unwrap_err();
+            assert_eq!(error.to_string(), "its address is still being looked up");
+            assert!(begun.elapsed() < Duration::from_millis(200));
+        }
+        let found = names.addresses("slow.example", 1, late());
+        assert_eq!(found.unwrap(), here(1));
+        assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1);
+        // And later nobody waits at all.
+        age(&names, "slow.example", NAME_HOLDS);
+        for _ in 0..3 {
+            let found = names.addresses("slow.example", 1, Instant::now());
+            assert_eq!(found.unwrap(), here(1));
+        }
+        let deadline = late();
+        while LOOKUPS.load(Ordering::SeqCst) < 2 && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert_eq!(LOOKUPS.load(Ordering::SeqCst), 2, "in the background");
+    }
+
+    /// A name server that never answers, in short.
+    const DEAD: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_name_that_is_not_answered_delays_no_other() {
+        let names = DnsCache::with_resolver(|name, port| match name {
+            "good.example" => Ok(here(port)),
+            "none.example" => Err(io::Error::other("no")),
+            _ => {
+                std::thread::sleep(DEAD);
+                Ok(here(port))
+            }
+        });
+        let begun = Instant::now();
+        let hosts = [
+            ("dead.example", 1),
+            ("none.example", 1),
+            ("good.example", 1),
+        ];
+        assert_eq!(names.wait_for_one(&hosts, late()), [false, false, true]);
+        assert_eq!(names.wait_for_one(&hosts[..2], soon()), [false, false]);
+        assert_eq!(names.wait_for_one(&[("::1", 1)], soon()), [true]);
+        let error = names.addresses("dead.example", 1, soon()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let error = names.addresses("none.example", 1, late()).unwrap_err();
+        assert_eq!(error.to_string(), "no");
+        assert_eq!(names.addresses("good.example", 1, late()).unwrap(), here(1));
+        assert!(begun.elapsed() < DEAD);
+    }
+
+    #[test]
+    fn more_names_than_there_are_threads_wait_for_one() {
+        static MOST: AtomicUsize = AtomicUsize::new(0);
+        static NOW: AtomicUsize = AtomicUsize::new(0);
+        let names = DnsCache::with_resolver(|_, port| {
+            MOST.fetch_max(NOW.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(20));
+            NOW.fetch_sub(1, Ordering::SeqCst);
+            Ok(here(port))
+        });
+        let ports = 1..=3 * MOST_THREADS as u16;
+        for port in ports.clone() {
+            let error = names.addresses("some.example", port, Instant::now());
+            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+        for port in ports {
+            let found = names.addresses("some.example", port, late());
+            assert_eq!(found.unwrap(), here(port));
+        }
+        assert!(MOST.load(Ordering::SeqCst) <= MOST_THREADS);
+    }
+
+    #[test]
+    fn the_address_that_failed_comes_last() {
+        let names = DnsCache::with_resolver(|_, port| {
+            let address = |last| SocketAddr::from(([127, 0, 0, last], port));
+            Ok(vec![address(1), address(2), address(3)])
+        });
+        let order = || {
+            let found = names.addresses("some.example", 1, late()).unwrap();
+            let last = |address: &SocketAddr| address.to_string().as_bytes()[8];
+            String::from_utf8(found.iter().map(last).collect()).unwrap()
+        };
+        let fail = |last| names.failed(SocketAddr::from(([127, 0, 0, last], 1)));
+        assert_eq!(order(), "123");
+        for (failed, then) in [(1, "231"), (1, "231"), (2, "312"), (3, "123"), (2, "132")] {
+            fail(failed);
+            assert_eq!(order(), then);
+        }
+    }
+
+    #[test]
+    fn what_was_known_stays_until_something_else_is_and_what_was_not_is_looked_up_again() {
+        static IS_THERE: AtomicUsize = AtomicUsize::new(0);
+        let names = DnsCache::with_resolver(|_, _| match IS_THERE.load(Ordering::SeqCst) {
+            0 => Err(io::Error::other("away")),
+            1 => Ok(here(1)),
+            _ => Err(io::Error::other("away again")),
+        });
+        let ask = |by| names.addresses("some.example", 1, by);
+        let until = |is: &dyn Fn() -> bool| {
+            let deadline = late();
+            while !is() && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            assert!(is());
+        };
+        assert_eq!(ask(late()).unwrap_err().to_string(), "away");
+        IS_THERE.store(1, Ordering::SeqCst);
+        until(&|| ask(soon()).is_ok());
+        IS_THERE.store(2, Ordering::SeqCst);
+        age(&names, "some.example", NAME_HOLDS);
+        assert_eq!(ask(soon()).unwrap(), here(1));
+        until(&|| names.0.lock().threads == 0);
+        assert_eq!(ask(soon()).unwrap(), here(1));
+    }
+
+    #[test]
+    fn an_address_is_not_looked_up() {
+        let names = DnsCache::with_resolver(|_, _| unreachable!("it is one"));
+        let ask = |name| names.addresses(name, 1, Instant::now()).unwrap();
+        assert_eq!(ask("127.0.0.1"), here(1));
+        assert_eq!(ask("::1"), ["[::1]:1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn who_is_away_is_told_from_what_does_not_exist() {
+        let error = DnsCache::default().addresses("nowhere.invalid", 1, late());
+        let error = error.unwrap_err();
+        assert!(is_missing(&error), "{error}");
+        assert!(is_missing(&copy(&error)), "{error}");
+        for (text, missing) in [
+            ("Name or service not known", true),
+            ("No address associated with hostname", true),
+            ("Temporary failure in name resolution", false),
+            ("Non-recoverable failure in name resolution", false),
+            ("Device or resource busy (os error 16)", false),
+        ] {
+            let text = format!("failed to lookup address information: {text}");
+            assert_eq!(
+                is_missing(&io::Error::other(text.clone())),
+                missing,
+                "{text}"
+            );
+        }
+    }
+}
