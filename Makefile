@@ -1,81 +1,81 @@
-# What one does with this project. `make help` lists it.
+# Tasks of this project. `make help` lists them.
 
 CARGO ?= cargo
-# Of `make fuzz`: how long each target runs.
+# For `make fuzz`: how long each target runs.
 SECONDS ?= 600
-# Of `make soak`.
+# For `make soak`: the number of connections.
 CONNECTIONS ?= 10000000
-# Of `make chaos`: how long, which cluster (available or consistent), and which faults, otherwise any.
+# For `make chaos`: the duration, the kind of cluster (available or consistent), and the seed of the faults (random if empty).
 MINUTES ?= 30
 MODE ?= available
 SEED ?=
 # Passed on by `make run` and `make bench`.
 ARGS ?=
 
-# Of `make test-package`: the Debian that is booted.
+# For `make test-package`: the Debian that it boots.
 SUITE ?= bookworm
 
-# Of `make install`, which leaves the program's file for others to change in /etc.
+# For `make install`, which keeps existing files below SYSCONFDIR.
 PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
 .PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc bench-generators fuzz soak chaos availability manual deb apt-repository install
 
-help: ## this list
+help: ## prints this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-build: ## the daemon, its client and its monitoring plugin, optimised
+build: ## builds the daemon, its client and its monitoring plugin, optimised
 	$(CARGO) build --release --locked
 
-run: ## the daemon, on port 4242 of the loopback interface; ARGS='--log debug'
+run: ## runs the daemon, on port 4242 of the loopback interface; ARGS='--log debug'
 	$(CARGO) run --release --locked -- $(ARGS)
 
-test: ## all tests; as root it installs with apt what they need
+test: ## runs all tests; as root it installs with apt what they need
 	./tests/run
 
-test-package: ## the Debian package, in a Debian that is booted for it; needs root; SUITE=trixie SHORT=1
+test-package: ## tests the Debian package in a Debian that it boots; needs root; SUITE=trixie SHORT=1
 	SUITE=$(SUITE) ./tests/package
 
-bench: ## side by side with a minimal server and Redis; ARGS='--only pipelined'
+bench: ## compares with a minimal server and Redis; ARGS='--only pipelined'
 	$(CARGO) bench --locked --bench serving -- $(ARGS)
 
-bench-handover: ## how long clients wait while a new program takes over; ARGS='--clients 1000 --rounds 200'
+bench-handover: ## measures how long clients wait during a handover; ARGS='--clients 1000 --rounds 200'
 	$(CARGO) bench --locked --bench handover -- $(ARGS)
 
-bench-cluster: ## what a cluster over Redis costs, with 3 to 1,000 servers; ARGS='--servers 3,30'
+bench-cluster: ## measures the cost of a cluster over Redis, with 3 to 1,000 servers; ARGS='--servers 3,30'
 	$(CARGO) bench --locked --bench cluster -- $(ARGS)
 
-bench-calc: ## what clients that compute cost those who only ask; ARGS='--clients 64'
+bench-calc: ## measures how clients that compute delay clients that only ask; ARGS='--clients 64'
 	$(CARGO) bench --locked --bench calc -- $(ARGS)
 
-bench-generators: ## whether the client's bench reports what an independent load generator does; ARGS='--rounds 21'
+bench-generators: ## compares the client's bench with an independent load generator; ARGS='--rounds 21'
 	$(CARGO) bench --locked --bench generators -- $(ARGS)
 
-fuzz: ## the line protocol, PROXY headers, the pack, HTTP, what Redis says; SECONDS=600
+fuzz: ## fuzzes the line protocol, PROXY headers, the handover state, HTTP and Redis's replies; SECONDS=600
 	./fuzz/run $(SECONDS)
 
-soak: ## connections of all sorts, and nothing left behind; CONNECTIONS=10000000
+soak: ## opens connections of all kinds, and checks that nothing is left behind; CONNECTIONS=10000000
 	BLOCKCHAIN_TCPD_TEST_CONNECTIONS=$(CONNECTIONS) $(CARGO) test --release --locked --test tests soak:: -- --nocapture --test-threads=1
 
-chaos: ## a cluster to which everything happens, as root; MINUTES=30 MODE=consistent SEED=1
+chaos: ## injects faults into a cluster, as root; MINUTES=30 MODE=consistent SEED=1
 	BLOCKCHAIN_TCPD_CHAOS_SECONDS=$$(($(MINUTES) * 60)) $(if $(SEED),BLOCKCHAIN_TCPD_CHAOS_SEED=$(SEED)) \
 	  $(CARGO) test --release --locked --test cluster chaos::$(MODE) -- --nocapture --test-threads=1
 
-availability: ## of three servers behind HAProxy that are restarted and killed, as root; MINUTES=30
+availability: ## measures the availability of three servers behind HAProxy that are restarted and killed, as root; MINUTES=30
 	BLOCKCHAIN_TCPD_AVAILABILITY_SECONDS=$$(($(MINUTES) * 60)) \
 	  $(CARGO) test --release --locked --test cluster balanced:: -- --nocapture --test-threads=1
 
 manual: ## writes the commands of src/command/sets into the manual page
 	BLOCKCHAIN_TCPD_WRITE_MANUAL=1 $(CARGO) test --locked --test tests manual::the_commands_in_it_are_those_of_the_table
 
-deb: ## the Debian package, in target/debian
+deb: ## builds the Debian package, in target/debian
 	./packaging/build-deb
 
-apt-repository: ## a signed apt repository of the packages in target/debian, in target/apt
+apt-repository: ## makes a signed apt repository of the packages in target/debian, in target/apt
 	./packaging/apt-repository
 
-install: build ## for those without the package: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
+install: build ## installs without the package: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
 	install -D -m 755 target/release/blockchain-tcpd $(DESTDIR)$(PREFIX)/sbin/blockchain-tcpd
 	install -D -m 755 target/release/blockchain-tcp $(DESTDIR)$(PREFIX)/bin/blockchain-tcp
 	target/release/blockchain-tcp completions bash >target/blockchain-tcp.bash

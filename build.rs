@@ -1,5 +1,6 @@
-//! Finds the sets of commands, so that a new one is a new file and nothing else: each `src/command/sets/NAME.rs` becomes a
-//! module, and its `SET` an element of `SETS` under that name, in alphabetical order.
+//! Generates the module list of the sets of commands, so that a new set is one new file: each
+//! `src/command/sets/NAME.rs` becomes a module, and its `SET` an element of `SETS` under that name,
+//! in alphabetical order.
 
 use std::path::Path;
 use std::{env, fs};

@@ -1,12 +1,13 @@
 # Installs the Debian packages that a script needs; sourced by tests/run, tests/package, build-deb and apt-repository.
 #
-# With SETUP_ONLY=1 in the environment the script ends once its packages are there: `SETUP_ONLY=1 make test` prepares a machine.
+# With SETUP_ONLY=1 in the environment the script ends once its packages are installed: `SETUP_ONLY=1 make test` prepares a
+# machine.
 
-# What build-deb and apt-repository need. cargo links with cc and compiles a little C.
+# Packages for build-deb and apt-repository. cargo links with cc and compiles a little C.
 tools_to_build=(debhelper dpkg-dev fakeroot gcc libc6-dev)
 tools_to_publish=(apt-utils dpkg-dev gnupg)
 
-# The packages among these that are not installed, one to a line. dpkg-query fails for one that dpkg has never heard of.
+# Prints those of these packages that are not installed, one per line. dpkg-query fails for a package unknown to dpkg.
 not_installed() {
     local package
     for package; do
@@ -14,7 +15,8 @@ not_installed() {
     done
 }
 
-# Installs those of these packages that are missing. Fails if this is no Debian or not root, and says which to install.
+# Installs those of these packages that are missing. On another system than Debian, or without root, it fails and names
+# them.
 install_missing() {
     local lacking
     if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
@@ -34,7 +36,7 @@ install_missing() {
     [ "${SETUP_ONLY:-}" != 1 ] || exit 0
 }
 
-# In a shell of its own, for its trap. What comes along as a service is not started: tests start their own.
+# Runs in a subshell, for its trap. Services of the packages are not started: tests start their own.
 apt_install() (
     export DEBIAN_FRONTEND=noninteractive
     policy=/usr/sbin/policy-rc.d

@@ -1,4 +1,5 @@
-//! The accept loop: takes a client, counts it and queues it, or tells it that there is no room.
+//! Accept loop and admission: accepts a client, counts it, and queues it for a worker or refuses it
+//! if the server is full.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -26,26 +27,26 @@ use crate::session;
 use crate::sync::channel::TrySendError;
 use crate::thread::{self, Thread};
 
-/// When the system is out of something, it is asked again after this time.
+/// Pause before the next accept when the system lacks a resource.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What every accept loop shares: where clients are counted and where they go.
+/// State that all accept loops share: the count of the clients, and the queue to the workers.
 pub struct Admission<S = TcpStream> {
-    /// Who is in.
+    /// Count of the admitted clients.
     pub clients: Arc<Clients>,
-    /// How many workers there are: with more clients than that, some wait.
+    /// Number of workers: with more clients than that, some wait.
     pub workers: usize,
-    /// Where they wait for a worker.
+    /// Queue of the clients that wait for a worker.
     pub queue: Queue<Connection<S>>,
-    /// Wakes the reaper when somebody waits.
+    /// Wakes the reaper when a client waits.
     pub alarm: ReaperWaker,
-    /// Where those go that are not let in.
+    /// Lingering close for refused connections.
     pub linger: LingeringClose,
-    /// What has been said in the log.
+    /// Throttled warnings.
     pub incidents: Arc<Incidents>,
-    /// Set when no more are to be accepted.
+    /// Set when the acceptors must stop.
     pub closed: AtomicBool,
-    /// What is counted.
+    /// The server's counters.
     pub metrics: Arc<Metrics>,
 }
 
@@ -53,12 +54,12 @@ pub struct Admission<S = TcpStream> {
 pub struct Acceptor {
     /// Its thread.
     pub thread: Thread,
-    /// How often it has gone round: an interrupt makes it do so.
+    /// Number of rounds of the loop; an interrupt causes one.
     pub rounds: Arc<AtomicU64>,
 }
 
-/// Starts the accept loop of `listener`; those who must send a PROXY header are left to the `proxy_filter`. If the listener fails
-/// for good, `failed` is told.
+/// Starts the accept loop of `listener`. Connections that must send a PROXY header go to
+/// `proxy_filter`. If the listener fails for good, the loop calls `failed`.
 pub fn start(
     admission: Arc<Admission>,
     listener: Arc<Listener>,
@@ -85,7 +86,7 @@ fn run(
         rounds.fetch_add(1, Ordering::Relaxed);
         match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
             Ok((socket, peer)) => {
-                // A TCP socket's peer has an address that std knows.
+                // The peer of a TCP socket has an address that std can represent.
                 let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                 if let Some(peer) = peer {
                     let stream = TcpStream::from(socket);
@@ -123,13 +124,13 @@ fn run(
     Ok(())
 }
 
-/// Whose fault a failed accept is (accept(2), "Error handling").
+/// Party that caused a failed accept (accept(2), "Error handling").
 enum Blame {
-    /// The client's, who is gone: go on.
+    /// The client, which is gone: accept the next.
     Client,
-    /// The system's, which is out of something or forbids it: wait.
+    /// The system, which lacks a resource or forbids the call: wait.
     System,
-    /// The listening socket's: no use in going on.
+    /// The listening socket: give up.
     Listener,
 }
 
@@ -152,7 +153,7 @@ fn blame(error: Errno) -> Blame {
     }
 }
 
-/// What the system lacks.
+/// Returns what the system lacks.
 fn kind(error: Errno) -> AcceptError {
     match error {
         Errno::MFILE | Errno::NFILE => AcceptError::Descriptors,
@@ -190,7 +191,8 @@ impl Admission {
         }
     }
 
-    /// Does what is to be done with a connection of a load balancer, now that its PROXY header has come, or won't.
+    /// Admits or refuses a connection of a load balancer, once its PROXY header has arrived or
+    /// failed.
     pub fn on_filtered(&self, pending: PendingConn, result: FilterResult) {
         let (mut client, stream) = pending;
         let (connection, proxy) = (client.number, client.peer);
@@ -231,7 +233,7 @@ impl Admission {
         refusal
     }
 
-    /// What to tell a client for whom there is no room, once it is counted and said.
+    /// Counts and logs a refusal for lack of room, and returns the error to send.
     fn refusal(&self, no_room: NoRoom) -> CommandError<'static> {
         self.metrics.refuse(match no_room {
             NoRoom::Here { .. } => Refused::Full,
@@ -246,7 +248,8 @@ impl Admission {
         refusal
     }
 
-    /// Lets the clients of the last process in, as far as there is room: all are counted before the first is served.
+    /// Admits the clients of the last process, as far as there is room. Counts all of them before
+    /// the first is served.
     pub fn resume(
         &self,
         clients: Vec<(handover_state::ConnectionState, TcpStream)>,
@@ -257,7 +260,7 @@ impl Admission {
                 Ok(guard) => admitted.push(Connection::of(client, stream, guard)),
                 Err(no_room) => {
                     let refusal = self.refusal(no_room);
-                    // To one that has half a reply, words would be the other half.
+                    // A client that has half a reply would take the error for the other half.
                     if client.replies.is_empty() {
                         session::reject(stream, &refusal, &self.linger);
                     }
@@ -269,7 +272,7 @@ impl Admission {
 }
 
 impl<S: Socket> Admission<S> {
-    /// Gives `connection` to the workers.
+    /// Queues `connection` for the workers.
     pub fn enqueue(&self, connection: Connection<S>) {
         match self.queue.put(Job::Serve(connection)) {
             Ok(()) => {
@@ -277,7 +280,8 @@ impl<S: Socket> Admission<S> {
                     self.alarm.wake();
                 }
             }
-            // The queue has room for everyone who has a place, and the workers outlive the door.
+            // The queue has room for every admitted connection, and the workers outlive the
+            // acceptors.
             Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
                 if let Job::Serve(connection) = lost {
                     error!(connection = connection.client.number; "closed: there is no room in the queue, please report this");

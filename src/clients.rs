@@ -1,4 +1,4 @@
-//! The clients that count: how many there are, from where, and whether there is room for one more.
+//! Connection limits: counts the clients, in total and per address, and admits or refuses new ones.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,55 +7,56 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::waker::Waker;
 
-/// How many connections that don't count there may be: enough for the health checks of some load balancers.
+/// Maximum number of uncounted connections: enough for the health checks of some load balancers.
 pub const MAX_UNCOUNTED: usize = 8;
 
-/// How many clients there may be, and how many there are.
+/// The limits on clients, and the numbers of connected ones.
 pub struct Clients {
     count: Arc<AtomicUsize>,
-    /// How many connections there are that are served and don't count.
+    /// Number of uncounted connections, which are served but are not clients.
     uncounted: Arc<AtomicUsize>,
     limit: usize,
     per_address: Option<PerAddress>,
     waker: Option<Arc<Waker>>,
 }
 
-/// Why a client can't be let in.
+/// Reason to refuse a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRoom {
-    /// Everyone that the server may serve is served, and as many wait as may.
+    /// All workers are taken, and the queue is full.
     Here {
-        /// How many clients there are.
+        /// Number of clients.
         clients: usize,
     },
-    /// There are as many clients of the same address as may be.
+    /// The address has reached its limit.
     ForAddress {
-        /// So many.
+        /// Maximum number of clients of an address.
         limit: usize,
     },
-    /// There are as many connections that don't count as may be.
+    /// The uncounted connections have reached their limit.
     Uncounted {
-        /// So many.
+        /// Maximum number of uncounted connections.
         limit: usize,
     },
-    /// As many connections as may be have not sent their PROXY header yet.
+    /// The connections without a PROXY header have reached their limit.
     BeforeHeader {
-        /// So many.
+        /// Maximum number of connections without a PROXY header.
         limit: usize,
     },
 }
 
-/// The number of clients from each address that has some.
+/// Number of clients for each address that has some.
 type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
-/// How many clients there may be from one address, and how many there are from each.
+/// Limit on clients per address, and their current numbers.
 struct PerAddress {
     limit: usize,
     counts: Counts,
 }
 
 impl Clients {
-    /// Room for `limit` clients, of which `per_address` may come from one address (0: any number).
+    /// Returns limits for `limit` clients, at most `per_address` of them from one address (0: any
+    /// number).
     pub fn new(limit: usize, per_address: usize) -> Self {
         Clients {
             count: Arc::default(),
@@ -69,27 +70,27 @@ impl Clients {
         }
     }
 
-    /// The same, and rings `waker` whenever the number changes.
+    /// Wakes `waker` whenever the number of clients changes.
     pub fn with_waker(self, waker: Option<Arc<Waker>>) -> Self {
         Clients { waker, ..self }
     }
 
-    /// The number of clients, which is what `WHO` answers.
+    /// Returns the number of clients, which is the answer to `WHO`.
     pub fn count(&self) -> Arc<AtomicUsize> {
         self.count.clone()
     }
 
-    /// The number of all that are served or wait to be: the clients and those that don't count.
+    /// Returns the number of all connections that are served or wait: clients and uncounted ones.
     pub fn all(&self) -> usize {
         self.count.load(Ordering::SeqCst) + self.uncounted.load(Ordering::SeqCst)
     }
 
-    /// Gives a place to a connection that doesn't count, if there is room for it: to a load balancer's own, for a check.
+    /// Admits an uncounted connection, if there is room: a load balancer's own, for a health check.
     pub fn admit_uncounted(&self) -> Result<ConnectionGuard, NoRoom> {
         take(&self.uncounted, MAX_UNCOUNTED, None).map_err(|limit| NoRoom::Uncounted { limit })
     }
 
-    /// Counts a client from `address`, if there is room for it.
+    /// Counts a client from `address`, if there is room.
     pub fn admit(&self, address: IpAddr) -> Result<ConnectionGuard, NoRoom> {
         let Some(PerAddress { limit, counts }) = &self.per_address else {
             return self.count_one(None);
@@ -114,7 +115,7 @@ impl Clients {
     }
 }
 
-/// One more place in `count`, of which there are so many; else how many are taken.
+/// Takes one of `limit` places in `count`; fails with the current count if all are taken.
 fn take(
     count: &Arc<AtomicUsize>,
     limit: usize,
@@ -130,12 +131,12 @@ fn take(
     })
 }
 
-/// A client's place in the count, or one of those that don't count: given back when it is dropped.
+/// A connection's place in its count. Dropping it frees the place.
 pub struct ConnectionGuard {
     count: Arc<AtomicUsize>,
-    /// Where it counts for its address. In a box, because most servers have no use for it.
+    /// Where the client counts for its address. In a box, because most servers don't use it.
     at: Option<Box<(IpAddr, Counts)>>,
-    /// Who wants to know of the change.
+    /// Woken when the count changes.
     waker: Option<Arc<Waker>>,
 }
 
@@ -163,8 +164,9 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// What counts as one address: an IPv4 address, on a socket for both versions too; of an IPv6 address the network of 64
-/// bits, all of which its client may choose from (RFC 4291, section 2.5.4), unless many clients share it.
+/// Returns what counts as one address. An IPv4 address counts itself, on a dual-stack socket too.
+/// An IPv6 address counts as its /64 network, in which its client may choose any address (RFC 4291,
+/// section 2.5.4), unless unrelated clients share that network.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !is_of_many(address) => {
@@ -174,11 +176,12 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether the network of 64 bits of an address has clients that have nothing to do with each other: all those on a link, or
-/// all of IPv4 behind a translator.
+/// Returns whether unrelated clients share the /64 network of an address: all on a link, or all of
+/// IPv4 behind a translator.
 fn is_of_many(address: Ipv6Addr) -> bool {
     match address.segments() {
-        // What has an IPv4 address within, and ::1: RFC 7915, and RFC 4291, section 2.5.5.1.
+        // Addresses with an IPv4 address inside, and `::1`: RFC 7915, and RFC 4291, section
+        // 2.5.5.1.
         [0, 0, 0, 0, ..] => true,
         // The prefixes of translators: RFC 6052 and RFC 8215.
         [0x64, 0xff9b, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => true,
@@ -188,7 +191,8 @@ fn is_of_many(address: Ipv6Addr) -> bool {
     }
 }
 
-/// No code panics while it holds this lock, and the map is whole between any two of its calls.
+/// Locks `mutex`. No code panics while it holds this lock, and the map is consistent between any
+/// two of its calls.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! One client as a value that can move: its socket, what it sent and was not answered, its place in the count.
+//! One client connection as a movable value: its socket, its unanswered input and unsent replies,
+//! and its place in the count.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -11,13 +12,14 @@ use crate::clients::ConnectionGuard;
 use crate::clock::Nanos;
 use crate::handover_state;
 
-/// What a session needs of a socket. One that is no socket serves to try sessions: see `fuzz/` and `tests/shuttle.rs`.
+/// Socket operations of a session. Fuzzers and model checks use one without a socket: see `fuzz/`
+/// and `tests/shuttle.rs`.
 pub trait Socket {
-    /// See recv(2).
+    /// Receives, as recv(2).
     fn recv(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno>;
-    /// See send(2).
+    /// Sends, as send(2).
     fn send(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno>;
-    /// How many bytes can be read at once.
+    /// Returns the number of bytes that can be read at once.
     fn unread(&self) -> Result<u64, Errno>;
 }
 
@@ -37,18 +39,19 @@ impl Socket for TcpStream {
     }
 }
 
-/// A live connection. It can be moved between threads in the middle of anything but a request.
+/// A live connection. It can move between threads at any point except within a request.
 pub struct Connection<S = TcpStream> {
-    /// What is known of the client. Its replies are here, and not on the worker's stack, so that they outlive a panic.
+    /// State of the client. Its replies are here and not on the worker's stack, so that they
+    /// survive a panic.
     pub client: handover_state::ConnectionState,
-    /// When it was accepted, until a worker takes it.
+    /// Time of the admission, until a worker takes the connection.
     pub waiting: Option<Nanos>,
     stream: S,
     guard: ConnectionGuard,
 }
 
 impl<S: Socket> Connection<S> {
-    /// A connection just accepted.
+    /// Returns a connection that has just been accepted.
     pub fn new(number: u64, stream: S, peer: SocketAddr, guard: ConnectionGuard) -> Self {
         Connection::accepted(
             handover_state::ConnectionState::new(number, peer),
@@ -57,7 +60,7 @@ impl<S: Socket> Connection<S> {
         )
     }
 
-    /// The same, of whom something is known already.
+    /// Returns a connection that has just been accepted, with a state that is partly known.
     pub fn accepted(
         client: handover_state::ConnectionState,
         stream: S,
@@ -69,7 +72,7 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// A client of the last process.
+    /// Returns a connection of a client of the last process.
     pub fn of(client: handover_state::ConnectionState, stream: S, guard: ConnectionGuard) -> Self {
         Connection {
             client,
@@ -79,57 +82,61 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// The client counts no more here, and is ready to go to the next process.
+    /// Stops counting the client here, and returns its state and socket for the next process.
     pub fn into_parts(self) -> (handover_state::ConnectionState, S) {
         (self.client, self.stream)
     }
 
-    /// Reads what there is, waiting for the first byte unless `flags` say otherwise; 0 is the end of the input.
+    /// Reads the available bytes. Waits for the first one unless `flags` say otherwise; 0 is the
+    /// end of the input.
     #[inline]
     pub fn read(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
         self.stream.recv(buffer, flags)
     }
 
-    /// Writes some of `bytes`, waiting for the client to take some unless `flags` say otherwise.
+    /// Writes some of `bytes`. Waits until the client takes some unless `flags` say otherwise.
     #[inline]
     pub fn write(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
         self.stream.send(bytes, flags)
     }
 
-    /// How many bytes have arrived that were not read.
+    /// Returns the number of bytes that have arrived and are unread.
     pub fn unread(&self) -> usize {
         usize::try_from(self.stream.unread().unwrap_or(0)).unwrap_or(usize::MAX)
     }
 
-    /// The socket.
+    /// Returns the socket.
     pub fn socket(&self) -> &S {
         &self.stream
     }
 
-    /// The client counts no more, and the socket is closed.
+    /// Stops counting the client, and closes the socket.
     pub fn close(self) {
         drop(self.guard);
     }
 }
 
 impl Connection {
-    /// The client counts no more, and then learns that nothing more will come. What is left is a socket to linger on.
+    /// Stops counting the client, then shuts down the sending side. Returns the socket for a
+    /// lingering close.
     pub fn say_goodbye(self) -> TcpStream {
         drop(self.guard);
-        // It fails if the client has gone already, which is as well.
+        // It fails if the client has already gone, which does no harm.
         let _ = self.stream.shutdown(Shutdown::Write);
         self.stream
     }
 
-    /// The client counts no more and is cut off: it learns so by a reset, and the system forgets what it did not take.
+    /// Stops counting the client, and aborts the connection: the client gets a reset, and the
+    /// system discards all data that the client has not taken.
     pub fn cut(self) {
         drop(self.guard);
-        // If it fails, the client sees an end instead of a reset.
+        // If it fails, the client sees an end of input instead of a reset.
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
     }
 }
 
-/// Writes a last line to a socket without waiting. The client may be gone, or take nothing more: then it is lost.
+/// Writes a last line to a socket without waiting. The line is lost if the client is gone or takes
+/// no more data.
 pub fn last_words(stream: &TcpStream, line: &[u8]) -> io::Result<()> {
     rustix::net::send(stream, line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
     Ok(())

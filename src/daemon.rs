@@ -1,4 +1,4 @@
-//! The life of the process: serve, wait for a signal, stop or let the next program take over.
+//! The process life cycle: serve, wait for a signal, then a graceful shutdown or a hot restart.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ use crate::scoreboard::Phase;
 use crate::server::Server;
 use crate::signals::{self, SignalEvent, Signals};
 
-/// Says whether a daemon with these settings would start, as far as that can be told beside one that runs.
+/// Checks whether a daemon with these settings would start, as far as that can be told beside a
+/// running one.
 pub fn check(options: &Options) -> Result<(), Error> {
     handover::check_version()?;
     if let Some(cluster) = cluster_settings(options)? {
@@ -34,18 +35,18 @@ pub fn check(options: &Options) -> Result<(), Error> {
     }
 }
 
-/// The most connections to etcd: two threads keep one each, and may open others.
+/// Maximum number of connections to etcd: two threads keep one each, and may open others.
 const TO_ETCD: usize = 8;
 
-/// Why a server is left.
+/// Reason to leave a server.
 enum ExitReason {
-    /// It was told to stop, or can't go on.
+    /// A signal asks the daemon to stop, or the server failed.
     Stop(String, Result<(), Error>),
     /// A new program takes over.
     Replace,
 }
 
-/// Serves until a signal ends it.
+/// Serves until a signal ends the daemon.
 pub fn run(options: &Options) -> Result<(), Error> {
     signals::block_all()?;
     if handover::is_replacement() {
@@ -56,8 +57,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
     warn_unused_cluster_settings(options);
     limits::prepare();
-    // Before anything is taken: if this fails, systemd keeps the clients until it is mended. Who replaces a program in its
-    // process can't go back, and has what that had.
+    // The checks run before anything is taken: if one fails, systemd keeps the clients until the
+    // cause is fixed. A program that replaces another in its process can't go back, and already has
+    // what its predecessor had.
     let identity = if handover::is_replacement() {
         None
     } else {
@@ -65,7 +67,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Some(identify(options)?)
     };
     let cluster = match cluster_settings(options) {
-        // The trial has looked whether it can work, and the clients can't wait until that has been found out again.
+        // The preflight has checked these settings, and the clients can't wait for another check.
         Ok(cluster) if handover::is_replacement() => cluster,
         Ok(cluster) => {
             cluster.iter().try_for_each(cluster::Settings::check)?;
@@ -99,7 +101,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let commands = options.commands.sets();
     loop {
         let sockets = std::mem::take(&mut inherited.http);
-        // Those that come from the other servers are HTTP; those to them, and to etcd, come on top.
+        // Connections from the other servers are HTTP connections; those to the servers and to etcd
+        // come on top.
         let (servers, to_servers) = match &cluster {
             Some(cluster) if cluster.backend == Backend::Etcd => {
                 let servers = limits::server_connections();
@@ -137,7 +140,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         match wait(&signals, &server, &upgrade) {
             ExitReason::Stop(reason, mut result) => {
                 draining.get_or_init(Instant::now);
-                // From the signal on, whatever is to be done first.
+                // The drain timeout counts from the signal, whatever has to be done first.
                 let events = signals.told_to_stop().unwrap_or_else(Instant::now);
                 let mut deadline = events + options.drain_timeout;
                 if result.is_ok() {
@@ -151,14 +154,15 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 return result;
             }
             ExitReason::Replace => {
-                // First, while clients are served still: those who look after them wait in the backlog from now on.
+                // The admin server ends first, while clients are still served: its clients wait in
+                // the backlog from now on.
                 let sockets = http.end();
                 server.stop_accepting();
                 drop(notifier);
                 inherited = server.hand_over(Phase::Detach);
                 inherited.http = sockets;
                 signals.pause();
-                // Who was told to stop meanwhile does so itself.
+                // If a stop signal came meanwhile, this program itself stops.
                 if !signals.is_told_to_stop() {
                     let why = match inherited.pack() {
                         Ok(pack) => upgrade.exec(&pack),
@@ -173,7 +177,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     }
 }
 
-/// Lets those who send clients here learn that it drains, before it lets nobody in any more.
+/// Announces the drain to load balancers (`/readyz`) and systemd, and waits for `--drain-notice`,
+/// before the server stops accepting.
 fn announce_drain(options: &Options, server: &Server) -> Result<(), Error> {
     let notice = options.drain_notice;
     if notice.is_zero() {
@@ -184,11 +189,11 @@ fn announce_drain(options: &Options, server: &Server) -> Result<(), Error> {
         server.clients(),
         notice + options.drain_timeout + Duration::from_secs(1),
     );
-    // It fails when the time is over, as it should be.
+    // A timeout is the expected case here.
     server.failures.recv_timeout(notice).map_or(Ok(()), Err)
 }
 
-/// Names settings of a cluster that there is not: that of the cluster itself may have been mistyped.
+/// Warns about cluster settings without a cluster: `--cluster` itself may be mistyped.
 fn warn_unused_cluster_settings(options: &Options) {
     let files = [
         &options.cluster_user_file,
@@ -205,7 +210,7 @@ fn warn_unused_cluster_settings(options: &Options) {
     }
 }
 
-/// What `options` say about a cluster, if they ask for one.
+/// Returns the cluster settings of `options`, if they name a cluster.
 fn cluster_args(options: &Options) -> Option<cluster::ClusterArgs> {
     Some(cluster::ClusterArgs {
         cluster: options.cluster.clone()?,
@@ -222,7 +227,8 @@ fn cluster_args(options: &Options) -> Option<cluster::ClusterArgs> {
     })
 }
 
-/// The cluster that `options` ask for, if any. Nothing is read or looked up for it.
+/// Returns the parsed cluster settings, if `options` name a cluster. Reads no file and resolves no
+/// name.
 fn cluster_settings(options: &Options) -> Result<Option<cluster::Settings>, Error> {
     let Some(args) = cluster_args(options) else {
         return Ok(None);
@@ -237,7 +243,7 @@ fn cluster_settings(options: &Options) -> Result<Option<cluster::Settings>, Erro
     Ok(Some(settings))
 }
 
-/// The id that `options` ask for.
+/// Returns the id that `options` ask for.
 fn identify(options: &Options) -> Result<Identity, Error> {
     let identity = match (&options.server_id, &options.state_directory) {
         (Some(id), directory) => Identity::given(*id, directory.as_deref())?,
@@ -250,7 +256,8 @@ fn identify(options: &Options) -> Result<Identity, Error> {
     Ok(identity)
 }
 
-/// The id that the clients know already, whatever has become of the state directory.
+/// Returns the identity with the id that the clients already know, whatever the state directory
+/// holds now.
 fn resume_identity(options: &Options, id: Uuid) -> Identity {
     let mut identity = identify(options).unwrap_or_else(|error| {
         error!(id:%; "goes on with its id, the next restart will fail: {error}");
@@ -263,22 +270,23 @@ fn resume_identity(options: &Options, id: Uuid) -> Identity {
     identity
 }
 
-/// Takes the exit status of every child that has ended: those whose parent has ended are left to process 1, and a shell that
-/// becomes this program leaves it those that it had. This thread alone waits for children, so that none is taken from a trial.
+/// Reaps all children that have ended. Process 1 inherits the children of ended parents, and a
+/// program that a shell executes (`exec`) inherits the shell's children. Only this thread waits for
+/// arbitrary children, so that it takes none from a preflight.
 fn reap() {
     while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
 }
 
 /// Waits for a reason to leave `server`.
 fn wait(signals: &Signals, server: &Server, upgrade: &Upgrade) -> ExitReason {
-    // What the program that ran before in this process did not come to.
+    // Children that the previous program in this process has not reaped.
     reap();
     loop {
         select! {
             recv(signals.events()) -> events => match events {
                 Ok(SignalEvent::Child) => reap(),
                 Ok(SignalEvent::Stop(signal)) => return ExitReason::Stop(signal.to_string(), Ok(())),
-                // The word to stop comes after it.
+                // The stop event follows in the channel.
                 Ok(SignalEvent::Replace) if signals.is_told_to_stop() => {}
                 Ok(SignalEvent::Replace) => {
                     notify::reloading();
@@ -298,7 +306,7 @@ fn wait(signals: &Signals, server: &Server, upgrade: &Upgrade) -> ExitReason {
                 Ok(SignalEvent::Reopen) => {
                     info!("SIGUSR1 changes nothing: the log goes to standard error, and no file is to be opened again");
                 }
-                // This one holds a sender of its own.
+                // Unreachable: `signals` holds a sender of its own.
                 Err(_) => return ExitReason::Stop("no signals".to_string(), Ok(())),
             },
             recv(server.failures) -> failure => {

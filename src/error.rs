@@ -1,98 +1,100 @@
-//! Why the daemon failed, in words that say what to do, and with which exit status (sysexits.h).
+//! Errors that end the daemon, with messages that say what to do, and their exit statuses
+//! (sysexits.h).
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// What ends the daemon, at start or later. `Display` is what the operator reads; [`Error::exit_status`] is what the
-/// caller of the program sees.
+/// Error that ends the daemon, at start or later. `Display` is the operator's message;
+/// [`Error::exit_status`] is for the caller of the program.
 #[derive(Debug)]
 pub enum Error {
-    /// The command line is wrong. The text is the whole message.
+    /// The command line is invalid. The text is the whole message.
     Usage(String),
-    /// A setting that came from the environment is wrong. The text is the whole message.
+    /// An environment variable is invalid. The text is the whole message.
     Variable(String),
-    /// What is said about the cluster is wrong. The text is the whole message.
+    /// The cluster options are invalid. The text is the whole message.
     Cluster(String),
-    /// What systemd passes makes no sense here. The text is the whole message.
+    /// The sockets that systemd passes are invalid here. The text is the whole message.
     Passed(String),
-    /// An address can't be listened on.
+    /// Listening on an address fails.
     Listen {
-        /// The address that was asked for.
+        /// Requested address.
         address: SocketAddr,
-        /// What the system said.
+        /// System error.
         source: io::Error,
     },
-    /// The listening socket doesn't accept any more, and never will.
+    /// A listening socket has failed for good.
     Accept {
-        /// The address that it was bound to.
+        /// Its address.
         address: SocketAddr,
-        /// What the system said.
+        /// System error.
         source: io::Error,
     },
-    /// No accept loop is left, which only a panic can bring about.
+    /// No accept loop is left, which only panics can cause.
     AcceptorsGone,
-    /// `--max-clients` asks for more threads than the system grants.
+    /// `--max-clients` needs more threads than the system grants.
     Threads {
-        /// How many clients were asked for.
+        /// Number of clients that were requested.
         asked: usize,
-        /// How many there is room for.
+        /// Number of clients that there is room for.
         room: usize,
-        /// What sets that limit, and how to raise it.
+        /// The limit: its name and value, and which settings change it.
         limit: String,
     },
-    /// The system refused to start the worker threads, for all that its limits say.
+    /// The system refuses to start the worker threads, although its limits allow them.
     Spawn(String),
-    /// The descriptor limit leaves no room to serve anyone.
+    /// The limit on descriptors leaves no room for a client.
     Descriptors {
-        /// The limit found.
+        /// The limit.
         limit: u64,
     },
-    /// The file that holds the server's id holds something else.
+    /// The id file does not hold an id.
     IdDamaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// Another program asks whether we can take its clients, and packs them in another version.
+    /// The preflight check fails: the program that runs it uses another version of the handover
+    /// state.
     PackVersion {
         /// That version.
         version: String,
     },
     /// Another process uses the state directory.
     StateInUse {
-        /// The directory.
+        /// Path of the directory.
         directory: PathBuf,
     },
-    /// The state directory can't be locked, which keeps other processes out of it.
+    /// Locking the state directory, against other processes, fails.
     StateLock {
-        /// The directory.
+        /// Path of the directory.
         directory: PathBuf,
-        /// What the system said.
+        /// System error.
         source: io::Error,
     },
     /// The state directory can't be used.
     State {
-        /// What was tried: a verb and its object.
+        /// Action that failed: a verb and its object.
         action: String,
-        /// What the system said.
+        /// System error.
         source: io::Error,
     },
-    /// What was asked for can't be printed.
+    /// Printing the requested text fails.
     Print(io::Error),
-    /// The system refused something that it always grants.
+    /// Another system call fails, which the system usually grants.
     System {
-        /// What was tried: a verb and its object.
+        /// Action that failed: a verb and its object.
         action: &'static str,
-        /// What the system said.
+        /// System error.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// The exit status: 64 usage, 71 refused by the system, 78 configuration.
+    /// Returns the exit status: 64 usage, 71 system error, 78 configuration.
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Usage(_) => 64,
@@ -217,7 +219,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// What the system said, without the number that std appends: `Address already in use (os error 98)`.
+/// Describes a system error without the number that std appends:
+/// `Address already in use (os error 98)`.
 pub fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {

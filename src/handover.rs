@@ -1,5 +1,8 @@
-//! What a process begins with and leaves to the next: sockets that systemd passes, the one for HTTP, which must be there before
-//! anything is taken, and a pack of live connections.
+//! Handover: what a process inherits and passes on, and the replacement of the program.
+//!
+//! A process inherits the listening sockets that systemd passes and the handover state with the
+//! live connections of the previous process. The HTTP socket is bound before the handover state is
+//! taken.
 
 use std::io::{self, Read as _};
 use std::net::{Shutdown, TcpStream};
@@ -26,39 +29,41 @@ use crate::options::Options;
 use crate::signals;
 use crate::sys;
 
-/// How long the new program may take to say that it would start.
+/// Longest duration of the new program's preflight check.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// What the trial of a new program tells it: the version of the pack that it would have to read.
+/// Environment variable that tells the new program, during the preflight check, which version of
+/// the handover state it would have to read.
 const VERSION_VARIABLE: &str = "BLOCKCHAIN_TCPD_PACK_VERSION";
 
-/// What a process begins with, and leaves to the next.
+/// State that a process inherits and passes on to the next.
 #[derive(Default)]
 pub struct InheritedState {
-    /// Sockets that listen for clients already.
+    /// Listening sockets for clients.
     pub listeners: Vec<Arc<Listener>>,
-    /// Sockets that listen for HTTP already.
+    /// Listening sockets for HTTP.
     pub http: Vec<Arc<Listener>>,
-    /// Whether systemd keeps an empty pack now, which it should forget.
+    /// Whether systemd's descriptor store still holds the received handover state, which is now
+    /// empty and should be removed.
     pub stored: bool,
-    /// How many clients have been accepted.
+    /// Number of clients accepted so far.
     pub accepted: u64,
-    /// How often the clients have been handed over.
+    /// Number of handovers so far.
     pub handovers: u64,
-    /// Since when nobody has been accepted, if that is so.
+    /// Since when no client has been accepted; `None` without a handover in progress.
     pub begun: Option<Millis>,
-    /// The place in the cluster.
+    /// Cluster membership.
     pub census: Option<handover_state::Census>,
-    /// Clients of the last process.
+    /// Clients of the previous process.
     pub clients: Vec<(handover_state::ConnectionState, TcpStream)>,
-    /// Sockets of clients that have been told goodbye.
+    /// Sockets in lingering close.
     pub leaving: Vec<LingeringSocket>,
-    /// The id of the server.
+    /// Id of the server.
     pub id: Option<Uuid>,
 }
 
 impl InheritedState {
-    /// All that was passed to this process. Call it once, before any thread starts.
+    /// Takes everything that was passed to this process. Call it once, before any thread starts.
     pub fn take(options: &Options) -> Result<Self, Error> {
         let passed = listener::passed()?;
         for (sockets, by_default, option) in [
@@ -86,7 +91,8 @@ impl InheritedState {
             http: passed.http.into_iter().map(Arc::new).collect(),
             ..InheritedState::default()
         };
-        // Before the clients of the last process are taken: if this fails, systemd keeps them until it is mended.
+        // Bind before taking the clients of the previous process: if this fails, systemd keeps them
+        // until the operator has fixed it.
         if inherited.http.is_empty() && !is_replacement() {
             inherited.http = listen_for_http(options)?;
         }
@@ -106,7 +112,7 @@ impl InheritedState {
         Ok(inherited)
     }
 
-    /// Adds what is in a pack. What can't be read is closed, and the log says so.
+    /// Adds the contents of a handover state. Closes what can't be read, and logs that.
     fn unpack(&mut self, pack: &OwnedFd) {
         let received = match handover_state::receive(pack) {
             Ok(received) => received,
@@ -121,7 +127,7 @@ impl InheritedState {
         let contents = match received.contents {
             Ok(contents) => contents,
             Err(problem) => {
-                // Their sockets know themselves which of them listen.
+                // Without the contents, the sockets themselves tell which of them listen.
                 let listening = descriptors.extract_if(.., |socket| listener::accepts_tcp(socket));
                 let mut listening: Vec<_> = listening.collect();
                 let http = listening.split_off(listening.len().saturating_sub(received.http));
@@ -129,7 +135,7 @@ impl InheritedState {
                 let clients = descriptors.len();
                 error!(clients; "the clients of the last process are closed, their pack can't be read: {problem}");
                 for socket in descriptors.into_iter().map(TcpStream::from) {
-                    // It fails if that client has gone already.
+                    // Fails if the client has gone already.
                     let _ = socket.shutdown(Shutdown::Write);
                     self.leaving.push((socket, Millis::now()));
                 }
@@ -171,9 +177,10 @@ impl InheritedState {
         }
     }
 
-    /// All this in a pack, for the next process.
+    /// Encodes everything into a handover state for the next process.
     pub fn pack(&self) -> io::Result<OwnedFd> {
-        // More than that nobody passes, and they would be taken for clients.
+        // More HTTP sockets than that are not passed on: the format can't count them, and the
+        // receiver would take them for clients.
         let http = &self.http[..self.http.len().min(usize::from(handover_state::MOST_HTTP))];
         let contents = handover_state::HandoverState {
             listeners: self.listeners.len() as u32,
@@ -200,14 +207,14 @@ impl InheritedState {
     }
 }
 
-/// A socket at the address for HTTP, if one is asked for.
+/// Binds the HTTP socket, if HTTP is enabled.
 fn listen_for_http(options: &Options) -> Result<Vec<Arc<Listener>>, Error> {
     let Some(address) = options.http else {
         return Ok(Vec::new());
     };
     match listener::bind(address) {
         Ok(listener) => Ok(vec![Arc::new(listener)]),
-        // Unless other servers are told to ask there.
+        // The default address is optional, unless other servers are told to use it (`--advertise`).
         Err(error) if options.http_by_default && options.advertise.is_none() => {
             warn!("no health checks and no metrics (--http): {error}");
             Ok(Vec::new())
@@ -216,12 +223,13 @@ fn listen_for_http(options: &Options) -> Result<Vec<Arc<Listener>>, Error> {
     }
 }
 
-/// Whether this program replaces another in the same process.
+/// Returns whether this program replaces another in the same process.
 pub fn is_replacement() -> bool {
     std::env::var_os(handover_state::VARIABLE).is_some()
 }
 
-/// What a program that is tried out says, so that it is known for one of ours; nothing when an operator asks.
+/// Returns the line by which a program in a preflight check identifies itself; `None` when an
+/// operator runs the check.
 pub fn version_banner() -> Option<String> {
     std::env::var_os(VERSION_VARIABLE).map(|_| own_version_banner())
 }
@@ -233,7 +241,8 @@ fn own_version_banner() -> String {
     )
 }
 
-/// What a program that has ended wrote, as far as it is of interest; what it started may hold its end of the pipe.
+/// Reads what an ended program wrote, as much as is of interest. Does not block: a child of that
+/// program may hold the other end of the pipe.
 fn said(mut output: ChildStdout) -> String {
     let mut bytes = [0; 80];
     let read = rustix::fs::fcntl_setfl(&output, OFlags::NONBLOCK)
@@ -242,7 +251,7 @@ fn said(mut output: ChildStdout) -> String {
     String::from_utf8_lossy(&bytes[..read.unwrap_or(0)]).into_owned()
 }
 
-/// Whether this program can take the clients of the one that tries it out.
+/// Fails if this program can't read the handover state of the program that checks it.
 pub fn check_version() -> Result<(), Error> {
     match std::env::var(VERSION_VARIABLE) {
         Ok(version) if version != handover_state::VERSION.to_string() => {
@@ -252,26 +261,27 @@ pub fn check_version() -> Result<(), Error> {
     }
 }
 
-/// Tells the log which program, of which version, this is.
+/// Logs which program, of which version, this is.
 pub fn say_which_program() {
     let program = std::env::current_exe().unwrap_or_default();
     info!(program:% = program.display(), version = env!("CARGO_PKG_VERSION"); "takes over");
 }
 
-/// The path by which this program was started, made absolute, with the links in it as they are.
+/// Returns the path by which this program was started, made absolute, with its symbolic links
+/// unresolved.
 fn path_as_given() -> Option<PathBuf> {
     let is_path = |path: &PathBuf| {
         let is_descriptor = path.starts_with("/dev/fd") || path.starts_with("/proc");
         !path.as_os_str().is_empty() && !is_descriptor
     };
-    // A program that is executed by its descriptor (fexecve(3)) may know the path as its name.
+    // For a program executed by its descriptor (fexecve(3)), argv[0] may be the path.
     let name = || {
         let name = std::env::args_os().next().map(PathBuf::from);
         name.filter(|name| name.is_absolute() && is_same_file(name, Path::new("/proc/self/exe")))
     };
     let given = Some(sys::executed_path()).filter(is_path);
     let given = given.or_else(|| name().filter(is_path))?;
-    // The shell's name of this directory has the links by which it came here.
+    // The shell's PWD keeps the symbolic links by which the directory was reached.
     let here = std::env::var_os("PWD").map(PathBuf::from);
     let here = here.filter(|here| here.is_absolute() && is_same_file(here, Path::new(".")));
     std::path::absolute(here.unwrap_or_default().join(given)).ok()
@@ -282,15 +292,16 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     matches!((number(one), number(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// The program that replaces this one, with the same arguments.
+/// Upgrade to the program that replaces this one, with the same arguments.
 pub struct Upgrade {
-    /// Or why it isn't known.
+    /// Path of the program, or why it is unknown.
     program: Result<PathBuf, String>,
 }
 
 impl Upgrade {
-    /// What is found when it is called by the path by which this program was started: the next release, if a link in it was
-    /// switched. Ask early: the working directory may go.
+    /// Finds the program under the path by which this one was started: the next release, if a
+    /// symbolic link in the path was switched. Call it early, because the working directory may
+    /// disappear.
     pub fn of_this_program() -> Self {
         let program = path_as_given().map_or_else(std::env::current_exe, Ok);
         let program = program
@@ -309,7 +320,8 @@ impl Upgrade {
         Ok((command, program.display().to_string()))
     }
 
-    /// Whether it would start with the same settings, else why not. Given up when `is_over` says so.
+    /// Runs the new program's `--check` with the same settings. Fails if it would not start, and
+    /// gives up when `is_over` returns true.
     pub fn preflight(&self, is_over: &dyn Fn() -> bool) -> Result<(), String> {
         let (mut trial, name) = self.command()?;
         trial
@@ -320,13 +332,13 @@ impl Upgrade {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
-            // With all that it starts.
+            // A process group of its own, so that it can be killed with all its children.
             .process_group(0);
         let child = signals::unheld(|| trial.spawn());
         let mut child = child.map_err(|error| format!("can't run {name}: {}", plain(&error)))?;
         let deadline = Instant::now() + TRIAL;
         let give_up = |mut child: Child, why: String| {
-            // It is our child, and waited for.
+            // It can't fail: the child is ours and not yet reaped.
             let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
             let _ = child.wait();
             Err(why)
@@ -359,7 +371,7 @@ impl Upgrade {
         }
     }
 
-    /// Becomes that program, which takes `pack`. Returns only if that fails, and says why.
+    /// Executes the new program, which takes over `pack`. Returns only on failure, with the reason.
     pub fn exec(&self, pack: &OwnedFd) -> String {
         let (mut command, name) = match self.command() {
             Ok(command) => command,
@@ -371,7 +383,7 @@ impl Upgrade {
         let error = command
             .env(handover_state::VARIABLE, pack.as_raw_fd().to_string())
             .exec();
-        // It had that set to what a new program expects.
+        // The attempt has restored the default handling of SIGPIPE, for the new program.
         sys::ignore_broken_pipes();
         format!("can't run {name}: {}", plain(&error))
     }

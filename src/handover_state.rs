@@ -1,9 +1,10 @@
-//! The pack: live connections on their way to the next process.
+//! Handover state: the format in which live connections are passed to the next process.
 //!
-//! It is one socket. In its queue wait a file in memory with the state of everything, and then the descriptors, in the same
-//! order and at most 253 to a message (`SCM_RIGHTS` in unix(7)). Whoever holds the other end, and be it only systemd's store,
-//! holds all of them. The state begins with a magic word, a byte about the listening sockets, and its version; these three stay
-//! where they are in every version. It ends with a checksum.
+//! A handover state is a socket. Its queue holds a memory file with the encoded state, followed by
+//! the descriptors in the order of the state, at most 253 to a message (`SCM_RIGHTS` in unix(7)). A
+//! process that holds the other end, even if it is only systemd's descriptor store, thereby holds
+//! all of them. The encoded state begins with a magic number, a byte about the listening sockets,
+//! and its version, which are at the same place in every version. It ends with a checksum.
 
 use std::fmt;
 use std::fs::File;
@@ -22,105 +23,107 @@ use uuid::Uuid;
 
 use crate::clock::Millis;
 
-/// The variable that tells a program which replaces another the number of its pack's descriptor.
+/// Environment variable that tells a replacing program the number of the descriptor.
 pub const VARIABLE: &str = "BLOCKCHAIN_TCPD_PACK";
 
-/// The name under which systemd's store keeps a pack.
+/// Name of a handover state in systemd's descriptor store.
 pub const NAME: &str = "pack";
 
-/// The name of what is stored to find out whether the store keeps anything.
+/// Name of the descriptor that is stored to find out whether the store keeps descriptors.
 pub const PROBE: &str = "probe";
 
-/// What the state begins with.
+/// Magic number at the beginning.
 pub const MAGIC: &[u8; 8] = b"bct-pack";
 
-/// The version of the format. One that doesn't know it can't read what follows.
+/// Version of the format. A program that doesn't know it can't read what follows.
 pub const VERSION: u32 = 4;
 
-/// In the byte about the listening sockets: that systemd passed them. The other bits are how many of them, the last ones, are
-/// for HTTP.
+/// Flag in the byte about the listening sockets: systemd passed them. The other bits are the number
+/// of HTTP sockets, which are the last of the listening sockets.
 const PASSED: u8 = 1;
 
-/// The most sockets for HTTP: what is left of that byte.
+/// Largest number of HTTP sockets: what fits into the rest of that byte.
 pub const MOST_HTTP: u8 = u8::MAX >> 1;
 
-/// The bits of a client's flags.
+/// Flags of a client.
 const CLOSE_AFTER_WRITE: u8 = 1;
 const AWAITS_PROXY_HEADER: u8 = 1 << 1;
 const UNCOUNTED: u8 = 1 << 2;
 
-/// The most descriptors that the kernel takes with one message (SCM_MAX_FD).
+/// Largest number of descriptors that the kernel accepts in one message (SCM_MAX_FD).
 const MOST: usize = 253;
 
-/// What a pack holds. Its descriptors come in this order: those of the listeners, of those for HTTP, of the clients, and
-/// of those who leave.
+/// Contents of a handover state. The order of its descriptors: listening sockets for clients,
+/// listening sockets for HTTP, clients, sockets in lingering close.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HandoverState {
-    /// How many sockets listen for clients.
+    /// Number of listening sockets for clients.
     pub listeners: u32,
-    /// How many listen for HTTP, [`MOST_HTTP`] at most.
+    /// Number of listening sockets for HTTP, [`MOST_HTTP`] at most.
     pub http: u8,
-    /// The id of the server.
+    /// Id of the server.
     pub id: Uuid,
-    /// How many clients have been accepted so far.
+    /// Number of clients accepted so far.
     pub accepted: u64,
-    /// How often the clients have been handed over before.
+    /// Number of handovers before this one.
     pub handovers: u64,
-    /// Since when nobody has been accepted.
+    /// Since when no client has been accepted.
     pub begun: Millis,
-    /// Its place in the cluster, if it had one.
+    /// Cluster membership, if there is one.
     pub census: Option<Census>,
-    /// The clients.
+    /// Clients.
     pub clients: Vec<ConnectionState>,
-    /// The sockets whose clients have been told goodbye: since when.
+    /// When each socket in lingering close was half-closed.
     pub leaving: Vec<Millis>,
 }
 
 impl HandoverState {
-    /// How many descriptors belong to it.
+    /// Returns the number of descriptors.
     pub fn descriptors(&self) -> usize {
         let listening = self.listeners as usize + usize::from(self.http);
         listening + self.clients.len() + self.leaving.len()
     }
 }
 
-/// What a server knew of its cluster, so that the next process takes its place there and answers at once.
+/// Cluster census, with which the next process continues the membership and can answer at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Census {
-    /// Tells the process that began to serve, and those that go on with its clients, from all others.
+    /// Identifies one run of the server: the process that began to serve and those that took over
+    /// its clients.
     pub incarnation: Uuid,
-    /// How many clients the other servers had.
+    /// Number of clients of the other servers.
     pub others: u64,
-    /// Until when that holds.
+    /// Time until which that number is valid.
     pub until: Millis,
 }
 
-/// The state of a client beside its socket.
+/// State of a client apart from its socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionState {
-    /// The number by which the log calls it, counted from 1 by the first of the processes that hand their clients on.
+    /// Number of the client in the log, counted from 1 across all handovers.
     pub number: u64,
-    /// Its address.
+    /// Address of the client.
     pub peer: SocketAddr,
-    /// When it was accepted.
+    /// When the client was accepted.
     pub since: Millis,
-    /// Let go of, when its last request was complete: its idle time goes on counting from there.
+    /// For a released client, when its last request was complete; its idle time continues from
+    /// then.
     pub active: Option<Millis>,
-    /// What was read and not answered: the beginning of a request, or requests that the next process is to answer; no more than
-    /// one request may be long.
+    /// Bytes received and not answered: the beginning of a request, or requests for the next
+    /// process. At most one of them may be long.
     pub read_buffer: Vec<u8>,
     /// Replies that have not been written.
     pub replies: Vec<u8>,
-    /// Whether it is to be closed after these replies.
+    /// Whether to close the connection after these replies.
     pub close_after_write: bool,
-    /// Whether its PROXY header is still to come; what has come of it is in `read_buffer`.
+    /// Whether the PROXY header is incomplete; `read_buffer` holds its beginning.
     pub awaits_proxy_header: bool,
-    /// Whether it is served and doesn't count.
+    /// Whether the client is served but not counted.
     pub uncounted: bool,
 }
 
 impl ConnectionState {
-    /// One that has just been accepted.
+    /// Creates the state of a client that has just been accepted.
     pub fn new(number: u64, peer: SocketAddr) -> Self {
         ConnectionState {
             number,
@@ -135,7 +138,7 @@ impl ConnectionState {
         }
     }
 
-    /// What is so of it, a bit for each.
+    /// Encodes the flags.
     fn flags(&self) -> u8 {
         let flags = [
             (self.close_after_write, CLOSE_AFTER_WRITE),
@@ -147,12 +150,12 @@ impl ConnectionState {
     }
 }
 
-/// Why the state of a pack can't be read.
+/// Reason why a handover state can't be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DecodeError {
-    /// It is of this version.
+    /// It has another version, this one.
     Version(u32),
-    /// It is no state of a pack, or not whole.
+    /// It is damaged or truncated, or not a handover state.
     Broken(&'static str),
 }
 
@@ -168,19 +171,19 @@ impl fmt::Display for DecodeError {
     }
 }
 
-/// A pack that has come.
+/// A received handover state.
 pub struct Received {
-    /// Whether systemd passed the listening sockets, to the first of the processes that hand them on.
+    /// Whether systemd passed the listening sockets to the first process.
     pub passed: bool,
-    /// How many of the sockets that listen, the last ones, are for HTTP.
+    /// Number of HTTP sockets, which are the last of the listening sockets.
     pub http: usize,
-    /// What it says of itself.
+    /// Decoded state.
     pub contents: Result<HandoverState, DecodeError>,
-    /// Everything that was in it.
+    /// All received descriptors.
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// Writes the state down.
+/// Encodes the state.
 pub fn encode(contents: &HandoverState, passed: bool) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.push(contents.http << 1 | if passed { PASSED } else { 0 });
@@ -217,7 +220,7 @@ pub fn encode(contents: &HandoverState, passed: bool) -> Vec<u8> {
 }
 
 fn put_length(bytes: &mut Vec<u8>, length: usize) {
-    // What there is in memory of one client, or how many there are, is far below 4 Gi.
+    // The buffers of one client, and the number of clients, are far below 4 Gi.
     bytes.extend_from_slice(&(length as u32).to_le_bytes());
 }
 
@@ -226,7 +229,7 @@ fn put_bytes(bytes: &mut Vec<u8>, more: &[u8]) {
     bytes.extend_from_slice(more);
 }
 
-/// Reads what [`encode`] wrote, and nothing else.
+/// Decodes the output of [`encode`]; rejects everything else.
 pub fn decode(bytes: &[u8]) -> Result<HandoverState, DecodeError> {
     let mut rest = Reader(bytes);
     if &rest.array()? != MAGIC {
@@ -268,7 +271,7 @@ pub fn decode(bytes: &[u8]) -> Result<HandoverState, DecodeError> {
 
 const TOO_EARLY: DecodeError = DecodeError::Broken("it ends too early");
 
-/// What is still to be read.
+/// Remaining bytes.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -342,14 +345,16 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What ends the state: FNV-1a, 64 bits (draft-eastlake-fnv), of all before it. Against accidents, not against malice.
+/// Returns the checksum of the bytes before it: FNV-1a, 64 bits (draft-eastlake-fnv). It detects
+/// accidents, not manipulation.
 pub fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, &byte| {
         (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// Puts everything into a pack, which holds it from now on: the senders' descriptors may be closed.
+/// Sends the state and the descriptors into a new handover state, which holds them from now on: the
+/// caller may close its own.
 pub fn send(
     contents: &HandoverState,
     passed: bool,
@@ -358,7 +363,7 @@ pub fn send(
     send_encoded(&encode(contents, passed), descriptors)
 }
 
-/// The same with a state that is written down already, in whatever version.
+/// Does the same with an encoded state of any version.
 pub fn send_encoded(state: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     let (pack, sender) = rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -379,14 +384,15 @@ fn send_some(sender: &OwnedFd, some: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut rights = SendAncillaryBuffer::new(&mut space);
     rights.push(SendAncillaryMessage::ScmRights(some));
-    // Nobody reads yet: if there is no room in the queue, waiting would be for ever.
+    // The reader is not there yet: waiting for room in the queue would never end.
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     rustix::net::sendmsg(sender, &[IoSlice::new(b"p")], &mut rights, flags)?;
     Ok(())
 }
 
-/// Takes everything out of a pack. What came in it comes out even if its state can't be read. There may be fewer descriptors
-/// than it says, the last ones missing, if this process may not have so many.
+/// Receives a handover state. Returns the descriptors even if the state can't be decoded. If this
+/// process may not open as many, there are fewer descriptors than the state says, without the last
+/// ones.
 pub fn receive(pack: &OwnedFd) -> io::Result<Received> {
     let mut all = Vec::new();
     loop {
@@ -403,7 +409,7 @@ pub fn receive(pack: &OwnedFd) -> io::Result<Received> {
             Ok(message) if message.bytes == 0 => break,
             Ok(_) => {}
             Err(Errno::INTR) => continue,
-            // It has no other end any more, or had none yet.
+            // The queue is empty.
             Err(Errno::AGAIN) => break,
             Err(error) => return Err(error.into()),
         }

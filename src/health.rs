@@ -1,4 +1,4 @@
-//! Whether clients are being served: a proof from those who do it, each of whom has to move for it.
+//! Health check: tests that acceptors, workers and the reaper respond.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,49 +13,49 @@ use crate::scoreboard::{Activity, Scoreboard, WorkerSlot};
 use crate::sync;
 use crate::thread::Wake;
 
-/// How often it is looked whether a proof has come.
+/// Interval at which the check polls for a response.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// How full a server is.
+/// Load of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// How many clients there are, those that wait included.
+    /// Number of clients, served or queued.
     pub clients: usize,
-    /// How many may be served at the same time.
+    /// Largest number of clients that are served at the same time.
     pub workers: usize,
-    /// How many wait for a worker.
+    /// Number of clients in the queue.
     pub waiting: usize,
-    /// How many may wait.
+    /// Capacity of the queue.
     pub queue: usize,
 }
 
 impl Load {
-    /// How many more clients would be let in; if none, whoever comes is refused.
+    /// Returns the number of further clients that would be admitted; at 0, new clients are refused.
     pub fn room(self) -> usize {
         (self.workers + self.queue).saturating_sub(self.clients)
     }
 }
 
-/// Asks for the proof.
+/// Health check of a server.
 pub struct Health {
-    /// Gone when the server drains.
+    /// Dropped when the server drains.
     admission: Weak<Admission>,
     clients: Arc<sync::atomic::AtomicUsize>,
-    /// Each with how often it has gone round.
+    /// Each acceptor's waker and the number of its loop iterations.
     acceptors: Vec<(Wake, Arc<AtomicU64>)>,
     scoreboard: Arc<Scoreboard>,
     waiting: Jobs<Connection>,
-    /// How many may wait.
+    /// Capacity of the queue.
     queue: usize,
-    /// An answer that has been asked for and did not come in time: no other is asked for until it does, so that there is room
-    /// in the queue for one from each who checks.
+    /// Outstanding response of a free worker. While there is one, no other is requested, so that
+    /// the queue has room for one from each checker.
     owed: Mutex<Option<Receiver<()>>>,
-    /// Which busy worker is asked next.
+    /// Index of the busy worker to test next.
     turn: AtomicU64,
 }
 
 impl Health {
-    /// Of these acceptors and the workers on this scoreboard.
+    /// Creates a check of these acceptors and of the workers of this scoreboard.
     pub fn new(
         admission: &Arc<Admission>,
         acceptors: &[Acceptor],
@@ -78,12 +78,12 @@ impl Health {
         }
     }
 
-    /// How many clients there are.
+    /// Returns the number of clients.
     pub fn clients(&self) -> usize {
         self.clients.load(Ordering::SeqCst)
     }
 
-    /// How full it is.
+    /// Returns the load.
     pub fn load(&self) -> Load {
         Load {
             clients: self.clients(),
@@ -93,8 +93,9 @@ impl Health {
         }
     }
 
-    /// Has each acceptor go round its loop, a free worker take a job, a busy one hear an interrupt, and the reaper an
-    /// alarm. Says who has not done so within `patience`. A server that drains is well.
+    /// Tests that each acceptor completes an iteration, a free worker takes a job, a busy one
+    /// responds to an interrupt, and the reaper to its waker. Returns which of them has not
+    /// responded within `patience`. A draining server is healthy.
     pub fn check(&self, patience: Duration) -> Result<(), &'static str> {
         let Some(admission) = self.admission.upgrade() else {
             return Ok(());
@@ -124,11 +125,12 @@ impl Health {
         let lines = self.scoreboard.slots();
         let is_free = |slot: &&WorkerSlot| slot.state().activity() == Activity::Vacant;
         let free = lines.iter().filter(is_free).count();
-        // The last free worker is not asked, if others can be: a client that comes at this moment would have to wait.
+        // Spare the last free worker if busy ones can be tested: a client that arrives at this
+        // moment would have to wait.
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
         if owed.is_none() && (free > 1 || free == lines.len()) {
             let (answer, answered) = crossbeam_channel::bounded(1);
-            // It fails only when the server ends.
+            // Fails only when the server ends.
             *owed = admission
                 .queue
                 .put(Job::Answer(answer))
@@ -136,7 +138,8 @@ impl Health {
                 .map(|()| answered);
         }
         if let Some(answered) = &*owed {
-            // If clients take the last free workers meanwhile, it waits like a client, and that is no illness.
+            // If clients take the last free workers meanwhile, the job waits in the queue, and the
+            // server is healthy.
             let is_served = || lines.iter().all(|slot| !is_free(&slot));
             in_time(
                 &mut || answered.try_recv() != Err(TryRecvError::Empty) || is_served(),

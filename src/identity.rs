@@ -1,4 +1,4 @@
-//! The id of this server: a UUID that is kept in the state directory, so that it survives a restart.
+//! Server id: a UUID that is kept in the state directory, so that it survives a restart.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -12,41 +12,41 @@ use uuid::Uuid;
 
 use crate::error::{Error, plain};
 
-/// The file in the state directory that holds the id: the UUID's 36 characters and an LF.
+/// File in the state directory that holds the id: the UUID's 36 characters and an LF.
 pub const FILE: &str = "server-id";
 
-/// No file that holds an id has so many bytes.
+/// Size in bytes that a file with an id never reaches.
 const LONGEST: u64 = 128;
 
-/// Where a new id is written until it is whole. Left over from a crash, it is overwritten.
+/// Temporary file for a new id. One that a crash has left is replaced.
 const UNFINISHED: &str = "server-id.new";
 
-/// Who this server is.
+/// Identity of this server.
 #[derive(Debug)]
 pub struct Identity {
-    /// Its id.
+    /// Id of the server.
     pub id: Uuid,
-    /// Where that came from.
+    /// Origin of the id.
     pub origin: Origin,
-    /// The state directory, locked while this lives.
+    /// The state directory, locked as long as this value exists.
     _lock: Option<File>,
 }
 
-/// Where an id came from.
+/// Origin of an id.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// From `--server-id`.
+    /// Given by `--server-id`.
     Given,
-    /// From this file.
+    /// Read from this file.
     Kept(PathBuf),
-    /// It was made just now, and is in this file for the next time.
+    /// Created just now, and written to this file for the next start.
     Created(PathBuf),
-    /// It was made for this process alone.
+    /// Created for this process only.
     Ephemeral,
 }
 
 impl Identity {
-    /// This id, as the operator gave it. If there is a `directory`, it is this process's own all the same.
+    /// Uses the id that the operator gave. Locks the state `directory`, if there is one.
     pub fn given(id: Uuid, directory: Option<&Path>) -> Result<Self, Error> {
         Ok(Identity {
             id,
@@ -55,7 +55,7 @@ impl Identity {
         })
     }
 
-    /// An id that ends with the process.
+    /// Creates an id that ends with the process.
     pub fn ephemeral() -> Self {
         Identity {
             id: Uuid::new_v4(),
@@ -64,15 +64,15 @@ impl Identity {
         }
     }
 
-    /// Goes on with the id of the process before, unless there is one that is kept.
+    /// Replaces an ephemeral id with that of the previous process.
     pub fn adopt(&mut self, id: Option<Uuid>) {
         if let (Origin::Ephemeral, Some(id)) = (&self.origin, id) {
             self.id = id;
         }
     }
 
-    /// Whether a server could use this directory, and find an id there or make one unless one is `given`, but for the lock
-    /// that another server may have.
+    /// Checks that a server could use this directory: that it can read the id there or create one,
+    /// unless an id is `given`. Ignores the lock that another server may hold.
     pub fn check(directory: &Path, given: bool) -> Result<(), Error> {
         match lock(directory) {
             Ok(_) | Err(Error::StateInUse { .. }) => {}
@@ -86,7 +86,7 @@ impl Identity {
         Ok(())
     }
 
-    /// The id kept in `directory`, created there if there is none. The directory is this process's own from now on.
+    /// Reads the id in `directory`, or creates one there. Locks the directory for this process.
     pub fn in_directory(directory: &Path) -> Result<Self, Error> {
         let lock = lock(directory)?;
         let path = directory.join(FILE);
@@ -106,13 +106,14 @@ impl Identity {
     }
 }
 
-/// The id in this file, if there is one.
+/// Returns the id in this file; `None` without a file.
 fn kept(path: &Path) -> Result<Option<Uuid>, Error> {
     let parsed = read(path)?.map(|content| parse(content.trim_ascii()));
     parsed.transpose().map_err(|problem| damaged(path, problem))
 }
 
-/// What the file holds; nothing if there is none. A thing that is no file is not waited for, and not replaced.
+/// Reads the file; `None` if there is none. Does not block on, and does not replace, anything but a
+/// regular file.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let failed = |source| failed("read the server's id from", path)(source);
     let opened = File::options()
@@ -146,7 +147,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     Ok(Some(content))
 }
 
-/// Opens and locks `directory`. The lock ends with the process, however that ends.
+/// Opens and locks `directory`. The lock ends with the process, however the process ends.
 fn lock(directory: &Path) -> Result<File, Error> {
     let handle = File::open(directory).map_err(failed("open the state directory", directory))?;
     let kind = handle
@@ -169,42 +170,45 @@ fn lock(directory: &Path) -> Result<File, Error> {
     }
 }
 
-/// The UUID that `text` is, in its usual form of 36 characters (RFC 9562, section 4), or what is wrong with it.
+/// Parses a UUID in its usual form of 36 characters (RFC 9562, section 4). Returns the problem if
+/// `text` is not one.
 pub fn parse(text: &[u8]) -> Result<Uuid, &'static str> {
     match Uuid::try_parse_ascii(text) {
         Ok(id) if id.is_nil() => Err("the nil UUID is nobody's id"),
-        // The package knows other forms, too.
+        // The uuid crate accepts other forms, too.
         Ok(id) if text.len() == uuid::fmt::Hyphenated::LENGTH => Ok(id),
         _ if text.is_empty() => Err("it is empty"),
         _ => Err("not a UUID, such as 6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e (uuidgen makes one)"),
     }
 }
 
-/// Writes the file whole or not at all: beside its place first, on the disk, then moved there.
+/// Writes the file atomically: to a temporary file first, then synced, then renamed.
 fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
     let (unfinished, path) = (directory.join(UNFINISHED), directory.join(FILE));
-    // What a crash left over goes first, and nothing is followed that may stand in its place.
+    // Remove what a crash has left, and never follow a link in its place.
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
             return Err(failed("remove", &unfinished)(error));
         }
-        // If there is something that can't be removed, the file can't be made, which says so.
+        // If it can't be removed, creating the file fails and reports the problem.
         _ => {}
     }
     let written = (|| {
-        // Whatever the umask: this user reads it at the next start, and nobody else writes it.
+        // Whatever the umask: this user must be able to read the file at the next start, and nobody
+        // else may write it.
         let mut file = File::options()
             .write(true)
             .create_new(true)
             .mode(0o644)
             .open(&unfinished)?;
         let mode = file.metadata()?.permissions().mode();
-        // A file system without permissions refuses it.
+        // File systems without permissions refuse this.
         let _ = file.set_permissions(Permissions::from_mode(mode | 0o600));
         writeln!(file, "{}", id.hyphenated())?;
         sync(&file)?;
         match rustix::fs::renameat_with(handle, UNFINISHED, handle, FILE, RenameFlags::NOREPLACE) {
-            // Not every file system has it (renameat2(2)), and some sandboxes forbid it; the lock keeps other servers away.
+            // Some file systems lack this (renameat2(2)), and some sandboxes forbid it; the lock
+            // keeps other servers away.
             Err(error) if error != Errno::EXIST => {
                 rustix::fs::renameat(handle, UNFINISHED, handle, FILE)
             }
@@ -213,13 +217,13 @@ fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
         sync(handle)
     })();
     if written.is_err() {
-        // Nothing to be done if that fails too: it will be overwritten.
+        // A failure is harmless: the next attempt replaces the file.
         let _ = fs::remove_file(&unfinished);
     }
     written.map_err(failed("write the server's id to", &path))
 }
 
-/// Has the disk keep it, if its file system can do that: some can't with directories.
+/// Syncs the file to disk, if its file system supports that: some do not for directories.
 fn sync(file: &File) -> io::Result<()> {
     match rustix::fs::fsync(file) {
         Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSUP | Errno::NOSYS)) => {

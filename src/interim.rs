@@ -1,9 +1,10 @@
-//! Serves all clients while the workers are being started: a thousand threads take longer to start than anybody should have to
-//! wait.
+//! Interim server: one thread serves all clients while the workers start. A thousand threads take
+//! longer to start than a client should wait.
 //!
-//! It goes round: answers what has arrived from one client, then from the next, until the workers are there, each of whom
-//! takes one and stays with it. What computes is left to them, for all would have to wait for it here. They begin all at once:
-//! if each began when it is there, those that serve already would keep the others from being started.
+//! It works in rounds: it answers what has arrived from one client, then from the next. Once the
+//! workers run, each takes one client and stays with it. The interim server defers requests that
+//! compute, since all clients would wait for them. The workers begin all at once: a worker that
+//! already served would slow down the start of the others.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,21 +20,21 @@ use crate::scoreboard::{Phase, Scoreboard};
 use crate::session::{CloseReason, Service};
 use crate::thread::{self, Thread};
 
-/// Between two rounds, so that it leaves the processor to the workers that start.
+/// Pause between two rounds, which leaves the processor to the starting workers.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// What the workers wait at until they are to begin.
+/// Barrier at which the workers wait until they may begin.
 #[derive(Clone, Default)]
 pub struct StartBarrier(Arc<OnceLock<()>>);
 
 impl StartBarrier {
-    /// Waits until the usher has left.
+    /// Waits until the interim server has ended.
     pub fn wait(&self) {
         self.0.wait();
     }
 }
 
-/// The running usher.
+/// The running interim server.
 pub struct InterimServer {
     thread: Thread,
     over: Arc<AtomicBool>,
@@ -41,7 +42,8 @@ pub struct InterimServer {
 }
 
 impl InterimServer {
-    /// Starts to serve `clients`, and those in the queue, as `service` does, but without waiting for any of them.
+    /// Starts to serve `clients` and the queued ones as `service` does, but without waiting for any
+    /// of them.
     pub fn start(
         service: &Service,
         mut clients: Vec<Connection>,
@@ -64,16 +66,18 @@ impl InterimServer {
         let thread = thread::spawn("usher", move || {
             while !is_over.load(Ordering::Relaxed) {
                 let here = clients.into_iter().map(Job::Serve);
-                // No more than are there now, or a flood of new ones would keep it from the others.
+                // At most the clients that are queued now: a flood of new ones would starve the
+                // others.
                 let new = std::iter::from_fn(|| jobs.try_take()).take(jobs.len());
                 clients = serve_round(&service, here.chain(new), &is_over);
                 std::thread::park_timeout(PAUSE);
             }
             for client in clients {
-                // Whoever has a place has room there, too.
+                // The queue has room for every admitted connection.
                 let _ = queue.put(Job::Serve(client));
             }
-            // Here, so that nobody is unserved until another thread has its turn.
+            // Opened in this thread, so that no client is unserved until another thread is
+            // scheduled.
             opened.0.get_or_init(|| ());
         })?;
         Ok(InterimServer {
@@ -83,19 +87,19 @@ impl InterimServer {
         })
     }
 
-    /// Where the workers are to wait.
+    /// Returns the barrier for the workers.
     pub fn barrier(&self) -> StartBarrier {
         self.barrier.clone()
     }
 
-    /// Leaves the clients to the workers.
+    /// Hands the clients over to the workers.
     pub fn end(self) {
         self.over.store(true, Ordering::Relaxed);
         self.thread.end();
     }
 }
 
-/// Answers what has arrived, until it is over, and returns those who go on.
+/// Answers what has arrived, until `is_over`, and returns the connections that continue.
 fn serve_round(
     service: &Service,
     jobs: impl Iterator<Item = Job<Connection>>,
@@ -130,7 +134,7 @@ mod tests {
     use crate::queue;
     use crate::scoreboard::ReaperWaker;
 
-    /// COMPUTE answers who computes.
+    /// COMPUTE answers with the name of the thread that computes.
     const COMPUTE: CommandSet = &[CommandSpec {
         name: "COMPUTE",
         arguments: "",
@@ -157,7 +161,7 @@ mod tests {
         }
     }
 
-    /// As many connections as there may be, and their clients.
+    /// Opens `number` connections; returns their clients' and the server's ends.
     fn connect(clients: &Clients, number: u64) -> (Vec<BufReader<TcpStream>>, Vec<Connection>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connect = |number| {
@@ -176,7 +180,7 @@ mod tests {
         client.get_mut().write_all(requests.as_bytes()).unwrap();
     }
 
-    /// The next replies, so many.
+    /// Returns the next `number` replies.
     fn replies(client: &mut BufReader<TcpStream>, number: usize) -> String {
         let mut lines = String::new();
         for _ in 0..number {
@@ -227,7 +231,8 @@ mod tests {
         let [computing, asking] = &mut streams[..] else {
             panic!("two clients");
         };
-        // The usher goes round: who is answered now and then again has seen it come by at the other.
+        // The interim server works in rounds: two replies to one client mean that it has visited
+        // the other in between.
         send(computing, "WHY\nCOMPUTE\nPING\nCOMP");
         assert_eq!(replies(computing, 1), "42\n");
         send(computing, "UTE\n");

@@ -1,93 +1,108 @@
-//! `blockchain-tcpd` answers one-line commands on a TCP port. This is the map of the house.
+//! `blockchain-tcpd` answers one-line commands on a TCP port. This is the map of the code.
 //!
-//! # The floors
+//! # Layers
 //!
-//! A module uses those of the floors below its own, and no other: `tests/project.rs` sees to it.
+//! A module imports only modules of the layers below its own; `tests/project.rs` checks this.
 //!
 //! ```text
 //! main                                        options, log, run, one error, exit status
-//! daemon                                      the life of the process
-//! server     http                             opened, served and left, sees all the options; who looks after it, by HTTP
-//! notify     monitor                          what systemd is told; what those are answered who look after it
-//! health                                      whether clients are being served
-//! handover                                    what comes from the last process and goes to the next
-//! usher                                       serves all clients while the workers are being started
-//! acceptor   pool       reaper     signals    clients come in; are served; are ended; what the system says
-//! session    options    greeter               the service of one client; every setting; load balancers' PROXY headers
-//! connection linger     protocol              a client as a value; sockets that are leaving; requests and replies as bytes
-//! request_log metrics                         what each client asked and was answered; what is counted
-//! command    identity   listener   logging    the answers; the id; sockets that listen; the log
-//! cluster                                     how many clients all servers have together
-//! clients    scoreboard episode    limits     the count; who does what; trouble said once; what the system has room for
-//! pack                                        live connections on their way to the next process
-//! queue      thread     clock      bell       where jobs wait for workers; names and wakes; moments; what is rung and polled
-//! network    dial                             ranges of addresses; names, connections, and the way to a server
-//! error      sync       stdio                 why it failed, with which status; what is waited for; what is printed and read
-//! sys                                         the one room for unsafe code
+//! daemon                                      process life cycle: serve, shut down, hot restart
+//! server     admin                            one server: start, drain, handover; admin HTTP
+//! notify                                      sd_notify: service notifications, descriptor store
+//! health                                      liveness check of acceptors, workers and reaper
+//! handover                                    sockets and clients for the next process
+//! interim                                     serves all clients while the workers start
+//! acceptor   pool       reaper     signals    accept loop; worker pool; timeouts; signals
+//! session    options    proxy_filter          one client's requests; settings; PROXY filter
+//! connection lingering_close protocol         connection values; lingering close; wire formats
+//! request_log metrics                         log of requests and replies; counters, histograms
+//! command    identity   listener   logging    commands; server id; listening sockets; log
+//! cluster                                     census: number of clients of all servers
+//! clients    scoreboard log_throttle limits   limits; worker slots; incidents; system limits
+//! handover_state                              encoded state of live connections
+//! queue      thread     clock      waker      job queue; named threads; clocks; eventfd, poll
+//! network    dial                             address ranges; client library with DNS
+//! error      sync       stdio                 errors, exit status; primitives; standard streams
+//! sys                                         the only module with unsafe code
 //! ```
 //!
-//! # The way of a byte
+//! # How a request is served
 //!
-//! The kernel keeps a new client until an [`acceptor`] takes it, gives it a place in the count ([`clients`]) and puts it
-//! on the bounded channel to the [`pool`] ([`queue`]) as a [`connection`]. A worker takes it and begins a [`session`]: it
-//! blocks in `recv`, with room for one request on its stack. [`protocol::line`] finds whole lines in what was read;
-//! [`command`] parses and executes each, without knowing of sockets or lines; the replies gather in one buffer, which
-//! goes out in one `send` for all that was read. The worker notes on its line of the [`scoreboard`] that something was
-//! answered, and in its share of the [`metrics`] what it came to, and blocks again. No lock, no allocation and no further system call is on this way.
+//! The kernel keeps a new client in the backlog until an [`acceptor`] accepts it, counts it
+//! ([`clients`]) and puts it as a [`connection`] into the bounded [`queue`] of the worker [`pool`].
+//! A worker takes it and starts a [`session`], which blocks in `recv` with a buffer for one request
+//! on its stack. [`protocol::line`] finds whole lines in the bytes read; [`command`] parses and
+//! executes each line and knows neither sockets nor the protocol. The replies to all lines of one
+//! read collect in one buffer and leave in one `send`. The worker then records its activity in its
+//! slot of the [`scoreboard`] and the results in its shard of the [`metrics`], and blocks again.
+//! This path takes no lock, allocates nothing and makes no other system call.
 //!
-//! # The way of a client behind a load balancer
+//! # How a load balancer's connection is admitted
 //!
-//! If a connection comes from a network of `--proxy-from`, the acceptor leaves it to the [`proxy_filter`], whose thread polls all
-//! those that have not said yet whose they are. When the PROXY header is whole ([`protocol::proxy`]), the client is let in by
-//! the same door as others, with its own address; what it has sent behind the header waits unread in the socket.
+//! An acceptor passes a connection from a `--proxy-from` network to the [`proxy_filter`], whose
+//! thread polls all connections with an incomplete PROXY header. When the header
+//! ([`protocol::proxy`]) is whole, the client is admitted as any other, with its own address. The
+//! bytes after the header stay unread in the socket.
 //!
-//! # The way of a scrape
+//! # How a scrape is answered
 //!
-//! [`http`] serves all who look after the server in one thread, beside the acceptors and the workers and without them: it
-//! polls their sockets, finds whole requests ([`protocol::http`]) and has [`monitor`] answer them, from what everybody has
-//! noted in [`metrics`] and from [`health`], whose checks have a thread of their own.
+//! The [`admin`] HTTP server uses one thread for all its clients, and neither acceptors nor
+//! workers. It polls their sockets, finds whole requests ([`protocol::http`]), and answers them
+//! from the [`metrics`] and from [`health`], whose checks have a thread of their own.
 //!
-//! # The way of a WHO
+//! # How WHO is answered
 //!
-//! It is answered from the count of [`clients`], and in a [`cluster`] by its census. One over Redis adds what another thread has heard
-//! of the other servers. For one over etcd the worker waits for a round: a thread reads there who belongs to the cluster, asks all
-//! by their [`http`], and tells all workers that wait the sum, or why there is none.
+//! A server alone answers with its own count ([`clients`]); in a [`cluster`], the census adds the
+//! other servers. Over Redis, another thread keeps the last counts of the others. Over etcd, the
+//! worker waits for a poll: a thread reads the members from etcd, asks the [`admin`] servers of
+//! all, and gives the sum, or the reason for its absence, to all waiting workers.
 //!
-//! # The way of an NP
+//! # How NP is computed
 //!
-//! What computes ([`command::ComputeLimiter`]) waits in its worker for a turn, of which there are as many as half of the cores, and rests
-//! as long as it computes, so that whoever only asks finds a core. Where no turns are given, the request is deferred: the session
-//! lets go of its connection with it, and a worker answers it before it reads on.
+//! A computing command waits in its worker for a permit ([`command::ComputeLimiter`]). The number
+//! of permits is half of the number of cores, at least one, and a permit rests for as long as it
+//! was in use, so that other requests find a free core. Where no permits are given, the request is
+//! deferred: the session releases its connection together with the request, and a worker answers it
+//! before it reads on.
 //!
-//! # The way of a client that must go
+//! # How the server closes a client
 //!
-//! The [`reaper`] reads the scoreboard. When a client has been idle or not reading for too long, or when another waits
-//! for a worker, it marks the line and interrupts the worker's thread by a signal whose handler does nothing
-//! ([`sys`]): the blocked call fails with `EINTR`, and the worker looks at its orders. Whatever the client does in
-//! between voids the order. Told goodbye, the socket is left to [`linger`], so that the last words arrive.
+//! The [`reaper`] reads the scoreboard. When a client has been idle, or has taken no replies, for
+//! too long, or when another client waits for a worker, the reaper marks the worker's slot and
+//! interrupts its thread by a signal with an empty handler ([`sys`]). The blocked call fails with
+//! `EINTR`, and the worker sees the close request. Any activity of the client in between makes the
+//! request void. After the last reply, [`lingering_close`] takes the socket, so that the reply
+//! arrives.
 //!
-//! # The way of a SIGTERM
+//! # Graceful shutdown: SIGTERM
 //!
-//! [`signals`] passes it to [`daemon`], which has `/readyz` say so for a while if it is to, and closes the door: the acceptors end
-//! and with them the listeners. The scoreboard's phase becomes `Finish` and the reaper interrupts all blocked workers; each reads what has arrived by
-//! then, answers it, says goodbye and takes the next from the queue, until the queue is empty and the workers end. At the
-//! deadline the phase becomes `Cut`. A second signal ends the process at once.
+//! [`signals`] passes the signal to [`daemon`]. With `--drain-notice`, `/readyz` first announces
+//! the drain for a while. Then the acceptors end, and the listeners close. The scoreboard's phase
+//! becomes `Drain`, and the reaper interrupts all blocked workers. Each worker reads what has
+//! arrived by then, answers it, closes its client and takes the next from the queue; when the queue
+//! is empty, the workers end. At the deadline the phase becomes `Abort`. A second signal ends the
+//! process at once.
 //!
-//! # The way of a SIGUSR2
+//! # Hot restart: SIGUSR2
 //!
-//! [`daemon`] has the new program try itself out ([`handover`]). Then [`http`] answers who has connected, the door
-//! closes, the phase becomes `Release`, no more turns are given, and the workers let go: the connections come out of
-//! the [`server`] as values, open and unread. They go into a [`pack`] with the listening sockets and those who linger,
-//! and the new program, executed in the same process, begins with what it finds there: the [`interim`] serves everybody
-//! who only asks until all workers are started, and [`http`]. If it can't be executed after all, this program begins
-//! anew in the same way. At a SIGTERM under systemd, if it keeps a descriptor that is stored for a trial ([`notify`]), the phase
-//! is `Pack`, which answers what has arrived and then lets go, and the pack is stored with systemd for the next process.
+//! [`daemon`] runs a preflight of the new program ([`handover`]). Then the [`admin`] server answers
+//! its connected clients and ends, the acceptors end, the phase becomes `Detach`, no more permits
+//! are given, and the workers release their connections, open and with unread input, to the
+//! [`server`]. [`handover_state`] encodes them together with the listening sockets and the
+//! lingering ones. The new program, executed in the same process, starts from this state: the
+//! [`interim`] server serves everything but computing commands until all workers run. If the new
+//! program can't be executed after all, this one continues in the same way.
+//!
+//! At SIGTERM, systemd may keep descriptors: [`notify`] stores one to probe this. If systemd keeps
+//! it, the phase is `DrainThenDetach`: the workers answer what has arrived and then release their
+//! connections, and systemd stores the state for the next process.
 //!
 //! # The other programs
 //!
-//! `src/bin/blockchain-tcp` is the client for people and scripts, `src/bin/check_blockchain_tcp` the monitoring plugin: no part of
-//! the daemon. They stand where `main` stands, reach a server by [`dial`], and share with the daemon what an id looks like,
-//! which commands there are and how the system's errors are worded.
+//! `src/bin/blockchain-tcp` is the client for people and scripts, `src/bin/check_blockchain_tcp`
+//! the monitoring plugin. Neither is part of the daemon. They are in the same layer as `main`,
+//! reach a server by [`dial`], and share with the daemon the format of ids, the list of commands
+//! and the wording of system errors.
 
 pub mod acceptor;
 pub mod admin;

@@ -1,4 +1,5 @@
-//! What this system has room for: threads and descriptors. Asked before anything is taken, and named when it is scarce.
+//! Resource limits: checks the system's limits on threads and file descriptors at the start, and
+//! shares out the descriptors.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,41 +10,43 @@ use rustix::process::{Resource, Rlimit, Uid, getrlimit, setrlimit};
 use crate::error::Error;
 use crate::sys;
 
-/// Threads and maps that the process needs besides its workers, with some to spare.
+/// Threads that the process needs besides its workers, with a margin.
 const SPARE_THREADS: usize = 32;
 
-/// Memory maps that the process needs besides its workers' stacks, with many to spare.
+/// Memory maps that the process needs besides its workers' stacks, with a wide margin.
 const SPARE_MAPS: usize = 1000;
 
-/// Maps that a thread needs: its stack, the stack of its signal handlers, and a guard page for each. Rust aborts the
+/// Memory maps of a thread: its stack, its signal stack, and a guard page for each. Rust aborts the
 /// process when a thread can't get them.
 const MAPS_PER_THREAD: usize = 4;
 
-/// Address space that the process needs besides its workers.
+/// Address space in bytes that the process needs besides its workers.
 const SPARE_ADDRESS_SPACE: usize = 80 << 20;
 
-/// Memory of its own that the process needs besides its workers.
+/// Data memory in bytes that the process needs besides its workers.
 const SPARE_DATA: usize = 16 << 20;
 
-/// What a thread takes of both: its stack, the stack of its signal handlers, its connection, and some to spare.
+/// Bytes of both that a thread needs: its stack, its signal stack, its connection, and a margin.
 const MEMORY_PER_THREAD: usize = 96 << 10;
 
-/// Descriptors that the process may need besides its clients' and those that are open when they are shared out.
+/// Descriptors that the process may need besides those of its clients and those open when they are
+/// shared out.
 const SPARE_DESCRIPTORS: usize = 12;
 
-/// The most connections of those who look after the server.
+/// Largest number of admin HTTP connections.
 const MOST_HTTP: u64 = 32;
 
-/// The most connections of other servers of the cluster, and the most to them.
+/// Largest number of connections from other servers of the cluster, and of connections to them.
 const MOST_SERVERS: u64 = 128;
 
-/// The most connections that may have sent no whole PROXY header yet.
+/// Largest number of connections whose PROXY header is incomplete.
 const MAX_PENDING_HEADERS: u64 = 1024;
 
-/// The most sockets that may linger.
+/// Largest number of sockets in lingering close.
 const MOST_LINGERING: usize = 1024;
 
-/// Refuses more workers than the system has threads for, and a limit on open files that leaves no room for a client.
+/// Fails if a limit allows fewer threads than `workers`, or if the limit on open files leaves no
+/// room for a client.
 pub fn check(workers: usize) -> Result<(), Error> {
     share_descriptors(1, 0, 1)?;
     let tightest = thread_limits().into_iter().min_by_key(|limit| limit.room);
@@ -62,7 +65,8 @@ struct Limit {
     name: String,
 }
 
-/// How many workers each limit leaves room for. What can't be read (a sandbox may hide it) is no limit.
+/// Returns the number of workers that each limit allows. Omits limits that can't be read, for
+/// example in a sandbox.
 fn thread_limits() -> Vec<Limit> {
     let mut limits = Vec::new();
     let mut add = |room: usize, name: String| {
@@ -151,8 +155,8 @@ fn thread_limits() -> Vec<Limit> {
     limits
 }
 
-/// Whether the limit on a user's threads does not hold for `user`: the kernel exempts its real root (getrlimit(2)), which
-/// the root of a user namespace may not be (user_namespaces(7)).
+/// Returns whether `user` is exempt from the limit on a user's threads: the kernel exempts the real
+/// root (getrlimit(2)), which the root of a user namespace may not be (user_namespaces(7)).
 fn is_exempt(user: Uid) -> bool {
     let maps = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let outside = maps
@@ -167,7 +171,7 @@ fn number_in(file: &Path) -> Option<usize> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// The number after `name:` in a file such as /proc/PID/status.
+/// Returns the number after `name:` in a file such as /proc/PID/status.
 fn number_of(file: &Path, name: &str) -> Option<usize> {
     let text = fs::read_to_string(file).ok()?;
     let value = text
@@ -176,7 +180,7 @@ fn number_of(file: &Path, name: &str) -> Option<usize> {
     value.split_whitespace().next()?.parse().ok()
 }
 
-/// How many threads the system has (proc_loadavg(5)).
+/// Returns the number of threads in the system (proc_loadavg(5)).
 fn threads_of_all() -> usize {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let threads = load
@@ -186,7 +190,7 @@ fn threads_of_all() -> usize {
     threads.and_then(|(_, all)| all.parse().ok()).unwrap_or(0)
 }
 
-/// How many threads `user` has.
+/// Returns the number of threads of `user`.
 fn threads_of(user: u32) -> usize {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes
@@ -203,25 +207,27 @@ fn as_size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// How the process's descriptors are shared out.
+/// Distribution of the process's descriptors.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Descriptors {
-    /// The limit on open files.
+    /// Limit on open files.
     pub limit: u64,
-    /// How many clients may be served or wait.
+    /// Largest number of clients, served or queued.
     pub clients: usize,
-    /// How many sockets may linger.
+    /// Largest number of sockets in lingering close.
     pub lingering: usize,
 }
 
-/// Raises the limit on descriptors as far as it goes, leaves a second to drain in before the limit on processor time ends the
-/// process, and has the allocator take little address space if that is limited. Call it before any thread starts.
+/// Raises the limit on descriptors to its maximum, leaves one second to drain before the limit on
+/// processor time ends the process, and restricts the allocator to one arena if the address space
+/// is limited. Call it before any thread starts.
 pub fn prepare() {
     let Rlimit { current, maximum } = getrlimit(Resource::Cpu);
     if let Some(seconds) = maximum
         && current == maximum
     {
-        // SIGXCPU comes at the first limit, SIGKILL at the second. If that is refused, only the latter.
+        // SIGXCPU comes at the soft limit, SIGKILL at the hard one. If the change is refused, only
+        // SIGKILL comes.
         let current = Some(seconds.saturating_sub(1));
         let _ = setrlimit(Resource::Cpu, Rlimit { current, maximum });
     }
@@ -230,7 +236,7 @@ pub fn prepare() {
     }
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
-        // If that is refused, the limit stays as it was, and is what we go by.
+        // If the change is refused, the old limit applies.
         let _ = setrlimit(
             Resource::Nofile,
             Rlimit {
@@ -241,36 +247,37 @@ pub fn prepare() {
     }
 }
 
-/// How many connections may look after the server at a time, so that they take nothing from clients where there is little.
+/// Returns the largest number of admin HTTP connections, which is small where descriptors are few.
 pub fn http_connections() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     as_size((limit / 16).clamp(2, MOST_HTTP))
 }
 
-/// How many connections with other servers of the cluster there may be in either direction.
+/// Returns the largest number of connections from other servers of the cluster, and of connections
+/// to them.
 pub fn server_connections() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     as_size((limit / 16).clamp(4, MOST_SERVERS))
 }
 
-/// How many connections may have sent no whole PROXY header yet, by the same measure.
+/// Returns the largest number of connections whose PROXY header is incomplete, by the same measure.
 pub fn pending_header_connections() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     as_size((limit / 16).clamp(2, MAX_PENDING_HEADERS))
 }
 
-/// Shares out the descriptors for `clients`, of whom so many are `here`, if there are enough. Each of `acceptors` takes one
-/// when it begins to wait for a client.
+/// Shares out descriptors for `clients` clients, of which `here` are open already. Fails if there
+/// are too few. Each of the `acceptors` opens one descriptor when it begins to wait for a client.
 pub fn share_descriptors(
     clients: usize,
     here: usize,
     acceptors: usize,
 ) -> Result<Descriptors, Error> {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    // Reading the directory opens one more. If it is out of sight, so many may be in use.
+    // Reading the directory opens one more. Without /proc, assume this number.
     let taken = fs::read_dir("/proc/self/fd").map_or(SPARE_DESCRIPTORS, |open| open.count() - 1);
     match share(limit, (taken + acceptors).saturating_sub(here), clients) {
-        // They have theirs, even if the limit is lower now.
+        // Open clients keep their descriptors, even if the limit is lower now.
         Ok(shared) => Ok(Descriptors {
             clients: shared.clients.max(here.min(clients)),
             ..shared

@@ -1,9 +1,10 @@
-//! Closing so that the last words arrive: a lingering close.
+//! Lingering close: half-closed sockets are drained until the peer closes.
 //!
-//! A socket that is closed while the client still sends answers with a reset, and a reset may overtake and undo what
-//! the client has not read yet (RFC 9112, section 9.6, tells the same of HTTP). So the server shuts down its sending
-//! side, reads and throws away what still comes, and closes when the client has closed too, or after a second.
-//! The thread wakes only while somebody is leaving.
+//! If a server closes a socket while the client still sends, the kernel answers with a reset, which
+//! may overtake and destroy data that the client has not read yet (RFC 9112, section 9.6, describes
+//! the same for HTTP). So the server shuts down its sending side, discards what still arrives, and
+//! closes when the client has closed too, or after a second. The thread wakes only while a socket
+//! lingers.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -18,16 +19,16 @@ use crate::clock::Millis;
 use crate::error::Error;
 use crate::thread;
 
-/// How long a client has to close its side.
+/// Time that a client has to close its side.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often it is looked after.
+/// Interval between two checks of a socket.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// The most that is thrown away of one client's bytes each time that it is looked after.
+/// Maximum number of bytes that one check discards of one socket.
 const DISCARD: usize = 64 * 1024;
 
-/// The sockets of clients that have been told goodbye.
+/// Handle of the thread that drains half-closed sockets.
 #[derive(Clone)]
 pub struct LingeringClose {
     sender: Sender<Command>,
@@ -38,15 +39,15 @@ pub struct LingeringClose {
 /// A socket that lingers, and since when.
 pub type LingeringSocket = (TcpStream, Millis);
 
-/// What the thread is told.
+/// A message to the thread.
 enum Command {
     Close(LingeringSocket),
     TakeAll(Sender<Vec<LingeringSocket>>),
 }
 
 impl LingeringClose {
-    /// Starts the thread, for at most `limit` sockets at a time. It ends when the last clone is dropped and no socket
-    /// is left; then the receiver disconnects.
+    /// Starts the thread, for at most `limit` sockets at a time. It ends when the last clone is
+    /// dropped and no socket is left; then the receiver disconnects.
     pub fn start(limit: usize) -> Result<(Self, Receiver<()>), Error> {
         let (sender, orders) = crossbeam_channel::unbounded();
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
@@ -64,13 +65,13 @@ impl LingeringClose {
         Ok((linger, ended))
     }
 
-    /// Closes `stream`, whose sending side is shut down, when the client has closed too. With too many already it is
-    /// closed at once.
+    /// Closes `stream`, whose sending side is shut down, once the client has closed too; or at once
+    /// if `limit` sockets already linger.
     pub fn push(&self, stream: TcpStream) {
         self.resume((stream, Millis::now()));
     }
 
-    /// The same with one that lingers already.
+    /// Continues the lingering close of a socket.
     pub fn resume(&self, leaving: LingeringSocket) {
         if self.held.fetch_add(1, Ordering::Relaxed) < self.limit {
             // It fails only if the thread is gone, and then the socket is closed at once.
@@ -80,7 +81,7 @@ impl LingeringClose {
         }
     }
 
-    /// All that linger, to do so elsewhere.
+    /// Returns all lingering sockets, to be continued elsewhere.
     pub fn take_all(&self) -> Vec<LingeringSocket> {
         let (to, given) = crossbeam_channel::bounded(1);
         // It fails only if the thread is gone, with all sockets.
@@ -96,7 +97,7 @@ fn run(orders: &Receiver<Command>, held: &AtomicUsize) {
         Command::Close(leaving) => sockets.push(leaving),
         Command::TakeAll(to) => {
             held.fetch_sub(sockets.len(), Ordering::Relaxed);
-            // Who asked waits for it.
+            // The caller of `take_all` waits for it.
             let _ = to.send(std::mem::take(sockets));
         }
     };
@@ -107,7 +108,8 @@ fn run(orders: &Receiver<Command>, held: &AtomicUsize) {
                 Err(_) => return,
             }
         }
-        // Once in an interval, however many come: a flood of them would look after each at each arrival of another.
+        // One check per interval: with a flood of sockets, each new one would cause a check of all
+        // others.
         let next = Instant::now() + INTERVAL;
         loop {
             match orders.recv_deadline(next) {
@@ -125,7 +127,7 @@ fn run(orders: &Receiver<Command>, held: &AtomicUsize) {
     }
 }
 
-/// Throws away what has arrived, and tells whether that was all that will.
+/// Discards what has arrived, and returns whether the peer has closed.
 fn has_closed(socket: &TcpStream, buffer: &mut [u8]) -> bool {
     loop {
         match rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {

@@ -1,4 +1,4 @@
-//! Listening sockets.
+//! Listening sockets: bound by this process, passed by systemd, or inherited in a handover.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
@@ -10,37 +10,39 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use crate::error::{Error, plain};
 use crate::{handover_state, sys};
 
-/// How many clients the kernel keeps for us until they are accepted, if net.core.somaxconn allows as many. std asks
-/// for 128, and a burst of more than that waits for seconds while the clients' SYNs are sent again.
+/// Backlog: connections that the kernel queues until they are accepted, if net.core.somaxconn
+/// allows as many. std requests 128; with a larger burst, clients wait seconds for the
+/// retransmission of their SYNs.
 const BACKLOG: i32 = 4096;
 
-/// The most bytes of replies that the kernel keeps for a client that doesn't read; it takes twice as much memory for them
-/// (socket(7)). Left to itself it takes up to 4 MiB (tcp_wmem in tcp(7)).
+/// Send buffer in bytes for a client that doesn't read; the kernel uses twice as much memory for it
+/// (socket(7)). Its own limit would be up to 4 MiB (tcp_wmem in tcp(7)).
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// The name that a socket for the line protocol has in its unit (`FileDescriptorName=`).
+/// Name of a socket for the line protocol in its unit (`FileDescriptorName=`).
 const LINE: &str = "line";
 
-/// The name that a socket for HTTP has.
+/// Name of a socket for HTTP in its unit.
 const HTTP: &str = "http";
 
-/// A socket that listens.
+/// Listening socket.
 pub struct Listener {
     /// The socket.
     pub socket: TcpListener,
-    /// The address that it is bound to, with the real port if the system chose it.
+    /// Bound address, with the actual port if the system chose it.
     pub address: SocketAddr,
-    /// Whether systemd passed it, which keeps it, too: it must never be shut down.
+    /// Whether systemd passed the socket. systemd keeps it, too, so it must never be shut down.
     pub passed: bool,
 }
 
-/// Listens on `address`.
+/// Binds `address` and listens.
 pub fn bind(address: SocketAddr) -> Result<Listener, Error> {
     bind_beside(address, &[])
 }
 
-/// Listens on `address`, one of `all`. If there is an address of IPv4 with the same port among them, `[::]` is those of IPv6
-/// alone; by itself it is IPv4's too, unless net.ipv6.bindv6only says otherwise (ipv6(7)).
+/// Binds `address`, one of `all`, and listens. `[::]` is restricted to IPv6 if `all` contains an
+/// IPv4 address with the same port; otherwise it includes IPv4, unless net.ipv6.bindv6only says
+/// otherwise (ipv6(7)).
 pub fn bind_beside(address: SocketAddr, all: &[SocketAddr]) -> Result<Listener, Error> {
     let port = address.port();
     let has_ipv4 = |other: &SocketAddr| other.is_ipv4() && other.port() == port;
@@ -56,22 +58,23 @@ pub fn bind_beside(address: SocketAddr, all: &[SocketAddr]) -> Result<Listener, 
     bound().map_err(|source| Error::Listen { address, source })
 }
 
-/// What systemd passes to this process.
+/// Sockets that systemd passes to this process.
 pub struct Passed {
     /// Sockets for clients.
     pub line: Vec<Listener>,
     /// Sockets for HTTP.
     pub http: Vec<Listener>,
-    /// The pack that it has kept.
+    /// Handover state from the descriptor store.
     pub pack: Option<OwnedFd>,
 }
 
 /// Takes what systemd passes to this process. Call it once, before any thread starts.
 pub fn passed() -> Result<Passed, Error> {
     let mut sockets = sys::passed_sockets();
-    // A probe of the store that a crash left there.
+    // A test descriptor that a crash left in the store.
     sockets.retain(|(_, name)| name != handover_state::PROBE);
-    // What was stored comes after what belongs to a .socket unit; of several packs, which a crash may leave, the last.
+    // Stored descriptors come after those of .socket units. Of several handover states, which a
+    // crash may leave, the last counts.
     let packs = sockets.extract_if(.., |(_, name)| name == handover_state::NAME);
     let pack = packs.last().map(|(socket, _)| socket);
     let (mut line, mut http) = (Vec::new(), Vec::new());
@@ -82,7 +85,8 @@ pub fn passed() -> Result<Passed, Error> {
                 "the socket {name:?} that systemd passes as descriptor {number} {problem}"
             ))
         };
-        // Without FileDescriptorName= it is called as its unit is, without any name "unknown" (systemd.socket(5)).
+        // Without FileDescriptorName= the name is that of the unit, or "unknown"
+        // (systemd.socket(5)).
         let listeners = match name.as_str() {
             HTTP => &mut http,
             LINE | "unknown" | "" => &mut line,
@@ -105,12 +109,12 @@ pub fn passed() -> Result<Passed, Error> {
     Ok(Passed { line, http, pack })
 }
 
-/// Goes on with a socket that listens already; systemd may have `passed` it.
+/// Continues with a socket that listens already and that systemd may have `passed`.
 pub fn inherit(socket: OwnedFd, passed: bool) -> io::Result<Listener> {
     prepare(TcpListener::from(socket), passed)
 }
 
-/// Whether it is a stream over IP that listens.
+/// Returns whether it is a listening stream socket over IP.
 pub fn accepts_tcp(socket: &OwnedFd) -> bool {
     let kind = sockopt::socket_type(socket);
     let family = sockopt::socket_domain(socket);
@@ -120,10 +124,10 @@ pub fn accepts_tcp(socket: &OwnedFd) -> bool {
 }
 
 fn prepare(socket: TcpListener, passed: bool) -> io::Result<Listener> {
-    // On Linux the accepted sockets inherit all these, which saves system calls for each. Replies go out when they
-    // are written, and a client whose machine has died is found out even without an idle time-out. A byte that is sent as
-    // urgent is a byte like any other; otherwise it would be missing. Other sorts of TCP may lack some: MPTCP has no urgent
-    // bytes at all.
+    // On Linux, accepted sockets inherit these options, which saves system calls for each. Replies
+    // are sent when they are written. A client whose machine has died is detected even without an
+    // idle time-out. Urgent data is read in line; otherwise the urgent byte would be missing. Other
+    // stream protocols may lack some options: MPTCP has no urgent data.
     let address = socket.local_addr()?;
     for (option, set) in [
         ("TCP_NODELAY", sockopt::set_tcp_nodelay(&socket, true)),
@@ -138,7 +142,7 @@ fn prepare(socket: TcpListener, passed: bool) -> io::Result<Listener> {
             debug!(address:%, option, why:% = plain(&error.into()); "the socket does without an option");
         }
     }
-    // A unit may say otherwise (NonBlocking=).
+    // A unit may set another mode (NonBlocking=).
     socket.set_nonblocking(false)?;
     Ok(Listener {
         socket,
@@ -147,7 +151,8 @@ fn prepare(socket: TcpListener, passed: bool) -> io::Result<Listener> {
     })
 }
 
-/// Whether `error` says that this machine has no such address at all, as one without IPv6 says of `[::1]`.
+/// Returns whether `error` says that this machine has no such address at all, as a machine without
+/// IPv6 has no `[::1]`.
 pub fn is_no_such_address(error: &Error) -> bool {
     match error {
         Error::Listen { source, .. } => {

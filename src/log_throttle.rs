@@ -1,4 +1,4 @@
-//! Trouble that comes a thousand times is said once when it begins and once when it is over.
+//! Log throttle: logs a repeated incident once when it begins and once when it is over.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use log::warn;
 
 use crate::clock::Millis;
 
-/// So long must it be quiet until an episode is over.
+/// Quiet time after which an incident is over.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// One kind of trouble, for the log.
+/// One kind of incident.
 pub struct Incident {
     what: &'static str,
     state: Mutex<Option<State>>,
@@ -24,7 +24,7 @@ struct State {
 }
 
 impl Incident {
-    /// Trouble that the log calls `what`.
+    /// Returns an incident that the log calls `what`.
     pub const fn new(what: &'static str) -> Self {
         Incident {
             what,
@@ -32,7 +32,8 @@ impl Incident {
         }
     }
 
-    /// It happened; `detail` is logged if that is the beginning of an episode. Returns whether it is.
+    /// Records an occurrence, and logs it with `detail` if the incident begins. Returns whether it
+    /// begins.
     pub fn record(&self, detail: &dyn std::fmt::Display) -> bool {
         let now = Millis::now();
         let begins = {
@@ -59,8 +60,8 @@ impl Incident {
         begins
     }
 
-    /// Logs the end of an episode once it has been quiet for long enough, or at once with `now_over`. Returns whether
-    /// one is still going on.
+    /// Logs the end of the incident after enough quiet time, or at once with `now_over`. Returns
+    /// whether the incident continues.
     pub fn resolve(&self, now_over: bool) -> bool {
         let over = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,22 +82,22 @@ impl Incident {
     }
 }
 
-/// All trouble that clients or a scarce system can cause.
+/// All incidents that clients or a lack of system resources can cause.
 pub struct Incidents {
     /// Clients were answered `ERR BUSY`.
     pub refused: Incident,
     /// Clients were closed to make room for others.
     pub made_room: Incident,
-    /// Connections had no right PROXY header.
+    /// Connections had no valid PROXY header.
     pub bad_header: Incident,
-    /// A client could not be accepted.
+    /// Clients could not be accepted.
     pub accept: Incident,
     /// A worker panicked.
     pub panicked: Incident,
 }
 
 impl Incidents {
-    /// No trouble yet.
+    /// Returns the incidents, none of which has begun.
     pub const fn new() -> Self {
         Incidents {
             refused: Incident::new("clients are refused"),
@@ -107,7 +108,7 @@ impl Incidents {
         }
     }
 
-    /// Logs what is over (with `now_over`, everything); returns whether something is still going on.
+    /// Logs the incidents that are over (with `now_over`, all); returns whether one continues.
     pub fn resolve(&self, now_over: bool) -> bool {
         let all = [
             &self.refused,
@@ -116,7 +117,7 @@ impl Incidents {
             &self.accept,
             &self.panicked,
         ];
-        // Each is asked, whatever the others say.
+        // Resolves each one, whatever the others return.
         let going_on = all.iter().filter(|episode| episode.resolve(now_over));
         going_on.count() > 0
     }

@@ -1,4 +1,5 @@
-//! The log: one line an event on stderr, `key=value`, with priorities when the journal reads it.
+//! Logging: one line per event on stderr, with `key=value` pairs, and with priorities for the
+//! journal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -14,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::Error;
 
-/// Checks what `--log` takes: `LEVEL` and `MODULE=LEVEL`, parted by commas.
+/// Checks the value of `--log`: `LEVEL` and `MODULE=LEVEL`, separated by commas.
 pub fn check_filter(filter: &str) -> Result<String, String> {
     for directive in filter.split(',') {
         let level = match directive.split_once('=') {
@@ -35,7 +36,7 @@ pub fn check_filter(filter: &str) -> Result<String, String> {
     Ok(filter.to_string())
 }
 
-/// Whether `name` may be that of a module of ours.
+/// Returns whether `name` may be the name of a module of this program.
 fn is_module(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("blockchain_tcpd") else {
         return false;
@@ -48,7 +49,7 @@ fn is_module(name: &str) -> bool {
             .is_some_and(|path| path.split("::").all(part))
 }
 
-/// Starts the log, and sends panics there too.
+/// Starts the log, and logs panics.
 pub fn start(filter: &str) {
     let journal = stderr_is_the_journal();
     let started = env_logger::Builder::new()
@@ -59,7 +60,7 @@ pub fn start(filter: &str) {
             false => write_line(output, record, journal),
         })
         .try_init();
-    // It fails only if there is a log already, as in a test.
+    // Fails only if a logger is set already, as in a test.
     if started.is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             let at = panic
@@ -71,12 +72,12 @@ pub fn start(filter: &str) {
     }
 }
 
-/// Whether this is what is said with etcd, word for word.
+/// Returns whether the record is a literal trace of the traffic with etcd, which holds secrets.
 fn holds_secrets(record: &Record<'_>) -> bool {
     record.level() == Level::Trace && record.target().starts_with("ureq_proto")
 }
 
-/// Prints what ends the daemon to stderr, whether the log has been started or not.
+/// Prints a fatal error to stderr, whether or not the log has been started.
 pub fn print_fatal(error: &Error) {
     let prefix = if stderr_is_the_journal() {
         format!("<{}>", priority(Level::Error))
@@ -85,17 +86,17 @@ pub fn print_fatal(error: &Error) {
     };
     let mut text = String::new();
     for (index, line) in error.to_string().lines().enumerate() {
-        // The journal takes each line for an entry of its own.
+        // The journal makes an entry of each line.
         text.push_str(&prefix);
         text.push_str(if index == 0 { "blockchain-tcpd: " } else { "" });
         push(&mut text, line);
         text.push('\n');
     }
-    // There is nowhere else to say it.
+    // A failure can't be reported anywhere else.
     let _ = Stderr::default().write(text.as_bytes());
 }
 
-/// The log's way out, which never waits: when nobody reads, lines are lost instead, and counted.
+/// Non-blocking writer to stderr. When the reader is too slow, lines are dropped and counted.
 #[derive(Default)]
 struct Stderr {
     journal: bool,
@@ -103,11 +104,12 @@ struct Stderr {
 }
 
 impl Stderr {
-    /// Whether a line can be written without waiting: a pipe that is ready takes 4,096 bytes at least (pipe(7)).
+    /// Returns whether a line can be written without blocking: a pipe that is ready accepts at
+    /// least 4,096 bytes (pipe(7)).
     fn is_ready() -> bool {
         let stderr = rustix::stdio::stderr();
         let mut events = [PollFd::new(&stderr, PollFlags::OUT)];
-        // If it can't be asked, writing will tell.
+        // If poll fails, the write reports the problem.
         poll(&mut events, Some(&Timespec::default())).is_err() || !events[0].revents().is_empty()
     }
 }
@@ -123,7 +125,7 @@ impl io::Write for Stderr {
             let notice = format!("{prefix}lost: nobody read the log lines={}\n", self.lost);
             rustix::io::write(rustix::stdio::stderr(), notice.as_bytes())?;
             self.lost = 0;
-            // The notice took some of the room.
+            // The notice has used some of the room.
             return self.write(line);
         }
         Ok(rustix::io::write(rustix::stdio::stderr(), line)?)
@@ -134,12 +136,13 @@ impl io::Write for Stderr {
     }
 }
 
-/// Whether stderr is the stream that systemd named in JOURNAL_STREAM as device:inode (systemd.exec(5)).
+/// Returns whether stderr is the stream that systemd names in JOURNAL_STREAM as device:inode
+/// (systemd.exec(5)).
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
         return false;
     };
-    // /proc may be out of sight; then the priorities are missed and nothing else.
+    // /proc may be hidden; then only the priorities are missing.
     std::fs::metadata("/proc/self/fd/2")
         .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
@@ -153,7 +156,8 @@ fn write_line(output: &mut Formatter, record: &Record<'_>, journal: bool) -> io:
     output.write_all(line.as_bytes())
 }
 
-/// What a line begins with: a priority for the journal, which knows the time, or the time and the level.
+/// Returns the beginning of a line: a priority for the journal, which adds the time; otherwise the
+/// time and the level.
 fn prefix(level: Level, journal: bool) -> String {
     if journal {
         format!("<{}>", priority(level))
@@ -162,7 +166,7 @@ fn prefix(level: Level, journal: bool) -> String {
     }
 }
 
-/// The syslog priorities, as sd-daemon(3) takes them.
+/// Returns the syslog priority, as in sd-daemon(3).
 fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -177,14 +181,15 @@ struct Pairs<'a>(&'a mut String);
 impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
         let value = value.to_string();
-        // Writing into a String can't fail.
+        // Writing to a String can't fail.
         let _ = write!(self.0, " {key}=");
         push(self.0, &quoted(&value));
         Ok(())
     }
 }
 
-/// A value with blanks or quotes in it is put between quotes, so that the pairs can be told apart.
+/// Quotes a value that is empty or contains blanks, quotes or `=`, so that the pairs can be
+/// separated.
 fn quoted(value: &str) -> Cow<'_, str> {
     if value.is_empty() || value.contains([' ', '"', '=']) {
         Cow::Owned(format!(
@@ -196,7 +201,7 @@ fn quoted(value: &str) -> Cow<'_, str> {
     }
 }
 
-/// Appends `text`, with whatever would break the line or a terminal escaped.
+/// Appends `text`, escaping characters that would break the line or a terminal.
 fn push(line: &mut String, text: &str) {
     for character in text.chars() {
         if character.is_control() {

@@ -1,4 +1,5 @@
-//! The daemon's program: options, log, run, one error printed, exit status.
+//! The daemon's program: parses the options, starts the log, runs the daemon, prints one error and
+//! returns the exit status.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ fn serve() -> Result<(), Error> {
 
 fn print(text: &str) -> Result<(), Error> {
     match stdio::print(&format!("{}\n", text.trim_end())) {
-        // Whoever asked for it has seen enough.
+        // A broken pipe is not an error: the reader has closed it early.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Print(error)),
         _ => Ok(()),
     }

@@ -1,5 +1,5 @@
-//! What is counted of the service, for those who watch it: written by whoever does it, without waiting for anybody, and
-//! summed up when somebody asks. `docs/metrics.md` tells what each figure means.
+//! Metrics of the service: lock-free counters, written by each thread that counts, and summed up
+//! when they are read. `docs/metrics.md` describes each metric.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,12 +7,13 @@ use std::time::Duration;
 use crate::clock::Nanos;
 use crate::command::{BatchCounters, OUTCOMES, Outcome, SLOTS};
 
-/// The names of the kinds of requests: those that only ask, and those that compute or came together with one that does.
+/// Names of the kinds of requests: queries, and computations or requests that were received
+/// together with one.
 pub const KINDS: [&str; 2] = ["asks", "computes"];
 
-/// How the service of a client may end.
+/// Reason why the service of a client ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // they are what docs/metrics.md says
+#[allow(missing_docs)] // docs/metrics.md describes them
 pub enum Closed {
     Left,
     Quit,
@@ -27,7 +28,7 @@ pub enum Closed {
     Panicked,
 }
 
-/// The names of [`Closed`], in its order.
+/// Names of [`Closed`], in its order.
 pub const CLOSED: [&str; 11] = [
     "left",
     "quit",
@@ -42,7 +43,7 @@ pub const CLOSED: [&str; 11] = [
     "panicked",
 ];
 
-/// Why a client may be refused.
+/// Reason why a client is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Refused {
@@ -56,7 +57,7 @@ pub enum Refused {
     HeaderLate,
 }
 
-/// The names of [`Refused`], in its order.
+/// Names of [`Refused`], in its order.
 pub const REFUSED: [&str; 8] = [
     "full",
     "address",
@@ -68,7 +69,7 @@ pub const REFUSED: [&str; 8] = [
     "header_late",
 ];
 
-/// Why an accept may fail.
+/// Reason why an accept fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum AcceptError {
@@ -78,10 +79,11 @@ pub enum AcceptError {
     Other,
 }
 
-/// The names of [`AcceptError`], in its order.
+/// Names of [`AcceptError`], in its order.
 pub const ACCEPT_ERRORS: [&str; 4] = ["client", "descriptors", "memory", "other"];
 
-/// The upper ends of the buckets of [`HistogramSnapshot`], in nanoseconds; one more bucket has none.
+/// Upper bounds of the buckets of [`HistogramSnapshot`], in nanoseconds; one more bucket is
+/// unbounded.
 pub const BOUNDS: [u64; 18] = [
     10_000,
     20_000,
@@ -103,7 +105,7 @@ pub const BOUNDS: [u64; 18] = [
     5_000_000_000,
 ];
 
-/// How many times took how long.
+/// Histogram of durations.
 #[derive(Default)]
 struct Histogram {
     buckets: [AtomicU64; BOUNDS.len() + 1],
@@ -113,20 +115,21 @@ struct Histogram {
 impl Histogram {
     #[inline]
     fn observe(&self, times: u64, nanoseconds: u64) {
-        // Most take the first few: they are found sooner in this way than by halving.
+        // Most durations fall into the first few buckets, which a linear search finds sooner than a
+        // binary one.
         let bucket = BOUNDS.iter().position(|bound| nanoseconds <= *bound);
         add(&self.buckets[bucket.unwrap_or(BOUNDS.len())], times);
         add(&self.nanoseconds, nanoseconds.saturating_mul(times));
     }
 }
 
-/// What some of the workers have counted. In cache lines of its own.
+/// Counters of some of the workers. In cache lines of its own, against false sharing.
 #[repr(align(128))]
 pub struct Shard {
     outcomes: [AtomicU64; SLOTS],
     received: AtomicU64,
     sent: AtomicU64,
-    /// By [`KINDS`].
+    /// Indexed by [`KINDS`].
     durations: [Histogram; KINDS.len()],
     waits: Histogram,
     closed: [AtomicU64; CLOSED.len()],
@@ -146,7 +149,8 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// `received` bytes were read at `begun`, held the requests in `tally`, and `sent` bytes of replies have been written.
+    /// Counts a batch: `received` bytes were read at `begun` and held the requests in `tally`, and
+    /// `sent` bytes of replies were written.
     #[inline]
     pub fn answered(&self, tally: &BatchCounters, begun: Nanos, received: usize, sent: usize) {
         let mut requests = 0;
@@ -162,7 +166,7 @@ impl Shard {
         self.sent(sent);
     }
 
-    /// So many more bytes of replies were written.
+    /// Counts `bytes` further bytes of replies.
     #[inline]
     pub fn sent(&self, bytes: usize) {
         if bytes > 0 {
@@ -170,37 +174,38 @@ impl Shard {
         }
     }
 
-    /// A request made the server fail, nobody knows which.
+    /// Counts an internal error, of an unknown request.
     pub fn failed(&self) {
         let internal = Outcome::at(None, OUTCOMES.len() - 1);
         add(&self.outcomes[internal.index()], 1);
     }
 
-    /// A worker has taken a client that was accepted at this moment.
+    /// Counts a client that a worker has taken, accepted at `since`.
     pub fn waited(&self, since: Nanos) {
         self.waits.observe(1, since.until(Nanos::now()));
     }
 
-    /// The service of a client has ended.
+    /// Counts a client whose service has ended.
     pub fn closed(&self, how: Closed) {
         add(&self.closed[how as usize], 1);
     }
 }
 
-/// All that is counted.
+/// All counters.
 pub struct Metrics {
-    /// One for each worker would be memory that every idle client costs, one for all would have them wait for each other.
+    /// Counters shared by some workers each: one shard per worker would cost memory for every idle
+    /// client, and a single one would cause contention.
     shares: Box<[Shard]>,
     accepted: AtomicU64,
     refused: [AtomicU64; REFUSED.len()],
     accept_errors: [AtomicU64; ACCEPT_ERRORS.len()],
     handovers: AtomicU64,
-    /// Nanoseconds.
+    /// Duration of the last handover in nanoseconds.
     handover: AtomicU64,
 }
 
 impl Metrics {
-    /// Nothing yet.
+    /// Creates counters at zero.
     pub fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shares = (4 * cores).next_power_of_two().min(64);
@@ -214,51 +219,52 @@ impl Metrics {
         }
     }
 
-    /// Where the worker with this number counts.
+    /// Returns the shard of the worker with this number.
     #[inline]
     pub fn share(&self, worker: usize) -> &Shard {
-        // Their number is a power of two.
+        // The number of shards is a power of two.
         &self.shares[worker & (self.shares.len() - 1)]
     }
 
-    /// One more client is accepted; returns its number.
+    /// Counts an accepted client; returns its number.
     pub fn accept(&self) -> u64 {
         self.accepted.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// How many clients have been accepted.
+    /// Returns the number of accepted clients.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// A client was refused.
+    /// Counts a refused client.
     pub fn refuse(&self, why: Refused) {
         add(&self.refused[why as usize], 1);
     }
 
-    /// An accept failed.
+    /// Counts a failed accept.
     pub fn accept_failed(&self, why: AcceptError) {
         add(&self.accept_errors[why as usize], 1);
     }
 
-    /// Goes on counting where the last process ended: its clients have been `accepted` there, and `handovers` went before.
+    /// Continues the counters of the previous process: its number of `accepted` clients and of
+    /// `handovers`.
     pub fn go_on(&self, accepted: u64, handovers: u64) {
         self.accepted.store(accepted, Ordering::Relaxed);
         self.handovers.store(handovers, Ordering::Relaxed);
     }
 
-    /// How often the clients have come from another process.
+    /// Returns the number of handovers.
     pub fn handovers(&self) -> u64 {
         self.handovers.load(Ordering::Relaxed)
     }
 
-    /// The last hand-over took so long.
+    /// Records the duration of the last handover.
     pub fn handed_over(&self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.handover.store(nanoseconds, Ordering::Relaxed);
     }
 
-    /// All figures now.
+    /// Returns the sums of all counters.
     pub fn sums(&self) -> MetricsSnapshot {
         let mut sums = MetricsSnapshot {
             accepted: self.accepted(),
@@ -288,35 +294,35 @@ impl Default for Metrics {
     }
 }
 
-/// The figures of one moment.
+/// Sums of the counters at one moment.
 #[derive(Clone, Debug)]
 pub struct MetricsSnapshot {
-    /// By the index of the [`Outcome`].
+    /// Indexed by [`Outcome`].
     pub outcomes: [u64; SLOTS],
-    /// By [`Closed`].
+    /// Indexed by [`Closed`].
     pub closed: [u64; CLOSED.len()],
-    /// By [`Refused`].
+    /// Indexed by [`Refused`].
     pub refused: [u64; REFUSED.len()],
-    /// By [`AcceptError`].
+    /// Indexed by [`AcceptError`].
     pub accept_errors: [u64; ACCEPT_ERRORS.len()],
-    /// Clients accepted.
+    /// Number of accepted clients.
     pub accepted: u64,
-    /// Bytes read.
+    /// Number of bytes read.
     pub received: u64,
-    /// Bytes written.
+    /// Number of bytes written.
     pub sent: u64,
-    /// How long requests took, by [`KINDS`].
+    /// Durations of requests, indexed by [`KINDS`].
     pub durations: [HistogramSnapshot; KINDS.len()],
-    /// How long clients waited for a worker.
+    /// Times that clients waited for a worker.
     pub waits: HistogramSnapshot,
-    /// How often the clients came from another process.
+    /// Number of handovers from another process.
     pub handovers: u64,
-    /// How long that took the last time.
+    /// Duration of the last handover.
     pub handover: Duration,
 }
 
 impl MetricsSnapshot {
-    /// How many requests have been answered.
+    /// Returns the number of answered requests.
     pub fn requests(&self) -> u64 {
         self.outcomes.iter().sum()
     }
@@ -340,12 +346,12 @@ impl Default for MetricsSnapshot {
     }
 }
 
-/// The sum of histograms.
+/// Sum of histograms.
 #[derive(Clone, Debug, Default)]
 pub struct HistogramSnapshot {
-    /// How many there are in each bucket of [`BOUNDS`], and beyond.
+    /// Number of values in each bucket of [`BOUNDS`], and in the unbounded one.
     pub buckets: [u64; BOUNDS.len() + 1],
-    /// All together.
+    /// Sum of the values.
     pub sum: Duration,
 }
 

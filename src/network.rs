@@ -1,10 +1,10 @@
-//! Addresses and networks of addresses as they are written: `[fe80::1%eth0]:4242`, `10.1.0.0/16`.
+//! Parses IP addresses and networks, such as `[fe80::1%eth0]:4242` and `10.1.0.0/16`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
 
-/// The address and port in `text`. An address of one link may name its interface (RFC 4007, section 11); an error says that
-/// there is no such interface.
+/// Parses an address with a port; `None` if `text` is not one. A link-local address may name its
+/// interface (RFC 4007, section 11); the error says that the interface does not exist.
 pub fn socket_address(text: &str) -> Option<Result<SocketAddr, String>> {
     if let Ok(address) = text.parse() {
         return Some(Ok(address));
@@ -12,29 +12,30 @@ pub fn socket_address(text: &str) -> Option<Result<SocketAddr, String>> {
     let (host, port) = text.strip_prefix('[')?.split_once("]:")?;
     let (address, zone) = host.split_once('%')?;
     let (_, port): (Ipv6Addr, u16) = (address.parse().ok()?, port.parse().ok()?);
-    // The resolver asks nobody: this is an address.
+    // No DNS request is made: the host is an address.
     let found = (host, port).to_socket_addrs().ok();
     let found = found.and_then(|mut found| found.next());
     Some(found.ok_or_else(|| format!("this machine has no interface {zone}")))
 }
 
-/// The addresses that begin with the same bits.
+/// Network: the addresses that share a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// Its first address: the other bits are zero.
+    /// First address: the bits after the prefix are zero.
     first: IpAddr,
-    /// How many bits they share.
+    /// Length of the prefix in bits.
     bits: u32,
 }
 
 impl Network {
-    /// Whether `address` is one of its own. An IPv4 address is one on a socket for both versions too.
+    /// Returns whether the network contains `address`. An IPv4-mapped IPv6 address, as on a
+    /// dual-stack socket, counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         first(address.to_canonical(), self.bits) == Some(self.first)
     }
 }
 
-/// The first address of the network of so many bits that `address` is in.
+/// Returns the first address of the network with a prefix of `bits` bits that contains `address`.
 fn first(address: IpAddr, bits: u32) -> Option<IpAddr> {
     Some(match address {
         IpAddr::V4(address) => {
@@ -53,7 +54,7 @@ fn first(address: IpAddr, bits: u32) -> Option<IpAddr> {
 impl FromStr for Network {
     type Err = String;
 
-    /// An address and the number of its bits that count; without that number, the address alone.
+    /// Parses an address with a prefix length; without one, the network is that address alone.
     fn from_str(text: &str) -> Result<Self, String> {
         const NONE: &str =
             "not an IP address or a network, such as 192.0.2.7, 10.1.0.0/16 or 2001:db8::/32";
@@ -80,7 +81,7 @@ impl FromStr for Network {
                 "{address} is within a network of {bits} bits, which is written {begins}/{bits}"
             ));
         }
-        // That of all IPv4 addresses on sockets for both versions has 96 bits (RFC 4291, section 2.5.5.2).
+        // The IPv4-mapped prefix has 96 bits (RFC 4291, section 2.5.5.2).
         match (address.to_canonical(), bits.checked_sub(96)) {
             (mapped @ IpAddr::V4(_), Some(bits)) if address.is_ipv6() => Ok(Network {
                 first: mapped,

@@ -1,5 +1,6 @@
-//! Service notifications (sd_notify(3)): ready, how many clients, still well, stopping; and systemd's file descriptor store.
-//! Nobody is told without `NOTIFY_SOCKET`. Nothing here waits for the service manager for longer than its caller allows.
+//! Service notifications (sd_notify(3)): readiness, status, watchdog, stopping and reloading, and
+//! systemd's descriptor store. Without `NOTIFY_SOCKET`, nothing is sent. No function here blocks
+//! for longer than its caller allows.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -27,24 +28,24 @@ use crate::health::Health;
 use crate::sys;
 use crate::thread;
 
-/// How often the status is brought up to date.
+/// Interval of status updates.
 const STATUS: Duration = Duration::from_secs(2);
 
-/// How long a message that must not be lost is tried again.
+/// Time for which an important message is retried.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The most messages that wait to be tried again.
+/// Largest number of messages waiting for a retry.
 const MOST_PENDING: usize = 16;
 
-/// A watchdog with less time than this can't be satisfied: it counts as none.
+/// Shortest watchdog time that can be satisfied; a shorter one counts as unset.
 const LEAST_WATCHDOG: Duration = Duration::from_millis(30);
 
-/// An address of `NOTIFY_SOCKET`.
+/// Parsed `NOTIFY_SOCKET`.
 #[derive(Debug, PartialEq, Eq)]
 enum Address {
-    /// A path, or a name in the abstract namespace.
+    /// Path, or name in the abstract namespace.
     Unix(SocketAddrUnix),
-    /// A port of the host of this virtual machine.
+    /// Port of the host of this virtual machine.
     Vsock {
         kind: Option<SocketType>,
         cid: u32,
@@ -53,7 +54,7 @@ enum Address {
 }
 
 impl Address {
-    /// Understands all forms that sd_notify(3) names.
+    /// Parses all forms that sd_notify(3) describes.
     fn parse(text: &OsStr) -> Option<Self> {
         match text.as_bytes() {
             [b'/', ..] => SocketAddrUnix::new(text).ok().map(Address::Unix),
@@ -71,13 +72,13 @@ impl Address {
                 };
                 let (cid, port) = address.split_once(':')?;
                 let (cid, port) = (cid.parse().ok()?, port.parse().ok()?);
-                // VMADDR_CID_ANY is no destination (vsock(7)).
+                // VMADDR_CID_ANY is not a valid destination (vsock(7)).
                 (cid != u32::MAX).then_some(Address::Vsock { kind, cid, port })
             }
         }
     }
 
-    /// A non-blocking socket that is connected to it.
+    /// Opens a non-blocking socket that is connected to the address.
     fn connect(&self, deadline: Instant) -> io::Result<OwnedFd> {
         let open = |family, kind| {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -93,7 +94,7 @@ impl Address {
                 let open = |kind| open(AddressFamily::VSOCK, kind);
                 let socket = match kind {
                     Some(kind) => open(*kind)?,
-                    // Few hypervisors have datagrams.
+                    // Few hypervisors support datagrams.
                     None => open(SocketType::DGRAM).or_else(|_| open(SocketType::SEQPACKET))?,
                 };
                 match sys::connect_vsock(socket.as_fd(), *cid, *port) {
@@ -109,7 +110,8 @@ impl Address {
     }
 }
 
-/// Where the service manager listens, if there is one. The log says once if `NOTIFY_SOCKET` makes no sense.
+/// Returns the address of the service manager, if there is one. Logs an invalid `NOTIFY_SOCKET`
+/// once.
 fn address() -> Option<&'static Address> {
     static ADDRESS: OnceLock<Option<Address>> = OnceLock::new();
     let parse = || {
@@ -126,7 +128,7 @@ fn address() -> Option<&'static Address> {
     ADDRESS.get_or_init(parse).as_ref()
 }
 
-/// The time of the watchdog, if there is one. The log says once if `WATCHDOG_USEC` makes no sense.
+/// Returns the watchdog time, if there is one. Logs an invalid `WATCHDOG_USEC` once.
 fn watchdog() -> Option<Duration> {
     static WATCHDOG: OnceLock<Option<Duration>> = OnceLock::new();
     let parse = || {
@@ -153,12 +155,12 @@ fn watchdog() -> Option<Duration> {
     *WATCHDOG.get_or_init(parse)
 }
 
-/// What is told regularly, in a thread that ends when this is dropped.
+/// Sends the periodic notifications, from a thread that ends when this value is dropped.
 pub struct Notifier(Option<(Sender<()>, thread::Thread)>);
 
 impl Notifier {
-    /// Says that the server is ready, and from then on how many clients there are, and that it is well as long as
-    /// `health` proves it.
+    /// Sends that the server is ready; from then on its number of clients, and the watchdog's
+    /// keep-alive as long as `health` succeeds.
     pub fn start(health: Health) -> Result<Self, Error> {
         if !is_enabled() {
             return Ok(Notifier(None));
@@ -183,7 +185,7 @@ impl Drop for Notifier {
 }
 
 fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
-    // Twice within the time that systemd waits, as sd_watchdog_enabled(3) advises, and once more.
+    // Twice within the watchdog time, as sd_watchdog_enabled(3) advises, and once more.
     let beat = watchdog.map(|time| time / 3);
     let interval = beat.map_or(STATUS, |beat| beat.min(STATUS));
     let mut said = None;
@@ -226,7 +228,7 @@ fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
     }
 }
 
-/// The server stops, for at most so long.
+/// Sends that the server is stopping, which takes at most `time`.
 pub fn stopping(clients: usize, time: Duration) {
     let microseconds = time.as_micros();
     enqueue(format!(
@@ -234,21 +236,21 @@ pub fn stopping(clients: usize, time: Duration) {
     ));
 }
 
-/// The settings are to be read again, or the program to be replaced.
+/// Sends that the server begins to reload: to read its settings again or to replace the program.
 pub fn reloading() {
     let now = clock_gettime(ClockId::Monotonic);
-    // Never negative, and its microseconds fill 63 bits after many thousand years.
+    // Never negative, and the microseconds fit into 63 bits for many thousand years.
     let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
     enqueue(format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"));
 }
 
-/// That is done, or it goes on as before.
+/// Sends that the reload has ended, successfully or not.
 pub fn reloaded() {
     enqueue("READY=1\n".to_string());
 }
 
-/// Finds out whether descriptors are kept for the next process, by storing one. Waits until `deadline` at most; if they are
-/// not kept, says why.
+/// Finds out whether the service manager's store keeps descriptors for the next process, by storing
+/// one. Waits until `deadline` at most. Returns the reason if it does not.
 pub fn find_store(deadline: Instant) -> Result<(), String> {
     match address() {
         None => Err("there is no NOTIFY_SOCKET".to_string()),
@@ -271,7 +273,7 @@ pub fn find_store(deadline: Instant) -> Result<(), String> {
 
 fn probe(deadline: Instant) -> io::Result<bool> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    // Polled: systemd drops it when this process ends, whatever else happens.
+    // Polled: systemd drops it when this process ends, in any case.
     put(
         &format!("FDSTORE=1\nFDNAME={}\n", handover_state::PROBE),
         writer,
@@ -286,25 +288,27 @@ fn probe(deadline: Instant) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Has systemd keep `pack` for the next process. Returns when it has taken it, or at `deadline`.
+/// Stores `pack` for the next process. Returns when systemd has taken it, or at `deadline`.
 pub fn store(pack: OwnedFd, deadline: Instant) -> io::Result<()> {
-    // Not polled: it would take the pack's other end, which is closed, for the end of the pack.
+    // Not polled: systemd would take the other end of `pack`, which is closed, for a hang-up, and
+    // drop it.
     let text = format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", handover_state::NAME);
     put(&text, pack, deadline)
 }
 
-/// Sends a descriptor, of which no copy is left here, and waits until that is read.
+/// Sends a descriptor and closes it here, then waits until systemd has read it.
 fn put(text: &str, descriptor: OwnedFd, deadline: Instant) -> io::Result<()> {
     send(text, Some(descriptor.as_fd()), deadline)?;
     drop(descriptor);
-    // systemd reads one message after the other and closes what comes with this one (sd_notify_barrier(3)).
+    // systemd reads the messages in order, and closes the descriptor that comes with this one
+    // (sd_notify_barrier(3)).
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     send("BARRIER=1\n", Some(writer.as_fd()), deadline)?;
     drop(writer);
     wait(&reader, PollFlags::empty(), deadline)
 }
 
-/// Has systemd forget the pack that it kept.
+/// Removes the handover state from systemd's store.
 pub fn forget() {
     enqueue(format!(
         "FDSTOREREMOVE=1\nFDNAME={}\n",
@@ -312,20 +316,21 @@ pub fn forget() {
     ));
 }
 
-/// Whether there is a service manager that is told.
+/// Returns whether there is a service manager to notify.
 pub fn is_enabled() -> bool {
     address().is_some()
 }
 
-/// Messages to be tried again, each with the moment when it is given up. A thread does so while there are any.
+/// Messages to retry, each with its deadline. A thread retries while there are any.
 static PENDING: Mutex<VecDeque<(String, Instant)>> = Mutex::new(VecDeque::new());
 
-/// No code panics while it holds this lock.
+/// Locks the messages. No code panics while it holds this lock.
 fn pending() -> MutexGuard<'static, VecDeque<(String, Instant)>> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends a message that must not be lost, without waiting. If that can't be, it is tried again for a while.
+/// Sends an important message without blocking. If that fails for lack of room, it is retried for a
+/// while.
 fn enqueue(text: String) {
     let Some(address) = address() else {
         return;
@@ -350,7 +355,7 @@ fn enqueue(text: String) {
     }
 }
 
-/// Sends what is pending, in order.
+/// Sends the pending messages, in order.
 fn try_again() {
     loop {
         let Some((text, deadline)) = pending().front().cloned() else {
@@ -358,7 +363,7 @@ fn try_again() {
         };
         note(send(&text, None, deadline));
         let mut pending = pending();
-        // Unless it made room for others meanwhile.
+        // A full queue may have dropped this message meanwhile.
         if pending.front().is_some_and(|(first, _)| *first == text) {
             pending.pop_front();
         }
@@ -368,14 +373,15 @@ fn try_again() {
     }
 }
 
-/// Sends a message, after all that is pending. Waits for `patience` at most; returns whether it is sent.
+/// Sends a message unless others are pending. Waits for `patience` at most; returns whether it was
+/// sent.
 fn deliver(text: &str, patience: Duration) -> bool {
     if !pending().is_empty() {
         return false;
     }
     let sent = send(text, None, Instant::now() + patience);
     let is_sent = sent.is_ok();
-    // This thread is interrupted when it is to end.
+    // The thread is interrupted when it is to end.
     if failed_by(&sent) != Some(io::ErrorKind::Interrupted) {
         note(sent);
     }
@@ -386,7 +392,7 @@ fn failed_by(sent: &io::Result<()>) -> Option<io::ErrorKind> {
     sent.as_ref().err().map(io::Error::kind)
 }
 
-/// Says in the log that the service manager can't be told, once until it can be.
+/// Logs a failure to notify the service manager, once until a message is sent.
 fn note(sent: io::Result<()>) {
     static FAILS: AtomicBool = AtomicBool::new(false);
     match sent {
@@ -424,15 +430,15 @@ fn send(text: &str, descriptor: Option<BorrowedFd<'_>>, deadline: Instant) -> io
         }
     }
     if sockopt::socket_type(&socket)? != SocketType::DGRAM {
-        // The end of a stream is the end of the message. What is not read yet when it is closed may be lost; whether it is
-        // read can't be told from a receiver that leaves it open.
+        // The end of the stream is the end of the message. Unread data may be lost when the socket
+        // is closed; whether it has been read is unknown if the receiver leaves its end open.
         rustix::net::shutdown(&socket, Shutdown::Write)?;
         let _ = wait(&socket, PollFlags::IN, deadline);
     }
     Ok(())
 }
 
-/// Waits until this has happened to `descriptor`, or its other end is closed.
+/// Waits until one of `events` occurs on `descriptor`, or its other end is closed.
 fn wait(descriptor: &OwnedFd, events: PollFlags, deadline: Instant) -> io::Result<()> {
     let left = deadline.saturating_duration_since(Instant::now());
     let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;

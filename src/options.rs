@@ -1,4 +1,5 @@
-//! Every setting: its flag, its `BLOCKCHAIN_TCPD_*` variable, its default, its unit. A flag outdoes its variable.
+//! Command-line options: each has a flag, a `BLOCKCHAIN_TCPD_*` variable, a default and a unit. A
+//! flag overrides its variable.
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -376,7 +377,7 @@ pub fn wrong_variable(command: &clap::Command, error: &clap::Error) -> Option<St
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };
-    // Without what may follow it.
+    // The flag without its value.
     let flag = |written: &str| written.split([' ', '=']).next().map(str::to_string);
     let long = flag(argument)?;
     if std::env::args_os().any(|given| flag(&given.to_string_lossy()).as_ref() == Some(&long)) {

@@ -1,4 +1,4 @@
-//! The fixed workers.
+//! Worker pool: a fixed number of threads, each of which serves one client at a time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,9 +13,11 @@ use crate::scoreboard::{Activity, Scoreboard, WorkerSlot};
 use crate::sync::threadpool::{Builder, ThreadPool};
 use crate::thread::STACK_SIZE;
 
-/// Starts a worker for each line of the scoreboard. It begins with `begin`, which may wait. Each job is given to `serve`, and then to `end` with what `serve`
-/// returned, or with nothing if it panicked. The workers end when the queue is closed and empty; when all have, the
-/// returned channel disconnects.
+/// Starts a worker for each slot of the scoreboard.
+///
+/// A worker first calls `begin`, which may wait. It passes each job to `serve`, and then to `end`
+/// with the result of `serve`, or with `None` after a panic. The workers end when the queue is
+/// closed and empty; the returned channel disconnects when all have ended.
 pub fn start<T: Send + 'static, E>(
     jobs: &Jobs<T>,
     scoreboard: &Arc<Scoreboard>,
@@ -24,7 +26,7 @@ pub fn start<T: Send + 'static, E>(
     end: impl Fn(T, Option<E>) + Send + Sync + 'static,
 ) -> Result<Receiver<()>, Error> {
     let workers = scoreboard.slots().len();
-    // Not of `sync`: no worker waits for it.
+    // Not from `sync`: no worker waits for this channel.
     let (running, ended) = crossbeam_channel::bounded::<()>(0);
     let threads = spawn(workers)?;
     let work = Arc::new((begin, serve, end));
@@ -33,7 +35,8 @@ pub fn start<T: Send + 'static, E>(
         let running = running.clone();
         threads.execute(move || {
             let slot = &scoreboard.slots()[index];
-            // For `ps -L` and debuggers alone: std would keep each thread's name three times. It fails on no Linux.
+            // Only for `ps -L` and debuggers: std would keep each thread's name three times. It
+            // does not fail on Linux.
             let _ = set_name(c"worker");
             slot.register();
             work.0();
@@ -44,16 +47,17 @@ pub fn start<T: Send + 'static, E>(
     Ok(ended)
 }
 
-/// Waits until all senders of `ended` are gone, or until `deadline`; returns whether they are.
+/// Waits until all senders of `ended` are gone, or until `deadline`; returns whether they are gone.
 pub fn wait_for(ended: &Receiver<()>, deadline: Instant) -> bool {
-    // Nobody sends: what comes is the disconnection or the deadline.
+    // Nothing is ever sent: the result is the disconnection or the time-out.
     !matches!(
         ended.recv_deadline(deadline),
         Err(RecvTimeoutError::Timeout)
     )
 }
 
-/// threadpool panics when the system refuses a thread, and prints nothing that helps.
+/// Builds the thread pool. threadpool panics when the system refuses a thread, and prints nothing
+/// useful.
 fn spawn(workers: usize) -> Result<ThreadPool, Error> {
     let builder = Builder::new()
         .num_threads(workers)
@@ -66,7 +70,7 @@ fn spawn(workers: usize) -> Result<ThreadPool, Error> {
     })
 }
 
-/// A worker: a job at a time until there are no more. A panic ends the job, not the worker.
+/// Takes and does jobs until the queue is closed. A panic ends the job, not the worker.
 fn run<T, E>(
     jobs: &Worker<T>,
     slot: &WorkerSlot,
@@ -88,13 +92,13 @@ pub fn do_job<T, E>(
 ) {
     match job {
         Job::Serve(mut job) => {
-            // The job is looked at after a panic only to close it, and everything shared is made of atomics and locks
-            // that hold no half-done state.
+            // After a panic the job is only closed, and all shared state consists of atomics and of
+            // locks that never guard a half-done state.
             let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut job, slot))).ok();
-            // If that panics, the job is closed by being dropped.
+            // If `end` panics, dropping the job closes it.
             let _ = catch_unwind(AssertUnwindSafe(|| end(job, ended)));
         }
-        // Whoever asked may wait no longer.
+        // The health check may have stopped waiting.
         Job::Answer(answer) => {
             let _ = answer.try_send(());
         }

@@ -1,8 +1,10 @@
-//! Where the connections of load balancers are until their PROXY header has come: whose they are, only that says.
+//! PROXY protocol listener filter: holds connections from trusted proxies until their PROXY header,
+//! which names the client, has arrived.
 //!
-//! One thread polls them all, so that no acceptor waits for anybody, and none of them takes a worker or counts. Of each it
-//! reads the header and not a byte more: what follows stays in the socket for whoever serves the client. There is room for so
-//! many, and each has so long; when all places are taken, the one that has waited longest goes.
+//! One thread polls all of them, so that no acceptor waits, and a pending connection neither takes
+//! a worker nor counts as a client. The thread reads exactly the header: all bytes after it stay in
+//! the socket for the session. The number of pending connections and their time are limited. When
+//! all places are taken, the connection that has waited longest is refused.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -25,54 +27,57 @@ use crate::protocol::proxy::{Caller, Found, LONGEST_BINARY, find};
 use crate::thread;
 use crate::waker::Waker;
 
-/// A header must be whole within this time: as long as a packet takes that has to be sent again (section 2 of the protocol).
+/// Time limit for a whole header: as long as it takes to retransmit a packet (section 2 of the
+/// protocol).
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
-/// After trouble with the system it is asked again after this time.
+/// Pause after an error of the system.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection whose header is to come, and what has come of it.
+/// A connection whose header is incomplete. `read_buffer` holds the part that has arrived.
 pub type PendingConn = (handover_state::ConnectionState, TcpStream);
 
-/// What has become of a newcomer.
+/// Result for a pending connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterResult {
-    /// It is this one's. The header is read, and nothing else.
+    /// The header names this caller. The header is read, and nothing after it.
     Caller(Caller),
-    /// Its header is none.
+    /// The header is missing, malformed, too long or late.
     Bad(BadHeader),
-    /// It has waited longest of so many, and another has come.
+    /// All places (their number) are taken. Of these connections, this one has waited longest.
     NoRoom(usize),
-    /// It has ended without a word, in this way.
+    /// The connection ended before any byte of a header, for this reason.
     Gone(Closed),
 }
 
-/// What the thread is told.
+/// A message to the thread.
 enum Order {
     Filter(PendingConn),
-    /// To end by then, or when nobody waits any more, and to give the others back.
+    /// Ends the thread at this time, or earlier if no connection is pending, and sends back the
+    /// pending ones.
     End(Millis, Sender<Vec<PendingConn>>),
 }
 
-/// The way to the thread.
+/// Handle of the filter's thread.
 pub struct ProxyFilter {
     trusted: Vec<Network>,
-    /// There until it is dropped.
+    /// `None` only while it is dropped.
     orders: Option<Sender<Order>>,
     wake: Arc<Waker>,
 }
 
 impl ProxyFilter {
-    /// Starts the thread, for those who come from `trusted` networks, `most` of them at a time. What has become of each is
-    /// told to `on_filtered`, which must not wait for anybody.
+    /// Starts the thread for at most `most` connections at a time from `trusted` networks. The
+    /// thread passes each connection with its result to `on_filtered`, which must not block.
     pub fn start(
         trusted: Vec<Network>,
         most: usize,
         on_filtered: impl Fn(PendingConn, FilterResult) + Send + 'static,
     ) -> Result<Self, Error> {
         let wake = Arc::new(Waker::new()?);
-        // Some of the room is for those whom the thread has not seen yet. Is that taken, the acceptors wait for the thread,
-        // which waits for nobody, and who comes then waits in the backlog.
+        // Some of the places are for connections that the thread has not seen yet. When these are
+        // taken, the acceptors wait for the thread, which waits for no client, and new connections
+        // wait in the backlog.
         let unseen = most / 8 + 1;
         let (sender, orders) = crossbeam_channel::bounded(unseen);
         let room = FilterThread {
@@ -86,7 +91,7 @@ impl ProxyFilter {
         thread::spawn("greeter", move || {
             let (left, to) = room.run();
             if let Some(to) = to {
-                // Who asked for them waits for them.
+                // The caller of `end` waits for them.
                 let _ = to.send(left);
             }
         })?;
@@ -97,24 +102,25 @@ impl ProxyFilter {
         })
     }
 
-    /// Whether it is to greet those who come from there.
+    /// Returns whether `peer` is a trusted proxy, which must send a header.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(peer))
     }
 
-    /// Has it wait for the header of a connection that was just accepted.
+    /// Takes over a connection that was just accepted, and waits for its header.
     pub fn receive(&self, number: u64, stream: TcpStream, peer: SocketAddr) {
         let mut client = handover_state::ConnectionState::new(number, peer);
         client.awaits_proxy_header = true;
         self.go_on((client, stream));
     }
 
-    /// The same with one of whom another process may have read a part.
+    /// Takes over a pending connection. Another process may have read a part of its header.
     pub fn go_on(&self, pending: PendingConn) {
         self.order(Order::Filter(pending));
     }
 
-    /// Ends the thread: those who wait have so long, and are given back then. The acceptors must have ended.
+    /// Ends the thread after at most `patience`, and returns the connections that are still
+    /// pending. The acceptors must have ended.
     pub fn end(self, patience: Duration) -> Vec<PendingConn> {
         let (to, left) = crossbeam_channel::bounded(1);
         self.order(Order::End(Millis::now().after(patience), to));
@@ -137,13 +143,13 @@ impl Drop for ProxyFilter {
     }
 }
 
-/// One that waits, and for how long.
+/// A pending connection and its deadline.
 struct Waiting {
     pending: PendingConn,
     until: Millis,
 }
 
-/// Where they wait, the one that has waited longest first.
+/// State of the thread. The connection that has waited longest is the first in `waiting`.
 struct FilterThread<G> {
     waiting: VecDeque<Waiting>,
     most: usize,
@@ -154,9 +160,11 @@ struct FilterThread<G> {
 }
 
 impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
-    /// Returns who is left, and who wants them. With what tells of the others, the door is let go of before that.
+    /// Returns the pending connections, and the channel to send them to. Drops `on_filtered`, and
+    /// everything that it holds, before that.
     fn run(mut self) -> (Vec<PendingConn>, Option<Sender<Vec<PendingConn>>>) {
-        // A panic costs those that wait, and is logged by the hook; whoever comes then is greeted.
+        // A panic loses the pending connections and is logged by the panic hook. Later ones are
+        // served.
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.waiting.clear();
             std::thread::sleep(PAUSE);
@@ -165,7 +173,7 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
         (left.collect(), self.ending.map(|(_, to)| to))
     }
 
-    /// Greets everybody until it is to end.
+    /// Reads headers until the filter ends.
     fn serve(&mut self) {
         loop {
             let ready = self.wait();
@@ -181,7 +189,7 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
                     }
                 }
             }
-            // No more than these, or a flood of them would keep it from those who wait.
+            // Limited, or a flood of new connections would starve the pending ones.
             for _ in 0..=self.orders.capacity().unwrap_or_default() {
                 match self.orders.try_recv() {
                     Ok(Order::Filter(pending)) => self.admit_pending(pending),
@@ -200,7 +208,7 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
         }
     }
 
-    /// Most have sent their header when they are seen here.
+    /// Most clients have already sent their header at this point.
     fn admit_pending(&mut self, pending: PendingConn) {
         let now = Millis::now();
         let until = now.after(PATIENCE);
@@ -212,7 +220,8 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
         }
     }
 
-    /// Reads what has come, and tells what has become of it. Else it waits on.
+    /// Reads what has arrived, and passes the result on, if there is one. Otherwise the connection
+    /// stays pending.
     fn try_read_header(&mut self, mut waiting: Waiting, now: Millis) {
         let (client, stream) = &mut waiting.pending;
         match read(stream, &mut client.read_buffer) {
@@ -224,7 +233,7 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
         }
     }
 
-    /// Waits until there is something to do, and says which of those who wait have sent something.
+    /// Waits for an event. Returns, for each pending connection, whether it is readable.
     fn wait(&mut self) -> Vec<bool> {
         let mut polled = vec![PollFd::new(&*self.wake, PollFlags::IN)];
         for waiting in &self.waiting {
@@ -235,7 +244,7 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
         let next = [first, ends].into_iter().flatten().min();
         let time = match next {
             _ if !self.orders.is_empty() => Some(Duration::ZERO),
-            // A little more: this clock goes in steps, and would be just before the time.
+            // 1 ms more: the clock advances in steps, and could still be just before the deadline.
             next => next.map(|next| next.since(Millis::now()) + Duration::from_millis(1)),
         };
         let time = time.and_then(|time| Timespec::try_from(time).ok());
@@ -244,7 +253,8 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
             Err(Errno::INTR) => return vec![false; self.waiting.len()],
             Err(_) => {
                 drop(polled);
-                // There may be more of them than there may be by now (poll(2)): each is looked at.
+                // The limit on open files may have become lower than the number of descriptors
+                // (poll(2)): try to read each.
                 std::thread::sleep(PAUSE);
                 return vec![true; self.waiting.len()];
             }
@@ -257,7 +267,8 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
     }
 }
 
-/// Reads of a header what has come of it, beginning with what has been read before. Nothing if it is not whole yet.
+/// Reads what has arrived of a header, and appends it to `header`, the part that was read before.
+/// Returns `None` if the header is still incomplete.
 fn read(stream: &TcpStream, header: &mut Vec<u8>) -> Option<FilterResult> {
     loop {
         let mut bytes = [0; LONGEST_BINARY];
@@ -265,7 +276,7 @@ fn read(stream: &TcpStream, header: &mut Vec<u8>) -> Option<FilterResult> {
         let Some(room) = bytes.get_mut(before..).filter(|room| !room.is_empty()) else {
             return Some(FilterResult::Bad(BadHeader::TooLong));
         };
-        // They are looked at first: what follows the header must stay where it is.
+        // Peeks first: the bytes after the header must stay in the socket.
         let seen = match rustix::net::recv(stream, room, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) if before == 0 => return Some(FilterResult::Gone(Closed::Left)),
             Ok((0, _)) => return Some(FilterResult::Bad(BadHeader::Malformed)),
@@ -288,7 +299,7 @@ fn read(stream: &TcpStream, header: &mut Vec<u8>) -> Option<FilterResult> {
                 Ok((0, _)) => return Some(FilterResult::Gone(Closed::Failed)),
                 Ok((more, _)) => header.extend_from_slice(&bytes[header.len()..][..more]),
                 Err(Errno::INTR) => {}
-                // They have been seen, and nobody else reads here.
+                // These bytes were peeked, and no other thread reads from this socket.
                 Err(_) => return Some(FilterResult::Gone(Closed::Failed)),
             }
         }

@@ -1,8 +1,9 @@
-//! The bounded channel on which jobs come to the workers, and the stack of the workers that wait at it.
+//! Job queue of the worker pool: a bounded channel of jobs, and a stack of the idle workers.
 //!
-//! The channel carries; the waiting is done here, for less than the channel's own `recv` would cost: see
-//! `docs/adr/0007-where-workers-wait.md`. Workers are woken outside of the lock, the one that has waited the shortest
-//! first, and one at a time: who has been woken and finds more than one job wakes the next.
+//! The channel only carries jobs. Workers wait here, which costs less than the channel's own
+//! `recv`: see `docs/adr/0007-where-workers-wait.md`. Senders wake workers outside of the lock, one
+//! at a time, the last that went idle first. A woken worker that finds more than one job wakes the
+//! next.
 
 use std::sync::{Arc, PoisonError};
 
@@ -10,19 +11,19 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::channel::{self, Receiver, Sender, TryRecvError, TrySendError};
 use crate::sync::{Mutex, MutexGuard, Thread, current_thread, park};
 
-/// What a worker is given.
+/// A job for a worker.
 pub enum Job<T> {
-    /// To serve this.
+    /// Serve this.
     Serve(T),
-    /// To show that it is there.
+    /// Answer, as a proof of life.
     Answer(crossbeam_channel::Sender<()>),
 }
 
-/// How many ask for answers, each for one at a time: the watchdog and the health checks.
+/// Number of threads that request answers, each one at a time: the watchdog and the health checks.
 const CHECKERS: usize = 2;
 
-/// A queue for at most `capacity` to be served, and for those who ask whether anybody is there: where jobs are put, and where
-/// they are taken.
+/// Returns both ends of a queue with room for `capacity` jobs to serve and for the requests of the
+/// health checks.
 pub fn bounded<T>(capacity: usize) -> (Queue<T>, Jobs<T>) {
     let (sender, receiver) = channel::bounded(capacity + CHECKERS);
     let waiting = Arc::new(Waiting {
@@ -37,32 +38,34 @@ pub fn bounded<T>(capacity: usize) -> (Queue<T>, Jobs<T>) {
     (queue, Jobs { receiver, waiting })
 }
 
-/// Where jobs are put. When all clones are dropped, the workers learn that no more will come.
+/// Sending end of the queue. When all clones are dropped, the workers learn that no more jobs will
+/// come.
 pub struct Queue<T> {
-    /// There until it is dropped.
+    /// `None` only while it is dropped.
     sender: Option<Sender<Job<T>>>,
     waiting: Arc<Waiting>,
 }
 
-/// Where jobs are taken.
+/// Receiving end of the queue.
 pub struct Jobs<T> {
     receiver: Receiver<Job<T>>,
     waiting: Arc<Waiting>,
 }
 
-/// One worker's access to the jobs.
+/// A worker's access to the jobs.
 pub struct Worker<T> {
     jobs: Jobs<T>,
     own: Arc<Waiter>,
 }
 
-/// The workers that have nothing to do.
+/// The workers without a job.
 struct Waiting {
-    /// Those that wait to be woken, the last come at the end.
+    /// Workers that wait to be woken, the latest last.
     waiting: Mutex<Vec<Arc<Waiter>>>,
-    /// How many are up and about to look for a job: nobody needs to be woken while there are some.
+    /// Number of workers that are awake and about to look for a job: while there are some, no other
+    /// needs to be woken.
     looking: AtomicUsize,
-    /// How many of the jobs are to be answered only. For whoever watches: it may be a moment late.
+    /// Number of queued [`Job::Answer`] jobs. For monitoring only: it may lag for a moment.
     answers: AtomicUsize,
 }
 
@@ -72,7 +75,7 @@ struct Waiter {
 }
 
 impl<T> Queue<T> {
-    /// Puts `job` where the workers take it, if there is room.
+    /// Queues `job` for the workers, if there is room.
     pub fn put(&self, job: Job<T>) -> Result<(), TrySendError<Job<T>>> {
         let Some(sender) = &self.sender else {
             return Err(TrySendError::Disconnected(job));
@@ -93,23 +96,23 @@ impl<T> Queue<T> {
 }
 
 impl<T> Jobs<T> {
-    /// How many jobs wait.
+    /// Returns the number of queued jobs.
     pub fn len(&self) -> usize {
         self.receiver.len()
     }
 
-    /// How many of them wait to be served.
+    /// Returns the number of queued jobs to serve.
     pub fn to_serve(&self) -> usize {
         let answers = self.waiting.answers.load(Ordering::Relaxed);
         self.len().saturating_sub(answers)
     }
 
-    /// Whether none waits.
+    /// Returns whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes a job if one waits.
+    /// Takes a job if one is queued.
     pub fn try_take(&self) -> Option<Job<T>> {
         self.try_recv().ok()
     }
@@ -122,7 +125,7 @@ impl<T> Jobs<T> {
         job
     }
 
-    /// The calling thread's access to the jobs.
+    /// Returns the calling thread's access to the jobs.
     pub fn worker(&self) -> Worker<T> {
         Worker {
             jobs: self.clone(),
@@ -135,7 +138,7 @@ impl<T> Jobs<T> {
 }
 
 impl<T> Worker<T> {
-    /// Waits for a job and takes it; nothing when the queue is empty and no more will come.
+    /// Waits for a job and takes it. Returns `None` when the queue is empty and closed.
     pub fn take(&self) -> Option<Job<T>> {
         let (jobs, idle) = (&self.jobs, &self.jobs.waiting);
         if let Ok(job) = jobs.try_recv() {
@@ -145,11 +148,12 @@ impl<T> Worker<T> {
         loop {
             idle.looking.fetch_sub(1, Ordering::SeqCst);
             let mut waiting = idle.lock();
-            // Under the lock: who puts a job from now on finds this worker waiting.
+            // Under the lock: a sender that queues a job from now on finds this worker on the
+            // stack.
             match jobs.try_recv() {
                 Ok(job) => {
                     drop(waiting);
-                    // Whoever put more counted on this worker.
+                    // The senders of further jobs relied on this worker to wake the next.
                     if !jobs.is_empty() {
                         idle.wake_one();
                     }
@@ -161,7 +165,7 @@ impl<T> Worker<T> {
             self.own.woken.store(false, Ordering::Relaxed);
             waiting.push(self.own.clone());
             drop(waiting);
-            // A thread may come out of `park` although nobody woke it.
+            // `park` may return without an `unpark`.
             while !self.own.woken.load(Ordering::Acquire) {
                 park();
             }
@@ -170,7 +174,7 @@ impl<T> Worker<T> {
 }
 
 impl Waiting {
-    /// Wakes the worker that has waited the shortest, unless one is looking for a job already.
+    /// Wakes the worker that has waited the shortest time, unless one is already looking for a job.
     fn wake_one(&self) {
         if self.looking.load(Ordering::SeqCst) > 0 {
             return;
@@ -187,7 +191,7 @@ impl Waiting {
         waiter.thread.unpark();
     }
 
-    /// Nobody panics while he holds this lock.
+    /// Locks the stack. No code panics while it holds this lock.
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Waiter>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,7 +218,8 @@ impl<T> Clone for Jobs<T> {
 impl<T> Drop for Queue<T> {
     fn drop(&mut self) {
         self.sender = None;
-        // If it was the last, all have to see it; if not, they wait again.
+        // If this was the last sender, all workers must see the disconnection; otherwise they wait
+        // again.
         let all = std::mem::take(&mut *self.waiting.lock());
         all.iter().for_each(|waiter| self.waiting.wake(waiter));
     }

@@ -1,8 +1,8 @@
-//! Ends the service of clients whose time is over: the idle ones, those that don't take their replies, the longest
-//! idle one when another waits; and, when the workers are to let go, wakes those that are blocked.
+//! Reaper: closes idle clients, clients that don't take their replies, and the longest idle clients
+//! when others wait for a worker. In a drain or a handover it wakes blocked workers.
 //!
-//! It looks at the scoreboard, orders, and interrupts until the order is obeyed or void. With no client it
-//! looks once in an idle time-out.
+//! It scans the scoreboard, requests closes, and repeats its interrupts until the worker obeys or
+//! the request is void. Without clients it scans once per idle time-out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,39 +16,40 @@ use crate::sync::channel::{Receiver, RecvTimeoutError};
 use crate::sync::sleep;
 use crate::thread::{self, Thread};
 
-/// A client that has been idle for less never makes room for another.
+/// Minimum idle time of a client that is closed to make room for another.
 pub const MINIMUM_IDLE: Duration = Duration::from_millis(500);
 
-/// Between two rounds there is at least this time, so that a flood of alarms doesn't keep it busy.
+/// Minimum time between two scans, so that a flood of wake-ups does not keep the reaper busy.
 const SPACING: Duration = Duration::from_millis(2);
 
-/// After this time it interrupts again who has not obeyed, for an interrupt may come a moment too early.
+/// Time after which the reaper interrupts a worker again: an interrupt may come a moment too early.
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// While there is trouble, it looks this often whether it is over.
+/// Interval between checks whether an incident is over.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// What the reaper goes by.
+/// State and settings of the reaper.
 pub struct Reaper<T> {
-    /// Who does what.
+    /// What each worker is doing.
     pub scoreboard: Arc<Scoreboard>,
-    /// Who waits. The reaper only counts them.
+    /// The waiting clients. The reaper only counts them.
     pub waiting: Jobs<T>,
-    /// A client may complete no request for so long; zero: for ever.
+    /// Maximum time between two complete requests of a client; zero: unlimited.
     pub idle_timeout: Duration,
-    /// A client may not take its replies for so long.
+    /// Maximum time that a client may take no replies.
     pub write_timeout: Duration,
-    /// What has been said in the log.
+    /// Throttled warnings.
     pub incidents: Arc<Incidents>,
 }
 
 impl<T: Send + 'static> Reaper<T> {
-    /// Starts the thread. It ends when all clones of the alarm are dropped.
+    /// Starts the thread. It ends when all clones of the
+    /// [`ReaperWaker`](crate::scoreboard::ReaperWaker) are dropped.
     pub fn start(self, alarms: Receiver<()>) -> Result<Thread, Error> {
         thread::spawn("reaper", move || self.run(&alarms))
     }
 
-    /// What the thread does.
+    /// Runs the thread's loop.
     pub fn run(&self, alarms: &Receiver<()>) {
         let mut idle = Vec::new();
         loop {
@@ -64,7 +65,8 @@ impl<T: Send + 'static> Reaper<T> {
         }
     }
 
-    /// Ends whose time is over; returns when the next one's will be. `idle` is room to work in.
+    /// Scans once: requests the closes that are due, and returns the time of the next scan. `idle`
+    /// is a buffer for reuse.
     fn round(&self, now: Millis, idle: &mut Vec<(State, usize)>) -> Option<Millis> {
         let phase = self.scoreboard.phase();
         let mut next = Next(None);
@@ -106,15 +108,18 @@ impl<T: Send + 'static> Reaper<T> {
                 self.make_room(room_wanted, now, idle, &mut next);
             }
             if waiting > 0 && vacant > 0 {
-                // A worker that has just taken a client is vacant for an instant yet: who waits may wait for another.
+                // A worker that has just taken a client still looks vacant for an instant: the
+                // waiting client may need another worker.
                 next.at(now.after(AGAIN));
             }
             if vacant > 0 && !self.idle_timeout.is_zero() {
-                // Nobody tells when a vacant worker takes a client, whose idle time begins now at the earliest.
+                // A vacant worker takes a client without waking the reaper. That client's idle time
+                // begins now at the earliest.
                 next.at(now.after(self.idle_timeout));
             }
         } else {
-            // A worker may have looked at the phase and taken a client in the same instant, unseen in this round.
+            // A worker may have read the phase and taken a client in the same instant, unseen in
+            // this scan.
             next.at(now.after(AGAIN));
         }
         if self.incidents.resolve(false) {
@@ -123,7 +128,8 @@ impl<T: Send + 'static> Reaper<T> {
         next.0
     }
 
-    /// Ends the service of the `wanted` longest idle clients, of those that have been idle for long enough.
+    /// Closes the `wanted` longest idle clients, as far as they have been idle for
+    /// [`MINIMUM_IDLE`].
     fn make_room(&self, wanted: usize, now: Millis, idle: &mut [(State, usize)], next: &mut Next) {
         let wanted = wanted.min(idle.len());
         idle.sort_unstable_by_key(|(state, _)| state.since());
@@ -141,7 +147,7 @@ impl<T: Send + 'static> Reaper<T> {
     }
 }
 
-/// The earliest of several moments.
+/// The earliest of several times.
 struct Next(Option<Millis>);
 
 impl Next {

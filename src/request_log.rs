@@ -1,25 +1,26 @@
-//! The request log, for debugging: what each client asked and was answered, at the level `trace`.
+//! Request log, for debugging: the requests and replies of each client, at the level `trace`.
 
 use log::{Level, log_enabled, trace};
 
 use crate::clock::Millis;
 
-/// So many lines of a client are logged in a second; of the others it is only said how many they were.
+/// Largest number of requests that are logged for a client in a second; of the others, only the
+/// number is logged.
 const MOST: u32 = 100;
 
-/// What is logged of one connection.
+/// Request log of one connection.
 pub struct RequestLog {
     connection: u64,
-    /// Since the machine's start.
+    /// Current second since the machine's start.
     second: u64,
-    /// In this second.
+    /// Number of requests logged in this second.
     logged: u32,
-    /// In this second, beyond [`MOST`].
+    /// Number of requests beyond [`MOST`] in this second.
     unlogged: u64,
 }
 
 impl RequestLog {
-    /// Of the connection with this number.
+    /// Creates the log of the connection with this number.
     #[inline]
     pub fn new(connection: u64) -> Self {
         RequestLog {
@@ -30,13 +31,14 @@ impl RequestLog {
         }
     }
 
-    /// Whether it is kept at all.
+    /// Returns whether requests are logged at all.
     #[inline]
     pub fn is_kept() -> bool {
         log_enabled!(Level::Trace)
     }
 
-    /// A request was answered; without a reply if it asked for nothing. The end of the input alone is none.
+    /// Logs a request and its reply, which is empty for a blank line. Ignores an empty `request`,
+    /// which is the end of the input.
     #[cold]
     pub fn note(&mut self, request: &[u8], reply: &[u8]) {
         if request.is_empty() {
@@ -73,7 +75,8 @@ impl Drop for RequestLog {
     }
 }
 
-/// The log escapes control characters, but lets through what a terminal may take for one in its own character set.
+/// Escapes non-ASCII bytes, which a terminal may take for control characters of its own character
+/// set; the log escapes only control characters.
 fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for &byte in bytes {

@@ -1,8 +1,9 @@
-//! What each worker is doing, and since when: written by the worker, read by the reaper, who may give it an order.
+//! Scoreboard: what each worker is doing, and since when. A worker writes its slot, and the reaper
+//! reads it and may request a close.
 //!
-//! A worker writes its own line only, a plain store each time that it has answered something; a line is a single word,
-//! so that an order and the activity that it is about can't be taken apart: whoever is told to end an idle client
-//! does so only if that client is idle still.
+//! A worker writes only its own slot, with one plain store for each batch of answers. A slot's
+//! state is a single word, so that a close request always belongs to the activity that it was made
+//! for: a worker closes an idle client only if that client is still idle.
 
 use rustix::thread::Pid;
 
@@ -11,34 +12,35 @@ use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::sync::channel::{self, Receiver, Sender};
 use crate::sync::{gettid, interrupt};
 
-/// What all workers are to do with their clients.
+/// What all workers do with their clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// Serve them.
+    /// Serve the clients.
     Serve,
     /// Answer what has arrived, then close.
     Drain,
-    /// Let go of them as they are: open, and with what they sent unread.
+    /// Release the connections as they are: open, with unread input.
     Detach,
-    /// Answer what has arrived, then let go.
+    /// Answer what has arrived, then release the connections.
     DrainThenDetach,
-    /// Cut them off, in the middle of a reply even.
+    /// Abort the connections, even within a reply.
     Abort,
 }
 
 /// What a worker is doing for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
-    /// It has none.
+    /// The worker has no client.
     Vacant,
-    /// It waits for the next request, or is at it.
+    /// The worker waits for the next request, or executes one.
     Reading,
-    /// It waits for the client to take its replies.
+    /// The worker waits for the client to take its replies.
     Writing,
 }
 
-/// One line of the scoreboard, a worker's own. A cache line each, so that workers don't slow each other.
+/// A worker's slot on the scoreboard. Each has its own cache line, so that workers don't slow each
+/// other down.
 #[derive(Default)]
 #[repr(align(64))]
 pub struct WorkerSlot {
@@ -46,9 +48,9 @@ pub struct WorkerSlot {
     state: AtomicU64,
     /// The worker's thread id, 0 until it runs.
     thread: AtomicI32,
-    /// How many interrupts have reached it.
+    /// Number of interrupts that have reached the worker.
     heard: AtomicU32,
-    /// Which line it is.
+    /// Index of the slot.
     id: u32,
 }
 
@@ -56,7 +58,7 @@ const ACTIVITY: u64 = 0b011;
 const CLOSE_REQUESTED: u64 = 0b100;
 const SHIFT: u32 = 3;
 
-/// What a [`WorkerSlot`] said at one moment.
+/// State of a [`WorkerSlot`] at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State(u64);
 
@@ -65,7 +67,7 @@ impl State {
         State(since.0 << SHIFT | activity as u64)
     }
 
-    /// What the worker is doing.
+    /// Returns what the worker is doing.
     pub fn activity(self) -> Activity {
         match self.0 & ACTIVITY {
             1 => Activity::Reading,
@@ -74,51 +76,53 @@ impl State {
         }
     }
 
-    /// Since when: reading, since the client's last complete request; writing, since the write began.
+    /// Returns the start of the activity: for reading, the client's last complete request; for
+    /// writing, the start of the write.
     pub fn since(self) -> Millis {
         Millis(self.0 >> SHIFT)
     }
 
-    /// Whether the worker has been told to end this client, and hasn't yet.
+    /// Returns whether the worker has been told to close this client, and has not done so yet.
     pub fn close_requested(self) -> bool {
         self.0 & CLOSE_REQUESTED != 0
     }
 }
 
 impl WorkerSlot {
-    /// Which line it is, from 0.
+    /// Returns the index of the slot, from 0.
     #[inline]
     pub fn id(&self) -> usize {
         self.id as usize
     }
 
-    /// The calling thread is the worker of this line.
+    /// Makes the calling thread the worker of this slot.
     pub fn register(&self) {
         self.thread
             .store(gettid().as_raw_nonzero().get(), Ordering::Relaxed);
     }
 
-    /// The worker does this from now on. An order that was about the time before is void.
+    /// Sets the activity from now on. A close request for the activity before it becomes void.
     #[inline]
     pub fn set(&self, activity: Activity) {
         self.set_since(activity, Millis::now());
     }
 
-    /// The worker does what another did `since` then.
+    /// Sets an activity that began at `since`, in another worker.
     #[inline]
     pub fn set_since(&self, activity: Activity, since: Millis) {
-        // Whoever sees it sees what was done before.
+        // Release: a thread that sees the state also sees what was done before.
         self.state
             .store(State::new(activity, since).0, Ordering::Release);
     }
 
-    /// The state now.
+    /// Returns the current state.
     #[inline]
     pub fn state(&self) -> State {
         State(self.state.load(Ordering::Acquire))
     }
 
-    /// Tells the worker to end its client, unless its state has changed from `seen`. Returns whether it is told.
+    /// Tells the worker to close its client, unless the state has changed from `seen`. Returns
+    /// whether the worker is told.
     pub fn request_close(&self, seen: State) -> bool {
         let told = self.state.compare_exchange(
             seen.0,
@@ -129,18 +133,19 @@ impl WorkerSlot {
         told.is_ok()
     }
 
-    /// An interrupt has reached the worker.
+    /// Counts an interrupt that has reached the worker.
     pub fn ack(&self) {
         let heard = self.heard.load(Ordering::Relaxed);
         self.heard.store(heard.wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// How many interrupts have reached the worker.
+    /// Returns the number of interrupts that have reached the worker.
     pub fn heard(&self) -> u32 {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// Interrupts what the worker is blocked in, so that it looks at its orders. May miss it: try again.
+    /// Interrupts the worker's blocking call, so that it checks for close requests. May come too
+    /// early: repeat it until it has an effect.
     pub fn interrupt(&self) {
         if let Some(thread) = Pid::from_raw(self.thread.load(Ordering::Relaxed)) {
             interrupt(thread);
@@ -148,14 +153,14 @@ impl WorkerSlot {
     }
 }
 
-/// The lines of all workers, and what they all are to do.
+/// The slots of all workers, and their common phase.
 pub struct Scoreboard {
     lines: Box<[WorkerSlot]>,
     phase: AtomicU8,
 }
 
 impl Scoreboard {
-    /// A line for each of `workers`, all vacant.
+    /// Returns a scoreboard for `workers` workers, all vacant.
     pub fn new(workers: usize) -> Self {
         Scoreboard {
             lines: (0..workers as u32)
@@ -168,18 +173,18 @@ impl Scoreboard {
         }
     }
 
-    /// Whether no worker has a client.
+    /// Returns whether no worker has a client.
     pub fn is_vacant(&self) -> bool {
         let mut lines = self.lines.iter();
         lines.all(|slot| slot.state().activity() == Activity::Vacant)
     }
 
-    /// All lines.
+    /// Returns all slots.
     pub fn slots(&self) -> &[WorkerSlot] {
         &self.lines
     }
 
-    /// What the workers are to do with their clients.
+    /// Returns what the workers do with their clients.
     #[inline]
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
@@ -191,31 +196,33 @@ impl Scoreboard {
         }
     }
 
-    /// From now on the workers are to do this. Who is blocked learns of it from the reaper's interrupts.
+    /// Sets what the workers do from now on. Blocked workers learn of it by the reaper's
+    /// interrupts.
     pub fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 }
 
-/// Wakes the reaper, because something began that has an end.
+/// Wakes the reaper after the start of something that has a time limit.
 #[derive(Clone)]
 pub struct ReaperWaker(Sender<()>);
 
 impl ReaperWaker {
-    /// An alarm, and what the reaper hears it by. The reaper ends when all clones of the alarm are dropped.
+    /// Returns a waker and the reaper's end of it. The reaper ends when all clones of the waker are
+    /// dropped.
     pub fn new() -> (Self, Receiver<()>) {
         let (sender, receiver) = channel::bounded(1);
         (ReaperWaker(sender), receiver)
     }
 
-    /// Whether the reaper has heard the last ring.
+    /// Returns whether the reaper has received the last wake-up.
     pub fn acknowledged(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Wakes the reaper, if it is not awake.
+    /// Wakes the reaper, unless it is already awake.
     pub fn wake(&self) {
-        // If it is full, the reaper has an alarm to hear already.
+        // If the channel is full, a wake-up is already pending.
         let _ = self.0.try_send(());
     }
 }

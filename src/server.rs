@@ -1,4 +1,4 @@
-//! A server in this process: opened, served, and left by draining it or by handing its clients over.
+//! One server in this process: start, then graceful shutdown (drain) or handover of its clients.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,56 +35,58 @@ use crate::scoreboard::{Phase, ReaperWaker, Scoreboard};
 use crate::session::Service;
 use crate::sys;
 
-/// How long it may take to find out whether the clients can be kept, and to store them.
+/// Time limit for probing systemd's descriptor store, and for storing the clients there.
 const STORE: Duration = Duration::from_secs(5);
 
-/// A worker has so long to come to the end of a request, before its client is left behind.
+/// Time limit for a worker to finish its request; after it, the handover leaves its client behind.
 const LONGEST_RELEASE: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether all have let go.
+/// Interval between checks whether all workers have released their connections.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// However short the time is that a drain may take, clients that have nothing to wait for are closed in order.
+/// Minimum duration of a drain: clients that wait for nothing are closed properly even if the
+/// timeout is shorter.
 const LEAST_DRAIN: Duration = Duration::from_millis(100);
 
-/// After the deadline of the drain, workers have so long to notice.
+/// Time that workers have after the drain deadline to notice [`Phase::Abort`].
 const LAST_GRACE: Duration = Duration::from_secs(1);
 
-/// A server that accepts and serves. Dropped, it closes everything.
+/// A server that accepts and serves. Dropping it closes everything.
 pub struct Server {
-    /// What made it unable to go on.
+    /// Errors after which the server can't continue.
     pub failures: Receiver<Error>,
-    /// What it counts.
+    /// The server's counters.
     pub metrics: Arc<Metrics>,
-    /// How long it took to start.
+    /// Duration of the start.
     pub started_in: Duration,
-    /// How many clients may wait.
+    /// Maximum number of clients that wait for a worker.
     pub queue: usize,
-    /// Those that wait, to be counted.
+    /// The waiting clients, to count them.
     waiting: Jobs<Connection>,
     admission: Arc<Admission>,
     acceptors: Vec<Acceptor>,
-    /// There if PROXY headers are awaited, until nobody is let in any more.
+    /// Set if PROXY headers are expected, until the server stops accepting.
     proxy_filter: Option<Arc<ProxyFilter>>,
     listeners: Vec<Arc<Listener>>,
-    /// Serves all clients, until the workers may begin.
+    /// Serves all clients until the workers begin.
     interim: Option<InterimServer>,
     /// Disconnects when all workers have ended.
     workers: Receiver<()>,
-    /// Connections that were let go of; see [`Server::release`].
+    /// Connections that the workers have released; see [`Server::release`].
     released: Receiver<Connection>,
     scoreboard: Arc<Scoreboard>,
     limiter: ComputeLimiter,
-    /// Disconnects when nobody lingers any more.
+    /// Disconnects when no socket lingers any more.
     lingering: Receiver<()>,
     id: Uuid,
     cluster: Cluster,
 }
 
 impl Server {
-    /// Opens all sockets for clients that `options` ask for and that were not `inherited`, and serves `commands`. So many
-    /// descriptors are `reserved` for others. In a cluster, if there are settings of one, it takes its place there before it lets
-    /// in the first client. The workers wait for [`Server::begin`].
+    /// Starts to serve `commands`. Opens the sockets for clients that `options` name, unless some
+    /// are `inherited`. `reserved` is the number of descriptors that others need. With `cluster`
+    /// settings, the server joins the cluster before it admits the first client. The workers wait
+    /// for [`Server::begin`].
     pub fn start(
         options: &Options,
         id: Uuid,
@@ -210,20 +212,20 @@ impl Server {
         })
     }
 
-    /// Leaves the clients to the workers. Call it once the other servers are answered here: two whose clients ask for the census
-    /// of both would wait for each other else.
+    /// Hands the clients from the interim server to the workers. Call it after the admin server
+    /// runs; otherwise two servers could deadlock, each waiting for the other's count.
     pub fn begin(&mut self) {
         if let Some(interim) = self.interim.take() {
             interim.end();
         }
     }
 
-    /// How many clients are connected.
+    /// Returns the number of connected clients.
     pub fn clients(&self) -> usize {
         self.admission.clients.count().load(Ordering::SeqCst)
     }
 
-    /// What tells whether clients are being served.
+    /// Returns a health check of this server.
     pub fn health(&self) -> Health {
         Health::new(
             &self.admission,
@@ -234,28 +236,28 @@ impl Server {
         )
     }
 
-    /// Who it is in its cluster.
+    /// Returns the identity of this server in its cluster.
     pub fn member(&self) -> Member {
         self.cluster.member()
     }
 
-    /// How it goes with its cluster.
+    /// Returns the state of the cluster connection, for the metrics.
     pub fn cluster_stats(&self) -> Arc<cluster::Stats> {
         self.cluster.stats()
     }
 
-    /// The addresses that it listens on.
+    /// Returns the addresses that the server listens on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let listeners = self.listeners.iter();
         listeners.map(|listener| listener.address).collect()
     }
 
-    /// Whether systemd passed the listening sockets, to this process or to one before it.
+    /// Returns whether systemd passed the listening sockets, to this process or to a predecessor.
     fn is_passed(&self) -> bool {
         self.listeners.iter().any(|listener| listener.passed)
     }
 
-    /// Tells the log that clients are served, and that there is HTTP at these addresses.
+    /// Logs that clients are served, and the addresses of the admin server (`http`).
     pub fn say_ready(&self, http: &[SocketAddr]) {
         info!(
             listen:% = list(&self.addresses()),
@@ -270,19 +272,21 @@ impl Server {
         );
     }
 
-    /// Lets nobody in any more, once the acceptors look.
+    /// Tells the acceptors to stop; each notices on its next round.
     pub fn stop_accepting(&self) {
         self.admission.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Answers all that has arrived, and then closes the clients within `timeout`, or has systemd keep them for the next
-    /// process if it keeps the listening sockets and other descriptors, too.
+    /// Answers everything that has arrived, then closes the clients within `timeout`. If systemd
+    /// keeps the listening sockets and other descriptors too, it stores the clients for the next
+    /// process instead.
     pub fn stop(self, timeout: Duration) {
         let begun = Instant::now();
         let accepted = self.metrics.accepted();
         notify::stopping(self.clients(), timeout + LAST_GRACE * 2);
         let deadline = begun + timeout;
-        // However short the time for a drain is: where clients are kept there is none.
+        // The probe may take longer than a short drain timeout: if the clients are stored, nothing
+        // is drained.
         if self.is_stored(begun + (timeout / 2).clamp(LAST_GRACE, STORE)) {
             self.store(deadline);
         } else {
@@ -291,7 +295,7 @@ impl Server {
         info!(accepted, drained_ms = milliseconds(begun.elapsed()); "stopped");
     }
 
-    /// Whether the clients can be kept for the next process, which is known at `deadline` at the latest.
+    /// Returns, by `deadline`, whether systemd can keep the clients for the next process.
     fn is_stored(&self, deadline: Instant) -> bool {
         if !self.is_passed() {
             return false;
@@ -305,18 +309,20 @@ impl Server {
         }
     }
 
-    /// Answers all that has arrived, and closes. What isn't done by the `deadline` is cut off.
+    /// Answers everything that has arrived, and closes the clients. Aborts what remains at
+    /// `deadline`.
     fn drain(mut self, deadline: Instant) {
-        // Whose header is on its way has so long. The others have not said yet whose they are, and are closed.
+        // Connections whose PROXY header is on its way get `LEAST_DRAIN`. The others are closed:
+        // their clients are still unknown.
         drop(self.end_acceptors(LEAST_DRAIN));
-        // Who comes now is refused, unless others have the sockets, too.
+        // The kernel refuses new connections from now on, unless others hold the sockets too.
         self.listeners.clear();
         let (clients, incidents) = (
             self.admission.clients.clone(),
             self.admission.incidents.clone(),
         );
         let (board, alarm) = (self.scoreboard, self.admission.alarm.clone());
-        // So that the queue is closed.
+        // Closes the queue.
         drop(self.admission);
         board.set_phase(Phase::Drain);
         alarm.wake();
@@ -335,8 +341,8 @@ impl Server {
         }
     }
 
-    /// Answers what has arrived, and has systemd keep all connections for the next process. If the service is not started
-    /// again, systemd closes them.
+    /// Answers what has arrived, and stores all connections with systemd for the next process. If
+    /// the service is not started again, systemd closes them.
     fn store(mut self, deadline: Instant) {
         let mut clients = self.hand_over(Phase::DrainThenDetach);
         clients.listeners.clear();
@@ -351,20 +357,22 @@ impl Server {
                 plain(&error)
             ),
         }
-        // All threads at once, with the process, end sooner than one after the other.
+        // The exit of the process ends all threads at once, sooner than one after the other.
         std::mem::forget(self);
     }
 
-    /// Accepts no more, has the workers let go in this way, and returns all that the next process is to go on with. What is
-    /// left has its threads still, but no clients.
+    /// Stops accepting, makes the workers release their connections as `phase` says, and returns
+    /// everything that the next process continues with. The remaining server has threads but no
+    /// clients.
     pub fn hand_over(&mut self, phase: Phase) -> InheritedState {
         let begun = Millis::now();
-        // Whose header is not whole goes along as it is.
+        // Connections whose PROXY header is incomplete go to the next process as they are.
         let result = self.end_acceptors(Duration::ZERO);
         self.cluster.fail_fast();
         self.release(phase);
         let connections = self.collect();
-        // As late as it can be: from now on their places are given up here, and the others would be told that they are gone.
+        // As late as possible: below, the guards are dropped, and without a pause the other servers
+        // would be told that the clients are gone.
         let census = self.cluster.pause();
         let left_behind = self
             .admission
@@ -392,7 +400,8 @@ impl Server {
         }
     }
 
-    /// Accepts no more, and has the workers let go of all connections, open, in this way. They come out of the receiver.
+    /// Stops accepting, and makes the workers release all connections, open, as `phase` says.
+    /// Returns the receiver of these connections.
     pub fn release(&mut self, phase: Phase) -> Receiver<Connection> {
         self.end_acceptors(Duration::ZERO);
         self.scoreboard.set_phase(phase);
@@ -403,17 +412,18 @@ impl Server {
         self.released.clone()
     }
 
-    /// All connections that the workers let go of: all that there are, unless that takes too long.
+    /// Returns the released connections: all, unless that takes longer than `LONGEST_RELEASE`.
     fn collect(&self) -> Vec<Connection> {
         let begun = Instant::now();
         let mut connections = Vec::with_capacity(self.clients());
         loop {
-            // What is still to be computed is left to whoever comes next, however much it is.
+            // The next process computes what still waits, however much it is.
             if begun.elapsed() >= ComputeLimiter::PATIENCE {
                 self.limiter.close();
             }
             connections.extend(self.released.try_iter());
-            // In this order: a worker may have told its client goodbye, and not done so to linger yet.
+            // The order matters: a worker may have closed a client and not yet pushed its socket to
+            // the lingering close.
             let is_all =
                 connections.len() == self.admission.clients.all() && self.scoreboard.is_vacant();
             if is_all || begun.elapsed() >= LONGEST_RELEASE {
@@ -423,26 +433,28 @@ impl Server {
         }
     }
 
-    /// Ends the threads that are left when the clients have gone elsewhere.
+    /// Ends the remaining threads after the clients have gone elsewhere.
     pub fn dismiss(self) {
         drop(self.admission);
         pool::wait_for(&self.workers, Instant::now() + LONGEST_RELEASE);
     }
 
-    /// Returns those whose PROXY header was still to come, after they have had so long.
+    /// Ends the acceptors, and the PROXY filter after `patience`. Returns the connections whose
+    /// PROXY header has not arrived.
     fn end_acceptors(&mut self, patience: Duration) -> Vec<PendingConn> {
         self.stop_accepting();
         for acceptor in self.acceptors.drain(..) {
             acceptor.thread.end();
         }
-        // The acceptors had the others of its clones.
+        // The acceptors held the other clones.
         let proxy_filter = self.proxy_filter.take().and_then(Arc::into_inner);
         proxy_filter.map_or(Vec::new(), |proxy_filter| proxy_filter.end(patience))
     }
 }
 
-/// Leaves those of the last process whose PROXY header is still to come to the `proxy_filter`, and returns the others. Of a
-/// network that is trusted no more, one is a client like any, and its header a bad request.
+/// Passes inherited connections whose PROXY header is incomplete to `proxy_filter`, and returns the
+/// others. A connection from a network that is no longer trusted becomes an ordinary client, and
+/// its header a bad request.
 fn filter_inherited(
     clients: Vec<PendingConn>,
     proxy_filter: Option<&ProxyFilter>,
@@ -471,13 +483,14 @@ fn filter_inherited(
         .collect()
 }
 
-/// Addresses, parted by commas.
+/// Returns the addresses, separated by commas.
 fn list(addresses: &[SocketAddr]) -> String {
     let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     addresses.join(",")
 }
 
-/// Listens on all addresses. One that nobody asked for may be missing, as `[::1]` is on a machine without IPv6.
+/// Listens on all addresses. A default address may be missing, as `[::1]` is on a machine without
+/// IPv6.
 fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::new();
     let mut missing = None;
@@ -497,14 +510,15 @@ fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
     }
 }
 
-/// How many clients are served, how many more may wait, and how many sockets may linger.
+/// Numbers of clients that are served, clients that may wait, and sockets that may linger.
 struct Capacity {
     workers: usize,
     queue: usize,
     lingering: usize,
 }
 
-/// Makes room for all clients that are served or wait, or for as many as the limit on open files allows.
+/// Makes room for all clients that are served or wait, or for as many as the limit on open files
+/// allows.
 fn share_descriptors(options: &Options, here: usize, acceptors: usize) -> Result<Capacity, Error> {
     let (workers, queue) = (options.max_clients, options.queue);
     let wanted = workers.saturating_add(queue);
@@ -516,7 +530,7 @@ fn share_descriptors(options: &Options, here: usize, acceptors: usize) -> Result
             lingering: shared.lingering,
         });
     }
-    // Some must be left to wait, or nobody would make room for them.
+    // Some clients must be able to wait, or none would be closed to make room.
     let waiting = queue.min(shared.clients / 8);
     let capacity = Capacity {
         workers: workers.min(shared.clients - waiting),

@@ -1,4 +1,5 @@
-//! What the system says to us by signals, passed on to the daemon's channel. The only place that knows them.
+//! Signal handling: one thread receives the signals and passes them to the daemon's channel. Other
+//! modules see only these events.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -13,35 +14,38 @@ use crate::error::Error;
 use crate::sys;
 use crate::thread::{self, Thread};
 
-/// What is listened to.
+/// Signals that are received.
 const SIGNALS: [i32; 7] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU, SIGCHLD];
 
-/// What we are told.
+/// Event that a signal announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignalEvent {
-    /// SIGTERM, SIGINT, or SIGXCPU (the limit on processor time), by its name: drain and leave.
+    /// SIGTERM, SIGINT or SIGXCPU (limit on processor time), by name: drain and exit.
     Stop(&'static str),
-    /// SIGUSR2: let a new program take over.
+    /// SIGUSR2: hand over to a new program.
     Replace,
-    /// SIGHUP, which other daemons take for "read your settings again": ours come from the command line alone.
+    /// SIGHUP. For other daemons it means "reload the settings"; this one has its settings from the
+    /// command line alone.
     Hangup,
-    /// SIGUSR1, which other daemons take for "open your log anew": ours is no file.
+    /// SIGUSR1. For other daemons it means "reopen the log"; this one's log is not a file.
     Reopen,
-    /// SIGCHLD: a child has ended.
+    /// SIGCHLD: a child process has ended.
     Child,
 }
 
-/// A stop that is repeated within this time is the same: GNU timeout(1) and `kill 0` reach a process twice, once by itself
-/// and once by its group.
+/// Time within which a repeated stop signal counts as the same: GNU timeout(1) and `kill 0` signal
+/// a process twice, directly and through its process group.
 const SAME: Duration = Duration::from_millis(250);
 
-/// From now on signals wait until somebody listens, and what the parent left behind does no harm. Call it before anything is
-/// written, and before any thread starts.
+/// Blocks the signals until a thread listens, and undoes harmful inherited settings. Call it before
+/// anything is written, and before any thread starts.
 pub fn block_all() -> Result<(), Error> {
     sys::block(&SIGNALS).map_err(failed)?;
-    // A log or an id that may grow no more (RLIMIT_FSIZE) is an error of write(2), not the end of the process.
+    // Writing to a log or an id file beyond RLIMIT_FSIZE becomes an error of write(2) instead of
+    // ending the process.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
-    // A parent that ignores it has its children ignore it, and then they can't wait for theirs (wait(2)).
+    // If a parent ignores SIGCHLD, so do its children, which then can't wait for their own
+    // (wait(2)).
     sys::reset(SIGCHLD).map_err(failed)?;
     if sys::cancel_timers() {
         warn!(
@@ -51,27 +55,28 @@ pub fn block_all() -> Result<(), Error> {
     Ok(())
 }
 
-/// Does this while signals reach the calling thread: a child that it starts has none of them blocked.
+/// Runs `act` with the signals unblocked in the calling thread, so that a child that it starts has
+/// none of them blocked.
 pub fn unheld<T>(act: impl FnOnce() -> T) -> T {
-    // Neither fails with signals that there are (pthread_sigmask(3)).
+    // Can't fail with valid signals (pthread_sigmask(3)).
     let _ = sys::unblock(&SIGNALS);
     let result = act();
     let _ = sys::block(&SIGNALS);
     result
 }
 
-/// Listens to signals, in a thread of its own: it alone takes them, so that none is on its way when it pauses.
+/// Signal listener: one thread receives all signals, so that none is in flight while it is paused.
 pub struct Signals {
     events: Receiver<SignalEvent>,
     sender: Sender<SignalEvent>,
-    /// When we were first told to stop.
+    /// When the first stop signal came.
     stopping: Arc<OnceLock<Instant>>,
     listening: Option<(Handle, Thread)>,
 }
 
 impl Signals {
-    /// Listens from now on. Who says stop a second time ends the process at once, whatever it is doing.
-    /// Call it before any thread starts.
+    /// Starts to listen. A second stop signal ends the process at once, whatever it is doing. Call
+    /// it before any thread starts.
     pub fn listen() -> Result<Self, Error> {
         block_all()?;
         sys::allow_interrupts().map_err(failed)?;
@@ -86,23 +91,23 @@ impl Signals {
         Ok(signals)
     }
 
-    /// What we are told. It never disconnects.
+    /// Returns the channel of events. It never disconnects.
     pub fn events(&self) -> &Receiver<SignalEvent> {
         &self.events
     }
 
-    /// Whether we have been told to stop.
+    /// Returns whether a stop signal has come.
     pub fn is_told_to_stop(&self) -> bool {
         self.told_to_stop().is_some()
     }
 
-    /// When we were told to stop, if we were.
+    /// Returns when the first stop signal came, if one did.
     pub fn told_to_stop(&self) -> Option<Instant> {
         self.stopping.get().copied()
     }
 
-    /// Listens no more. What has come is in the channel; what comes waits for [`Signals::resume`], or for the program that
-    /// replaces this one.
+    /// Stops listening. Signals received so far are in the channel; later ones stay pending for
+    /// [`Signals::resume`], or for the program that replaces this one.
     pub fn pause(&mut self) {
         if let Some((handle, thread)) = self.listening.take() {
             handle.close();
@@ -118,11 +123,11 @@ impl Signals {
         let thread = thread::spawn("signals", move || {
             let tell = |signal| {
                 if let Some(events) = decode(signal, &stopping) {
-                    // Nobody listens to us any more: the process ends.
+                    // Without a receiver the process is ending.
                     let _ = sender.send(events);
                 }
             };
-            // Neither fails with signals that there are (pthread_sigmask(3)).
+            // Can't fail with valid signals (pthread_sigmask(3)).
             let _ = sys::unblock(&SIGNALS);
             signals.forever().for_each(tell);
             let _ = sys::block(&SIGNALS);
@@ -133,20 +138,21 @@ impl Signals {
     }
 }
 
-/// What `signal` tells us, if anything.
+/// Returns the event that `signal` announces, if any.
 fn decode(signal: i32, stopping: &OnceLock<Instant>) -> Option<SignalEvent> {
     match (signal, stopping.get()) {
         (SIGCHLD, _) => Some(SignalEvent::Child),
         (SIGHUP, _) => Some(SignalEvent::Hangup),
         (SIGUSR1, _) => Some(SignalEvent::Reopen),
         (SIGUSR2, None) => Some(SignalEvent::Replace),
-        // SIGXCPU comes again after each second of processor time (setrlimit(2)).
+        // SIGXCPU is repeated after each second of processor time (setrlimit(2)).
         (SIGUSR2 | SIGXCPU, Some(_)) => None,
         (_, Some(first)) if first.elapsed() < SAME => None,
-        // The kernel ignores what would end process 1 by default (pid_namespaces(7)).
+        // For process 1, the kernel ignores signals whose default action would end it
+        // (pid_namespaces(7)).
         (signal, Some(_)) if std::process::id() == 1 => exit(128 + signal),
         (signal, Some(_)) => {
-            // It ends the process; if it should not, there is nothing better to do.
+            // Ends the process. If it does not, nothing better can be done.
             let _ = emulate_default_handler(signal);
             None
         }

@@ -1,7 +1,9 @@
-//! Standard input, output and error as the parent has left them: closed ones are errors, and non-blocking ones are waited for.
+//! Standard input, output and error with the settings of the parent process: closed descriptors are
+//! errors, and non-blocking ones are polled.
 //!
-//! Whether a descriptor blocks is a matter of its open file description, which other processes share (Node.js and ssh make theirs
-//! non-blocking): that is not changed. std takes an output that was closed for one that takes everything.
+//! The open file description determines whether a descriptor blocks, and other processes share it
+//! (Node.js and ssh make theirs non-blocking), so it is left unchanged. std, in contrast, treats a
+//! closed output as one that accepts everything.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -12,22 +14,22 @@ use rustix::stdio::{stderr, stdin, stdout};
 
 use crate::sys::was_closed;
 
-/// Prints this text on standard output, all of it.
+/// Writes all of `text` to standard output.
 pub fn print(text: &str) -> io::Result<()> {
     write_all(stdout(), text.as_bytes())
 }
 
-/// Prints this text on standard error. A failure can be reported nowhere.
+/// Writes `text` to standard error. A failure can't be reported anywhere.
 pub fn print_error(text: &str) {
     let _ = write_all(stderr(), text.as_bytes());
 }
 
-/// An error if standard output was closed from the beginning.
+/// Fails if standard output was closed when the process began.
 pub fn has_output() -> io::Result<()> {
     is_open(stdout())
 }
 
-/// Reads what there is of standard input, and waits until there is something. Nothing is its end.
+/// Reads from standard input; waits until there is data. Returns 0 at the end of the input.
 pub fn read(buffer: &mut [u8]) -> io::Result<usize> {
     let input = stdin();
     is_open(input)?;
@@ -40,7 +42,7 @@ pub fn read(buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Waits until there is something to be read from standard input, its end included.
+/// Waits until standard input has data or has ended.
 pub fn wait_for_input() -> io::Result<()> {
     wait(stdin(), PollFlags::IN)
 }
@@ -65,7 +67,7 @@ fn is_open(descriptor: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Waits until this is ready, or will never be, which the next call tells.
+/// Waits until the descriptor is ready or has failed, which the next call reports.
 fn wait(descriptor: BorrowedFd<'_>, ready: PollFlags) -> io::Result<()> {
     loop {
         match poll(&mut [PollFd::new(&descriptor, ready)], None) {

@@ -1,10 +1,12 @@
-//! The one room for unsafe code: signals, above all the one that wakes a thread which is blocked in a system
-//! call; what systemd passes, and what other parents leave behind.
+//! System calls that need unsafe code, the only ones in this crate: signals, among them the one
+//! that interrupts a thread blocked in a system call, sockets that systemd passes, and inherited
+//! process state.
 //!
-//! A signal whose handler was installed without `SA_RESTART` makes the call that it interrupts fail with `EINTR`
-//! (signal(7), "Interruption of system calls and library functions by signal handlers"). That costs a blocked thread
-//! nothing until it happens, where polling before each read, or a time-out on it, would cost every request.
-//! The signal is `SIGURG`: by default it is ignored, so a stray one does no harm, and nobody sends it by hand.
+//! A signal whose handler was installed without `SA_RESTART` makes the interrupted system call fail
+//! with `EINTR` (signal(7), "Interruption of system calls and library functions by signal
+//! handlers"). This costs a blocked thread nothing until it happens; polling before each read, or a
+//! time-out on it, would cost every request. The signal is `SIGURG`: it is ignored by default, so a
+//! stray one is harmless, and nobody sends it by hand.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, OsStr};
@@ -19,43 +21,43 @@ use log::warn;
 use rustix::net::sockopt;
 use rustix::thread::Pid;
 
-/// Which of the descriptors 0, 1 and 2 were closed when the process began, a bit each.
+/// Bit set of the descriptors 0, 1 and 2 that were closed when the process began.
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
-/// Looks before std's start, which opens /dev/null in the place of each that is closed.
+/// Records the closed descriptors before std's start-up code opens /dev/null in place of each.
 extern "C" fn look_for_closed() {
     for number in 0..3 {
-        // SAFETY: fcntl takes integers; it fails for a number that is no open descriptor, and for nothing else.
+        // SAFETY: fcntl takes integers; it fails only for a number that is not an open descriptor.
         if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
             CLOSED.fetch_or(1 << number, Ordering::Relaxed);
         }
     }
 }
 
-/// The functions that the dynamic linker, or the start-up code of the C library, calls before `main`.
+/// Function that the dynamic linker, or the start-up code of the C library, calls before `main`.
 #[used]
-// SAFETY: the section holds pointers to such functions, which may ignore the arguments; this one needs nothing of std's that has
-// to be started.
+// SAFETY: the section holds pointers to functions that may ignore their arguments; this one uses
+// nothing of std's that has to be initialized.
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = look_for_closed;
 
-/// Whether standard input (0), output (1) or error (2) was closed when the process began.
+/// Returns whether standard input (0), output (1) or error (2) was closed when the process began.
 pub fn was_closed(number: RawFd) -> bool {
     CLOSED.load(Ordering::Relaxed) & 1 << number != 0
 }
 
-/// Does nothing: that it ran is what interrupts the system call.
+/// Empty signal handler: running it interrupts the system call.
 extern "C" fn interrupted(_signal: libc::c_int) {}
 
-/// Makes [`interrupt`] work, for the calling thread and those that it starts from now on.
+/// Enables [`interrupt`] for the calling thread and those that it starts from now on.
 pub fn allow_interrupts() -> io::Result<()> {
     let handler: extern "C" fn(libc::c_int) = interrupted;
-    // SAFETY: all zeroes are a valid sigaction and a valid sigset_t; every pointer is to a live local; the handler
-    // touches nothing, so that it may run at any point of any thread.
+    // SAFETY: all zeroes are a valid sigaction and a valid sigset_t; every pointer is to a live
+    // local; the handler accesses nothing, so it may run at any point of any thread.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
-        action.sa_flags = 0; // above all, no SA_RESTART
+        action.sa_flags = 0; // without SA_RESTART
         if libc::sigaction(libc::SIGURG, &action, std::ptr::null_mut()) != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -63,14 +65,14 @@ pub fn allow_interrupts() -> io::Result<()> {
     unblock(&[libc::SIGURG])
 }
 
-/// Lets these signals reach the calling thread, and the threads that it starts from now on: whoever started the process
-/// may have blocked them, and a process inherits that (sigprocmask(2)).
+/// Unblocks these signals for the calling thread and those that it starts from now on. A process
+/// inherits blocked signals from its parent (sigprocmask(2)).
 pub fn unblock(signals: &[libc::c_int]) -> io::Result<()> {
     mask(libc::SIG_UNBLOCK, signals)
 }
 
-/// Keeps these signals from the calling thread, and the threads that it starts from now on. One that no thread may take
-/// waits, and goes on waiting in the program that replaces this one (execve(2)).
+/// Blocks these signals for the calling thread and those that it starts from now on. A signal that
+/// every thread blocks stays pending, even in the program that replaces this one (execve(2)).
 pub fn block(signals: &[libc::c_int]) -> io::Result<()> {
     mask(libc::SIG_BLOCK, signals)
 }
@@ -90,18 +92,18 @@ fn mask(how: libc::c_int, signals: &[libc::c_int]) -> io::Result<()> {
     }
 }
 
-/// Gives this signal back its default, which the parent may have changed to being ignored: a program inherits that
+/// Restores the default action of this signal. A program inherits ignored signals from its parent
 /// (execve(2)).
 pub fn reset(signal: libc::c_int) -> io::Result<()> {
-    // SAFETY: it takes two integers; SIG_DFL is no function of ours.
+    // SAFETY: it takes two integers; SIG_DFL is not a function of this crate.
     match unsafe { libc::signal(signal, libc::SIG_DFL) } {
         libc::SIG_ERR => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// Cancels the timers that a program inherits (execve(2)), whose signals would end it, and says whether one was running. A
-/// sandbox may forbid it; then they go on.
+/// Cancels inherited timers (execve(2)), whose signals would end the process. Returns whether one
+/// was running. If a sandbox forbids this, they continue.
 pub fn cancel_timers() -> bool {
     let mut running = false;
     for timer in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
@@ -117,11 +119,13 @@ pub fn cancel_timers() -> bool {
     running
 }
 
-/// A socket for this port of all IPv6 addresses, which leaves those of IPv4 to another (IPV6_V6ONLY). std can't make one. By way
-/// of libc as std's, so that tools which wrap its functions (authbind, mptcpize) work.
+/// Binds a TCP socket to this port of all IPv6 addresses and leaves the IPv4 addresses to another
+/// socket (IPV6_V6ONLY), which std can't do. Calls libc, as std does, so that tools that wrap its
+/// functions (authbind, mptcpize) work.
 pub fn bind_ipv6_only(port: u16) -> io::Result<TcpListener> {
-    // SAFETY: these calls take integers, and a pointer to a live local with its size; all zeroes are a valid sockaddr_in6,
-    // the unspecified address. The descriptor is new, and nobody else knows it.
+    // SAFETY: these calls take integers, and a pointer to a live local with its size; all zeroes
+    // are a valid sockaddr_in6, the unspecified address. The descriptor is new and has no other
+    // owner.
     unsafe {
         let number = libc::socket(libc::AF_INET6, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
         if number < 0 {
@@ -141,26 +145,28 @@ pub fn bind_ipv6_only(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// The value of this variable, which is not left behind. Call it before any thread starts.
+/// Returns the value of this environment variable and removes it. Call it before any thread starts.
 fn take_variable(name: &str) -> Option<String> {
     let value = std::env::var_os(name);
-    // SAFETY: no other thread reads the environment, because there is none.
+    // SAFETY: no other thread exists that could read the environment.
     unsafe { std::env::remove_var(name) };
     Some(value?.to_string_lossy().into_owned())
 }
 
-/// Sets close-on-exec for the descriptor of this number. It fails if none is open.
+/// Sets close-on-exec for this descriptor. Returns false for descriptors 0 to 2 and those that are
+/// not open.
 fn close_on_exec(number: RawFd) -> bool {
     // SAFETY: fcntl takes integers.
     number > 2 && unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0
 }
 
-/// The sockets that systemd passes (sd_listen_fds(3)), with their names. A variable that makes no sense counts as unset, and the
-/// log says so. No LISTEN_ variable is left behind. Call it once, before any thread starts.
+/// Returns the sockets that systemd passes (sd_listen_fds(3)), with their names. Treats an invalid
+/// variable as unset and logs it. Removes all LISTEN_ variables. Call it once, before any thread
+/// starts.
 pub fn passed_sockets() -> Vec<(OwnedFd, String)> {
     let [process, number, names] =
         ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(take_variable);
-    // Of another process, which has left them to its children, they mean nothing.
+    // Variables that were inherited from another process are meaningless here.
     if process != Some(std::process::id().to_string()) {
         return Vec::new();
     }
@@ -175,7 +181,7 @@ pub fn passed_sockets() -> Vec<(OwnedFd, String)> {
         warn!(value:? = number; "LISTEN_FDS counts as unset: it is not a number of descriptors that are open here");
         return Vec::new();
     };
-    // SAFETY: they are open for this process (LISTEN_PID says so), and nobody else here knows them.
+    // SAFETY: they are open for this process (LISTEN_PID says so) and have no other owner here.
     let sockets = (3..last).map(|number| unsafe { OwnedFd::from_raw_fd(number) });
     let sockets: Vec<OwnedFd> = sockets.collect();
     let mut all: Vec<String> = match &names {
@@ -191,14 +197,15 @@ pub fn passed_sockets() -> Vec<(OwnedFd, String)> {
     sockets.into_iter().zip(all).collect()
 }
 
-/// The descriptor whose number is in this variable, which is not left behind. Call it once, before any thread starts.
+/// Returns the descriptor whose number is in this variable, and removes the variable. Call it once,
+/// before any thread starts.
 pub fn passed_descriptor(variable: &str) -> Option<OwnedFd> {
     let number: RawFd = take_variable(variable)?.parse().ok()?;
-    // SAFETY: it is open, and nobody here knows it yet: the program that ran before in this process left it.
+    // SAFETY: it is open, and has no owner yet: the program that this one replaced left it.
     close_on_exec(number).then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Connects `socket`, of the family AF_VSOCK, which rustix has no addresses for (vsock(7)).
+/// Connects an AF_VSOCK `socket`; rustix has no addresses for this family (vsock(7)).
 pub fn connect_vsock(socket: BorrowedFd<'_>, cid: u32, port: u32) -> io::Result<()> {
     // SAFETY: all zeroes are a valid sockaddr_vm; the pointer is to a live local of this size.
     let connected = unsafe {
@@ -215,10 +222,11 @@ pub fn connect_vsock(socket: BorrowedFd<'_>, cid: u32, port: u32) -> io::Result<
     }
 }
 
-/// The path by which this program was executed (AT_EXECFN in getauxval(3)), empty if that is unknown. Where there is no /proc,
-/// older kernels tell it to libc alone.
+/// Returns the path by which this program was executed (AT_EXECFN in getauxval(3)), or an empty
+/// path if it is unknown. Without /proc, older kernels tell it only to libc.
 pub fn executed_path() -> PathBuf {
-    // SAFETY: it takes an integer. What comes for this one is null or a string that lives as long as the process.
+    // SAFETY: it takes an integer. The result for this one is null or a string that lives as long
+    // as the process.
     let path = unsafe {
         let path = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
         match path.is_null() {
@@ -229,31 +237,33 @@ pub fn executed_path() -> PathBuf {
     PathBuf::from(OsStr::from_bytes(path.to_bytes()))
 }
 
-/// Keeps glibc from reserving 64 MiB of address space for each of up to eight threads a core (mallopt(3), M_ARENA_MAX).
-/// Where that is scarce, they would take it from the threads' stacks. Other C libraries don't do so.
+/// Restricts glibc to one malloc arena (mallopt(3), M_ARENA_MAX). By default it reserves 64 MiB of
+/// address space for each of up to eight threads per core, and where that is limited, thread stacks
+/// would lack it. Other C libraries do not reserve arenas.
 pub fn allocate_from_one_arena() {
-    // SAFETY: it takes two integers. If it fails, nothing has changed.
+    // SAFETY: it takes two integers. On failure, nothing has changed.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
-/// Makes a write to a pipe or socket that nobody reads an error instead of the end of the process, as std does at the start.
+/// Ignores SIGPIPE, as std does at the start: a write to a pipe or socket without a reader then
+/// fails instead of ending the process.
 pub fn ignore_broken_pipes() {
-    // SAFETY: it takes two integers; SIG_IGN is no function of ours.
+    // SAFETY: it takes two integers; SIG_IGN is not a function of this crate.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
 }
 
-/// Interrupts what `thread` of this process is blocked in.
+/// Interrupts the system call in which `thread` of this process is blocked.
 ///
-/// A thread that has not entered the call yet is missed: whoever must be sure tries again until he sees an effect.
-/// A thread that has ended meanwhile is none of this function's business: nothing happens.
+/// A thread that has not entered the call yet is missed: a caller that must be sure repeats this
+/// until it sees an effect. For a thread that has ended, nothing happens.
 pub fn interrupt(thread: Pid) {
-    // SAFETY: tgkill takes three integers and looks at no memory; it reaches threads of this process alone, all of
-    // which are ready for the signal or ignore it.
+    // SAFETY: tgkill takes three integers and accesses no memory; it reaches only threads of this
+    // process, all of which handle the signal or ignore it.
     unsafe {
         libc::syscall(
             libc::SYS_tgkill,

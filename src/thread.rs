@@ -1,4 +1,4 @@
-//! Threads with names, that can be woken from what they are blocked in and waited for.
+//! Named threads that can be interrupted in a blocking call, and joined.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -10,10 +10,10 @@ use rustix::thread::Pid;
 use crate::error::Error;
 use crate::sys;
 
-/// Enough for our shallow calls; more would only cost address space and page tables.
+/// Stack size, enough for shallow calls; more would only cost address space and page tables.
 pub const STACK_SIZE: usize = 64 * 1024;
 
-/// How long an interrupted thread has before it is interrupted again.
+/// Time after which a thread is interrupted again.
 const AGAIN: Duration = Duration::from_millis(1);
 
 /// A running thread.
@@ -22,12 +22,12 @@ pub struct Thread {
     handle: JoinHandle<()>,
 }
 
-/// Wakes a thread from what it is blocked in.
+/// Interrupts a thread's blocking call.
 #[derive(Clone)]
 pub struct Wake(Arc<AtomicI32>);
 
 impl Wake {
-    /// Interrupts it. May come a moment too early: try again until there is an effect.
+    /// Interrupts the thread. May come a moment too early: repeat it until it has an effect.
     pub fn interrupt(&self) {
         if let Some(thread) = Pid::from_raw(self.0.load(Ordering::Relaxed)) {
             sys::interrupt(thread);
@@ -40,7 +40,7 @@ pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<Thread, 
     spawn_with(name, STACK_SIZE, run)
 }
 
-/// The same with a stack of so many bytes.
+/// Starts a thread with a stack of `stack_size` bytes.
 pub fn spawn_with(
     name: &str,
     stack_size: usize,
@@ -67,18 +67,19 @@ pub fn spawn_with(
 }
 
 impl Thread {
-    /// What wakes it.
+    /// Returns a handle that interrupts the thread.
     pub fn wake(&self) -> Wake {
         self.wake.clone()
     }
 
-    /// Waits for the thread to end, interrupting whatever it is blocked in until it does. It must have been told to.
+    /// Joins the thread, and interrupts its blocking calls until it ends. The thread must have been
+    /// told to end.
     pub fn end(self) {
         while !self.handle.is_finished() {
             self.wake.interrupt();
             std::thread::park_timeout(AGAIN);
         }
-        // A panic has been logged by the hook.
+        // The panic hook has logged a panic.
         let _ = self.handle.join();
     }
 }

@@ -1,5 +1,5 @@
-//! A bell: rung by any thread, at next to no cost while it is ringing already, and heard by one that polls its descriptor. And
-//! how that one polls.
+//! Waker: an eventfd by which any thread wakes a thread that polls. While it is set, another wake
+//! costs almost nothing. Also `poll` with a deadline.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +10,14 @@ use rustix::io::Errno;
 
 use crate::error::Error;
 
-/// Something has changed: look.
+/// Tells a polling thread that something has changed.
 pub struct Waker {
     is_set: AtomicBool,
     event: OwnedFd,
 }
 
 impl Waker {
-    /// A bell that does not ring.
+    /// Returns a waker that is not set.
     pub fn new() -> Result<Self, Error> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let event = event.map_err(|error| Error::System {
@@ -28,17 +28,17 @@ impl Waker {
         Ok(Waker { is_set, event })
     }
 
-    /// Makes the descriptor readable until it is [hushed](Bell::hush). Call it after the change.
+    /// Makes the descriptor readable until it is [cleared](Waker::clear). Call it after the change.
     pub fn wake(&self) {
         if !self.is_set.swap(true, Ordering::SeqCst) {
-            // If it is full, it is readable.
+            // If the counter is full, the descriptor is readable anyway.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
     }
 
-    /// Makes it quiet. Call it before looking for what has changed: a change after that rings again.
+    /// Clears the waker. Call it before looking for changes: a change after that sets it again.
     pub fn clear(&self) {
-        // If it has not been rung, there is nothing to read.
+        // If it is not set, there is nothing to read.
         let _ = rustix::io::read(&self.event, &mut [0; 8]);
         self.is_set.store(false, Ordering::SeqCst);
     }
@@ -50,9 +50,10 @@ impl AsFd for Waker {
     }
 }
 
-/// Waits until something is ready, or for the deadline. Fails when a signal has come: then nothing is known to be ready.
+/// Polls until a descriptor is ready or `deadline` has passed. Fails if a signal interrupts it:
+/// then the readiness is unknown.
 pub fn poll_until(polled: &mut [PollFd<'_>], deadline: Instant) -> Result<(), Errno> {
     let left = deadline.saturating_duration_since(Instant::now());
-    // One too long for the system is none.
+    // A timeout that is too long for the system counts as unlimited.
     poll(polled, Timespec::try_from(left).ok().as_ref()).map(|_| ())
 }

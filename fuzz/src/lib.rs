@@ -1,8 +1,9 @@
-//! What the fuzz targets compare the daemon with: the line protocol once more, from `docs/protocol.md` alone and
-//! without a thought for speed, all of the input in one piece.
+//! Reference model for the fuzz targets: a second implementation of the line protocol, written from
+//! `docs/protocol.md` alone, slow and simple, which takes all input in one piece.
 //!
-//! An input of the fuzzer is a plan, an LF, and what the client sends. Each byte of the plan is about one call that the
-//! server makes on its socket, from the first to the last and then again from the first; see [`piece`].
+//! An input of the fuzzer is a plan, an LF, and the bytes that the client sends. Each byte of the
+//! plan controls one call of the server on its socket, from the first to the last and then again
+//! from the first; see [`piece`].
 
 use std::sync::Arc;
 
@@ -10,28 +11,29 @@ use blockchain_tcpd::command::Context;
 use blockchain_tcpd::command::sets::server;
 use uuid::Uuid;
 
-/// The longest reply, in bytes, its end included: `ERR BADINPUT` with 64 characters quoted as `\xNN`.
+/// The longest reply in bytes, its line end included: `ERR BADINPUT` with 64 bytes quoted as
+/// `\xNN`.
 pub const LONGEST_REPLY: usize = 293;
 
-/// How many clients there are.
+/// Number of clients that `WHO` reports.
 const CLIENTS: usize = 3;
 const ID: Uuid = Uuid::from_u128(7);
 const COMMANDS: &[&str] = &["WHO", "WHERE", "WHY", "PING", "HELP", "QUIT", "EXIT"];
 
-/// What the commands are executed in.
+/// Returns the context in which commands are executed.
 pub fn context() -> Context {
     Context::new(Arc::new(CLIENTS.into()), ID, &[server::SET])
 }
 
-/// Parts an input into its plan and what the client sends.
+/// Splits an input into its plan and the bytes that the client sends.
 pub fn part(input: &[u8]) -> (&[u8], &[u8]) {
     let end = input.iter().position(|&byte| byte == b'\n');
     let (plan, text) = input.split_at(end.unwrap_or(0));
     (plan, text.strip_prefix(b"\n").unwrap_or(text))
 }
 
-/// How many of `all` bytes go through at once: `1` to `9` means as many, `0` all, other bytes what comes before or after
-/// them in ASCII.
+/// Returns how many of `all` bytes one call transfers: `1` to `9` mean at most that number, `0`
+/// means all, and other bytes mean their distance from `0` in ASCII, modulo 256.
 pub fn piece(planned: u8, all: usize) -> usize {
     match planned.wrapping_sub(b'0') {
         0 => all,
@@ -39,27 +41,28 @@ pub fn piece(planned: u8, all: usize) -> usize {
     }
 }
 
-/// What a reply must be.
+/// Expectation for one reply.
 enum Expected {
-    /// This value.
+    /// Exactly this value.
     Value(String),
-    /// A value that begins so.
+    /// A value with this beginning.
     Beginning(String),
     /// An error with this word.
     Error(&'static str),
 }
 
-/// The replies to all that a client sends.
+/// The expected replies to all that a client sends.
 pub struct Expectation {
     replies: Vec<Expected>,
-    /// How many of them are due before the end of the input: to lines that an LF ends, or that are too long.
+    /// Number of replies that are due before the end of the input: to lines that end in an LF or
+    /// are too long.
     whole: usize,
-    /// Whether the server closes after them, whatever else comes.
+    /// Whether the server closes the connection after the replies and ignores further input.
     pub close_after_write: bool,
 }
 
 impl Expectation {
-    /// What is to be replied to `text`.
+    /// Returns the replies that `text` must get.
     pub fn of(text: &[u8]) -> Self {
         let mut expected = Expectation {
             replies: Vec::new(),
@@ -99,12 +102,14 @@ impl Expectation {
         assert_eq!(self.check_beginning(output, true), self.replies.len());
     }
 
-    /// Compares with all that a server sent which stops, and so leaves alone what may be half a request.
+    /// Compares with all that a server sent which stops, and which therefore ignores an incomplete
+    /// last line.
     pub fn check_whole(&self, output: &[u8]) {
         assert_eq!(self.check_beginning(output, true), self.whole);
     }
 
-    /// Compares as far as the server got, to the end of a reply if it is `uncut`; returns how many replies there are.
+    /// Compares as far as the server got; the output must end with a reply's end if it is `uncut`.
+    /// Returns the number of complete replies.
     pub fn check_beginning(&self, output: &[u8], uncut: bool) -> usize {
         let mut lines: Vec<_> = output.split(|&byte| byte == b'\n').collect();
         let rest = lines.pop().unwrap_or_default();
@@ -132,7 +137,7 @@ fn is_leave(command: &[u8]) -> bool {
     ["QUIT", "EXIT"].contains(&name(command).as_str())
 }
 
-/// The name of a command as it is written in the document.
+/// Returns the name of a command as the document spells it.
 fn name(word: &[u8]) -> String {
     String::from_utf8_lossy(word).to_ascii_uppercase()
 }

@@ -1,4 +1,5 @@
-//! The state in a pack: whatever it is, it is read or refused, and what is read is written as it was.
+//! Fuzz target for the handover state: any bytes are decoded or rejected, and what is decoded is
+//! encoded again to an equal state.
 #![no_main]
 
 use blockchain_tcpd::handover_state::{self, MAGIC, VERSION};
@@ -6,7 +7,8 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     same(data);
-    // The checksum keeps chance out; so it is made right, to see what is behind it.
+    // Without a right checksum, all inputs would be rejected: append it to reach the decoder behind
+    // it.
     let mut whole = [&MAGIC[..], &[0], &VERSION.to_le_bytes(), data].concat();
     let sum = handover_state::checksum(&whole);
     whole.extend_from_slice(&sum.to_le_bytes());
@@ -15,7 +17,8 @@ fuzz_target!(|data: &[u8]| {
 
 fn same(bytes: &[u8]) {
     if let Ok(contents) = handover_state::decode(bytes) {
-        // An address may be written in several ways, and is in one.
+        // An address has several encodings, of which only one is written: compare the states, not
+        // the bytes.
         let again = handover_state::encode(&contents, false);
         assert_eq!(handover_state::decode(&again), Ok(contents));
     }

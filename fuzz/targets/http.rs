@@ -1,5 +1,5 @@
-//! HTTP: whatever comes, in whatever pieces, is a request, the beginning of one, or refused; and every reply is one that a
-//! client can read.
+//! Fuzz target for HTTP: any bytes, in any pieces, are a request, the beginning of one, or
+//! rejected; and a client can parse every response.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -12,7 +12,7 @@ use blockchain_tcpd::protocol::http::{self, CODES, Found, LONGEST_HEAD, Response
 use blockchain_tcpd::server::Server;
 use libfuzzer_sys::fuzz_target;
 
-/// What is watched: a server that nobody asks anything else.
+/// The server whose admin interface is fuzzed.
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let arguments = ["blockchain-tcpd", "--listen", "127.0.0.1:0", "--max-clients", "2"];
     let Ok(Asked::Serve(options)) = Options::parse_from(arguments) else {
@@ -38,7 +38,7 @@ static MONITOR: LazyLock<Handlers> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     let whole = http::find(data);
-    // The first byte says where it is cut.
+    // The first byte says where to cut.
     let cut = data.first().map_or(0, |byte| usize::from(*byte) * data.len() / 256);
     let beginning = http::find(&data[..cut]);
     match (&whole, &beginning) {
@@ -66,7 +66,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// A client knows where the reply ends, and whether to expect another.
+/// Checks that a client can tell where the response ends, and whether the connection stays open.
 fn check(response: &Response, head_only: bool, keeps: bool) {
     assert!(CODES.contains(&response.status));
     let bytes = response.encode(head_only, keeps);

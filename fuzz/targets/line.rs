@@ -1,4 +1,5 @@
-//! Lines and commands: whatever the bytes and however they are cut, the replies are those of the document.
+//! Fuzz target for lines and commands: any bytes, in any pieces, get the replies that the document
+//! requires.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -18,7 +19,7 @@ fuzz_target!(|input: &[u8]| {
     expected.check(&answer(text, b"0"));
 });
 
-/// Answers `text`, which comes as `plan` says.
+/// Answers `text`, which arrives in pieces as `plan` says.
 fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
     let plan = if plan.is_empty() { b"0" } else { plan };
     let mut plan = plan.iter().cycle();

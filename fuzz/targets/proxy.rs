@@ -1,5 +1,5 @@
-//! PROXY headers: whatever comes, in whatever pieces, is one, the beginning of one, or refused; and who is named is who is
-//! written there.
+//! Fuzz target for PROXY headers: any bytes, in any pieces, are a header, the beginning of one, or
+//! rejected; and the parsed address is that in the header.
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Reads it in another way.
+/// Parses the header in another way and compares.
 fn check(header: &[u8], caller: Caller) {
     if header[0] == b'P' {
         assert!(header.len() <= LONGEST_TEXT);

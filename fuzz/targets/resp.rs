@@ -1,5 +1,6 @@
-//! What Redis says: whatever comes, in whatever pieces, is a whole value, the beginning of one, or refused; and the redis crate
-//! reads what is whole, or refuses it, within the stack and the time of a small value.
+//! Fuzz target for RESP framing: any bytes, in any pieces, are a complete value, the beginning of
+//! one, or rejected; and the redis crate parses or rejects a complete value within the stack and
+//! the time of a small one.
 #![no_main]
 
 use blockchain_tcpd::cluster::redis::framing::{Found, LONGEST, find};
@@ -21,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     while let Found::Whole(length) = find(rest) {
         assert!(length > 0);
         let value = redis::parse_redis_value(&rest[..length]);
-        // It needs all of that for it: what is left out is not a value, whatever it looks like.
+        // The value needs all its bytes: a shorter piece must not be a value.
         if value.is_ok() {
             assert!(redis::parse_redis_value(&rest[..length - 1]).is_err());
         }

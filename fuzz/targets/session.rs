@@ -1,13 +1,15 @@
-//! A session, on something that behaves as badly as a socket may: short reads and writes, interrupts, orders, the end of
-//! the server in between.
+//! Fuzz target for a session, on a mock socket that behaves as badly as a real one may: short reads
+//! and writes, interrupts, close requests, and the end of the server at any point.
 //!
-//! What a byte of the plan means beyond the size of a piece (see `piece`), the first time that it comes up:
+//! Bytes of the plan with a meaning beyond the size of a piece (see `piece`), in the first pass
+//! over the plan:
 //!
 //! - `i`: the call is interrupted;
-//! - `o`: the reaper orders the end of the client, then interrupts;
-//! - `r`, `p`, `f`, `c`: the server lets go, packs, finishes or cuts off, then interrupts;
+//! - `o`: the reaper requests that the connection is closed, then interrupts;
+//! - `r`, `p`, `f`, `c`: the phase changes to detach, drain-then-detach, drain or abort, then the
+//!   call is interrupted;
 //! - `b`: the connection breaks;
-//! - `a`: no room, if the call doesn't wait.
+//! - `a`: the call would block (EAGAIN), if it is non-blocking.
 #![no_main]
 
 use std::cell::{Cell, RefCell};
@@ -63,11 +65,11 @@ fuzz_target!(|input: &[u8]| {
         let socket = connection.socket();
         let output = socket.output.borrow();
         match ended {
-            // It goes on in the next process.
+            // The next process resumes the session.
             CloseReason::Released => {
                 assert!(matches!(phase, Phase::Detach | Phase::DrainThenDetach));
                 assert!(connection.client.close_after_write || !connection.client.read_buffer.contains(&b'\n'));
-                // What was not written goes along, and is written there by a call of its own.
+                // The next process writes the unwritten replies with a call of its own.
                 let all = [&output[..], &connection.client.replies].concat();
                 expected.check_beginning(&all, true);
                 if !connection.client.replies.is_empty() {
@@ -109,22 +111,23 @@ fuzz_target!(|input: &[u8]| {
     connection.close();
 });
 
-/// What stands for the socket, and the client's side of it.
+/// Mock socket, and the client at its other end.
 struct Plan<'a> {
     plan: &'a [u8],
     next: Cell<usize>,
     text: Cell<&'a [u8]>,
     output: RefCell<Vec<u8>>,
-    /// Whether the end has been read, which is read again by whoever goes on.
+    /// Whether the end of the stream was read; each later read returns it again.
     ended: Cell<bool>,
-    /// Reads that returned something.
+    /// Number of reads that returned, data or the end.
     reads: Cell<usize>,
-    /// Writes without need: not those that go on after one that was short or interrupted.
+    /// Number of writes that start a batch of replies; retries after a short or interrupted write
+    /// don't count.
     writes: Cell<usize>,
 }
 
 impl Plan<'_> {
-    /// What becomes of the next call on a socket, of `all` bytes.
+    /// Returns the result of the next call, which could transfer `all` bytes.
     fn call(&self, all: usize, waits: bool) -> Result<usize, Errno> {
         let next = self.next.replace(self.next.get() + 1);
         let planned = self.plan[next % self.plan.len()];
@@ -159,10 +162,10 @@ impl Socket for Plan<'_> {
             return Ok(0);
         }
         if !waits && text.is_empty() {
-            // A server that finishes sees a client which may send more.
+            // To a server that drains, the client looks as if it may send more.
             return Err(Errno::AGAIN);
         }
-        // There is something to be read, so that it is no use to wait.
+        // There is something to read, so the read never blocks.
         let read = self.call(buffer.len().min(text.len()), true)?;
         let (piece, rest) = text.split_at(read);
         buffer[..read].copy_from_slice(piece);

@@ -1,4 +1,5 @@
-//! Where all connections are: one thread waits for any of them to be ready, and goes on with that.
+//! Event loop of the admin HTTP server: one thread polls all connections and listeners, and serves
+//! those that are ready.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,45 +18,46 @@ use crate::log_throttle::Incident;
 use crate::protocol::http::Problem;
 use crate::waker::{Waker, poll_until};
 
-/// When it is to end, those who have asked something, or are about to, get so long to be answered.
+/// Grace period of a shutdown, in which open requests, and those about to be sent, are still
+/// answered.
 const LAST: Duration = Duration::from_millis(500);
 
-/// When the system is out of something, it is asked for connections again after this time.
+/// Delay of the next accept after a lack of system resources.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The thread that checks is gone: nobody is kept waiting for it.
+/// Reason reported if the health check thread has ended; requests don't wait for it.
 const NO_CHECKER: &str = "nobody is there to check it";
 
-/// Where all connections are served.
+/// The event loop and its state.
 pub(super) struct EventLoop {
     pub listeners: Vec<Arc<Listener>>,
     pub handlers: Handlers,
     pub most: usize,
     pub conns: Vec<HttpConn>,
     pub wake: Arc<Waker>,
-    /// Disconnects when it is to end.
+    /// Disconnects at shutdown.
     pub stopped: Receiver<()>,
     pub asks: Sender<()>,
     pub results: Receiver<Result<(), &'static str>>,
-    /// Whether a check is going on.
+    /// Whether a check is running.
     pub checking: bool,
-    /// When to accept again, after the system had no room.
+    /// When to accept again, after an accept failed.
     pub accept_again: Option<Instant>,
-    /// When it ends at the latest, once it is to.
+    /// When the shutdown's grace period ends, if a shutdown has begun.
     pub ends: Option<Instant>,
     pub trouble: Incident,
 }
 
 impl EventLoop {
     pub fn run(mut self) {
-        // A panic costs the connections that there are, and is logged by the hook; whoever comes then is served.
+        // A panic closes the open connections and is logged by the hook; later ones are served.
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.conns.clear();
             std::thread::sleep(PAUSE);
         }
     }
 
-    /// Serves everybody until it is to end.
+    /// Serves connections until the shutdown.
     fn serve(&mut self) {
         let mut sample = Instant::now();
         loop {
@@ -66,7 +68,7 @@ impl EventLoop {
                 sample = now + INTERVAL;
             }
             let ready = self.wait(sample);
-            // Nobody sends: it is empty or disconnected.
+            // Nothing is ever sent: the channel is empty or disconnected.
             if self.stopped.try_recv() == Err(TryRecvError::Disconnected) {
                 self.ends.get_or_insert_with(|| Instant::now() + LAST);
             }
@@ -91,7 +93,8 @@ impl EventLoop {
         }
     }
 
-    /// Whether everybody has been answered. Says to those who have not that it is the last answer here.
+    /// Returns whether all connections have been answered. Marks them, so that the next response is
+    /// their last.
     fn is_done(&mut self) -> bool {
         for conn in &mut self.conns {
             conn.is_last = true;
@@ -100,7 +103,7 @@ impl EventLoop {
         conns.all(|conn| conn.is_idle() || matches!(conn.state, ConnState::LingeringSocket))
     }
 
-    /// Waits until there is something to do, and says for whom.
+    /// Waits for events or the next deadline, and returns what is ready.
     fn wait(&mut self, sample: Instant) -> Ready {
         let mut next = sample;
         let mut polled = vec![PollFd::new(&*self.wake, PollFlags::IN)];
@@ -113,7 +116,7 @@ impl EventLoop {
             .into_iter()
             .flatten()
             .fold(next, Instant::min);
-        // Who comes after the end is the next one's.
+        // During a shutdown, new connections are left to the next owner of the listeners.
         if self.ends.is_none() && again.is_none() {
             for listener in &self.listeners {
                 polled.push(PollFd::new(&listener.socket, PollFlags::IN));
@@ -121,11 +124,12 @@ impl EventLoop {
         }
         match poll_until(&mut polled, next) {
             Ok(()) => {}
-            // A signal has come, and nobody is ready.
+            // A signal interrupted the wait.
             Err(Errno::INTR) => return Ready::default(),
             Err(error) => {
                 drop(polled);
-                // There may be more of them than there may be by now (poll(2)).
+                // poll(2) fails if there are more descriptors than RLIMIT_NOFILE, which may have
+                // been lowered: drop half of the connections.
                 self.trouble.record(&plain(&error.into()));
                 self.conns.truncate(self.conns.len() / 2);
                 std::thread::sleep(PAUSE);
@@ -159,8 +163,8 @@ impl EventLoop {
         }
     }
 
-    /// If all places are taken, frees one: of those who have been answered and ask nothing now, else of all, that whose time
-    /// would be over first.
+    /// If all slots are taken, closes a connection: the idle one whose deadline is next, or if none
+    /// is idle, the one of all whose deadline is next.
     fn make_room(&mut self) {
         if self.conns.len() < self.most {
             return;
@@ -172,7 +176,7 @@ impl EventLoop {
         }
     }
 
-    /// Has a check done, if somebody waits for one and none is being done.
+    /// Starts a health check if a request waits for one and none is running.
     fn ask_for_check(&mut self) {
         if self.checking {
             return;
@@ -203,7 +207,7 @@ impl EventLoop {
         }
     }
 
-    /// Tells those who wait for the check that is over.
+    /// Answers the requests that wait for the check that has ended.
     fn tell(&mut self, result: Result<(), &'static str>) {
         for conn in &mut self.conns {
             if let ConnState::Waiting {
@@ -225,7 +229,7 @@ impl EventLoop {
                 continue;
             }
             match conn.state {
-                // It has begun to ask something.
+                // A request has begun to arrive.
                 ConnState::Reading if !conn.input.is_empty() => {
                     let response = Problem::Late.response();
                     conn.reply(&mut self.handlers, &response, false, false);
@@ -236,11 +240,11 @@ impl EventLoop {
     }
 }
 
-/// Who can go on.
+/// What is ready.
 #[derive(Default)]
 struct Ready {
-    /// One for each connection that there was.
+    /// For each polled connection, whether it is ready.
     conns: Vec<bool>,
-    /// The listening sockets with somebody to accept.
+    /// Indices of the listeners that have a connection to accept.
     listeners: Vec<usize>,
 }

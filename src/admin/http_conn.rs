@@ -1,4 +1,4 @@
-//! One connection of somebody who looks after the server: what is being done for it, and by when.
+//! Connection of the admin HTTP server: a state machine with a deadline.
 
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
@@ -11,48 +11,48 @@ use super::CHECK;
 use crate::admin::{Answer, Handlers};
 use crate::protocol::http::{self, Found, Request, Response};
 
-/// A request must be whole, and a reply taken, within this time.
+/// Timeout for a request to arrive completely, and for a response to be received.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// So long may a connection wait for its next request: longer than tools usually wait between two.
+/// Keep-alive timeout: longer than tools usually wait between two requests.
 const KEPT: Duration = Duration::from_secs(75);
 
-/// A client that was told no gets so long to stop sending, before the connection is closed.
+/// Timeout of the lingering close after a last response.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// How many bytes are read at a time.
+/// Number of bytes to read at a time.
 const QUANTUM: usize = 2048;
 
-/// One connection.
+/// A connection.
 pub(super) struct HttpConn {
     pub stream: TcpStream,
     pub input: Vec<u8>,
     pub state: ConnState,
-    /// Whether it has been answered before.
+    /// Whether a request was answered on it before.
     kept: bool,
-    /// Whether it is closed after the next answer.
+    /// Whether it is closed after the next response.
     pub is_last: bool,
-    /// When its time is over.
+    /// Its deadline.
     pub until: Instant,
 }
 
-/// What is being done for a connection.
+/// State of a connection.
 pub(super) enum ConnState {
-    /// It sends a request, or will.
+    /// Waits for a request, or for the rest of one.
     Reading,
-    /// Its request waits for a check, for the next one if that has not begun.
+    /// The request waits for a health check, for the next one unless `begun`.
     Waiting { request: Request, begun: bool },
-    /// It takes a reply, of which so many bytes are written.
+    /// Writes a response, of which `written` bytes are sent.
     Writing {
         reply: Vec<u8>,
         written: usize,
         keeps: bool,
     },
-    /// It has sent more than the request that was answered: that is next.
+    /// The response is sent, and the buffer holds the beginning of another request (pipelining).
     Continuing,
-    /// It has been told all, and may send what it will.
+    /// Lingering close: half-closed, and input is discarded.
     LingeringSocket,
-    /// There is nothing left to do.
+    /// The connection is finished.
     Gone,
 }
 
@@ -60,16 +60,17 @@ impl ConnState {
     pub fn events(&self) -> PollFlags {
         match self {
             ConnState::Reading | ConnState::LingeringSocket => PollFlags::IN,
-            // Who takes replies is asked on in its turn, and the others have theirs.
+            // Pipelined requests are answered one per poll, so that other connections get their
+            // turn.
             ConnState::Writing { .. } | ConnState::Continuing => PollFlags::OUT,
-            // Only that it has gone.
+            // POLLHUP and POLLERR, which are always reported, are enough.
             ConnState::Waiting { .. } | ConnState::Gone => PollFlags::empty(),
         }
     }
 }
 
 impl HttpConn {
-    /// One that has just connected.
+    /// Returns a new connection.
     pub fn new(stream: TcpStream) -> Self {
         HttpConn {
             stream,
@@ -81,12 +82,12 @@ impl HttpConn {
         }
     }
 
-    /// Whether it has been answered, and asks nothing now.
+    /// Returns whether a request was answered and no other has begun.
     pub fn is_idle(&self) -> bool {
         self.kept && self.input.is_empty() && matches!(self.state, ConnState::Reading)
     }
 
-    /// Does what can be done without waiting.
+    /// Goes on as far as is possible without blocking.
     pub fn go_on(&mut self, handlers: &mut Handlers) {
         match &mut self.state {
             ConnState::Reading => self.read(handlers),
@@ -96,7 +97,7 @@ impl HttpConn {
                 self.look(handlers);
             }
             ConnState::LingeringSocket => self.discard(),
-            // It has gone: that is all that was polled for.
+            // The peer has gone: only that was polled for.
             ConnState::Waiting { .. } => self.state = ConnState::Gone,
             ConnState::Gone => {}
         }
@@ -120,14 +121,14 @@ impl HttpConn {
         }
     }
 
-    /// An empty line or two before a request is none (RFC 9112, section 2.2).
+    /// Skips empty lines before a request (RFC 9112, section 2.2).
     fn skip_blank(&mut self) {
         let is_blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
         let blank = self.input.iter().take(4).take_while(is_blank).count();
         self.input.drain(..blank);
     }
 
-    /// Answers the request in the input, if it is whole.
+    /// Answers the request in the buffer, if it is complete.
     fn look(&mut self, handlers: &mut Handlers) {
         match http::find(&self.input) {
             Found::Part => {}
@@ -142,7 +143,7 @@ impl HttpConn {
                         self.reply(handlers, &response, request.head_only, request.keeps);
                     }
                     Answer::AfterCheck => {
-                        // The check takes its own time, and then the reply must be taken.
+                        // Time for a running check, the next one, and the response.
                         self.until = Instant::now() + CHECK * 2 + PATIENCE;
                         let begun = false;
                         self.state = ConnState::Waiting { request, begun };
@@ -197,7 +198,7 @@ impl HttpConn {
             self.state = ConnState::Continuing;
             self.until = Instant::now() + PATIENCE;
         } else {
-            // It fails if the client has gone, which is as well.
+            // It fails if the client has gone, which does no harm.
             let _ = self.stream.shutdown(Shutdown::Write);
             self.input = Vec::new();
             self.until = Instant::now() + LEAVE;
@@ -205,7 +206,7 @@ impl HttpConn {
         }
     }
 
-    /// Throws away what it still sends, so that it gets its reply and not a reset.
+    /// Discards input, so that the client receives the response and not a reset.
     fn discard(&mut self) {
         let mut piece = [0; QUANTUM];
         match rustix::net::recv(&self.stream, &mut piece, RecvFlags::DONTWAIT) {

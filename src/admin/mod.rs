@@ -1,9 +1,11 @@
-//! The sockets of those who look after the server: one thread serves them all, so that one who is slow costs a place and no
-//! thread, and clients who take all workers take nothing from them.
+//! Admin HTTP server: health, metrics and a status page. One thread serves all its connections,
+//! outside of the worker pool, so that a slow peer takes a slot and no thread, and clients that
+//! take all workers do not block it.
 //!
-//! Everything is bounded: how many there are, how long a request may be, how long it may take to arrive and its reply to be
-//! taken. When all places are taken, one makes room. A check of the health, which may take a while, is done by a second thread,
-//! one at a time for all that ask meanwhile.
+//! Everything is bounded: the number of connections, the length of a request, the time for it to
+//! arrive, and the time for its response to be received. If all slots are taken, a connection is
+//! closed to make room. A second thread does the health checks, which may take a while: one at a
+//! time, for all requests that wait.
 
 mod event_loop;
 mod handlers;
@@ -25,18 +27,18 @@ use crate::log_throttle::Incident;
 use crate::thread::{self, Thread};
 use crate::waker::Waker;
 
-/// A check of the health says who has not moved within this time.
+/// Time after which a health check reports a thread that has not moved.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// A running HTTP server.
+/// A running admin HTTP server.
 pub struct AdminServer {
     listeners: Vec<Arc<Listener>>,
-    /// Nothing when it has ended, or has nothing to listen on.
+    /// `None` after the end, or without listeners.
     running: Option<Running>,
 }
 
 struct Running {
-    /// Dropped to end it.
+    /// Dropped to stop the thread.
     orders: Sender<()>,
     wake: Arc<Waker>,
     thread: Thread,
@@ -44,7 +46,8 @@ struct Running {
 }
 
 impl AdminServer {
-    /// Serves what `context` shows on `listeners`, for at most `most` connections at a time. Without any it does nothing.
+    /// Serves `context` on `listeners`, for at most `most` connections at a time. Without listeners
+    /// it does nothing.
     pub fn start(
         listeners: Vec<Arc<Listener>>,
         context: Context,
@@ -58,7 +61,7 @@ impl AdminServer {
         }
         let system = |action| move |source: io::Error| Error::System { action, source };
         for listener in &listeners {
-            // Who has gone again since `poll` must not be waited for.
+            // A connection may be reset between poll(2) and accept(2), which must not block then.
             let socket = &listener.socket;
             socket
                 .set_nonblocking(true)
@@ -96,7 +99,7 @@ impl AdminServer {
         })
     }
 
-    /// The addresses that it listens on.
+    /// Returns the addresses that it listens on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners
             .iter()
@@ -104,8 +107,8 @@ impl AdminServer {
             .collect()
     }
 
-    /// Ends it: whoever has connected gets an answer, unless that takes too long; who comes now waits for whoever has the
-    /// sockets next.
+    /// Stops the server and returns its listeners. Connected peers get their responses within the
+    /// grace period; new connections wait for the next owner of the listeners.
     pub fn end(mut self) -> Vec<Arc<Listener>> {
         self.finish();
         std::mem::take(&mut self.listeners)
@@ -116,7 +119,7 @@ impl AdminServer {
             drop(running.orders);
             running.wake.wake();
             running.thread.end();
-            // Nobody can ask it any more.
+            // The event loop, which requested checks, has ended.
             running.health.end();
         }
     }
@@ -128,7 +131,7 @@ impl Drop for AdminServer {
     }
 }
 
-/// Does a check each time that it is asked for one.
+/// Thread: does a health check for each request on the channel.
 fn check(
     health: &Health,
     asked: &Receiver<()>,

@@ -1,22 +1,23 @@
-//! How long to wait before something that failed is tried again.
+//! Exponential backoff with jitter: the pause before a failed attempt is repeated.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
-/// The first pause; it doubles with each failure.
+/// Longest first pause; it doubles with each failure.
 const FIRST: Duration = Duration::from_millis(40);
 
-/// The pause after so many failures, `longest` at most: not as long for one as for the next, so that not all come at once.
+/// Returns the pause after `failed` failures, `longest` at most. Half of it is random, so that not
+/// all servers retry at once.
 pub fn pause(failed: u64, longest: Duration) -> Duration {
     let doubled = FIRST * (1 << failed.saturating_sub(1).min(10));
     let longest = doubled.min(longest);
     longest / 2 + random(longest / 2)
 }
 
-/// A random part of `time`.
+/// Returns a random part of `time`.
 pub fn random(time: Duration) -> Duration {
-    // Its last 32 bits are all random.
+    // The last 32 bits of a version 4 UUID are all random.
     time.mul_f64(f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
 }
 

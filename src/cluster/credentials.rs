@@ -1,4 +1,5 @@
-//! Who this server is to the place where the servers meet, and whom it believes there: what its files say.
+//! Credential files: user, password, trusted certificates and client certificate for Redis, the
+//! Sentinels or etcd.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -11,11 +12,11 @@ use rustls::sign::CertifiedKey;
 use super::settings::{ClusterArgs, wrong};
 use crate::error::{Error, plain};
 
-/// The most bytes of a file with a user, a password or certificates.
+/// Largest size of a credential file in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
 
-/// The files that say who this server is to the place where the servers meet, and whom to believe there. They are read for each
-/// connection, so that what is in them may change.
+/// Paths of the credential files. They are read for each connection, so that their contents may
+/// change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
     user: Option<PathBuf>,
@@ -27,19 +28,21 @@ pub struct Credentials {
     sentinel_password: Option<PathBuf>,
 }
 
-/// The certificate that this server shows, its own first and those that lead to an authority after it, and its private key.
+/// Client certificate: the certificate of this server, the intermediate ones after it, and the
+/// private key.
 pub struct Identity {
-    /// The certificates.
+    /// The certificate of this server first.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The key of the first, which fits.
+    /// Private key of the first certificate; the two match.
     pub key: PrivateKeyDer<'static>,
-    /// The text in which it is the first.
+    /// PEM text in which that key is the first.
     pub pem: String,
 }
 
 impl Credentials {
-    /// The files that were named, else those that systemd passes (systemd.exec(5), `LoadCredential=`). One that systemd passes
-    /// blank is not there: the unit's `SetCredential=` makes it.
+    /// Finds the files: those that the options name, else those that systemd passes
+    /// (systemd.exec(5), `LoadCredential=`). A blank file from systemd counts as absent: the unit's
+    /// `SetCredential=` creates it.
     pub fn find(given: &ClusterArgs) -> Self {
         let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         let is_blank =
@@ -60,7 +63,7 @@ impl Credentials {
         }
     }
 
-    /// Refuses files that can't be read, or hold something else.
+    /// Checks that the files can be read and are well-formed.
     pub fn check(&self) -> Result<(), Error> {
         let user = self.user().map_err(wrong)?;
         let password = self.password().map_err(wrong)?;
@@ -82,17 +85,18 @@ impl Credentials {
         Ok(())
     }
 
-    /// The user, if there is one.
+    /// Returns the user, if one is configured.
     pub fn user(&self) -> Result<Option<String>, String> {
         word(self.user.as_deref())
     }
 
-    /// The password, if there is one.
+    /// Returns the password, if one is configured.
     pub fn password(&self) -> Result<Option<String>, String> {
         word(self.password.as_deref())
     }
 
-    /// The user and the password for the Sentinels: those for Redis, unless they have a password of their own.
+    /// Returns the user and the password for the Sentinels: those for Redis, unless a Sentinel
+    /// password is configured.
     pub fn for_sentinels(&self) -> Result<(Option<String>, Option<String>), String> {
         match word(self.sentinel_password.as_deref())? {
             Some(password) => Ok((word(self.sentinel_user.as_deref())?, Some(password))),
@@ -100,12 +104,12 @@ impl Credentials {
         }
     }
 
-    /// Whether the Sentinels have a password of their own.
+    /// Returns whether a Sentinel password is configured.
     pub fn are_sentinels_apart(&self) -> bool {
         self.sentinel_password.is_some()
     }
 
-    /// Certificates of those whom to believe, if not those whom the system believes.
+    /// Returns the trusted certificates, if configured; otherwise those of the system apply.
     pub fn certificates(&self) -> Result<Option<Vec<CertificateDer<'static>>>, String> {
         let Some(file) = &self.ca else {
             return Ok(None);
@@ -113,7 +117,7 @@ impl Credentials {
         certificates(file).map(Some)
     }
 
-    /// The certificate to show to whom asks for one, if there is one.
+    /// Returns the client certificate, if one is configured.
     pub fn identity(&self) -> Result<Option<Identity>, String> {
         let (certificate, key) = match (&self.certificate, &self.key) {
             (None, None) => return Ok(None),
@@ -156,7 +160,7 @@ impl Credentials {
     }
 }
 
-/// All certificates in `file`, one at least.
+/// Returns all certificates in `file`, at least one.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = read(file)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
@@ -169,9 +173,9 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// The first private key in the `text` of `file`.
+/// Returns the first private key in the `text` of `file`.
 fn private_key(file: &Path, text: &str) -> Result<PrivateKeyDer<'static>, String> {
-    // PKCS #8 says it in the first line, the older formats in the second.
+    // PKCS #8 declares encryption in the first line, the older formats in the second.
     if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----")
         || text.contains("Proc-Type: 4,ENCRYPTED")
     {
@@ -188,7 +192,7 @@ fn private_key(file: &Path, text: &str) -> Result<PrivateKeyDer<'static>, String
     })
 }
 
-/// The first line of `file`.
+/// Returns the only line of `file`; blank lines may follow it.
 fn word(file: Option<&Path>) -> Result<Option<String>, String> {
     let Some(file) = file else { return Ok(None) };
     let text = read(file)?;
@@ -204,7 +208,7 @@ fn word(file: Option<&Path>) -> Result<Option<String>, String> {
 fn read(file: &Path) -> Result<String, String> {
     let problem = |why: &str| format!("can't read {}: {why}", file.display());
     let failed = |error: io::Error| problem(&plain(&error));
-    // A pipe is read once, and it is read for each connection.
+    // Credentials are read for each connection, but a pipe can be read only once.
     if !fs::metadata(file).map_err(failed)?.is_file() {
         return Err(problem("it is no regular file"));
     }

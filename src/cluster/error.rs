@@ -1,27 +1,27 @@
-//! What goes wrong with the place where the servers meet, in words that fit into the log.
+//! Errors of Redis, the Sentinels and etcd, with texts that fit into the log.
 
 use std::fmt;
 
-/// The most characters of what others say that are repeated.
+/// Largest number of characters that are quoted from a remote text.
 const LONGEST_QUOTE: usize = 200;
 
-/// What went wrong.
+/// Kind of a cluster error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// There is no connection.
+    /// No connection, or a lost one.
     Unreachable,
-    /// It did not answer in time.
+    /// No answer in time.
     Late,
-    /// It does not know this server, or lets it do nothing.
+    /// Authentication or authorization failed, or TLS did.
     Denied,
-    /// It takes no writes.
+    /// The server accepts no writes.
     ReadOnly,
-    /// It answered an error of another sort.
+    /// The server answered with another error.
     Refused,
 }
 
 impl ErrorKind {
-    /// All there are.
+    /// All kinds, in the order of their numbers.
     pub const ALL: [ErrorKind; 5] = [
         ErrorKind::Unreachable,
         ErrorKind::Late,
@@ -30,7 +30,7 @@ impl ErrorKind {
         ErrorKind::Refused,
     ];
 
-    /// What the metrics call it.
+    /// Returns the name of the kind in the metrics.
     pub fn name(self) -> &'static str {
         match self {
             ErrorKind::Unreachable => "unreachable",
@@ -42,20 +42,20 @@ impl ErrorKind {
     }
 }
 
-/// What went wrong with the place where the servers meet.
+/// Error of Redis, a Sentinel or etcd.
 #[derive(Clone, Debug)]
 pub struct ClusterError {
-    /// Its sort.
+    /// Kind of the error.
     pub kind: ErrorKind,
-    /// The rest of the story.
+    /// Description, for the log.
     pub what: String,
-    /// The code of the error that was answered: the first word of one of Redis, the number of one of gRPC. Empty if there is
-    /// none.
+    /// Error code from the server: the first word of a Redis error, or the number of a gRPC status.
+    /// Empty without one.
     pub code: String,
 }
 
 impl ClusterError {
-    /// This sort of trouble.
+    /// Creates an error without a code.
     pub fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
         ClusterError {
             kind,
@@ -71,7 +71,8 @@ impl fmt::Display for ClusterError {
     }
 }
 
-/// What others say, so that it fits into the log.
+/// Shortens a remote text to `LONGEST_QUOTE` characters and replaces unprintable ones, for the
+/// log.
 pub fn cut(text: &str) -> String {
     let printable = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
     text.chars().take(LONGEST_QUOTE).map(printable).collect()

@@ -1,8 +1,9 @@
-//! The census: how many clients all servers of a cluster have together.
+//! Cluster census: the number of clients that all servers of a cluster have together.
 //!
-//! A server alone counts its own. In a cluster that is always [`available`], each publishes its count in Redis, and a census is
-//! the own count and what the others had a moment ago. In one that is [`consistent`], etcd knows who belongs to it, and a
-//! census asks everybody. `docs/cluster.md` says which one to take when.
+//! Without a cluster, the census is the server's own client count. In the *available* mode
+//! ([`redis`]), each server publishes its count in Redis, and a census is the own count plus the
+//! last published count of the others. In the *consistent* mode ([`etcd`]), etcd holds the list of
+//! members, and a census asks each of them. `docs/cluster.md` compares the two modes.
 
 mod backoff;
 mod credentials;
@@ -32,28 +33,31 @@ use crate::handover_state;
 use crate::sync::atomic::AtomicUsize;
 use crate::waker::Waker;
 
-/// A server that starts waits so long for its first word with the others, before it lets in clients without.
+/// Time that a starting server waits for the first reply of its cluster before it admits clients
+/// without one.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// A server that stops has so long to say so to the others.
+/// Longest time that a stopping server spends on leaving its cluster.
 const LAST: Duration = Duration::from_millis(500);
 
-/// TLS and the system's search for addresses need more than other threads do.
+/// Stack size of the cluster's threads. TLS and the system's address lookup need more stack than
+/// other threads do.
 const STACK_SIZE: usize = 512 * 1024;
 
-/// Answers how many clients there are.
+/// Source of the number of clients.
 #[derive(Clone)]
 pub enum Census {
-    /// There is no cluster: those of this server.
+    /// No cluster: the clients of this server.
     Alone,
-    /// Those of this server and those that the others had a moment ago.
+    /// Redis: the clients of this server plus the last known count of the others.
     Available(Arc<Others>),
-    /// Those whom each server says that it has.
+    /// etcd: the sum of what each server answers when it is asked.
     Consistent(Arc<CensusService>),
 }
 
 impl Census {
-    /// How many clients there are, of whom so many are `here`, for somebody who `asked` at this moment.
+    /// Returns the number of clients in the cluster. `here` is this server's own count; `asked` is
+    /// when the question was read.
     #[inline]
     pub fn clients(&self, here: u64, asked: Nanos) -> Result<u64, Unavailable> {
         match self {
@@ -64,28 +68,29 @@ impl Census {
     }
 }
 
-/// What that needs is on no worker's stack that doesn't need it: there, every idle client would cost it.
+/// Out of line, so that the stack frame of this call is not part of every worker's stack, where
+/// each idle client would pay for it.
 #[cold]
 #[inline(never)]
 fn ask(service: &CensusService, asked: Nanos) -> Result<u64, Unavailable> {
     service.clients(asked)
 }
 
-/// Why nobody knows how many clients there are. Small, because every worker has room for it on its stack.
+/// Why the number of clients is unknown. Small, because every worker reserves stack space for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// Some servers did not answer in time.
     Silent {
-        /// So many answered.
+        /// Number of servers that answered.
         answered: u16,
-        /// Of so many.
+        /// Number of servers in the cluster.
         members: u16,
     },
-    /// The registry of the servers did not answer.
+    /// The registry (etcd) did not answer.
     Registry,
     /// This server is not in the registry.
     Outside,
-    /// The registry has begun anew, or lost a server that lives: others may be missing.
+    /// The registry is new, or has lost the entry of a live server: other servers may be missing.
     Unstable,
 }
 
@@ -111,20 +116,21 @@ impl fmt::Display for Unavailable {
     }
 }
 
-/// Who a server is in its cluster.
+/// Identity of a server in its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
-    /// Its id.
+    /// Id of the server.
     pub id: Uuid,
-    /// Tells the process that began to serve, and those that go on with its clients, from all others, also of the same id.
+    /// Identifies one run of the server: the process that began to serve and those that took over
+    /// its clients. Differs between servers that share an id.
     pub incarnation: Uuid,
 }
 
-/// The place of this server in its cluster.
+/// Membership of this server in its cluster.
 pub struct Cluster {
     settings: Option<Arc<Settings>>,
     member: Member,
-    /// What the process before this one knew.
+    /// Census that the previous process handed over.
     known: Option<handover_state::Census>,
     census: Census,
     stats: Arc<Stats>,
@@ -139,8 +145,8 @@ enum Running {
 }
 
 impl Cluster {
-    /// The place of the server of this `id` in the cluster of these settings, if any. It goes on from where the process before
-    /// it was. Nothing is asked or told yet.
+    /// Creates the membership of the server `id` in the cluster of these settings, if there are
+    /// any. `known` is the census that the previous process handed over. Sends nothing yet.
     pub fn new(
         settings: Option<Arc<Settings>>,
         id: Uuid,
@@ -171,33 +177,34 @@ impl Cluster {
         })
     }
 
-    /// What answers how many clients there are.
+    /// Returns the source of the number of clients.
     pub fn census(&self) -> Census {
         self.census.clone()
     }
 
-    /// Who this server is in its cluster.
+    /// Returns the identity of this server in its cluster.
     pub fn member(&self) -> Member {
         self.member
     }
 
-    /// What to ring when the number of clients changes.
+    /// Returns the waker to wake when the number of clients changes.
     pub fn waker(&self) -> Option<Arc<Waker>> {
         self.waker.clone()
     }
 
-    /// How it goes, for the metrics.
+    /// Returns the state of the cluster, for the metrics.
     pub fn stats(&self) -> Arc<Stats> {
         self.stats.clone()
     }
 
-    /// Takes part from now on: tells the others the number of `clients`. A server that has just started waits a moment for
-    /// them, so that its first answer is right.
+    /// Joins the cluster: publishes the number of `clients` from now on. A server that has just
+    /// started waits up to `FIRST` for the cluster, so that its first answer is right.
     pub fn join(&mut self, clients: Arc<AtomicUsize>) -> Result<(), Error> {
         let Some(settings) = self.settings.clone() else {
             return Ok(());
         };
-        // The process before knew what the others have, and that holds; or it did not know either, and the clients don't wait.
+        // No wait is needed if the count that the previous process handed over still holds, or if
+        // that process did not know a count either.
         let holds =
             |known: handover_state::Census| known.until == Millis(0) || Millis::now() < known.until;
         let patience = match self.known.is_some_and(holds) {
@@ -224,15 +231,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// The clients are about to let go: no question of theirs may take long from now on, however many they have sent.
+    /// Limits how long censuses may take, however many questions the clients have sent: a handover
+    /// is about to release the clients.
     pub fn fail_fast(&self) {
         if let Running::Consistent(registration) = &self.running {
             registration.fail_fast();
         }
     }
 
-    /// Says nothing about the number of clients from now on, so that whoever goes on with them does. Returns what that one needs
-    /// to know.
+    /// Stops publishing the number of clients, so that the next process publishes it instead.
+    /// Returns the census to hand over to that process.
     pub fn pause(&self) -> Option<handover_state::Census> {
         self.stats.withdraw();
         let (others, until) = match (&self.running, &self.census) {
@@ -240,7 +248,7 @@ impl Cluster {
                 publisher.pause();
                 others.known()
             }
-            // Its lease is kept alive as long as this program is there, and the next has its own.
+            // The lease is kept alive until this process ends; the next process gets its own lease.
             (Running::Consistent(_), _) => Default::default(),
             _ => return None,
         };
@@ -251,7 +259,7 @@ impl Cluster {
         })
     }
 
-    /// Tells the others that this server, with all its clients, is gone.
+    /// Tells the others that this server and all its clients are gone.
     pub fn leave(&self) {
         match &self.running {
             Running::Nothing => {}
@@ -262,7 +270,7 @@ impl Cluster {
 }
 
 impl fmt::Display for Cluster {
-    /// For the log.
+    /// Writes the name of the cluster, or `none`, for the log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.settings {
             None => f.write_str("none"),

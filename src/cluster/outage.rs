@@ -1,4 +1,5 @@
-//! The time during which this server is cut off from its cluster: two lines of the log, however often it goes wrong meanwhile.
+//! Log throttling for cluster outages: one message when an outage begins, one for each further kind
+//! of error, and one when it is over, however often the connection fails in between.
 
 use std::time::{Duration, Instant};
 
@@ -7,33 +8,35 @@ use log::{info, warn};
 use super::error::{ClusterError, ErrorKind};
 use super::stats::Stats;
 
-/// So long must all be well until an outage is over: one that comes and goes is one.
+/// Time without an error after which an outage is over. A shorter recovery belongs to the same
+/// outage.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// If all was well for so long, the next attempt is the first again.
+/// Time without an error after which the count of attempts starts again.
 const LIVED: Duration = Duration::from_millis(500);
 
 struct Course {
     begun: Instant,
     times: u64,
-    /// How often without having been well for [`LIVED`] in between.
+    /// Number of failures since the last period of [`LIVED`] without one.
     attempts: u64,
     well: Option<Instant>,
 }
 
-/// The time during which this server is cut off from its cluster, for the log.
+/// Tracks whether this server is cut off from its cluster, for the log.
 pub struct Outage<'a> {
     stats: &'a Stats,
-    /// What it means for clients.
+    /// What an outage means for clients, for the log.
     meaning: &'static str,
-    /// When it began, how often it went wrong since, and since when all is well again.
+    /// The current outage: its begin, its number of failures, and since when the connection works
+    /// again.
     since: Option<Course>,
-    /// How it went wrong since, as far as the log says so: the place of each [`ErrorKind`] is its number.
+    /// Kinds of error that the log has reported in this outage, indexed by [`ErrorKind`].
     said: [bool; ErrorKind::ALL.len()],
 }
 
 impl<'a> Outage<'a> {
-    /// None yet. It would mean this.
+    /// Creates a tracker without an outage. `meaning` is logged when one begins.
     pub fn new(stats: &'a Stats, meaning: &'static str) -> Self {
         Outage {
             stats,
@@ -43,12 +46,12 @@ impl<'a> Outage<'a> {
         }
     }
 
-    /// How often it went wrong without having been well for a while in between.
+    /// Returns the number of failures since the connection last worked for a while.
     pub fn attempts(&self) -> u64 {
         self.since.as_ref().map_or(0, |course| course.attempts)
     }
 
-    /// It goes wrong. Says so in the log if that begins, or if it goes wrong in another way than before.
+    /// Records a failure. Logs it if it begins an outage or is of a new kind in the current one.
     pub fn record(&mut self, trouble: &ClusterError) {
         self.stats.cut_off(trouble.kind);
         let course = self.since.get_or_insert_with(|| Course {
@@ -68,7 +71,7 @@ impl<'a> Outage<'a> {
         }
     }
 
-    /// All is well. Call it at each heartbeat: when that has lasted, the log says so.
+    /// Records a success. Call it at each heartbeat: it logs the end of an outage after `QUIET`.
     pub fn well(&mut self) {
         let Some(course) = &mut self.since else {
             return;

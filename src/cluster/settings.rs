@@ -1,4 +1,5 @@
-//! What an operator says about the cluster: where its servers meet, under which name, and how often.
+//! Cluster settings: address of Redis or etcd, name of the cluster, heartbeat interval and
+//! credentials.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,16 +12,16 @@ use super::credentials::Credentials;
 use crate::dial::dns::{self, DnsCache};
 use crate::error::Error;
 
-/// The most characters of a cluster's name.
+/// Largest number of characters of a cluster's name.
 const LONGEST_NAME: usize = 64;
 
-/// A server that starts looks for its hosts for so long.
+/// Time that a starting server waits for the DNS lookup of its hosts.
 const LOOKUP: Duration = Duration::from_secs(2);
 
-/// After so many heartbeats without a word a server is taken for gone.
+/// Number of heartbeat intervals without a heartbeat after which a server counts as gone.
 const SILENCE: u32 = 4;
 
-/// What was given, word for word.
+/// Cluster options as given on the command line.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterArgs {
     /// `--cluster`.
@@ -47,47 +48,47 @@ pub struct ClusterArgs {
     pub advertise: Option<SocketAddr>,
 }
 
-/// What it means.
+/// Cluster settings, parsed from [`ClusterArgs`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where the servers meet.
+    /// Redis or etcd.
     pub backend: Backend,
-    /// The hosts to try, at least one.
+    /// Hosts to try. At least one, except in [`Settings::unusable`].
     pub hosts: Vec<Host>,
-    /// Whether to speak TLS with Redis or etcd.
+    /// Whether to use TLS with Redis or etcd.
     pub tls: bool,
-    /// Whether to speak TLS with the Sentinels.
+    /// Whether to use TLS with the Sentinels.
     pub sentinel_tls: bool,
-    /// The name of the cluster, which may share its place with others.
+    /// Name of the cluster. Several clusters may share a Redis or an etcd.
     pub name: String,
-    /// How often a server says that it is there.
+    /// Interval between heartbeats.
     pub heartbeat: Duration,
-    /// Where it is written who it says it is there.
+    /// Files with the user, password and certificates for Redis or etcd.
     pub credentials: Credentials,
-    /// Where the other servers of the cluster reach the HTTP of this one.
+    /// Address at which the other servers reach the HTTP server of this one.
     pub advertise: Option<SocketAddr>,
 }
 
-/// Where the servers of a cluster meet.
+/// Service in which the servers of a cluster register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// In this database of a Redis.
+    /// A Redis database.
     Redis {
-        /// Its number.
+        /// Number of the database.
         database: u32,
-        /// The name under which the hosts, which are Sentinels then, know it.
+        /// Name of the master, if the hosts are Sentinels.
         master: Option<String>,
     },
-    /// In an etcd.
+    /// An etcd.
     Etcd,
 }
 
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
-    /// A name, or an address without brackets.
+    /// Host name, or IP address without brackets.
     pub name: String,
-    /// The port.
+    /// Port number.
     pub port: u16,
 }
 
@@ -101,7 +102,7 @@ impl fmt::Display for Host {
 }
 
 impl Settings {
-    /// Understands what was given. Its files and its hosts are another matter: see [`Settings::check`].
+    /// Parses the options. Does not read files or look up hosts: see [`Settings::check`].
     pub fn new(args: &ClusterArgs) -> Result<Self, Error> {
         let (scheme, rest) = args.cluster.split_once("://").ok_or_else(|| {
             wrong("--cluster is no address of a cluster: it has no scheme such as redis://")
@@ -165,8 +166,9 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Settings for a server that must go on although those that were given make no sense: over etcd, where a wrong number must not
-    /// be told, there are some with which nobody is found, and none otherwise.
+    /// Returns settings for a server that must continue although its options are invalid. With
+    /// etcd, where a wrong count must not be reported, the settings have no hosts; with Redis,
+    /// there are no settings (`None`).
     pub fn unusable(args: &ClusterArgs) -> Option<Self> {
         let is_etcd = args.cluster.starts_with("etcd");
         is_etcd.then(|| Settings {
@@ -181,14 +183,14 @@ impl Settings {
         })
     }
 
-    /// Looks whether the files can be read and the names be found, which may take a moment.
+    /// Checks that the files can be read and that the hosts resolve. May take up to 2 s.
     pub fn check(&self) -> Result<(), Error> {
         self.credentials.check()?;
         self.look_up(&DnsCache::default(), Instant::now() + LOOKUP)
     }
 
-    /// The hosts in the order in which they are to be tried: from the `first` on, but those with known addresses before all others.
-    /// If nothing is known of any, that is waited for until `by`.
+    /// Returns the indices of the hosts in the order to try them: from `first` on, but hosts with
+    /// known addresses before all others. Waits for an address until `by` if none is known.
     pub fn order(&self, names: &DnsCache, first: usize, by: Instant) -> Vec<usize> {
         let hosts = self
             .hosts
@@ -201,7 +203,8 @@ impl Settings {
         order
     }
 
-    /// Refuses hosts none of which exists. If that can't be found out by then it is said in the log: it may be found out later.
+    /// Refuses hosts of which none exists. Logs a warning if that is still unknown at `by`: the
+    /// lookup may succeed later.
     fn look_up(&self, names: &DnsCache, by: Instant) -> Result<(), Error> {
         let (mut missing, mut unknown) = (None, None);
         self.order(names, 0, by);
@@ -231,12 +234,12 @@ impl Settings {
         }
     }
 
-    /// After so long without a word a server is taken for gone.
+    /// Returns the time without a heartbeat after which a server counts as gone.
     pub fn silence(&self) -> Duration {
         self.heartbeat * SILENCE
     }
 
-    /// What the log and errors call the place where the servers meet.
+    /// Returns the name of the backend in the log and in errors.
     pub fn place_name(&self) -> &'static str {
         match self.backend {
             Backend::Redis { .. } => "Redis",
@@ -245,14 +248,14 @@ impl Settings {
     }
 }
 
-/// Whether this can be the address of one machine.
+/// Returns whether `address` can be the address of one machine.
 fn is_for_one(address: IpAddr) -> bool {
     let address = address.to_canonical();
     let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
     !(address.is_unspecified() || address.is_multicast() || is_broadcast)
 }
 
-/// An error about what was given.
+/// Creates an error about the cluster options.
 pub fn wrong(text: impl Into<String>) -> Error {
     Error::Cluster(text.into())
 }
@@ -266,7 +269,7 @@ fn redis(master: Option<String>) -> Backend {
     Backend::Redis { database, master }
 }
 
-/// What is behind the hosts: the number of a database, the name of a master, or nothing.
+/// Parses the path after the hosts: a database number, the name of a master, or nothing.
 fn path_of(backend: Backend, path: &str, hosts: usize) -> Result<Backend, Error> {
     match backend {
         Backend::Etcd if path.is_empty() => Ok(Backend::Etcd),

@@ -1,4 +1,4 @@
-//! How it goes with the cluster, for the metrics.
+//! State of the cluster, for the metrics.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -8,52 +8,52 @@ use super::error::ErrorKind;
 use super::settings::{Backend, Settings};
 use crate::clock::Millis;
 
-/// How it goes.
+/// State of the cluster, shared by its threads.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Nothing without a cluster.
+    /// Mode and name of the cluster; `None` without a cluster.
     cluster: Option<(&'static str, String)>,
     connected: AtomicBool,
     servers: AtomicU64,
     clients: AtomicU64,
-    /// When the place was heard last, in [`Millis`]; 0 is never.
+    /// When a total was last received, in [`Millis`]; 0 if never.
     heard: AtomicU64,
     shares_id: AtomicBool,
     withdrawn: AtomicBool,
     heartbeats: AtomicU64,
     answered: AtomicU64,
     unavailable: AtomicU64,
-    /// The place of each [`ErrorKind`] is its number.
+    /// Number of errors, indexed by [`ErrorKind`].
     errors: [AtomicU64; ErrorKind::ALL.len()],
 }
 
-/// The same at one moment.
+/// Snapshot of [`Stats`].
 #[derive(Clone, Debug)]
 pub struct StatsSnapshot {
     /// `available` or `consistent`.
     pub mode: &'static str,
-    /// The name of the cluster.
+    /// Name of the cluster.
     pub name: String,
-    /// Whether this server is part of it now.
+    /// Whether this server is connected to its cluster.
     pub connected: bool,
-    /// How many servers there were when it was heard last.
+    /// Number of servers, as last reported.
     pub servers: u64,
-    /// How many clients they had.
+    /// Number of clients of all servers, as last reported.
     pub clients: u64,
-    /// How long ago that was, in seconds; nothing if it never was.
+    /// Age of that report in seconds; `None` if there has been none.
     pub age: Option<f64>,
     /// Whether another server has the same id.
     pub shares_id: bool,
-    /// Heartbeats that were answered.
+    /// Number of heartbeats that were answered.
     pub heartbeats: u64,
-    /// Censuses with an answer, and without.
+    /// Number of censuses with an answer, and without one.
     pub censuses: [u64; 2],
-    /// What went wrong how often.
+    /// Number of errors by name.
     pub errors: [(&'static str, u64); ErrorKind::ALL.len()],
 }
 
 impl Stats {
-    /// Nothing has happened yet.
+    /// Creates the state before anything has happened.
     pub fn new(settings: Option<&Settings>) -> Self {
         let cluster = settings.map(|settings| {
             let mode = match settings.backend {
@@ -68,7 +68,7 @@ impl Stats {
         }
     }
 
-    /// How it is now; nothing without a cluster.
+    /// Returns a snapshot; `None` without a cluster.
     pub fn show(&self) -> Option<StatsSnapshot> {
         let (mode, name) = self.cluster.clone()?;
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
@@ -87,41 +87,42 @@ impl Stats {
         })
     }
 
-    /// So many servers had so many clients just now.
+    /// Records that the cluster has `servers` servers, with `clients` clients in total.
     pub fn heard(&self, servers: u64, clients: u64) {
         self.servers.store(servers, Ordering::Relaxed);
         self.clients.store(clients, Ordering::Relaxed);
         self.heard.store(Millis::now().0, Ordering::Relaxed);
     }
 
-    /// There are so many servers.
+    /// Records that the cluster has `servers` servers.
     pub fn seen(&self, servers: u64) {
         self.servers.store(servers, Ordering::Relaxed);
     }
 
-    /// This server speaks no more for its clients, who are gone or go on elsewhere.
+    /// Records that this server no longer reports its clients: they are gone, or the next process
+    /// has taken them over.
     pub fn withdraw(&self) {
         self.withdrawn.store(true, Ordering::SeqCst);
     }
 
-    /// Whether it speaks no more for its clients.
+    /// Returns whether this server no longer reports its clients.
     pub fn is_withdrawn(&self) -> bool {
         self.withdrawn.load(Ordering::SeqCst)
     }
 
-    /// A heartbeat was answered.
+    /// Counts a heartbeat that was answered.
     pub fn publish(&self) {
         self.connected.store(true, Ordering::Relaxed);
         self.heartbeats.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// This server is cut off from the others.
+    /// Counts an error of the cluster and records that this server is disconnected.
     pub fn cut_off(&self, why: ErrorKind) {
         self.errors[why as usize].fetch_add(1, Ordering::Relaxed);
         self.connected.store(false, Ordering::Relaxed);
     }
 
-    /// A census had an answer, or none.
+    /// Counts a census, with or without an answer.
     pub fn census(&self, answered: bool) {
         let count = if answered {
             &self.answered
@@ -131,7 +132,7 @@ impl Stats {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether another server was seen to have the same id. Says so in the log when it begins and when it ends.
+    /// Records whether another server has the same id. Logs when that begins and when it ends.
     pub fn shares_id(&self, shares: bool, id: &uuid::Uuid) {
         if self.shares_id.swap(shares, Ordering::Relaxed) == shares {
             return;

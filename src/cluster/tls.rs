@@ -1,4 +1,4 @@
-//! TLS with the place where the servers meet: whom to believe there, and which certificate to show.
+//! TLS towards Redis, the Sentinels and etcd: trusted certificates and the client certificate.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::credentials::{Credentials, Identity};
 use super::error::{ClusterError, ErrorKind};
 use crate::error::plain;
 
-/// Believes the certificates that were named, else those that the system believes.
+/// Returns the trusted certificates: those of the configured file, or those that the system trusts.
 pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, ClusterError> {
     let problem = |what: String| ClusterError::new(ErrorKind::Denied, what);
     if let Some(named) = credentials.certificates().map_err(problem)? {
@@ -25,13 +25,13 @@ pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
-/// The certificate to show, if there is one.
+/// Returns the client certificate, if one is configured.
 pub fn identity(credentials: &Credentials) -> Result<Option<Identity>, ClusterError> {
     let problem = |what: String| ClusterError::new(ErrorKind::Denied, what);
     credentials.identity().map_err(problem)
 }
 
-/// What speaks TLS.
+/// Creates a TLS client configuration.
 pub fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>, ClusterError> {
     let problem = |error: rustls::Error| ClusterError::new(ErrorKind::Denied, error.to_string());
     let mut store = RootCertStore::empty();
@@ -50,7 +50,7 @@ pub fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>, ClusterErr
     Ok(Arc::new(config))
 }
 
-/// What went wrong with a connection, and what to do where that is a certificate of this server.
+/// Describes a connection error, with advice if the other side rejected this server's certificate.
 pub fn explain(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let advice = match inner {

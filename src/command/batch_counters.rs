@@ -1,11 +1,11 @@
-//! How many requests came to what, counted while one read's worth of them is answered.
+//! Request counters of one read: how many requests named which command with which outcome.
 
 use super::{CommandClass, CommandError};
 
 /// The most commands that a table may hold.
 pub const MOST_COMMANDS: usize = 15;
 
-/// What a request may come to: a value, or one of the words after `ERR` that answer a request.
+/// Outcomes of a request: a value, or an error word that may follow `ERR` in a reply to a request.
 pub const OUTCOMES: [&str; 7] = [
     "ok",
     "unknown",
@@ -16,49 +16,51 @@ pub const OUTCOMES: [&str; 7] = [
     "internal",
 ];
 
-/// Room for each command, and one more for requests that name none.
+/// Columns of one outcome: one for each command, and one for requests that name no known command.
 const WIDTH: usize = MOST_COMMANDS + 1;
 
 /// The number of different [`Outcome`]s.
 pub const SLOTS: usize = WIDTH * OUTCOMES.len();
 
-/// Room for all of them and for those that are not counted, so many that an index needs no check.
+/// Size of the counter array: all slots and the two uncounted outcomes. A power of two: every
+/// masked `u8` is a valid index.
 const ROOM: usize = 128;
 const _: () = assert!(SLOTS + 1 < ROOM);
 
-/// Set in what a command came to that computes.
+/// Flag of an [`Outcome`] whose command computes.
 const COMPUTES: u8 = ROOM as u8;
 
-/// Which command a request named, and what it came to: an index below [`SLOTS`], and whether it computes.
+/// The command that a request named and its outcome, as an index below [`SLOTS`], and a flag for
+/// commands that compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome(u8);
 
 impl Outcome {
-    /// A blank line, which asks for nothing and is not counted.
+    /// A blank line: it asks for nothing and is not counted.
     pub const BLANK: Outcome = Outcome(SLOTS as u8);
 
-    /// A request that whoever serves the client next will answer, and count.
+    /// A request that the next server of the client will answer and count.
     pub const DEFERRED: Outcome = Outcome(SLOTS as u8 + 1);
 
-    /// The command at `index` of the table got its value.
+    /// A value, from the command at `index` of the table.
     #[inline]
     pub fn value(index: usize) -> Self {
         Outcome(index as u8)
     }
 
-    /// A request was refused: to the command at `index` of the table, or to none.
+    /// An error, from the command at `index` of the table, or from no command.
     pub fn refused(index: Option<usize>, refusal: &CommandError<'_>) -> Self {
         let word = refusal.word();
         let outcome = OUTCOMES.iter().position(|o| o.eq_ignore_ascii_case(word));
         Outcome::at(index, outcome.unwrap_or(OUTCOMES.len() - 1))
     }
 
-    /// The command at `index` of the table, or none, and `OUTCOMES[outcome]`.
+    /// The outcome `OUTCOMES[outcome]`, of the command at `index` of the table or of no command.
     pub fn at(index: Option<usize>, outcome: usize) -> Self {
         Outcome((outcome * WIDTH + index.unwrap_or(MOST_COMMANDS)) as u8)
     }
 
-    /// The same, of a command of this kind.
+    /// Returns the same outcome, marked as one of a command of this class.
     #[inline]
     pub fn of(self, kind: CommandClass) -> Self {
         match kind {
@@ -67,22 +69,23 @@ impl Outcome {
         }
     }
 
-    /// Its index.
+    /// Returns the slot index.
     #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0 & !COMPUTES)
     }
 }
 
-/// How many requests of one read came to what. One read holds fewer than 65,536 of them.
+/// Counters of one read by command and outcome. One read holds fewer than 65,536 requests.
 pub struct BatchCounters {
     counts: [u16; ROOM],
-    /// The bits of all of them together: below [`WIDTH`], but for [`COMPUTES`], if no request was refused.
+    /// All outcomes ORed together. Without [`COMPUTES`] it is below [`WIDTH`] if every request got
+    /// a value.
     seen: u8,
 }
 
 impl BatchCounters {
-    /// None yet.
+    /// Returns counters that are all zero.
     #[inline]
     pub fn new() -> Self {
         BatchCounters {
@@ -91,14 +94,14 @@ impl BatchCounters {
         }
     }
 
-    /// One more.
+    /// Counts one request.
     #[inline]
     pub fn note(&mut self, outcome: Outcome) {
         self.counts[outcome.index()] += 1;
         self.seen |= outcome.0;
     }
 
-    /// Those that happened: the index of each, and how often.
+    /// Returns the index and the count of each counter that is not zero.
     #[inline]
     pub fn counts(&self) -> impl Iterator<Item = (usize, u16)> {
         let any_refused = usize::from(self.seen & !COMPUTES) >= WIDTH;
@@ -107,7 +110,7 @@ impl BatchCounters {
         counts.filter(|(_, count)| *count > 0)
     }
 
-    /// Whether any of them computed.
+    /// Returns whether any of the requests computed.
     #[inline]
     pub fn computes(&self) -> bool {
         self.seen & COMPUTES != 0

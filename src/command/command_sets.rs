@@ -1,19 +1,19 @@
-//! Which sets of commands a server offers: their names, as `--commands` has them.
+//! The sets of commands that a server offers, as `--commands` names them.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::{CommandSet, SETS};
 
-/// The set without which a server would be of no use to those who look after it, nor to its cluster.
+/// The mandatory set: administrators and the cluster depend on its commands.
 const NEEDED: &str = "server";
 
-/// Sets of commands, in the order in which `HELP` names their commands.
+/// Names of sets of commands, in the order in which `HELP` lists their commands.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommandSets(Vec<&'static str>);
 
 impl CommandSets {
-    /// The sets.
+    /// Returns the sets.
     pub fn sets(&self) -> Vec<CommandSet> {
         let named = |name: &&str| SETS.iter().find(|(known, _)| known == name);
         self.0
@@ -23,7 +23,7 @@ impl CommandSets {
             .collect()
     }
 
-    /// What `--help` says, with all sets that there are.
+    /// Returns the text of `--help`, which lists all sets.
     pub fn help() -> String {
         let sets = SETS.iter().map(|(name, set)| {
             let commands: Vec<_> = set.iter().map(|entry| entry.name).collect();
@@ -36,7 +36,7 @@ impl CommandSets {
     }
 }
 
-/// Commas between them, and an "and" before the last.
+/// Joins the names with commas, and with "and" before the last.
 fn join_with_and(names: &[String]) -> String {
     match names {
         [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
@@ -47,7 +47,7 @@ fn join_with_and(names: &[String]) -> String {
 impl FromStr for CommandSets {
     type Err = String;
 
-    /// Names of sets, parted by commas.
+    /// Parses names of sets, separated by commas.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut names = Vec::new();
         for given in text.split(',').map(str::trim) {

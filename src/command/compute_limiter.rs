@@ -1,9 +1,11 @@
-//! Turns for commands that compute, so that they never take a machine from those that only ask: half of the cores compute
-//! at a time, and each of them half of the time, in small pieces.
+//! Rate limit for commands that compute, so that they leave the CPU to commands that only query:
+//! half of the cores compute at a time, each of them half of the time, in short quanta.
 //!
-//! The rest after a turn is longer than its last piece by what surrounds it: a client that asks without pause keeps the kernel
-//! and itself busy for longer than a small computation lasts. Who comes too early waits, in its own worker, which is its own
-//! client's; a worker that waited for long would be taken for ill, so that the wait has an end.
+//! A permit's cooldown is longer than its last quantum, because each request also costs I/O: a
+//! client that asks without pause keeps the kernel and itself busy for longer than a small
+//! computation lasts. A request that finds no permit waits in its own worker, which serves only
+//! that client. The wait is bounded, because the health check takes a worker that does not respond
+//! for a stuck one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,46 +17,49 @@ use crossbeam_channel::{Sender, bounded};
 use super::{CommandClass, CommandError, Request};
 use crate::clock::Nanos;
 
-/// The rest after a turn is so much longer: for reading the request, for writing its reply, for what the client does for both, and
-/// for those who have waited while all that was done. And with less a virtual machine's cores, which fall asleep and wake with each
-/// turn, lose their place on the host's: see docs/adr/0017.
+/// Part of a permit's cooldown that pays for the request's overhead: reading it, writing its reply,
+/// the client's share of both, and the work that waited meanwhile. With less, a virtual machine,
+/// whose cores sleep and wake with each permit, loses CPU time to its host: see docs/adr/0017.
 const REQUEST_OVERHEAD: Duration = Duration::from_micros(500);
 
-/// A computation that lasts longer pauses after each such piece of it: nobody waits for the core for longer than that.
+/// Quantum: a longer computation pauses after each, so no other thread waits longer for the core.
 const QUANTUM: Duration = Duration::from_micros(100);
 
-/// No rest is longer: what seems to have taken so long has been waiting for a core itself.
+/// Upper bound of a pause: a computation that seems to have taken longer was itself waiting for a
+/// core.
 const LONGEST_REST: Duration = Duration::from_millis(1);
 
-/// Where turns are taken, first come, first served.
+/// A pool of permits to compute, given in the order of the requests for them (FIFO).
 #[derive(Clone)]
 pub struct ComputeLimiter(Arc<Mutex<State>>);
 
 struct State {
-    /// For each turn that nobody has: when the rest after the one before it is over, the earliest first.
+    /// The end of the cooldown of each free permit, the earliest first.
     free: VecDeque<Instant>,
-    /// Who waits for one, while none is free; given directly, or whoever has just had one would have the next as well.
+    /// Waiting requests, the oldest first, while no permit is free. A released permit is sent to
+    /// the first of them; otherwise the thread that releases it could take it again at once.
     waiting: VecDeque<Sender<Given>>,
-    /// Whether no more are given.
+    /// Whether the limiter is closed and gives no more permits.
     closed: bool,
 }
 
-/// When the rest before a turn is over, or why there is none.
+/// The end of the permit's cooldown, or why no permit is given.
 type Given = Result<Instant, CommandError<'static>>;
 
-/// The right to compute, until it is dropped.
+/// A permit to compute, returned when it is dropped.
 pub struct Permit {
     limiter: ComputeLimiter,
-    /// When it began, or went on after a pause.
+    /// When the computation began, or resumed after a pause.
     since: Instant,
 }
 
 impl ComputeLimiter {
-    /// Who has got no turn so long after his request was read is refused, together with all requests that came with it: a worker that
-    /// is not done with them after a second is missed.
+    /// The longest time from reading a request to its permit. After it the request is refused, as
+    /// are all that came in the same read: the health check reports a worker that is not done with
+    /// them after a second.
     pub const PATIENCE: Duration = Duration::from_millis(500);
 
-    /// As many turns at a time as half of the cores, and at least one.
+    /// Returns a limiter with a permit for every second core, and at least one.
     pub fn for_this_machine() -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         ComputeLimiter::of((cores / 2).max(1))
@@ -68,24 +73,26 @@ impl ComputeLimiter {
         })))
     }
 
-    /// None, for whoever serves many clients at once and may wait for no one.
+    /// Returns a closed limiter, for a server that serves many clients in one thread and must not
+    /// block.
     pub fn none() -> Self {
         let limiter = ComputeLimiter::of(0);
         limiter.close();
         limiter
     }
 
-    /// Gives no more: what asks for one, or waits, is left to whoever serves its client next.
+    /// Closes the limiter: requests that wait for a permit, and later ones, are left to the server
+    /// that serves the client next.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
         for waiting in state.waiting.drain(..) {
-            // It has room for one.
+            // The channel has room for one message.
             let _ = waiting.try_send(Err(CommandError::Deferred));
         }
     }
 
-    /// Whether turns are given at all.
+    /// Returns an error if the limiter is closed.
     pub fn look<'a>(&self) -> Result<(), CommandError<'a>> {
         match self.lock().closed {
             true => Err(CommandError::Deferred),
@@ -93,7 +100,7 @@ impl ComputeLimiter {
         }
     }
 
-    /// Waits for a turn.
+    /// Waits for a permit.
     pub fn take<'a>(&self, request: &Request<'_>) -> Result<Permit, CommandError<'a>> {
         debug_assert_eq!(
             request.entry.kind,
@@ -136,27 +143,29 @@ impl ComputeLimiter {
         }
         let mut state = self.lock();
         state.waiting.retain(|waiting| !waiting.same_channel(&give));
-        // It may have been given at this very moment.
+        // A permit may have been sent at this very moment.
         given.try_recv().unwrap_or(Err(CommandError::ComputeBusy))
     }
 
     fn take_all(&self, rested: Instant) {
         let mut state = self.lock();
         match state.waiting.pop_front() {
-            // It has room for one, and whoever waits takes it or gives it back.
+            // The channel has room for one message. A request that times out takes the message all
+            // the same.
             Some(waiting) => drop(waiting.try_send(Ok(rested))),
             None => state.free.push_back(rested),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nobody panics while holding it.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Permit {
-    /// To be called between the parts of a computation, each some microseconds long: rests, if it is time to.
+    /// Pauses if the quantum is used up. Call it between parts of a computation of some
+    /// microseconds each.
     pub fn pause(&mut self) {
         let computed = self.since.elapsed();
         if computed >= QUANTUM {

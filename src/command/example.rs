@@ -1,8 +1,8 @@
-//! The commands about words: the example of CONTRIBUTING.md.
+//! Commands about words: the example of CONTRIBUTING.md.
 
 use crate::command::{CommandClass, CommandSet, CommandSpec, Reply};
 
-/// LENGTH.
+/// The command set `words`.
 pub const SET: CommandSet = &[CommandSpec {
     name: "LENGTH",
     arguments: "WORD",

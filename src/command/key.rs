@@ -1,18 +1,19 @@
-//! A name as a number: names are looked up for every request, and a number is compared at once.
+//! Case-insensitive comparison of names as integers: names are looked up for every request, and
+//! comparing integers is cheap.
 
-/// A line, or a word of it, with its first bytes as a number.
+/// A line, or a word of it, with its first eight bytes as an integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
     text: &'a [u8],
-    /// The first eight bytes, the first of them lowest; zero beyond the end of the text.
+    /// The first eight bytes, little-endian; zero beyond the end of the text.
     head: u64,
 }
 
 impl<'a> Line<'a> {
-    /// This text.
+    /// Returns a line of this text.
     #[inline]
     pub fn new(text: &'a [u8]) -> Self {
-        // Two loads that may overlap, and then repeat the same bytes in the same place.
+        // Two loads; where they overlap, they put the same bytes in the same place.
         let head = if let Some(eight) = text.first_chunk() {
             u64::from_le_bytes(*eight)
         } else if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
@@ -26,8 +27,8 @@ impl<'a> Line<'a> {
         Line { text, head }
     }
 
-    /// The first `length` of these eight bytes, which are the beginning of `text` as a number. Whoever looked for the end
-    /// of the line has it already.
+    /// Returns a line of the first `length` bytes of `text`, given its first eight bytes as an
+    /// integer, which the search for the end of the line has already loaded.
     #[inline]
     pub fn within_eight(text: &'a [u8], eight: u64, length: usize) -> Self {
         debug_assert!(length < 8);
@@ -37,24 +38,24 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Its bytes.
+    /// Returns its bytes.
     #[inline]
     pub fn text(self) -> &'a [u8] {
         self.text
     }
 }
 
-/// A command's name, ready to be compared.
+/// The name of a command, prepared for comparison.
 #[derive(Clone, Copy)]
 pub(super) struct Key {
     name: &'static [u8],
     head: u64,
-    /// Without the bits that tell small letters from capital ones, where the name has a letter.
+    /// All bits but the case bit of each letter of the name.
     mask: u64,
 }
 
 impl Key {
-    /// The key of `name`, which is in capital letters.
+    /// Returns the key of `name`, which is in capital letters.
     pub fn new(name: &'static str) -> Self {
         let name = name.as_bytes();
         let mut mask = [0xff; 8];
@@ -70,7 +71,7 @@ impl Key {
         }
     }
 
-    /// Whether `given` is this name, in whatever case.
+    /// Returns whether `given` is this name, ignoring ASCII case.
     #[inline]
     pub fn is(&self, given: Line<'_>) -> bool {
         given.head & self.mask == self.head

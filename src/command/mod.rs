@@ -1,7 +1,8 @@
-//! What may be asked: a request is parsed against a table of commands and executed. Pure: no socket, no protocol.
+//! Commands: a request is parsed against a table of commands and executed. This module is pure: it
+//! knows no socket and no protocol.
 //!
-//! A set of commands is a file in `sets` with a `pub const SET`, and has its name; what is listed in a [`Table`] answers on
-//! every protocol and shows in `HELP`.
+//! A set of commands is a file in `sets` with a `pub const SET`; the name of the file is the name
+//! of the set. Every command of a [`Table`] answers on every protocol and is listed by `HELP`.
 
 mod batch_counters;
 mod command_sets;
@@ -11,7 +12,7 @@ mod example;
 mod key;
 mod refusal;
 
-/// The commands themselves. `build.rs` finds the files.
+/// The sets of commands. `build.rs` finds the files.
 pub mod sets {
     include!(concat!(env!("OUT_DIR"), "/sets.rs"));
 }
@@ -31,51 +32,52 @@ use crate::clock::Nanos;
 use crate::cluster::Census;
 use crate::sync::atomic::AtomicUsize;
 
-/// One command: how it is called, what it is for, and what answers it.
+/// A command: its name, its description and its handler.
 pub struct CommandSpec {
     /// Its name, in capital letters.
     pub name: &'static str,
-    /// Its arguments as `HELP` shows them, or nothing.
+    /// Its arguments as `HELP` shows them, or an empty text.
     pub arguments: &'static str,
-    /// What it does: a phrase for `HELP`.
+    /// What it does, as a phrase for `HELP`.
     pub summary: &'static str,
-    /// What else it takes to answer it.
+    /// Its class.
     pub kind: CommandClass,
-    /// Answers it.
+    /// Handler: returns the reply or the error.
     pub execute: for<'a> fn(&'a Context, &Request<'a>) -> Result<Reply<'a>, CommandError<'a>>,
 }
 
-/// What it takes to answer a command.
+/// Class of a command: what the server must do besides calling its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandClass {
-    /// Nothing: it only asks.
+    /// A query: nothing else is needed.
     Query,
-    /// A turn ([`ComputeLimiter`]). How long it takes depends on what is asked.
+    /// A computation: it needs a permit of the [`ComputeLimiter`]. Its duration depends on its
+    /// arguments.
     Compute,
-    /// That the server closes the connection after the value.
+    /// The end of the connection: the server closes it after the reply.
     Quit,
 }
 
-/// Commands that are offered together.
+/// A set of commands, offered together.
 pub type CommandSet = &'static [CommandSpec];
 
-/// What a command may look at to find its answer.
+/// The state that handlers of commands may read.
 #[derive(Clone)]
 pub struct Context {
-    /// The number of clients connected to this server.
+    /// Number of clients connected to this server.
     pub clients: Arc<AtomicUsize>,
-    /// Tells how many there are in the cluster.
+    /// The census, which counts the clients of the whole cluster.
     pub census: Census,
-    /// The id of this server, as it is answered.
+    /// The id of this server, as a reply shows it.
     pub id: String,
-    /// All commands.
+    /// Table of the commands on offer.
     pub table: Table,
-    /// Where a command that computes takes a turn.
+    /// Limiter of commands that compute.
     pub limiter: ComputeLimiter,
 }
 
 impl Context {
-    /// What the commands of `sets` may look at.
+    /// Returns the context of a server that offers these sets and is in no cluster.
     pub fn new(clients: Arc<AtomicUsize>, id: Uuid, sets: &[CommandSet]) -> Self {
         Context {
             clients,
@@ -86,19 +88,19 @@ impl Context {
         }
     }
 
-    /// The same, as a member of a cluster.
+    /// Returns the same context for a member of a cluster.
     pub fn in_cluster(self, census: Census) -> Self {
         Context { census, ..self }
     }
 
-    /// What the request `line` asks for, which was read at this moment; nothing if it is blank.
+    /// Parses the request `line`, which was read at `asked`. Returns `None` if it is blank.
     #[inline]
     pub fn parse<'a>(
         &self,
         line: Line<'a>,
         asked: Nanos,
     ) -> Option<Result<Request<'a>, CommandError<'a>>> {
-        // Most requests are a name and nothing else.
+        // Fast path: most requests are a name without arguments.
         if let Some((index, entry)) = self.table.find(line) {
             let rest = b"";
             return Some(Ok(Request {
@@ -132,7 +134,7 @@ impl Context {
     }
 }
 
-/// The commands that there are, ready to be looked up: a name is compared as a number.
+/// Table of commands, prepared for lookup: names are compared as integers.
 #[derive(Clone)]
 pub struct Table(Vec<(Key, &'static CommandSpec)>);
 
@@ -140,17 +142,18 @@ impl Table {
     fn new(sets: &[CommandSet]) -> Self {
         let entries = sets.iter().copied().flatten();
         let table: Vec<_> = entries.map(|entry| (Key::new(entry.name), entry)).collect();
-        // What the sets hold is known when the program is built: it would fail at its first start.
+        // The sets are known at build time, so this can only fail at the first start of a new
+        // build.
         assert!(table.len() <= MOST_COMMANDS, "too many to be counted");
         Table(table)
     }
 
-    /// All commands, in the order in which `HELP` names them.
+    /// Returns all commands, in the order in which `HELP` lists them.
     pub fn entries(&self) -> impl Iterator<Item = &'static CommandSpec> {
         self.0.iter().map(|(_, entry)| *entry)
     }
 
-    /// The command of this name, in whatever case, and its place.
+    /// Returns the command of this name, ignoring case, and its index in the table.
     #[inline]
     pub fn find(&self, name: Line<'_>) -> Option<(usize, &'static CommandSpec)> {
         let mut entries = self.0.iter().enumerate();
@@ -159,11 +162,11 @@ impl Table {
     }
 }
 
-/// A command with its arguments.
+/// A request: a command with its arguments.
 pub struct Request<'a> {
     /// The command.
     pub entry: &'static CommandSpec,
-    /// Its place in the table.
+    /// Its index in the table.
     pub index: usize,
     rest: &'a [u8],
     /// When it was read.
@@ -171,7 +174,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Answers it.
+    /// Executes the command.
     #[inline]
     pub fn execute(&self, context: &'a Context) -> Result<Reply<'a>, CommandError<'a>> {
         if self.entry.kind == CommandClass::Compute {
@@ -180,7 +183,7 @@ impl<'a> Request<'a> {
         (self.entry.execute)(context, self)
     }
 
-    /// The arguments, word by word.
+    /// Returns the arguments, word by word.
     pub fn arguments(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut rest = self.rest;
         std::iter::from_fn(move || {
@@ -190,7 +193,7 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// The arguments, if there are exactly `N`.
+    /// Returns the arguments if there are exactly `N`, otherwise an error.
     pub fn take<const N: usize>(&self) -> Result<[&'a [u8]; N], CommandError<'a>> {
         let mut words = [&b""[..]; N];
         let mut given = self.arguments();
@@ -204,18 +207,19 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The value that a command answers.
+/// The value that a command returns.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
     /// A number.
     Number(u64),
-    /// A text of printable ASCII that was there before.
+    /// Borrowed text of printable ASCII.
     Text(&'a str),
-    /// A text of printable ASCII made for this reply.
+    /// Text of printable ASCII made for this reply.
     Owned(String),
 }
 
-/// The first word of `text` and what follows it, without the blanks around it; nothing if there is no word.
+/// Splits off the first word of `text`. Returns it and the rest, both without blanks around them,
+/// or `None` if there is no word.
 #[inline]
 fn split_word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let start = text.iter().position(|&byte| !is_blank(byte))?;

@@ -1,4 +1,4 @@
-//! Why a request gets no value.
+//! Errors that a client receives instead of a value.
 
 use std::fmt::{self, Write as _};
 
@@ -6,41 +6,42 @@ use super::CommandSpec;
 use crate::clients::NoRoom;
 use crate::cluster::Unavailable;
 
-/// The most characters of a request that an error repeats, before they are escaped.
+/// The most bytes of a request that an error quotes, counted before escaping.
 const LONGEST_QUOTE: usize = 64;
 
-/// Why there is no value: the word is for programs, `Display` is the sentence for a person.
+/// Error of a request or a connection. [`word`](CommandError::word) is for programs; `Display`
+/// writes a sentence for people.
 pub enum CommandError<'a> {
-    /// There is no command of this name.
+    /// No command has this name.
     Unknown(&'a [u8]),
     /// The command takes other arguments.
     Usage(&'static CommandSpec),
     /// An argument is not what the command takes.
     Argument {
-        /// What it takes: a noun.
+        /// What the command takes: a noun.
         wanted: &'static str,
         /// What was given.
         given: &'a [u8],
     },
-    /// These arguments have no value: why.
+    /// The command has no value for these arguments; the text is the reason.
     OutOfRange(&'static str),
-    /// This line holds a byte that is not text.
+    /// The line holds a byte that is not printable ASCII or a tab.
     BadInput(&'a [u8]),
     /// The line is longer than this many bytes.
     TooLong(usize),
-    /// There are as many clients as may be.
+    /// A limit on clients or connections is reached.
     NoRoom(NoRoom),
-    /// The client idled for too long.
+    /// The client was idle for too long.
     Idle,
-    /// The client made room for another.
+    /// The client was idle and is disconnected to make room for another.
     MadeRoom,
     /// The cluster can't answer now.
     Unavailable(Unavailable),
-    /// Too many want to compute at the same time.
+    /// No permit to compute became free in time.
     ComputeBusy,
-    /// Whoever serves the client next answers this.
+    /// The server that serves the client next answers this request.
     Deferred,
-    /// The connection, of somebody from whom a PROXY header must come, doesn't begin with one.
+    /// The connection, which must begin with a PROXY header, has none or a bad one.
     BadHeader(BadHeader),
     /// The server failed.
     Internal,
@@ -49,18 +50,18 @@ pub enum CommandError<'a> {
 /// What is wrong with the PROXY header of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadHeader {
-    /// Something else came.
+    /// The connection begins with something else.
     Missing,
-    /// It is not as it must be, or ends too early.
+    /// The header is malformed, or ends too early.
     Malformed,
-    /// It is longer than one may be.
+    /// The header is longer than the limit.
     TooLong,
-    /// It was not whole in time.
+    /// The header was not complete in time.
     Late,
 }
 
 impl CommandError<'_> {
-    /// The word after `ERR`. All of them are in `docs/protocol.md`.
+    /// Returns the word after `ERR`. `docs/protocol.md` lists all words.
     pub fn word(&self) -> &'static str {
         match self {
             CommandError::Unknown(_) => "UNKNOWN",
@@ -134,8 +135,8 @@ impl fmt::Debug for CommandError<'_> {
     }
 }
 
-/// A part of a request as an error repeats it: between double quotes, cut, and with everything escaped that is not
-/// printable ASCII, so that nothing hostile reaches a reply or the log.
+/// Quotes a part of a request for an error: in double quotes, truncated, and with everything
+/// escaped that is not printable ASCII, so that no control character reaches a reply or the log.
 pub struct Quoted<'a>(pub &'a [u8]);
 
 impl fmt::Display for Quoted<'_> {

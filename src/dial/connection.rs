@@ -1,4 +1,5 @@
-//! A conversation with a server: what is read is bounded by the longest reply, however it comes.
+//! Client connection: sends requests and reads replies, with a bound on the length of a reply
+//! however it is split.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -9,26 +10,28 @@ use super::reply::{is_printable, wrong};
 use super::socket::connect_first;
 use super::{Deadline, Failure, LineBuffer, Reply, escaped};
 
-/// Longer than any reply of a server of ours: what `NP` answers to a request of 1,023 bytes is no longer than 2 KiB.
+/// The most bytes of a reply that are read. A reply of our server is shorter: the longest is that
+/// of `NP` to a request of 1,023 bytes, at most 2 KiB.
 pub const LONGEST_REPLY: usize = 16 * 1024;
 
-/// How much is read at a time.
+/// Number of bytes to read at a time.
 const CHUNK: usize = 4096;
 
-/// What came of trying one address.
+/// An address, and the result of connecting to it.
 pub type Attempt<'a> = (SocketAddr, Result<(), &'a io::Error>);
 
-/// A connection with a server.
+/// A connection to a server.
 pub struct Connection {
     stream: TcpStream,
     address: SocketAddr,
-    /// What was read and is not looked at yet.
+    /// Bytes that were read and are not consumed yet.
     unread: LineBuffer,
 }
 
 impl Connection {
-    /// The first connection that comes about, to one of these addresses, of which those that were tried are taken away. Each has
-    /// an equal share of the time that the ones before it have left. `tried` hears what came of each.
+    /// Connects to the first of these addresses that accepts. Removes the addresses that it tried.
+    /// Each attempt may take an equal share of the time that is left; `tried` is called with the
+    /// result of each.
     pub fn open_one_of(
         addresses: &mut Vec<SocketAddr>,
         deadline: Deadline,
@@ -52,25 +55,26 @@ impl Connection {
         })
     }
 
-    /// The address that let us in.
+    /// Returns the address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The socket, to watch it or to end it from elsewhere.
+    /// Returns the socket, to watch it or to shut it down from elsewhere.
     pub fn socket(&self) -> &TcpStream {
         &self.stream
     }
 
-    /// Whether something waits to be read, the end included. While nothing is asked, that is a server which leaves.
+    /// Returns whether there is something to read, the end of the stream included. With no request
+    /// open, it means that the server is closing the connection.
     pub fn is_readable(&self) -> bool {
         let mut polled = [PollFd::new(&self.stream, PollFlags::IN)];
-        // What can't be known is found when something is asked.
+        // An error of poll(2) counts as not ready: the next request will find it.
         let ready = poll(&mut polled, Some(&Timespec::default()));
         !self.unread.rest().is_empty() || ready.is_ok_and(|ready| ready > 0)
     }
 
-    /// Sends these requests, each with its end.
+    /// Sends these requests, which include their line ends.
     pub fn send(&mut self, requests: &[u8], deadline: Deadline) -> Result<(), Failure> {
         let mut unsent = requests;
         while !unsent.is_empty() {
@@ -81,29 +85,30 @@ impl Connection {
                 .and_then(|()| self.stream.write(unsent));
             match sent {
                 Ok(sent) => unsent = &unsent[sent..],
-                // The deadline is looked at above.
+                // The deadline is checked above.
                 Err(error) if is_no_end(&error) => {}
-                // A server that has closed already may have said why: reading tells.
+                // A server that has closed may have sent a reason: the next read finds it.
                 Err(_) => return Ok(()),
             }
         }
         Ok(())
     }
 
-    /// Says that there are no more requests.
+    /// Half-closes the connection: there are no more requests.
     pub fn finish(&self) {
-        // If it can't be said, the connection is broken: reading tells.
+        // If it fails, the connection is broken, and the next read finds that.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Asks one thing; the reply may take so long, from now on.
+    /// Sends one request. The reply may take the whole time of the deadline, counted from now.
     pub fn ask(&mut self, request: &[u8], time: Deadline) -> Result<Reply, Failure> {
         self.ask_all(&[request], time)
             .map(|mut replies| replies.swap_remove(0))
     }
 
-    /// Asks these things at once; each reply may take so long, from now on. There are fewer replies than requests, but at least one, only if
-    /// the server closes after the last.
+    /// Sends these requests at once. Each reply may take the whole time of the deadline, counted
+    /// anew for each. Returns fewer replies than requests, but at least one, only if the server
+    /// closes after the last of them.
     pub fn ask_all(&mut self, requests: &[&[u8]], time: Deadline) -> Result<Vec<Reply>, Failure> {
         let lines: Vec<&[u8]> = requests
             .iter()
@@ -122,7 +127,7 @@ impl Connection {
             }
         }
         match self.unread.rest() {
-            // Before it closes, a server may say why.
+            // The server may send the reason before it closes.
             rest if rest.is_empty() || rest.starts_with(b"ERR ") => Ok(replies),
             rest => Err(Failure::More {
                 part: rest.to_vec(),
@@ -130,7 +135,8 @@ impl Connection {
         }
     }
 
-    /// The next line, without its end; it is the reply to this request. A line that no server of ours sends is not read to its end.
+    /// Returns the next line, without its end, as the reply to `request`. Stops early at a byte
+    /// that our server never sends.
     pub fn line(&mut self, request: &str, deadline: Deadline) -> Result<Vec<u8>, Failure> {
         loop {
             if let Some(line) = self.unread.take_line() {
@@ -154,7 +160,7 @@ impl Connection {
         }
     }
 
-    /// Waits for the end of what the server sends, after which it no longer counts us.
+    /// Waits for the end of the stream, after which the server no longer counts this client.
     pub fn end(mut self, deadline: Deadline) -> Result<(), Failure> {
         while self.unread.rest().is_empty() {
             if self.read("the end of the requests", deadline)? == 0 {
@@ -166,7 +172,7 @@ impl Connection {
         })
     }
 
-    /// Reads what comes next: so many bytes, none at the end of the stream.
+    /// Reads the next bytes. Returns their number, 0 at the end of the stream.
     fn read(&mut self, request: &str, deadline: Deadline) -> Result<usize, Failure> {
         let mut chunk = [0; CHUNK];
         loop {
@@ -180,7 +186,7 @@ impl Connection {
                     self.unread.push(&chunk[..read]);
                     return Ok(read);
                 }
-                // The deadline is looked at above.
+                // The deadline is checked above.
                 Err(error) if is_no_end(&error) => {}
                 Err(error) => {
                     return Err(Failure::Broken {
@@ -194,7 +200,7 @@ impl Connection {
     }
 }
 
-/// Whether a call may just be made again.
+/// Returns whether the call may be retried.
 fn is_no_end(error: &io::Error) -> bool {
     matches!(
         error.kind(),

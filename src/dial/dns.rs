@@ -1,7 +1,9 @@
-//! The addresses of names. The resolver can't be told how long it may take: it is asked in threads, each name in one of its own, so
-//! that a name server that never answers for one name delays no other; and nobody waits for longer than they have time.
+//! DNS cache. getaddrinfo(3) has no timeout, so each name is resolved in a thread of its own: a
+//! name server that never answers for one name delays no other, and no caller waits beyond its
+//! deadline.
 //!
-//! Whoever must connect again can't wait for a name server at all: what was known a while ago holds until something else is known.
+//! A caller that must reconnect can't wait for a name server at all: the last known addresses stay
+//! valid until newer ones are found.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -14,14 +16,15 @@ use super::route::Failed;
 use super::socket::connect_first;
 use crate::error::plain;
 
-/// The addresses of a name are looked up again after this time.
+/// Age at which the addresses of a name are resolved again.
 const NAME_HOLDS: Duration = Duration::from_secs(5);
 
-/// The most names that are looked up at the same time. Those that come after them wait.
+/// The most names that are resolved at the same time. Further names wait.
 const MOST_THREADS: usize = 16;
 
-/// What getaddrinfo(3) says of a name that does not exist, or has no address: of glibc, and of musl. It says nothing in another
-/// language, as nobody here calls setlocale(3). All else may be otherwise in a moment.
+/// Messages of getaddrinfo(3) for a name that does not exist or has no address: glibc's, and
+/// musl's. They are never translated, as this program doesn't call setlocale(3). All other errors
+/// may be temporary.
 const MISSING: [&str; 5] = [
     "Name or service not known",
     "No address associated with hostname",
@@ -33,39 +36,39 @@ const MISSING: [&str; 5] = [
 /// A name and a port.
 type Question = (String, u16);
 
-/// What looks one up, for as long as it takes.
+/// Resolver of one name; it may block for any time.
 pub type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
-/// What is known of the addresses of names.
+/// Cache of the addresses of names.
 #[derive(Clone, Debug)]
 pub struct DnsCache(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Something has been found, or not.
+    /// Signals that a lookup has ended.
     found: Condvar,
     lookup: Lookup,
-    /// Which addresses are tried last.
+    /// Addresses that failed, which are tried last.
     failed: Failed,
 }
 
 #[derive(Debug, Default)]
 struct State {
     known: HashMap<Question, Known>,
-    /// What is to be looked up as soon as there is a thread for it.
+    /// Names that wait for a thread.
     wanted: VecDeque<Question>,
-    /// What is being looked up, each by a thread.
+    /// Names being resolved, each by a thread.
     asked: Vec<Question>,
-    /// How many threads look something up.
+    /// Number of threads that resolve names.
     threads: usize,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// The last addresses that were found, or why there have never been any.
+    /// The last addresses found, or the error if none were ever found.
     addresses: io::Result<Vec<SocketAddr>>,
-    /// When they were looked up last, whatever came of it.
+    /// When the last lookup ended, whatever its result.
     at: Instant,
 }
 
@@ -76,7 +79,7 @@ impl Default for DnsCache {
 }
 
 impl DnsCache {
-    /// Those that are looked up by this.
+    /// Returns a cache that uses this resolver.
     pub fn with_resolver(lookup: Lookup) -> Self {
         DnsCache(Arc::new(Shared {
             state: Mutex::default(),
@@ -86,8 +89,9 @@ impl DnsCache {
         }))
     }
 
-    /// The last that are known of this name, or address, with this port; those that failed come last. If it has not been looked
-    /// up before, that is waited for until `by`; whoever comes later has what it brings.
+    /// Returns the last known addresses of this name or literal address, with this port; those that
+    /// failed come last. Waits until `by` if none are known yet; a lookup that takes longer goes on
+    /// for later callers.
     pub fn addresses(&self, name: &str, port: u16, by: Instant) -> io::Result<Vec<SocketAddr>> {
         if let Some(address) = literal(name, port) {
             return Ok(vec![address]);
@@ -117,8 +121,8 @@ impl DnsCache {
         }
     }
 
-    /// Has all these names looked up side by side, and waits until `by`, at the most, for the first that has addresses. Returns
-    /// which of them have some by then.
+    /// Resolves all these names in parallel, and waits until `by`, at most, for the first that has
+    /// addresses. Returns for each whether it has addresses by then.
     pub fn wait_for_one(&self, hosts: &[(&str, u16)], by: Instant) -> Vec<bool> {
         let mut state = self.0.lock();
         let is_found = |state: &State, (name, port): &(&str, u16)| {
@@ -143,7 +147,8 @@ impl DnsCache {
         }
     }
 
-    /// A connection to this host, at the first of its addresses that lets us in by then, and which it is.
+    /// Connects to the first address of this host that accepts by `by`. Returns the connection and
+    /// the address.
     pub fn connect(
         &self,
         name: &str,
@@ -159,12 +164,13 @@ impl DnsCache {
         connected.ok_or(last)
     }
 
-    /// Whatever was wanted at this address, it did not do: from now on it is tried after the others of its name.
+    /// Records that the service failed at this address: from now on it comes after the other
+    /// addresses of its name.
     pub fn failed(&self, address: SocketAddr) {
         self.0.failed.note(address);
     }
 
-    /// Has a name looked up, unless that is being done.
+    /// Starts a lookup of this name, unless one is running or queued.
     fn want(&self, state: &mut State, question: &Question) {
         if state.wanted.contains(question) || state.asked.contains(question) {
             return;
@@ -174,11 +180,11 @@ impl DnsCache {
             return;
         }
         let shared = self.0.clone();
-        // With the usual stack: the resolver may load modules of the system's.
+        // With the default stack size: the resolver may load NSS modules.
         let thread = thread::Builder::new().name("names".to_string());
         match thread.spawn(move || shared.look_up()) {
             Ok(_) => state.threads += 1,
-            // Those that run go on with it.
+            // The threads that run will resolve it.
             Err(_) if state.threads > 0 => {}
             Err(error) => {
                 state.wanted.pop_back();
@@ -199,11 +205,11 @@ impl Known {
 }
 
 impl State {
-    /// This is what a lookup has brought.
+    /// Records the result of a lookup.
     fn learn(&mut self, question: Question, found: io::Result<Vec<SocketAddr>>) {
         let addresses = match (found, self.known.remove(&question)) {
             (Ok(found), _) => Ok(found),
-            // As long as nobody knows better.
+            // A failed lookup does not replace addresses that are known.
             (Err(_), Some(known)) if known.addresses.is_ok() => known.addresses,
             (Err(error), _) => Err(error),
         };
@@ -213,7 +219,7 @@ impl State {
 }
 
 impl Shared {
-    /// Looks up what is wanted until nothing is.
+    /// Thread: resolves queued names until the queue is empty.
     fn look_up(&self) {
         let mut state = self.lock();
         while let Some(question) = state.wanted.pop_front() {
@@ -228,30 +234,30 @@ impl Shared {
         state.threads -= 1;
     }
 
-    /// No code panics while it holds this lock.
+    /// Locks the state. No code panics while it holds this lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What is an address needs no lookup.
+/// Parses a literal address, which needs no lookup.
 fn literal(name: &str, port: u16) -> Option<SocketAddr> {
     let address: IpAddr = name.parse().ok()?;
     Some((address, port).into())
 }
 
-/// The same once more.
+/// Copies an error, as `io::Error` is not `Clone`.
 fn copy(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), plain(error))
 }
 
-/// Why there are no addresses, in the words of getaddrinfo(3), which are behind std's.
+/// Returns why there are no addresses, in the words of getaddrinfo(3), without std's prefix.
 pub fn reason(error: &io::Error) -> String {
     let text = plain(error);
     text.rsplit(": ").next().unwrap_or_default().to_string()
 }
 
-/// Whether there is no such name, rather than nobody who knows now.
+/// Returns whether the name does not exist, as opposed to a lookup that failed for now.
 pub fn is_missing(error: &io::Error) -> bool {
     MISSING.contains(&reason(error).as_str())
 }
@@ -274,7 +280,7 @@ mod tests {
         vec![([127, 0, 0, 1], port).into()]
     }
 
-    /// Makes what is known of this name as old as that.
+    /// Makes the entry of this name `age` old.
     fn age(names: &DnsCache, name: &str, age: Duration) {
         let mut state = names.0.lock();
         let known = state.known.get_mut(&(name.to_string(), 1)).unwrap();
@@ -298,7 +304,7 @@ mod tests {
         let found = names.addresses("slow.example", 1, late());
         assert_eq!(found.unwrap(), here(1));
         assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1);
-        // And later nobody waits at all.
+        // Once an address is known, callers no longer wait.
         age(&names, "slow.example", NAME_HOLDS);
         for _ in 0..3 {
             let found = names.addresses("slow.example", 1, Instant::now());
@@ -311,7 +317,7 @@ mod tests {
         assert_eq!(LOOKUPS.load(Ordering::SeqCst), 2, "in the background");
     }
 
-    /// A name server that never answers, in short.
+    /// A lookup that takes 5 seconds stands for a name server that never answers.
     const DEAD: Duration = Duration::from_secs(5);
 
     #[test]

@@ -1,4 +1,4 @@
-//! All that may keep a client from getting its replies, in words for whoever has to mend it.
+//! Failures of the client, with messages for the person who has to fix them.
 
 use std::fmt;
 use std::io;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::error::plain;
 
-/// How many of the addresses that were tried are named.
+/// The most tried addresses that a message names.
 const ADDRESSES_NAMED: usize = 3;
 
-/// How much of what a server said is repeated.
+/// The most bytes of a server's reply that a message quotes.
 const LONGEST_QUOTE: usize = 80;
 
 /// Why there is no connection, or no reply.
@@ -20,60 +20,60 @@ pub enum Failure {
     Lookup {
         /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's message.
         reason: String,
     },
-    /// No thread for the lookup.
+    /// No thread could be started for the lookup.
     Thread(io::Error),
-    /// The name has no address of the kind that was asked for.
+    /// The name has no address of the requested family.
     Kind {
         /// The name.
         host: String,
-        /// The kind.
+        /// The family.
         kind: &'static str,
     },
-    /// None of the addresses lets us in.
+    /// None of the addresses accepted the connection.
     Connect(Vec<(SocketAddr, io::Error)>),
-    /// The time is over.
+    /// The deadline has passed.
     Late {
         /// What was being done, as a sentence to which "within … s" can be added.
         doing: String,
-        /// How long it was.
+        /// The timeout.
         timeout: Duration,
     },
     /// The connection broke.
     Broken {
-        /// What was asked.
+        /// The request.
         request: String,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
-        /// The part of a line that came before.
+        /// The part of a line that was received before.
         part: Vec<u8>,
     },
-    /// The server closed too early.
+    /// The server closed the connection before it replied.
     Closed {
-        /// What was asked.
+        /// The request.
         request: String,
-        /// The part of a line that came before.
+        /// The part of a line that was received before.
         part: Vec<u8>,
     },
-    /// A line without an end.
+    /// The reply is a line without an end.
     Endless {
-        /// What was asked.
+        /// The request.
         request: String,
         /// Its beginning.
         part: Vec<u8>,
     },
-    /// Something else than the reply.
+    /// The reply is not one that the protocol allows.
     Wrong {
-        /// What was asked.
+        /// The request.
         request: String,
-        /// What came.
+        /// What was received.
         said: Vec<u8>,
-        /// What the reply is, in words.
+        /// What the protocol allows, in words.
         right: &'static str,
     },
-    /// More than was asked for.
+    /// The server sent more than the replies.
     More {
         /// Its beginning.
         part: Vec<u8>,
@@ -81,7 +81,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether this machine couldn't even make a socket or a thread.
+    /// Returns whether this machine lacks the resources for a socket or a thread.
     pub fn is_our_own(&self) -> bool {
         let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
         let lacking = |error: &io::Error| {
@@ -95,13 +95,13 @@ impl Failure {
         }
     }
 
-    /// Whether nobody listens there.
+    /// Returns whether all addresses refused the connection.
     pub fn is_refused(&self) -> bool {
         let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
         matches!(self, Failure::Connect(refusals) if refusals.iter().all(|(_, error)| is_refused(error)))
     }
 
-    /// Whether the server has let us in, and said nothing.
+    /// Returns whether the server accepted the connection, but did not reply.
     pub fn is_silence(&self) -> bool {
         match self {
             Failure::Late { .. } => true,
@@ -110,7 +110,7 @@ impl Failure {
         }
     }
 
-    /// Whether no server of ours would do that.
+    /// Returns whether the peer behaves as our server never does.
     pub fn is_foreign(&self) -> bool {
         matches!(
             self,
@@ -183,13 +183,13 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A reply between double quotes; see [`escaped`].
+/// Returns a reply in double quotes, escaped by [`escaped`].
 pub fn quoted(said: &[u8]) -> String {
     format!("\"{}\"", escaped(said))
 }
 
-/// A reply or a request, truncated, and without anything that a terminal, or a monitoring, its shell or its web pages could
-/// interpret.
+/// Returns a reply or a request, truncated, with all characters escaped that a terminal, a
+/// monitoring system, its shell or its web pages could interpret.
 pub fn escaped(text: impl AsRef<[u8]>) -> String {
     let bytes = text.as_ref();
     let mut text = String::new();

@@ -1,20 +1,20 @@
-//! Bytes that come in any pieces, line by line.
+//! Line buffer: splits a byte stream, however it is chunked, into lines.
 
-/// What has come and is not taken yet.
+/// Buffer of bytes that were received and not taken yet.
 #[derive(Default)]
 pub struct LineBuffer {
     bytes: Vec<u8>,
-    /// So many of them hold no line end.
+    /// Number of bytes at the beginning that hold no LF.
     searched: usize,
 }
 
 impl LineBuffer {
-    /// These have come.
+    /// Appends received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Takes the next line that is whole, without its end.
+    /// Takes the next complete line, without its end.
     pub fn take_line(&mut self) -> Option<Vec<u8>> {
         let unsearched = &self.bytes[self.searched..];
         let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') else {
@@ -27,12 +27,12 @@ impl LineBuffer {
         Some(line)
     }
 
-    /// All that is not taken yet.
+    /// Returns all bytes that are not taken yet.
     pub fn rest(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Takes it, whole lines or not.
+    /// Takes all bytes, complete lines or not.
     pub fn take_rest(&mut self) -> Vec<u8> {
         self.searched = 0;
         std::mem::take(&mut self.bytes)

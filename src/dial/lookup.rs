@@ -1,4 +1,4 @@
-//! The addresses of a server.
+//! Resolves the addresses of a server.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -6,15 +6,15 @@ use std::net::SocketAddr;
 use super::dns::{DnsCache, reason};
 use super::{Deadline, Failure, Server, quoted};
 
-/// Which addresses of a name are wanted.
+/// Address family to connect over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AddressFamily {
-    /// All.
+    /// IPv4 and IPv6.
     #[default]
     Any,
-    /// Those of IPv4.
+    /// IPv4 only.
     V4,
-    /// Those of IPv6.
+    /// IPv6 only.
     V6,
 }
 
@@ -28,7 +28,7 @@ impl AddressFamily {
     }
 }
 
-/// The addresses of this family, in the order in which the system names them; at least one.
+/// Returns the addresses of this family, in the resolver's order; at least one.
 pub fn addresses(
     server: &Server,
     family: AddressFamily,
@@ -57,7 +57,7 @@ fn lookup(server: &Server, deadline: Deadline) -> Result<Vec<SocketAddr>, Failur
             "no address of {} is found",
             quoted(host.as_bytes())
         )),
-        // That is what a system says which has no room for another thread.
+        // pthread_create(3) fails with EAGAIN if the system has no room for another thread.
         ErrorKind::WouldBlock => Failure::Thread(error),
         _ => Failure::Lookup {
             host: host.clone(),

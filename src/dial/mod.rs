@@ -1,9 +1,11 @@
-//! The way to a server, for the programs that ask one: a name becomes addresses, one of them a connection, and requests get
-//! their replies, each within a deadline and with a bound on what is read. The daemon takes the way to its cluster from here:
-//! [`DnsCache`] looks up addresses and connects, [`socket`] makes connections.
+//! Client library: resolves a name, connects to one of its addresses, sends requests and reads
+//! replies, each within a deadline and with a bound on what is read. The daemon also uses it to
+//! reach its cluster: [`DnsCache`] resolves and connects, [`socket`] makes connections.
 //!
-//! [`Server`] says which server; [`Connection`] is the conversation; [`Reply`] is what one of its [`LineBuffer`] says, if a server of
-//! ours can have sent it; [`Route`] has the next address asked if one does not answer; [`Failure`] has words for all that may go wrong, and every wait is bounded by a [`Deadline`].
+//! [`Server`] names a server; [`Connection`] sends requests and reads replies; [`LineBuffer`]
+//! splits what is received into lines; [`Reply`] is a line that our protocol allows; [`Route`]
+//! fails over to the next address; [`Failure`] describes all errors; [`Deadline`] bounds every
+//! wait.
 
 mod connection;
 mod deadline;

@@ -1,4 +1,4 @@
-//! What a server's line says, and whether a server of ours can have sent it.
+//! Parser and validator of replies.
 
 use std::fmt;
 
@@ -6,13 +6,14 @@ use uuid::Uuid;
 
 use super::Failure;
 
-/// After these errors the connection goes on; after all others, those of later versions included, the server closes.
+/// Errors after which the connection stays open. After all others, those of later versions
+/// included, the server closes it.
 const GOING_ON: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
 
-/// What the server says unasked when it has waited for too long.
+/// Word of the error that the server sends unasked to an idle client.
 const TIMEOUT: &str = "TIMEOUT";
 
-/// Whether the server closes after an error of this word.
+/// Returns whether the server closes the connection after an error of this word.
 pub fn is_fatal(word: &str) -> bool {
     !GOING_ON.contains(&word)
 }
@@ -22,17 +23,17 @@ pub fn is_fatal(word: &str) -> bool {
 pub enum Reply {
     /// The value.
     Value(String),
-    /// `ERR`: why there is none.
+    /// `ERR`: the request has no value.
     Refused {
         /// The word for programs, such as `USAGE`.
         word: String,
-        /// The sentence for a person.
+        /// The sentence for people.
         sentence: String,
     },
 }
 
 impl Reply {
-    /// What this line says in reply to this request.
+    /// Parses this line as the reply to this request.
     pub fn read(request: &str, line: &[u8]) -> Result<Self, Failure> {
         let text = std::str::from_utf8(line).ok();
         let text = text.filter(|text| !text.is_empty() && is_printable(text.as_bytes()));
@@ -45,14 +46,14 @@ impl Reply {
         reply.ok_or_else(|| wrong(request, line))
     }
 
-    /// Whether the server closes after it.
+    /// Returns whether the server closes the connection after it.
     pub fn closes(&self) -> bool {
         matches!(self, Reply::Refused { word, .. } if is_fatal(word))
     }
 }
 
 impl fmt::Display for Reply {
-    /// The line, as the server sent it.
+    /// Writes the line as the server sent it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reply::Value(value) => f.write_str(value),
@@ -61,8 +62,8 @@ impl fmt::Display for Reply {
     }
 }
 
-/// Whether the server had ended the connection before it heard the request, as far as can be told by what came of it: on a
-/// connection that was kept, that is a reason to ask again on another.
+/// Returns whether the server had ended the connection before it read the request, as far as the
+/// result shows. If so, a request on a kept connection may be repeated on another.
 pub fn was_not_processed(asked: Result<&Reply, &Failure>) -> bool {
     match asked {
         Ok(Reply::Refused { word, .. }) => word == TIMEOUT,
@@ -71,7 +72,7 @@ pub fn was_not_processed(asked: Result<&Reply, &Failure>) -> bool {
     }
 }
 
-/// The value of `WHO`: there is at least the one who asks.
+/// Parses the value of `WHO`, which is at least 1: the client itself.
 pub fn clients(value: &str) -> Result<u64, Failure> {
     let is_digits = value.bytes().all(|byte| byte.is_ascii_digit());
     let clients = value.parse().ok().filter(|clients| *clients > 0);
@@ -79,22 +80,22 @@ pub fn clients(value: &str) -> Result<u64, Failure> {
     clients.ok_or_else(|| wrong("WHO", value.as_bytes()))
 }
 
-/// The value of `WHERE`: 36 characters, small letters.
+/// Parses the value of `WHERE`: a UUID of 36 characters in lower case.
 pub fn id(value: &str) -> Result<Uuid, Failure> {
     let id = Uuid::try_parse(value).ok();
     let id = id.filter(|id| !id.is_nil() && id.hyphenated().to_string() == value);
     id.ok_or_else(|| wrong("WHERE", value.as_bytes()))
 }
 
-/// What the protocol has as the value of some commands.
+/// The format of the values of some commands.
 struct ReplyFormat {
     commands: &'static [&'static str],
-    /// In words.
+    /// The format in words.
     right: &'static str,
     is_right: fn(&str) -> bool,
 }
 
-/// The values by which a server of ours can be known.
+/// The formats by which our server is recognized.
 const FORMS: [ReplyFormat; 7] = [
     ReplyFormat {
         commands: &["WHO"],
@@ -142,7 +143,7 @@ fn form(request: &str) -> Option<&'static ReplyFormat> {
     FORMS.iter().find(|form| form.commands.iter().any(is_it))
 }
 
-/// What follows `ERR`: a word and a sentence.
+/// Parses what follows `ERR`: a word and a sentence.
 fn refused(refusal: &str) -> Option<Reply> {
     let (word, sentence) = refusal.strip_prefix(' ')?.split_once(' ')?;
     let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -152,7 +153,7 @@ fn refused(refusal: &str) -> Option<Reply> {
     })
 }
 
-/// That a request was answered by something else than its reply.
+/// Returns the failure of a request that got an invalid reply.
 pub(super) fn wrong(request: &str, said: &[u8]) -> Failure {
     Failure::Wrong {
         request: request.to_string(),
@@ -161,7 +162,7 @@ pub(super) fn wrong(request: &str, said: &[u8]) -> Failure {
     }
 }
 
-/// Whether all of it may be in a reply.
+/// Returns whether all bytes are allowed in a reply.
 pub fn is_printable(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }

@@ -1,5 +1,5 @@
-//! The way to a server that has several addresses: those that failed are tried last, and one that lets us in and says nothing is
-//! left for the next.
+//! Failover between the addresses of a server: addresses that failed are tried last, and if one
+//! accepts the connection but does not reply, the next is tried.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,12 +12,12 @@ use super::{AddressFamily, Connection, Deadline, Failure, Server};
 /// The most addresses that are remembered.
 const MOST: usize = 64;
 
-/// Addresses that failed, in the order in which they did. Clones share them.
+/// Addresses that failed, the latest last. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Failed(Arc<Mutex<Vec<SocketAddr>>>);
 
 impl Failed {
-    /// This one has failed.
+    /// Records that this address failed.
     pub fn note(&self, address: SocketAddr) {
         let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         failed.retain(|other| *other != address);
@@ -27,15 +27,15 @@ impl Failed {
         failed.push(address);
     }
 
-    /// Puts those that failed behind all others, the last failure at the end: the first is the one after it.
+    /// Moves the addresses that failed behind all others, the latest failure to the end.
     pub fn sort(&self, addresses: &mut [SocketAddr]) {
         let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // None is less than any position.
+        // `None` sorts before any position.
         addresses.sort_by_key(|address| failed.iter().position(|other| other == address));
     }
 }
 
-/// The way to a server, for a program that asks it again and again.
+/// A route to a server, for a program that asks it repeatedly.
 #[derive(Clone, Debug)]
 pub struct Route {
     server: Server,
@@ -44,7 +44,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// Nothing is looked up yet.
+    /// Returns a route; it resolves nothing yet.
     pub fn new(server: Server, family: AddressFamily) -> Self {
         let failed = Failed::default();
         Route {
@@ -54,19 +54,20 @@ impl Route {
         }
     }
 
-    /// A connection, by the first address that lets us in.
+    /// Connects to the first address that accepts.
     pub fn open(&self, deadline: Deadline) -> Result<Connection, Failure> {
         let mut addresses = self.addresses(deadline)?;
         Connection::open_one_of(&mut addresses, deadline, |attempt| self.note(attempt))
     }
 
-    /// The server has not answered at this address: it is tried last from now on.
+    /// Records that the server did not reply at this address, which is tried last from now on.
     pub fn failed(&self, address: SocketAddr) {
         self.failed.note(address);
     }
 
-    /// What the server answers at the first address that answers. A connection may take so long, and each reply as long again; the
-    /// addresses behind one that lets us in and says nothing share as long once more.
+    /// Calls `ask` with a connection to one address after another until one replies. Connecting may
+    /// take `timeout`, and each reply `timeout` again; the addresses after the first that accepts
+    /// but does not reply share one more `timeout`.
     pub fn ask<T>(
         &self,
         timeout: Duration,
@@ -82,8 +83,9 @@ impl Route {
         )
     }
 
-    /// What the server answers at another address than this one, which has let us in and says nothing: that is the `failure`, if it
-    /// answers nowhere. All others share this time.
+    /// Calls `ask` as [`Route::ask`] does, for all addresses but `silent`, which accepted a
+    /// connection and did not reply. They share `timeout`. If none replies, the result is
+    /// `failure`.
     pub fn ask_elsewhere<T>(
         &self,
         silent: SocketAddr,
@@ -131,8 +133,9 @@ impl Route {
     }
 }
 
-/// What is answered at the first of these addresses that answers by the deadline. Each has an equal share of what those before it
-/// have left of the time. `tried` hears which let us in.
+/// Calls `ask` with a connection to one address after another until one replies. Each may take an
+/// equal share of the time that is left. `tried` is called with the result of each attempt to
+/// connect.
 pub fn ask_in_turn<T>(
     addresses: Vec<SocketAddr>,
     deadline: Deadline,
@@ -142,8 +145,9 @@ pub fn ask_in_turn<T>(
     in_turn(addresses, deadline, None, None, tried, ask)
 }
 
-/// The same. If a `reply` has a time of its own, the first that lets us in has that, and those behind it share as long again. If
-/// nobody answers, the first `silence` is why.
+/// Calls `ask` as [`ask_in_turn`] does. If `reply` is given, the first address that accepts may
+/// take that time, and those after it share as long again. If none replies, the error is the first
+/// silence: `silence`, or that of the first address that accepted.
 fn in_turn<T>(
     mut addresses: Vec<SocketAddr>,
     mut deadline: Deadline,

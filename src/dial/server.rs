@@ -1,9 +1,9 @@
-//! Which server is meant: `HOST[:PORT]`.
+//! Address of a server: `HOST[:PORT]`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The port that a server listens on unless told otherwise.
+/// The default port of a server.
 pub const PORT: u16 = 4242;
 
 /// A server by its name or address, and its port.
@@ -18,7 +18,7 @@ pub struct Server {
 impl FromStr for Server {
     type Err = String;
 
-    /// `HOST`, `HOST:PORT`, and for an address of IPv6 `[ADDR]:PORT`, `[ADDR]` or `ADDR`.
+    /// Parses `HOST`, `HOST:PORT`, and for an IPv6 address `[ADDR]:PORT`, `[ADDR]` or `ADDR`.
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if text.contains('/') {
@@ -38,7 +38,7 @@ impl FromStr for Server {
                     None => return Err("after the bracket comes :PORT or nothing".to_string()),
                 }
             }
-            // With more than one colon it is an address of IPv6.
+            // Text with more than one colon is an IPv6 address.
             None if text.matches(':').count() > 1 => (text, None),
             None => match text.split_once(':') {
                 Some((host, port)) => (host, Some(port)),

@@ -1,8 +1,8 @@
-//! TCP connections as they are made: by all who connect, and never to themselves.
+//! Outgoing TCP connections, with protection against self-connection.
 //!
-//! A port of this machine at which nobody listens may be given to the very socket that connects to it. Then the socket is
-//! connected to itself (RFC 9293, section 3.5, simultaneous open), and hears what it says. That is no server: the connection is
-//! refused.
+//! If nothing listens on a local port, the kernel may choose that very port as the ephemeral port
+//! of a socket that connects to it. The socket is then connected to itself (RFC 9293, section 3.5,
+//! simultaneous open) and receives what it sends. Such a connection is refused.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -14,11 +14,12 @@ use rustix::net::{
     AddressFamily, SocketFlags, SocketType, connect, getpeername, getsockname, socket_with, sockopt,
 };
 
-/// No wait is shorter, because none at all is refused by the system.
+/// The shortest timeout: the system rejects a timeout of zero.
 pub(super) const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
-/// A connection to the first of these addresses that lets us in, and which it is. Each has an equal share of the time that those
-/// before it have left. `failed` hears of each that does not let us in.
+/// Connects to the first of these addresses that accepts. Returns the connection and the address.
+/// Each attempt may take an equal share of the time that is left; `failed` is called for each
+/// address that does not accept.
 pub fn connect_first(
     addresses: &[SocketAddr],
     by: Instant,
@@ -38,13 +39,14 @@ pub fn connect_first(
 fn connect_to(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, timeout)?;
     is_connected(&stream)?;
-    // A question must not wait for the acknowledgement of the one before it. That it can't be asked for is no reason not
-    // to ask.
+    // A request must not wait for the acknowledgement of the one before it (Nagle's algorithm). A
+    // failure of the option is not a reason to give up.
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }
 
-/// Begins to connect, without waiting: the socket never blocks. [`is_connected`] says what came of it.
+/// Starts to connect without waiting, with a non-blocking socket. [`is_connected`] returns the
+/// result.
 pub fn begin_to_connect(address: SocketAddr) -> io::Result<TcpStream> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
@@ -59,7 +61,8 @@ pub fn begin_to_connect(address: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// Whether this socket is connected by now. It is an error if it never will be, or if it is connected to itself.
+/// Returns whether this socket is connected by now. It is an error if connecting failed, or if the
+/// socket is connected to itself.
 pub fn is_connected(socket: impl AsFd) -> io::Result<bool> {
     sockopt::socket_error(&socket)??;
     let peer = match getpeername(&socket) {
@@ -77,7 +80,7 @@ pub fn is_connected(socket: impl AsFd) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    /// Bound to a port and connected to it, as the system does it with an ephemeral port.
+    /// The socket connects to the port that it is bound to, as can happen with an ephemeral port.
     #[test]
     fn a_connection_to_itself_is_refused() {
         let flags = SocketFlags::CLOEXEC;

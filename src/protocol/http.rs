@@ -1,5 +1,5 @@
-//! HTTP/1.1 as far as those need it who look after the server (RFC 9110, RFC 9112): GET and HEAD, without bodies.
-//! Bytes to requests, replies to bytes; the sockets are elsewhere.
+//! HTTP/1.1 of the admin server (RFC 9110, RFC 9112): GET and HEAD, without request bodies. This
+//! module parses requests and encodes responses; it touches no socket.
 
 use std::fmt::Write as _;
 
@@ -7,35 +7,36 @@ use httparse::{EMPTY_HEADER, Status};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 
-/// The longest head of a request, in bytes, its end included.
+/// The longest head of a request in bytes, its final blank line included.
 pub const LONGEST_HEAD: usize = 8 * 1024;
 
 /// The most header fields of a request.
 const MOST_FIELDS: usize = 64;
 
-/// A request that can be answered.
+/// A valid request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Whether only the head of the reply is wanted.
+    /// Whether the client wants only the head of the response (HEAD).
     pub head_only: bool,
-    /// The path, without a query.
+    /// The path, without the query.
     pub path: String,
-    /// What the client would take, as it says.
+    /// Value of the `Accept` fields, joined with commas.
     pub accept: String,
-    /// Whether the client wants to ask more on this connection.
+    /// Whether the client wants to keep the connection open (persistent connection).
     pub keeps: bool,
 }
 
 impl Request {
-    /// Whether the client prefers the media type `other` to `default` (RFC 9110, section 12.5.1). Of two that it would take
-    /// equally, it is the default, unless the client names the other one.
+    /// Returns whether the client prefers the media type `other` to `default` (RFC 9110, section
+    /// 12.5.1). If it gives both the same weight, the default wins, unless the client names the
+    /// other explicitly.
     pub fn prefers(&self, other: &str, default: &str) -> bool {
         let ((other, how), (default, _)) = (self.weight(other), self.weight(default));
         other > default || (other == default && other > 0.0 && how == EXACT)
     }
 
-    /// How much the client wants a media type, from 0 to 1, by the range of `Accept` that matches it most exactly; and how
-    /// exactly that is. Parameters of a range are not compared.
+    /// Returns the weight of a media type, from 0 to 1, by the most specific range of `Accept` that
+    /// matches it, and how specific that range is. Parameters of a range are not compared.
     fn weight(&self, media_type: &str) -> (f32, u8) {
         let (mut weight, mut best) = (0.0_f32, 0);
         for range in self.accept.split(',') {
@@ -48,7 +49,7 @@ impl Request {
                     .eq_ignore_ascii_case("q")
                     .then(|| value.trim().parse().ok())
             };
-            // Without one it is 1 (section 12.4.2). One that is none is a refusal.
+            // The default is 1 (section 12.4.2). An invalid weight counts as 0.
             let q = parts.find_map(is_weight).map_or(1.0, |q| q.unwrap_or(0.0));
             let q = if (0.0..=1.0).contains(&q) { q } else { 0.0 };
             if how > best {
@@ -61,10 +62,11 @@ impl Request {
     }
 }
 
-/// A range of `Accept` that is the media type itself.
+/// Specificity of a range of `Accept` that is the media type itself.
 const EXACT: u8 = 3;
 
-/// How exactly a range of `Accept` matches a media type: [`EXACT`], 2 as `type/*`, 1 as `*/*`, or 0, not at all.
+/// Returns how specifically a range of `Accept` matches a media type: [`EXACT`], 2 for `type/*`, 1
+/// for `*/*`, or 0 if it does not match.
 fn how_exactly(range: &str, media_type: &str) -> u8 {
     let kind = |name: &str| {
         name.split('/')
@@ -83,38 +85,39 @@ fn how_exactly(range: &str, media_type: &str) -> u8 {
     }
 }
 
-/// What the beginning of a buffer holds.
+/// Result of parsing the beginning of a buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A whole request, which took so many bytes.
+    /// A complete request and its length in bytes.
     Request(Request, usize),
-    /// The beginning of one that may yet become whole.
+    /// The beginning of a request that may still become complete.
     Part,
-    /// Something that can't be answered but by this, maybe by its head only; then nobody knows where the next would begin.
+    /// An error, and whether its response has no body (HEAD). The beginning of the next request is
+    /// unknown after it, so the connection must be closed.
     Bad(Problem, bool),
 }
 
-/// What is wrong with a request, or with the time that it takes.
+/// An error of a request, or of the time that it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// It is none.
+    /// It is not valid HTTP.
     Malformed(&'static str),
-    /// It has a body, of which we have no use.
+    /// It has a body, which no request here needs.
     Body,
-    /// It has a body in a coding that we don't know.
+    /// It has a body in a transfer coding, and none is supported.
     Coding,
     /// Its head is too long.
     TooLong,
-    /// Its method is none of ours.
+    /// Its method is neither GET nor HEAD.
     Method,
-    /// It is of another version of HTTP.
+    /// Its version of HTTP is not supported.
     Version,
-    /// It is not whole in time.
+    /// It did not arrive in time.
     Late,
 }
 
 impl Problem {
-    /// The reply to it.
+    /// Returns the response to it.
     pub fn response(self) -> Response {
         let (status, text) = match self {
             Problem::Malformed(what) => (400, what),
@@ -132,7 +135,7 @@ impl Problem {
     }
 }
 
-/// Looks for a request at the beginning of `buffer`.
+/// Parses the request at the beginning of `buffer`.
 pub fn find(buffer: &[u8]) -> Found {
     let mut fields = [EMPTY_HEADER; MOST_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
@@ -153,7 +156,7 @@ pub fn find(buffer: &[u8]) -> Found {
     }
 }
 
-/// What a whole head says.
+/// Converts a complete head.
 fn read(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
     let field = |name: &'static str| {
         let fields = request.headers.iter();
@@ -166,7 +169,8 @@ fn read(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
         field("content-length").next(),
     );
     if coded.is_some() && sized.is_some() {
-        // One of them would be a way to smuggle a request past somebody who goes by the other (RFC 9112, section 11.2).
+        // A proxy may obey one of them and this server the other: request smuggling (RFC 9112,
+        // section 11.2).
         let what = "Transfer-Encoding and Content-Length exclude each other";
         return Err(Problem::Malformed(what));
     }
@@ -202,12 +206,12 @@ fn read(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
         head_only,
         path: path(request.path.unwrap_or("/")).to_string(),
         accept: accept.join(","),
-        // HTTP/1.0 would have to be told that it is kept.
+        // HTTP/1.0 connections stay open only if the response says so, and ours does not.
         keeps: is_new && !names("close"),
     })
 }
 
-/// The path of a target, which may be a whole address (RFC 9112, section 3.2.2).
+/// Returns the path of a request target, which may be in absolute form (RFC 9112, section 3.2.2).
 fn path(target: &str) -> &str {
     let path = match target.split_once("://") {
         Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
@@ -218,19 +222,19 @@ fn path(target: &str) -> &str {
     path.split(['?', '#']).next().unwrap_or(path)
 }
 
-/// A reply.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// Its status code.
     pub status: u16,
-    /// What the body is.
+    /// Media type of the body.
     pub media_type: &'static str,
     /// The body.
     pub body: String,
 }
 
 impl Response {
-    /// A sentence.
+    /// Returns a response of one line of plain text.
     pub fn text(status: u16, text: &str) -> Self {
         Response {
             status,
@@ -239,7 +243,7 @@ impl Response {
         }
     }
 
-    /// The bytes of the reply. The connection is closed after it unless it `keeps`.
+    /// Encodes the response; `keeps` says whether the connection stays open after it.
     pub fn encode(&self, head_only: bool, keeps: bool) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, phrase(self.status));
         let mut field = |name: &str, value: &str| {
@@ -247,7 +251,7 @@ impl Response {
             let _ = write!(head, "{name}: {value}\r\n");
         };
         let now = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now());
-        // It fails for years beyond 9999 only.
+        // It fails only for years beyond 9999.
         if let Ok(date) = now {
             field("Date", &date);
         }
@@ -255,7 +259,7 @@ impl Response {
         field("Content-Length", &self.body.len().to_string());
         field("Cache-Control", "no-store");
         field("X-Content-Type-Options", "nosniff");
-        // Nothing is ever loaded from elsewhere, and no script is run.
+        // The page loads nothing and runs no script.
         field(
             "Content-Security-Policy",
             "default-src 'none'; style-src 'unsafe-inline'",
@@ -274,10 +278,10 @@ impl Response {
     }
 }
 
-/// The status codes that there are.
+/// All status codes in use.
 pub const CODES: [u16; 10] = [200, 400, 404, 405, 408, 413, 431, 501, 503, 505];
 
-/// What a status code means (RFC 9110, section 15; 431: RFC 6585, section 5).
+/// Returns the reason phrase of a status code (RFC 9110, section 15; 431: RFC 6585, section 5).
 fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -346,7 +350,7 @@ mod tests {
             ("application/*, text/*", false),
             ("*/*, text/*;q=0.9", true),
             ("*/*, application/*;q=0.9", false),
-            // The most exact range decides, wherever it stands.
+            // The most specific range decides, at any position.
             ("text/plain;q=0, */*", true),
             ("application/*;q=0, application/json;q=0.2", true),
             (

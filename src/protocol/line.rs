@@ -1,4 +1,4 @@
-//! The line protocol: a request is a line, and so is its reply. `docs/protocol.md` is the contract.
+//! The line protocol: one line per request and one line per reply. `docs/protocol.md` specifies it.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -6,29 +6,30 @@ use std::io::Write as _;
 use crate::clock::Nanos;
 use crate::command::{CommandClass, CommandError, Context, Line, Outcome, Reply, Request};
 
-/// The longest request, in bytes, its end included.
+/// The longest request in bytes, its line end included.
 pub const LONGEST_REQUEST: usize = 1024;
 
-/// What the beginning of a buffer holds.
+/// Result of searching the beginning of a buffer for a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<'a> {
-    /// A whole line.
+    /// A complete line.
     Line {
         /// The line without its end.
         line: Line<'a>,
-        /// How many bytes of the buffer it took, with its end.
+        /// Number of bytes that it takes in the buffer, its end included.
         length: usize,
     },
-    /// The beginning of a line that may yet become whole.
+    /// The beginning of a line that may still become complete.
     Part,
-    /// The beginning of a line that is too long already.
+    /// The beginning of a line that is already too long.
     TooLong,
 }
 
-/// Looks for a line at the beginning of `buffer`, whose first `searched` bytes are known to hold no LF.
+/// Finds the line at the beginning of `buffer`, whose first `searched` bytes are known to hold no
+/// LF.
 #[inline]
 pub fn find(buffer: &[u8], searched: usize) -> Found<'_> {
-    // Most requests are short: their first eight bytes are looked at together.
+    // Most requests are short: test their first eight bytes together.
     if let Some(eight) = buffer.first_chunk::<8>()
         && let Some(lf) = eight.iter().position(|&byte| byte == b'\n')
     {
@@ -53,7 +54,7 @@ pub fn find(buffer: &[u8], searched: usize) -> Found<'_> {
     }
 }
 
-/// The last line of an input that ended without an LF.
+/// Returns the last line of an input that ended without an LF.
 pub fn last(buffer: &[u8]) -> Found<'_> {
     match find(buffer, 0) {
         Found::Part => Found::Line {
@@ -64,24 +65,25 @@ pub fn last(buffer: &[u8]) -> Found<'_> {
     }
 }
 
-/// How long `line` is without a CR at its end.
+/// Returns the length of `line` without a CR at its end.
 #[inline]
 fn without_cr(line: &[u8]) -> usize {
     line.len() - usize::from(line.last() == Some(&b'\r'))
 }
 
-/// What has become of a request.
+/// Result of answering a request.
 pub struct Answered {
-    /// What it came to.
+    /// The outcome, for the counters.
     pub outcome: Outcome,
-    /// Whether the server closes then.
+    /// Whether the server closes the connection after the reply.
     pub close_after_write: bool,
 }
 
-/// Answers one request that was read at this moment: appends its reply to `output`, or nothing if it is blank or deferred.
+/// Answers one request, which was read at `asked`: appends the reply to `output`, or nothing if the
+/// request is blank or deferred.
 #[inline]
 pub fn answer(context: &Context, line: Line<'_>, asked: Nanos, output: &mut Vec<u8>) -> Answered {
-    // All by reference: to move the request and its reply would cost more than to find it.
+    // By reference: moving the request and its reply would cost more than producing them.
     match &context.parse(line, asked) {
         None => Answered {
             outcome: Outcome::BLANK,
@@ -144,8 +146,8 @@ pub fn write_refusal(refusal: &CommandError<'_>, output: &mut Vec<u8>) {
     output.push(b'\n');
 }
 
-/// Appends decimal digits and the end of the line. Most numbers are small, and few bytes of a known number are copied
-/// without a call: with many requests to a read, `write!` would be half of the work.
+/// Appends decimal digits and the end of the line. Most numbers are small, and appending an array
+/// of known length needs no call: with many requests per read, `write!` would be half of the work.
 #[inline]
 fn write_number(number: u64, output: &mut Vec<u8>) {
     let digit = |power: u64| b'0' + (number / power % 10) as u8;
@@ -158,8 +160,8 @@ fn write_number(number: u64, output: &mut Vec<u8>) {
     }
 }
 
-/// Takes formatted text into a byte buffer and lets nothing through that would break the line: a reply is one line of
-/// printable ASCII even if a message should be wrong.
+/// Writer of formatted text that replaces all bytes that would break the line: a reply is one line
+/// of printable ASCII even if a message is wrong.
 struct Ascii<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for Ascii<'_> {

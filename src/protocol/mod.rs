@@ -1,4 +1,5 @@
-//! Bytes to requests, replies to bytes: a file for each protocol. Nothing here touches a socket.
+//! Wire protocols, one file each: they decode requests and encode replies. Nothing here touches a
+//! socket.
 
 pub mod http;
 pub mod line;

@@ -1,6 +1,7 @@
-//! The PROXY protocol, versions 1 and 2: the header by which a load balancer says, before anything else, whose connection
-//! it passes on (HAProxy's `doc/proxy-protocol.txt`). Where a header ends is found here, so that it makes no difference how
-//! it is cut into packets; the addresses in it are read by the crate `proxy-header`.
+//! PROXY protocol, versions 1 and 2: the header by which a load balancer names the client before it
+//! forwards the client's bytes (HAProxy's `doc/proxy-protocol.txt`). This module finds the end of
+//! the header, so that it makes no difference how the header is split into packets; the crate
+//! `proxy-header` parses its addresses.
 
 use std::net::SocketAddr;
 
@@ -8,50 +9,53 @@ use proxy_header::{ParseConfig, Protocol, ProxyHeader};
 
 use crate::command::BadHeader;
 
-/// The longest header of version 1, its CR LF included (section 2.1; its buffer of 108 bytes has room for a zero besides).
+/// The longest header of version 1, its CR LF included (section 2.1, whose buffer of 108 bytes has
+/// room for a final zero byte).
 pub const LONGEST_TEXT: usize = 107;
 
-/// The longest of version 2 that is taken: what every TCP segment has room for (section 2). Its form would allow 64 KiB.
+/// The longest header of version 2 that is accepted: 536 bytes, which fit in every TCP segment
+/// (section 2). The format allows 64 KiB.
 pub const LONGEST_BINARY: usize = 536;
 
-/// What every header of version 1 begins with.
+/// Signature of version 1.
 const TEXT: &[u8] = b"PROXY ";
 
-/// What every header of version 2 begins with.
+/// Signature of version 2.
 const BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The bytes of a header of version 2 before the addresses; the last two are the length of what follows.
+/// Length of the fixed part of a header of version 2; its last two bytes are the length of the
+/// rest.
 const FIXED: usize = 16;
 
-/// Version 2, and a connection that the sender made for itself.
+/// Version 2, command LOCAL: the sender made the connection for itself.
 const LOCAL: u8 = 0x20;
 
-/// Version 2, and a connection that is passed on.
+/// Version 2, command PROXY: the sender forwards a client's connection.
 const PASSED_ON: u8 = 0x21;
 
-/// Whose connection it is.
+/// The peer for which the connection was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// This client's.
+    /// The client at this address.
     Client(SocketAddr),
-    /// Of somebody whose address the sender doesn't know, or that is none of TCP's: the sender's own stands for it.
+    /// A peer without a known TCP address: the sender's address stands for it.
     Unknown,
-    /// The sender's own, for a check of its health.
+    /// The sender itself, for a health check.
     Sender,
 }
 
-/// What the beginning of a connection holds.
+/// Result of parsing the beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A whole header of this length.
+    /// A complete header, and its length.
     Header(Caller, usize),
     /// The beginning of a header, and nothing else.
     Part,
-    /// No header, and none will come of it.
+    /// Not a valid header, and more bytes will not make it one.
     Bad(BadHeader),
 }
 
-/// Looks for a header at the beginning of `bytes`.
+/// Parses the header at the beginning of `bytes`.
 pub fn find(bytes: &[u8]) -> Found {
     let begins = |start: &[u8]| {
         let length = start.len().min(bytes.len());
@@ -80,23 +84,24 @@ fn find_text(bytes: &[u8]) -> Found {
     };
     let mut words = line[TEXT.len().min(lf)..].split(|&byte| byte == b' ');
     if words.next() == Some(b"UNKNOWN") {
-        // What follows means nothing.
+        // The rest of an UNKNOWN header is ignored.
         return Found::Header(Caller::Unknown, header.len());
     }
-    // Two addresses and two ports. The crate takes ports that a header must not have: with a sign, with leading zeroes.
+    // Two addresses and two ports. The crate accepts ports that the specification forbids: with a
+    // sign, or with leading zeroes.
     if words.clone().count() != 4 || !words.skip(2).all(is_port) {
         return Found::Bad(BadHeader::Malformed);
     }
     parse(header)
 }
 
-/// Whether it is written as a port must be; whether it is one, the crate says.
+/// Returns whether a word has the format of a port; the crate checks its range.
 fn is_port(word: &[u8]) -> bool {
     word.iter().all(u8::is_ascii_digit) && (word.len() == 1 || word.first() != Some(&b'0'))
 }
 
 fn find_binary(bytes: &[u8]) -> Found {
-    // As soon as it can be told.
+    // Refuse a bad command as early as possible.
     match bytes.get(BINARY.len()) {
         None | Some(&(LOCAL | PASSED_ON)) => {}
         Some(_) => return Found::Bad(BadHeader::Malformed),
@@ -110,13 +115,13 @@ fn find_binary(bytes: &[u8]) -> Found {
     }
     match bytes.get(..length) {
         None => Found::Part,
-        // Whatever it says of addresses is to be passed over.
+        // Addresses of a LOCAL header are ignored.
         Some(_) if fixed[BINARY.len()] == LOCAL => Found::Header(Caller::Sender, length),
         Some(header) => parse(header),
     }
 }
 
-/// Reads the addresses of a whole header.
+/// Parses the addresses of a complete header.
 fn parse(header: &[u8]) -> Found {
     let config = ParseConfig {
         include_tlvs: false,
@@ -145,7 +150,7 @@ mod tests {
         Found::Header(Caller::Client(address.parse().unwrap()), 0)
     }
 
-    /// Whatever is cut off it is a part, and whatever follows is left alone.
+    /// Checks that every prefix of the header is a part, and that bytes after it are left alone.
     fn check(header: &[u8], expected: Found) {
         let expected = match expected {
             Found::Header(caller, _) => Found::Header(caller, header.len()),
@@ -252,7 +257,7 @@ mod tests {
             (binary(PASSED_ON, 0x31, &[0; 216]), unknown),
             (binary(PASSED_ON, 0x32, &[0; 216]), unknown),
             (binary(LOCAL, 0, &[]), sender),
-            // Its family is ignored, whatever it is.
+            // The family of a LOCAL header is ignored.
             (binary(LOCAL, 0x11, &[]), sender),
             (binary(LOCAL, 0x11, &four), sender),
             (binary(LOCAL, 0xff, b"ignored"), sender),

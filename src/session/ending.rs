@@ -1,4 +1,4 @@
-//! How a connection is left: what is counted, what it is told, and whether its socket lingers.
+//! End of a session: metrics, the last reply, and how the socket is closed.
 
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::metrics::Closed;
 use crate::protocol::line;
 
 impl Service {
-    /// Does what is to be done with a connection whose service has ended; without `ended`, by a panic.
+    /// Closes or releases a connection after its session; `ended` is `None` after a panic.
     #[inline(never)]
     pub fn end(&self, connection: Connection, ended: Option<CloseReason>) {
-        // Whoever of the workers: the number of a connection spreads as well.
+        // Any shard will do: the connection's number spreads the load as well as the worker's.
         let share = self.metrics.share(connection.client.number as usize);
         share.closed(self.reason(ended.as_ref()));
         if ended.is_none() {
@@ -44,7 +44,7 @@ impl Service {
             Some(CloseReason::Idle(_)) => {
                 let made_room = &self.incidents.made_room;
                 if made_room.record(&"all workers are taken, and clients wait") {
-                    // Who says when it is over.
+                    // The reaper logs the end of the incident.
                     self.alarm.wake();
                 }
                 self.refuse(connection, &CommandError::MadeRoom);
@@ -58,13 +58,13 @@ impl Service {
                 }
             }
             Some(CloseReason::Released) => {
-                // Nobody wants it any more: then it is closed.
+                // Without a receiver, the connection is closed.
                 let _ = self.released.send(connection);
             }
         }
     }
 
-    /// For the metrics.
+    /// Returns the reason as the metrics name it.
     fn reason(&self, ended: Option<&CloseReason>) -> Closed {
         match ended {
             Some(CloseReason::PeerClosed) => Closed::Left,
@@ -85,7 +85,7 @@ impl Service {
         !self.idle_timeout.is_zero() && idle >= self.idle_timeout
     }
 
-    /// The requests before the one that failed get their replies.
+    /// Refuses a client after a panic. The requests before the failed one get their replies.
     fn refuse_after_panic(&self, mut connection: Connection) {
         let number = connection.client.number;
         let detail = format!("a panic of connection {number}, logged above");
@@ -104,20 +104,20 @@ impl Service {
         self.refuse(connection, &CommandError::Internal);
     }
 
-    /// Sends what is left to send, `refusal` last, and says goodbye.
+    /// Sends the remaining replies and then `refusal`, and starts a lingering close.
     fn refuse(&self, mut connection: Connection, refusal: &CommandError<'_>) {
         line::write_refusal(refusal, &mut connection.client.replies);
-        // A client that takes nothing more loses these words, too.
+        // A client that takes no more data loses these replies too.
         let _ = connection.write(&connection.client.replies, SendFlags::DONTWAIT);
         self.linger.push(connection.say_goodbye());
     }
 }
 
-/// Answers a client that is not let in, and closes without waiting for it.
+/// Sends a refusal to a client that is not admitted, and starts a lingering close, without waiting.
 pub fn reject(stream: TcpStream, refusal: &CommandError<'_>, linger: &LingeringClose) {
     let mut reply = Vec::new();
     line::write_refusal(refusal, &mut reply);
-    // It may have gone already.
+    // The client may already be gone.
     let _ = last_words(&stream, &reply);
     let _ = stream.shutdown(Shutdown::Write);
     linger.push(stream);

@@ -1,4 +1,4 @@
-//! What a session has read and not answered yet.
+//! Read buffer of a session.
 
 use super::CloseReason;
 use crate::clock::Nanos;
@@ -6,13 +6,14 @@ use crate::connection::Connection;
 use crate::protocol::line::LONGEST_REQUEST;
 use crate::scoreboard::WorkerSlot;
 
-/// What was read of a client and not answered yet: room for one request, so that a client which idles costs no more.
+/// Bytes that are read and not answered yet. It has room for one request, which keeps idle clients
+/// cheap.
 pub(super) struct Input {
     pub bytes: [u8; LONGEST_REQUEST],
     pub filled: usize,
-    /// So many of them are known to hold no LF.
+    /// Number of leading bytes that are known to hold no LF.
     pub searched: usize,
-    /// When the last of them were read.
+    /// Time of the last read.
     pub read_at: Nanos,
 }
 
@@ -23,18 +24,18 @@ impl Input {
             bytes: [0; LONGEST_REQUEST],
             filled: 0,
             searched: 0,
-            // No call, or there would be two of this on the stack.
+            // A constant: a call would put two of these buffers on the stack.
             read_at: Nanos::START,
         }
     }
 
-    /// Takes up what was read and not answered elsewhere.
+    /// Takes over bytes that were read elsewhere and not answered.
     pub fn resume(&mut self, read_buffer: &[u8]) {
         self.filled = read_buffer.len().min(LONGEST_REQUEST);
         self.bytes[..self.filled].copy_from_slice(&read_buffer[..self.filled]);
     }
 
-    /// Gives `connection` what it has read and not answered, if it goes on elsewhere. Returns how it ended.
+    /// Stores the unanswered bytes in `connection` if it is released. Returns `ended`.
     #[cold]
     pub fn let_go<S>(&self, connection: &mut Connection<S>, ended: CloseReason) -> CloseReason {
         if matches!(ended, CloseReason::Released) {
@@ -43,14 +44,15 @@ impl Input {
         ended
     }
 
-    /// The same between two requests: its idle time goes on counting elsewhere.
+    /// Releases the connection between two requests: its idle time continues elsewhere.
     #[cold]
     pub fn release<S>(&self, connection: &mut Connection<S>, slot: &WorkerSlot) -> CloseReason {
         connection.client.active = Some(slot.state().since());
         self.let_go(connection, CloseReason::Released)
     }
 
-    /// Keeps what is left from `used` on: the beginning of a line, unless the rest is for whoever goes on.
+    /// Discards the first `used` bytes. The rest is the beginning of a line, or, if the connection
+    /// is released, the input for its next server.
     #[inline]
     pub fn keep_from(&mut self, used: usize) {
         if used == self.filled {

@@ -1,4 +1,5 @@
-//! The service of one client: its requests read, answered and written, until it leaves or must be let go.
+//! Session: reads, executes and answers the requests of one client, until the client leaves, or the
+//! server closes or releases the connection.
 
 mod ending;
 mod input;
@@ -22,61 +23,62 @@ use crate::protocol::line::{self, Found, LONGEST_REQUEST};
 use crate::request_log::RequestLog;
 use crate::scoreboard::{Activity, Phase, ReaperWaker, Scoreboard, WorkerSlot};
 
-/// The room for replies that a worker keeps between two reads; more is given back.
+/// Maximum capacity of the reply buffer between two reads; a larger buffer is freed.
 const REPLIES_KEPT: usize = 8 * 1024;
 
-/// A client that asked something within this time is likely to be sending still.
+/// A client whose last request is younger than this is probably still sending.
 const RECENTLY: Duration = Duration::from_secs(1);
 
-/// What the workers do for their clients.
+/// Everything that the workers need to serve clients.
 #[derive(Clone)]
 pub struct Service {
-    /// What is answered.
+    /// Context of the commands.
     pub context: Context,
-    /// What the workers are to do.
+    /// Slots and phase of the workers.
     pub scoreboard: Arc<Scoreboard>,
     /// Wakes the reaper.
     pub alarm: ReaperWaker,
-    /// What has been said in the log.
+    /// Throttled warnings.
     pub incidents: Arc<Incidents>,
-    /// What is counted.
+    /// The server's counters.
     pub metrics: Arc<Metrics>,
-    /// Where clients go that were told goodbye.
+    /// Lingering close for the sockets of finished sessions.
     pub linger: LingeringClose,
-    /// Where connections go that were let go of, open and unread.
+    /// Receives released connections, open and with unread input.
     pub released: Sender<Connection>,
-    /// After how long without a request a client is closed; never if zero. For the words said to it.
+    /// Time without a request after which a client is closed; zero: never. Here it only selects the
+    /// error message and the metric.
     pub idle_timeout: Duration,
 }
 
-/// How the service of a client came to its end.
+/// Reason for the end of a session.
 #[derive(Debug)]
 pub enum CloseReason {
-    /// The client closed, and all that it had sent was answered.
+    /// The client closed, and everything that it had sent was answered.
     PeerClosed,
-    /// It asked for it: `QUIT`.
+    /// The client sent `QUIT`.
     ByCommand,
-    /// It sent a line that is too long.
+    /// The client sent a line that is too long.
     TooLong,
-    /// The reaper says that it has been idle for too long: so long.
+    /// The reaper requested the close. The client has been idle for this time.
     Idle(Duration),
-    /// It took no replies for too long, or the drain is over.
+    /// The client took no replies for too long, or the drain is over.
     Aborted,
     /// The connection failed.
     Broken(Errno),
-    /// All that had arrived was answered, and the server stops.
+    /// The server drains, and everything that had arrived was answered.
     Finished {
-        /// Whether the client asked something a short while ago.
+        /// Whether the client sent a request a short while ago.
         recently: bool,
     },
-    /// It goes on elsewhere.
+    /// The connection continues in another thread or process.
     Released,
 }
 
 impl Service {
-    /// Serves `connection` until it ends or the worker is told to let it go.
-    // Not inlined: what a waiting worker has on its stack is memory that every idle client costs, and a page more or
-    // less is half of it.
+    /// Serves `connection` until it ends or the worker must release it.
+    // Not inlined: the stack of a waiting worker is memory that each idle client costs, and a page
+    // more or less is half of it.
     #[inline(never)]
     pub fn serve<S: Socket>(
         &self,
@@ -85,22 +87,22 @@ impl Service {
     ) -> CloseReason {
         let mut input = Input::new();
         input.resume(&std::mem::take(&mut connection.client.read_buffer));
-        // There may be whole lines in it, which come before anything that is still to be read.
+        // The buffer may hold whole lines, which come before anything that is still unread.
         let mut resumes = input.filled > 0;
         let mut log = RequestLog::new(connection.client.number);
         let share = self.metrics.share(slot.id());
         if let Some(since) = connection.waiting.take() {
             share.waited(since);
         }
-        // While finishing: how much had arrived when that began, and was not read yet.
+        // In a drain: bytes that had arrived when it began, and are still unread.
         let mut due = None;
-        // Whether it has been looked for a request that came as late as the order to end.
+        // Whether one last non-blocking read was done after the close request.
         let mut looked = false;
         match connection.client.active.take() {
             None => slot.set(Activity::Reading),
             Some(active) => {
                 slot.set_since(Activity::Reading, active);
-                // The reaper doesn't expect anybody's time to be over so soon.
+                // The reaper does not expect this session's time limit to be so close.
                 self.alarm.wake();
             }
         }
@@ -120,7 +122,7 @@ impl Service {
             if ordered && looked {
                 return idle();
             }
-            // What was brought along is no look at what has arrived.
+            // Inherited input does not count as that last read.
             looked = ordered && !resumes;
             let phase = self.scoreboard.phase();
             let flags = match phase {
@@ -163,10 +165,11 @@ impl Service {
             if replies.is_empty() {
                 share.answered(&tally, begun, read, 0);
             } else {
-                // Before anybody waits for the client to take them.
+                // Counts before any wait for the client to take the replies.
                 let mut count = |sent| share.answered(&tally, begun, read, sent);
                 if let Err(ended) = self.send(connection, slot, &mut count) {
-                    // The end of the client's input is there for whoever goes on, its last words are not.
+                    // The next server of the connection sees the end of the input itself, but not
+                    // this end.
                     connection.client.close_after_write =
                         matches!(end, Some(CloseReason::ByCommand | CloseReason::TooLong));
                     return input.let_go(connection, ended);
@@ -191,8 +194,8 @@ impl Service {
         }
     }
 
-    /// Answers all lines that are whole, the last one too at the `end` of the input, up to one that is deferred. Says so if
-    /// that is all.
+    /// Answers all whole lines up to a deferred one; at the `end` of the input, the last line may
+    /// lack its LF. Returns the reason if the session ends.
     #[inline]
     fn answer<const LOGS: bool>(
         &self,
@@ -247,7 +250,8 @@ impl Service {
         ended
     }
 
-    /// Writes all replies, in one call if the client keeps up. `count` is told how many bytes that call wrote.
+    /// Writes all replies, in one call if the client keeps up. Calls `count` with the number of
+    /// bytes that the call wrote.
     #[inline]
     fn send<S: Socket>(
         &self,
@@ -265,8 +269,8 @@ impl Service {
         }
     }
 
-    /// Writes what is left after `written` bytes to a client that doesn't keep up, for as long as the reaper allows. What
-    /// is still left when the worker is to let go stays in `replies`.
+    /// Writes the replies after the first `written` bytes to a slow client, for as long as the
+    /// reaper allows. If the worker must release the connection, the rest stays in `replies`.
     #[cold]
     fn send_slowly<S: Socket>(
         &self,
@@ -300,7 +304,7 @@ impl Service {
     }
 }
 
-/// All that had arrived is answered.
+/// Returns the reason for the end of a session whose whole input is answered.
 #[cold]
 fn finished<S>(
     connection: &mut Connection<S>,
@@ -326,7 +330,7 @@ mod tests {
     use crate::clients::Clients;
     use crate::command::sets::server;
 
-    /// A client whose request arrives together with the order to end it.
+    /// A socket whose request arrives together with the close request.
     struct Late<'a> {
         slot: &'a WorkerSlot,
         input: RefCell<Vec<u8>>,

@@ -1,7 +1,7 @@
-//! What threads share, wait for and wake each other by: std's, crossbeam's, threadpool's and the kernel's.
+//! Synchronization primitives: those of std, crossbeam, threadpool and the kernel.
 //!
-//! Compiled with `--cfg shuttle` these are models (`model.rs`), so that `tests/shuttle.rs` runs the modules that take
-//! them from here in one order of threads after the other.
+//! Built with `--cfg shuttle`, they are models (`model.rs`), so that `tests/shuttle.rs` can run the
+//! modules that import them from here in one thread schedule after the other.
 
 #[cfg(not(shuttle))]
 pub use {

@@ -1,5 +1,6 @@
-//! Models, for `tests/shuttle.rs`: only what the modules under check use, and no more ordered, fair or punctual than
-//! the real thing. shuttle may let another thread go on at each step; it sees all memory as sequentially consistent.
+//! Models of the synchronization primitives for `tests/shuttle.rs`: only what the checked modules
+//! use, and no more ordered, fair or punctual than the real ones. shuttle may switch threads at
+//! each step; it treats all memory as sequentially consistent.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -14,10 +15,10 @@ use shuttle::sync::Condvar;
 pub use shuttle::sync::{Mutex, MutexGuard, atomic};
 pub use shuttle::thread::{Thread, current as current_thread, park};
 
-/// The kernel, as far as it blocks threads and interrupts them.
+/// Model of the kernel: blocking calls and their interrupts.
 #[derive(Default)]
 struct Kernel {
-    /// Who is blocked in a system call, and whether he has been interrupted.
+    /// Threads that are blocked in a system call, and whether they have been interrupted.
     blocked: Mutex<HashMap<Pid, bool>>,
     changed: Condvar,
 }
@@ -26,10 +27,11 @@ shuttle::lazy_static! {
     static ref KERNEL: Kernel = Kernel::default();
 }
 
-/// A system call that returns what `attempt` does as soon as it returns something. Until then it `waits`, and can be
-/// interrupted, or else fails with `EAGAIN`. `attempt` must do all that it does in one step.
+/// Models a system call that returns the result of `attempt` once there is one. Until then it
+/// blocks and can be interrupted if it `waits`, and fails with `EAGAIN` if not. `attempt` must be a
+/// single step.
 pub fn call<R>(waits: bool, mut attempt: impl FnMut() -> Option<R>) -> Result<R, Errno> {
-    // An interrupt that comes before it is there is lost.
+    // An interrupt that comes before the thread blocks is lost.
     dawdle();
     let mut blocked = KERNEL.blocked.lock().unwrap();
     loop {
@@ -48,14 +50,14 @@ pub fn call<R>(waits: bool, mut attempt: impl FnMut() -> Option<R>) -> Result<R,
     }
 }
 
-/// Lets others do much or little.
+/// Lets other threads run for a random number of steps.
 fn dawdle() {
     for _ in 0..thread_rng().gen_range(0..8) {
         shuttle::thread::yield_now();
     }
 }
 
-/// Interrupts what `thread` is blocked in; if that is nothing, nothing happens, now or later.
+/// Interrupts the blocking call of `thread`. Without one it has no effect, now or later.
 pub fn interrupt(thread: Pid) {
     if let Some(interrupted) = KERNEL.blocked.lock().unwrap().get_mut(&thread) {
         *interrupted = true;
@@ -63,7 +65,7 @@ pub fn interrupt(thread: Pid) {
     }
 }
 
-/// The id of the calling thread.
+/// Returns the id of the calling thread.
 pub fn gettid() -> Pid {
     let index = usize::from(shuttle::thread::current().id());
     i32::try_from(index + 1)
@@ -73,11 +75,12 @@ pub fn gettid() -> Pid {
 }
 
 thread_local! {
-    /// Milliseconds. It is one for all: shuttle runs all threads of a check on one thread of the system.
+    /// Time in milliseconds, common to all: shuttle runs all threads of a check on one system
+    /// thread.
     static CLOCK: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The clock: it stands still but for those who wait for it.
+/// Returns the model's time, which advances only when a thread sleeps.
 pub fn clock_gettime(_: ClockId) -> Timespec {
     let now = CLOCK.get();
     Timespec {
@@ -86,14 +89,14 @@ pub fn clock_gettime(_: ClockId) -> Timespec {
     }
 }
 
-/// What comes on the clock while others do as much or little as they do.
+/// Advances the clock, while other threads run for any number of steps.
 pub fn sleep(time: Duration) {
     shuttle::thread::yield_now();
     let time = u64::try_from(time.as_millis()).unwrap();
     CLOCK.set(CLOCK.get().saturating_add(time));
 }
 
-/// The part of crossbeam-channel that is used.
+/// Model of the part of crossbeam-channel that is used.
 pub mod channel {
     use std::collections::VecDeque;
     use std::sync::Arc;
@@ -114,13 +117,13 @@ pub mod channel {
         receivers: usize,
     }
 
-    /// Sends.
+    /// Sending end of a channel.
     pub struct Sender<T>(Arc<Channel<T>>);
 
-    /// Receives.
+    /// Receiving end of a channel.
     pub struct Receiver<T>(Arc<Channel<T>>);
 
-    /// A channel with room for `capacity` messages, one or more.
+    /// Returns a channel with room for `capacity` messages, at least one.
     pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
         let channel = Arc::new(Channel {
             inside: Mutex::new(Inside {
@@ -135,7 +138,7 @@ pub mod channel {
     }
 
     impl<T> Sender<T> {
-        /// Sends if there is room.
+        /// Sends a message if there is room.
         pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
             let mut inside = self.0.inside.lock().unwrap();
             if inside.receivers == 0 {
@@ -149,7 +152,7 @@ pub mod channel {
             Ok(())
         }
 
-        /// Whether there is no message.
+        /// Returns whether the channel is empty.
         pub fn is_empty(&self) -> bool {
             self.0.inside.lock().unwrap().queue.is_empty()
         }
@@ -184,7 +187,7 @@ pub mod channel {
             }
         }
 
-        /// Waits for a message, but not for longer than `time`.
+        /// Waits at most `time` for a message.
         pub fn recv_timeout(&self, time: Duration) -> Result<T, RecvTimeoutError> {
             if self.0.inside.lock().unwrap().queue.is_empty() {
                 super::sleep(time);
@@ -197,12 +200,12 @@ pub mod channel {
             }
         }
 
-        /// How many messages there are.
+        /// Returns the number of messages.
         pub fn len(&self) -> usize {
             self.0.inside.lock().unwrap().queue.len()
         }
 
-        /// Whether there is none.
+        /// Returns whether the channel is empty.
         pub fn is_empty(&self) -> bool {
             self.len() == 0
         }
@@ -244,32 +247,32 @@ pub mod channel {
     }
 }
 
-/// The part of threadpool that is used: as many jobs as threads.
+/// Model of the part of threadpool that is used: as many jobs as threads.
 pub mod threadpool {
-    /// Makes a pool.
+    /// Builder of a pool.
     #[derive(Default)]
     pub struct Builder;
 
-    /// A pool.
+    /// A pool, which runs each job in a thread of its own.
     pub struct ThreadPool;
 
     impl Builder {
-        /// A pool as it comes.
+        /// Returns a builder.
         pub fn new() -> Self {
             Builder
         }
 
-        /// Has no meaning here.
+        /// Has no effect here.
         pub fn num_threads(self, _: usize) -> Self {
             self
         }
 
-        /// Has no meaning here.
+        /// Has no effect here.
         pub fn thread_stack_size(self, _: usize) -> Self {
             self
         }
 
-        /// The pool.
+        /// Returns the pool.
         pub fn build(self) -> ThreadPool {
             ThreadPool
         }

@@ -1,4 +1,5 @@
-//! All figures in the text formats of OpenMetrics and Prometheus. `docs/metrics.md` is the list.
+//! Metrics exposition in the text formats of OpenMetrics and Prometheus. `docs/metrics.md` lists
+//! the metrics.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,10 +23,10 @@ use crate::metrics::{
 };
 use crate::protocol::http::{CODES, Request, Response};
 
-/// What clients of OpenMetrics ask for.
+/// Media type by which a client asks for OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text";
 
-/// Answers a request for the figures.
+/// Returns the response to a request for the metrics.
 pub fn response(state: &State<'_>, request: &Request) -> Response {
     let open_metrics = open_metrics(state);
     let (media_type, body) = if request.prefers(OPEN_METRICS, "text/plain") {
@@ -67,7 +68,8 @@ fn open_metrics(state: &State<'_>) -> String {
     text
 }
 
-/// The format of before OpenMetrics: it calls a counter by the name that its samples have, and has no end.
+/// Converts to the older Prometheus text format, in which the metadata of a counter has the
+/// `_total` name of its samples and no `# EOF` ends the text.
 fn older(open_metrics: &str) -> String {
     let counters: BTreeSet<&str> = open_metrics
         .lines()
@@ -89,7 +91,7 @@ fn older(open_metrics: &str) -> String {
     text
 }
 
-/// All that is shown.
+/// All values of an exposition.
 #[derive(Debug)]
 struct Stats {
     id: Uuid,
@@ -247,7 +249,8 @@ impl Stats {
             let kind = KINDS[usize::from(kind == CommandClass::Compute)];
             for (number, outcome) in OUTCOMES.into_iter().enumerate() {
                 let count = self.sums.outcomes[Outcome::at(index, number).index()];
-                // What can happen is there before it does, so that its first time is an increase.
+                // Expected label sets are exposed at 0 from the start, so that their first event
+                // shows as an increase.
                 let expected = match index {
                     Some(_) => ["ok", "unavailable", "internal"].contains(&outcome),
                     None => ["unknown", "badinput", "toolong", "internal"].contains(&outcome),
@@ -263,7 +266,7 @@ impl Stats {
     }
 }
 
-/// Writes a family of figures at a time.
+/// Encoder of metric families.
 struct Writer<'a, 'e>(&'a mut DescriptorEncoder<'e>);
 
 impl Writer<'_, '_> {
@@ -274,7 +277,7 @@ impl Writer<'_, '_> {
         family.encode_family(&label)?.encode_gauge(&1u64)
     }
 
-    /// How it goes with the cluster.
+    /// Writes the state of the cluster connection.
     fn cluster(&mut self, cluster: &cluster::StatsSnapshot) -> fmt::Result {
         let mut info = self.0.encode_descriptor(
             "blockchain_tcpd_cluster_info",
@@ -299,7 +302,7 @@ impl Writer<'_, '_> {
             "Clients of all servers when the cluster was heard last",
             cluster.clients,
         )?;
-        // Never is as old as can be.
+        // Never heard: the age is infinite.
         let age = cluster.age.unwrap_or(f64::INFINITY);
         self.gauge(
             "blockchain_tcpd_cluster_age_seconds",

@@ -1,15 +1,15 @@
-//! The last minutes, for the page.
+//! Samples of the last 15 minutes, for the status page.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How often it is looked.
+/// Interval between samples.
 pub const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How many looks are remembered: a quarter of an hour.
+/// Number of intervals that are kept: 15 minutes.
 const MOST: usize = 180;
 
-/// What was seen, the oldest first.
+/// Samples, the oldest first.
 #[derive(Default)]
 pub struct History {
     samples: VecDeque<Sample>,
@@ -18,12 +18,12 @@ pub struct History {
 struct Sample {
     at: Instant,
     clients: usize,
-    /// All so far.
+    /// Number of requests since the start.
     requests: u64,
 }
 
 impl History {
-    /// There are so many clients now, and so many requests have been answered.
+    /// Adds a sample: the number of clients, and of requests answered since the start.
     pub fn add(&mut self, clients: usize, requests: u64) {
         let at = Instant::now();
         self.add_at(at, clients, requests);
@@ -40,7 +40,7 @@ impl History {
         });
     }
 
-    /// The numbers of clients.
+    /// Returns the number of clients of each sample.
     pub fn clients(&self) -> Vec<f64> {
         self.samples
             .iter()
@@ -48,7 +48,7 @@ impl History {
             .collect()
     }
 
-    /// The requests in a second between each look and the next.
+    /// Returns the requests per second between each sample and the next.
     pub fn rates(&self) -> Vec<f64> {
         let pairs = self.samples.iter().zip(self.samples.iter().skip(1));
         pairs
@@ -64,7 +64,7 @@ impl History {
             .collect()
     }
 
-    /// How far back it goes.
+    /// Returns the time between the oldest and the newest sample.
     pub fn span(&self) -> Duration {
         match (self.samples.front(), self.samples.back()) {
             (Some(first), Some(last)) => last.at - first.at,

@@ -1,5 +1,5 @@
-//! What the operator's tools ask and are answered: is it well, is there room, what is counted, and a page for people.
-//! A request in, a response out; the sockets are elsewhere.
+//! Handlers of the admin HTTP server: liveness, readiness, metrics, the cluster's census, and a
+//! status page. They turn a request into a response and touch no socket.
 
 mod exposition;
 mod history;
@@ -19,17 +19,17 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 pub use self::history::INTERVAL;
 
-/// What is being watched.
+/// What the handlers report on.
 pub struct Context {
-    /// Tells how full it is, and whether it serves.
+    /// Load and liveness of the server.
     pub health: Arc<Health>,
-    /// What it counts.
+    /// Its metrics.
     pub metrics: Arc<Metrics>,
     /// The sets of commands that it offers.
     pub commands: Vec<CommandSet>,
-    /// Who it is, in its cluster too.
+    /// Its identity, also as a member of a cluster.
     pub member: Member,
-    /// How it goes with its cluster.
+    /// State of its connection to the cluster.
     pub cluster: Arc<Stats>,
     /// Set when it begins to drain.
     pub draining: Draining,
@@ -38,26 +38,27 @@ pub struct Context {
 /// Since when a server has been draining, if it has.
 pub type Draining = Arc<OnceLock<Instant>>;
 
-/// What a request is answered.
+/// The answer to a request.
 pub enum Answer {
-    /// This.
+    /// This response.
     Now(Response),
-    /// What [`Handlers::checked`] makes of a check of the health that begins after the request has come.
+    /// The response that [`Handlers::checked`] makes of a health check which begins after the
+    /// request has arrived.
     AfterCheck,
 }
 
-/// Watches one server.
+/// Handlers of one server.
 pub struct Handlers {
     context: Context,
-    /// When it began.
+    /// When they were made.
     since: Timespec,
     history: History,
-    /// How many requests were answered with each of [`CODES`].
+    /// Number of responses with each of [`CODES`].
     answered: [u64; CODES.len()],
 }
 
 impl Handlers {
-    /// Begins to watch.
+    /// Returns handlers whose uptime begins now.
     pub fn new(context: Context) -> Self {
         Handlers {
             context,
@@ -67,7 +68,7 @@ impl Handlers {
         }
     }
 
-    /// Answers `request`.
+    /// Returns the answer to `request`.
     pub fn answer(&self, request: &Request) -> Answer {
         Answer::Now(match request.path.as_str() {
             "/livez" => return Answer::AfterCheck,
@@ -79,7 +80,7 @@ impl Handlers {
         })
     }
 
-    /// Answers a request for `/livez` with what a check has come to.
+    /// Returns the response to a request for `/livez`, given the result of the health check.
     pub fn checked(&self, request: &Request, health: Result<(), &'static str>) -> Response {
         let status = if health.is_ok() { 200 } else { 503 };
         if wants_json(request) {
@@ -97,10 +98,11 @@ impl Handlers {
         }
     }
 
-    /// What the other servers of the cluster ask.
+    /// Returns the response to a census request of another server.
     fn census(&self) -> Response {
         let clients = self.context.health.clients();
-        // In this order: it withdraws before it gives up the first client's place.
+        // Read the count before this test: the server withdraws before it releases its first
+        // client, so the count is complete if it has not withdrawn yet.
         if self.context.cluster.is_withdrawn() {
             return Response::text(503, "this server speaks no more for its clients");
         }
@@ -137,14 +139,14 @@ impl Handlers {
         )
     }
 
-    /// A request was answered with this status code.
+    /// Counts a response with this status code.
     pub fn note(&mut self, status: u16) {
         if let Some(index) = CODES.iter().position(|code| *code == status) {
             self.answered[index] += 1;
         }
     }
 
-    /// Remembers how it is now. Call it every [`INTERVAL`].
+    /// Adds a sample to the history. Call it every [`INTERVAL`].
     pub fn sample(&mut self) {
         let clients = self.context.health.load().clients;
         self.history
@@ -163,19 +165,19 @@ impl Handlers {
     }
 }
 
-/// How everything is at one moment.
+/// Snapshot of the server for one response.
 struct State<'a> {
     context: &'a Context,
     load: Load,
     sums: MetricsSnapshot,
     draining: Option<Duration>,
-    /// For how long it has served, whatever became of the time of day.
+    /// Uptime; changes of the system clock do not affect it.
     up: Duration,
     answered: [u64; CODES.len()],
 }
 
 impl State<'_> {
-    /// Why no clients should be sent here, if so.
+    /// Returns why no clients should be sent to this server, or `None` if it is ready.
     fn refusal(&self) -> Option<&'static str> {
         match self.draining {
             Some(_) => Some("draining"),
@@ -185,7 +187,7 @@ impl State<'_> {
     }
 }
 
-/// The time since a moment, with that in which the machine slept.
+/// Returns the time since a moment, including time in which the machine was suspended.
 fn elapsed(since: Timespec) -> Duration {
     let passed = clock_gettime(ClockId::Boottime) - since;
     Duration::try_from(passed).unwrap_or_default()

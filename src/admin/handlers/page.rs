@@ -1,5 +1,5 @@
-//! The page for a person: how it is now, and how it was in the last minutes. It works without any script, and in a text
-//! browser.
+//! Status page in HTML: the present state, and charts of the last minutes. It needs no script and
+//! works in text browsers.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use super::history::{History, INTERVAL};
 use crate::health::Load;
 use crate::protocol::http::Response;
 
-/// The size of a drawing, in its own units.
+/// Size of a chart, in units of its SVG view box.
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 120.0;
 
-/// Colours and spacing, in the light and in the dark.
+/// Style sheet with light and dark colours.
 const STYLE: &str = "\
 :root{color-scheme:light dark;--line:#0b6bcb;--faint:#8886}\
 @media(prefers-color-scheme:dark){:root{--line:#6cb6ff}}\
@@ -28,7 +28,7 @@ svg{width:100%;height:auto;display:block;border-bottom:1px solid var(--faint)}\
 polyline{fill:none;stroke:var(--line);stroke-width:2;vector-effect:non-scaling-stroke}\
 .bad{color:#d1242f;font-weight:bold}code{font-size:.95em}";
 
-/// Answers a request for the page.
+/// Returns the response to a request for the page.
 pub fn response(state: &State<'_>, history: &History) -> Response {
     Response {
         status: 200,
@@ -53,7 +53,7 @@ fn page(state: &State<'_>, history: &History) -> String {
         Some(why) => ("bad", format!("not ready: {why}")),
     };
     let up = duration(state.up);
-    // When that was by the time of day as it is now.
+    // The start by the present system clock.
     let since = Timestamp::now()
         .checked_sub(state.up)
         .and_then(|since| since.round(Unit::Second))
@@ -121,7 +121,7 @@ fn page(state: &State<'_>, history: &History) -> String {
     page
 }
 
-/// Draws `values`, the last at the right, between nothing and the greatest of them.
+/// Draws a line chart of `values`, the newest at the right, scaled from 0 to their maximum.
 fn draw(page: &mut String, name: &str, values: &[f64], span: &str) {
     let most = values.iter().copied().fold(0.0, f64::max);
     let last = values.last().copied().unwrap_or(0.0);
@@ -147,7 +147,7 @@ fn draw(page: &mut String, name: &str, values: &[f64], span: &str) {
     );
 }
 
-/// A number for a person: with its thousands apart, and one decimal if it is small.
+/// Formats a number for people: with separators of thousands, and one decimal if it is small.
 fn number(value: f64) -> String {
     if value < 10.0 && value.fract() > 0.05 {
         return format!("{value:.1}");
@@ -163,7 +163,7 @@ fn number(value: f64) -> String {
     text
 }
 
-/// A time for a person, in its two greatest units.
+/// Formats a duration for people, in its two greatest units.
 fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);

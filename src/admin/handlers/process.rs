@@ -1,4 +1,4 @@
-//! What the process itself takes of the machine (proc_pid_stat(5)).
+//! Resource usage of this process (proc_pid_stat(5)).
 
 use std::fs;
 
@@ -6,29 +6,29 @@ use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// So many seconds of processor time, bytes, threads and descriptors.
+/// Resource usage: seconds of processor time, bytes, threads and file descriptors.
 #[derive(Debug)]
 pub struct Process {
     pub cpu_seconds: f64,
-    /// Since 1970.
+    /// Start time, in seconds since 1970.
     pub start_seconds: f64,
     pub resident_bytes: u64,
     pub virtual_bytes: u64,
     pub threads: u64,
-    /// Nothing if they are out of sight.
+    /// `None` if /proc/self/fd is not readable.
     pub open_fds: Option<u64>,
-    /// Nothing if there is no limit.
+    /// `None` if there is no limit.
     pub max_fds: Option<u64>,
 }
 
 impl Process {
-    /// This process now; nothing if /proc is out of sight.
+    /// Reads the usage now; returns `None` if /proc is not readable.
     pub fn now() -> Option<Self> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
-        // The second field, the name, may hold anything, and ends with the last parenthesis.
+        // The second field, the name, may hold any character; it ends with the last parenthesis.
         let (_, rest) = stat.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
-        // Counted from 1 in the manual, of which two are gone.
+        // The manual counts from 1, and two fields are cut off.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         let ticks = clock_ticks_per_second() as f64;
         let since_boot = field(22)? as f64 / ticks;
@@ -39,20 +39,22 @@ impl Process {
             resident_bytes: field(24)? * page_size() as u64,
             virtual_bytes: field(23)?,
             threads: field(20)?,
-            // Reading the directory takes one.
+            // Reading the directory needs a descriptor itself.
             open_fds: open.map(|open| (open.count() as u64).saturating_sub(1)),
             max_fds: getrlimit(Resource::Nofile).current,
         })
     }
 }
 
-/// When the machine started, since 1970. It must be the same each time, or the process would seem to be another.
+/// Returns when the machine booted, in seconds since 1970. The result must not vary: a process is
+/// recognized by its start time.
 fn boot_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let booted = stat
         .lines()
         .find_map(|line| line.strip_prefix("btime ")?.parse().ok());
-    // A sandbox may hide it (ProcSubset= in systemd.exec(5)). The two clocks are not read at the same moment.
+    // A sandbox may hide it (ProcSubset= in systemd.exec(5)). The two clocks are not read at the
+    // same moment, so the difference is rounded.
     booted.unwrap_or_else(|| (seconds(ClockId::Realtime) - seconds(ClockId::Boottime)).round())
 }
 

@@ -1,4 +1,4 @@
-//! One question, one answer.
+//! Sends one request and prints its reply.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,7 +11,7 @@ use crate::failure::{Failure, UNKNOWN, eprintln_line};
 use crate::options::{Options, misspelt_task};
 use crate::output::{Exchange, Output};
 
-/// Asks what these words say, and prints the value.
+/// Sends these words as a request, and prints the value.
 pub fn run(options: &Options, words: &[OsString]) -> Result<ExitCode, Failure> {
     let request = request(words)?;
     let output = Output::new(options.json);
@@ -48,7 +48,7 @@ pub fn run(options: &Options, words: &[OsString]) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The words as one line.
+/// Joins the words into one line.
 fn request(words: &[OsString]) -> Result<Vec<u8>, Failure> {
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     let request = words.join(&b' ');

@@ -1,4 +1,4 @@
-//! Why the client failed, and its exit status (sysexits.h).
+//! Failures of the client and their exit status (sysexits.h).
 
 use std::fmt;
 use std::io;
@@ -8,51 +8,52 @@ use blockchain_tcpd::dial;
 use blockchain_tcpd::error::plain;
 use blockchain_tcpd::stdio;
 
-/// The server's reply is an error: `ERR`.
+/// Exit status if the server's reply is an error (`ERR`).
 pub const REFUSED: u8 = 1;
 
-/// The word of a server that knows no such command.
+/// Error word of a server that does not know the command.
 pub const UNKNOWN: &str = "UNKNOWN";
 
-/// The word of a server that has no room.
+/// Error word of a server that is full.
 pub const BUSY: &str = "BUSY";
 
-/// What ends the client with another status than 0.
+/// A reason for an exit status other than 0.
 #[derive(Debug)]
 pub enum Failure {
-    /// The command line, or a variable, is wrong. The text is the whole message.
+    /// The command line or an environment variable is wrong. The text is the whole message.
     Usage(String),
-    /// There is no connection, or it gave no reply.
+    /// There is no connection, or no reply.
     Dial(dial::Failure),
-    /// The server said `ERR`, instead of a value.
+    /// The server replied `ERR` instead of a value.
     Refused {
-        /// Its word.
+        /// The error word.
         word: String,
-        /// Its sentence.
+        /// The sentence.
         sentence: String,
     },
-    /// The person at the terminal wants it no longer.
+    /// The user pressed ^C.
     Interrupted,
-    /// The server has room for some clients, and not for all. The text is the whole message.
+    /// The server has room for some of the clients, but not for all. The text is the whole message.
     Full(String),
-    /// Something answered as no server of ours does. The text is the whole message.
+    /// A peer replied as our server never does. The text is the whole message.
     Wrong(String),
-    /// Standard output doesn't take what is printed.
+    /// Writing to standard output failed.
     Print(io::Error),
-    /// Standard input can't be read.
+    /// Reading standard input failed.
     Read(io::Error),
-    /// The system refused something that it always grants.
+    /// A system call failed that normally succeeds.
     System {
         /// What was tried: a verb and its object.
         action: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl Failure {
-    /// 1 an error of the server's, 64 usage, 69 no connection or no reply, 71 refused by the system, 74 input or output,
-    /// 75 the server has no room now, 76 no server of ours, 130 (as shells have it) ^C.
+    /// Returns the exit status: 1 an error of the server, 64 usage, 69 no connection or no reply,
+    /// 71 a system error, 74 input or output, 75 the server is full, 76 not our server, 130 (as in
+    /// shells) ^C.
     pub fn exit_status(&self) -> u8 {
         match self {
             Failure::Usage(_) => 64,
@@ -69,10 +70,11 @@ impl Failure {
         }
     }
 
-    /// Says it on standard error, unless nobody wants to hear it, and gives the exit status.
+    /// Prints the failure to standard error, unless it is a broken pipe, and returns the exit
+    /// status.
     pub fn report(&self) -> ExitCode {
         match self {
-            // Whoever read our output has seen enough.
+            // The reader closed the pipe because it needs no more.
             Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             // The terminal has echoed ^C.
             Failure::Interrupted => eprintln_line(""),
@@ -89,8 +91,8 @@ impl Failure {
     }
 }
 
-/// Says this on standard error, without any control character that it may hold but line ends: a terminal would obey it. If that
-/// can't be written either, the exit status still tells.
+/// Prints lines to standard error, with all control characters but line ends escaped, as a terminal
+/// would interpret them. If writing fails, only the exit status reports the failure.
 pub fn eprintln_line(lines: impl fmt::Display) {
     let mut text = String::new();
     for c in lines.to_string().chars() {

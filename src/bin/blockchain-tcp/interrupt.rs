@@ -1,10 +1,10 @@
-//! ^C, SIGTERM, and the end of the terminal: what is running ends in order.
+//! Handler of ^C (SIGINT), SIGTERM and SIGHUP, for an orderly end.
 
 use std::io;
 
 use crate::failure::Failure;
 
-/// Calls this in a thread of its own whenever the user wants an end.
+/// Calls `end` in a thread of its own at each of these signals.
 pub fn on_interrupt(end: impl FnMut() + Send + 'static) -> Result<(), Failure> {
     ctrlc::set_handler(end).map_err(|error| Failure::System {
         action: "handle ^C",

@@ -1,8 +1,9 @@
-//! The client: talks to a server for people and for scripts.
+//! Command-line client of the server, for people and for scripts.
 //!
-//! [`options`] says what it can be told and which task that is: one question ([`ask`]), a conversation ([`shell`]), the count live
-//! ([`watch`]), how fast the server answers ([`mod@bench`]), or the completions of a shell. Replies and failures go out by [`output`];
-//! [`failure`] knows the exit status of each; [`interrupt`] hears ^C; [`terminal`] knows what is worth drawing.
+//! [`options`] parses the command line and selects the task: one request ([`ask`]), an interactive
+//! shell or a pipe ([`shell`]), a live display ([`watch`]), a load generator ([`mod@bench`]), or
+//! shell completions. [`output`] prints replies and failures; [`failure`] defines the exit
+//! statuses; [`interrupt`] handles ^C; [`terminal`] tells what the terminal can display.
 
 mod ask;
 mod bench;

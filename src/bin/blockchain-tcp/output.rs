@@ -1,4 +1,4 @@
-//! What is printed: the value alone, or with `--json` one object a line.
+//! Standard output: the value alone, or with `--json` one object per line.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -9,42 +9,42 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
-/// A request, and how long its reply took.
+/// A request and the time until its reply.
 pub struct Exchange<'a> {
-    /// The request, unless it came to none.
+    /// The request, if there is one.
     pub request: Option<&'a str>,
-    /// From before the connection, if one had to be made, to the reply.
+    /// Time from the request, or from the connection attempt before it, to the reply.
     pub time: Duration,
 }
 
-/// Standard output.
+/// Writer of replies to standard output.
 #[derive(Clone, Copy)]
 pub struct Output {
     json: bool,
 }
 
 impl Output {
-    /// Prints values, or JSON.
+    /// Returns a writer of values, or of JSON.
     pub fn new(json: bool) -> Self {
         Output { json }
     }
 
-    /// Whether it is JSON.
+    /// Returns whether the output is JSON.
     pub fn is_json(self) -> bool {
         self.json
     }
 
-    /// Prints this text, as it is.
+    /// Prints this text unchanged.
     pub fn print(text: &str) -> Result<(), Failure> {
         write(text.trim_end())
     }
 
-    /// Prints this object on a line.
+    /// Prints this object on one line.
     pub fn object(object: &Value) -> Result<(), Failure> {
         write(&escaped(&object.to_string()))
     }
 
-    /// What goes into an object in the place of a value.
+    /// Returns the `error` field of an object.
     pub fn error(failure: &Failure) -> Value {
         match failure {
             Failure::Refused { word, sentence } => json!({ "word": word, "message": sentence }),
@@ -52,7 +52,7 @@ impl Output {
         }
     }
 
-    /// Prints the value that was answered.
+    /// Prints the value of a reply.
     pub fn value(self, exchange: &Exchange<'_>, value: &str) -> Result<(), Failure> {
         if !self.json {
             return write(value);
@@ -63,7 +63,7 @@ impl Output {
         Output::object(&object)
     }
 
-    /// Prints the reply as the server said it, an error, too.
+    /// Prints a reply as the server sent it, also an error.
     pub fn reply(self, exchange: &Exchange<'_>, reply: Reply) -> Result<(), Failure> {
         match reply {
             reply if !self.json => write(&reply.to_string()),
@@ -75,7 +75,7 @@ impl Output {
         }
     }
 
-    /// Says why there is no value: on standard error, or in JSON. Gives the exit status.
+    /// Reports a failure: as an error to the caller, or in JSON. Returns the exit status.
     pub fn failure(self, exchange: &Exchange<'_>, failure: Failure) -> Result<ExitCode, Failure> {
         if !self.json {
             return Err(failure);
@@ -88,7 +88,7 @@ impl Output {
 }
 
 impl<'a> Exchange<'a> {
-    /// That this was asked then, and has its reply now.
+    /// Returns an exchange that began at `begun` and has its reply now.
     pub fn since(begun: Instant, request: impl Into<Option<&'a str>>) -> Self {
         Exchange {
             request: request.into(),
@@ -101,13 +101,14 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// The words of a value, if all of them are whole numbers; otherwise none.
+/// Returns the words of a value as numbers, or none if one of them is not a whole number.
 fn numbers(value: &str) -> Vec<i64> {
     let numbers: Result<Vec<i64>, _> = value.split(' ').map(str::parse).collect();
     numbers.unwrap_or_default()
 }
 
-/// This JSON without the control characters beyond ASCII, which serde_json leaves as they are: a terminal may obey them.
+/// Escapes control characters beyond ASCII, which serde_json leaves unescaped: a terminal may
+/// interpret them.
 fn escaped(json: &str) -> String {
     let shown = |c: char| match c.is_control() {
         true => format!("\\u{:04x}", u32::from(c)),

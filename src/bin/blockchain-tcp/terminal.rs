@@ -1,13 +1,13 @@
-//! What the user's terminal is able to do.
+//! Capabilities of the user's terminal.
 
 use std::env;
 
-/// Whether lines can be drawn over others, where there is a terminal at all.
+/// Returns whether the terminal, if there is one, has cursor control.
 pub fn can_be_drawn_on() -> bool {
     env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Whether the locale says that it knows more than ASCII.
+/// Returns whether the locale's encoding is UTF-8.
 pub fn is_utf8() -> bool {
     let mut locales = ["LC_ALL", "LC_CTYPE", "LANG"]
         .into_iter()

@@ -1,14 +1,14 @@
-//! The answers of a server that works, held against what was asked for: which status, in which words, with which figures.
+//! Evaluates valid answers against the thresholds: status, message and performance data.
 
 use crate::options::Options;
 use crate::probe::Answers;
 use crate::range::Range;
 use crate::report::{Report, Status};
 
-/// What to report of these answers.
+/// Returns the report on these answers.
 pub fn on(options: &Options, answers: &Answers) -> Report {
     let time = answers.time.as_secs_f64();
-    // More clients than a figure can tell apart are an alert or none all the same.
+    // Counts beyond the precision of f64 compare the same with any threshold.
     let clients = answers.clients as f64;
     let slow = ThresholdResult::on(time, &options.warning, &options.critical);
     let crowd = ThresholdResult::on(clients, &options.warning_clients, &options.critical_clients);
@@ -37,12 +37,12 @@ pub fn on(options: &Options, answers: &Answers) -> Report {
     report.answered_by(answers.address)
 }
 
-/// A threshold among the figures: nothing if there is none.
+/// Formats a threshold for the performance data: empty if there is none.
 fn shown(range: &Option<Range>) -> String {
     range.as_ref().map(Range::to_string).unwrap_or_default()
 }
 
-/// Which of two thresholds a value has passed.
+/// Result of comparing a value with its two thresholds.
 struct ThresholdResult<'a> {
     status: Status,
     by: Option<&'a Range>,
@@ -70,7 +70,7 @@ impl<'a> ThresholdResult<'a> {
         }
     }
 
-    /// For the line: the threshold, if one is passed.
+    /// Returns the reason for the message: the threshold, if one is violated.
     fn reason(&self) -> String {
         let status = self.status.to_string().to_lowercase();
         self.by

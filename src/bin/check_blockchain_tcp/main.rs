@@ -1,9 +1,11 @@
-//! The monitoring plugin: asks a server `WHO`, `WHERE` and `WHY` in one connection, and tells Nagios and its kin how it is.
+//! Monitoring plugin for Nagios and compatible systems: asks a server `WHO`, `WHERE` and `WHY` over
+//! one connection, and reports its status.
 //!
-//! It keeps to the Monitoring Plugins Development Guidelines: one line on standard output with figures behind `|`, exit
-//! status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for UNKNOWN. [`options`] says what it can be told; [`probe`] finds
-//! the server and asks; [`evaluate`] holds the answers against the thresholds ([`range`]); [`report`] is what is printed, with
-//! the [`notes`] of `-v`.
+//! It follows the Monitoring Plugins Development Guidelines: one line on standard output, with
+//! performance data after `|`, and exit status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for
+//! UNKNOWN. [`options`] parses the command line; [`probe`] connects and asks; [`evaluate`] compares
+//! the answers with the thresholds ([`range`]); [`report`] prints the result, with the trace
+//! ([`notes`]) of `-v`.
 
 mod evaluate;
 mod notes;

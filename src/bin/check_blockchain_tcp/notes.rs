@@ -1,8 +1,8 @@
-//! What `-v` shows besides the line: bounded by what the plugin does, whatever the server does.
+//! Trace for `-v`: its length depends on what the plugin does, not on what the server sends.
 
 use std::time::Instant;
 
-/// The notes so far, each a line.
+/// Trace of the check, one entry per line.
 pub struct Notes {
     level: u8,
     begun: Instant,
@@ -10,7 +10,7 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// None yet; `level` is how many `-v` there are.
+    /// Returns an empty trace; `level` is the number of `-v` options.
     pub fn new(level: u8) -> Self {
         Notes {
             level,
@@ -19,12 +19,12 @@ impl Notes {
         }
     }
 
-    /// Whether the line itself says more.
+    /// Returns whether the status line shows more.
     pub fn longer_line(&self) -> bool {
         self.level > 0
     }
 
-    /// From `-vv` on, each step; from `-vvv` on, with its time.
+    /// Adds a step at level 2 (`-vv`) or higher; from level 3 on with its time.
     pub fn add(&mut self, text: impl FnOnce() -> String) {
         match self.level {
             0 | 1 => {}
@@ -36,7 +36,7 @@ impl Notes {
         }
     }
 
-    /// All of them.
+    /// Returns all lines.
     pub fn into_lines(self) -> Vec<String> {
         self.lines
     }

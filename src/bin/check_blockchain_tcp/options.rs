@@ -1,4 +1,4 @@
-//! What the plugin can be told: the options that the guidelines name, and a few of its own.
+//! Command line of the plugin: the options of the guidelines, and a few more.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::range::{self, Range};
 
-/// Longer than any monitoring waits for a plugin.
+/// The longest timeout in seconds: longer than monitoring systems wait for a plugin.
 const LONGEST_TIMEOUT: f64 = 3600.0;
 
 /// Checks a blockchain-tcpd: asks WHO, WHERE and WHY in one connection, and takes no answer but a right one.
@@ -81,18 +81,18 @@ pub struct Options {
     pub verbose: u8,
 }
 
-/// What the command line asks for.
+/// Result of parsing the command line.
 pub enum Asked {
-    /// To check a server.
+    /// Check a server.
     Check(Box<Options>),
-    /// To print this text: `--help`, `--version`.
+    /// Print this text: `--help` or `--version`.
     Print(String),
-    /// Nothing that can be understood, and why.
+    /// Report this usage error.
     Complain(String),
 }
 
 impl Options {
-    /// The options in `arguments`, of which the first is the program's name.
+    /// Parses the options in `arguments`, whose first is the program's name.
     pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Asked {
         match Options::try_parse_from(arguments) {
             Ok(options) => Asked::Check(Box::new(options)),
@@ -106,7 +106,7 @@ impl Options {
     }
 }
 
-/// In one line, which is what a monitoring shows.
+/// Formats an error in one line, as monitoring systems show only one.
 fn complaint(error: &clap::Error) -> String {
     let text = error.to_string();
     let (said, _usage) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -130,7 +130,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// An address of IPv6 may stand between brackets, as it does beside a port.
+/// Removes the brackets of an IPv6 address, which may be written as it is before a port.
 fn without_brackets(host: String) -> String {
     let within = host
         .strip_prefix('[')

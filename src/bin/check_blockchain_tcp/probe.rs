@@ -1,4 +1,5 @@
-//! The check itself: where the server is, the way there, and what it has to answer; within one deadline for all of it.
+//! The probe: resolves, connects, sends the requests and validates the replies, within one
+//! deadline.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -13,23 +14,23 @@ use crate::notes::Notes;
 use crate::options::Options;
 use crate::report::{Report, Status};
 
-/// What the server answered, all of it valid.
+/// Answers of the server, all of them valid.
 #[derive(Debug)]
 pub struct Answers {
-    /// The number of clients, the plugin included.
+    /// Number of clients, the plugin included.
     pub clients: u64,
-    /// The id of the server.
+    /// Id of the server.
     pub id: Uuid,
-    /// From the first attempt to connect until the last answer.
+    /// Time from the first attempt to connect to the last answer.
     pub time: Duration,
-    /// The address that answered.
+    /// Address that answered.
     pub address: SocketAddr,
 }
 
-/// All requests at once, as the protocol allows.
+/// All requests, sent at once (pipelining).
 const REQUESTS: &[u8] = b"WHO\nWHERE\nWHY\n";
 
-/// Asks the server everything. If it doesn't answer as it must, that is the report.
+/// Asks the server. Returns a report if it does not answer as it must.
 pub fn ask(options: &Options, notes: &mut Notes) -> Result<Answers, Report> {
     let deadline = Deadline::after(options.timeout);
     let server = Server {
@@ -55,7 +56,7 @@ pub fn ask(options: &Options, notes: &mut Notes) -> Result<Answers, Report> {
         let mut notes = notes.borrow_mut();
         connection.send(REQUESTS, deadline)?;
         connection.finish();
-        // Who says nothing at all is left for the next address.
+        // If an address sends nothing, the next is tried.
         let first = connection.line("WHO", deadline);
         if let Err(failure) = &first {
             notes.add(|| format!("{}: {failure}", connection.address()));
@@ -69,7 +70,7 @@ pub fn ask(options: &Options, notes: &mut Notes) -> Result<Answers, Report> {
     })?
 }
 
-/// A connection on which everything has been asked.
+/// A connection on which all requests were sent.
 struct Asked<'a> {
     connection: Connection,
     deadline: Deadline,
@@ -77,7 +78,7 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// All answers, of which this line is the first.
+    /// Reads all replies, of which `first` is the first.
     fn answers(mut self, first: &[u8], begun: Instant) -> Result<Answers, Report> {
         let clients = clients(&self.value("WHO", first)?)?;
         let line = self.connection.line("WHERE", self.deadline)?;
@@ -95,7 +96,7 @@ impl Asked<'_> {
         })
     }
 
-    /// The value that this line is, in answer to this request.
+    /// Returns the value in the reply `line` to `request`.
     fn value(&mut self, request: &str, line: &[u8]) -> Result<String, Report> {
         self.notes.add(|| format!("{request}: {}", quoted(line)));
         match Reply::read(request, line)? {
@@ -109,8 +110,8 @@ impl Asked<'_> {
 }
 
 impl From<Failure> for Report {
-    /// UNKNOWN if it is this machine that lacks something; all else says that the service can't be used, a name without
-    /// address and a time-out included, as the guidelines have it.
+    /// UNKNOWN if this machine lacks resources. All else is CRITICAL: the service can't be used,
+    /// also if the name has no address or on a timeout, as the guidelines say.
     fn from(failure: Failure) -> Self {
         let status = match failure.is_our_own() {
             true => Status::Unknown,

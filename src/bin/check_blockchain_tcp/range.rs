@@ -1,22 +1,22 @@
-//! Thresholds in the range syntax of monitoring plugins: which values are an alert.
+//! Threshold ranges in the syntax of monitoring plugins.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// `10` is an alert outside of 0 to 10, `10:` below 10, `~:10` above 10, `10:20` outside of 10 to 20, and `@10:20` inside.
-/// The ends belong to what is named.
+/// A threshold range: `10` alerts outside of 0 to 10, `10:` below 10, `~:10` above 10, `10:20`
+/// outside of 10 to 20, and `@10:20` inside. Both ends belong to the named range.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Range {
-    /// As it was given, for the figures.
+    /// The text as given, for the performance data.
     text: String,
     low: f64,
     high: f64,
-    /// Whether the values inside are the alert.
+    /// Whether values inside the range alert.
     inside: bool,
 }
 
 impl Range {
-    /// Whether this value is an alert.
+    /// Returns whether this value alerts.
     pub fn alerts_at(&self, value: f64) -> bool {
         (self.low..=self.high).contains(&value) == self.inside
     }
@@ -61,7 +61,7 @@ fn start(text: &str) -> Option<f64> {
     }
 }
 
-/// A decimal number without exponent, which is all that a figure may be.
+/// Parses a decimal number without an exponent, the only format that performance data allows.
 pub fn number(text: &str) -> Option<f64> {
     let decimal = |c: char| c.is_ascii_digit() || c == '.' || c == '-';
     let number: f64 = text.chars().all(decimal).then(|| text.parse().ok())??;
@@ -72,7 +72,7 @@ pub fn number(text: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// Of these values, those at which the range is an alert.
+    /// Returns those of `values` that alert.
     fn alerts(text: &str, values: &[f64]) -> Vec<f64> {
         let range: Range = text
             .parse()

@@ -1,4 +1,5 @@
-//! What the monitoring reads: a line with figures behind `|`, further lines if asked for, and the exit status.
+//! Report for the monitoring system: a status line with performance data after `|`, further lines
+//! on request, and the exit status.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,16 +9,17 @@ use blockchain_tcpd::stdio;
 
 use crate::notes::Notes;
 
-/// How it is, the worse the greater. UNKNOWN is never compared: nothing was learned.
+/// Status, ordered from good to bad. UNKNOWN is never compared, as it means that nothing was
+/// learned.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Status {
-    /// Right answers, within the thresholds.
+    /// All answers are valid, and within the thresholds.
     Ok,
-    /// A threshold is passed.
+    /// A warning threshold is violated.
     Warning,
-    /// A worse one, or no right answers.
+    /// A critical threshold is violated, or the answers are missing or invalid.
     Critical,
-    /// The plugin couldn't check.
+    /// The plugin could not check.
     Unknown,
 }
 
@@ -53,7 +55,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report of this, without figures.
+    /// Returns a report without performance data.
     pub fn new(status: Status, text: String) -> Self {
         Report {
             status,
@@ -64,12 +66,12 @@ impl Report {
         }
     }
 
-    /// That nothing could be checked.
+    /// Returns a report that nothing could be checked.
     pub fn unknown(text: String) -> Self {
         Report::new(Status::Unknown, text)
     }
 
-    /// With figures, in the form of the guidelines.
+    /// Adds performance data, in the format of the guidelines.
     pub fn with_figures(self, figures: String) -> Self {
         Report {
             figures: Some(figures),
@@ -77,7 +79,7 @@ impl Report {
         }
     }
 
-    /// With the address, which only `-v` shows.
+    /// Adds the address, which only `-v` shows.
     pub fn answered_by(self, address: SocketAddr) -> Self {
         Report {
             address: Some(address),
@@ -85,7 +87,7 @@ impl Report {
         }
     }
 
-    /// With what `-v` asks for.
+    /// Adds what `-v` asks for.
     pub fn with_notes(self, notes: Notes) -> Self {
         let address = self.address.filter(|_| notes.longer_line());
         Report {
@@ -95,7 +97,7 @@ impl Report {
         }
     }
 
-    /// Prints it; the status is what the caller of the program gets, even if he reads nothing.
+    /// Prints the report and returns its exit status, also if nobody reads the output.
     pub fn print(&self) -> ExitCode {
         print(&self.to_string());
         ExitCode::from(self.status.exit_status())
@@ -122,18 +124,19 @@ impl fmt::Display for Report {
     }
 }
 
-/// Prints what was asked for instead of a check: UNKNOWN, as the guidelines have it.
+/// Prints text that was asked for instead of a check. The exit status is that of UNKNOWN, as the
+/// guidelines say.
 pub fn print_text(text: &str) -> ExitCode {
     print(text.trim_end());
     ExitCode::from(Status::Unknown.exit_status())
 }
 
 fn print(text: &str) {
-    // Whom could it be told?
+    // An error can't be reported anywhere.
     let _ = stdio::print(&format!("{text}\n"));
 }
 
-/// Without line ends and bars, which would part it into text and figures, and without other control characters.
+/// Escapes control characters and bars, which would split the text into lines and performance data.
 fn harmless(text: &str) -> String {
     let shown = |c: char| match c {
         '|' => "\\x7c".to_string(),

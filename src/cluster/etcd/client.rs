@@ -1,6 +1,7 @@
-//! What an etcd is asked, in the words of its JSON gateway (`/v3/…`).
+//! etcd client: leases, ranges and transactions over the JSON gateway (`/v3/…`).
 //!
-//! Numbers of 64 bits are strings there and left out when they are 0; keys and values are base64.
+//! The gateway writes 64-bit numbers as strings and omits those that are 0; keys and values are in
+//! base64.
 
 use std::time::Instant;
 
@@ -11,43 +12,43 @@ use serde_json::{Value, json};
 use super::transport::EtcdTransport;
 use crate::cluster::error::{ClusterError, ErrorKind, cut};
 
-/// A key with its value.
+/// Key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// The key.
+    /// Key.
     pub key: String,
-    /// The value.
+    /// Value.
     pub value: String,
-    /// The lease with which it goes.
+    /// Lease of the key; 0 without one.
     pub lease: i64,
 }
 
-/// What a transaction does.
+/// Operation in a transaction.
 pub enum Op<'a> {
-    /// Puts this value under a key, until the lease is gone if there is one.
+    /// Puts a value under a key, with a lease if one is given.
     Put(&'a str, &'a str, Option<i64>),
     /// Deletes a key.
     Delete(&'a str),
 }
 
-/// What a transaction makes sure of first.
+/// Condition of a transaction.
 pub enum Compare<'a> {
-    /// There is such a key.
+    /// The key exists.
     Is(&'a str),
-    /// There is no such key.
+    /// The key does not exist.
     IsNot(&'a str),
 }
 
-/// An etcd.
+/// Client of an etcd cluster.
 pub struct Etcd(EtcdTransport);
 
 impl Etcd {
-    /// The one behind this gateway. Nothing is asked yet.
+    /// Creates a client. Sends nothing yet.
     pub fn new(transport: EtcdTransport) -> Self {
         Etcd(transport)
     }
 
-    /// A new lease of so many seconds, or more if there is a least: its number, and how long it holds.
+    /// Requests a lease of `seconds`. Returns its id and its time to live, which may be longer.
     pub fn grant(&mut self, seconds: u64, by: Instant) -> Result<(i64, u64), ClusterError> {
         let reply = self
             .0
@@ -58,10 +59,10 @@ impl Etcd {
         }
     }
 
-    /// Keeps a lease alive. Returns whether it is.
+    /// Renews a lease. Returns whether it is alive.
     pub fn keep_alive(&mut self, lease: i64, by: Instant) -> Result<bool, ClusterError> {
         let question = json!({ "ID": lease.to_string() });
-        // A stream, of which one reply is to be had for one question.
+        // A stream: one request has one reply.
         let reply = self.0.call("lease/keepalive", &question, by)?;
         let reply = &reply["result"];
         match (number(&reply["ID"]), number(&reply["TTL"])) {
@@ -70,14 +71,15 @@ impl Etcd {
         }
     }
 
-    /// Gives a lease up, and with it all keys that were put under it.
+    /// Revokes a lease and deletes all keys under it.
     pub fn revoke(&mut self, lease: i64, by: Instant) -> Result<(), ClusterError> {
         self.0
             .call("lease/revoke", &json!({ "ID": lease.to_string() }), by)?;
         Ok(())
     }
 
-    /// All keys from `from` to before `to`, `most` at most, as they are at one moment during this call.
+    /// Returns all keys from `from` up to, but not including, `to`, as they are at one moment
+    /// during this call. Fails if there are more than `most`.
     pub fn range(
         &mut self,
         from: &str,
@@ -92,7 +94,7 @@ impl Etcd {
             let what = format!("there are more than {most} keys between {from} and {to}");
             return Err(ClusterError::new(ErrorKind::Refused, what));
         }
-        // A reply without any has its header still; nothing else is a reply.
+        // A reply without keys still has its header; other bodies are not valid replies.
         let pairs = match (&reply["kvs"], &reply["header"]) {
             (Value::Array(pairs), Value::Object(_)) => pairs.iter().map(pair).collect(),
             (Value::Null, Value::Object(_)) => Some(Vec::new()),
@@ -101,7 +103,7 @@ impl Etcd {
         pairs.ok_or_else(|| nonsense("keys", &reply))
     }
 
-    /// Does all this at once, if that holds. Returns whether it did.
+    /// Executes all operations atomically if the condition holds. Returns whether it did.
     pub fn transaction(
         &mut self,
         condition: &Compare<'_>,
@@ -146,7 +148,7 @@ fn decode(text: &Value) -> Option<String> {
     String::from_utf8(STANDARD.decode(text.as_str()?).ok()?).ok()
 }
 
-/// A number as the gateway writes it.
+/// Parses a number as the gateway writes it.
 fn number(value: &Value) -> Option<i64> {
     match value {
         Value::Null => Some(0),

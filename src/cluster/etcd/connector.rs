@@ -1,4 +1,5 @@
-//! ureq's connector: how the members of an etcd are found and connected to, by the same means as all others are.
+//! ureq connector: resolves and connects to etcd's members with this project's DNS cache and
+//! deadlines.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -19,40 +20,41 @@ use crate::cluster::settings::Host;
 use crate::dial::DnsCache;
 use crate::dial::socket::connect_first;
 
-/// The first lookup of a name is waited for so long at most, also by one who has more time; and so is a connection.
+/// Longest wait for the first lookup of a name, and for a connection, even if the deadline is
+/// later.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// How many addresses of a name ureq has room for.
+/// Number of addresses that ureq has room for.
 const MOST_ADDRESSES: usize = 16;
 
-/// Finds the members and connects to them. Clones share what they know.
+/// Resolver of and connector to etcd's members. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Members {
     names: Arc<DnsCache>,
-    /// The address of each to which it connected last.
+    /// Last connected address of each host.
     used: Arc<Mutex<HashMap<Host, SocketAddr>>>,
 }
 
 impl Members {
-    /// Those that have these names.
+    /// Creates a connector that uses this DNS cache.
     pub fn new(names: Arc<DnsCache>) -> Self {
         let used = Arc::default();
         Members { names, used }
     }
 
-    /// What is known of the addresses of their names.
+    /// Returns the DNS cache.
     pub fn names(&self) -> &DnsCache {
         &self.names
     }
 
-    /// This one has not answered as it should: another of its addresses is tried first from now on.
+    /// Reports a failure of `host`: the next connection tries another of its addresses first.
     pub fn failed(&self, host: &Host) {
         if let Some(address) = self.used().remove(host) {
             self.names.failed(address);
         }
     }
 
-    /// No code panics while it holds this lock.
+    /// Locks the addresses. No code panics while it holds this lock.
     fn used(&self) -> MutexGuard<'_, HashMap<Host, SocketAddr>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,7 +106,7 @@ impl Connector for Members {
     }
 }
 
-/// The host of an address such as `http://[::1]:2379/v3/…`.
+/// Returns the host of a URI such as `http://[::1]:2379/v3/…`.
 fn host(uri: &Uri) -> Result<Host, Error> {
     let authority = uri.authority().ok_or(Error::HostNotFound)?;
     let name = authority.host().trim_matches(['[', ']']).to_string();
@@ -112,7 +114,7 @@ fn host(uri: &Uri) -> Result<Host, Error> {
     Ok(Host { name, port })
 }
 
-/// A connection as ureq wants it.
+/// TCP connection with ureq's buffers.
 #[derive(Debug)]
 pub struct Tcp {
     stream: TcpStream,
@@ -146,7 +148,8 @@ impl Transport for Tcp {
         Ok(read > 0)
     }
 
-    /// Nothing may wait to be read, not even the end.
+    /// Returns whether the connection can be reused: neither data nor an end of file waits to be
+    /// read.
     fn is_open(&mut self) -> bool {
         let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
         let waiting = rustix::net::recv(&self.stream, &mut [0; 1], flags);
@@ -154,7 +157,7 @@ impl Transport for Tcp {
     }
 }
 
-/// How long a wait may take, which the system takes if it is not 0.
+/// Returns the remaining time; an error if it is 0, which is not a valid socket timeout.
 fn left(timeout: NextTimeout) -> Result<Duration, Error> {
     match *timeout.after {
         Duration::ZERO => Err(Error::Timeout(timeout.reason)),

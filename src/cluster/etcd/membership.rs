@@ -1,15 +1,16 @@
-//! Who belongs to a cluster, as it is written in etcd:
+//! List of the servers of a cluster, as stored in etcd:
 //!
 //! ```text
-//! /blockchain-tcpd/NAME/members/ID/INCARNATION   {"advertise":"IP:PORT"}, under a lease of its server
-//! /blockchain-tcpd/NAME/begun                    stays
-//! /blockchain-tcpd/NAME/young                    under a lease that nobody keeps alive
+//! /blockchain-tcpd/NAME/members/ID/INCARNATION  {"advertise":"IP:PORT"}, under its server's lease
+//! /blockchain-tcpd/NAME/begun                   permanent
+//! /blockchain-tcpd/NAME/young                   under a lease that is never renewed
 //! ```
 //!
-//! Whoever finds no `begun` puts it there together with `unstable`: the roster has just begun, maybe because etcd has lost one in
-//! which others were, too. A server that finds itself missing, for all that it lives, puts `unstable` there, too: others may be
-//! missing for the same reason, or be so in a moment. As long as it is there nobody believes that the roster is whole. By then
-//! everybody has noticed that its lease is gone, and has written itself down again.
+//! A server that finds no `begun` puts it there together with `young`: the list has just begun,
+//! perhaps because etcd has lost one with other servers in it. A live server that finds its own
+//! entry missing also puts `young` there: other entries may be missing for the same reason, or soon
+//! will be. While `young` exists, no server trusts the list to be complete. By the time its lease
+//! expires, every server has noticed that its own lease is gone, and has registered again.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -21,38 +22,39 @@ use super::client::{Compare, Etcd, Op, Pair};
 use crate::cluster::Member;
 use crate::cluster::error::{ClusterError, ErrorKind, cut};
 
-/// The most servers of a cluster.
+/// Largest number of servers of a cluster.
 pub const MOST_SERVERS: usize = 128;
 
-/// A server that belongs to the cluster.
+/// Entry of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Who it is.
+    /// Identity of the server.
     pub member: Member,
-    /// Where its HTTP is.
+    /// Address of its HTTP server.
     pub address: SocketAddr,
-    /// The lease under which it is there.
+    /// Lease of the entry.
     pub lease: i64,
 }
 
-/// Who belongs to the cluster at one moment.
+/// Servers of the cluster at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// All servers.
+    /// Entries of all servers.
     pub entries: Vec<Entry>,
-    /// Whether it has begun at all.
+    /// Whether the key `begun` exists.
     pub begun: bool,
-    /// Whether servers may be missing.
+    /// Whether the key `young` exists: entries may be missing.
     pub unstable: bool,
 }
 
 impl Membership {
-    /// Reads that of the cluster of this name. It is as it was at one moment between the call and the return.
+    /// Reads the membership of the cluster `name`, as it was at one moment between the call and the
+    /// return.
     pub fn read(etcd: &mut Etcd, name: &str, by: Instant) -> Result<Self, ClusterError> {
         let prefix = prefix(name);
-        // All keys that begin so: '0' comes after '/'.
+        // The end of the keys with this prefix: '0' comes after '/'.
         let end = format!("{}0", prefix.trim_end_matches('/'));
-        // Some that came at the same moment as the last may be there, too.
+        // The limit leaves room for servers that registered at the same moment as the last one.
         Membership::new(&prefix, &etcd.range(&prefix, &end, MOST_SERVERS * 2, by)?)
     }
 
@@ -62,7 +64,7 @@ impl Membership {
             match pair.key.strip_prefix(prefix) {
                 Some("begun") => membership.begun = true,
                 Some("young") => membership.unstable = true,
-                // One that can't be read may be a server with clients.
+                // An entry that can't be read may belong to a server with clients.
                 key => match key.and_then(|key| entry(key, pair)) {
                     Some(entry) => membership.entries.push(entry),
                     None => {
@@ -75,18 +77,19 @@ impl Membership {
         Ok(membership)
     }
 
-    /// What is written of this server.
+    /// Returns the entry of this server.
     pub fn find(&self, member: Member) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.member == member)
     }
 
-    /// Whether it is known to be whole.
+    /// Returns whether the membership is known to be complete.
     pub fn is_whole(&self) -> bool {
         self.begun && !self.unstable
     }
 
-    /// Writes a server down, and takes away those that `gone` says are gone. It is as it was read a moment ago, or else this
-    /// fails. The roster is young as long as the lease `youth` holds, if there is one.
+    /// Writes this server's entry, and deletes those of the servers in `gone`. Fails if `begun` has
+    /// been created or deleted since the membership was read. With a lease `youth`, the membership
+    /// is unstable until that lease expires.
     pub fn write(
         &self,
         etcd: &mut Etcd,
@@ -129,7 +132,7 @@ fn key(prefix: &str, member: Member) -> String {
     format!("{prefix}members/{}/{}", member.id, member.incarnation)
 }
 
-/// The server that is written down under this key, without the prefix.
+/// Parses the entry under this key, given without its prefix.
 fn entry(key: &str, pair: &Pair) -> Option<Entry> {
     let (id, incarnation) = key.strip_prefix("members/")?.split_once('/')?;
     let value: Value = serde_json::from_str(&pair.value).ok()?;

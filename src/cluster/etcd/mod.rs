@@ -1,11 +1,13 @@
-//! The census of a cluster that is always consistent: etcd knows who belongs to it, and each is asked.
+//! Census in the consistent mode: etcd holds the list of members, and a census asks each of them.
 //!
-//! An answer is right in this sense: each of its addends was the number of clients of its server at some moment between the
-//! question and the answer, and those servers are all that were registered at one moment between the two. If there is no such
-//! answer in time, nobody is told a number.
+//! An answer is correct in this sense: each of its addends was the number of clients of its server
+//! at some moment between the question and the answer, and these servers are all that were
+//! registered at one moment between the two. Without such an answer in time, the census is
+//! unavailable.
 //!
-//! One thread does it in rounds, for all who ask: who asks waits for the next round that begins. The round reads the roster,
-//! which etcd answers only with a quorum, and then asks all other servers at once.
+//! One thread polls the cluster on behalf of all questions: each question waits for the next poll
+//! that begins. A poll reads the membership, which etcd answers only with a quorum, and then asks
+//! all other servers at once.
 
 mod client;
 mod connector;
@@ -40,29 +42,29 @@ use crate::log_throttle::Incident;
 use crate::sync::atomic::AtomicUsize;
 use crate::thread;
 
-/// A round takes so long at most.
+/// Longest duration of a poll.
 const DEADLINE: Duration = Duration::from_millis(750);
 
-/// Who asks waits so long at most, counted from when its question was read, however many came with it: a worker that waits does
-/// not hear whether it is well, and is taken for ill after a second.
+/// Longest wait of a question, counted from when it was read, however many were read with it. A
+/// waiting worker does not report that it is healthy, and counts as stuck after a second.
 const LONGEST: Duration = Duration::from_millis(900);
 
-/// One of etcd's members may take so long to answer, before another is asked.
+/// Time that one etcd member may take to answer before the next is asked.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// If nobody asks for so long, there is a round all the same, for the metrics and the log.
+/// Interval of polls without a question, for the metrics and the log.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// After a panic, which is logged by the hook, it goes on after this time.
+/// Pause after a panic, which the panic hook logs.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where those who ask meet the thread that does the rounds.
+/// Shared by the questions and the thread that polls.
 #[derive(Default)]
 pub struct CensusService {
     state: Mutex<State>,
-    /// Somebody has asked, or it is to end.
+    /// Notified of a question, or of the end.
     asked: Condvar,
-    /// A round is over, or there will be no more.
+    /// Notified of the end of a poll, or of all polls.
     over: Condvar,
 }
 
@@ -70,13 +72,13 @@ pub struct CensusService {
 struct State {
     /// When the last question was read.
     asked: Option<Nanos>,
-    /// The last round that is over.
+    /// Last completed poll.
     last: Option<Poll>,
-    /// Since when nobody who asks is to wait in vain more than once.
+    /// Since when a question need not wait for another poll after a failed one.
     fail_fast_since: Option<Nanos>,
-    /// Whether there are rounds.
+    /// Whether the thread is polling.
     is_open: bool,
-    /// Whether there are to be no more.
+    /// Whether the thread is to end.
     is_stopped: bool,
 }
 
@@ -88,7 +90,7 @@ struct Poll {
 }
 
 impl State {
-    /// Whether somebody asked after the last round began.
+    /// Returns whether a question was read after the last poll began.
     fn is_asked(&self) -> bool {
         let begun = self.last.map(|last| last.begun);
         self.asked.is_some() && self.asked > begun
@@ -96,7 +98,7 @@ impl State {
 }
 
 impl CensusService {
-    /// Does rounds from now on, with the number of `clients` of this server.
+    /// Starts to poll. `clients` is this server's own number of clients.
     pub fn start(
         self: &Arc<Self>,
         settings: Arc<Settings>,
@@ -124,18 +126,20 @@ impl CensusService {
         spawned.map(|_| ())
     }
 
-    /// From now on, when a round has failed, nobody waits for another: the clients are to go on elsewhere soon.
+    /// From now on, no question waits for another poll after a failed one: the clients are about to
+    /// be released in a handover.
     pub fn fail_fast(&self) {
         self.lock().fail_fast_since = Some(Nanos::now());
     }
 
-    /// Does no more rounds. Those who wait are answered at once.
+    /// Stops polling. Questions that wait are answered at once.
     pub fn stop(&self) {
         self.lock().is_stopped = true;
         self.asked.notify_all();
     }
 
-    /// The number of clients of all servers, for a question that was read when it was `asked`.
+    /// Returns the number of clients of all servers, for a question that was read when it was
+    /// `asked`.
     pub fn clients(&self, asked: Nanos) -> Result<u64, Unavailable> {
         let mut state = self.lock();
         loop {
@@ -145,7 +149,9 @@ impl CensusService {
                 .map_or(asked, |fail_fast_since| fail_fast_since.min(asked));
             match last {
                 Some(last) if last.begun >= asked => return last.result,
-                // Nobody was asked too early who can't be reached now. This is no number that could be wrong.
+                // A failure that ended after the question was read is a valid answer to it: servers
+                // that can't be reached now were not asked too early, and an error is not a wrong
+                // number.
                 Some(last) if last.ended >= since && last.result.is_err() => return last.result,
                 _ => {}
             }
@@ -164,7 +170,8 @@ impl CensusService {
         }
     }
 
-    /// Waits until there is a round to be done, and says whether somebody asked for it; nothing if it is to end.
+    /// Waits until a poll is due. Returns whether a question asks for it; `None` if the thread is
+    /// to end.
     fn wait(&self) -> Option<bool> {
         let mut state = self.lock();
         let idle = Instant::now() + IDLE;
@@ -196,13 +203,13 @@ impl CensusService {
         self.over.notify_all();
     }
 
-    /// No code panics while it holds this lock.
+    /// Locks the state. No code panics while it holds this lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The thread that does the rounds.
+/// The thread that polls the cluster.
 struct Poller {
     service: Arc<CensusService>,
     etcd: Etcd,
@@ -213,7 +220,7 @@ struct Poller {
     tombstones: Arc<Tombstones>,
     peers: Peers,
     silence: Incident,
-    /// Who did not answer in that time.
+    /// Servers that have not answered during the current incident.
     silent: HashSet<SocketAddr>,
 }
 
@@ -256,7 +263,8 @@ impl Poller {
             Asked::All(servers, clients) => {
                 self.look_for(&missing, deadline)?;
                 let here = self.clients.load(Ordering::SeqCst) as u64;
-                // After the count is read: who speaks no more for its clients doesn't know how many they are.
+                // Checked after the count is read: after the withdrawal the count is no longer
+                // known here.
                 if self.stats.is_withdrawn() {
                     return Err(Unavailable::Outside);
                 }
@@ -284,7 +292,8 @@ impl Poller {
         }
     }
 
-    /// Whether nobody lives of those who are registered no more: the roster lacks them, and the sum their clients.
+    /// Returns an error if a server that has disappeared from the membership is alive: the
+    /// membership lacks it, and the sum lacks its clients.
     fn look_for(&mut self, missing: &[Entry], deadline: Instant) -> Result<(), Unavailable> {
         if missing.is_empty() {
             return Ok(());
@@ -302,7 +311,8 @@ impl Poller {
     }
 }
 
-/// All servers but this one, if etcd says so and this one is among them; and those who were a moment ago and are no more.
+/// Returns all other servers, and those that have recently disappeared. Fails unless etcd answers
+/// and lists this server.
 fn others(
     etcd: &mut Etcd,
     name: &str,
@@ -311,7 +321,7 @@ fn others(
     by: Instant,
 ) -> Result<(Vec<Entry>, Vec<Entry>), Unavailable> {
     let membership = Membership::read(etcd, name, by).map_err(|trouble| {
-        // Whoever keeps this server registered says so in the log, if it lasts.
+        // The registration logs this if it lasts.
         debug!(reason:% = trouble; "no census: the roster can't be read");
         Unavailable::Registry
     })?;
@@ -331,7 +341,7 @@ fn others(
 mod tests {
     use super::*;
 
-    /// An asker whose rounds are done by hand.
+    /// Creates a service without a thread: the test completes the polls itself.
     fn open() -> Arc<CensusService> {
         let service = Arc::new(CensusService::default());
         service.lock().is_open = true;

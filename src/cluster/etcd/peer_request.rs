@@ -1,4 +1,4 @@
-//! What is said with one other server to hear its census: the question, and the answer, by HTTP, without ever waiting.
+//! Peer request: a non-blocking HTTP request for the census of one other server.
 
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
@@ -14,23 +14,24 @@ use crate::cluster::Member;
 use crate::dial::socket::{begin_to_connect, is_connected};
 use crate::error::plain;
 
-/// The most bytes of an answer: its head and one line.
+/// Largest size of a response in bytes: its head and one line.
 const LONGEST_ANSWER: usize = 4096;
 
-/// The most header fields of an answer.
+/// Largest number of header fields of a response.
 const MOST_FIELDS: usize = 32;
 
-/// What a server answers who is asked for its census: who it is, and how many clients it has.
+/// Returns the body with which a server answers a census request: its id, its incarnation and its
+/// number of clients.
 pub fn answer(member: Member, clients: usize) -> String {
     format!("{} {} {clients}", member.id, member.incarnation)
 }
 
-/// Why a server has not answered.
+/// Reason why a server has not answered.
 #[derive(Debug)]
 pub struct PeerError {
-    /// Where it should be.
+    /// Address of the server.
     pub address: SocketAddr,
-    /// What happened last.
+    /// Last error.
     pub why: String,
 }
 
@@ -40,12 +41,12 @@ impl fmt::Display for PeerError {
     }
 }
 
-/// What is being done for one server.
+/// Request to one server.
 pub struct PeerRequest {
-    /// Whom is asked.
+    /// The server.
     pub peer: Entry,
     doing: Doing,
-    /// What went wrong last.
+    /// Last error; empty if there was none.
     why: String,
 }
 
@@ -58,16 +59,16 @@ enum Doing {
 
 struct HttpExchange {
     socket: TcpStream,
-    /// Whether it has been used before: then it may have been closed, without anything being wrong.
+    /// Whether the connection is a kept-alive one, which the server may have closed in good order.
     kept: bool,
-    /// How much of the question is sent.
+    /// Number of bytes of the request that are sent.
     sent: usize,
     question: String,
     heard: Vec<u8>,
 }
 
 impl PeerRequest {
-    /// Begins to ask `peer`, over the connection that was `kept`, if there is one.
+    /// Starts a request to `peer`, over the connection that was `kept` if there is one.
     pub fn begin(peer: Entry, kept: Option<TcpStream>) -> Self {
         let mut request = PeerRequest {
             peer,
@@ -81,7 +82,8 @@ impl PeerRequest {
         request
     }
 
-    /// For what it waits; nothing once it has been answered, or has failed.
+    /// Returns the socket and the events to poll for; `None` once the request is answered or has
+    /// failed.
     pub fn polled(&self) -> Option<(&TcpStream, PollFlags)> {
         match &self.doing {
             Doing::Connecting(socket) => Some((socket, PollFlags::OUT)),
@@ -90,17 +92,18 @@ impl PeerRequest {
         }
     }
 
-    /// Whether there is an answer.
+    /// Returns whether there is an answer.
     pub fn is_answered(&self) -> bool {
         matches!(self.doing, Doing::Answered(..))
     }
 
-    /// Whether there will be none, unless it is asked anew.
+    /// Returns whether the request has failed. [`PeerRequest::connect`] repeats it.
     pub fn has_failed(&self) -> bool {
         matches!(self.doing, Doing::Failed)
     }
 
-    /// The number of clients, if it has been answered, and the connection, if that may be kept.
+    /// Returns the number of clients, if there is an answer, and the connection, if it may be kept
+    /// alive.
     pub fn end(self) -> Option<(u64, Option<TcpStream>)> {
         match self.doing {
             Doing::Answered(clients, socket) => Some((clients, socket)),
@@ -108,7 +111,7 @@ impl PeerRequest {
         }
     }
 
-    /// Why it has not answered.
+    /// Returns why there is no answer.
     pub fn silence(&self) -> PeerError {
         PeerError {
             address: self.peer.address,
@@ -124,7 +127,7 @@ impl PeerRequest {
         self.doing = Doing::Failed;
     }
 
-    /// Asks over a new connection.
+    /// Starts the request again over a new connection.
     pub fn connect(&mut self) {
         match begin_to_connect(self.peer.address) {
             Ok(socket) => self.doing = Doing::Connecting(socket),
@@ -132,7 +135,7 @@ impl PeerRequest {
         }
     }
 
-    /// Asks over this connection.
+    /// Sends the request over this connection.
     fn start_exchange(&mut self, socket: TcpStream, kept: bool) {
         let mut conversation = HttpExchange {
             socket,
@@ -151,7 +154,7 @@ impl PeerRequest {
         }
     }
 
-    /// Does what can be done without waiting.
+    /// Advances the request without blocking.
     pub fn go_on(&mut self) {
         match std::mem::replace(&mut self.doing, Doing::Failed) {
             Doing::Connecting(socket) => match is_connected(&socket) {
@@ -165,7 +168,7 @@ impl PeerRequest {
                     self.doing = Doing::Answered(clients, socket);
                 }
                 Ok(None) => self.doing = Doing::Asking(conversation),
-                // Its process has been replaced, most likely, or it was kept for too long.
+                // The server's process was replaced, most likely, or the idle connection timed out.
                 Err(_) if conversation.kept && conversation.heard.is_empty() => self.connect(),
                 Err(why) => self.fail(why),
             },
@@ -192,7 +195,8 @@ impl HttpExchange {
         Ok(())
     }
 
-    /// Does what can be done without waiting. Returns the number of clients and whether the connection is kept, once they are there.
+    /// Advances the exchange without blocking. Once the response is complete, returns the number of
+    /// clients and whether the connection is kept alive.
     fn go_on(&mut self, member: Member) -> Result<Option<(u64, bool)>, String> {
         let system = |error: Errno| plain(&error.into());
         if self.sent < self.question.len() {
@@ -212,7 +216,8 @@ impl HttpExchange {
     }
 }
 
-/// The number of clients in an answer, once that is whole, and whether the connection is kept. Only `member` may have given it.
+/// Parses a response. Once it is complete, returns the number of clients and whether the connection
+/// is kept alive. Fails if another server than `member` has sent it.
 fn understand(heard: &[u8], member: Member) -> Result<Option<(u64, bool)>, String> {
     let unheard_of = |what: &str| Err(format!("it answers {what}"));
     let mut fields = [EMPTY_HEADER; MOST_FIELDS];

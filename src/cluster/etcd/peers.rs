@@ -1,7 +1,9 @@
-//! The other servers, asked how many clients they have: all at the same time, by one thread, over connections that are kept.
+//! Peer polling: one thread asks all other servers for their number of clients, concurrently, over
+//! kept-alive connections.
 //!
-//! A server that is being replaced closes its connections and listens still: whoever connects meanwhile is answered by the
-//! next process. One that refuses may have left: the roster is read again before the next attempt.
+//! A server in a handover closes its connections but keeps listening, so a new connection is
+//! answered by the next process. A server that refuses a connection may have left, so the
+//! membership is read again before the next attempt.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
@@ -15,36 +17,37 @@ use super::peer_request::{PeerError, PeerRequest};
 use crate::cluster::{Member, Unavailable};
 use crate::waker::poll_until;
 
-/// A server that could not be asked is asked again after this time, which doubles with each attempt: each reads the roster, and
-/// all others do that for one who refuses.
+/// Pause before servers that could not be asked are asked again. It doubles with each attempt,
+/// because each attempt reads the membership, and all servers do that for one that refuses.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// It doubles up to this.
+/// Longest pause.
 const LONGEST_AGAIN: Duration = Duration::from_millis(200);
 
-/// What became of the question.
+/// Result of a poll.
 pub enum Asked {
-    /// So many servers have so many clients.
+    /// Number of servers and sum of their clients.
     All(u64, u64),
-    /// Not everybody answered.
+    /// Some servers did not answer.
     Some {
-        /// So many did.
+        /// Number of servers that answered.
         answered: u16,
-        /// Those who did not.
+        /// Reasons of the servers that did not answer.
         silences: Vec<PeerError>,
-        /// So many were asked.
+        /// Number of servers that were asked.
         members: u16,
     },
-    /// It turned out that there is no answer.
+    /// The membership could not be read again.
     None(Unavailable),
 }
 
-/// The connections that are kept, by the incarnation of the server.
+/// Kept-alive connections by the incarnation of the server.
 #[derive(Default)]
 pub struct Peers(HashMap<Uuid, (SocketAddr, TcpStream)>);
 
 impl Peers {
-    /// Asks all `peers` until the deadline. Before somebody is asked who could not be, `again` says who there is by now.
+    /// Asks all `peers` until the deadline. Calls `again` for the current membership before failed
+    /// requests are repeated.
     pub fn ask(
         &mut self,
         peers: &[Entry],
@@ -65,9 +68,10 @@ impl Peers {
                 let silences: Vec<PeerError> = silent.map(PeerRequest::silence).collect();
                 let all = requests.len();
                 let answered = all - silences.len();
-                // There are MOST_SERVERS at most.
+                // The number of servers is at most `MOST_SERVERS`.
                 let (answered, members) = (answered as u16, all as u16);
-                // The connections to those who are silent go: a late answer would be taken for one to the next question.
+                // Closes the connections of silent servers: a late answer would be taken for the
+                // answer to the next question.
                 self.end(requests);
                 return Asked::Some {
                     answered,
@@ -95,7 +99,7 @@ impl Peers {
         }
     }
 
-    /// Those of `peers` that answer by the deadline.
+    /// Returns the `peers` that answer before the deadline.
     pub fn alive(&mut self, peers: &[Entry], deadline: Instant) -> Vec<Member> {
         let mut requests: Vec<PeerRequest> = peers.iter().map(|peer| self.begin(*peer)).collect();
         let is_open = |request: &PeerRequest| request.polled().is_some();
@@ -106,14 +110,15 @@ impl Peers {
         requests.map(|request| request.peer.member).collect()
     }
 
-    /// Begins to ask a server, over the connection that is kept, if there is one.
+    /// Starts a request, over the kept-alive connection if there is one.
     fn begin(&mut self, peer: Entry) -> PeerRequest {
         let kept = self.0.remove(&peer.member.incarnation);
         let kept = kept.filter(|(address, _)| *address == peer.address);
         PeerRequest::begin(peer, kept.map(|(_, socket)| socket))
     }
 
-    /// Asks whom `peers` names: no more those who are gone, now those who are new, and once more those who could not be.
+    /// Follows a changed membership: drops the requests to servers that are gone, starts those to
+    /// new ones, and repeats those that failed.
     fn follow(&mut self, requests: &mut Vec<PeerRequest>, peers: &[Entry]) {
         let is_same = |request: &PeerRequest, peer: &Entry| {
             (request.peer.member, request.peer.address) == (peer.member, peer.address)
@@ -128,7 +133,8 @@ impl Peers {
         }
     }
 
-    /// Keeps the connections to those who have answered, and no others. Returns how many clients they have.
+    /// Keeps the connections of servers that have answered, and closes all others. Returns the sum
+    /// of their clients.
     fn end(&mut self, requests: Vec<PeerRequest>) -> u64 {
         self.0.clear();
         let mut clients = 0u64;
@@ -145,7 +151,7 @@ impl Peers {
     }
 }
 
-/// Waits until somebody can go on, or for so long, and goes on.
+/// Waits until a request is ready, or until `until`, and advances the ready requests.
 fn wait(requests: &mut [PeerRequest], until: Instant) {
     let mut polled = Vec::new();
     let mut whose = Vec::new();
@@ -156,7 +162,7 @@ fn wait(requests: &mut [PeerRequest], until: Instant) {
         }
     }
     if poll_until(&mut polled, until).is_err() {
-        // Interrupted, or out of memory: that passes, or the time does.
+        // An interruption or a lack of memory: both are temporary, and the caller has a deadline.
         std::thread::park_timeout(Duration::from_millis(1));
         return;
     }
@@ -181,7 +187,7 @@ mod tests {
         incarnation: Uuid::from_u128(2),
     };
 
-    /// A server that answers each question, and closes after so many; its entry.
+    /// Starts a server that answers `questions` requests on each connection; returns its entry.
     fn server(questions: usize) -> Entry {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -247,7 +253,7 @@ mod tests {
             looks += 1;
             Ok(vec![here, gone])
         });
-        // After 20, 60, 140, 300, 500 and 700 ms, if this machine is not busy.
+        // Attempts after 20, 60, 140, 300, 500 and 700 ms, if the machine is not busy.
         assert!(
             (1..=6).contains(&looks),
             "the roster was read {looks} times"

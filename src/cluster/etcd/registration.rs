@@ -1,7 +1,9 @@
-//! The place of this server in the roster that etcd keeps: written under a lease, which one thread keeps alive.
+//! Registration: this server's entry in etcd's list of members, under a lease that one thread keeps
+//! alive.
 //!
-//! If the lease is lost, the server writes itself down again, and nobody believes the roster for a while. The program that takes
-//! over from this one writes the same entry under a lease of its own: that of this one no longer matters then.
+//! If the lease is lost, the server registers again, and the membership counts as unstable for a
+//! while. After a handover, the next process writes the same entry under its own lease, and the
+//! lease of this process no longer matters.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -26,32 +28,36 @@ use crate::error::Error;
 use crate::sync::atomic::AtomicUsize;
 use crate::thread;
 
-/// The least time that a lease holds, in seconds: etcd grants none for less, as its elections take so long.
+/// Shortest time to live of a lease, in seconds: etcd grants no shorter one, because its elections
+/// take that long.
 const LEAST_SECONDS: u64 = 2;
 
-/// One of etcd's members may take so long to answer, before another is asked. It writes to its disk.
+/// Time that one etcd member may take to answer before the next is asked. It includes a write to
+/// its disk.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Another server at the address of this one has so long to say that it lives, and this one itself.
+/// Time that this server, or another one at its address, has to answer a test question.
 const ANSWER: Duration = Duration::from_millis(100);
 
-/// This server is not to be reached at its address when it has not been for so many heartbeats, from its start on.
+/// Number of failed tests of this server's own address, one per heartbeat and counted from the
+/// start, after which the log says that the server does not reach itself.
 const UNHEARD: u32 = 4;
 
-/// The place in the roster, and those who look after it.
+/// Handle of the registration.
 pub struct Registration {
-    /// Told to give the place up; dropped to leave it as it is.
+    /// A message revokes the lease; dropping the sender keeps it.
     leave: Sender<()>,
     stats: Arc<Stats>,
     service: Arc<CensusService>,
     /// Disconnects when the server is registered.
     first: Receiver<()>,
-    /// Disconnects when the thread has ended.
+    /// Disconnects when the thread ends.
     ended: Receiver<()>,
 }
 
 impl Registration {
-    /// Registers this server, and has the `service` begin. `goes_on` says whether it has clients of a process before it.
+    /// Registers this server and starts the census `service`. `goes_on` says whether it took over
+    /// clients from a previous process.
     pub fn start(
         settings: Arc<Settings>,
         member: Member,
@@ -101,21 +107,22 @@ impl Registration {
         Ok(registration)
     }
 
-    /// Waits until it is registered, for so long at most.
+    /// Waits until the server is registered, `patience` at most.
     pub fn wait_for_first(&self, patience: Duration) {
-        // It disconnects, or the time is over.
+        // Disconnected or timed out: both end the wait.
         let _ = self.first.recv_timeout(patience);
     }
 
-    /// Has nobody wait for a number in vain more than once from now on.
+    /// Answers questions after the first failed poll from now on.
     pub fn fail_fast(&self) {
         self.service.fail_fast();
     }
 
-    /// Gives the place up, if that can be done within `patience`: else the others miss this server until its lease is gone.
+    /// Revokes the lease; waits for that, `patience` at most. Without success, the other servers
+    /// miss this one until the lease expires.
     pub fn leave(&self, patience: Duration) {
         self.stats.withdraw();
-        // It is full if it has been told so already.
+        // The channel is full if it was told already.
         let _ = self.leave.try_send(());
         let _ = self.ended.recv_timeout(patience);
     }
@@ -127,18 +134,19 @@ impl Drop for Registration {
     }
 }
 
-/// Others can't be bound to, unless the system was told to allow it (ip(7), `ip_nonlocal_bind`).
+/// Returns whether the address belongs to this machine. Other addresses can't be bound, unless the
+/// system allows it (ip(7), `ip_nonlocal_bind`).
 fn is_of_this_machine(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// How long a lease is to hold: whole seconds.
+/// Returns the time to live of a lease, in whole seconds.
 fn lease_of(settings: &Settings) -> Duration {
     let seconds = settings.silence().as_secs_f64().ceil() as u64;
     Duration::from_secs(seconds.max(LEAST_SECONDS))
 }
 
-/// The thread that keeps the place.
+/// The thread that keeps the server registered.
 struct Keeper {
     etcd: Etcd,
     settings: Arc<Settings>,
@@ -146,13 +154,14 @@ struct Keeper {
     address: SocketAddr,
     stats: Arc<Stats>,
     tombstones: Arc<Tombstones>,
-    /// That under which the server is registered.
+    /// Lease of the current entry.
     lease: Option<i64>,
-    /// Whether it has never been registered: at its address were only processes that have ended.
+    /// Whether this server has not been registered yet: earlier processes at its address have
+    /// ended.
     is_new: bool,
-    /// Whether the log says that another server answers at its address.
+    /// Whether the log says that another server answers at this server's address.
     is_shared: bool,
-    /// How often this server was not heard at its address; nothing once it was.
+    /// Number of failed tests of this server's address; `None` after a success.
     unheard: Option<u32>,
     first: Option<Sender<()>>,
     left: Receiver<()>,
@@ -182,7 +191,7 @@ impl Keeper {
         }
     }
 
-    /// Keeps the lease alive and sees to it that the server is registered under it.
+    /// Renews the lease and makes sure that the server is registered under it.
     fn publish(&mut self) -> Result<(), ClusterError> {
         let by = Instant::now() + PATIENCE * self.settings.hosts.len() as u32;
         if let Some(lease) = self.lease
@@ -213,13 +222,14 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether this is what a process has left that ended: only one can be at an address, if it is not that of another by mistake.
+    /// Returns whether the entry is from an earlier process that has ended: an address has only one
+    /// server, unless it is configured by mistake for two.
     fn is_past(&self, entry: &Entry) -> bool {
         self.is_new && entry.address == self.address && entry.member != self.member
     }
 
-    /// Whether others can reach this server, as far as it can find out: a wrong address makes WHO unavailable on all others, and
-    /// nothing else would be said here.
+    /// Tests whether this server answers at its advertised address. A wrong address makes WHO
+    /// unavailable on all other servers, without any other message in this server's log.
     fn listen_for_itself(&mut self) {
         let Some(times) = &mut self.unheard else {
             return;
@@ -246,7 +256,8 @@ impl Keeper {
         self.unheard = None;
     }
 
-    /// Those of the roster that have ended, as far as this server is to see to it. Who answers has not.
+    /// Returns the stale entries at this server's address that it may delete. A server that answers
+    /// is not stale.
     fn past(&mut self, membership: &Membership) -> Vec<Member> {
         let past = membership.entries.iter().copied();
         let past: Vec<Entry> = past.filter(|entry| self.is_past(entry)).collect();
@@ -261,7 +272,7 @@ impl Keeper {
             );
         }
         if !is_of_this_machine(self.address.ip()) {
-            // Another server that hangs may be there, if the address is wrong.
+            // If the address is wrong, a live but hanging server may be there.
             return Vec::new();
         }
         let past = past.into_iter().map(|entry| entry.member);

@@ -1,6 +1,6 @@
-//! Servers that were registered a moment ago and are so no more. They have ended, or can't be reached, or etcd has taken their
-//! lease although they live, as a leader that stood still does before it learns that it is none any more: then they have
-//! clients, and register again with their next heartbeat.
+//! Tombstones: members that have recently disappeared. They have ended or are unreachable, or etcd
+//! has expired the leases of live servers, as a stalled leader does before it learns that it was
+//! replaced. Such servers have clients, and register again with their next heartbeat.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use super::membership::{Entry, Membership};
 use crate::cluster::Member;
 
-/// Who was registered, and since when no more.
+/// Members and tombstones: the entries seen, and since when they have disappeared.
 pub struct Tombstones {
     seen: Mutex<HashMap<Member, (Entry, Option<Instant>)>>,
-    /// After this time nobody asks for them any more.
+    /// Time after which a tombstone is dropped.
     holds: Duration,
 }
 
 impl Tombstones {
-    /// Nobody yet. Whoever has vanished is remembered for as long as this `holds`.
+    /// Creates an empty list, whose tombstones hold for this time.
     pub fn new(holds: Duration) -> Self {
         Tombstones {
             seen: Mutex::default(),
@@ -25,7 +25,7 @@ impl Tombstones {
         }
     }
 
-    /// Remembers who is registered now, and returns who is no more.
+    /// Records the current members, and returns those that have disappeared.
     pub fn compare(&self, membership: &Membership) -> Vec<Entry> {
         let mut seen = self.lock();
         let now = Instant::now();
@@ -42,12 +42,12 @@ impl Tombstones {
         tombstones.map(|(entry, _)| *entry).collect()
     }
 
-    /// This one has ended, or can't be reached.
+    /// Drops the tombstone of a member that has ended or is unreachable.
     pub fn forget(&self, member: Member) {
         self.lock().remove(&member);
     }
 
-    /// No code panics while it holds this lock.
+    /// Locks the list. No code panics while it holds this lock.
     fn lock(&self) -> MutexGuard<'_, HashMap<Member, (Entry, Option<Instant>)>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,5 @@
-//! The way to an etcd: its JSON gateway (`/v3/…`), asked at one of its members after the other, each for a bounded time.
+//! etcd transport: requests to the JSON gateway (`/v3/…`), with authentication, failover between
+//! the members and deadlines.
 
 use std::io;
 use std::sync::Arc;
@@ -17,16 +18,16 @@ use crate::cluster::settings::{Host, Settings};
 use crate::cluster::tls;
 use crate::dial::DnsCache;
 
-/// The most bytes of a reply.
+/// Largest size of a reply in bytes.
 const LARGEST_REPLY: u64 = 1 << 20;
 
-/// Who this server is to an etcd when only a password was given.
+/// etcd user if only a password is configured.
 const DEFAULT_USER: &str = "root";
 
-/// Where a password is answered a token.
+/// Path that answers a password with a token.
 const AUTHENTICATE: &str = "auth/authenticate";
 
-/// Codes of gRPC.
+/// gRPC status codes.
 mod code {
     pub const UNKNOWN: &str = "2";
     pub const INVALID_ARGUMENT: &str = "3";
@@ -36,8 +37,8 @@ mod code {
     pub const UNAUTHENTICATED: &str = "16";
 }
 
-/// Refusals for which the token can be the reason: an old revision of the users is an invalid argument; etcd 3.5.1 says it without a
-/// code.
+/// Status codes of refusals that an expired token may cause. An old revision of the users is an
+/// invalid argument; etcd 3.5.1 reports it as unknown.
 const AUTH_EXPIRED: [&str; 4] = [
     code::UNKNOWN,
     code::INVALID_ARGUMENT,
@@ -45,8 +46,8 @@ const AUTH_EXPIRED: [&str; 4] = [
     code::UNAUTHENTICATED,
 ];
 
-/// What an etcd says to a password, as far as it is repeated. Everything else is left out: what others say may hold the password,
-/// and to look for it there would tell of it by what is missing.
+/// Error texts that may be quoted from the reply to a password. All other texts are left out: they
+/// may hold the password, and a search for it would reveal it by what is missing.
 const ANSWERS: [&str; 5] = [
     "etcdserver: authentication failed, invalid user ID or password",
     "etcdserver: no leader",
@@ -55,34 +56,35 @@ const ANSWERS: [&str; 5] = [
     "etcdserver: user name is empty",
 ];
 
-/// So many bytes of a token are a token.
+/// Number of bytes by which a token is recognized in a reply.
 const TELLING: usize = 16;
 
-/// The members of an etcd.
+/// Connections to the members of an etcd.
 pub struct EtcdTransport {
     settings: Arc<Settings>,
     members: Members,
-    /// How long one of its members may take.
+    /// Time that one member may take to answer.
     patience: Duration,
-    /// Made when it is needed, with what the files of the credentials say then.
+    /// Created when needed, with the credentials of that moment.
     agent: Option<Agent>,
     token: Token,
-    /// Which of the hosts is tried first: the last that answered.
+    /// Index of the host to try first: the last that answered.
     turn: usize,
 }
 
-/// Who this server is to the etcd.
+/// State of the authentication.
 #[derive(Clone, PartialEq, Eq)]
 enum Token {
-    /// It has not said.
+    /// Not authenticated yet.
     Unknown,
-    /// The etcd does not ask.
+    /// etcd requires no authentication, or no password is configured.
     NotRequired,
     Is(String),
 }
 
 impl EtcdTransport {
-    /// That of the etcd of these `settings`, each of whose members has so much `patience` to answer. Nothing is asked yet.
+    /// Creates a transport to the etcd of these `settings`, whose members have `patience` to
+    /// answer. Sends nothing yet.
     pub fn new(settings: Arc<Settings>, names: Arc<DnsCache>, patience: Duration) -> Self {
         EtcdTransport {
             settings,
@@ -94,7 +96,7 @@ impl EtcdTransport {
         }
     }
 
-    /// Asks one member after the other, until one answers.
+    /// Sends a request to one member after the other, until one answers.
     pub fn call(
         &mut self,
         path: &str,
@@ -114,9 +116,9 @@ impl EtcdTransport {
                 }
                 Err(other) => {
                     self.members.failed(&self.settings.hosts[index]);
-                    // What its files say may have changed.
+                    // The credential files may have changed.
                     self.agent = None;
-                    // The worst is told: that it is denied can be mended.
+                    // Report a denial before other errors: an operator can fix it.
                     if other.kind == ErrorKind::Denied || trouble.is_none() {
                         trouble = Some(other);
                     }
@@ -128,7 +130,8 @@ impl EtcdTransport {
             .unwrap_or_else(|| ClusterError::new(ErrorKind::Unreachable, "etcd has no host")))
     }
 
-    /// Asks this one. If a new token may help, it is asked for, unless it was so before: `renews` says whether.
+    /// Sends a request to one member. Renews the token and repeats the request if that may help and
+    /// `renews` is set; clears `renews` then.
     fn call_host(
         &mut self,
         index: usize,
@@ -147,7 +150,7 @@ impl EtcdTransport {
                 let before = std::mem::replace(&mut self.token, Token::Unknown);
                 self.token = self.authenticate(index, by)?;
                 match self.token == before {
-                    // Nobody asks for one.
+                    // Without authentication, nothing has changed.
                     true => Err(trouble),
                     false => self.post(index, path, question, by),
                 }
@@ -173,7 +176,7 @@ impl EtcdTransport {
                     "etcd answers no token",
                 )),
             },
-            // It is not enabled.
+            // Authentication is not enabled.
             Err(trouble) if trouble.code == code::FAILED_PRECONDITION => Ok(Token::NotRequired),
             Err(mut trouble) => {
                 if trouble.kind == ErrorKind::Refused {
@@ -227,7 +230,7 @@ impl EtcdTransport {
             _ => Hides::Nothing,
         };
         match serde_json::from_str(&text) {
-            // In a stream that has begun well, what goes wrong is said later.
+            // A stream that began with status 200 reports later errors in its body.
             Ok(reply) if status == 200 && is_fine(&reply) && hides != Hides::Token => Ok(reply),
             Ok(reply) => Err(refused(host, status, &reply, hides)),
             Err(_) => {
@@ -238,11 +241,11 @@ impl EtcdTransport {
     }
 }
 
-/// What speaks HTTP, and keeps its connections.
+/// Creates an HTTP client that keeps connections alive.
 fn agent(settings: &Settings, members: Members, patience: Duration) -> Result<Agent, ClusterError> {
     let mut config = Config::builder()
         .http_status_as_error(false)
-        // That which the environment names is no way to an etcd.
+        // Ignores the proxy that the environment names: it is not meant for etcd.
         .proxy(None)
         .max_redirects(0)
         .max_response_header_size(16 * 1024)
@@ -269,7 +272,7 @@ fn agent(settings: &Settings, members: Members, patience: Duration) -> Result<Ag
     Ok(Agent::with_parts(config.build(), connector, members))
 }
 
-/// The same as ureq takes it.
+/// Converts the client certificate for ureq.
 fn certificate(identity: &Identity) -> Result<ClientCert, ClusterError> {
     let chain = identity.chain.iter();
     let chain: Vec<_> = chain
@@ -284,12 +287,12 @@ fn late(host: &Host) -> ClusterError {
     ClusterError::new(ErrorKind::Late, format!("{host} does not answer in time"))
 }
 
-/// What an answer holds that may not be repeated.
+/// Secret in a reply that must not be logged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hides {
     Nothing,
     Token,
-    /// Perhaps the password.
+    /// Possibly the password.
     Password,
 }
 
@@ -297,7 +300,7 @@ fn is_fine(reply: &Value) -> bool {
     reply["error"].is_null()
 }
 
-/// The code of gRPC in a refusal; where there is none, the one for this status of HTTP.
+/// Returns the gRPC code of an error reply; without one, the code that matches the HTTP status.
 fn code_of(status: u16, reply: &Value) -> String {
     let codes = [
         &reply["code"],
@@ -318,7 +321,7 @@ fn code_of(status: u16, reply: &Value) -> String {
     })
 }
 
-/// It answered that it would not.
+/// Creates an error for a refusal.
 fn refused(host: &Host, status: u16, reply: &Value, hides: Hides) -> ClusterError {
     let code = code_of(status, reply);
     if status == 404 && code.is_empty() {
@@ -328,7 +331,7 @@ fn refused(host: &Host, status: u16, reply: &Value, hides: Hides) -> ClusterErro
         );
         return ClusterError::new(ErrorKind::Refused, what);
     }
-    // A stream has its error in an object of its own.
+    // The error of a stream is nested in an object.
     let said = [
         &reply["error"]["message"],
         &reply["error"],
@@ -337,7 +340,7 @@ fn refused(host: &Host, status: u16, reply: &Value, hides: Hides) -> ClusterErro
     ];
     let said = said.iter().find_map(|value| value.as_str());
     let said = said.map_or_else(|| reply.to_string(), str::to_string);
-    // It has no code.
+    // This error has no code of its own.
     if said.contains("CommonName of client") {
         let what = format!(
             "{host}: etcd's JSON gateway refuses certificates with a common name (CN): give this server one whose subject has none"
@@ -361,7 +364,7 @@ fn refused(host: &Host, status: u16, reply: &Value, hides: Hides) -> ClusterErro
     trouble
 }
 
-/// It did not answer.
+/// Creates an error for a request without an answer.
 fn failed(host: &Host, error: ureq::Error) -> ClusterError {
     let (kind, why) = match error {
         ureq::Error::Timeout(_) => return late(host),
@@ -388,7 +391,7 @@ mod tests {
             port: 1,
         };
         for (status, reply, kind, code, what) in [
-            // etcd 3.5, and 3.4, in whatever words.
+            // etcd 3.5 and 3.4 use different texts.
             (
                 400,
                 json!({ "code": 3, "message": "etcdserver: other words" }),
@@ -410,7 +413,7 @@ mod tests {
                 code::UNKNOWN,
                 "a:1 says: auth: revision",
             ),
-            // A stream, of both.
+            // Errors of a stream, from both versions.
             (
                 400,
                 json!({ "error": { "code": 16, "message": "no" } }),

@@ -1,6 +1,6 @@
-//! A connection to a Redis or a Sentinel that never waits for longer than it may, and never reads more than it should. The protocol
-//! is the redis crate's, version 3 of it (RESP3), in which messages come over the same connection as replies, and in order with
-//! them.
+//! Connection to Redis or a Sentinel, with deadlines and bounded replies. The redis crate encodes
+//! and parses the protocol, RESP3, in which push messages and replies share one connection and
+//! arrive in order.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,7 +21,7 @@ use crate::cluster::tls;
 use crate::dial::DnsCache;
 use crate::waker::poll_until;
 
-/// Codes of errors that are repeated when they are the answer to a password.
+/// Error codes that may be quoted from the reply to AUTH.
 const CODES: [&str; 9] = [
     "DENIED",
     "ERR",
@@ -34,8 +34,9 @@ const CODES: [&str; 9] = [
     "WRONGPASS",
 ];
 
-/// How the rest of such an error may begin, to be repeated. Everything else is left out: what others say may hold the password,
-/// or a part of it, and to look for it there would tell of it by what is missing.
+/// Beginnings of error texts that may be quoted from the reply to AUTH. All other texts are left
+/// out: they may hold the password or a part of it, and a search for it would reveal it by what is
+/// missing.
 const ANSWERS: [&str; 6] = [
     "Redis is running in protected mode",
     "invalid username-password pair or user is disabled",
@@ -45,17 +46,17 @@ const ANSWERS: [&str; 6] = [
     "wrong number of arguments",
 ];
 
-/// A connection.
+/// Connection to Redis or a Sentinel.
 pub struct RedisConnection {
     stream: Stream,
     address: SocketAddr,
-    /// What has come and was not read yet: the beginning of a value, and what came with it.
+    /// Bytes received and not parsed yet.
     arrived: Vec<u8>,
-    /// Whom it is to, for what is said of it.
+    /// Host and port, for errors.
     host: String,
-    /// Whether the command that is being answered holds a password.
+    /// Whether the current command holds a password.
     is_secret: bool,
-    /// The last message. Each says all that there is to know, so that those before it don't matter.
+    /// Last message received. Each message holds the whole state, so earlier ones are dropped.
     message: Option<Vec<u8>>,
 }
 
@@ -90,7 +91,7 @@ impl AsFd for RedisConnection {
 }
 
 impl RedisConnection {
-    /// Connects to `host`, with TLS if there is such a configuration.
+    /// Connects to `host`, with TLS if `tls` is given.
     pub fn connect(
         host: &Host,
         names: &DnsCache,
@@ -128,12 +129,12 @@ impl RedisConnection {
         })
     }
 
-    /// The address of the host that let us in.
+    /// Returns the address that the connection was made to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Says who this is. Without a `user` that is Redis's default one.
+    /// Authenticates with AUTH. Without a `user`, that is Redis's default user.
     pub fn authenticate(
         &mut self,
         user: Option<&str>,
@@ -148,14 +149,15 @@ impl RedisConnection {
         Ok(())
     }
 
-    /// Sends `command` and returns its reply. Of the messages that come before it the last is kept.
+    /// Sends `command` and returns its reply. Keeps the last of the messages that arrive before the
+    /// reply.
     pub fn ask(&mut self, command: &Cmd, deadline: Instant) -> Result<Value, ClusterError> {
         self.send(&command.get_packed_command(), deadline)?;
         loop {
             match self.wait_for_next(deadline)? {
                 Value::Push { kind, data } => self.keep(&kind, data),
                 value => {
-                    // Whoever slept has no use for what was true then.
+                    // A reply that was received before a suspension is out of date.
                     self.left(deadline)?;
                     return Ok(value);
                 }
@@ -165,7 +167,7 @@ impl RedisConnection {
         }
     }
 
-    /// Subscribes to `channel`, which is confirmed by a message.
+    /// Subscribes to `channel`. Redis confirms that with a push message.
     pub fn subscribe(&mut self, channel: &str, deadline: Instant) -> Result<(), ClusterError> {
         let command = redis::cmd("SUBSCRIBE").arg(channel).get_packed_command();
         self.send(&command, deadline)?;
@@ -182,8 +184,8 @@ impl RedisConnection {
         }
     }
 
-    /// Takes in what has come next, if it is whole, and keeps it if it is a message. Returns whether there was something: then
-    /// there may be more, of which a poll knows nothing.
+    /// Reads the next value, if it is complete, and keeps it if it is a message. Returns whether
+    /// there was one: then there may be more in the buffer, which poll does not report.
     pub fn hear(&mut self) -> Result<bool, ClusterError> {
         match self.next()? {
             Some(Value::Push { kind, data }) => {
@@ -196,20 +198,20 @@ impl RedisConnection {
         }
     }
 
-    /// The last message that has come, once.
+    /// Takes the last message received.
     pub fn message(&mut self) -> Option<Vec<u8>> {
         self.message.take()
     }
 
     fn keep(&mut self, kind: &PushKind, data: Vec<Value>) {
-        // The channel, and what was said on it.
+        // The channel name comes first, then the text.
         if let (PushKind::Message, Some(Value::BulkString(text))) = (kind, data.into_iter().nth(1))
         {
             self.message = Some(text);
         }
     }
 
-    /// What comes next. An error is trouble.
+    /// Waits for the next value. Returns an error reply as an error.
     fn wait_for_next(&mut self, deadline: Instant) -> Result<Value, ClusterError> {
         loop {
             match self.next()? {
@@ -220,7 +222,7 @@ impl RedisConnection {
         }
     }
 
-    /// What has come next, if it is whole.
+    /// Returns the next value, if it is complete.
     fn next(&mut self) -> Result<Option<Value>, ClusterError> {
         let nonsense = "does not speak as Redis does";
         loop {
@@ -270,7 +272,7 @@ impl RedisConnection {
         }
     }
 
-    /// Whether something written has not gone out yet.
+    /// Returns whether written bytes wait to be sent.
     fn is_behind(&self) -> bool {
         match &self.stream {
             Stream::Plain(_) => false,
@@ -286,7 +288,7 @@ impl RedisConnection {
         }
     }
 
-    /// The time that is left.
+    /// Returns the remaining time; an error if there is none.
     fn left(&self, deadline: Instant) -> Result<Duration, ClusterError> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -295,7 +297,7 @@ impl RedisConnection {
         Ok(left)
     }
 
-    /// It takes too long, in this way.
+    /// Creates a timeout error.
     pub fn late(&self, what: &str) -> ClusterError {
         ClusterError::new(ErrorKind::Late, format!("{} {what}", self.host))
     }
@@ -325,19 +327,20 @@ impl RedisConnection {
     }
 }
 
-/// A whole value, if it is one. What nobody asks for is skipped: it is a message of no kind, or nothing where a reply is due.
+/// Parses a complete value; `None` if it is not one. Unrequested values that the redis crate can't
+/// parse are skipped: they become a message of unknown kind, or nil where a reply is due.
 fn read(bytes: &[u8]) -> Option<Value> {
     let message = || Value::Push {
         kind: PushKind::Other(String::new()),
         data: Vec::new(),
     };
-    // In pieces, which the redis crate does not read.
+    // Streamed values, which the redis crate can't parse.
     let is_streamed = || {
         let mut lines = bytes.windows(4);
         lines.any(|line| b"$*~%>|".contains(&line[0]) && line.ends_with(b"?\r\n"))
     };
     match (bytes.first(), redis::parse_redis_value(bytes)) {
-        // What is said about the value that comes next.
+        // An attribute of the next value.
         (Some(b'|'), _) => Some(message()),
         (_, Ok(value)) => Some(without_attributes(value)),
         (Some(b'>'), _) => Some(message()),
@@ -345,7 +348,7 @@ fn read(bytes: &[u8]) -> Option<Value> {
     }
 }
 
-/// The same without what is said about its parts.
+/// Removes the attributes from a value.
 fn without_attributes(value: Value) -> Value {
     let all = |values: Vec<Value>| values.into_iter().map(without_attributes).collect();
     match value {
@@ -360,8 +363,9 @@ fn without_attributes(value: Value) -> Value {
     }
 }
 
-/// The sort of an error. What is refused within a script is wrapped in an error of the script, by Redis 6 as it is. Where a right
-/// is missing, later ones give no code, but words: Redis 7.0 the first of these, Redis 7.2 and Valkey the second.
+/// Returns the kind of an error reply. Redis 6 embeds an error within a script unchanged in an
+/// error of the script. Later versions report missing permissions by text and without a code: Redis
+/// 7.0 with the first text below, Redis 7.2 and Valkey with the second.
 fn sort(code: &str, details: &str) -> ErrorKind {
     let is = |word: &str| code == word || details.contains(&format!("-{word} "));
     let words = [
@@ -378,13 +382,13 @@ fn sort(code: &str, details: &str) -> ErrorKind {
     }
 }
 
-/// What Redis says, without the arguments of a command that it doesn't know.
+/// Quotes an error, without the arguments that Redis repeats of an unknown command.
 fn quote(code: &str, details: &str) -> String {
     let details = details.split(", with args").next().unwrap_or_default();
     format!("{code} {details}").trim_end().to_string()
 }
 
-/// As much of what Redis says to a password as can't hold it.
+/// Quotes an error reply to AUTH, restricted to the known codes and texts.
 fn known(code: &str, details: &str) -> String {
     let code = CODES.into_iter().find(|known| *known == code);
     let details = ANSWERS.into_iter().find(|known| details.starts_with(known));
@@ -392,7 +396,7 @@ fn known(code: &str, details: &str) -> String {
     said.join(" ").trim_end().to_string()
 }
 
-/// What went wrong with a connection. What TLS has against it comes as an error of the stream.
+/// Creates an error for a failed connection. TLS errors arrive as I/O errors of kind `InvalidData`.
 fn unreachable(host: &str, error: &io::Error) -> ClusterError {
     let kind = match error.kind() {
         io::ErrorKind::InvalidData => ErrorKind::Denied,
@@ -469,7 +473,7 @@ mod tests {
         }
     }
 
-    /// Whatever the password is, and whoever answers: what is said can't depend on it.
+    /// The error text can't depend on the password, whatever the server answers.
     #[test]
     fn what_is_said_to_a_password_is_repeated_only_if_it_is_known() {
         for (code, details, said) in [

@@ -1,50 +1,52 @@
-//! Where a value that Redis sends ends (RESP3). The redis crate reads as much and as deep as the other side likes: what it gets to
-//! read are whole values, after they have been found here to be no larger than anything that is asked for.
+//! RESP3 framing: finds the end of a value, within bounds. The redis crate reads values of any
+//! length and depth, so it gets only complete values that were found here to be within the bounds
+//! of all expected replies.
 
-/// The most bytes of one value. The longest that is asked for is what a Redis says of itself and its modules.
+/// Largest size of a value in bytes. The longest expected one is the reply to HELLO, which
+/// describes the Redis server and its modules.
 pub const LONGEST: usize = 64 * 1024;
 
-/// The most values around a value: the arguments of a module, in the list of them, in what is said of one, in the list of all,
-/// in the reply to HELLO.
+/// Largest nesting depth. The deepest expected value is a module's argument: in the list of
+/// arguments, in the module's description, in the list of modules, in the reply to HELLO.
 pub const DEEPEST: usize = 4;
 
-/// How many values are to come on a level whose end is told by a value of its own.
+/// Remaining values of an aggregate whose end is marked by a value of its own.
 const UNTIL_END: usize = usize::MAX;
 
-/// What the bytes that have arrived begin with.
+/// Result of the search in the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// The beginning of a value.
+    /// A beginning of a value.
     Part,
-    /// A value of so many bytes.
+    /// A complete value of this size in bytes.
     Whole(usize),
-    /// None, whatever comes.
+    /// Not a valid value, whatever follows.
     Bad(Bad),
 }
 
-/// Why something is no value that is read.
+/// Reason to reject a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bad {
-    /// It is longer or deeper than all that is asked for.
+    /// Longer or deeper than every expected value.
     TooMuch,
     /// It is not RESP3.
     Nonsense,
 }
 
-/// Finds the end of the first value. It looks at no more than [`LONGEST`] bytes. What is said about a value, its attributes, comes
-/// before it and is one of its own; within another it belongs to the one that follows.
+/// Finds the end of the first value. Reads at most [`LONGEST`] bytes. An attribute at the top level
+/// counts as a value of its own; within another value it belongs to the value that follows it.
 pub fn find(bytes: &[u8]) -> Found {
     let bytes = &bytes[..bytes.len().min(LONGEST)];
     let part = match bytes.len() {
         LONGEST => Found::Bad(Bad::TooMuch),
         _ => Found::Part,
     };
-    // How many values are still to come on each level.
+    // Remaining values on each nesting level.
     let mut left = [0; DEEPEST + 1];
     left[0] = 1;
     let mut depth = 0;
     let mut at = 0;
-    // Whether the pieces of a string are coming.
+    // Whether the chunks of a streamed string follow.
     let mut pieces = false;
     while left[0] > 0 || depth > 0 || pieces {
         if left[depth] == 0 && !pieces {
@@ -70,10 +72,10 @@ pub fn find(bytes: &[u8]) -> Found {
         };
         let line = &bytes[at + 1..at + length];
         at += length + 2;
-        // Nothing if it has an end of its own.
+        // `None` if an end marker follows instead.
         let count = match (sort, line) {
             (b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(', _) => continue,
-            // There is none.
+            // Null, in RESP2.
             (b'$' | b'*', b"-1") => continue,
             (b'.', b"") => {
                 left[depth] = 0;
@@ -127,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// What is found in `text` and in each of its beginnings; what is whole, the redis crate can read.
+    /// Runs `find` on `text` and on each of its prefixes, which must agree.
     fn found(text: &str) -> Found {
         let bytes = text.as_bytes();
         let all = find(bytes);
@@ -184,7 +186,7 @@ mod tests {
             assert_eq!(found(bytes), Found::Whole(bytes.len()), "{bytes:?}");
             let read = redis::parse_redis_value(bytes.as_bytes()).expect(bytes);
             assert_eq!(read, value, "{bytes:?}");
-            // What comes behind it changes nothing.
+            // Bytes after the value change nothing.
             for more in ["$", "\r\n", "+OK\r\n", "nonsense"] {
                 assert_eq!(
                     found(&format!("{bytes}{more}")),
@@ -198,7 +200,7 @@ mod tests {
         }
     }
 
-    /// Whether the redis crate reads it or not.
+    /// These values must have an end, whether or not the redis crate can parse them.
     #[test]
     fn values_that_nobody_asks_for_have_an_end() {
         for bytes in [
@@ -241,7 +243,7 @@ mod tests {
                 assert_eq!(find(deep(levels).as_bytes()), Found::Bad(Bad::TooMuch));
             }
         }
-        // Side by side is not deep.
+        // Siblings do not add depth.
         let wide = format!("*100\r\n{}", "*1\r\n:1\r\n".repeat(100));
         assert_eq!(found(&wide), Found::Whole(wide.len()));
     }
@@ -261,7 +263,7 @@ mod tests {
         assert_eq!(find(&longest), Found::Whole(LONGEST));
         assert_eq!(find(&longest[..LONGEST - 1]), Found::Part);
         assert_eq!(find(&bulk(LONGEST - 9)), Found::Bad(Bad::TooMuch));
-        // Without an end, in whatever form.
+        // Values without an end, in all forms.
         for endless in ["+", "+x", "*60000\r\n:1\r\n", "*60000\r\n$1\r\nx\r\n"] {
             let (header, rest) = endless.split_at(endless.find('\n').map_or(1, |at| at + 1));
             let rest = if rest.is_empty() { "x" } else { rest };

@@ -1,25 +1,32 @@
--- One heartbeat of one server: publishes its count, removes who has been silent for too long, and returns how many clients all
--- have together. Its cost doesn't depend on how many servers there are: the sum is kept, not counted.
+-- Heartbeat of one server: publishes its count, removes expired servers, and returns the number of clients of all servers. The
+-- cost does not depend on the number of servers: the sum is stored, not counted.
 --
--- KEYS[1]  a hash. Of the cluster: epoch, who tells this state from one that was lost; version, how often the sum has changed;
---          total, the sum; members, how many servers; clock and real, see below; born, when the state began by that clock; told and
---          heard, when and at which version the servers were told last; checked, when the sum was counted last. Of each server: m:MEMBER, "SEQUENCE COUNT". Of each id:
---          o:ID, the incarnation that beat last.
--- KEYS[2]  a sorted set: until when each member is taken for alive, by the clock.
--- ARGV     1 id, 2 incarnation, 3 sequence number, 4 count, 5 time to live, 6 the longest step of the clock, 7 "join", "beat" or
---          "leave", 8 the channel on which the servers are told, 9 an epoch if one begins, 10 how often the
---          sum is counted, 11 the time at which it was sent, by the clock of Redis, 12 how long somebody waits for its reply.
+-- KEYS[1]  Hash. Fields of the cluster:
+--            epoch         identifies this state; a state that replaces a lost one has another epoch
+--            version       number of changes of the sum
+--            total         sum of the counts
+--            members       number of servers
+--            clock, real   the stored clock and the Redis clock, see below
+--            born          time of the stored clock at which this state began
+--            told, heard   time (Redis clock) and version of the last announcement to the servers
+--            checked       time of the stored clock at which the sum was last recounted
+--          Field of each server, m:MEMBER: "SEQUENCE COUNT".
+--          Field of each id, o:ID: the incarnation that sent the last heartbeat.
+-- KEYS[2]  Sorted set: the time of the stored clock at which each member expires.
+-- ARGV     1 id, 2 incarnation, 3 sequence number, 4 count, 5 time to live, 6 longest step of the stored clock, 7 "join", "beat"
+--          or "leave", 8 channel for announcements, 9 epoch of a new state, 10 interval between recounts, 11 send time by the
+--          Redis clock, 12 time that the server waits for a reply.
 --          Times are in milliseconds.
 local id, incarnation, sequence, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local time_to_live, longest_step, act, channel = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local member = id .. '/' .. incarnation
--- A cluster without servers is forgotten after so long; a hundred heartbeats take less.
+-- The state of a cluster without servers expires after this time, which is longer than a hundred heartbeats.
 local forget_after = 24 * 3600000
 
 local time = redis.call('TIME')
 local real = time[1] * 1000 + math.floor(time[2] / 1000)
--- It was under way for so long that nobody waits for it any more: its server may have gone since, or begun anew. Or the clock
--- was set.
+-- Reject a heartbeat that was in flight for longer than its server waits for a reply: the server may have left or restarted
+-- since. Or the Redis clock was set.
 if math.abs(real - tonumber(ARGV[11])) > tonumber(ARGV[12]) then
     return {real}
 end
@@ -36,10 +43,10 @@ local clock, last, born = tonumber(state[5]), tonumber(state[6]), tonumber(state
 local told, heard, own, owner = tonumber(state[8]), tonumber(state[9]), state[10], state[11]
 local checked = tonumber(state[12])
 
--- A part that was lost makes the rest worthless: all begin anew.
+-- A state that has lost a part is worthless: start a new one.
 local is_whole = epoch and version and total and members and clock and last and born and told and heard and checked and total >= 0
     and members == redis.call('ZCARD', KEYS[2])
--- Once in a while it is counted, for all servers together, so that no heartbeat costs more for it.
+-- One heartbeat per interval recounts the sum for all servers, so that the cost per heartbeat does not depend on their number.
 if is_whole and clock >= checked + tonumber(ARGV[10]) then
     local sum, number = 0, 0
     local fields = redis.call('HGETALL', KEYS[1])
@@ -58,8 +65,8 @@ if not is_whole then
     own, owner = false, false
 end
 
--- The clock follows that of Redis, but never goes back, and never so far ahead at once that somebody dies who could not be
--- heard: when all were cut off, when Redis was away, when its clock was set.
+-- The stored clock follows the Redis clock, but never goes back and never jumps ahead by more than one step. So no entry expires
+-- because its server could not be heard: all were cut off, Redis was down, or its clock was set.
 clock = clock + math.max(0, math.min(real - last, longest_step))
 
 local function remove(other, entry)
@@ -89,7 +96,7 @@ else
     if not known then
         total, members, version = total + count, members + 1, version + 1
     elseif sequence <= known_sequence then
-        -- It was on its way for so long that a later one has come before it.
+        -- A delayed heartbeat: a later one has been processed before it.
         sequence, count = known_sequence, known
     elseif count ~= known then
         total, version = total + count - known, version + 1
@@ -100,7 +107,8 @@ else
         local other = owner and id .. '/' .. owner
         local entry = other and redis.call('HGET', KEYS[1], 'm:' .. other)
         if entry and act == 'join' then
-            -- The process that this one follows. If it is another server of the same id, it will beat again.
+            -- The entry of the process before this one. If it is another live server with the same id, its next
+            -- heartbeat adds it again.
             remove(other, entry)
         elseif entry then
             shared = 1
@@ -109,12 +117,12 @@ else
     end
 end
 
--- Each is removed once, so that this costs no more than they did when they came.
+-- Each entry expires once, so this costs no more than the heartbeat that added it.
 for _, silent in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', clock, 'LIMIT', 0, 32)) do
     remove(silent, redis.call('HGET', KEYS[1], 'm:' .. silent))
 end
 
--- The more servers there are to be told, the more is told at a time.
+-- The more servers receive an announcement, the longer is the pause between two of them.
 local pause = 10 + members / 25
 local untold, tells = 0, false
 if heard ~= version then
@@ -132,7 +140,7 @@ if act ~= 'leave' then
     fields[#fields + 1] = own
 end
 redis.call('HSET', KEYS[1], unpack(fields))
--- The last, because a right may be missing.
+-- PUBLISH comes last, because the permission for it may be missing.
 if tells then
     redis.call('PUBLISH', channel, table.concat({epoch, version, total, members}, ' '))
 end

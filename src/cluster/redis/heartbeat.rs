@@ -1,4 +1,5 @@
-//! The thread that publishes: beats, hears what all have, and begins anew when it is cut off.
+//! Heartbeat: the thread that publishes this server's count, receives the totals, and reconnects
+//! after an error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,65 +22,67 @@ use crate::cluster::settings::{Backend, Settings};
 use crate::cluster::stats::Stats;
 use crate::waker::poll_until;
 
-/// Redis counts the sum that it keeps once in so many heartbeats, for the case that somebody has changed it.
+/// Number of heartbeat intervals after which the script recounts the stored sum, in case somebody
+/// has changed it.
 const CHECK: u32 = 120;
 
-/// Changes that come together within this time are published together.
+/// Shortest time in which changes are collected before they are published together.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// With more servers each publishes its changes less often: for each so much later.
+/// Collection time for each server of the cluster: the more servers, the less often each publishes
+/// its changes.
 const GATHER_EACH: Duration = Duration::from_micros(50);
 
 const SCRIPT: &str = include_str!("heartbeat.lua");
 
-/// Why a heartbeat beats.
+/// Kind of a heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Act {
-    /// The first on a connection: it takes over the place of a process before.
+    /// First heartbeat on a connection; replaces the entry of a previous process with the same id.
     Join,
     Publish,
-    /// The last.
+    /// Last heartbeat.
     Leave,
 }
 
-/// What the thread knows.
+/// State of the heartbeat thread.
 pub struct Heartbeat {
     settings: Arc<Settings>,
     resolver: MasterResolver,
     source: Source,
     others: Arc<Others>,
     stats: Arc<Stats>,
-    /// Dropped with the first reply.
+    /// Dropped after the first reply.
     first: Option<Sender<()>>,
     script: Script,
-    /// The number of the last heartbeat.
+    /// Sequence number of the last heartbeat.
     sequence: u64,
-    /// What the clock of Redis said, in milliseconds, and when that was heard.
+    /// Time of the Redis server in milliseconds, and when it was received.
     clock: (u64, Instant),
-    /// The state that Redis had last, and its version.
+    /// Epoch and version of the last known state in Redis.
     seen: Option<(Vec<u8>, u64)>,
-    /// What the others had before, and until when that counts, if the state is another or an older one since.
+    /// Count of the other servers before Redis lost state, and until when it is used as a minimum.
     kept: Option<(u64, Instant)>,
-    /// When another server of the same id was seen last.
+    /// When another server with the same id was last seen.
     duplicate_id: Option<Instant>,
 }
 
-/// What holds for one connection.
+/// State of one connection.
 struct Connected {
     link: RedisConnection,
     last: Snapshot,
-    /// When `last` came.
+    /// When `last` was received.
     at: Instant,
-    /// When to beat next at the latest.
+    /// When to send the next heartbeat at the latest.
     next: Instant,
-    /// When to have the others told of what they don't know yet, unless somebody else does.
+    /// When to announce changes that the script withheld, unless another server does so first.
     tell: Option<Instant>,
 }
 
 impl Connected {
     fn new(link: RedisConnection, snapshot: Snapshot, heartbeat: Duration) -> Self {
         let at = Instant::now();
-        // Whoever is first of those whose changes could not be told at once tells all of them.
+        // The first of the servers whose changes were withheld announces all of them.
         let pause = snapshot.untold;
         Connected {
             link,
@@ -94,14 +97,14 @@ impl Connected {
         self.tell.map_or(self.next, |tell| self.next.min(tell))
     }
 
-    /// Beats at this moment, if not before.
+    /// Moves the next heartbeat to `moment` if it is due later.
     fn schedule(&mut self, moment: Instant) {
         self.next = self.next.min(moment);
     }
 }
 
 impl Heartbeat {
-    /// Publishes this, once it runs. Whoever holds the other end of `first` learns when the first reply has come.
+    /// Creates the heartbeat of `source`. Drops `first` when the first reply has arrived.
     pub fn new(
         settings: Arc<Settings>,
         source: Source,
@@ -117,10 +120,10 @@ impl Heartbeat {
             stats,
             first: Some(first),
             script: Script::new(SCRIPT),
-            // Whoever goes on with the place of a process before goes on with larger numbers than that one had: there are far
-            // fewer heartbeats than milliseconds.
+            // The next process must use larger sequence numbers than this one. There are far fewer
+            // heartbeats than milliseconds, so the time will do.
             sequence: Millis::now().0,
-            // Wrong for any Redis, which says what is right.
+            // Wrong for every Redis; the first reply says the right time.
             clock: (0, Instant::now()),
             seen: None,
             kept: None,
@@ -128,7 +131,7 @@ impl Heartbeat {
         }
     }
 
-    /// Publishes until it is told otherwise.
+    /// Publishes until told to stop.
     pub fn run(mut self) {
         let stats = self.stats.clone();
         let mut outage = Outage::new(
@@ -136,7 +139,7 @@ impl Heartbeat {
             "WHO answers what the others had, and after a while the clients of this server",
         );
         loop {
-            // A panic is logged by the hook, and costs a connection.
+            // The panic hook logs a panic; it costs the connection.
             let lived = catch_unwind(AssertUnwindSafe(|| self.live(&mut outage)));
             match lived {
                 Ok(Ok(())) => return,
@@ -152,24 +155,25 @@ impl Heartbeat {
         }
     }
 
-    /// Waits before the next attempt, longer the more have failed, and not as long as others do. Returns whether to go on.
+    /// Waits before the next attempt, with exponential backoff and jitter. Returns whether to go
+    /// on.
     fn pause(&self, failed: u64) -> bool {
         let pause = backoff::pause(failed, self.settings.heartbeat / 2);
         let deadline = Instant::now() + pause;
         while Instant::now() < deadline {
-            // Clients come and go meanwhile.
+            // The waker also wakes for clients that come and go.
             self.source.waker.clear();
             if self.source.order() != Order::Publish {
                 return false;
             }
             let mut polled = [PollFd::new(&*self.source.waker, PollFlags::IN)];
-            // If it fails, it is tried again.
+            // A failed poll is repeated.
             let _ = poll_until(&mut polled, deadline);
         }
         true
     }
 
-    /// Connects, and publishes until there is trouble, or it is told otherwise.
+    /// Connects, and publishes until an error occurs or the thread is told to stop.
     fn live(&mut self, outage: &mut Outage<'_>) -> Result<(), ClusterError> {
         let heartbeat = self.settings.heartbeat;
         let deadline = Instant::now() + heartbeat;
@@ -190,11 +194,11 @@ impl Heartbeat {
             ];
             let sentinel = self.resolver.sentinel();
             polled.extend(sentinel.map(|link| PollFd::new(link, PollFlags::IN)));
-            // If it fails, it is tried again.
+            // A failed poll is repeated.
             let _ = poll_until(&mut polled, connected.due());
             let is_set = !polled[1].revents().is_empty();
             drop(polled);
-            // Also what came with a reply, of which a poll knows nothing.
+            // Also handles data that arrived with a reply, which poll does not report.
             if self.resolver.hear() {
                 self.resolver.check(Instant::now() + heartbeat / 4)?;
             }
@@ -203,13 +207,14 @@ impl Heartbeat {
                 match self.source.order() {
                     Order::Publish => self.look(&mut connected),
                     Order::Pause => return Ok(()),
-                    // If that can't be said, the others notice after a while.
+                    // If this fails, the others notice it when the entry expires.
                     Order::Leave => {
                         return self.publish(&mut connected.link, Act::Leave).map(|_| ());
                     }
                 }
             }
-            // Before anything is heard: whoever slept may have been removed.
+            // Publish before reading messages: after a suspension this server's entry may have been
+            // removed.
             if Instant::now() >= connected.due() {
                 let Some(snapshot) = self.publish(&mut connected.link, Act::Publish)? else {
                     return Ok(());
@@ -224,7 +229,7 @@ impl Heartbeat {
         }
     }
 
-    /// Sees to it that a change is published soon, if there is one.
+    /// Schedules a heartbeat if the number of clients has changed.
     fn look(&self, connected: &mut Connected) {
         if self.source.clients() == Some(connected.last.own as usize) {
             return;
@@ -234,13 +239,13 @@ impl Heartbeat {
         connected.schedule((connected.at + gather).max(Instant::now() + GATHER));
     }
 
-    /// Hears what has changed, as long as nothing else is to be done.
+    /// Reads messages until there are none, a heartbeat is due, or the thread is told to stop.
     fn hear(&mut self, connected: &mut Connected) -> Result<(), ClusterError> {
         loop {
             let message = connected.link.message();
             if let Some(message) = message.and_then(|text| Message::read(&text)) {
                 let last = &mut connected.last;
-                // It may be too late to be still counted.
+                // This server's entry may have expired meanwhile.
                 let is_late = connected.at.elapsed() > self.settings.heartbeat * 2;
                 if message.epoch != last.epoch || is_late {
                     connected.schedule(Instant::now());
@@ -253,7 +258,8 @@ impl Heartbeat {
                     self.seen = Some((message.epoch, message.version));
                 }
             }
-            // Messages may come without end. The bell that comes with an order rings until the caller hushes it.
+            // Messages may come without end. The waker stays set until the caller clears it, so no
+            // order is lost.
             let is_due = Instant::now() >= connected.due();
             if is_due || self.source.order() != Order::Publish || !connected.link.hear()? {
                 return Ok(());
@@ -262,7 +268,8 @@ impl Heartbeat {
         }
     }
 
-    /// Publishes how many clients there are now, and hears how many all have. Returns nothing if there is nothing to be published.
+    /// Publishes the number of clients and applies the reply. Returns `None` if publishing is
+    /// paused.
     fn publish(
         &mut self,
         link: &mut RedisConnection,
@@ -275,7 +282,8 @@ impl Heartbeat {
         };
         let mut snapshot = self.send(link, act, clients, deadline)?;
         if snapshot.is_none() {
-            // Its clock was set, or is that of another Redis: now it is known.
+            // The clock of Redis was set, or this is another Redis. The reply has told the right
+            // time.
             snapshot = self.send(link, act, clients, deadline)?;
         }
         let late = || link.late("does heartbeats much later than they were sent");
@@ -289,7 +297,8 @@ impl Heartbeat {
         Ok(Some(snapshot))
     }
 
-    /// Sends one heartbeat, and hears what Redis says to it; nothing if it came at another time than Redis was thought to have.
+    /// Sends one heartbeat and returns the reply; `None` if Redis rejected it because its send time
+    /// did not match the Redis clock.
     fn send(
         &mut self,
         link: &mut RedisConnection,
@@ -341,7 +350,8 @@ impl Heartbeat {
         Ok(reply.snapshot)
     }
 
-    /// Notes whether another server of the same id beats. Between two of its heartbeats there may be several of this one.
+    /// Records whether another server with the same id publishes. Several heartbeats of this server
+    /// may lie between two of the other.
     fn check_duplicate(&mut self, snapshot: &Snapshot) {
         if snapshot.shares_id {
             self.duplicate_id = Some(Instant::now());
@@ -351,8 +361,9 @@ impl Heartbeat {
         self.stats.shares_id(shares, &self.source.member.id);
     }
 
-    /// If Redis has begun anew, or has lost its last writes, keeps what was known before until everybody has beaten again: that
-    /// takes a heartbeat, and half of one more for who had to wait before it could connect.
+    /// Keeps the previous count as a minimum if Redis has lost its state or its last writes, until
+    /// all servers have published again. That takes one heartbeat interval, plus half of one for
+    /// servers that had to wait before they could connect.
     fn keep(&mut self, snapshot: &Snapshot) {
         let heartbeat = self.settings.heartbeat;
         let youth = (heartbeat * 3 / 2).checked_sub(snapshot.age);
@@ -360,9 +371,9 @@ impl Heartbeat {
             Some((epoch, version)) if *epoch == snapshot.epoch => {
                 (*version > snapshot.version).then_some(heartbeat)
             }
-            // As it was before, most likely: restored.
+            // A state of another epoch that is not new is most likely a restored one.
             Some(_) => Some(youth.unwrap_or(heartbeat)),
-            // What a process before this one knew is of the same state, if that is not new.
+            // The count of the previous process is from the same state, unless the state is new.
             None => youth,
         };
         if let Some(time) = keeps {
@@ -371,7 +382,7 @@ impl Heartbeat {
         self.seen = Some((snapshot.epoch.clone(), snapshot.version));
     }
 
-    /// From now on this is what all have.
+    /// Publishes the count of the other servers to this process.
     fn apply(&self, snapshot: &Snapshot) {
         let kept = self.kept.filter(|(_, until)| Instant::now() < *until);
         let kept = kept.map_or(0, |(clients, _)| clients);
@@ -381,12 +392,14 @@ impl Heartbeat {
         self.stats.heard(snapshot.members, snapshot.total);
     }
 
-    /// What something of this cluster is called in Redis. All of it would be in the same part of a Redis Cluster.
+    /// Returns the name of a Redis key of this cluster. The hash tag puts all keys of a cluster
+    /// into one slot of a Redis Cluster.
     fn key(&self, what: &str) -> String {
         format!("blockchain-tcpd:{{{}}}:{what}", self.settings.name)
     }
 
-    /// Where the servers are told of changes. Channels are the same in all databases.
+    /// Returns the name of the channel for changes. Channels are shared by all databases, so the
+    /// name contains the database.
     fn channel(&self) -> String {
         let database = match self.settings.backend {
             Backend::Redis { database, .. } => database,

@@ -1,4 +1,5 @@
-//! The way to the Redis that takes writes: asked of its Sentinels if it has some, connected to, and told who this is.
+//! Master resolver: finds the Redis master, through Sentinels if there are any, connects to it and
+//! authenticates.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,37 +11,37 @@ use crate::cluster::settings::{Backend, Host, Settings};
 use crate::cluster::tls;
 use crate::dial::DnsCache;
 
-/// If no Sentinel can be asked, so many heartbeats go by until it is tried again.
+/// Number of skipped checks after one in which no Sentinel answered.
 const REST: u32 = 10;
 
-/// What is missing where one does not know how to begin in version 3 of the protocol.
+/// Advice for a server that does not know `HELLO 3`.
 const TOO_OLD: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, without a proxy that speaks only RESP2)";
 
-/// What may be missing where one closes the connection then, as twemproxy does.
+/// Advice for a server that closes the connection at `HELLO`, as twemproxy does.
 const CLOSED: &str = "at the first command (does it expect TLS, rediss://, or is it a proxy that doesn't know HELLO? Redis 6 or \
                          later is needed)";
 
-/// Where a Sentinel tells that another Redis takes the writes.
+/// Channel on which a Sentinel announces a new master.
 const NEWS: &str = "+switch-master";
 
-/// Finds it, again and again.
+/// Finds the master and connects to it, whenever a connection is needed.
 pub struct MasterResolver {
     settings: Arc<Settings>,
     names: DnsCache,
-    /// Which of several Sentinels is asked first.
+    /// Index of the Sentinel to ask first.
     turn: usize,
-    /// The one that answered last.
+    /// Connection to the Sentinel that answered last.
     sentinel: Option<RedisConnection>,
-    /// Where it said that the Redis is.
+    /// Host of the master, as last told.
     master: Option<Host>,
-    /// The address at which it was connected to last.
+    /// Address of the last connection to the master.
     address: Option<SocketAddr>,
-    /// So many checks are left out, because no Sentinel could be asked.
+    /// Number of checks still to skip because no Sentinel answered.
     rest: u32,
 }
 
 impl MasterResolver {
-    /// Nobody has been asked yet.
+    /// Creates a resolver. Connects to nothing yet.
     pub fn new(settings: Arc<Settings>) -> Self {
         MasterResolver {
             settings,
@@ -53,14 +54,15 @@ impl MasterResolver {
         }
     }
 
-    /// The Redis that was connected to last does not do what it should: another address of its name is tried first from now on.
+    /// Reports a failure of the last connected master: the next attempt tries another address of
+    /// its name first.
     pub fn failed(&mut self) {
         if let Some(address) = self.address.take() {
             self.names.failed(address);
         }
     }
 
-    /// A connection that is ready for use.
+    /// Connects to the master and authenticates.
     pub fn connect(&mut self, deadline: Instant) -> Result<RedisConnection, ClusterError> {
         let settings = self.settings.clone();
         let Backend::Redis { database, master } = &settings.backend else {
@@ -84,16 +86,17 @@ impl MasterResolver {
         Ok(link)
     }
 
-    /// The Sentinel that says by itself when another Redis takes the writes; see [`MasterResolver::hear`].
+    /// Returns the connection on which a Sentinel announces a new master; see
+    /// [`MasterResolver::hear`].
     pub fn sentinel(&self) -> Option<&RedisConnection> {
         self.sentinel.as_ref()
     }
 
-    /// Hears what the Sentinel says by itself. Returns whether there was something: then it is time to check.
+    /// Reads announcements of the Sentinel. Returns whether there was one: then a check is due.
     pub fn hear(&mut self) -> bool {
         match self.sentinel.as_mut().map(RedisConnection::hear) {
             Some(Ok(heard)) => heard,
-            // Another is asked when it is time for that.
+            // The next check asks another Sentinel.
             Some(Err(_)) => {
                 let lost = self.sentinel.take();
                 lost.inspect(|link| self.names.failed(link.address()));
@@ -103,8 +106,8 @@ impl MasterResolver {
         }
     }
 
-    /// Whether the Redis that was connected to last is still the one that takes writes, as far as a Sentinel knows that can be
-    /// asked. One that was taken for dead and lives takes them for some time more, from those who have not heard of it.
+    /// Fails if the connected Redis is no longer the master, as far as a Sentinel can be asked. A
+    /// demoted master accepts writes from clients that have not learned of the failover.
     pub fn check(&mut self, deadline: Instant) -> Result<(), ClusterError> {
         let settings = self.settings.clone();
         let Backend::Redis {
@@ -120,13 +123,14 @@ impl MasterResolver {
                     self.sentinel = Some(link);
                     Some(host)
                 }
-                // Another is asked the next time.
+                // The next check asks another Sentinel.
                 Err(_) => {
                     self.names.failed(link.address());
                     None
                 }
             },
-            // The heartbeats wait for it: while nobody answers, that is tried now and then.
+            // Heartbeats wait for this check, so it is skipped most of the time while no Sentinel
+            // answers.
             None if self.rest > 0 => {
                 self.rest -= 1;
                 None
@@ -139,7 +143,7 @@ impl MasterResolver {
         };
         match known {
             Some(host) if self.master.as_ref() != Some(&host) => {
-                // The one that has heard the news is asked first.
+                // Ask the Sentinel that knows of the failover first.
                 self.turn = self.turn.saturating_sub(1);
                 let what = format!("the Sentinels have chosen {host}");
                 Err(ClusterError::new(ErrorKind::Refused, what))
@@ -148,7 +152,7 @@ impl MasterResolver {
         }
     }
 
-    /// Says to a Sentinel who this is.
+    /// Authenticates with a Sentinel.
     fn hello_to_sentinel(
         &self,
         link: &mut RedisConnection,
@@ -166,7 +170,7 @@ impl MasterResolver {
         })
     }
 
-    /// Where the master of this name is, asked of one Sentinel after the other.
+    /// Asks the Sentinels, one after the other, for the host of the master.
     fn ask_sentinels(&mut self, master: &str, deadline: Instant) -> Result<Host, ClusterError> {
         let tls = self.settings.sentinel_tls;
         let tls = tls.then(|| tls::client(&self.settings.credentials));
@@ -181,7 +185,8 @@ impl MasterResolver {
             let left = deadline.saturating_duration_since(Instant::now());
             let share = Instant::now() + left / (hosts.len() - attempt + 1) as u32;
             match self.ask_sentinel(sentinel, master, tls.clone(), share) {
-                // Another is asked first next time: this one may have lost the others.
+                // The next call asks another Sentinel first: this one may be partitioned from the
+                // others.
                 Ok(host) => {
                     self.turn = index + 1;
                     return Ok(host);
@@ -208,7 +213,7 @@ impl MasterResolver {
                 self.sentinel = Some(link);
                 Ok(newer)
             }
-            // If it won't tell, it is asked often enough.
+            // Without announcements, the periodic checks suffice.
             Err(trouble) => {
                 let answers = matches!(trouble.kind, ErrorKind::Refused | ErrorKind::Denied);
                 self.sentinel = answers.then_some(link);
@@ -217,7 +222,8 @@ impl MasterResolver {
         }
     }
 
-    /// Has a Sentinel tell from now on, and asks it after that, or what changes in between would be missed.
+    /// Subscribes to announcements, then asks again: a failover before the subscription would be
+    /// missed otherwise.
     fn listen(
         &self,
         link: &mut RedisConnection,
@@ -258,7 +264,8 @@ impl MasterResolver {
     }
 }
 
-/// Says who this is, in two steps: a Redis that doesn't know HELLO repeats its arguments.
+/// Authenticates and selects RESP3, in two steps: a Redis that does not know HELLO repeats its
+/// arguments in the error.
 fn hello(
     link: &mut RedisConnection,
     user: Option<&str>,
@@ -283,8 +290,9 @@ fn hello(
     Ok(())
 }
 
-/// Whether the command is not known, or not in this form. There is a code for the version of the protocol alone; whoever does not
-/// know the command says so in his own words.
+/// Returns whether the server does not know HELLO, or not in this version. Only an unsupported
+/// protocol version has a code of its own (`NOPROTO`); servers without HELLO use texts of their
+/// own.
 fn is_too_old(trouble: &ClusterError) -> bool {
     let said = trouble.what.to_ascii_lowercase();
     let words = [
@@ -297,7 +305,7 @@ fn is_too_old(trouble: &ClusterError) -> bool {
     trouble.code == "NOPROTO" || trouble.code.eq_ignore_ascii_case("ERR") && is_unknown()
 }
 
-/// Whether this may be a host's, and may stand in the log.
+/// Returns whether `name` may be a host name and is safe to log.
 fn is_name(name: &str) -> bool {
     (1..=253).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }

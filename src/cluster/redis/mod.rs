@@ -1,9 +1,10 @@
-//! The census of a cluster that is always available: each server publishes its count in Redis and hears what all have
-//! together. One thread does that; who asks for the census never waits for it.
+//! Census in the available mode: each server publishes its count in Redis and receives the total.
+//! One thread does that; a worker that answers a census never waits for it.
 //!
-//! The heartbeat is a script (`heartbeat.lua`). Each has a number, so that one that was held up can't undo a later one. What the
-//! others have is what all have without what this server had then, as Redis knew it: both come from the same reply, and the
-//! messages of others are in order with it.
+//! The heartbeat is a script (`heartbeat.lua`). Each heartbeat has a sequence number, so that a
+//! delayed one can't undo a later one. The count of the other servers is the total minus this
+//! server's own count at that time, as Redis knew it: both come from the same reply, and messages
+//! from other servers arrive in order with replies.
 
 mod connection;
 pub mod framing;
@@ -28,16 +29,16 @@ use crate::sync::atomic::AtomicUsize;
 use crate::thread;
 use crate::waker::Waker;
 
-/// What the other servers have, as far as it is known.
+/// Count of the clients of all other servers, as last known.
 #[derive(Debug, Default)]
 pub struct Others {
     clients: AtomicU64,
-    /// Until when that holds, in [`Millis`].
+    /// Time until which that count is valid, in [`Millis`].
     until: AtomicU64,
 }
 
 impl Others {
-    /// What is known from before.
+    /// Starts with the count that the previous process handed over, if any.
     pub fn new(known: Option<handover_state::Census>) -> Self {
         let (clients, until) = known.map_or((0, 0), |known| (known.others, known.until.0));
         Others {
@@ -46,16 +47,16 @@ impl Others {
         }
     }
 
-    /// How many clients they have; none once that is too old to be believed.
+    /// Returns the number of their clients; 0 once it has expired.
     #[inline]
     pub fn now(&self) -> u64 {
         self.known().0
     }
 
-    /// How many they have, and until when that holds; none, and the beginning of time, once that is too old to be believed.
+    /// Returns the number of their clients and until when it is valid; zeros once it has expired.
     #[inline]
     pub fn known(&self) -> (u64, Millis) {
-        // In this order: the number is as new as the moment until which it holds, or newer.
+        // Loads in this order, so that the count is at least as new as its expiry.
         let until = Millis(self.until.load(Ordering::Acquire));
         let clients = self.clients.load(Ordering::Acquire);
         if Millis::now() < until {
@@ -71,25 +72,25 @@ impl Others {
     }
 }
 
-/// What the thread is to do.
+/// Order to the thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {
     Publish,
-    /// Say nothing more.
+    /// Publish nothing more.
     Pause,
-    /// Say goodbye.
+    /// Remove this server from the cluster and stop.
     Leave,
 }
 
-/// What is published.
+/// Data to publish.
 struct Source {
-    /// Whose clients they are.
+    /// Identity of this server.
     member: Member,
-    /// How many.
+    /// Number of its clients.
     clients: Arc<AtomicUsize>,
-    /// Whether they are to be published.
+    /// Current order.
     order: Arc<Mutex<Order>>,
-    /// Rings when any of that changes.
+    /// Wakes when the number of clients or the order changes.
     waker: Arc<Waker>,
 }
 
@@ -98,26 +99,26 @@ impl Source {
         *lock(&self.order)
     }
 
-    /// How many clients there are to be published, if they are to be.
+    /// Returns the number of clients to publish; `None` while publishing is paused.
     fn clients(&self) -> Option<usize> {
-        // Until this is read, nobody says that it no longer counts.
+        // Holds the lock while the number is read, so that nobody pauses the publishing in between.
         let order = lock(&self.order);
         (*order != Order::Pause).then(|| self.clients.load(Ordering::SeqCst))
     }
 }
 
-/// The thread that publishes.
+/// Handle of the thread that publishes.
 pub struct Publisher {
     order: Arc<Mutex<Order>>,
     waker: Arc<Waker>,
-    /// Disconnects with the first reply.
+    /// Disconnects on the first reply.
     first: Receiver<()>,
-    /// Disconnects when the thread has ended.
+    /// Disconnects when the thread ends.
     ended: Receiver<()>,
 }
 
 impl Publisher {
-    /// Publishes the number of `clients` from now on, and hears the `others`.
+    /// Starts the thread: it publishes the number of `clients` and updates `others`.
     pub fn start(
         settings: Arc<Settings>,
         member: Member,
@@ -148,21 +149,22 @@ impl Publisher {
         })
     }
 
-    /// Waits for the first reply, for so long at most.
+    /// Waits for the first reply, `patience` at most.
     pub fn wait_for_first(&self, patience: Duration) {
-        // It disconnects, or the time is over.
+        // Disconnected or timed out: both end the wait.
         let _ = self.first.recv_timeout(patience);
     }
 
-    /// Publishes nothing from now on, whatever becomes of the clients. Those who have heard of them believe in them for some time.
+    /// Publishes nothing more, whatever becomes of the clients. The other servers count the
+    /// published clients until they expire.
     pub fn pause(&self) {
         self.order(Order::Pause);
     }
 
-    /// Tells the others that all clients are gone, if that can be done within `patience`.
+    /// Tells the other servers that all clients are gone; waits for that, `patience` at most.
     pub fn leave(&self, patience: Duration) {
         self.order(Order::Leave);
-        // It disconnects, or the time is over.
+        // Disconnected or timed out: both end the wait.
         let _ = self.ended.recv_timeout(patience);
     }
 
@@ -183,7 +185,7 @@ impl Drop for Publisher {
     }
 }
 
-/// No code panics while it holds this lock.
+/// Locks the order. No code panics while it holds this lock.
 fn lock(order: &Mutex<Order>) -> MutexGuard<'_, Order> {
     order.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,57 +1,61 @@
-//! What Redis answers to a heartbeat, and what the servers are told when the sum has changed.
+//! Parses the reply to a heartbeat, and the messages that the servers receive when the sum has
+//! changed.
 
 use std::time::Duration;
 
 use redis::Value;
 
-/// More clients than Redis can count are nonsense. Whoever adds some to that many stays within what there is room for.
+/// Largest valid number of clients: that of Redis's integers. Adding this server's own count to it
+/// can't overflow a `u64`.
 const MOST: u64 = i64::MAX as u64;
 
-/// What Redis says to a heartbeat.
+/// State of the cluster in a heartbeat's reply.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Tells this state from one that was lost.
+    /// Identifies this state; a state that replaces a lost one has another epoch.
     pub epoch: Vec<u8>,
-    /// How often the sum has changed.
+    /// Number of changes of the sum.
     pub version: u64,
-    /// The clients of all servers.
+    /// Number of clients of all servers.
     pub total: u64,
-    /// How many servers there are.
+    /// Number of servers.
     pub members: u64,
-    /// What Redis takes for the number of this server.
+    /// Number of this server's clients, as stored in Redis.
     pub own: u64,
-    /// How old the state is.
+    /// Age of the state.
     pub age: Duration,
     /// Whether another server has the same id.
     pub shares_id: bool,
-    /// After how long the others should be told, if they could not be at once; else nothing.
+    /// Time after which the script may notify the others of this change; zero if it has, or if
+    /// nothing changed.
     pub untold: Duration,
 }
 
-/// The reply to a heartbeat.
+/// Reply to a heartbeat.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The time by the clock of Redis, in milliseconds.
+    /// Time of the Redis server, in milliseconds.
     pub clock: u64,
-    /// Nothing if the heartbeat came too late, or at another time than was thought: then nothing was done.
+    /// `None` if Redis rejected the heartbeat, without any change, because its send time did not
+    /// match the Redis clock.
     pub snapshot: Option<Snapshot>,
 }
 
-/// What the servers tell each other when the sum has changed.
+/// Message on the channel for changes of the sum.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Tells this state from one that was lost.
+    /// Identifies this state; a state that replaces a lost one has another epoch.
     pub epoch: Vec<u8>,
-    /// How often the sum has changed.
+    /// Number of changes of the sum.
     pub version: u64,
-    /// The clients of all servers.
+    /// Number of clients of all servers.
     pub total: u64,
-    /// How many servers there are.
+    /// Number of servers.
     pub members: u64,
 }
 
 impl Reply {
-    /// What the script's reply says, if it is one.
+    /// Parses the script's reply; `None` if it is not one.
     pub fn read(reply: Value) -> Option<Self> {
         type Counts = (u64, Vec<u8>, u64, u64, u64, u64, u64, u64, u64);
         if let Value::Array(values) = &reply
@@ -81,7 +85,7 @@ impl Reply {
 }
 
 impl Message {
-    /// What a message says, if it is one of ours.
+    /// Parses a message; `None` if it is not one.
     pub fn read(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let mut words = text.split(' ');

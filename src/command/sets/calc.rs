@@ -1,4 +1,4 @@
-//! The commands that compute: sums, the greater of two, primes.
+//! Arithmetic commands: sums, maxima and primes.
 
 use std::sync::LazyLock;
 
@@ -37,8 +37,9 @@ const MOST_PRIMES: usize = 10_000_000;
 /// The prime number `MOST_PRIMES`: <https://oeis.org/A006988>.
 const GREATEST_PRIME: usize = 179_424_673;
 
-/// A constant that is too large to be written down: 6 MiB that whoever asks first computes, in some 40 ms. Who asks for a prime
-/// while it is computed waits; nobody else does. To look one up takes some 5 µs, and a request has room for 510 of them.
+/// Table of primes, 6 MiB: too large for a constant. The first request for a prime computes it in
+/// about 40 ms; other requests for primes wait meanwhile, all else goes on. A lookup takes about 5
+/// µs, and a request has room for 510 of them.
 static PRIMES: LazyLock<Sieve> = LazyLock::new(|| Sieve::new(GREATEST_PRIME));
 
 fn add<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
@@ -54,7 +55,7 @@ fn max<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandEr
 }
 
 fn np<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
-    // All are looked at before the first is looked up.
+    // Validate all arguments before the first lookup.
     let places = request.arguments().map(|word| {
         number(word)
             .filter(|place| (1..=MOST_PRIMES).contains(place))
@@ -67,7 +68,8 @@ fn np<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Comm
     if places.is_empty() {
         return Err(CommandError::Usage(request.entry));
     }
-    // Not in a turn: all who ask would wait for that, too, and be refused for it.
+    // Computed before the permit is taken: otherwise all requests for primes would wait for the
+    // permit meanwhile, and be refused for it.
     let primes = LazyLock::force(&PRIMES);
     let mut turn = context.limiter.take(request)?;
     let mut words = Vec::with_capacity(places.len());
@@ -78,7 +80,7 @@ fn np<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, Comm
     Ok(Reply::Owned(words.join(" ")))
 }
 
-/// The arguments, if they are exactly two numbers.
+/// Returns the arguments if they are exactly two integers.
 fn integers<'a>(request: &Request<'a>) -> Result<[i64; 2], CommandError<'a>> {
     let [x, y] = request.take()?;
     let integer = |word| {
@@ -90,7 +92,7 @@ fn integers<'a>(request: &Request<'a>) -> Result<[i64; 2], CommandError<'a>> {
     Ok([integer(x)?, integer(y)?])
 }
 
-/// A number in decimal digits, perhaps with a sign.
+/// Parses decimal digits with an optional sign.
 fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
     std::str::from_utf8(word).ok()?.parse().ok()
 }

@@ -1,10 +1,10 @@
-//! The commands that ask the server about itself.
+//! Commands about the server itself and its connection.
 
 use std::sync::atomic::Ordering;
 
 use crate::command::{Context, CommandSpec, CommandClass, Line, CommandError, Reply, Request, CommandSet};
 
-/// WHO, WHERE, WHY, and what every client needs.
+/// WHO, WHERE, WHY, and the commands that every client needs.
 pub const SET: CommandSet = &[
     CommandSpec {
         name: "WHO",

@@ -1,8 +1,10 @@
-//! How fast a server answers: clients that ask as fast as they are answered, or at a rate of their own, and verify every reply.
+//! Load generator: clients send requests as fast as they are answered (closed loop) or at a fixed
+//! rate (open loop), and verify every reply.
 //!
-//! One question tells what the reply must be ([`replies`]). Then a few [`threads`], each with its share of the [`load`] (a number of
-//! [`client`]s, all on the same [`workload`]), keep requests on the way and count ([`stats`]), while [`progress`] shows how far it is;
-//! [`report`] says what was measured, in [`numbers`] that are easy to read.
+//! A first request finds out what the reply must be ([`replies`]). Then a few [`threads`], each
+//! with its share of the [`load`] (a number of [`client`]s, all with the same [`workload`]), keep
+//! requests in flight and collect [`stats`], while [`progress`] shows a progress bar; [`report`]
+//! prints the results, in readable [`numbers`].
 
 mod client;
 mod load;
@@ -33,16 +35,16 @@ use crate::failure::{Failure, REFUSED};
 use crate::options::{Bench, Options};
 use crate::output::{Exchange, Output};
 
-/// Which part of the duration goes before it, uncounted; and how long that is at most.
+/// Warm-up before the measured duration: its fraction of the duration, and its upper bound.
 const WARM_UP: (f64, Duration) = (0.05, Duration::from_millis(500));
 
-/// So long the server may take to see that the one who asked first has left.
+/// The longest wait for the server to close the connection of the first request.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Descriptors that are not those of clients: what a process has, and what each thread has.
+/// File descriptors besides those of clients and threads.
 const DESCRIPTORS: u64 = 32;
 
-/// Measures it, and reports.
+/// Runs the benchmark and prints the report.
 pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
     check(&bench.request)?;
     stdio::has_output().map_err(Failure::Print)?;
@@ -71,7 +73,7 @@ pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Whether this can be asked again and again.
+/// Checks that this request can be repeated on a connection.
 fn check(request: &str) -> Result<(), Failure> {
     let usage = |text: &str| Err(Failure::Usage(text.to_string()));
     if request.contains('\n') {
@@ -103,7 +105,8 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
     let (connection, line) = learnt?;
     let line = line?;
     let address = connection.address();
-    // The server may have no room for one more than the clients. How it says goodbye is not what is asked here.
+    // Closed before the load begins, because the server may have room for no more than the clients.
+    // A failure to close does not matter here.
     connection.finish();
     let _ = connection.end(Deadline::after(options.timeout.min(FAREWELL)));
     let is_number = bench.request.trim().eq_ignore_ascii_case("WHO") && number(&line).is_some();
@@ -130,7 +133,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         errors: AtomicU64::new(0),
     });
     let mut stats = threads::load(&shared, threads, end)?;
-    // The first question, and its answer.
+    // The first request and its reply.
     stats.sent += 1;
     stats.answered += 1;
     stats.settle(bench.clients.into());
@@ -152,7 +155,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
     })
 }
 
-/// The first reply, as it comes; or the refusal that came in its place.
+/// Returns the first reply as received, or the error that came instead.
 fn learn(
     connection: &mut Connection,
     request: &str,
@@ -166,7 +169,7 @@ fn learn(
     })
 }
 
-/// Raises the limit on open files as far as so many clients need.
+/// Raises the limit on open files (RLIMIT_NOFILE) as far as the clients need.
 fn make_room(clients: u64, threads: u64) -> Result<(), Failure> {
     let needed = clients + threads + DESCRIPTORS;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

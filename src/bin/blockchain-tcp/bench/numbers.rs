@@ -1,19 +1,19 @@
-//! Numbers as people read them.
+//! Formats numbers for people.
 
 use indicatif::HumanCount;
 
-/// With a comma after each thousand.
+/// Formats a number with commas between its thousands.
 pub fn grouped(number: u64) -> String {
     HumanCount(number).to_string()
 }
 
-/// So many of these.
+/// Formats a number with the noun that it counts.
 pub fn counted(number: u64, one: &str, many: &str) -> String {
     let name = if number == 1 { one } else { many };
     format!("{} {name}", grouped(number))
 }
 
-/// Nanoseconds in a unit in which they are easy to read.
+/// Formats nanoseconds in the unit that is easiest to read.
 pub fn time(nanoseconds: f64) -> String {
     let (value, unit) = match nanoseconds {
         less if less < 1e6 => (less / 1e3, "µs"),

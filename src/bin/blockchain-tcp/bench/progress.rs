@@ -1,4 +1,4 @@
-//! How far it is, on standard error if that is a terminal that can be drawn on.
+//! Progress bar on standard error, if that is a terminal with cursor control.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -11,20 +11,20 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use super::numbers::{counted, grouped};
 use crate::terminal;
 
-/// A rate is that of about so long.
+/// Approximate interval over which the rate is measured.
 const SPAN: Duration = Duration::from_millis(500);
 
-/// The bar. Dropped, it is taken away.
+/// The progress bar, which is removed when it is dropped.
 pub struct Progress {
     bar: ProgressBar,
     duration: Duration,
-    /// Since when the rate is measured, how many replies there were then, and what it was before.
+    /// When the measurement of the rate began, and the number of replies then.
     since: (Instant, u64),
     rate: f64,
 }
 
 impl Progress {
-    /// Nothing has been done of so much time.
+    /// Returns a bar for a benchmark of this duration.
     pub fn new(duration: Duration) -> Self {
         let steps = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let terminal = Term::stderr();
@@ -34,7 +34,7 @@ impl Progress {
         };
         let bar = ProgressBar::with_draw_target(Some(steps), target);
         let style = ProgressStyle::with_template("{wide_bar} {msg}");
-        // It is written here, and a test draws it.
+        // The template is a constant, and a test draws it.
         bar.set_style(style.expect("a template").progress_chars("=> "));
         Progress {
             bar,
@@ -44,7 +44,7 @@ impl Progress {
         }
     }
 
-    /// So much time has passed, in which there were so many replies and errors.
+    /// Shows the time that has passed and the numbers of replies and errors.
     pub fn show(&mut self, elapsed: Duration, answered: u64, errors: u64) {
         let (since, before) = self.since;
         let span = since.elapsed();
@@ -78,8 +78,8 @@ impl Drop for Progress {
     }
 }
 
-/// A terminal of which the last columns are left free: there it shows the ^C, which would begin a new line otherwise. What is drawn
-/// goes out at once, all of it.
+/// Terminal whose last columns are left free: it echoes `^C` there, which would wrap otherwise. All
+/// output is buffered until it is flushed.
 #[derive(Debug)]
 struct Narrower {
     terminal: Term,
@@ -100,7 +100,7 @@ impl Narrower {
         Ok(())
     }
 
-    /// Moves the cursor so far, in the direction of this letter.
+    /// Moves the cursor by this many steps in the direction of this letter (ANSI).
     fn go(&self, steps: usize, direction: char) -> io::Result<()> {
         match steps {
             0 => Ok(()),

@@ -1,30 +1,31 @@
-//! Verifies replies, byte for byte, however they are cut into pieces.
+//! Verifies replies byte for byte, however the stream is split.
 
 use std::borrow::Cow;
 
 use blockchain_tcpd::dial::{LONGEST_REPLY, is_fatal, quoted};
 
-/// How much is read at a time.
+/// Number of bytes to read at a time.
 pub const CHUNK: usize = 64 * 1024;
 
-/// The longest word that is taken for one.
+/// The longest error word that is recognized.
 const LONGEST_WORD: usize = 24;
 
 /// What every reply must be.
 pub enum Expected {
-    /// This line, with its end, so often that it is longer than what is read at a time, whatever part of it came before.
+    /// This line, its end included. It is repeated so that it covers a whole read, also one that
+    /// begins within a line.
     Line {
-        /// How long it is.
+        /// Length of the line.
         length: usize,
-        /// The line, again and again.
+        /// The repeated line.
         repeated: Vec<u8>,
     },
-    /// A number, of which somebody else knows how great it must be.
+    /// A number, whose lower bound the caller checks.
     Number,
 }
 
 impl Expected {
-    /// The same as the first reply, which is this line, without its end.
+    /// Expects the same line as the first reply, given here without its end.
     pub fn same_as(line: &[u8]) -> Self {
         let line = [line, b"\n"].concat();
         Expected::Line {
@@ -58,7 +59,7 @@ impl Expected {
     }
 }
 
-/// The number that a line is, in decimal digits and nothing else.
+/// Parses a line of decimal digits only.
 pub fn number(line: &[u8]) -> Option<u64> {
     if !line.iter().all(u8::is_ascii_digit) {
         return None;
@@ -66,41 +67,42 @@ pub fn number(line: &[u8]) -> Option<u64> {
     std::str::from_utf8(line).ok()?.parse().ok()
 }
 
-/// What a reply is.
+/// Result of verifying a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// What it must be.
+    /// The expected line.
     Right,
     /// A number.
     Number(u64),
-    /// An error, by its word, as the whole line; maybe one after which the server closes.
+    /// An error: its word, the whole line in quotes, and whether the server closes the connection
+    /// after it.
     Refused {
         word: String,
         line: String,
         ends: bool,
     },
-    /// Something else, in quotes.
+    /// Anything else, in quotes.
     Wrong(String),
 }
 
-/// So many replies that came together, and are the same.
+/// A number of consecutive replies with the same verdict.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Found {
     pub count: u32,
     pub verdict: Verdict,
 }
 
-/// How far the replies on a connection have come.
+/// State of the reply stream of a connection.
 #[derive(Default)]
 pub struct Reading {
-    /// How much of the expected line there is, while all is as expected.
+    /// Length of the expected line's prefix that was received, while all bytes are as expected.
     right: usize,
-    /// Otherwise what there is of the line.
+    /// Otherwise the part of the line that was received.
     part: Vec<u8>,
 }
 
 impl Reading {
-    /// A new connection.
+    /// Resets the state for a new connection.
     pub fn restart(&mut self) {
         self.right = 0;
         self.part.clear();
@@ -111,8 +113,8 @@ impl Reading {
         self.right > 0 || !self.part.is_empty()
     }
 
-    /// The next replies in `bytes`, of which they are taken away; nothing if the rest is a part of one. A line without an end
-    /// is wrong.
+    /// Takes the next replies from `bytes`. Returns `None` if the rest is an incomplete reply. A
+    /// line that has no end within [`LONGEST_REPLY`] is wrong.
     pub fn next(&mut self, expected: &Expected, bytes: &mut &[u8]) -> Option<Found> {
         if let Expected::Line { length, repeated } = expected
             && self.part.is_empty()
@@ -153,7 +155,7 @@ impl Reading {
     }
 }
 
-/// How many bytes both begin with.
+/// Returns the length of the common prefix.
 fn common(read: &[u8], expected: &[u8]) -> usize {
     if expected.get(..read.len()) == Some(read) {
         return read.len();
@@ -166,7 +168,7 @@ fn common(read: &[u8], expected: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    /// What is found in these pieces, and whether a part is left.
+    /// Returns what is found in these pieces, and whether a part is left.
     fn found(expected: &Expected, pieces: &[&[u8]]) -> (Vec<Found>, bool) {
         let mut reading = Reading::default();
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! What a bench says at its end, for people and for scripts.
+//! Report of a benchmark, as text or JSON.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,31 +9,31 @@ use serde_json::{Map, Value, json};
 use super::numbers::{counted, grouped, time};
 use super::stats::Stats;
 
-/// Threads that used more of their time than this may have been what was measured.
+/// CPU utilization of the load threads above which the generator may have been the bottleneck.
 const BUSY: f64 = 0.95;
 
-/// The percentiles of the latency; in the names in JSON, `_` is in the place of the dot.
+/// Percentiles of the latency. In the names of JSON fields `_` replaces the dot.
 const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
-/// What was measured, and how.
+/// Results and parameters of a benchmark.
 pub struct Report {
     pub server: String,
     pub address: String,
     pub request: String,
     /// The first reply.
     pub reply: String,
-    /// Whether the others need not be the same, but numbers that are great enough.
+    /// Whether replies are numbers, of which each must be great enough, instead of the same line.
     pub is_number: bool,
     pub clients: u32,
     pub depth: u32,
-    /// How many requests a second were due, if they did not wait for replies.
+    /// Target rate in requests per second (open loop), if given.
     pub wanted: Option<u32>,
     pub threads: usize,
-    /// What went before, uncounted.
+    /// Duration of the warm-up, which does not count.
     pub warm_up: Duration,
-    /// How long replies counted.
+    /// Duration of the measurement.
     pub window: Duration,
-    /// Whether the user ended it.
+    /// Whether the user ended it early.
     pub interrupted: bool,
     pub stats: Stats,
 }
@@ -46,7 +46,7 @@ impl Report {
         }
     }
 
-    /// Which part of its time the load generator was at work: 1 if all its threads always were.
+    /// Returns the CPU utilization of the load threads: 1 if all of them were always busy.
     fn busy(&self) -> f64 {
         match self.window.as_secs_f64() * self.threads as f64 {
             0.0 => 0.0,
@@ -54,12 +54,12 @@ impl Report {
         }
     }
 
-    /// For people.
+    /// Returns the report as text.
     pub fn text(&self) -> String {
         let stats = &self.stats;
         let mut text = String::new();
         let mut line = |name: &str, value: &str| {
-            // Writing to a string can't fail.
+            // Writing into a String can't fail.
             let _ = writeln!(text, "{name:<9} {value}");
         };
         line("server", &format!("{} ({})", self.server, self.address));
@@ -136,7 +136,7 @@ impl Report {
         text
     }
 
-    /// Each kind that there was, with its number.
+    /// Returns a line for each kind of error that occurred, with its number.
     fn errors(&self) -> Vec<String> {
         let errors = &self.stats.errors;
         let kinds = [
@@ -175,7 +175,7 @@ impl Report {
         said
     }
 
-    /// The latencies in nanoseconds, by their names; none if nothing was measured.
+    /// Returns the latencies in nanoseconds with their names; none if nothing was measured.
     fn latencies(&self) -> Vec<(&'static str, f64)> {
         let latencies = &self.stats.latencies;
         if self.window.is_zero() || latencies.is_empty() {
@@ -189,7 +189,8 @@ impl Report {
         all
     }
 
-    /// How late requests were sent, in nanoseconds, by names; nothing if they were not due at a certain time.
+    /// Returns send delays in nanoseconds with their names; `None` in a closed loop, where no
+    /// request is due at a set time.
     fn delays(&self) -> Option<[(&'static str, f64); 3]> {
         let delays = &self.stats.delays;
         let quantile = |quantile| delays.value_at_quantile(quantile) as f64;
@@ -201,7 +202,7 @@ impl Report {
         (!delays.is_empty()).then_some(all)
     }
 
-    /// For scripts: an object.
+    /// Returns the report as a JSON object.
     pub fn json(&self) -> Value {
         let (stats, errors) = (&self.stats, &self.stats.errors);
         let microseconds = |(name, nanoseconds): (&str, f64)| {
@@ -295,7 +296,7 @@ errors    0
     #[test]
     fn without_time_there_are_none() {
         let mut stats = Stats::new();
-        // Sent while warming up, and answered when all was over.
+        // Sent during the warm-up, and answered after the end.
         stats.time(Duration::from_millis(600), 1, false);
         let report = report(stats, Duration::ZERO);
         assert!(!report.text().contains("latency"), "{}", report.text());

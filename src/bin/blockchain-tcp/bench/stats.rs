@@ -1,4 +1,4 @@
-//! What was counted and timed, by one thread and then by all.
+//! Counters and latency histograms of one thread, and their sum over all.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,72 +7,75 @@ use hdrhistogram::Histogram;
 
 use super::client::Disconnect;
 
-/// How exactly latencies are kept: so many significant digits.
+/// Precision of latencies in significant digits.
 const DIGITS: u8 = 3;
 
-/// The longest latency that is kept as it is.
+/// The longest latency that is recorded exactly; longer ones count as this one.
 const LONGEST_LATENCY: Duration = Duration::from_secs(3600);
 
-/// So many different words of errors are told apart.
+/// The most error words that are counted separately.
 const WORDS: usize = 32;
 
-/// The counts.
+/// Counters and histograms.
 pub struct Stats {
-    /// Requests sent, the uncounted time before and after included.
+    /// Requests sent, including those outside of the measured window.
     pub sent: u64,
-    /// Right replies, the same.
+    /// Right replies, including those outside of the measured window.
     pub answered: u64,
-    /// Right replies within the time that counts.
+    /// Right replies within the measured window.
     pub replies: u64,
-    /// The latencies, in nanoseconds, of the right replies whose requests were on their way within that time.
+    /// Latencies in nanoseconds of the right replies whose requests were in flight within the
+    /// window.
     pub latencies: Histogram<u64>,
-    /// How long after they were due requests were sent, in nanoseconds, of those that were due within that time.
+    /// Delays in nanoseconds between a request's due time and its sending, of requests that were
+    /// due within the window.
     pub delays: Histogram<u64>,
-    /// Requests that belong into the latencies, but had no reply.
+    /// Requests that belong into the latencies, but got no reply.
     pub given_up: u64,
-    /// What went wrong at any time.
+    /// Errors at any time.
     pub errors: Errors,
     /// Replies to WHO below the number of clients.
     pub low: LowCounts,
-    /// Clients that have lost a connection at least once.
+    /// Clients that lost a connection at least once.
     pub losers: u64,
-    /// The CPU time that was used within the time that counts.
+    /// CPU time used within the window.
     pub cpu: Duration,
 }
 
-/// What went wrong, by kind.
+/// Errors by kind.
 #[derive(Default)]
 pub struct Errors {
-    /// Replies that are not what they must be.
+    /// Wrong replies.
     pub wrong: u64,
     /// The first of them, in quotes.
     pub first_wrong: Option<String>,
-    /// Connections that the server closed while requests were waiting.
+    /// Connections that the server closed while requests were in flight.
     pub closed: u64,
     /// Connections that broke.
     pub reset: u64,
-    /// Replies, and connections, that took too long; what else was on the way on that connection is not counted.
+    /// Replies and connections that timed out; other requests in flight on such a connection are
+    /// not counted.
     pub timeout: u64,
-    /// Connections that didn't come about.
+    /// Connections that were not established.
     pub connect: u64,
-    /// Requests that could not be sent within the time for a reply from when they were due.
+    /// Requests that could not be sent within the reply timeout after they were due.
     pub unsent: u64,
-    /// Errors that the server answered, by their word.
+    /// Error replies by their word.
     pub replies: BTreeMap<String, u64>,
 }
 
-/// Counts that are too low, unless some of the clients were gone.
+/// Replies to WHO that are too low, unless some of the clients were disconnected.
 pub struct LowCounts {
-    /// How many.
+    /// Their number.
     pub count: u64,
-    /// The lowest.
+    /// The lowest count.
     pub lowest: Option<u64>,
     /// Their latencies in nanoseconds.
     pub latencies: Histogram<u64>,
 }
 
 impl Stats {
-    /// Nothing yet.
+    /// Returns stats that are all zero.
     pub fn new() -> Self {
         let longest = LONGEST_LATENCY.as_nanos() as u64;
         let none = Histogram::new_with_bounds(1, longest, DIGITS);
@@ -95,7 +98,8 @@ impl Stats {
         }
     }
 
-    /// Right replies of this latency, or those that are low and may turn out to be wrong.
+    /// Records the latency of right replies. Low counts, which may turn out to be wrong, are
+    /// recorded apart.
     pub fn time(&mut self, latency: Duration, count: u32, is_low: bool) {
         let latencies = match is_low {
             true => &mut self.low.latencies,
@@ -104,12 +108,12 @@ impl Stats {
         latencies.saturating_record_n(nanoseconds(latency), u64::from(count));
     }
 
-    /// A request was sent this much later than it was due.
+    /// Records how much later than due a request was sent.
     pub fn note_delay(&mut self, delay: Duration) {
         self.delays.saturating_record(nanoseconds(delay));
     }
 
-    /// Adds what another thread has counted.
+    /// Adds the stats of another thread.
     pub fn add(&mut self, other: Stats) {
         self.sent += other.sent;
         self.answered += other.answered;
@@ -135,7 +139,8 @@ impl Stats {
         self.cpu += other.cpu;
     }
 
-    /// Decides on the replies to WHO that were below the number of clients: as long as some were gone, they may have been right.
+    /// Decides whether low counts were wrong: they may be right if enough clients were
+    /// disconnected.
     pub fn settle(&mut self, clients: u64) {
         if let Some(lowest) = self.low.lowest
             && lowest < clients.saturating_sub(self.losers)
@@ -153,13 +158,13 @@ impl Stats {
     }
 }
 
-/// At least 1, which is the least that is kept.
+/// Returns at least 1, the least value that the histogram records.
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
 impl LowCounts {
-    /// Such a count.
+    /// Counts a low count.
     pub fn note(&mut self, count: u64) {
         self.count += 1;
         self.lowest = Some(self.lowest.map_or(count, |lowest| lowest.min(count)));
@@ -167,26 +172,26 @@ impl LowCounts {
 }
 
 impl Errors {
-    /// All of them.
+    /// Returns the number of all errors.
     pub fn total(&self) -> u64 {
         let connections = self.closed + self.reset + self.timeout + self.connect;
         self.wrong + connections + self.unsent + self.replies.values().sum::<u64>()
     }
 
-    /// A reply that is wrong.
+    /// Counts a wrong reply.
     pub fn note_wrong(&mut self, quoted: String) {
         self.wrong += 1;
         self.first_wrong.get_or_insert(quoted);
     }
 
-    /// A reply that is an error.
+    /// Counts an error reply.
     pub fn note_reply(&mut self, word: String) {
         let room = self.replies.len() < WORDS || self.replies.contains_key(&word);
         let word = if room { word } else { "OTHER".to_string() };
         *self.replies.entry(word).or_default() += 1;
     }
 
-    /// A connection that is lost.
+    /// Counts a lost connection.
     pub fn note_lost(&mut self, lost: Disconnect) {
         match lost {
             Disconnect::Closed => self.closed += 1,

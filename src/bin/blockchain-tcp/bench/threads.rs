@@ -1,4 +1,4 @@
-//! The threads of the load, from their start to what they have counted.
+//! Runs the load threads, and merges their stats.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,10 +16,10 @@ use super::stats::Stats;
 use crate::failure::Failure;
 use crate::interrupt::on_interrupt;
 
-/// How often the progress is shown.
+/// Interval between updates of the progress bar.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Starts so many, and waits for what they have counted by then.
+/// Starts the threads, and returns the sum of their stats after `end`.
 pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Stats, Failure> {
     let begin = Arc::new(OnceLock::new());
     let (ending, begun) = (shared.clone(), begin.clone());
@@ -38,7 +38,7 @@ pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Stats
     let mut orders = Vec::new();
     let mut first = 0;
     for number in 0..threads {
-        // The first ones have one client more if it doesn't come out even.
+        // The remainder is spread over the first threads.
         let share = clients / threads + usize::from(number < clients % threads);
         let share = first..first + share as u64;
         first = share.end;
@@ -81,7 +81,8 @@ pub fn load(shared: &Arc<Shared>, threads: usize, end: Duration) -> Result<Stats
     Ok(stats)
 }
 
-/// Starts one. That it has panicked is news, too: the others wait for orders meanwhile, so that the channel stays open.
+/// Starts a thread. A panic is reported as an event: the other threads wait for orders meanwhile,
+/// so the channel would stay open.
 fn start(
     worker_event: Sender<WorkerEvent>,
     work: impl FnOnce(&Sender<WorkerEvent>) + Send + 'static,
@@ -98,7 +99,7 @@ fn start(
     })
 }
 
-/// Waits until all threads are as far, or as far as they come.
+/// Waits until each thread has reached the next step or failed.
 fn gathered(shared: &Shared, heard: &Receiver<WorkerEvent>, threads: usize) -> Result<(), Failure> {
     let (mut failed, mut full) = (None, None);
     for _ in 0..threads {
@@ -127,12 +128,12 @@ fn gathered(shared: &Shared, heard: &Receiver<WorkerEvent>, threads: usize) -> R
 
 fn tell(orders: &[Sender<Order>], order: impl Fn() -> Order) {
     for thread in orders {
-        // One that has ended has said why.
+        // A thread that has ended has reported why.
         let _ = thread.send(order());
     }
 }
 
-/// Why nothing is measured when a thread has panicked.
+/// The failure if a thread has panicked.
 fn lost() -> Failure {
     Failure::System {
         action: "measure",

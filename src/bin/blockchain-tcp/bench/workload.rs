@@ -1,34 +1,34 @@
-//! What all clients send, what they must get, and what counts.
+//! Workload: what all clients send, the replies they expect, and what is measured.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::replies::Expected;
 
-/// A block of requests is about so long: what is sent at once.
+/// Approximate size in bytes of a block of requests, which one call sends.
 const BLOCK: usize = 64 * 1024;
 
-/// In nanoseconds.
+/// A second in nanoseconds.
 const SECOND: u128 = 1_000_000_000;
 
-/// What all clients send, what they must get, and what counts.
+/// What all clients send, and the replies they expect.
 pub struct Workload {
     pub address: SocketAddr,
-    /// How long a request is, its end included.
+    /// Length of a request, its end included.
     pub length: usize,
-    /// The request, again and again.
+    /// The request, repeated.
     pub block: Vec<u8>,
     pub expected: Expected,
-    /// How many clients there are, and replies to WHO must count.
+    /// Number of clients: the least valid reply to WHO.
     pub clients: u64,
     pub timeout: Duration,
 }
 
 impl Workload {
-    /// All clients send this request.
+    /// Returns a workload of this request.
     pub fn new(address: SocketAddr, request: &[u8], depth: u32, expected: Expected) -> Self {
         let line = [request, b"\n"].concat();
-        // One more than fits, so that a block can begin in the middle of a request.
+        // One more than needed, so that a block can begin within a request.
         let times = (depth as usize).min(BLOCK / line.len()) + 1;
         Workload {
             address,
@@ -41,28 +41,30 @@ impl Workload {
     }
 }
 
-/// From when to when requests and replies count; at first never.
+/// Time window in which requests and replies count; empty at first.
 #[derive(Clone, Copy)]
 pub struct Window {
     pub from: Instant,
     pub to: Instant,
-    /// When requests are due; without it each client asks as soon as it has been answered.
+    /// Schedule of an open loop. Without it each client sends its next request when the last is
+    /// answered.
     pub schedule: Option<Schedule>,
 }
 
 impl Window {
-    /// Whether this moment is within it.
+    /// Returns whether this moment is within the window.
     pub fn holds(&self, moment: Instant) -> bool {
         self.from <= moment && moment < self.to
     }
 
-    /// Whether what was on its way from one moment to the other was so within this time.
+    /// Returns whether a request that was in flight from `sent` to `came` overlaps the window.
     pub fn overlaps(&self, sent: Instant, came: Instant) -> bool {
         sent < self.to && self.from <= came
     }
 }
 
-/// An open loop: when each request is due, whether those before it were answered or not. The clients take turns.
+/// Schedule of an open loop: when each request is due, no matter whether earlier ones were
+/// answered. The clients take turns.
 #[derive(Clone, Copy)]
 pub struct Schedule {
     begin: Instant,
@@ -71,7 +73,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// All these clients together send this number of requests a second from `begin` on.
+    /// Returns a schedule by which these clients together send `rate` requests per second from
+    /// `begin` on.
     pub fn new(begin: Instant, rate: u32, clients: u64) -> Self {
         Schedule {
             begin,
@@ -80,14 +83,14 @@ impl Schedule {
         }
     }
 
-    /// When a request of this client is due; both are numbered from 0.
+    /// Returns when a request of this client is due; both are numbered from 0.
     pub fn due(&self, client: u64, request: u64) -> Instant {
         let number = u128::from(request) * self.clients + u128::from(client);
         let nanoseconds = number * SECOND / self.rate;
         self.begin + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 
-    /// How many requests of this client are due before this moment.
+    /// Returns how many requests of this client are due before this moment.
     pub fn due_before(&self, client: u64, moment: Instant) -> u64 {
         let passed = moment.saturating_duration_since(self.begin).as_nanos();
         let all = (passed * self.rate).div_ceil(SECOND);

@@ -1,4 +1,4 @@
-//! What the shells complete the command lines with.
+//! Shell completion scripts.
 
 use std::fmt::Write as _;
 
@@ -10,18 +10,19 @@ use clap_complete::Shell;
 use super::command;
 use super::requests::WORDS;
 
-/// Where the script for bash takes the word before the one to be completed.
+/// The place in the script for bash where it takes the word before the one to complete.
 const PREVIOUS: &str = "    prev=\"$3\"\n";
 
-/// For bash an equals sign and a colon are words of their own: what is before the one is the option, and behind the other is a port.
+/// Bash splits words at an equals sign and at a colon: the word before `=` is the option, and the
+/// word after `:` is a port.
 const SIGNS: &str = r#"    [[ "${prev}" == "=" ]] && prev="${COMP_WORDS[COMP_CWORD-2]}"
     [[ "${prev}" == ":" || "${COMP_WORDS[COMP_CWORD]}" == ":" ]] && return 0
 "#;
 
-/// No value can be offered.
+/// An empty list: no value is offered.
 const NOTHING: [&str; 0] = [];
 
-/// What this shell reads to complete our command lines.
+/// Returns the completion script for this shell.
 pub fn script(shell: Shell) -> String {
     let value = |argument| value(argument, shell);
     let command = command().mut_args(value);
@@ -33,8 +34,9 @@ pub fn script(shell: Shell) -> String {
     let mut command = command.mut_subcommand("bench", |bench| {
         bench.mut_arg("request", |request| named(request, goes_on))
     });
-    // What is written for bash finds no task of a program with a hyphen in its name: it is written for another. And it knows
-    // names in capital letters only if it is told them.
+    // The generator's script for bash does not find the subcommands of a program with a hyphen in
+    // its name, so it is generated for a name without one. It also needs names in capital letters
+    // as aliases.
     let name = match shell {
         Shell::Bash => {
             command = command.mut_subcommands(in_capitals);
@@ -47,11 +49,12 @@ pub fn script(shell: Shell) -> String {
     let text = String::from_utf8_lossy(&text);
     let text = text.replace(&format!(" {name}\n"), " blockchain-tcp\n");
     match shell {
-        // Where nothing is offered, these would have bash offer the names of files.
+        // With these options bash would offer file names where the script offers nothing.
         Shell::Bash => text
             .replace(" -o bashdefault -o default", "")
             .replace(PREVIOUS, &format!("{PREVIOUS}{SIGNS}")),
-        // A line that ends in an option without its value is no error: the task is still to come.
+        // A line that ends in an option without its value is not an error: the subcommand may
+        // follow.
         Shell::Fish => {
             text.replace("\n    or return\n", "\n    or return 0\n") + &values_for_fish(&command)
         }
@@ -59,14 +62,14 @@ pub fn script(shell: Shell) -> String {
     }
 }
 
-/// With what the shells know of its value: a host, one of a list, or nothing. It is never the name of a file, which is what they offer
-/// if they are told nothing.
+/// Sets what the shell offers as the value of an argument: host names, a list, or nothing. Without
+/// it, shells offer file names, which are never right.
 fn value(argument: Arg, shell: Shell) -> Arg {
     let has_values = argument.get_action().takes_values();
     match (argument.get_value_hint(), shell) {
-        // The generator for bash knows no hosts, but the shell expands a list.
+        // The generator for bash can't complete hosts, but the shell expands this list.
         (ValueHint::Hostname, Shell::Bash) => one_of(argument, ["$(compgen -A hostname)"]),
-        // A colon in the name of a value would be one of zsh's own.
+        // Zsh interprets a colon in the name of a value.
         (ValueHint::Hostname, _) => argument.value_name("HOST"),
         (ValueHint::Unknown, Shell::Bash) if has_values && !has_list(&argument) => {
             one_of(argument, NOTHING)
@@ -76,7 +79,8 @@ fn value(argument: Arg, shell: Shell) -> Arg {
     }
 }
 
-/// What clap leaves out for fish: the values of what is no option, and that none is the name of a file.
+/// Returns completions that clap_complete omits for fish: values of positional arguments, and `-f`
+/// against file names.
 fn values_for_fish(command: &Command) -> String {
     let mut text = String::new();
     for task in command.get_subcommands() {
@@ -89,7 +93,7 @@ fn values_for_fish(command: &Command) -> String {
             values.extend(possible.iter().map(|value| value.get_name().to_string()));
         }
         let (name, values) = (task.get_name(), values.join(" "));
-        // Writing to a text succeeds.
+        // Writing into a String can't fail.
         let _ = writeln!(
             text,
             "complete -c blockchain-tcp -n \"__fish_blockchain_tcp_using_subcommand {name}\" -f -a \"{values}\""
@@ -98,14 +102,14 @@ fn values_for_fish(command: &Command) -> String {
     text
 }
 
-/// An argument that begins with the name of one of these commands.
+/// Completes an argument with the names of these commands.
 fn named(argument: Arg, is_one: impl Fn(&CommandSpec) -> bool) -> Arg {
     let entries = SETS.iter().flat_map(|(_, set)| set.iter());
     let names = entries.filter(|entry| is_one(entry));
     one_of(argument, names.map(|entry| entry.name.to_lowercase()))
 }
 
-/// An argument that has one of these values, which need not be its default.
+/// Restricts an argument to these values, and removes its default, which need not be one of them.
 fn one_of(argument: Arg, values: impl IntoIterator<Item = impl Into<PossibleValue>>) -> Arg {
     argument
         .default_value(None::<&str>)
@@ -116,7 +120,7 @@ fn has_list(argument: &Arg) -> bool {
     !argument.get_possible_values().is_empty()
 }
 
-/// With the name in capital letters, too.
+/// Adds the names in capital letters as visible aliases, which the script for bash matches.
 fn in_capitals(request: Command) -> Command {
     let aliases: Vec<String> = request.get_all_aliases().map(str::to_string).collect();
     request.alias(None::<&str>).visible_aliases(aliases)

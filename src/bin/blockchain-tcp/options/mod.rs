@@ -1,5 +1,5 @@
-//! What the client can be told: options, [`variables`], and the task or one of the [`requests`]. [`completions`] has it all for the
-//! shells.
+//! Command line of the client: options, environment [`variables`], and a task or one of the
+//! [`requests`]. [`completions`] generates shell completions.
 
 mod completions;
 mod requests;
@@ -40,7 +40,7 @@ struct Line {
     task: Subtask,
 }
 
-/// What `--help` ends with.
+/// The end of `--help`.
 const AFTER_HELP: &str = "\
 Exit status:
   0   answered
@@ -177,29 +177,29 @@ fn number_up_to(most: u32, text: &str) -> Result<u32, String> {
     }
 }
 
-/// What is to be done.
+/// The task to run.
 #[derive(Debug)]
 pub enum Task {
-    /// To ask this, in so many words.
+    /// Sends this request, word by word.
     Ask(Vec<OsString>),
-    /// To converse.
+    /// Opens the interactive shell, or a pipe.
     Connect,
-    /// To show the count.
+    /// Shows the number of clients.
     Watch(Watch),
-    /// To measure.
+    /// Runs the benchmark.
     Bench(Bench),
 }
 
-/// What the command line asks for.
+/// Result of parsing the command line.
 pub enum Asked {
-    /// To do this.
+    /// Run this task.
     Do(Options, Task),
-    /// To print this text: `--help`, `--version`, completions.
+    /// Print this text: `--help`, `--version` or completions.
     Print(String),
 }
 
 impl Options {
-    /// Which addresses of a name are wanted.
+    /// Returns the address family to use.
     fn family(&self) -> AddressFamily {
         match (self.use_ipv4, self.use_ipv6) {
             (true, _) => AddressFamily::V4,
@@ -208,12 +208,13 @@ impl Options {
         }
     }
 
-    /// The way to the server.
+    /// Returns the route to the server.
     pub fn route(&self) -> Route {
         Route::new(self.server.clone(), self.family())
     }
 
-    /// The options in `arguments`, of which the first is the program's name, and in the environment.
+    /// Parses the options in `arguments`, whose first is the program's name, and in the
+    /// environment.
     pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, Failure> {
         let arguments: Vec<OsString> = arguments.into_iter().collect();
         match command().try_get_matches_from(&arguments) {
@@ -246,12 +247,13 @@ impl Options {
     }
 }
 
-/// The whole command line.
+/// Returns the whole command line.
 fn command() -> Command {
     command_for(SETS.iter().flat_map(|(_, set)| set.iter()))
 }
 
-/// The same for these commands. One that is named like a task of ours is asked as any other that isn't known: behind `--`.
+/// Returns the command line with these requests. A request that is named like a task is sent as
+/// unknown requests are: after `--`.
 fn command_for(entries: impl Iterator<Item = &'static CommandSpec>) -> Command {
     let is_task = |entry: &&CommandSpec| Subtask::has_subcommand(&entry.name.to_lowercase());
     let requests = entries.filter(|entry| !is_task(entry));
@@ -260,7 +262,7 @@ fn command_for(entries: impl Iterator<Item = &'static CommandSpec>) -> Command {
         .mut_args(below_its_own)
 }
 
-/// What all tasks take stands below what one takes by itself.
+/// Lists options of all tasks below those of a single task.
 fn below_its_own(argument: Arg) -> Arg {
     match argument.is_global_set() {
         true => argument.help_heading("Options of all tasks"),
@@ -268,7 +270,7 @@ fn below_its_own(argument: Arg) -> Arg {
     }
 }
 
-/// What clap finds wrong.
+/// Converts an error of clap.
 fn usage(error: &clap::Error) -> Failure {
     if error.kind() == ErrorKind::MissingSubcommand {
         let text = "what is to be asked? For example: blockchain-tcp who";

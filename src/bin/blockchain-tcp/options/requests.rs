@@ -1,4 +1,5 @@
-//! The requests in the command line: all that servers of this version answer, and any other.
+//! Requests as subcommands: all commands that servers of this version know, and any other word as
+//! an external subcommand.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -8,13 +9,13 @@ use clap::{Arg, ArgMatches, Command, CommandFactory as _};
 
 use super::Line;
 
-/// The arguments of a request.
+/// Id of the arguments of a request.
 pub const WORDS: &str = "words";
 
-/// Those of a request that isn't known, by clap's name for them.
+/// Clap's id for the arguments of an unknown request.
 const UNKNOWN_WORDS: &str = "";
 
-/// `tasks`, which has the tasks, with these requests.
+/// Adds these requests to `tasks`, the command line that has the tasks.
 pub fn added_to(tasks: Command, entries: impl Iterator<Item = &'static CommandSpec>) -> Command {
     let help = help_template(&tasks);
     tasks
@@ -26,7 +27,7 @@ pub fn added_to(tasks: Command, entries: impl Iterator<Item = &'static CommandSp
 }
 
 fn request(entry: &CommandSpec) -> Command {
-    // All are passed on: the server knows how many it takes.
+    // Any number of arguments is sent: the server checks it.
     let words = Arg::new(WORDS)
         .num_args(0..)
         .allow_negative_numbers(true)
@@ -35,23 +36,24 @@ fn request(entry: &CommandSpec) -> Command {
     let name = entry.name.to_lowercase();
     let usage = format!("blockchain-tcp [OPTIONS] {}", with_arguments(entry));
     Command::new(name)
-        // As the documents write it.
+        // The documents write commands in capital letters.
         .alias(entry.name)
         .about(entry.summary)
         .override_usage(usage)
         .arg(words)
 }
 
-/// How it is written.
+/// Returns the usage of a request.
 fn with_arguments(entry: &CommandSpec) -> String {
     let text = [&entry.name.to_lowercase(), entry.arguments].join(" ");
     text.trim_end().to_string()
 }
 
-/// The words of the request that this asks for, if `is_task` says that it is none.
+/// Returns the words of the request, or `None` if the command line runs a task, as `is_task`
+/// decides.
 pub fn words(matches: &ArgMatches, is_task: impl Fn(&str) -> bool) -> Option<Vec<OsString>> {
     let (name, asked) = matches.subcommand()?;
-    // Also one that is named like a task, behind `--`.
+    // A request after `--` is an external subcommand, even if it is named like a task.
     let is_unknown = asked.ids().any(|id| id.as_str() == UNKNOWN_WORDS);
     if is_task(name) && !is_unknown {
         return None;
@@ -62,18 +64,19 @@ pub fn words(matches: &ArgMatches, is_task: impl Fn(&str) -> bool) -> Option<Vec
     Some(std::iter::once(name).chain(arguments.cloned()).collect())
 }
 
-/// `--help`: the tasks and the requests apart, which clap would list as one. `line` has the tasks.
+/// Returns the template of `--help`, with separate lists for tasks and requests, which clap would
+/// merge. `line` has the tasks.
 fn help_template(line: &Command) -> String {
     let mut text = "{about}\n\n{usage-heading} {usage}\n\nTasks:\n".to_string();
     let mut row = |name: &str, says: &str| {
-        // Writing to a text succeeds.
+        // Writing into a String can't fail.
         let _ = writeln!(text, "  {name:<14}  {says}");
     };
     for task in line.get_subcommands() {
         let about = task.get_about().map(ToString::to_string);
         row(task.get_name(), &about.unwrap_or_default());
     }
-    // Those that every server answers come first.
+    // The set that every server offers comes first.
     let (server, others): (Vec<_>, Vec<_>) = SETS
         .iter()
         .copied()
@@ -91,7 +94,7 @@ fn help_template(line: &Command) -> String {
     text + "\nOptions:\n{options}{after-help}"
 }
 
-/// The task that is most likely meant by this, if it is nearly the name of one.
+/// Returns the task with the most similar name, if `word` is nearly its name.
 pub fn misspelt_task(word: &OsStr) -> Option<String> {
     let word = word.to_str()?.to_lowercase();
     let names = Line::command();

@@ -1,4 +1,4 @@
-//! What is said of a variable that is wrong; and that one which isn't needed may be anything.
+//! Error messages for environment variables; variables that are not needed are not validated.
 
 use std::ffi::OsString;
 
@@ -10,7 +10,7 @@ use clap::{Arg, ArgMatches};
 use super::{command, usage};
 use crate::failure::Failure;
 
-/// An empty variable counts as not set.
+/// Ignores a variable that is empty.
 pub fn without_empty(argument: Arg) -> Arg {
     let variable = argument.get_env().and_then(std::env::var_os);
     match variable.is_some_and(|value| value.is_empty()) {
@@ -19,7 +19,8 @@ pub fn without_empty(argument: Arg) -> Arg {
     }
 }
 
-/// A command line that is right, but for a variable that it doesn't need; otherwise, what is wrong with it or with a variable.
+/// Parses a command line that is valid except for a variable that it does not need. Otherwise
+/// returns the error of the command line or of a variable.
 pub fn without_overruled(arguments: &[OsString]) -> Result<ArgMatches, Failure> {
     let without_variables = command().mut_args(|argument| argument.env(None::<&str>));
     let given = without_variables.try_get_matches_from(arguments);
@@ -36,7 +37,7 @@ pub fn without_overruled(arguments: &[OsString]) -> Result<ArgMatches, Failure> 
     })
 }
 
-/// Whether the command line says it itself, or needs none.
+/// Returns whether the command line does not need the argument's variable.
 fn is_overruled(argument: &Arg, given: &ArgMatches) -> bool {
     let id = argument.get_id().as_str();
     let task = given.subcommand();

@@ -1,4 +1,4 @@
-//! Completes the names of the commands that the server has told.
+//! Tab completion of the names of commands that the server offers.
 
 use rustix::termios::tcgetwinsize;
 use rustyline::completion::{Completer, Pair};
@@ -7,14 +7,14 @@ use rustyline::hint::Hinter;
 use rustyline::validate::Validator;
 use rustyline::{Context, Helper};
 
-/// What this program answers itself, or leaves with.
+/// Commands that this program handles itself.
 const OWN: [&str; 3] = ["HELP", "QUIT", "EXIT"];
 
-/// The names that can be completed, in capital letters.
+/// The names to complete, in capital letters.
 pub struct Names(Vec<String>);
 
 impl Names {
-    /// What the server has told, and our own.
+    /// Returns the names that the server listed, and this program's own.
     pub fn new(told: &[&str]) -> Self {
         let mut names: Vec<String> = told.iter().map(|name| name.to_ascii_uppercase()).collect();
         for own in OWN {
@@ -25,8 +25,8 @@ impl Names {
         Names(names)
     }
 
-    /// Where the word at the end of `text` begins, and the names that begin with it, in its case: the command's, or that of
-    /// the command to be helped with.
+    /// Returns where the last word of `text` begins, and the names that complete it, in its case.
+    /// Completes the command, and the argument of HELP.
     fn complete(&self, text: &str) -> (usize, Vec<String>) {
         let start = text.rfind([' ', '\t']).map_or(0, |blank| blank + 1);
         let (before, word) = text.split_at(start);
@@ -58,7 +58,7 @@ impl Completer for Names {
         let (start, mut names) = Names::complete(self, line.get(..position).unwrap_or_default());
         let size = tcgetwinsize(rustix::stdio::stdout());
         let (rows, columns) = size.map_or((0, 0), |size| (size.ws_row, size.ws_col));
-        // A name that is whole is parted from what follows it.
+        // A blank follows a complete name.
         let end = if names.len() == 1 { " " } else { "" };
         if !has_room(&names, rows.into(), columns.into()) {
             names = vec![common(&names)];
@@ -71,15 +71,15 @@ impl Completer for Names {
     }
 }
 
-/// Whether a screen of this size has room for a list of these. The editor would show a longer one page by page, and hear no ^C
-/// meanwhile.
+/// Returns whether a screen of this size has room for a list of these names. The editor would show
+/// a longer list page by page, during which ^C has no effect.
 fn has_room(names: &[String], rows: usize, columns: usize) -> bool {
     let widest = names.iter().map(String::len).max().unwrap_or(0);
     let in_a_row = (columns / (widest + 2)).max(1);
     names.len() < 2 || names.len().div_ceil(in_a_row) < rows
 }
 
-/// What all of these begin with.
+/// Returns the common prefix.
 fn common(names: &[String]) -> String {
     let mut names = names.iter();
     let mut common = names.next().cloned().unwrap_or_default();

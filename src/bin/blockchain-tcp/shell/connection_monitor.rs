@@ -1,4 +1,4 @@
-//! Keeps an eye on the connection while a person types, and says at once when it is lost.
+//! Connection monitor: watches the connection while the user types, and reports its loss at once.
 
 use std::io::{self, PipeReader};
 use std::sync::mpsc::{self, Sender};
@@ -12,20 +12,21 @@ use rustyline::ExternalPrinter;
 use super::link::{Link, read_final_message, say};
 use super::prompt::Prompt;
 
-/// Says what the lookout sees, above the line that is being edited.
+/// Prints messages above the line that is being edited.
 #[derive(Clone)]
 pub struct AsyncPrinter(Sender<String>);
 
 impl AsyncPrinter {
-    /// Cries by this printer; without one, on standard error. In a thread of its own, because the printer blocks while a text that
-    /// came too late for one line waits for the next.
+    /// Returns a printer that uses this external printer, or standard error without one. It prints
+    /// in a thread of its own, because an external printer blocks when its text arrives after the
+    /// end of a line, until the next line.
     pub fn new(printer: Option<impl ExternalPrinter + Send + 'static>) -> io::Result<Self> {
         let (crier, cries) = mpsc::channel::<String>();
         let print = move || {
             let mut printer = printer;
             for text in cries {
                 match &mut printer {
-                    // It fails only together with the terminal.
+                    // It fails only if the terminal is gone.
                     Some(printer) => drop(printer.print(text + "\n")),
                     None => say("", &text),
                 }
@@ -37,12 +38,12 @@ impl AsyncPrinter {
     }
 
     fn print(&self, text: String) {
-        // It lives as long as anybody can cry.
+        // The thread lives as long as a sender does.
         let _ = self.0.send(text);
     }
 }
 
-/// Watches the connection of this link until `edit` has done behind this prompt.
+/// Watches the connection of this link while `edit` runs behind this prompt.
 pub fn with_monitor<T>(
     link: &mut Link<'_>,
     crier: &AsyncPrinter,
@@ -52,7 +53,7 @@ pub fn with_monitor<T>(
     let Some(connection) = link.take_connection() else {
         return edit();
     };
-    // Without descriptors for it, the next line finds out.
+    // Without descriptors there is no monitor, and the next request finds a lost connection.
     let Ok((dismissed, dismiss)) = io::pipe() else {
         link.take_back(Some(connection));
         return edit();
@@ -60,10 +61,11 @@ pub fn with_monitor<T>(
     thread::scope(|scope| {
         let watch = move || watch(connection, &dismissed, crier, prompt);
         let connection_monitor = thread::Builder::new().name("lookout".to_string());
-        // Without a thread for it, the connection is gone with the closure, and the next line makes another.
+        // Without a thread the connection is dropped with the closure, and the next request
+        // reconnects.
         let connection_monitor = connection_monitor.spawn_scoped(scope, watch);
         let edited = edit();
-        // Closed, it wakes the lookout; if `edit` panics, that is so, too.
+        // Closing the pipe stops the monitor, also if `edit` panics.
         drop(dismiss);
         let with_monitor = connection_monitor
             .ok()
@@ -73,7 +75,7 @@ pub fn with_monitor<T>(
     })
 }
 
-/// Watches until dismissed. The connection is given back unless it was lost.
+/// Watches until it is dismissed. Returns the connection unless it was lost.
 fn watch(
     connection: Connection,
     dismissed: &PipeReader,
@@ -88,7 +90,7 @@ fn watch(
         match poll(&mut polled, None) {
             Err(Errno::INTR) => {}
             Err(_) => break true,
-            // What comes together with the line is found when that is sent.
+            // If both are ready, the loss is found when the line is sent.
             Ok(_) => break !polled[0].revents().is_empty(),
         }
     };

@@ -1,4 +1,4 @@
-//! The line editor at a terminal.
+//! Line editor at a terminal.
 
 use std::io::ErrorKind;
 
@@ -14,32 +14,33 @@ use super::prompt::Prompt;
 use super::signals::Interrupts;
 use crate::failure::Failure;
 
-/// What came of reading.
+/// Result of reading a line.
 pub enum Read {
-    /// This was typed, or pasted: maybe several lines.
+    /// Input, typed or pasted, of one or more lines.
     LineBuffer(String),
-    /// The line was abandoned.
+    /// The line was abandoned (^C).
     Abandoned,
-    /// There is no more.
+    /// End of the input.
     End,
 }
 
-/// Reads lines with editing, history and completion.
+/// Line editor with history and completion.
 pub struct Editor {
     lines: Rustyline<Names, MemHistory>,
     history: History,
     interrupts: Interrupts,
-    /// Whether the terminal is one that can't be edited in.
+    /// Whether the terminal can't be edited in.
     is_dumb: bool,
 }
 
 impl Editor {
-    /// An editor that knows what was typed the last time.
+    /// Returns an editor with the history of earlier sessions.
     pub fn new(interrupts: Interrupts) -> Result<Self, Failure> {
         let config = Config::builder()
             .completion_type(CompletionType::List)
             .completion_show_all_if_ambiguous(true)
-            // It would ask whether to show them, and hear no ^C.
+            // Otherwise the editor would ask whether to list them, and ^C would have no effect
+            // meanwhile.
             .completion_prompt_limit(usize::MAX)
             .bell_style(BellStyle::None)
             .history_ignore_space(true)
@@ -64,12 +65,13 @@ impl Editor {
         })
     }
 
-    /// What prints above the line that is being edited; nothing in a terminal that can't.
+    /// Returns a printer above the line that is being edited, or `None` if the terminal has no such
+    /// capability.
     pub fn printer(&mut self) -> Option<impl ExternalPrinter + Send + use<>> {
         self.lines.create_external_printer().ok()
     }
 
-    /// Completes these names from now on.
+    /// Sets the names to complete.
     pub fn complete(&mut self, names: Names) {
         self.lines.set_helper(Some(names));
     }
@@ -77,7 +79,7 @@ impl Editor {
     /// Reads a line.
     pub fn read(&mut self, prompt: &Prompt) -> Result<Read, Failure> {
         let read = match self.is_dumb {
-            // ^C is a signal there.
+            // On such a terminal ^C is a signal.
             true => self
                 .interrupts
                 .behind(prompt.text(), || read_plainly(&mut self.lines, prompt)),
@@ -85,7 +87,7 @@ impl Editor {
         };
         match read {
             Ok(line) => {
-                // Kept before it is asked, so that it isn't lost with the reply.
+                // Saved before the request is sent, so that it is not lost if there is no reply.
                 if self.lines.add_history_entry(&line).is_ok_and(|added| added) {
                     self.history.keep(&line);
                 }
@@ -104,7 +106,8 @@ impl Editor {
     }
 }
 
-/// Reads a line in a terminal that can't be edited in. The editor can't wait itself if the terminal doesn't block.
+/// Reads a line on a terminal that can't be edited in. The editor itself can't wait on a
+/// non-blocking terminal.
 fn read_plainly(
     lines: &mut Rustyline<Names, MemHistory>,
     prompt: &Prompt,

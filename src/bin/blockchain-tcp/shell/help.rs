@@ -1,20 +1,21 @@
-//! What `help` shows at a terminal: every command of this server with its arguments and what it does.
+//! Table of commands that `help` shows at a terminal: every command of this server with its
+//! arguments and summary.
 
 use blockchain_tcpd::dial::Reply;
 
 use super::link::Link;
 use crate::failure::Failure;
 
-/// More names than any server of ours has.
+/// The most names that are requested: more than our server has.
 const MOST_NAMES: usize = 256;
 
-/// What this program does itself.
+/// Help on the keys of the editor.
 const KEYS: &str = "\
 Tab completes a command, the arrows up and down go through what was typed before, ^R searches it.
 ^C abandons the line, or the wait for a reply; exit, quit or ^D leaves.
 ";
 
-/// The names in a reply to `HELP`.
+/// Returns the names in a reply to `HELP`.
 pub fn names(reply: &Reply) -> Vec<&str> {
     match reply {
         Reply::Value(names) => names
@@ -26,7 +27,7 @@ pub fn names(reply: &Reply) -> Vec<&str> {
     }
 }
 
-/// Asks the server for all of it.
+/// Requests the help on all commands, and returns the table.
 pub fn ask(link: &mut Link<'_>) -> Result<String, Failure> {
     let list = link.ask(b"HELP")?;
     if let Reply::Refused { .. } = list {
@@ -44,7 +45,7 @@ pub fn ask(link: &mut Link<'_>) -> Result<String, Failure> {
     Ok(table(&replies) + "\n" + KEYS)
 }
 
-/// The replies to `HELP` with a name, in two columns.
+/// Formats replies to `HELP` with a name, in two columns.
 fn table(replies: &[Reply]) -> String {
     let lines: Vec<String> = replies.iter().map(Reply::to_string).collect();
     let rows: Vec<(&str, &str)> = lines

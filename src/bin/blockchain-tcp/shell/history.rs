@@ -1,7 +1,9 @@
-//! The lines that were typed, kept in a file for the next time. Whatever is wrong with it is said once and harms nothing.
+//! History file of the shell. An error is reported once and disables the history.
 //!
-//! The file is that of rustyline: `#V2`, and then a line each, in which `\\` stands for a backslash and `\n` for a line end. It is read and
-//! written here, because rustyline gives up a file with a byte that is not UTF-8, and empties it before it writes it anew.
+//! The format is that of rustyline: `#V2`, and then one entry per line, in which `\\` stands for a
+//! backslash and `\n` for a line end. This module reads and writes the file itself, because
+//! rustyline rejects a file with a byte that is not UTF-8, and truncates the file before it
+//! rewrites it.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -13,22 +15,22 @@ use blockchain_tcpd::error::plain;
 use rustyline::error::ReadlineError;
 use rustyline::history::{History as _, MemHistory};
 
-/// How many lines are kept.
+/// The most lines that are kept.
 pub const LINES: usize = 1000;
 
-/// What the file begins with.
+/// Header of the file.
 const VERSION: &[u8] = b"#V2\n";
 
-/// The file, until there is trouble with it.
+/// The history file; `None` if there is none, or after an error.
 pub struct History(Option<PathBuf>);
 
 impl History {
-    /// The file that the environment names, or the usual one of this user, if there is any to be.
+    /// Returns the file that the environment names, or the user's default.
     pub fn from_environment() -> Self {
         History(path(|name| std::env::var_os(name)))
     }
 
-    /// Reads what was typed before. What is not UTF-8 is shown as well as it can be.
+    /// Loads the lines. Bytes that are not UTF-8 are replaced.
     pub fn load(&mut self, lines: &mut MemHistory) {
         self.attempt(|path| {
             let mut file = match File::open(path) {
@@ -38,14 +40,14 @@ impl History {
             file.lock_shared()?;
             for line in read(&mut file)?.split(|byte| *byte == b'\n') {
                 let line = unescaped(&String::from_utf8_lossy(line));
-                // A blank line, and one that equals the line before it, is not added.
+                // Blank lines and consecutive duplicates are not added.
                 lines.add_owned(line).map_err(io_error)?;
             }
             Ok(())
         });
     }
 
-    /// Keeps this line, beside what others have typed.
+    /// Appends this line to those of all sessions.
     pub fn keep(&mut self, line: &str) {
         self.attempt(|path| {
             if let Some(folder) = path.parent() {
@@ -73,7 +75,8 @@ impl History {
                 text.push(b'\n');
             }
             text.extend(line.bytes());
-            // What is there is written over before it is cut: if the disk is full, it stays.
+            // The old text is overwritten before the file is truncated, so that it survives a full
+            // disk.
             file.seek(SeekFrom::Start(0))?;
             file.write_all(&text)?;
             file.set_len(text.len() as u64)
@@ -84,7 +87,7 @@ impl History {
         let Some(path) = &self.0 else {
             return;
         };
-        // A pipe would be waited for.
+        // Opening a pipe would block.
         let is_file = fs::metadata(path).map_or(true, |metadata| metadata.is_file());
         let done = match is_file {
             true => action(path),
@@ -98,7 +101,8 @@ impl History {
     }
 }
 
-/// The lines of this file, escaped. One of an older version of rustyline has no escapes.
+/// Returns the lines of this file, escaped. Files of older versions of rustyline contain no
+/// escapes.
 fn read(file: &mut File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
@@ -112,7 +116,7 @@ fn read(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(bytes.iter().flat_map(escaped).collect())
 }
 
-/// A line of the file, with its end.
+/// Returns a line of the file, with its end.
 fn escaped(line: &str) -> String {
     line.replace('\\', r"\\").replace('\n', r"\n") + "\n"
 }
@@ -136,7 +140,7 @@ fn unescaped(line: &str) -> String {
     text
 }
 
-/// What the system said.
+/// Converts an error of rustyline to the system's error.
 pub fn io_error(error: ReadlineError) -> io::Error {
     match error {
         ReadlineError::Io(error) => error,
@@ -150,7 +154,7 @@ fn path(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     if let Some(path) = variable("BLOCKCHAIN_TCP_HISTORY") {
         return named(path);
     }
-    // A relative one is to be ignored (XDG Base Directory Specification).
+    // A relative path must be ignored (XDG Base Directory Specification).
     let state = variable("XDG_STATE_HOME").and_then(named);
     let state = state.filter(|state| state.is_absolute()).or_else(|| {
         let home = variable("HOME").and_then(named)?;
@@ -171,7 +175,7 @@ mod tests {
             assert!(!kept.contains('\n'), "{kept:?}");
             assert_eq!(unescaped(kept), line);
         }
-        // This program does not write these.
+        // This program never writes these.
         assert_eq!(unescaped(r"a\b\"), r"a\b\");
     }
 

@@ -1,4 +1,4 @@
-//! The connection of a conversation, made anew when it is lost.
+//! Connection of the shell, which reconnects after a loss.
 
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
@@ -12,13 +12,13 @@ use super::signals::{Interrupts, Opened, Wait};
 use crate::failure::{Failure, eprintln_line};
 use crate::options::Options;
 
-/// How long a server that has closed, or should, may take to say its last words.
+/// The longest wait for the final message of a server that has closed, or is about to.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What is said when the connection is found lost.
+/// Message when the connection is found lost.
 pub const LOST: &str = "connection lost; the next line connects again";
 
-/// That the connection is lost, with what the server said unasked before.
+/// A lost connection, with the final message that the server sent unasked.
 pub struct Disconnected(pub Option<Failure>);
 
 impl fmt::Display for Disconnected {
@@ -30,22 +30,22 @@ impl fmt::Display for Disconnected {
     }
 }
 
-/// The way to the server.
+/// The link to the server.
 pub struct Link<'a> {
     options: &'a Options,
     route: Route,
     interrupts: Interrupts,
-    /// What our own words begin with.
+    /// Prefix of this program's own messages.
     name: &'static str,
     connection: Option<Connection>,
-    /// How many connections there have been.
+    /// Number of connections so far.
     connections: usize,
-    /// Whether something was answered on the last of them.
+    /// Whether the last of them has had a reply.
     was_answered: bool,
 }
 
 impl<'a> Link<'a> {
-    /// A link that is not connected yet.
+    /// Returns a link that is not connected yet.
     pub fn new(options: &'a Options, interrupts: Interrupts, name: &'static str) -> Self {
         Link {
             options,
@@ -58,7 +58,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Connects, unless it is connected.
+    /// Connects, unless the link is connected.
     pub fn connect(&mut self) -> Result<(), Failure> {
         self.connection = Some(self.take()?);
         Ok(())
@@ -83,29 +83,30 @@ impl<'a> Link<'a> {
         Ok(connection)
     }
 
-    /// The server's address, if there is a connection.
+    /// Returns the server's address, if the link is connected.
     pub fn address(&self) -> Option<SocketAddr> {
         self.connection.as_ref().map(Connection::address)
     }
 
-    /// The socket, if there is a connection.
+    /// Returns the socket, if the link is connected.
     pub fn socket(&self) -> Option<&TcpStream> {
         self.connection.as_ref().map(Connection::socket)
     }
 
-    /// How many connections there have been.
+    /// Returns the number of connections so far.
     pub fn connections(&self) -> usize {
         self.connections
     }
 
-    /// Asks one thing.
+    /// Sends one request.
     pub fn ask(&mut self, request: &[u8]) -> Result<Reply, Failure> {
         self.ask_all(&[request])
             .map(|mut replies| replies.swap_remove(0))
     }
 
-    /// Asks these things at once, as [`Connection::ask_all`] does; once more if the connection turns out to have been lost before,
-    /// and at the other addresses if this one has let us in and has never said anything.
+    /// Sends these requests at once, as [`Connection::ask_all`] does. Repeats them once if the
+    /// connection turns out to have been lost before, and tries the other addresses if this one
+    /// accepted the connection but never replied.
     pub fn ask_all(&mut self, requests: &[&[u8]]) -> Result<Vec<Reply>, Failure> {
         let was_connected = self.connection.is_some();
         let mut replies = self.exchange(requests)?;
@@ -121,7 +122,8 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Asks these things where this address is not, which has let us in and says nothing.
+    /// Sends these requests to another address than `silent`, which accepted a connection but does
+    /// not reply.
     fn ask_elsewhere(
         &mut self,
         silent: SocketAddr,
@@ -145,7 +147,7 @@ impl<'a> Link<'a> {
         Ok(replies)
     }
 
-    /// Looks whether the connection is lost.
+    /// Checks whether the connection is lost.
     pub fn look(&mut self) -> Option<Disconnected> {
         let connection = self
             .connection
@@ -153,17 +155,17 @@ impl<'a> Link<'a> {
         connection.map(read_final_message)
     }
 
-    /// Lets go of the connection while somebody else watches it.
+    /// Takes the connection out while another thread watches it.
     pub fn take_connection(&mut self) -> Option<Connection> {
         self.connection.take()
     }
 
-    /// Takes back what was lent; nothing if it was lost.
+    /// Puts the connection back, or `None` if it was lost.
     pub fn take_back(&mut self, connection: Option<Connection>) {
         self.connection = connection;
     }
 
-    /// Leaves with this request: the reply, if it comes.
+    /// Sends this final request and closes. Returns the reply, if it arrives.
     pub fn quit(mut self, request: &[u8]) -> Option<Reply> {
         let connection = self.connection.as_mut();
         let connection = connection.filter(|connection| !connection.is_readable());
@@ -173,20 +175,20 @@ impl<'a> Link<'a> {
         reply
     }
 
-    /// Leaves, and waits until the server no longer counts us: what it said before.
+    /// Closes, and waits until the server no longer counts this client. Returns its final message.
     pub fn leave(self) -> Option<Failure> {
         let connection = self.connection?;
         connection.finish();
-        // If the end takes too long, that of this process is the end.
+        // If that takes too long, the end of this process closes the connection.
         read_final_message(connection).0
     }
 
-    /// Says something about the connection.
+    /// Prints a message about the connection.
     pub fn say(&self, text: impl fmt::Display) {
         say(self.name, text);
     }
 
-    /// Connects in a thread, because a wait for a connection can't be ended.
+    /// Connects in a thread, because connecting can't be interrupted.
     fn opened(
         &self,
         open: impl FnOnce() -> Opened + Send + 'static,
@@ -194,23 +196,24 @@ impl<'a> Link<'a> {
         let (tell, told) = mpsc::channel();
         let opened = tell.clone();
         let open = move || {
-            // Nobody waits any more if it was abandoned.
+            // It fails if the wait was abandoned.
             let _ = opened.send(Some(open()));
         };
         let opened = self.interrupts.during(Wait::Connection(tell), || {
             let thread = thread::Builder::new().name("connect".to_string());
             thread.spawn(open).map_err(dial::Failure::Thread)?;
-            // The handler of ^C sends nothing instead of it.
+            // The handler of ^C sends `None` instead.
             told.recv().unwrap_or_default().transpose()
         });
         opened.transpose()?.flatten().ok_or(Failure::Interrupted)
     }
 
-    /// Asks over the connection, or a new one. After a failure there is none, and it is said at which address.
+    /// Sends the requests over the connection, or over a new one. After a failure the link is
+    /// disconnected; the failure comes with the address.
     fn exchange(&mut self, requests: &[&[u8]]) -> Result<Exchanged, Failure> {
         let mut connection = self.take()?;
         let address = connection.address();
-        // If there is no descriptor for it, ^C has no effect on this wait.
+        // If the descriptor can't be duplicated, ^C has no effect on this wait.
         let socket = connection.socket().try_clone().ok();
         let wait = socket.map_or(Wait::Nothing, Wait::Reply);
         let time = Deadline::after(self.options.timeout);
@@ -240,10 +243,10 @@ impl<'a> Link<'a> {
     }
 }
 
-/// What was answered, or why nothing was, at which address.
+/// The replies, or a failure and the address at which it occurred.
 type Exchanged = Result<Vec<Reply>, (SocketAddr, dial::Failure)>;
 
-/// The first reply.
+/// Returns the first reply or the failure.
 fn first(exchanged: &Exchanged) -> Result<&Reply, &dial::Failure> {
     match exchanged {
         Ok(replies) => Ok(&replies[0]),
@@ -251,14 +254,14 @@ fn first(exchanged: &Exchanged) -> Result<&Reply, &dial::Failure> {
     }
 }
 
-/// Says something about the connection, line by line.
+/// Prints a message about the connection, with the prefix `name` on each line.
 pub fn say(name: &str, text: impl fmt::Display) {
     let text = text.to_string();
     let lines: Vec<String> = text.lines().map(|line| format!("{name}{line}")).collect();
     eprintln_line(lines.join("\n"));
 }
 
-/// How a connection ends on which the server has spoken unasked, or closed.
+/// Reads the final message of a server that has closed the connection or sent something unasked.
 pub fn read_final_message(mut connection: Connection) -> Disconnected {
     let line = connection.line("nothing", Deadline::after(LAST_WORDS));
     Disconnected(match line.and_then(|line| Reply::read("nothing", &line)) {

@@ -1,8 +1,9 @@
-//! A conversation, line by line: with a person at a terminal ([`terminal`]), or with a program through pipes ([`piped`]).
+//! The task `connect`: an interactive shell at a terminal ([`terminal`]), or requests through a
+//! pipe ([`piped`]).
 //!
-//! [`link`] is the connection, made anew when it is lost. At a terminal, [`editor`] reads the lines behind a [`prompt`], with
-//! [`history`] and [`completion`], [`connection_monitor`] keeps an eye on the connection meanwhile, [`signals`] lets ^C end a wait, and
-//! [`help`] is what `help` shows.
+//! [`link`] is the connection, which reconnects after a loss. At a terminal, [`editor`] reads lines
+//! behind a [`prompt`], with [`history`] and [`completion`]; [`connection_monitor`] watches the
+//! connection meanwhile, [`signals`] lets ^C end a wait, and [`help`] formats what `help` shows.
 
 mod completion;
 mod connection_monitor;
@@ -23,21 +24,21 @@ use crate::failure::Failure;
 use crate::options::Options;
 use crate::output::{Exchange, Output};
 
-/// Converses until the end of the input.
+/// Runs until the end of the input.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     let ended = match stdin().is_terminal() && stdout().is_terminal() {
         true => terminal::run(options),
         false => piped::run(options),
     };
-    // What fails here is no request.
+    // A failure here belongs to no request.
     ended.or_else(|failure| {
         Output::new(options.json).failure(&Exchange::since(begun, None), failure)
     })
 }
 
-/// What a line asks for, without the end that a line has from elsewhere; nothing if it is blank, since the server does not reply
-/// to that.
+/// Returns the request in a line, without trailing CRs; `None` if the line is blank, as the server
+/// does not reply to blank lines.
 fn request(line: &[u8]) -> Option<&[u8]> {
     let returns = line.iter().rev().take_while(|byte| **byte == b'\r').count();
     let request = &line[..line.len() - returns];
@@ -45,7 +46,7 @@ fn request(line: &[u8]) -> Option<&[u8]> {
     (!request.iter().all(is_blank)).then_some(request)
 }
 
-/// Whether this request ends the conversation.
+/// Returns whether this request ends the session.
 fn is_goodbye(request: &[u8]) -> bool {
     let word = request.trim_ascii();
     word.eq_ignore_ascii_case(b"quit") || word.eq_ignore_ascii_case(b"exit")
@@ -62,7 +63,7 @@ mod tests {
         }
         assert_eq!(request(b"who\r"), Some(&b"who"[..]));
         assert_eq!(request(b" who \r\r"), Some(&b" who "[..]));
-        // No blank: the server refuses it.
+        // Not blank: the server refuses it.
         assert_eq!(request(b"\x0b"), Some(&b"\x0b"[..]));
         assert_eq!(request(b"\r "), Some(&b"\r "[..]));
     }

@@ -1,4 +1,4 @@
-//! A conversation with a program: one reply a line, and nothing else on standard output.
+//! Requests through a pipe: one line of standard output per reply, and nothing else.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,13 +16,13 @@ use crate::failure::{BUSY, Failure, REFUSED};
 use crate::options::Options;
 use crate::output::{Exchange, Output};
 
-/// Far longer than any request may be: what is longer is no input of ours.
+/// The longest line of input: far longer than a request may be.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// How much is read at a time.
+/// Number of bytes to read at a time.
 const CHUNK: usize = 4096;
 
-/// Converses until the end of the input.
+/// Runs until the end of the input.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let output = Output::new(options.json);
     let mut link = Link::new(options, Interrupts::new(), "blockchain-tcp: ");
@@ -38,12 +38,12 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         let text = String::from_utf8_lossy(request);
         let exchange = Exchange::since(begun, &*text);
         let reply = match asked {
-            // It is no reply to this: the server has said it without being asked.
+            // It is not a reply to this request: the server sent it unasked.
             Ok(Reply::Refused { word, sentence }) if word == BUSY => {
                 return Err(Failure::Refused { word, sentence });
             }
             Ok(reply) => reply,
-            // There would be a line without a reply: whoever counts them must not get out of step.
+            // End here: a line without a reply would put a reader out of step that counts replies.
             Err(failure) => return output.failure(&exchange, failure),
         };
         if matches!(reply, Reply::Refused { .. }) {
@@ -64,7 +64,8 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Whether there is no use in another connection after these words: the server is full, or none of ours.
+/// Returns whether reconnecting is useless after this final message: the server is full, or not our
+/// server.
 fn is_end(words: &Failure) -> bool {
     words.exit_status() != REFUSED
 }
@@ -77,7 +78,8 @@ struct Input {
 }
 
 impl Input {
-    /// The next line, without its end; what comes after the last end is one, too. Nothing at the end of the input.
+    /// Returns the next line, without its end; the last line needs no end. Returns `None` at the
+    /// end of the input.
     fn line(&mut self, link: &mut Link<'_>) -> Result<Option<Vec<u8>>, Failure> {
         loop {
             if let Some(line) = self.unread.take_line() {
@@ -96,7 +98,7 @@ impl Input {
         }
     }
 
-    /// Waits for input, and says it at once if the connection is lost meanwhile.
+    /// Waits for input, and reports at once if the connection is lost meanwhile.
     fn wait(link: &mut Link<'_>) -> Result<(), Failure> {
         loop {
             let Some(socket) = link.socket() else {

@@ -1,10 +1,11 @@
-//! What stands before the line that is typed, and changes with the connection while it is typed.
+//! Prompt, which shows the state of the connection even while a line is being typed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use blockchain_tcpd::dial::Server;
 
-/// The prompt, connected and not. Both are as wide, so that one can take the place of the other.
+/// The prompt, in its connected and its disconnected form. Both are equally wide, so that one can
+/// replace the other.
 pub struct Prompt {
     connected: String,
     lost: String,
@@ -12,7 +13,7 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// The prompt of a conversation with this server.
+    /// Returns the prompt for this server.
     pub fn new(server: &Server, is_connected: bool) -> Self {
         Prompt {
             connected: format!("{server}> "),
@@ -21,12 +22,12 @@ impl Prompt {
         }
     }
 
-    /// The connection is lost; it shows when the line is drawn again.
+    /// Marks the connection as lost, which shows when the line is redrawn.
     pub fn lose(&self) {
         self.is_connected.store(false, Ordering::Relaxed);
     }
 
-    /// As it is now.
+    /// Returns the present text.
     pub fn text(&self) -> &str {
         match self.is_connected.load(Ordering::Relaxed) {
             true => &self.connected,

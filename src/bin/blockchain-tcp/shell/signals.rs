@@ -1,4 +1,5 @@
-//! What the system says to a conversation at a terminal: ^C ends a wait, and what ends the process leaves the terminal as it was.
+//! Signals at a terminal: ^C ends a wait, and signals that end the process restore the terminal
+//! first.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -14,25 +15,26 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-/// Makes a terminal stop marking what is pasted: the line editor makes it begin.
+/// Turns off bracketed paste, which the line editor turns on.
 const UNMARKED_PASTE: &str = "\x1b[?2004l\r\n";
 
-/// A new connection, and what was answered on it if something was asked at once; or why there is none.
+/// A new connection with the replies to requests that were sent at once, or the failure.
 pub type Opened = Result<(Connection, Vec<Reply>), Failure>;
 
-/// What is waited for.
+/// What the shell waits for.
 pub enum Wait {
-    /// Nothing that could be ended.
+    /// Nothing that could be interrupted.
     Nothing,
-    /// A connection, from another thread; nothing in its place ends it.
+    /// A connection from another thread; sending `None` ends the wait.
     Connection(Sender<Option<Opened>>),
-    /// A reply, over this socket, whose end ends it.
+    /// A reply over this socket; shutting the socket down ends the wait.
     Reply(TcpStream),
-    /// A line from a terminal, which drops what was typed of it itself, behind this prompt, which is shown again.
+    /// A line from a terminal that drops the typed text itself; only the prompt is printed again.
     Line(String),
 }
 
-/// ^C while the terminal is not being edited in. Without [`Interrupts::handle`] there is none.
+/// State of ^C while the line editor is not active. It has no effect without
+/// [`Interrupts::handle`].
 #[derive(Clone)]
 pub struct Interrupts(Arc<Mutex<Waiting>>);
 
@@ -42,7 +44,7 @@ struct Waiting {
 }
 
 impl Interrupts {
-    /// None so far.
+    /// Returns the initial state.
     pub fn new() -> Self {
         Interrupts(Arc::new(Mutex::new(Waiting {
             wait: Wait::Nothing,
@@ -50,7 +52,8 @@ impl Interrupts {
         })))
     }
 
-    /// Takes ^C from now on, and what ends the process. The terminal must be as it is to be left.
+    /// Handles ^C and the signals that end the process from now on. Saves the modes of the terminal
+    /// to restore them at the end.
     pub fn handle(&self) -> io::Result<()> {
         let terminal = rustix::stdio::stdin();
         let modes = tcgetattr(terminal)?;
@@ -62,9 +65,10 @@ impl Interrupts {
                     own.interrupt();
                     continue;
                 }
-                // In the background the terminal is somebody else's, and touching it would stop us.
+                // In the background another process group owns the terminal, and changing it would
+                // stop this process.
                 if tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()) {
-                    // What can't be put right, because the terminal is gone, needs no more care.
+                    // An error means that the terminal is gone.
                     let _ = tcsetattr(terminal, OptionalActions::Now, &modes);
                     let _ = stdio::print(UNMARKED_PASTE);
                 }
@@ -75,7 +79,7 @@ impl Interrupts {
         thread.spawn(handle).map(|_| ())
     }
 
-    /// Does what waits for this. Nothing if it was ended.
+    /// Runs `waiting`, which waits for `wait`. Returns `None` if ^C ended it.
     pub fn during<T>(&self, wait: Wait, waiting: impl FnOnce() -> T) -> Option<T> {
         self.set(wait);
         let outcome = waiting();
@@ -91,7 +95,7 @@ impl Interrupts {
         read
     }
 
-    /// Whether the last wait was ended.
+    /// Sets the wait, and returns whether ^C ended the last one.
     fn set(&self, wait: Wait) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.wait = wait;
@@ -100,7 +104,7 @@ impl Interrupts {
 
     fn interrupt(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Once is enough: a second ^C finds what the first has ended.
+        // A second ^C has no further effect.
         state.abandoned |= match &state.wait {
             Wait::Nothing => false,
             Wait::Connection(tell) => tell.send(None).is_ok(),

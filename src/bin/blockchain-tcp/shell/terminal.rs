@@ -1,4 +1,4 @@
-//! A conversation with a person at a terminal.
+//! Interactive shell at a terminal.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::options::Options;
 use crate::output::{Exchange, Output};
 
-/// Converses until the person leaves.
+/// Runs until the user leaves.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let interrupts = Interrupts::new();
     interrupts.handle().map_err(|source| Failure::System {
@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         }
         if connections != link.connections() {
             connections = link.connections();
-            // The next connection tells the names if this one is lost.
+            // If this connection is lost, the names are learned from the next.
             if let Some(_) = link.address()
                 && let Ok(list) = link.ask(b"HELP")
             {
@@ -71,7 +71,8 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Connects, says where one is, and learns the names of the commands: how many connections there were.
+/// Connects, prints where to, and learns the names of the commands. Returns the number of
+/// connections so far.
 fn greet(link: &mut Link<'_>, editor: &mut Editor) -> Result<usize, Failure> {
     link.connect()?;
     let replies = link.ask_all(&[b"WHERE", b"HELP"])?;
@@ -92,7 +93,8 @@ fn greet(link: &mut Link<'_>, editor: &mut Editor) -> Result<usize, Failure> {
     Ok(link.connections())
 }
 
-/// Asks this and prints the reply, or says why there is none. Whether to go on with what was pasted behind it.
+/// Sends a request and prints its reply or the failure. Returns whether to continue with the lines
+/// that were pasted after it.
 fn answer(link: &mut Link<'_>, output: Output, request: &[u8]) -> Result<bool, Failure> {
     let begun = Instant::now();
     let text = String::from_utf8_lossy(request);

@@ -1,4 +1,4 @@
-//! Asks how many clients there are, again and again, on one connection as long as that is possible.
+//! Poller: asks repeatedly for the number of clients, on one connection as long as it stays open.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -12,15 +12,15 @@ use jiff::Timestamp;
 use crate::failure::Failure;
 use crate::options::Options;
 
-/// What came of asking once.
+/// Result of one request.
 pub struct Sample {
-    /// How many intervals after the first one.
+    /// Number of intervals since the first request.
     pub tick: u64,
-    /// When the reply came.
+    /// When the reply arrived.
     pub time: Timestamp,
-    /// The number of clients, or why there is none.
+    /// The number of clients, or the failure.
     pub seen: Result<u64, Failure>,
-    /// Who was asked, if there was a connection.
+    /// The server that was asked, if it was reached.
     pub origin: Option<Origin>,
 }
 
@@ -28,17 +28,17 @@ pub struct Sample {
 #[derive(Clone)]
 pub struct Origin {
     pub address: SocketAddr,
-    /// Its id, if it says one.
+    /// Its id, if it reports one.
     pub id: Option<String>,
 }
 
-/// A connection, and whom it is with.
+/// A connection and its server.
 struct Line {
     connection: Connection,
     origin: Origin,
 }
 
-/// Asks in this interval, until nobody wants to hear it any more.
+/// Sends a request per interval, until `hear` returns false.
 pub fn run(options: &Options, every: Duration, mut hear: impl FnMut(Sample) -> bool) {
     let begun = Instant::now();
     let route = options.route();
@@ -56,7 +56,7 @@ pub fn run(options: &Options, every: Duration, mut hear: impl FnMut(Sample) -> b
         }) {
             return;
         }
-        // What has been missed meanwhile is left out.
+        // Intervals that were missed meanwhile are skipped.
         let (passed, every) = (begun.elapsed().as_nanos(), every.as_nanos().max(1));
         tick = u64::try_from(passed / every)
             .unwrap_or(u64::MAX)
@@ -66,8 +66,8 @@ pub fn run(options: &Options, every: Duration, mut hear: impl FnMut(Sample) -> b
     }
 }
 
-/// The count; asked once more if the server has ended the connection since it was asked last, as it does when it is tired of
-/// waiting.
+/// Returns the number of clients. Reconnects and asks again if the server has closed a kept
+/// connection meanwhile, as it does on an idle timeout.
 fn count(kept: &mut Option<Line>, route: &Route, timeout: Duration) -> Result<u64, Failure> {
     let was_kept = kept.is_some();
     let mut line = match kept.take() {
@@ -80,7 +80,7 @@ fn count(kept: &mut Option<Line>, route: &Route, timeout: Duration) -> Result<u6
         asked = line.connection.ask(b"WHO", Deadline::after(timeout));
     }
     if asked.is_err() {
-        // The next question goes to another address, if there is one.
+        // The next request goes to another address, if there is one.
         route.failed(line.origin.address);
     }
     let reply = asked?;
@@ -101,7 +101,7 @@ fn connect(route: &Route, timeout: Duration) -> Result<Line, Failure> {
             }
             Ok(Reply::Value(id)) => Some(id),
             Ok(Reply::Refused { .. }) => None,
-            // A line at least, and no more; WHO tells whether it is a server of ours.
+            // A printable line that is not an id: the reply to WHO shows whether it is our server.
             Err(dial::Failure::Wrong { said, .. })
                 if is_printable(&said) && !connection.is_readable() =>
             {

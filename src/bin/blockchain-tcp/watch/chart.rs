@@ -1,12 +1,13 @@
-//! A bar for each count, from 0 up to the greatest that is shown.
+//! Bar chart of counts, scaled from 0 to the greatest count shown.
 
 use std::collections::VecDeque;
 
-/// How a row of a bar is filled, from hardly to wholly.
+/// Fill levels of a row of a bar, from the lowest to full.
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ASCII: [char; 2] = ['.', '#'];
 
-/// The last counts that fit, the newest at the right edge, as lines that are at most so wide.
+/// Returns the newest counts that fit, the newest at the right edge, as `rows` lines of at most
+/// `columns` characters.
 pub fn lines(
     counts: &VecDeque<Option<u64>>,
     rows: usize,
@@ -21,7 +22,7 @@ pub fn lines(
     };
     let ever = counts.iter().flatten().max().copied().unwrap_or(0).max(1);
     let label = ever.to_string().len();
-    // Beside the axis and a blank before it.
+    // The label, a blank and the axis take the rest.
     let width = columns.saturating_sub(label + 2);
     if width == 0 || rows == 0 {
         return Vec::new();
@@ -56,7 +57,7 @@ pub fn lines(
     (0..rows).map(line).collect()
 }
 
-/// How many steps a bar is high: whatever is more than nothing shows.
+/// Returns the height of a bar in steps, rounded up: a count above 0 is always visible.
 fn height(count: Option<u64>, top: u64, steps: usize) -> usize {
     let Some(count) = count else {
         return 0;

@@ -1,9 +1,9 @@
-//! A number large enough to be seen from afar: three rows of a terminal high.
+//! Large digits: numbers drawn three terminal rows high.
 
-/// How many rows a number is high.
+/// Height of a digit in rows.
 pub const ROWS: usize = 3;
 
-/// The shapes of 0 to 9 in half blocks, three columns wide.
+/// Digits 0 to 9 in half blocks, three columns wide.
 const BLOCKS: [[&str; ROWS]; 10] = [
     ["█▀█", "█ █", "▀▀▀"],
     ["▀█ ", " █ ", "▀▀▀"],
@@ -17,7 +17,7 @@ const BLOCKS: [[&str; ROWS]; 10] = [
     ["█▀█", "▀▀█", "▀▀▀"],
 ];
 
-/// The same of ASCII.
+/// Digits 0 to 9 in ASCII.
 const ASCII: [[&str; ROWS]; 10] = [
     [" _ ", "| |", "|_|"],
     ["   ", "  |", "  |"],
@@ -31,7 +31,7 @@ const ASCII: [[&str; ROWS]; 10] = [
     [" _ ", "|_|", " _|"],
 ];
 
-/// Its rows, all equally wide; without a number, a dash.
+/// Returns the rows of a number, all equally wide; a dash if there is no number.
 pub fn rows(number: Option<u64>, has_blocks: bool) -> [String; ROWS] {
     let shapes = if has_blocks { &BLOCKS } else { &ASCII };
     let dash = if has_blocks { "▀▀▀" } else { "---" };

@@ -1,4 +1,4 @@
-//! What was heard so far.
+//! History of the samples.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,35 +8,35 @@ use jiff::Timestamp;
 use super::asker::{Origin, Sample};
 use crate::failure::Failure;
 
-/// What goes without saying where there is little room.
+/// End of a failure's message, omitted where there is little room.
 pub const TRYING_AGAIN: &str = "; trying again";
 
-/// Wider than any terminal.
+/// Number of counts that are kept: more than any terminal has columns.
 const KEPT: usize = 1000;
 
-/// The counts, and how it has gone with asking.
+/// The counts, and the state of the connection.
 pub struct History {
-    /// The server, as the user has named it.
+    /// The server as the user named it.
     pub server: String,
-    /// How often it is asked.
+    /// Interval between requests.
     pub every: Duration,
-    /// Whom that is.
+    /// The server that was reached last.
     pub origin: Option<Origin>,
-    /// The counts of the last intervals; nothing for those without one.
+    /// The counts of the last intervals; `None` for an interval without one.
     pub counts: VecDeque<Option<u64>>,
     /// The least and the greatest count.
     pub range: Option<(u64, u64)>,
-    /// Since when.
+    /// Time of the first sample.
     pub since: Option<Timestamp>,
-    /// Since when there is no count, and why.
+    /// Since when there has been no count, and why.
     pub trouble: Option<(Timestamp, String)>,
-    /// Since when there is one again.
+    /// When counts returned after an outage.
     pub back: Option<Timestamp>,
     last_tick: Option<u64>,
 }
 
 impl History {
-    /// Nothing yet.
+    /// Returns an empty history.
     pub fn new(server: String, every: Duration) -> Self {
         History {
             server,
@@ -51,23 +51,24 @@ impl History {
         }
     }
 
-    /// Whether nothing was heard yet.
+    /// Returns whether there is no sample yet.
     pub fn is_empty(&self) -> bool {
         self.last_tick.is_none()
     }
 
-    /// The count now.
+    /// Returns the latest count.
     pub fn count(&self) -> Option<u64> {
         self.counts.back().copied().flatten()
     }
 
-    /// How long it has been, by the intervals: the time of day may be set meanwhile.
+    /// Returns the time since the first sample, counted in intervals: the system clock may be set
+    /// meanwhile.
     pub fn span(&self) -> Duration {
         let ticks = u32::try_from(self.last_tick.unwrap_or(0)).unwrap_or(u32::MAX);
         self.every.saturating_mul(ticks)
     }
 
-    /// One more.
+    /// Adds a sample.
     pub fn add(&mut self, sample: Sample) {
         let Sample {
             tick,
@@ -109,7 +110,7 @@ impl History {
     }
 }
 
-/// What the user is told when there is no count.
+/// Returns the message for a failure.
 pub fn trouble(failure: &Failure) -> String {
     match failure {
         Failure::Refused { .. } => failure.to_string(),
@@ -117,7 +118,7 @@ pub fn trouble(failure: &Failure) -> String {
     }
 }
 
-/// What is said only once as long as it doesn't change.
+/// Returns the kind of a failure: a message is printed once per kind until the kind changes.
 pub fn kind(failure: &Failure) -> String {
     match failure {
         Failure::Refused { word, .. } => word.clone(),
@@ -158,7 +159,7 @@ mod tests {
             (None, Timestamp::from_second(5).ok())
         );
         assert_eq!(history.since, Timestamp::from_second(0).ok());
-        // Whatever the clock on the wall says.
+        // The span does not depend on the system clock.
         let mut earlier = sample(9, Ok(3));
         earlier.time = Timestamp::UNIX_EPOCH;
         history.add(earlier);

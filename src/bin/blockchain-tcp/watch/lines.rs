@@ -1,4 +1,4 @@
-//! The count as lines, or objects, for whoever reads standard output.
+//! Output of `watch` as text lines or JSON objects, for a file or a pipe.
 
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
@@ -12,11 +12,12 @@ use super::{Event, history, hopeless};
 use crate::failure::{Failure, eprintln_line};
 use crate::output::Output;
 
-/// Tells when nobody reads any more, however long it takes to the next line. Of a file that never comes.
+/// Waits until the reader of standard output is gone, and reports that at once, even between lines.
+/// For a file it never happens.
 pub fn hear_the_end(tell: &SyncSender<Event>) {
     let output = io::stdout();
     let mut output = [PollFd::new(&output, PollFlags::empty())];
-    // Whatever else is wrong with it, the next line tells.
+    // Other errors are found when the next line is printed.
     while poll(&mut output, None) == Err(Errno::INTR) {}
     let closed = PollFlags::ERR | PollFlags::HUP;
     if output[0].revents().intersects(closed) {
@@ -27,7 +28,7 @@ pub fn hear_the_end(tell: &SyncSender<Event>) {
 /// Prints each count.
 pub fn print(output: Output, events: &Receiver<Event>) -> Result<ExitCode, Failure> {
     let mut is_first = true;
-    // What was said last about there being no count.
+    // Kind of the failure that was printed last, until a count follows.
     let mut said: Option<String> = None;
     for event in events {
         let sample = match event {

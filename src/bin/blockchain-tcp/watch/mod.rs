@@ -1,8 +1,8 @@
-//! The number of clients, live: a block that is redrawn in a terminal, lines elsewhere.
+//! Live display of the number of clients: a block that is redrawn on a terminal, lines elsewhere.
 //!
-//! [`asker`] asks in a thread of its own, so that nothing has to be waited for when the user wants an end. [`history`] keeps what
-//! it has heard; [`view`] makes lines of that, with a [`chart`] and [`digits`], for a [`screen`] of any size. [`lines`] prints it
-//! where nothing can be drawn.
+//! [`asker`] sends the requests in a thread of its own, so that ^C never waits for a reply.
+//! [`history`] keeps the samples; [`view`] lays them out, with a [`chart`] and [`digits`], for a
+//! [`screen`] of any size. [`lines`] prints them where the output is not a terminal.
 
 mod asker;
 mod chart;
@@ -31,24 +31,25 @@ use crate::options::{Options, Watch};
 use crate::output::Output;
 use crate::terminal;
 
-/// So much may have happened that is not shown yet; whoever tells of more waits, for a reader that reads nothing.
+/// Capacity of the event channel. When standard output is read slowly, senders block on a full
+/// channel.
 const BACKLOG: usize = 16;
 
-/// What happens while the count is shown.
+/// An event of the display.
 enum Event {
     /// The server was asked.
     Asked(Sample),
-    /// The terminal has another size.
+    /// The terminal was resized.
     Resized,
-    /// The user wants to do something else in between.
+    /// The user suspends the program (^Z).
     Suspended,
-    /// The user wants an end.
+    /// The user ends the program.
     End,
-    /// Nobody reads what is printed any more.
+    /// The reader of standard output is gone.
     Unread,
 }
 
-/// Shows it until ^C.
+/// Shows the number of clients until ^C.
 pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
     stdio::has_output().map_err(Failure::Print)?;
     let (tell, events) = mpsc::sync_channel(BACKLOG);
@@ -56,10 +57,10 @@ pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
     let is_drawn = !options.json && io::stdout().is_terminal() && terminal::can_be_drawn_on();
     on_interrupt(move || {
         if !is_drawn {
-            // There is nothing to put right, and whoever waits to write a line can't hear it.
+            // There is no terminal to restore, and a thread that blocks on output could not react.
             process::exit(0);
         }
-        // If nobody hears it, the end has come already.
+        // It fails only if the receiver has ended already.
         let _ = end.send(Event::End);
     })?;
     let (asking, every, asked) = (options.clone(), watch.every, tell.clone());
@@ -87,7 +88,7 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure
         })
 }
 
-/// Tells of another size, and of ^Z.
+/// Reports resizes and ^Z.
 fn hear_the_terminal(tell: SyncSender<Event>) -> Result<(), Failure> {
     let signals = Signals::new([SIGWINCH, SIGTSTP]).map_err(|source| Failure::System {
         action: "handle signals",
@@ -108,7 +109,8 @@ fn hear_the_terminal(tell: SyncSender<Event>) -> Result<(), Failure> {
     })
 }
 
-/// Why there is nothing to be shown at all, if the first question has failed so.
+/// Returns the failure of the first request, after which there is nothing to show; all other
+/// samples are returned unchanged.
 fn hopeless(sample: Sample, is_first: bool) -> Result<Sample, Failure> {
     match sample.seen {
         Err(failure)
@@ -135,7 +137,8 @@ fn in_a_terminal(
             Event::Asked(sample) => history.add(hopeless(sample, history.is_empty())?),
             Event::Resized => {}
             Event::Suspended => {
-                // Until it goes on, the terminal is somebody else's.
+                // Release the screen before the suspension: another program uses the terminal
+                // meanwhile.
                 screen = None;
                 let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
             }

@@ -1,4 +1,4 @@
-//! The part of a terminal that is written over again and again.
+//! Terminal block that is redrawn in place.
 
 use std::fmt::Write as _;
 use std::io;
@@ -6,26 +6,27 @@ use std::io;
 use blockchain_tcpd::stdio;
 use console::Term;
 
-/// The size of a terminal that doesn't know its own.
+/// Size of a terminal that reports none: rows and columns.
 const USUAL: (u16, u16) = (24, 80);
 
-/// To the beginning of the line, and clear it; clear all from there on; clear everything, and to the top; hide and show the cursor.
+/// ANSI escape sequences: return to the line's start and clear the line; clear from there to the
+/// screen's end; clear the screen and go to the top; hide and show the cursor.
 const CLEAR_LINE: &str = "\r\x1b[2K";
 const CLEAR_REST: &str = "\r\x1b[J";
 const CLEAR_ALL: &str = "\x1b[2J\x1b[H";
 const HIDE_CURSOR: &str = "\x1b[?25l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 
-/// Lines that stay where they are. The cursor is hidden as long as this lives.
+/// Lines that are redrawn in place. The cursor is hidden until it is dropped.
 pub struct Screen {
     terminal: Term,
-    /// How many lines were drawn.
+    /// Number of lines drawn.
     drawn: usize,
     size: (u16, u16),
 }
 
 impl Screen {
-    /// Begins on the line of the cursor.
+    /// Returns a screen that begins on the cursor's line.
     pub fn new() -> Self {
         Screen {
             terminal: Term::stdout(),
@@ -34,7 +35,8 @@ impl Screen {
         }
     }
 
-    /// Draws these lines over those of before. It is told how many there may be and how wide.
+    /// Draws lines over the previous ones. `lines` is called with the most rows and columns that
+    /// fit.
     pub fn draw(&mut self, lines: impl FnOnce(usize, usize) -> Vec<String>) -> io::Result<()> {
         let size = self.terminal.size_checked().unwrap_or(USUAL);
         let before = std::mem::replace(&mut self.size, size);
@@ -42,16 +44,17 @@ impl Screen {
         if self.drawn == 0 {
             text += HIDE_CURSOR;
         } else if size.0 < before.0 || size.1 < before.1 {
-            // Nobody knows what has become of the lines that were too long.
+            // The terminal may have wrapped lines that became too long.
             text += CLEAR_ALL;
             self.drawn = 0;
         }
-        // The cursor is below, and the last column is free: some terminals begin a new line there.
+        // The cursor takes the last row. The last column stays free, because some terminals wrap
+        // there.
         let rows = usize::from(size.0).saturating_sub(1).max(1);
         let columns = usize::from(size.1).saturating_sub(1).max(1);
         let lines = lines(rows, columns);
         if self.drawn > 0 {
-            // Writing to a text succeeds.
+            // Writing into a String can't fail.
             let _ = write!(text, "\x1b[{}A", self.drawn);
         }
         for line in &lines {
@@ -64,7 +67,8 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // The ^C that the terminal has shown goes; what was drawn stays. A terminal that is gone needs neither.
+        // Clears the `^C` that the terminal echoed; the drawn lines stay. An error means that the
+        // terminal is gone.
         let _ = stdio::print(&format!("{CLEAR_LINE}{SHOW_CURSOR}"));
     }
 }

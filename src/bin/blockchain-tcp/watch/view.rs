@@ -1,4 +1,4 @@
-//! What is shown, as lines for a terminal of a certain size.
+//! Layout of the display for a terminal of a given size.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -6,20 +6,20 @@ use jiff::tz::TimeZone;
 use super::history::{History, TRYING_AGAIN};
 use super::{chart, digits};
 
-/// The most lines that are taken of a terminal, however high it is.
+/// The most lines used, however high the terminal is.
 const MOST: usize = 10;
 
-/// Narrower, or less high, there is no room for large digits.
+/// The fewest rows and columns for large digits.
 const ROOM: (usize, usize) = (9, 40);
 
-/// How things are shown.
+/// Properties of the terminal that affect the layout.
 pub struct View {
-    /// Whether the terminal shows more than ASCII.
+    /// Whether it shows block characters, not only ASCII.
     pub has_blocks: bool,
 }
 
 impl View {
-    /// At most `rows` lines of at most `columns` characters.
+    /// Returns at most `rows` lines of at most `columns` characters.
     pub fn lines(&self, history: &History, rows: usize, columns: usize) -> Vec<String> {
         let rows = rows.min(MOST);
         let mut lines = Vec::new();
@@ -51,7 +51,8 @@ impl View {
     }
 }
 
-/// The first of these texts that fits, each of which says less than the one before it; else the last, to be cut.
+/// Returns the first text that fits, of texts from the longest to the shortest, or else the
+/// shortest, to be truncated.
 fn fitting(columns: usize, mut texts: Vec<String>) -> String {
     let fits = texts
         .iter()
@@ -60,7 +61,7 @@ fn fitting(columns: usize, mut texts: Vec<String>) -> String {
     texts.pop().unwrap_or_default()
 }
 
-/// Whom the count is from.
+/// Texts that name the server.
 fn who(history: &History) -> Vec<String> {
     let mut texts = vec![history.server.clone()];
     if let Some(origin) = &history.origin {
@@ -123,7 +124,7 @@ fn status(history: &History) -> Vec<String> {
     vec![format!("{said}; ^C ends"), said]
 }
 
-/// The time of day.
+/// Formats the time of day.
 fn clock(time: Timestamp) -> String {
     time.to_zoned(TimeZone::UTC)
         .strftime("%H:%M:%S UTC")

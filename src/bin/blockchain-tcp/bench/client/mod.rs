@@ -1,4 +1,5 @@
-//! One client: a connection that never blocks, on which a number of requests is kept on the way.
+//! Client of the load generator: a non-blocking connection on which a number of requests is kept in
+//! flight.
 
 mod receive;
 
@@ -14,57 +15,57 @@ use super::replies::Reading;
 use super::stats::Stats;
 use super::workload::{Window, Workload};
 
-/// Why there is no connection any more.
+/// Why a connection ended.
 #[derive(Debug)]
 pub enum Disconnect {
-    /// The server closed.
+    /// The server closed it.
     Closed,
     /// It broke.
     Broken(io::Error),
-    /// A reply, or the connection, took too long.
+    /// A reply, or connecting, timed out.
     Late,
-    /// It never was.
+    /// It was never established.
     NotConnected(io::Error),
-    /// The server said an error after which it closes.
+    /// The server sent an error after which it closes.
     Refused { word: String, line: String },
-    /// What came is nothing that could be gone on with.
+    /// The server sent what no valid reply can follow.
     Wrong(String),
 }
 
-/// Requests whose first bytes were given to the system at the same time.
+/// Requests whose first bytes were sent in the same call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sent {
     at: Instant,
-    /// The number of the first of them, on a schedule.
+    /// Index of the first of them in the schedule.
     first: u64,
     count: u32,
 }
 
-/// One client.
+/// A client.
 pub struct Client {
-    /// Which of all clients it is.
+    /// Index among all clients.
     number: u64,
     socket: Option<TcpStream>,
-    /// Since when it is being connected, until it is.
+    /// When connecting began, until the connection is established.
     connecting: Option<Instant>,
-    /// How many requests of the schedule were begun to be sent, or given up.
+    /// Number of requests of the schedule whose sending began, or that were given up.
     begun: u64,
-    /// The requests that are not answered yet, also one of which only a part is sent.
+    /// Requests without a reply, including one that is only partly sent.
     sent: VecDeque<Sent>,
-    /// How many of them were sent to their end.
+    /// Number of requests in flight, of those that are completely sent.
     on_the_way: u32,
-    /// How many bytes of the next request were sent.
+    /// Number of bytes sent of the next request.
     partial: usize,
     /// Whether a request was sent on this connection.
     has_asked: bool,
     reading: Reading,
-    /// When to connect again.
+    /// When to reconnect.
     again: Option<Instant>,
     has_lost: bool,
 }
 
 impl Client {
-    /// Not connected yet; there is room for so many requests.
+    /// Returns a client that is not connected yet, with room for `depth` requests.
     pub fn new(number: u64, depth: u32) -> Self {
         Client {
             number,
@@ -81,7 +82,7 @@ impl Client {
         }
     }
 
-    /// Begins to connect, and gives the socket to be watched.
+    /// Starts to connect, and returns the socket, to be polled.
     pub fn begin(&mut self, workload: &Workload, now: Instant) -> Result<&TcpStream, Disconnect> {
         self.again = None;
         let socket = begin_to_connect(workload.address).map_err(Disconnect::NotConnected)?;
@@ -89,39 +90,39 @@ impl Client {
         Ok(self.socket.insert(socket))
     }
 
-    /// Whether there is a socket.
+    /// Returns whether there is a socket.
     pub fn has_socket(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// Whether it has sent a request on this connection.
+    /// Returns whether a request was sent on this connection.
     pub fn has_asked(&self) -> bool {
         self.has_asked
     }
 
-    /// Whether all that it has asked was answered.
+    /// Returns whether all requests have replies, and there was at least one.
     pub fn is_served(&self) -> bool {
         self.has_asked && !self.is_waiting()
     }
 
-    /// Whether requests are waiting for replies.
+    /// Returns whether requests are in flight.
     pub fn is_waiting(&self) -> bool {
         self.on_the_way > 0
     }
 
-    /// Whether it is time to connect again.
+    /// Returns whether it is time to reconnect.
     pub fn is_due(&self, now: Instant) -> bool {
         self.again.is_some_and(|again| again <= now)
     }
 
-    /// Whether the reply that has been waited for longest, or the connection, is too late.
+    /// Returns whether the oldest request in flight, or connecting, has timed out.
     pub fn is_late(&self, now: Instant, timeout: Duration) -> bool {
         let oldest = self.sent.front().filter(|_| self.is_waiting());
         let since = self.connecting.or(oldest.map(|sent| sent.at));
         since.is_some_and(|since| now.saturating_duration_since(since) > timeout)
     }
 
-    /// Whether requests that were due in this time are still to be sent.
+    /// Returns whether requests that were due within the window are still to be sent.
     pub fn owes(&self, window: Window, now: Instant, timeout: Duration) -> bool {
         let Some(schedule) = window.schedule else {
             return false;
@@ -131,7 +132,7 @@ impl Client {
         schedule.due_before(self.number, window.to) > self.begun.max(given_up)
     }
 
-    /// Counts the requests on the way, which will not be answered any more.
+    /// Counts the requests in flight as given up: they will get no reply.
     pub fn give_up(&mut self, window: Window, stats: &mut Stats) {
         let now = Instant::now();
         for sent in self.sent.drain(..) {
@@ -147,7 +148,7 @@ impl Client {
         }
     }
 
-    /// Gives up the requests that were due before this moment and are not sent yet: how many.
+    /// Gives up the unsent requests that were due before this moment, and returns their number.
     pub fn give_up_unsent(&mut self, before: Instant, window: Window, stats: &mut Stats) -> u64 {
         let Some(schedule) = window.schedule else {
             return 0;
@@ -160,7 +161,8 @@ impl Client {
         self.begun - begun
     }
 
-    /// Closes, and connects again at this time, if at all. Says whether that happens for the first time.
+    /// Closes the connection. It is made again at the time `again`, if given. Returns whether this
+    /// is the client's first loss.
     pub fn drop_connection(&mut self, again: Option<Instant>) -> bool {
         self.socket = None;
         self.connecting = None;
@@ -173,7 +175,8 @@ impl Client {
         !std::mem::replace(&mut self.has_lost, true)
     }
 
-    /// Whether the connection stands now; a first look after it was begun, when something has happened.
+    /// Returns whether the connection is established; checks the result of connecting when called
+    /// after the first event.
     pub fn has_connected(&mut self) -> Result<bool, Disconnect> {
         let Some(socket) = self.socket.as_ref().filter(|_| self.connecting.is_some()) else {
             return Ok(true);
@@ -185,8 +188,8 @@ impl Client {
         Ok(connected)
     }
 
-    /// Sends requests up to this depth, as far as they are due and the socket takes them. What could not be sent within the time for a
-    /// reply is given up.
+    /// Sends requests until `depth` are in flight, as far as they are due and the socket accepts
+    /// them. Gives up requests that could not be sent within the reply timeout.
     pub fn fill(&mut self, workload: &Workload, depth: u32, window: Window, stats: &mut Stats) {
         if let Some(overdue) = Instant::now().checked_sub(workload.timeout) {
             stats.errors.unsent += self.give_up_unsent(overdue, window, stats);
@@ -196,7 +199,8 @@ impl Client {
             return;
         };
         while self.on_the_way < depth {
-            // The latency counts from just before the first byte of a request is given to the system, or from when it was due.
+            // Latency counts from just before the first byte of a request is sent, or from its due
+            // time.
             let now = Instant::now();
             let mut room = depth - self.on_the_way;
             if let Some(schedule) = window.schedule {
@@ -214,7 +218,8 @@ impl Client {
                 SendFlags::NOSIGNAL,
             ) {
                 Ok(sent) => sent,
-                // More can be sent when the socket says so; if it is broken, reading tells.
+                // The socket is full and will become writable, or it is broken, which the next read
+                // finds.
                 Err(_) => return,
             };
             let reached = self.partial + sent;
@@ -256,7 +261,7 @@ mod tests {
     fn a_request_that_is_sent_in_two_pieces_is_timed_from_its_first_byte() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
-        // Sizes of buffers are no multiples of such a length.
+        // Sizes of socket buffers are not multiples of this length.
         let (request, depth) = ([b'x'; 9972], 10_000);
         let workload = Workload::new(address, &request, depth, Expected::same_as(b"42"));
         let mut client = Client::new(0, depth);
@@ -279,14 +284,14 @@ mod tests {
             (waiting + 1, u64::from(waiting))
         );
 
-        // The server has read more than what is missing when the client goes on.
+        // The server has read more than the missing bytes before the client continues.
         let whole = (waiting as usize + 1) * workload.length;
         let mut all = vec![0; whole];
         server.read_exact(&mut all[..whole / 2]).expect("requests");
         while client.on_the_way <= waiting {
             client.fill(&workload, waiting + 1, window, &mut stats);
         }
-        // It has its time already.
+        // The request was timed before.
         assert_eq!((client.partial, client.sent.clone()), (0, times));
         server.read_exact(&mut all[whole / 2..]).expect("the rest");
         let replies = b"42\n".repeat(waiting as usize + 1);

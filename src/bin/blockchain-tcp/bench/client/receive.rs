@@ -1,4 +1,4 @@
-//! What arrives for a client is verified, timed and counted.
+//! Receiving side of a client: replies are verified, timed and counted.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
@@ -13,7 +13,7 @@ use crate::bench::stats::Stats;
 use crate::bench::workload::{Window, Workload};
 
 impl Client {
-    /// Takes what has arrived, all of it; `ends` if the server has closed its side.
+    /// Reads all that has arrived; `ends` says that the server has closed its side.
     pub fn receive(
         &mut self,
         workload: &Workload,
@@ -40,7 +40,7 @@ impl Client {
                     self.verify(found, workload, window, now, stats)?;
                 }
             }
-            // A short read has taken all; what comes after it is a new event.
+            // Edge-triggered: a short read has emptied the buffer, and further data is a new event.
             if read < scratch.len() && !ends {
                 return Ok(());
             }
@@ -62,7 +62,7 @@ impl Client {
             ends: true,
         } = verdict
         {
-            // It is the reply to the first of them, if anything was asked.
+            // It is the reply to the oldest request, if one is in flight.
             if self.is_waiting() {
                 take(&mut self.sent, 1, |_| {});
             }
@@ -100,7 +100,7 @@ impl Client {
         let number = self.number;
         take(&mut self.sent, count, |sent| match window.schedule {
             _ if !is_right => {}
-            // Also of those that are late: a stall at the end would not show otherwise.
+            // Late replies count too: otherwise a stall at the end would not show.
             None if window.overlaps(sent.at, now) => {
                 stats.time(now.saturating_duration_since(sent.at), sent.count, is_low);
             }

@@ -1,4 +1,5 @@
-//! The load itself: requests are kept on the way, or sent when they are due, until the end, and then the last replies are waited for.
+//! The load: keeps requests in flight, or sends them when they are due, until the end, and then
+//! waits for the last replies.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,11 +11,11 @@ use crate::bench::client::{Client, Disconnect};
 use crate::bench::workload::Schedule;
 use crate::failure::Failure;
 
-/// When the user has had enough, the last replies may take so long.
+/// The longest wait for the last replies after the user ended the load.
 const LAST_REPLIES: Duration = Duration::from_secs(1);
 
 impl Load {
-    /// Keeps requests on the way until the end, and waits for the last replies.
+    /// Keeps requests in flight until the end, and waits for the last replies.
     pub(super) fn ask(&mut self, begin: Instant) -> Result<(), Failure> {
         let depth = self.shared.depth;
         self.window.from = begin + self.shared.warm_up;
@@ -48,12 +49,12 @@ impl Load {
         Ok(())
     }
 
-    /// When the load ends.
+    /// Returns when the load ends.
     fn end(&self, begin: Instant) -> Instant {
         begin + Duration::from_nanos(self.shared.end.load(Ordering::Relaxed))
     }
 
-    /// Has each client send what it may.
+    /// Lets each client send what it may.
     fn fill_all(&mut self) {
         let depth = self.shared.depth;
         for client in &mut self.clients {
@@ -61,12 +62,13 @@ impl Load {
         }
     }
 
-    /// Has the clients send whose requests are due by now: how long it is until the next one is. Nothing without a schedule.
+    /// Lets clients send whose requests are due. Returns the time until the next one is due, or
+    /// `None` without a schedule.
     fn keep_the_schedule(&mut self) -> Option<Duration> {
         let schedule = self.window.schedule?;
         let now = Instant::now();
         let clients = self.clients.len() as u64;
-        // A client sends all that is due: what was missed for more than a round needs no look of its own.
+        // A client sends all that is due at once, so missed rounds but the last can be skipped.
         let rounds = schedule.due_before(self.first, now).saturating_sub(1);
         self.looked_at = self.looked_at.max(rounds * clients);
         loop {
@@ -123,7 +125,7 @@ impl Load {
         Ok(())
     }
 
-    /// Ends who is late, and connects who may.
+    /// Disconnects clients that have timed out, and reconnects those that are due.
     fn look_round(&mut self, now: Instant, again: bool) {
         let timeout = self.shared.workload.timeout;
         for key in 0..self.clients.len() {
@@ -136,13 +138,13 @@ impl Load {
                 Ok(())
             };
             if let Err(lost) = outcome {
-                // It is noted, and that is all.
+                // The loss is counted, and nothing else is needed.
                 let _ = self.lost(key, lost);
             }
         }
     }
 
-    /// Tells the others how far it is.
+    /// Reports new replies and errors to the shared counters.
     fn tell(&mut self) {
         let (answered, errors) = (self.stats.answered, self.stats.errors.total());
         let (before, errors_before) = std::mem::replace(&mut self.told, (answered, errors));

@@ -1,4 +1,5 @@
-//! Clients come together before the load begins, gently: the server may have no room for all.
+//! Ramp-up: connects all clients before the load begins, a few at a time, as the server may not
+//! have room for all.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,14 +10,17 @@ use super::{Ask, Load, ROUND, WorkerEvent};
 use crate::bench::client::Disconnect;
 use crate::failure::{BUSY, Failure};
 
-/// So many clients of a thread are on their way to their first reply at the same time: the server's queues are short.
+/// The most clients per thread that wait for their first reply at the same time: the server's
+/// queues are short.
 const GENTLY: usize = 32;
 
 impl Load {
-    /// Connects all clients, a few at a time; each asks once, so that it is known to be served.
+    /// Connects all clients, a few at a time. Each sends one request; its reply shows that the
+    /// server serves it.
     pub(super) fn connect_all(&mut self) -> Result<(), WorkerEvent> {
         let (mut begun, mut served) = (0, 0);
-        // What the server has said to those for whom it has no room, and how many they are: no more come then.
+        // The error line for refused clients, and their number. After the first of them no more
+        // clients connect.
         let mut refused: Option<(String, usize)> = None;
         loop {
             let now = Instant::now();
@@ -66,18 +70,18 @@ impl Load {
         }
     }
 
-    /// All replies so far, right or not.
+    /// Returns the number of all replies so far, right or not.
     fn replied(&self) -> u64 {
         let errors: u64 = self.stats.errors.replies.values().sum();
         self.stats.answered + self.stats.errors.wrong + errors
     }
 
-    /// Why not all clients can ask at the same time.
+    /// Returns why not all clients can be served at the same time.
     fn refusal(&self, lost: Disconnect) -> WorkerEvent {
         let served = self.shared.served.load(Ordering::Relaxed);
         let request = self.shared.request.clone();
         WorkerEvent::Failed(match lost {
-            // Somebody has had to make room.
+            // The server disconnected a client to make room.
             Disconnect::Refused { word, line } if word == "TIMEOUT" || word == BUSY => {
                 let was_served = true;
                 return WorkerEvent::Full { line, was_served };
@@ -109,7 +113,8 @@ impl Load {
         })
     }
 
-    /// Makes sure that no client has lost its connection, as it does when the server makes room for another.
+    /// Checks that no client has lost its connection, which happens when the server makes room for
+    /// another.
     pub(super) fn look(&mut self) -> Result<(), WorkerEvent> {
         let mut failed = None;
         let turned = self.poll_once(Duration::ZERO, Ask::Nothing, |load, _, lost| {

@@ -1,6 +1,8 @@
-//! One thread of the load: its share of the clients, on one epoll, so that asking costs less than answering.
+//! One load thread: its share of the clients on one epoll instance, so that requests cost the
+//! generator less than the server.
 //!
-//! The clients come together ([`connect_all`]), and then keep requests on the way until the end ([`mod@ask`]), both in [`poll_once`]s.
+//! The clients connect ([`connect_all`]), and then keep requests in flight until the end
+//! ([`mod@ask`]), both with [`poll_once`].
 
 mod ask;
 mod connect_all;
@@ -23,24 +25,24 @@ use super::stats::Stats;
 use super::workload::Window;
 use crate::failure::Failure;
 
-/// The most events that are taken at a time.
+/// The most events per call of epoll_wait(2).
 const EVENTS: usize = 1024;
 
-/// How often it is looked who is late and who may connect again, and told how far it is.
+/// Interval between checks for timeouts and due reconnections, and between progress reports.
 const ROUND: Duration = Duration::from_millis(20);
 
-/// How much a client asks when something has happened to it.
+/// What a client sends after an event.
 #[derive(Clone, Copy)]
 enum Ask {
-    /// One request on each connection.
+    /// One request per connection.
     Once,
-    /// This number is kept on the way, as far as requests are due.
+    /// This number of requests is kept in flight, as far as they are due.
     Keep(u32),
-    /// Nothing more.
+    /// Nothing.
     Nothing,
 }
 
-/// A thread's share.
+/// State of a load thread.
 struct Load {
     shared: Arc<Shared>,
     clients: Vec<Client>,
@@ -49,15 +51,16 @@ struct Load {
     scratch: Box<[u8]>,
     stats: Stats,
     window: Window,
-    /// Which of all clients the first of these is.
+    /// Index of its first client among all clients.
     first: u64,
-    /// How many requests of the schedule of these clients were looked at.
+    /// Number of requests of these clients' schedule that were checked.
     looked_at: u64,
-    /// How much of the tally the others know of.
+    /// Counters of replies and errors that were already reported.
     told: (u64, u64),
 }
 
-/// Gathers these clients and has them ask when told. Ends early when the other end of a channel is gone.
+/// Thread: connects these clients and runs the load when ordered. Ends early if the other end of a
+/// channel is gone.
 pub fn run(
     shared: Arc<Shared>,
     clients: Range<u64>,
@@ -78,7 +81,8 @@ pub fn run(
         }
         Err(said) => {
             let _ = worker_event.send(said);
-            // The clients stay until all threads have said how far they have come: nobody else gets their places.
+            // The clients stay connected until all threads have reported, so that no other client
+            // takes their places.
             let _ = orders.recv();
         }
     }
@@ -106,7 +110,8 @@ impl Load {
         })
     }
 
-    /// All of it, as far as somebody wants it; whether that is to the end.
+    /// Runs all steps. Returns whether it ran to the end; it stops early if the receiver or the
+    /// sender of a channel is gone.
     fn work(
         &mut self,
         worker_event: &Sender<WorkerEvent>,

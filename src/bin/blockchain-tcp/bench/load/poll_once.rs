@@ -1,4 +1,4 @@
-//! A turn: something has happened to some of the clients, and each of them proceeds.
+//! One round of the event loop: clients with socket events read, and then send.
 
 use std::time::{Duration, Instant};
 
@@ -11,19 +11,19 @@ use super::{Ask, Load, no_epoll};
 use crate::bench::client::Disconnect;
 use crate::failure::Failure;
 
-/// A client that has lost its connection waits so long before it connects again.
+/// Pause before a client reconnects.
 const PACE: Duration = Duration::from_millis(100);
 
 impl Load {
     pub(super) fn begin(&mut self, key: usize, now: Instant) -> Result<(), Disconnect> {
         let socket = self.clients[key].begin(&self.shared.workload, now)?;
-        // Each change is told once, so that nothing has to be asked of the kernel again.
+        // Edge-triggered, so that no re-arming system call is needed.
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll, socket, EventData::new_u64(key as u64), flags)
             .map_err(|error| Disconnect::NotConnected(error.into()))
     }
 
-    /// A client without a connection.
+    /// Records that a client lost its connection, and schedules its reconnection.
     pub(super) fn lost(&mut self, key: usize, lost: Disconnect) -> Result<(), Failure> {
         self.clients[key].give_up(self.window, &mut self.stats);
         let first = self.clients[key].drop_connection(Some(Instant::now() + PACE));
@@ -32,8 +32,8 @@ impl Load {
         Ok(())
     }
 
-    /// Waits for something to happen, takes what has arrived, and has each client to which it happened ask. `lost` hears who
-    /// has lost its connection.
+    /// Waits for events, receives what has arrived, and lets each client with an event send. Calls
+    /// `lost` for clients that have lost their connection.
     pub(super) fn poll_once(
         &mut self,
         pause: Duration,
@@ -44,7 +44,7 @@ impl Load {
             tv_sec: pause.as_secs() as i64,
             tv_nsec: i64::from(pause.subsec_nanos()),
         };
-        // For epoll the time is a number of milliseconds, which is too long for a request that is due.
+        // epoll_wait(2) counts in milliseconds, which is too coarse for requests that are due.
         if self.window.schedule.is_some() {
             let mut polled = [PollFd::new(&self.epoll, PollFlags::IN)];
             match poll(&mut polled, Some(&limit)) {
@@ -60,7 +60,7 @@ impl Load {
             Err(error) => return Err(no_epoll(error)),
         }
         for event in &events {
-            // Copied, because it is packed.
+            // Copied, because the struct is packed.
             let (key, flags) = (event.data.u64() as usize, event.flags);
             if let Err(why) = self.proceed(key, flags, ask) {
                 lost(self, key, why)?;

@@ -1,4 +1,4 @@
-//! What the threads of the load and whoever started them tell each other.
+//! Messages and shared state between the load threads and the main thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
@@ -7,47 +7,49 @@ use crate::bench::stats::Stats;
 use crate::bench::workload::Workload;
 use crate::failure::Failure;
 
-/// What the threads and whoever started them know of each other.
+/// State that the load threads share with the main thread.
 pub struct Shared {
     pub workload: Workload,
-    /// What is asked, in words.
+    /// The request, as text.
     pub request: String,
-    /// How many requests each client has on the way.
+    /// Number of requests that each client keeps in flight.
     pub depth: u32,
-    /// How many requests a second are due, of all clients; without it they ask as soon as they are answered.
+    /// Requests per second of all clients together (open loop). Without it clients send when they
+    /// are answered.
     pub rate: Option<u32>,
-    /// After how long replies begin to count.
+    /// Time after which replies begin to count.
     pub warm_up: Duration,
-    /// After how many nanoseconds the load ends.
+    /// Time in nanoseconds after which the load ends.
     pub end: AtomicU64,
-    /// Whether it ends because the user wants it to.
+    /// Whether the user ended it early.
     pub interrupted: AtomicBool,
-    /// How many clients have had their first reply.
+    /// Number of clients that got their first reply.
     pub served: AtomicU64,
-    /// How many right replies there were so far.
+    /// Number of right replies so far.
     pub answered: AtomicU64,
-    /// How many errors.
+    /// Number of errors so far.
     pub errors: AtomicU64,
 }
 
-/// What a thread says.
+/// Message of a load thread.
 pub enum WorkerEvent {
-    /// Its clients have had their first reply.
+    /// All its clients got their first reply.
     Gathered,
-    /// They all still have their connections.
+    /// All its clients are still connected.
     Checked,
-    /// The server has said this to one of its clients, which was served already or not, because it has no room for all.
+    /// The server sent this line to one of its clients, which was served before or not, because it
+    /// does not have room for all.
     Full { line: String, was_served: bool },
-    /// It can't go on.
+    /// The thread can't continue.
     Failed(Failure),
-    /// What it has counted.
+    /// The thread's stats.
     Done(Box<Stats>),
 }
 
-/// What a thread is told.
+/// Order to a load thread.
 pub enum Order {
-    /// Look whether the clients still have their connections.
+    /// Check that all clients are still connected.
     Check,
-    /// The load begins at this moment.
+    /// Start the load at this moment.
     Start(Instant),
 }
