@@ -141,8 +141,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
             ExitReason::Stop(reason, mut result) => {
                 draining.get_or_init(Instant::now);
                 // The drain timeout counts from the signal, whatever has to be done first.
-                let events = signals.told_to_stop().unwrap_or_else(Instant::now);
-                let mut deadline = events + options.drain_timeout;
+                let stopped_at = signals.told_to_stop().unwrap_or_else(Instant::now);
+                let mut deadline = stopped_at + options.drain_timeout;
                 if result.is_ok() {
                     deadline += options.drain_notice;
                     result = announce_drain(options, &server);
@@ -283,7 +283,7 @@ fn wait(signals: &Signals, server: &Server, upgrade: &Upgrade) -> ExitReason {
     reap();
     loop {
         select! {
-            recv(signals.events()) -> events => match events {
+            recv(signals.events()) -> event => match event {
                 Ok(SignalEvent::Child) => reap(),
                 Ok(SignalEvent::Stop(signal)) => return ExitReason::Stop(signal.to_string(), Ok(())),
                 // The stop event follows in the channel.

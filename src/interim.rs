@@ -63,7 +63,7 @@ impl InterimServer {
         let over = Arc::new(AtomicBool::new(false));
         let barrier = StartBarrier::default();
         let (is_over, opened) = (over.clone(), barrier.clone());
-        let thread = thread::spawn("usher", move || {
+        let thread = thread::spawn("interim", move || {
             while !is_over.load(Ordering::Relaxed) {
                 let here = clients.into_iter().map(Job::Serve);
                 // At most the clients that are queued now: a flood of new ones would starve the

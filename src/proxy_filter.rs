@@ -88,7 +88,7 @@ impl ProxyFilter {
             ending: None,
             on_filtered,
         };
-        thread::spawn("greeter", move || {
+        thread::spawn("proxy-filter", move || {
             let (left, to) = room.run();
             if let Some(to) = to {
                 // The caller of `end` waits for them.

@@ -104,12 +104,12 @@ impl Server {
             listeners => listeners,
         };
         let here = inherited.clients.len() + inherited.leaving.len();
-        let result = match options.proxy_from.is_empty() {
+        let max_pending = match options.proxy_from.is_empty() {
             true => 0,
             false => limits::pending_header_connections(),
         };
-        let uncounted = if result > 0 { MAX_UNCOUNTED } else { 0 };
-        let reserved = listeners.len() + reserved + result + uncounted;
+        let uncounted = if max_pending > 0 { MAX_UNCOUNTED } else { 0 };
+        let reserved = listeners.len() + reserved + max_pending + uncounted;
         let capacity = share_descriptors(options, here, reserved)?;
         let (workers, most) = (capacity.workers, capacity.workers + capacity.queue);
 
@@ -154,11 +154,12 @@ impl Server {
             metrics: metrics.clone(),
         });
         metrics.go_on(inherited.accepted, inherited.handovers);
-        let proxy_filter = match result {
+        let proxy_filter = match max_pending {
             0 => None,
             most => {
                 let (trusted, admission) = (options.proxy_from.clone(), admission.clone());
-                let on_filtered = move |pending, result| admission.on_filtered(pending, result);
+                let on_filtered =
+                    move |pending, max_pending| admission.on_filtered(pending, max_pending);
                 Some(Arc::new(ProxyFilter::start(trusted, most, on_filtered)?))
             }
         };
@@ -367,7 +368,7 @@ impl Server {
     pub fn hand_over(&mut self, phase: Phase) -> InheritedState {
         let begun = Millis::now();
         // Connections whose PROXY header is incomplete go to the next process as they are.
-        let result = self.end_acceptors(Duration::ZERO);
+        let pending = self.end_acceptors(Duration::ZERO);
         self.cluster.fail_fast();
         self.release(phase);
         let connections = self.collect();
@@ -394,7 +395,7 @@ impl Server {
             handovers: self.metrics.handovers(),
             begun: Some(begun),
             census,
-            clients: clients.chain(result).collect(),
+            clients: clients.chain(pending).collect(),
             leaving,
             id: Some(self.id),
         }

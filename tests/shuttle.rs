@@ -42,8 +42,8 @@ const NEVER: Duration = Duration::ZERO;
 
 /// Runs `check` with threads that take turns by chance, and with threads that are now and then not let on for long.
 fn check(check: impl Fn() + Send + Sync + 'static) {
-    let limiter =
-        std::env::var("BLOCKCHAIN_TCPD_TEST_TURNS").map_or(500, |limiter| limiter.parse().unwrap());
+    let schedules = std::env::var("BLOCKCHAIN_TCPD_TEST_SCHEDULES")
+        .map_or(500, |number| number.parse().unwrap());
     // No check needs more steps than some thousands; who turns in circles takes them all.
     let mut config = shuttle::Config::new();
     config.stack_size = 256 * 1024;
@@ -51,8 +51,8 @@ fn check(check: impl Fn() + Send + Sync + 'static) {
     config.silence_warnings = true;
     let check = Arc::new(check);
     let again = check.clone();
-    shuttle::Runner::new(RandomScheduler::new(limiter), config.clone()).run(move || again());
-    shuttle::Runner::new(PctScheduler::new(3, limiter), config).run(move || check());
+    shuttle::Runner::new(RandomScheduler::new(schedules), config.clone()).run(move || again());
+    shuttle::Runner::new(PctScheduler::new(3, schedules), config).run(move || check());
 }
 
 /// What is between a client and the server. Nobody holds the lock from one step to the next.

@@ -138,7 +138,7 @@ impl Plan<'_> {
         match planned {
             b'i' => {}
             b'o' => {
-                let slot = &board.lines()[0];
+                let slot = &board.slots()[0];
                 slot.request_close(slot.state());
             }
             b'r' => board.set_phase(Phase::Detach),

@@ -100,7 +100,7 @@ impl EventLoop {
             conn.is_last = true;
         }
         let mut conns = self.conns.iter();
-        conns.all(|conn| conn.is_idle() || matches!(conn.state, ConnState::LingeringSocket))
+        conns.all(|conn| conn.is_idle() || matches!(conn.state, ConnState::Lingering))
     }
 
     /// Waits for events or the next deadline, and returns what is ready.

@@ -21,7 +21,7 @@ const KEPT: Duration = Duration::from_secs(75);
 const LEAVE: Duration = Duration::from_secs(1);
 
 /// Number of bytes to read at a time.
-const QUANTUM: usize = 2048;
+const READ_CHUNK: usize = 2048;
 
 /// A connection.
 pub(super) struct HttpConn {
@@ -51,7 +51,7 @@ pub(super) enum ConnState {
     /// The response is sent, and the buffer holds the beginning of another request (pipelining).
     Continuing,
     /// Lingering close: half-closed, and input is discarded.
-    LingeringSocket,
+    Lingering,
     /// The connection is finished.
     Gone,
 }
@@ -59,7 +59,7 @@ pub(super) enum ConnState {
 impl ConnState {
     pub fn events(&self) -> PollFlags {
         match self {
-            ConnState::Reading | ConnState::LingeringSocket => PollFlags::IN,
+            ConnState::Reading | ConnState::Lingering => PollFlags::IN,
             // Pipelined requests are answered one per poll, so that other connections get their
             // turn.
             ConnState::Writing { .. } | ConnState::Continuing => PollFlags::OUT,
@@ -96,7 +96,7 @@ impl HttpConn {
                 self.state = ConnState::Reading;
                 self.look(handlers);
             }
-            ConnState::LingeringSocket => self.discard(),
+            ConnState::Lingering => self.discard(),
             // The peer has gone: only that was polled for.
             ConnState::Waiting { .. } => self.state = ConnState::Gone,
             ConnState::Gone => {}
@@ -104,7 +104,7 @@ impl HttpConn {
     }
 
     fn read(&mut self, handlers: &mut Handlers) {
-        let mut piece = [0; QUANTUM];
+        let mut piece = [0; READ_CHUNK];
         match rustix::net::recv(&self.stream, &mut piece, RecvFlags::DONTWAIT) {
             Ok((0, _)) => self.state = ConnState::Gone,
             Ok((read, _)) => {
@@ -202,13 +202,13 @@ impl HttpConn {
             let _ = self.stream.shutdown(Shutdown::Write);
             self.input = Vec::new();
             self.until = Instant::now() + LEAVE;
-            self.state = ConnState::LingeringSocket;
+            self.state = ConnState::Lingering;
         }
     }
 
     /// Discards input, so that the client receives the response and not a reset.
     fn discard(&mut self) {
-        let mut piece = [0; QUANTUM];
+        let mut piece = [0; READ_CHUNK];
         match rustix::net::recv(&self.stream, &mut piece, RecvFlags::DONTWAIT) {
             Ok((0, _)) => self.state = ConnState::Gone,
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}

@@ -65,9 +65,9 @@ impl ComputeLimiter {
         ComputeLimiter::of((cores / 2).max(1))
     }
 
-    fn of(limiter: usize) -> Self {
+    fn of(permits: usize) -> Self {
         ComputeLimiter(Arc::new(Mutex::new(State {
-            free: vec![Instant::now(); limiter].into(),
+            free: vec![Instant::now(); permits].into(),
             waiting: VecDeque::new(),
             closed: false,
         })))
@@ -147,7 +147,7 @@ impl ComputeLimiter {
         given.try_recv().unwrap_or(Err(CommandError::ComputeBusy))
     }
 
-    fn take_all(&self, rested: Instant) {
+    fn give_back(&self, rested: Instant) {
         let mut state = self.lock();
         match state.waiting.pop_front() {
             // The channel has room for one message. A request that times out takes the message all
@@ -180,7 +180,7 @@ impl Drop for Permit {
         let now = Instant::now();
         let computed = now.duration_since(self.since);
         let rest = computed.min(LONGEST_REST) + REQUEST_OVERHEAD;
-        self.limiter.take_all(now + rest);
+        self.limiter.give_back(now + rest);
     }
 }
 

@@ -32,7 +32,7 @@ impl AsyncPrinter {
                 }
             }
         };
-        let thread = thread::Builder::new().name("crier".to_string());
+        let thread = thread::Builder::new().name("printer".to_string());
         thread.spawn(print)?;
         Ok(AsyncPrinter(crier))
     }
@@ -60,7 +60,7 @@ pub fn with_monitor<T>(
     };
     thread::scope(|scope| {
         let watch = move || watch(connection, &dismissed, crier, prompt);
-        let connection_monitor = thread::Builder::new().name("lookout".to_string());
+        let connection_monitor = thread::Builder::new().name("monitor".to_string());
         // Without a thread the connection is dropped with the closure, and the next request
         // reconnects.
         let connection_monitor = connection_monitor.spawn_scoped(scope, watch);

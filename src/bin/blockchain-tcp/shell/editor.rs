@@ -17,7 +17,7 @@ use crate::failure::Failure;
 /// Result of reading a line.
 pub enum Read {
     /// Input, typed or pasted, of one or more lines.
-    LineBuffer(String),
+    Input(String),
     /// The line was abandoned (^C).
     Abandoned,
     /// End of the input.
@@ -91,7 +91,7 @@ impl Editor {
                 if self.lines.add_history_entry(&line).is_ok_and(|added| added) {
                     self.history.keep(&line);
                 }
-                Ok(Read::LineBuffer(line))
+                Ok(Read::Input(line))
             }
             Err(ReadlineError::Interrupted) => Ok(Read::Abandoned),
             Err(ReadlineError::Eof) => Ok(Read::End),

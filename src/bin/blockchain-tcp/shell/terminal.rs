@@ -37,7 +37,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         }
         let prompt = Prompt::new(&options.server, link.address().is_some());
         let lines = match with_monitor(&mut link, &crier, &prompt, || editor.read(&prompt))? {
-            Read::LineBuffer(lines) => lines,
+            Read::Input(lines) => lines,
             Read::Abandoned => continue,
             Read::End => break,
         };
