@@ -30,7 +30,7 @@ pub struct Credentials {
 
 /// Client certificate: the certificate of this server, the intermediate ones after it, and the
 /// private key.
-pub struct Identity {
+pub struct ClientCertificate {
     /// The certificate of this server first.
     pub chain: Vec<CertificateDer<'static>>,
     /// Private key of the first certificate; the two match.
@@ -81,7 +81,7 @@ impl Credentials {
             ));
         }
         self.certificates().map_err(wrong)?;
-        self.identity().map_err(wrong)?;
+        self.client_certificate().map_err(wrong)?;
         Ok(())
     }
 
@@ -118,7 +118,7 @@ impl Credentials {
     }
 
     /// Returns the client certificate, if one is configured.
-    pub fn identity(&self) -> Result<Option<Identity>, String> {
+    pub fn client_certificate(&self) -> Result<Option<ClientCertificate>, String> {
         let (certificate, key) = match (&self.certificate, &self.key) {
             (None, None) => return Ok(None),
             (Some(certificate), Some(key)) => (certificate, key),
@@ -136,15 +136,15 @@ impl Credentials {
             }
         };
         let pem = read(key)?;
-        let identity = Identity {
+        let shown = ClientCertificate {
             chain: certificates(certificate)?,
             key: private_key(key, &pem)?,
             pem,
         };
-        let (chain, der) = (identity.chain.clone(), identity.key.clone_key());
+        let (chain, der) = (shown.chain.clone(), shown.key.clone_key());
         let provider = rustls::crypto::ring::default_provider();
         match CertifiedKey::from_der(chain, der, &provider) {
-            Ok(_) => Ok(Some(identity)),
+            Ok(_) => Ok(Some(shown)),
             Err(rustls::Error::InconsistentKeys(_)) => Err(format!(
                 "{} is not the private key of the first certificate in {}",
                 key.display(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription as Alert, ClientConfig, RootCertStore};
 
-use super::credentials::{Credentials, Identity};
+use super::credentials::{ClientCertificate, Credentials};
 use super::error::{ClusterError, ErrorKind};
 use crate::error::plain;
 
@@ -26,9 +26,11 @@ pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// Returns the client certificate, if one is configured.
-pub fn identity(credentials: &Credentials) -> Result<Option<Identity>, ClusterError> {
+pub fn client_certificate(
+    credentials: &Credentials,
+) -> Result<Option<ClientCertificate>, ClusterError> {
     let problem = |what: String| ClusterError::new(ErrorKind::Denied, what);
-    credentials.identity().map_err(problem)
+    credentials.client_certificate().map_err(problem)
 }
 
 /// Creates a TLS client configuration.
@@ -41,8 +43,8 @@ pub fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>, ClusterErr
         .with_safe_default_protocol_versions()
         .map_err(problem)?
         .with_root_certificates(store);
-    let config = match identity(credentials)? {
-        Some(Identity { chain, key, .. }) => {
+    let config = match client_certificate(credentials)? {
+        Some(ClientCertificate { chain, key, .. }) => {
             config.with_client_auth_cert(chain, key).map_err(problem)?
         }
         None => config.with_no_client_auth(),

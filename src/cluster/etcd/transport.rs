@@ -12,7 +12,7 @@ use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{Connector as _, RustlsConnector};
 
 use super::connector::Members;
-use crate::cluster::credentials::Identity;
+use crate::cluster::credentials::ClientCertificate;
 use crate::cluster::error::{ClusterError, ErrorKind, cut};
 use crate::cluster::settings::{Host, Settings};
 use crate::cluster::tls;
@@ -258,12 +258,12 @@ fn agent(settings: &Settings, members: Members, patience: Duration) -> Result<Ag
             .iter()
             .map(|root| Certificate::from_der(root).to_owned())
             .collect();
-        let identity = tls::identity(&settings.credentials)?;
+        let shown = tls::client_certificate(&settings.credentials)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         config = config.tls_config(
             TlsConfig::builder()
                 .root_certs(RootCerts::new_with_certs(&roots))
-                .client_cert(identity.as_ref().map(certificate).transpose()?)
+                .client_cert(shown.as_ref().map(certificate).transpose()?)
                 .unversioned_rustls_crypto_provider(provider)
                 .build(),
         );
@@ -273,12 +273,12 @@ fn agent(settings: &Settings, members: Members, patience: Duration) -> Result<Ag
 }
 
 /// Converts the client certificate for ureq.
-fn certificate(identity: &Identity) -> Result<ClientCert, ClusterError> {
-    let chain = identity.chain.iter();
+fn certificate(shown: &ClientCertificate) -> Result<ClientCert, ClusterError> {
+    let chain = shown.chain.iter();
     let chain: Vec<_> = chain
         .map(|one| Certificate::from_der(one).to_owned())
         .collect();
-    let key = PrivateKey::from_pem(identity.pem.as_bytes())
+    let key = PrivateKey::from_pem(shown.pem.as_bytes())
         .map_err(|error| ClusterError::new(ErrorKind::Denied, error.to_string()))?;
     Ok(ClientCert::new_with_certs(&chain, key))
 }
