@@ -59,6 +59,9 @@ fn whoever_does_not_answer_as_a_server_does_makes_who_unavailable_in_time() {
             wait(socket);
         })
     };
+    let etcd = Etcd::start(1);
+    let server = &servers(&etcd, 1)[0];
+    let mut asking = client(server);
     for (who, address) in [
         ("nobody", free_address()),
         ("one who says nothing", somebody(wait)),
@@ -101,24 +104,28 @@ fn whoever_does_not_answer_as_a_server_does_makes_who_unavailable_in_time() {
             }),
         ),
     ] {
-        let etcd = Etcd::start(1);
-        let server = &servers(&etcd, 1)[0];
-        let mut asking = client(server);
-        etcd.write_down(address);
-        let begun = Instant::now();
-        assert_eq!(
-            asking.ask("WHO"),
-            "ERR UNAVAILABLE 1 of 2 servers answered, try again",
-            "{who}"
-        );
-        assert!(begun.elapsed() < patience(), "{who}: {:?}", begun.elapsed());
+        let key = etcd.write_down(address);
+        // etcd may be slow on a busy machine, and then the server says so in time, too.
+        wait_until("etcd answers in time", || {
+            let begun = Instant::now();
+            let answer = asking.ask("WHO");
+            let took = begun.elapsed();
+            assert!(took < patience(), "{who}: {took:?}");
+            let is_slow = answer.contains(REGISTRY);
+            let silent = "ERR UNAVAILABLE 1 of 2 servers answered, try again";
+            assert!(is_slow || answer == silent, "{who}: {answer}");
+            !is_slow
+        });
         assert_eq!(asking.ask("WHY"), "42");
-        let line = server
-            .log()
-            .wait_for("a server of the cluster does not answer");
-        assert!(line.contains(&address.to_string()), "{line}");
-        etcd.does(&["del", "--prefix", "/blockchain-tcpd/default/members/"]);
-        unavailable_until(&mut asking, &[OUTSIDE, YOUNG], "1");
+        wait_until("it is named", || {
+            let mut lines = server.log().lines().into_iter();
+            lines.any(|line| {
+                line.contains("server of the cluster does not answer")
+                    && line.contains(&address.to_string())
+            })
+        });
+        etcd.does(&["del", &key]);
+        unavailable_until(&mut asking, &[REGISTRY, OUTSIDE, YOUNG], "1");
     }
 }
 

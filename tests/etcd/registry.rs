@@ -189,11 +189,12 @@ impl Etcd {
         said
     }
 
-    /// Writes somebody down who listens there.
-    pub fn write_down(&self, address: SocketAddr) {
+    /// Registers a server that is said to listen there. Returns its key.
+    pub fn write_down(&self, address: SocketAddr) -> String {
         let (id, incarnation) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
         let key = format!("/blockchain-tcpd/default/members/{id}/{incarnation}");
         self.does(&["put", &key, &format!(r#"{{"advertise":"{address}"}}"#)]);
+        key
     }
 }
 
