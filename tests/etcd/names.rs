@@ -2,23 +2,13 @@
 
 use std::net::SocketAddr;
 
-use super::registry::{Etcd, free_address};
+use super::registry::Etcd;
 use super::wait_for;
-use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, shown};
+use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, server_where};
 use crate::support::way::Way;
 use crate::support::{Daemon, installed};
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_blockchain-tcpd");
-
-/// A server of this cluster, where the file at `path` holds this.
-fn server_where(path: &str, content: &str, cluster: &str) -> Daemon {
-    let http = free_address().to_string();
-    shown(path, content, "-m", "", DAEMON, |mut command| {
-        command.args(["--listen", "127.0.0.1:0", "--http", &http]);
-        command.args(["--advertise", &http, "--cluster", cluster]);
-        Daemon::run(command)
-    })
-}
 
 #[test]
 fn an_address_that_says_nothing_is_left_for_the_next() {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::support::certificates::Authority;
 use crate::support::watch::watch;
-use crate::support::{Client, Daemon, Scratch, clean, fails, installed, wait_until};
+use crate::support::{Client, Daemon, Scratch, fails, installed, wait_until};
 
 /// Without a leader until there is another: two of etcd's time-outs, and an attempt of a server's.
 const LEADERLESS: Duration = Duration::from_secs(2);
@@ -237,45 +237,16 @@ fn tls_is_spoken_with_whom_the_certificates_name_and_nobody_else() {
     if !installed("etcd") || !installed("openssl") {
         return;
     }
-    let certificate = |scratch: &Scratch| {
-        let (file, key) = (
-            scratch.path().join("cert.pem"),
-            scratch.path().join("key.pem"),
-        );
-        let status = clean("openssl")
-            .args(
-                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-                    .split(' '),
-            )
-            .args([
-                "-subj",
-                "/CN=test",
-                "-addext",
-                "subjectAltName=IP:127.0.0.1",
-            ])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-            .arg("-out")
-            .arg(&file)
-            .arg("-keyout")
-            .arg(&key)
-            .output();
-        assert!(status.is_ok_and(|output| output.status.success()));
-        Some([file.clone(), key, file])
-    };
-    let mut file = String::new();
-    let make = |scratch: &Scratch| {
-        let made = certificate(scratch);
-        file = scratch.path().join("cert.pem").display().to_string();
-        made
-    };
-    let etcd = Etcd::start_with(1, make, &[]);
-    let trusting = server(&etcd, &["--cluster-ca-file", &file]);
+    let authority = Authority::new();
+    authority.certify("server", "/CN=etcd");
+    let files = ["server.crt", "server.key", "ca.crt"].map(|file| authority.path(file).into());
+    let etcd = Etcd::start_with(1, |_| Some(files), &[]);
+    let ours = authority.path("ca.crt");
+    let trusting = server(&etcd, &["--cluster-ca-file", &ours]);
     let mut asking = client(&trusting);
     unavailable_until(&mut asking, &[OUTSIDE, YOUNG], "1");
-    let other = Scratch::new();
-    certificate(&other);
-    let other = other.path().join("cert.pem").display().to_string();
-    let distrusting = server(&etcd, &["--cluster-ca-file", &other]);
+    let theirs = Authority::new();
+    let distrusting = server(&etcd, &["--cluster-ca-file", &theirs.path("ca.crt")]);
     let answer = client(&distrusting).ask("WHO");
     assert!(answer.contains(REGISTRY), "{answer}");
     let line = distrusting.log().wait_for("cut off from the cluster");

@@ -1,14 +1,13 @@
 //! Who a server is to Redis, whom it believes there, and which settings are refused.
 
 use std::fs;
-use std::path::Path;
 
 use super::trouble::says;
 use super::{figure, server_at, who};
 use crate::support::certificates::Authority;
 use crate::support::kernel::{can, shell, through};
 use crate::support::redis::{Redis, free_port};
-use crate::support::{Daemon, Scratch, clean, fails, installed, program, run_to_end, wait_until};
+use crate::support::{Daemon, Scratch, fails, installed, program, run_to_end, wait_until};
 
 const SECRET: &str = "correct-horse-battery-staple";
 
@@ -293,65 +292,36 @@ fn credentials_that_systemd_passes_are_used_unless_they_are_blank() {
     connects(&Redis::start(&["--requirepass", SECRET]));
 }
 
-/// Makes a key and a certificate for 127.0.0.1, signed by a new authority.
-fn certify(directory: &Path, authority: &str) {
-    let run = |arguments: &str| {
-        let output = clean("openssl")
-            .current_dir(directory)
-            .args(arguments.split(' '))
-            .output()
-            .expect("openssl runs");
-        assert!(output.status.success(), "{arguments}: {output:?}");
-    };
-    let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
-    run(&format!(
-        "{new} -keyout {authority}.key -out {authority}.crt -subj /CN={authority}"
-    ));
-    run(&format!(
-        "{new} -keyout server.key -out server.crt -subj /CN=redis -addext subjectAltName=IP:127.0.0.1 \
-         -addext basicConstraints=critical,CA:FALSE -CA {authority}.crt -CAkey {authority}.key"
-    ));
-}
-
 #[test]
 fn tls_is_spoken_with_whom_the_named_authority_vouches_for_and_with_nobody_else() {
     if !installed("redis-server") || !installed("openssl") {
         return;
     }
-    let files = Scratch::new();
-    certify(files.path(), "ours");
-    let path = |name: &str| {
-        let file = files.path().join(name);
-        file.to_str().expect("UTF-8").to_string()
-    };
+    let authority = Authority::new();
+    authority.certify("server", "/CN=redis");
+    let ours = authority.path("ca.crt");
     let port = free_port().to_string();
     let redis = Redis::start(&[
         "--tls-port",
         &port,
         "--tls-cert-file",
-        &path("server.crt"),
+        &authority.path("server.crt"),
         "--tls-key-file",
-        &path("server.key"),
+        &authority.path("server.key"),
         "--tls-auth-clients",
         "no",
         "--tls-ca-cert-file",
-        &path("ours.crt"),
+        &ours,
     ]);
     let url = format!("rediss://127.0.0.1:{port}");
-    let ours = path("ours.crt");
     let servers = [(); 2].map(|()| server_at(&url, &["--cluster-ca-file", &ours]));
     let mut clients = servers.each_ref().map(|server| server.connect());
     wait_until("both are counted", || clients.each_mut().map(who) == [2, 2]);
     let encrypted = redis.ask(&["INFO", "clients"]);
     assert!(encrypted.contains("connected_clients"), "{encrypted}");
 
-    let others = Scratch::new();
-    certify(others.path(), "theirs");
-    let theirs = others.path().join("theirs.crt");
-    let stranger = server_at(
-        &url,
-        &["--cluster-ca-file", theirs.to_str().expect("UTF-8")],
-    );
+    let theirs = Authority::new();
+    let stranger = server_at(&url, &["--cluster-ca-file", &theirs.path("ca.crt")]);
     stranger.log().wait_for("invalid peer certificate");
     assert!(figure(&stranger, "errors_total{kind=\"denied\"}") > 0.0);
     let by_name = server_at(

@@ -3,19 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::sentinel::Sentinel;
-use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, shown};
+use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, server_where};
 use crate::support::redis::{Redis, free_port};
 use crate::support::{Daemon, installed};
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_blockchain-tcpd");
-
-/// A server of this cluster, where the file at `path` holds this.
-fn server_where(path: &str, content: &str, cluster: &str) -> Daemon {
-    shown(path, content, "-m", "", DAEMON, |mut command| {
-        command.args(["--listen", "127.0.0.1:0", "--cluster", cluster]);
-        Daemon::run(command)
-    })
-}
 
 /// A Redis at this address.
 fn redis_at(ip: Ipv4Addr, port: u16, arguments: &[&str]) -> Redis {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::kernel::can;
+use super::redis::free_port;
 use super::{Daemon, Scratch, clean};
 
 /// A port at which connections are neither taken nor refused: it listens with a backlog that is full.
@@ -108,6 +109,17 @@ pub fn shown<T>(
     let mut command = clean("unshare");
     command.args([flags, "--", "sh", "-c", &script, program]);
     run(command)
+}
+
+/// A server of this cluster, where the file at `path` holds this.
+pub fn server_where(path: &str, content: &str, cluster: &str) -> Daemon {
+    let http = format!("127.0.0.1:{}", free_port());
+    let daemon = env!("CARGO_BIN_EXE_blockchain-tcpd");
+    shown(path, content, "-m", "", daemon, |mut command| {
+        command.args(["--listen", "127.0.0.1:0", "--http", &http]);
+        command.args(["--advertise", &http, "--cluster", cluster]);
+        Daemon::run(command)
+    })
 }
 
 /// A daemon on a free port of this address, and the port.
