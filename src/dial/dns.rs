@@ -16,7 +16,7 @@ use super::route::Failed;
 use super::socket::connect_first;
 use crate::error::plain;
 
-/// Age at which the addresses of a name are resolved again.
+/// Age at which a name is resolved again, whether it has addresses or an error.
 const NAME_HOLDS: Duration = Duration::from_secs(5);
 
 /// The most names that are resolved at the same time. Further names wait.
@@ -98,9 +98,7 @@ impl DnsCache {
         }
         let question = (name.to_string(), port);
         let mut state = self.0.lock();
-        if state.known.get(&question).is_none_or(Known::is_due) {
-            self.want(&mut state, &question);
-        }
+        self.want(&mut state, &question);
         loop {
             match state.known.get(&question).map(|known| &known.addresses) {
                 Some(Ok(addresses)) => {
@@ -170,8 +168,13 @@ impl DnsCache {
         self.0.failed.note(address);
     }
 
-    /// Starts a lookup of this name, unless one is running or queued.
+    /// Starts a lookup of this name, unless its last result still holds, or a lookup is running or
+    /// queued.
     fn want(&self, state: &mut State, question: &Question) {
+        let holds = |known: &Known| known.at.elapsed() < NAME_HOLDS;
+        if state.known.get(question).is_some_and(holds) {
+            return;
+        }
         if state.wanted.contains(question) || state.asked.contains(question) {
             return;
         }
@@ -197,10 +200,6 @@ impl DnsCache {
 impl Known {
     fn has_some(&self) -> bool {
         matches!(&self.addresses, Ok(addresses) if !addresses.is_empty())
-    }
-
-    fn is_due(&self) -> bool {
-        self.addresses.is_err() || self.at.elapsed() >= NAME_HOLDS
     }
 }
 
@@ -406,12 +405,39 @@ mod tests {
         };
         assert_eq!(ask(late()).unwrap_err().to_string(), "away");
         IS_THERE.store(1, Ordering::SeqCst);
+        age(&names, "some.example", NAME_HOLDS);
         until(&|| ask(soon()).is_ok());
         IS_THERE.store(2, Ordering::SeqCst);
         age(&names, "some.example", NAME_HOLDS);
         assert_eq!(ask(soon()).unwrap(), here(1));
         until(&|| names.0.lock().threads == 0);
         assert_eq!(ask(soon()).unwrap(), here(1));
+    }
+
+    #[test]
+    fn a_name_that_does_not_resolve_is_not_looked_up_at_each_call() {
+        static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+        let names = DnsCache::with_resolver(|name, port| match name {
+            "good.example" => Ok(here(port)),
+            _ => {
+                LOOKUPS.fetch_add(1, Ordering::SeqCst);
+                Err(io::Error::other("no"))
+            }
+        });
+        let hosts = [("good.example", 1), ("none.example", 1)];
+        for round in 1..=3 {
+            for _ in 0..10 {
+                assert_eq!(names.wait_for_one(&hosts, late()), [true, false]);
+                let error = names.addresses("none.example", 1, late()).unwrap_err();
+                assert_eq!(error.to_string(), "no");
+                let deadline = late();
+                while names.0.lock().threads > 0 && Instant::now() < deadline {
+                    std::thread::yield_now();
+                }
+            }
+            assert_eq!(LOOKUPS.load(Ordering::SeqCst), round);
+            age(&names, "none.example", NAME_HOLDS);
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! How the etcd is found by its name: at which of its addresses, also while no name server knows another name.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use super::registry::Etcd;
 use super::wait_for;
-use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, server_where};
+use crate::support::names::{
+    DeafNameServer, EmptyNameServer, Silent, alone_with_a_port, can_show, server_where,
+};
 use crate::support::way::Way;
 use crate::support::{Daemon, installed};
 
@@ -52,6 +55,31 @@ fn a_name_that_no_name_server_answers_for_delays_no_other() {
     let log = server.log().lines().join("\n");
     assert!(!log.contains("can't find the address"), "{log}");
     wait_for(&[server], 1);
+}
+
+#[test]
+fn a_host_that_does_not_resolve_is_not_looked_up_with_each_call() {
+    if !can_show() || !installed("etcd") {
+        return;
+    }
+    let Some(names) = EmptyNameServer::start() else {
+        return;
+    };
+    let etcd = Etcd::start(1);
+    let cluster = format!(
+        "etcd://nowhere.example.,localhost:{}",
+        etcd.addresses()[0].port()
+    );
+    let begun = Instant::now();
+    let server = server_where("/etc/resolv.conf", EmptyNameServer::CONF, &cluster);
+    wait_for(std::slice::from_ref(&server), 1);
+    for _ in 0..50 {
+        server.ask("WHO\n");
+    }
+    // Each lookup has two queries: A and AAAA. One lookup checks the settings.
+    let (lookups, took) = (names.queries() / 2, begun.elapsed());
+    let due = 2 + took.as_secs() as usize / 5;
+    assert!((1..=due).contains(&lookups), "{lookups} in {took:?}");
 }
 
 #[test]

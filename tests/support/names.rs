@@ -3,6 +3,8 @@
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType};
@@ -68,6 +70,39 @@ impl DeafNameServer {
     pub fn conf(&self) -> String {
         let ip = self.0.local_addr().expect("it is bound").ip();
         format!("nameserver {ip}\noptions timeout:30 attempts:3\n")
+    }
+}
+
+/// A name server that knows no name and counts the queries. Nothing where this may not be.
+pub struct EmptyNameServer(Arc<AtomicUsize>);
+
+impl EmptyNameServer {
+    /// The content of `/etc/resolv.conf`.
+    pub const CONF: &'static str = "nameserver 127.66.0.54\n";
+
+    pub fn start() -> Option<Self> {
+        let Ok(socket) = UdpSocket::bind("127.66.0.54:53") else {
+            eprintln!("left out: no name server can be at 127.66.0.54");
+            return None;
+        };
+        let queries = Arc::new(AtomicUsize::new(0));
+        let counted = queries.clone();
+        std::thread::spawn(move || {
+            let mut message = [0; 512];
+            while let Ok((length, client)) = socket.recv_from(&mut message) {
+                counted.fetch_add(1, Ordering::SeqCst);
+                // The header becomes that of a response with the code NXDOMAIN.
+                message[2..4].copy_from_slice(&[0x81, 0x83]);
+                // The client may have gone.
+                let _ = socket.send_to(&message[..length], client);
+            }
+        });
+        Some(EmptyNameServer(queries))
+    }
+
+    /// The number of queries so far.
+    pub fn queries(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
