@@ -49,6 +49,9 @@ pub struct ClusterError {
     pub kind: ErrorKind,
     /// Description, for the log.
     pub what: String,
+    /// What Redis or a Sentinel said, in which to search: unlike the description, it holds no host.
+    /// Empty without an error reply.
+    pub said: String,
     /// Error code from the server: the first word of a Redis error, or the number of a gRPC status.
     /// Empty without one.
     pub code: String,
@@ -60,6 +63,7 @@ impl ClusterError {
         ClusterError {
             kind,
             what: what.into(),
+            said: String::new(),
             code: String::new(),
         }
     }

@@ -36,6 +36,15 @@ pub fn connect_first(
     None
 }
 
+/// Returns whether a write failed because the peer has closed the connection. The peer may have sent
+/// the reason, as a TLS alert for example: the next read finds it.
+pub fn is_closed_by_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
+}
+
 fn connect_to(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, timeout)?;
     is_connected(&stream)?;

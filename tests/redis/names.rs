@@ -1,6 +1,6 @@
 //! How the Redis is found by its name: at which of its addresses, also while no name server knows another name.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use super::sentinel::Sentinel;
 use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, server_where};
@@ -67,6 +67,27 @@ fn a_name_that_no_name_server_answers_for_delays_no_other() {
     redis.wait_for_servers(1);
     let log = server.log().lines().join("\n");
     assert!(!log.contains("can't find the address"), "{log}");
+}
+
+/// A Redis that is full, at a host whose name looks like an answer about an unknown command.
+#[test]
+fn only_what_a_redis_says_tells_that_it_is_too_old_and_not_its_name() {
+    if !can_show() || !installed("redis-server") {
+        return;
+    }
+    let redis = Redis::start(&["--maxclients", "1"]);
+    let _only = TcpStream::connect(("127.0.0.1", redis.port)).expect("it listens");
+    let name = "unsupported-command.example";
+    let hosts = format!("127.0.0.1 {name}\n");
+    let cluster = format!("redis://{name}:{}", redis.port);
+    let server = server_where("/etc/hosts", &hosts, &cluster);
+    let line = server.log().wait_for("cut off from the cluster");
+    let full = format!(
+        "{name}:{} says: ERR max number of clients reached",
+        redis.port
+    );
+    assert!(line.contains(&full), "{line}");
+    assert!(!line.contains("HELLO"), "{line}");
 }
 
 #[test]

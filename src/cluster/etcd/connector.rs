@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{
 
 use crate::cluster::settings::Host;
 use crate::dial::DnsCache;
-use crate::dial::socket::connect_first;
+use crate::dial::socket::{connect_first, is_closed_by_peer};
 
 /// Longest wait for the first lookup of a name, and for a connection, even if the deadline is
 /// later.
@@ -130,8 +130,10 @@ impl Transport for Tcp {
         let timeout = timeout.for_write();
         self.stream.set_write_timeout(Some(left(timeout)?))?;
         let output = &self.buffers.output()[..amount];
-        let written = self.stream.write_all(output);
-        written.map_err(|error| failed(error, timeout))
+        match self.stream.write_all(output) {
+            Err(error) if !is_closed_by_peer(&error) => Err(failed(error, timeout)),
+            _ => Ok(()),
+        }
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -169,5 +171,31 @@ fn failed(error: io::Error, timeout: NextTimeout) -> Error {
     match error.kind() {
         ErrorKind::TimedOut | ErrorKind::WouldBlock => Error::Timeout(timeout.reason),
         _ => Error::Io(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_a_member_sent_before_it_closed_is_read_although_writing_fails() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.accept().unwrap().0.write_all(b"why").unwrap();
+        let buffers = LazyBuffers::new(16, 16);
+        let mut tcp = Tcp { stream, buffers };
+        let timeout = || NextTimeout {
+            after: Duration::from_secs(10).into(),
+            ..NextTimeout::default()
+        };
+        // The first write makes the member reset the connection, and the next ones fail.
+        for _ in 0..3 {
+            tcp.transmit_output(1, timeout()).unwrap();
+        }
+        assert!(tcp.await_input(timeout()).unwrap());
+        assert_eq!(tcp.buffers.input(), b"why");
     }
 }

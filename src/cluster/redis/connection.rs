@@ -19,6 +19,7 @@ use crate::cluster::error::{ClusterError, ErrorKind, cut};
 use crate::cluster::settings::Host;
 use crate::cluster::tls;
 use crate::dial::DnsCache;
+use crate::dial::socket::is_closed_by_peer;
 use crate::waker::poll_until;
 
 /// Error codes that may be quoted from the reply to AUTH.
@@ -61,15 +62,15 @@ pub struct RedisConnection {
 }
 
 enum Stream {
-    Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Plain(Socket),
+    Tls(Box<StreamOwned<ClientConnection, Socket>>),
 }
 
 impl Stream {
     fn socket(&self) -> &TcpStream {
         match self {
-            Stream::Plain(socket) => socket,
-            Stream::Tls(stream) => &stream.sock,
+            Stream::Plain(socket) => &socket.0,
+            Stream::Tls(stream) => &stream.sock.0,
         }
     }
 
@@ -78,6 +79,29 @@ impl Stream {
             Stream::Plain(socket) => socket,
             Stream::Tls(stream) => stream.as_mut(),
         }
+    }
+}
+
+/// Socket to which writes succeed after the server has closed: what the server sent before, such as
+/// a TLS alert, is read instead. rustls would not read on after a failed write.
+struct Socket(TcpStream);
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(error) if is_closed_by_peer(&error) => Ok(bytes.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -104,6 +128,7 @@ impl RedisConnection {
             .connect(&host.name, host.port, deadline)
             .map_err(lost)?;
         socket.set_nonblocking(true).map_err(lost)?;
+        let socket = Socket(socket);
         let stream = match tls {
             None => Stream::Plain(socket),
             Some(config) => {
@@ -317,12 +342,14 @@ impl RedisConnection {
 
     fn refused(&self, error: &ServerError) -> ClusterError {
         let (code, details) = (error.code(), error.details().unwrap_or_default());
-        let what = match self.is_secret {
-            true => format!("{} says to AUTH: {}", self.host, known(code, details)),
-            false => format!("{} says: {}", self.host, cut(&quote(code, details))),
+        let (says, said) = match self.is_secret {
+            true => ("says to AUTH", known(code, details)),
+            false => ("says", cut(&quote(code, details))),
         };
+        let what = format!("{} {says}: {said}", self.host);
         let mut trouble = ClusterError::new(sort(code, details), what);
         trouble.code = code.to_string();
+        trouble.said = said;
         trouble
     }
 }
@@ -415,7 +442,28 @@ fn is_blocked(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn what_a_server_sent_before_it_closed_is_read_although_writing_fails() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = "127.0.0.1".to_string();
+        let port = listener.local_addr().unwrap().port();
+        let (host, names) = (Host { name, port }, DnsCache::default());
+        let by = Instant::now() + Duration::from_secs(10);
+        let mut link = RedisConnection::connect(&host, &names, None, by).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(b"-ERR why\r\n").unwrap();
+        drop(server);
+        // The first write makes the server reset the connection, and the next ones fail.
+        for _ in 0..3 {
+            link.send(b"PING\r\n", by).unwrap();
+        }
+        let error = link.ask(&redis::cmd("PING"), by).unwrap_err();
+        assert_eq!(error.said, "ERR why");
+    }
 
     #[test]
     fn errors_have_the_same_sort_within_scripts_of_all_versions() {

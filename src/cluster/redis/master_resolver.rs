@@ -294,7 +294,7 @@ fn hello(
 /// protocol version has a code of its own (`NOPROTO`); servers without HELLO use texts of their
 /// own.
 fn is_too_old(trouble: &ClusterError) -> bool {
-    let said = trouble.what.to_ascii_lowercase();
+    let said = trouble.said.to_ascii_lowercase();
     let words = [
         "command",
         "wrong number of arg",
