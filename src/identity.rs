@@ -130,12 +130,12 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         }
         // A socket (open(2)).
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
-            return Err(damaged(path, "it is no regular file"));
+            return Err(damaged(path, "it is not a regular file"));
         }
         Err(error) => return Err(failed(error)),
     };
     if !file.metadata().map_err(failed)?.is_file() {
-        return Err(damaged(path, "it is no regular file"));
+        return Err(damaged(path, "it is not a regular file"));
     }
     let mut content = Vec::new();
     file.take(LONGEST)

@@ -22,7 +22,7 @@
 //! handover_state                              encoded state of live connections
 //! queue      thread     clock      waker      job queue; named threads; clocks; eventfd, poll
 //! network    dial                             address ranges; client library with DNS
-//! error      sync       stdio                 errors, exit status; primitives; standard streams
+//! error      sync       stdio      text       errors; primitives; standard streams; escaping
 //! sys                                         the only module with unsafe code
 //! ```
 //!
@@ -141,5 +141,6 @@ pub mod signals;
 pub mod stdio;
 pub mod sync;
 pub mod sys;
+pub mod text;
 pub mod thread;
 pub mod waker;

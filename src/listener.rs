@@ -93,13 +93,13 @@ pub fn passed() -> Result<Passed, Error> {
             unit if unit.ends_with(".socket") => &mut line,
             _ => {
                 return Err(refuse(
-                    "has a name that is none of ours; FileDescriptorName=line is for clients, http for health and metrics",
+                    "has an unknown name; FileDescriptorName=line is for clients, http for health and metrics",
                 ));
             }
         };
         if !accepts_tcp(&socket) {
             return Err(refuse(
-                "is no listening TCP socket; ListenStream= with a port makes one",
+                "is not a listening TCP socket; ListenStream= with a port makes one",
             ));
         }
         let listener = inherit(socket, true)

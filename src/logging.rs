@@ -22,14 +22,14 @@ pub fn check_filter(filter: &str) -> Result<String, String> {
             Some((module, level)) if is_module(module.trim()) => level,
             Some((module, _)) => {
                 return Err(format!(
-                    "{module:?} is no part of this program, such as blockchain_tcpd::session"
+                    "{module:?} is not a module of this program, such as blockchain_tcpd::session"
                 ));
             }
             None => directive,
         };
         if level.trim().parse::<LevelFilter>().is_err() {
             return Err(format!(
-                "{level:?} is none of off, error, warn, info, debug, trace"
+                "{level:?} is not one of off, error, warn, info, debug, trace"
             ));
         }
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use crate::command::CommandSets;
 use crate::error::Error;
 use crate::network::{Network, socket_address};
+use crate::text::escape;
 use crate::{handover_state, identity, logging};
 
 /// Longer than anybody waits, and short enough to be added to any moment.
@@ -30,6 +32,7 @@ const SHORTEST_DURATION: Duration = Duration::from_millis(1);
     name = "blockchain-tcpd",
     version,
     max_term_width = 100,
+    styles = Styles::plain(),
     after_help = "Durations have a unit: 500ms, 10s, 5m, 1h. A flag outdoes its variable; an empty variable counts as \
                   not set, but for BLOCKCHAIN_TCPD_HTTP.\nExit status: 0 stopped as told, 64 wrong usage, 71 refused by the system, 78 wrong \
                   configuration."
@@ -43,7 +46,7 @@ pub struct Options {
     #[arg(skip)]
     pub unknown_variables: Vec<String>,
 
-    /// Address and port to listen on; port 0 is any free one. May be given several times (the variable: parted by
+    /// Address and port to listen on; port 0 is any free one. May be given several times (the variable: separated by
     /// commas)
     #[arg(
         long,
@@ -106,7 +109,7 @@ pub struct Options {
     pub max_clients_per_address: usize,
 
     /// Networks of load balancers: a connection from there must begin with a PROXY header, version 1 or 2, which says whose
-    /// it is. May be given several times (the variable: parted by commas) [default: none]
+    /// it is. May be given several times (the variable: separated by commas) [default: none]
     #[arg(
         long,
         env = "BLOCKCHAIN_TCPD_PROXY_FROM",
@@ -422,7 +425,7 @@ fn without_empty_variable(argument: clap::Arg) -> clap::Arg {
     }
 }
 
-/// systemd's STATE_DIRECTORY may name several, parted by colons (systemd.exec(5)); the first is ours.
+/// systemd's STATE_DIRECTORY may name several, separated by colons (systemd.exec(5)); the first is ours.
 fn systemd_state_directory() -> Option<PathBuf> {
     let directories = std::env::var_os("STATE_DIRECTORY")?;
     let first = std::env::split_paths(&directories).next()?;
@@ -446,9 +449,16 @@ fn complaint(command: &clap::Command, error: &clap::Error) -> Result<Asked, Erro
     }
 }
 
-/// What clap finds wrong.
+/// Returns the message of an error of clap, with the arguments in it escaped, so that a line end in
+/// an argument does not begin a line of the message. The command must have plain styles.
 pub fn wrong(error: &clap::Error) -> String {
-    let text = error.to_string();
+    // Without `ansi`, clap removes some control characters, and the arguments would not be found.
+    let mut text = error.render().ansi().to_string();
+    for (_, value) in error.context() {
+        if let ContextValue::String(value) = value {
+            text = text.replace(value, &escape(value, char::is_control));
+        }
+    }
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     text.trim_end().to_string()
 }

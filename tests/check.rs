@@ -340,7 +340,10 @@ fn wrong_usage_is_unknown_in_one_line() {
             "the argument '--use-ipv4' cannot be used with '--use-ipv6'",
         ),
         (&["--bogus"], "unexpected argument '--bogus' found"),
-        (&["a|b=1\nc"], "unexpected argument 'a\\x7cb=1 c' found"),
+        (
+            &["a|b=1\n\nc"],
+            "unexpected argument 'a\\x7cb=1\\x0a\\x0ac' found",
+        ),
         (
             &["--id", "6f0c"],
             "invalid value '6f0c' for '--id <UUID>': not a UUID, such as \

@@ -363,7 +363,7 @@ fn a_blank_line_between_two_requests_is_none() {
     );
 }
 
-/// Each with a new connection, some of which are made before the hand-over and ask only then.
+/// Each with a new connection, some of which are made before the handover and ask only then.
 #[test]
 fn no_check_fails_while_a_new_program_takes_over() {
     let daemon = daemon(&["--max-clients", "4"]);

@@ -361,10 +361,10 @@ fn an_id_file_that_is_no_file_is_refused_and_not_waited_for() {
     assert!(made.expect("mkfifo runs").success());
     let (status, said) = fails_in(scratch.path());
     assert_eq!(status, 78, "{said}");
-    assert!(said.contains("it is no regular file"), "{said}");
+    assert!(said.contains("it is not a regular file"), "{said}");
 
     for (target, problem) in [
-        ("/dev/zero", "it is no regular file"),
+        ("/dev/zero", "it is not a regular file"),
         ("nowhere", "it is a symbolic link to nothing"),
     ] {
         std::fs::remove_file(&pipe).unwrap();
@@ -377,7 +377,7 @@ fn an_id_file_that_is_no_file_is_refused_and_not_waited_for() {
     let _socket = std::os::unix::net::UnixListener::bind(&pipe).unwrap();
     let (status, said) = fails_in(scratch.path());
     assert_eq!(status, 78, "{said}");
-    assert!(said.contains("it is no regular file"), "{said}");
+    assert!(said.contains("it is not a regular file"), "{said}");
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn a_request_of_1024_bytes_is_answered_and_one_of_1025_is_not() {
 #[test]
 fn blanks_part_words_and_mean_nothing_around_them() {
     proves(
-        r#"The words of a request are parted by blanks (spaces and tabs); blanks before the first and after the last word
+        r#"The words of a request are separated by blanks (spaces and tabs); blanks before the first and after the last word
         mean nothing."#,
     );
     let daemon = daemon();
@@ -221,7 +221,7 @@ fn an_answer_is_the_bare_value() {
 #[test]
 fn an_error_is_err_a_word_and_a_sentence() {
     proves(
-        r#"What can't be done is answered by `ERR`, one of the words below and a sentence for a person, parted by single
+        r#"What can't be done is answered by `ERR`, one of the words below and a sentence for a person, separated by single
         blanks."#,
     );
     let errors = errors(&daemon());
@@ -305,7 +305,7 @@ fn ping_is_answered_pong() {
 
 #[test]
 fn help_names_all_commands_and_tells_of_each() {
-    proves(r#"`HELP` answers the names of all commands, parted by blanks."#);
+    proves(r#"`HELP` answers the names of all commands, separated by blanks."#);
     proves(
         r#"`HELP` with the name of a command answers how that command is used and what it does."#,
     );

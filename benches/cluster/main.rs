@@ -20,7 +20,7 @@ use common::{Length, Result};
 #[derive(Parser)]
 #[command(name = "cluster")]
 struct Options {
-    /// How many servers there are, parted by commas.
+    /// How many servers there are, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "3,30,300,1000")]
     servers: Vec<usize>,
 

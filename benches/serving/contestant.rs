@@ -42,7 +42,7 @@ pub struct Start {
 
 /// What a server prints when it is ready.
 enum Ready {
-    /// Its addresses, as `listen=127.0.0.1:4242`, several parted by commas.
+    /// Its addresses, as `listen=127.0.0.1:4242`, several separated by commas.
     Listen,
     /// A sentence; the address is known before.
     Sentence(&'static str, SocketAddrV4),

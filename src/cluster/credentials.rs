@@ -210,7 +210,7 @@ fn read(file: &Path) -> Result<String, String> {
     let failed = |error: io::Error| problem(&plain(&error));
     // Credentials are read for each connection, but a pipe can be read only once.
     if !fs::metadata(file).map_err(failed)?.is_file() {
-        return Err(problem("it is no regular file"));
+        return Err(problem("it is not a regular file"));
     }
     let mut text = String::new();
     let mut file = File::open(file).map_err(failed)?.take(LARGEST_FILE + 1);

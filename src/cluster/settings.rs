@@ -105,7 +105,7 @@ impl Settings {
     /// Parses the options. Does not read files or look up hosts: see [`Settings::check`].
     pub fn new(args: &ClusterArgs) -> Result<Self, Error> {
         let (scheme, rest) = args.cluster.split_once("://").ok_or_else(|| {
-            wrong("--cluster is no address of a cluster: it has no scheme such as redis://")
+            wrong("--cluster is not the address of a cluster: it has no scheme such as redis://")
         })?;
         let by_sentinels = || redis(Some(String::new()));
         let (backend, tls, sentinel_tls, port) = match scheme {
@@ -287,7 +287,7 @@ fn path_of(backend: Backend, path: &str, hosts: usize) -> Result<Backend, Error>
             }),
             Err(_) if path.is_empty() => Ok(redis(None)),
             Err(_) => Err(wrong(format!(
-                "--cluster: {} is no number of a database",
+                "--cluster: {} is not the number of a database",
                 quoted(path)
             ))),
         },
@@ -295,7 +295,7 @@ fn path_of(backend: Backend, path: &str, hosts: usize) -> Result<Backend, Error>
             let (master, database) = path.split_once('/').unwrap_or((path, "0"));
             let database = database.parse().map_err(|_| {
                 wrong(format!(
-                    "--cluster: {} is no number of a database",
+                    "--cluster: {} is not the number of a database",
                     quoted(database)
                 ))
             })?;
@@ -322,7 +322,7 @@ fn name(text: &str, what: &str) -> Result<String, Error> {
 fn host(text: &str, port: u16) -> Result<Host, Error> {
     let problem = || {
         wrong(format!(
-            "--cluster: {} is no host with a port, such as redis.example:6379 or [2001:db8::1]:6379",
+            "--cluster: {} is not a host with a port, such as redis.example:6379 or [2001:db8::1]:6379",
             quoted(text)
         ))
     };
@@ -396,14 +396,14 @@ mod tests {
             ("127.0.0.1", "no scheme"),
             ("http://127.0.0.1", "knows no scheme \"http\""),
             ("redis-sentinel+etcd://127.0.0.1/main", "knows no scheme"),
-            ("redis://", "no host"),
-            ("redis://127.0.0.1:0", "no host"),
-            ("redis://127.0.0.1:x", "no host"),
-            ("redis://a b", "no host"),
-            ("redis://[::1", "no host"),
+            ("redis://", "not a host"),
+            ("redis://127.0.0.1:0", "not a host"),
+            ("redis://127.0.0.1:x", "not a host"),
+            ("redis://a b", "not a host"),
+            ("redis://[::1", "not a host"),
             ("redis://127.0.0.1,127.0.0.2", "several are Sentinels"),
             ("redis://user:secret@127.0.0.1", "everybody on this machine"),
-            ("redis://127.0.0.1/x", "no number of a database"),
+            ("redis://127.0.0.1/x", "not the number of a database"),
             ("redis://127.0.0.1?db=1", "no options"),
             ("redis-sentinel://127.0.0.1", "MASTER is \"\""),
             ("redis-sentinel://127.0.0.1/ma ster", "MASTER is"),

@@ -30,7 +30,7 @@ impl CommandSets {
             format!("{name} ({})", commands.join(", "))
         });
         format!(
-            "What may be asked: sets of commands, parted by commas, {NEEDED} among them. There are {}",
+            "What may be asked: sets of commands, separated by commas, {NEEDED} among them. There are {}",
             join_with_and(&sets.collect::<Vec<_>>())
         )
     }

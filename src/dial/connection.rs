@@ -8,7 +8,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::reply::{is_printable, wrong};
 use super::socket::connect_first;
-use super::{Deadline, Failure, LineBuffer, Reply, escaped};
+use super::{Deadline, Failure, LineBuffer, Reply};
+use crate::text::excerpt;
 
 /// The most bytes of a reply that are read. A reply of our server is shorter: the longest is that
 /// of `NP` to a request of 1,023 bytes, at most 2 KiB.
@@ -176,7 +177,7 @@ impl Connection {
     fn read(&mut self, request: &str, deadline: Deadline) -> Result<usize, Failure> {
         let mut chunk = [0; CHUNK];
         loop {
-            let left = deadline.left(|| format!("no answer to {}", escaped(request)))?;
+            let left = deadline.left(|| format!("no answer to {}", excerpt(request)))?;
             let read = self
                 .stream
                 .set_read_timeout(Some(left))

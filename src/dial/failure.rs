@@ -6,12 +6,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::plain;
+use crate::text::{excerpt, quoted};
 
 /// The most tried addresses that a message names.
 const ADDRESSES_NAMED: usize = 3;
-
-/// The most bytes of a server's reply that a message quotes.
-const LONGEST_QUOTE: usize = 80;
 
 /// Why there is no connection, or no reply.
 #[derive(Debug)]
@@ -147,21 +145,21 @@ impl fmt::Display for Failure {
                 write!(f, "{doing} within {} s", timeout.as_secs_f64())
             }
             Failure::Broken { request, error, .. } => {
-                write!(f, "no answer to {}: {}", escaped(request), plain(error))
+                write!(f, "no answer to {}: {}", excerpt(request), plain(error))
             }
             Failure::Closed { request, part } if part.is_empty() => {
-                write!(f, "closed without an answer to {}", escaped(request))
+                write!(f, "closed without an answer to {}", excerpt(request))
             }
             Failure::Closed { request, part } => {
                 write!(
                     f,
                     "closed in the middle of the answer to {}: {}",
-                    escaped(request),
+                    excerpt(request),
                     quoted(part)
                 )
             }
             Failure::Endless { request, part } => {
-                let request = escaped(request);
+                let request = excerpt(request);
                 write!(f, "the answer to {request} doesn't end: {}", quoted(part))
             }
             Failure::Wrong {
@@ -172,7 +170,7 @@ impl fmt::Display for Failure {
                 write!(
                     f,
                     "{} is answered {} instead of {right}",
-                    escaped(request),
+                    excerpt(request),
                     quoted(said)
                 )
             }
@@ -183,49 +181,9 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Returns a reply in double quotes, escaped by [`escaped`].
-pub fn quoted(said: &[u8]) -> String {
-    format!("\"{}\"", escaped(said))
-}
-
-/// Returns a reply or a request, truncated, with all characters escaped that a terminal, a
-/// monitoring system, its shell or its web pages could interpret.
-pub fn escaped(text: impl AsRef<[u8]>) -> String {
-    let bytes = text.as_ref();
-    let mut text = String::new();
-    for &byte in bytes.iter().take(LONGEST_QUOTE) {
-        match byte {
-            b'|' | b'\\' | b'"' | b'\'' | b'`' | b'$' | b'&' | b'<' | b'>' => {
-                text += &format!("\\x{byte:02x}")
-            }
-            b' '..=b'~' => text.push(char::from(byte)),
-            _ => text += &format!("\\x{byte:02x}"),
-        }
-    }
-    if bytes.len() > LONGEST_QUOTE {
-        text += "...";
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_quoted_is_harmless_and_short() {
-        assert_eq!(
-            quoted(b"ERR BUSY no room; try again"),
-            "\"ERR BUSY no room; try again\""
-        );
-        assert_eq!(
-            quoted(b"1|time=0\n\x1b[2J\xff\"$(x)"),
-            r#""1\x7ctime=0\x0a\x1b[2J\xff\x22\x24(x)""#
-        );
-        assert_eq!(quoted(&[b'x'; 80]).len(), 82);
-        assert_eq!(quoted(&[b'x'; 81]), format!("\"{}...\"", "x".repeat(80)));
-        assert!(quoted(&[b'|'; 100_000]).len() < 400);
-    }
 
     #[test]
     fn it_is_our_own_only_if_this_machine_lacks_something() {

@@ -4,7 +4,8 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use super::dns::{DnsCache, reason};
-use super::{Deadline, Failure, Server, quoted};
+use super::{Deadline, Failure, Server};
+use crate::text::quoted;
 
 /// Address family to connect over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -21,7 +21,7 @@ pub mod socket;
 pub use self::connection::{Attempt, Connection, LONGEST_REPLY};
 pub use self::deadline::Deadline;
 pub use self::dns::DnsCache;
-pub use self::failure::{Failure, escaped, quoted};
+pub use self::failure::Failure;
 pub use self::lines::LineBuffer;
 pub use self::lookup::{AddressFamily, addresses};
 pub use self::reply::{Reply, clients, id, is_fatal, is_printable, was_not_processed};

@@ -54,10 +54,13 @@ impl Route {
         }
     }
 
-    /// Connects to the first address that accepts.
-    pub fn open(&self, deadline: Deadline) -> Result<Connection, Failure> {
+    /// Connects to the first address that accepts. Returns the connection and the addresses that
+    /// were not tried.
+    pub fn open(&self, deadline: Deadline) -> Result<(Connection, Vec<SocketAddr>), Failure> {
         let mut addresses = self.addresses(deadline)?;
-        Connection::open_one_of(&mut addresses, deadline, |attempt| self.note(attempt))
+        let connection =
+            Connection::open_one_of(&mut addresses, deadline, |attempt| self.note(attempt))?;
+        Ok((connection, addresses))
     }
 
     /// Records that the server did not reply at this address, which is tried last from now on.
@@ -83,20 +86,17 @@ impl Route {
         )
     }
 
-    /// Calls `ask` as [`Route::ask`] does, for all addresses but `silent`, which accepted a
-    /// connection and did not reply. They share `timeout`. If none replies, the result is
-    /// `failure`.
+    /// Calls `ask` as [`Route::ask`] does, for `addresses`: those that [`Route::open`] did not try,
+    /// after the one that accepted did not reply. They share `timeout`. If none replies, the result
+    /// is `failure`.
     pub fn ask_elsewhere<T>(
         &self,
-        silent: SocketAddr,
+        addresses: Vec<SocketAddr>,
         failure: Failure,
         timeout: Duration,
         ask: impl FnMut(Connection, Deadline) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        self.failed(silent);
         let deadline = Deadline::after(timeout);
-        let mut addresses = self.addresses(deadline).unwrap_or_default();
-        addresses.retain(|address| *address != silent);
         self.in_turn(addresses, deadline, None, Some(failure), ask)
     }
 

@@ -148,7 +148,7 @@ pub fn find(buffer: &[u8]) -> Found {
         Ok(Status::Partial) => return Found::Part,
         Err(httparse::Error::TooManyHeaders) => return Found::Bad(Problem::TooLong, false),
         Err(httparse::Error::Version) => return Found::Bad(Problem::Version, false),
-        Err(_) => return Found::Bad(Problem::Malformed("this is no HTTP request"), false),
+        Err(_) => return Found::Bad(Problem::Malformed("this is not an HTTP request"), false),
     };
     match read(&request) {
         Ok(request) => Found::Request(request, length),
@@ -194,7 +194,7 @@ fn read(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
             digits if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
                 return Err(Problem::Body);
             }
-            _ => return Err(Problem::Malformed("Content-Length is no number")),
+            _ => return Err(Problem::Malformed("Content-Length is not a number")),
         }
     }
     let names = |option: &str| {

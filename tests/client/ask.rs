@@ -22,7 +22,7 @@ fn start() -> Daemon {
     Daemon::start(["--max-clients", "4", "--server-id", ID])
 }
 
-/// Asks this server; the words are parted by blanks.
+/// Asks this server; the words are separated by blanks.
 fn ask(server: impl ToString, words: &str) -> Ran {
     run(["--server", &server.to_string()]
         .into_iter()

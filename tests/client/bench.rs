@@ -12,7 +12,7 @@ use super::{Ran, client, ran, run};
 use crate::support::terminal::Terminal;
 use crate::support::{Daemon, http, wait_until};
 
-/// Runs `bench` on this server with these options, parted by blanks.
+/// Runs `bench` on this server with these options, separated by blanks.
 fn bench(server: impl ToString, options: &str) -> Ran {
     let server = server.to_string();
     let words = ["bench", &server]

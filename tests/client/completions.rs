@@ -59,6 +59,13 @@ fn folder() -> Scratch {
     folder
 }
 
+/// The HOSTFILE of a bash that knows one host, localhost.
+fn one_host(scratch: &Scratch) -> PathBuf {
+    let hosts = scratch.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 localhost\n").expect("a scratch file");
+    hosts
+}
+
 /// The script for this shell, under this name in a folder of its own.
 fn script(shell: &str, name: &str) -> (Scratch, PathBuf) {
     let ran = run(["completions", shell]);
@@ -88,18 +95,25 @@ fn bash_completes() {
     if !installed("bash") {
         return;
     }
-    let (_scratch, path) = script("bash", "blockchain-tcp");
+    let (scratch, path) = script("bash", "blockchain-tcp");
+    let hosts = one_host(&scratch);
+    // Bash splits words at an equals sign, and some versions name it as the current word.
     let asking = r#"
         source "$1"
-        read -ra COMP_WORDS <<<"blockchain-tcp $2"
+        read -ra COMP_WORDS <<<"blockchain-tcp ${2//=/ = }"
         COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
         function=$(complete -p blockchain-tcp | sed 's/.*-F \([^ ]*\).*/\1/')
         "$function" blockchain-tcp "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
         printf '%s\n' "${COMPREPLY[@]}""#;
-    let in_capitals: [(&str, &[&str]); 2] =
-        [("WH", &["WHERE", "WHO", "WHY"]), ("WHO --js", &["--json"])];
-    for (typed, offered) in OFFERED.into_iter().chain(in_capitals) {
+    let in_bash: [(&str, &[&str]); 4] = [
+        ("WH", &["WHERE", "WHO", "WHY"]),
+        ("WHO --js", &["--json"]),
+        ("--server=", &["localhost"]),
+        ("--server=l", &["localhost"]),
+    ];
+    for (typed, offered) in OFFERED.into_iter().chain(in_bash) {
         let mut command = Command::new("bash");
+        command.env("HOSTFILE", &hosts);
         command.args(["--norc", "-c", asking, "bash"]);
         command.arg(&path).arg(typed);
         assert_eq!(first_words(command), offered, "{typed}");
@@ -182,8 +196,9 @@ fn bash_completes_what_is_typed() {
     if !installed("bash") {
         return;
     }
-    let (_scratch, path) = script("bash", "blockchain-tcp");
+    let (scratch, path) = script("bash", "blockchain-tcp");
     let folder = folder();
+    let hosts = one_host(&scratch);
     let mut command = Command::new("bash");
     command
         .args(["--noprofile", "--norc", "-i"])
@@ -191,10 +206,16 @@ fn bash_completes_what_is_typed() {
         .env("PS1", "> ");
     command
         .env("INPUTRC", "/dev/null")
-        .env("HISTFILE", "/dev/null");
+        .env("HISTFILE", "/dev/null")
+        .env("HOSTFILE", hosts);
     let mut terminal = Terminal::start(command, 24, 100);
     terminal.type_in(&format!("source {}; echo rea''dy\r", path.display()));
-    complete_in(terminal, &[&OFFERED[..], &HOSTS].concat());
+    let values: [(&str, &[&str]); 3] = [
+        ("--server ", &["localhost"]),
+        ("--server=", &["--server=localhost"]),
+        ("-s=", &["-s=localhost"]),
+    ];
+    complete_in(terminal, &[&OFFERED[..], &HOSTS, &values].concat());
 }
 
 #[test]

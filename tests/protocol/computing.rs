@@ -45,7 +45,7 @@ fn the_greater_of_two() {
 fn primes_by_their_place() {
     proves(
         r#"`NP` with whole numbers from 1 to 10000000 answers for each the prime that has this place among the primes, of which 2
-        is the first, parted by single blanks."#,
+        is the first, separated by single blanks."#,
     );
     let daemon = calculator();
     assert_eq!(daemon.ask("np 2 12\n"), "3 37\n");

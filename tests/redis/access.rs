@@ -555,7 +555,7 @@ fn settings_that_cannot_work_are_said_at_start() {
         ),
         (
             [&redis[..], &["--cluster-password-file", "/dev/zero"]].concat(),
-            "/dev/zero: it is no regular file",
+            "/dev/zero: it is not a regular file",
         ),
         (
             [&redis[..], &["--cluster-ca-file", &user]].concat(),

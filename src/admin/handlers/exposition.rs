@@ -153,7 +153,7 @@ impl Collector for Stats {
         let handover = sums.handover.as_secs_f64();
         to.gauge(
             "blockchain_tcpd_handover_seconds",
-            "How long the last hand-over took",
+            "How long the last handover took",
             handover,
         )?;
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use blockchain_tcpd::dial;
 use blockchain_tcpd::error::plain;
 use blockchain_tcpd::stdio;
+use blockchain_tcpd::text::escape;
 
 /// Exit status if the server's reply is an error (`ERR`).
 pub const REFUSED: u8 = 1;
@@ -92,21 +93,11 @@ impl Failure {
 }
 
 /// Prints lines to standard error, with all control characters but line ends escaped, as a terminal
-/// would interpret them. If writing fails, only the exit status reports the failure.
+/// would interpret them. Text from outside is escaped before, where it enters the message: a line
+/// end in it must not begin a line. If writing fails, only the exit status reports the failure.
 pub fn eprintln_line(lines: impl fmt::Display) {
-    let mut text = String::new();
-    for c in lines.to_string().chars() {
-        match c {
-            '\n' => text.push(c),
-            c if c.is_control() => {
-                let mut bytes = [0; 4];
-                let bytes = c.encode_utf8(&mut bytes).bytes();
-                text.extend(bytes.map(|byte| format!("\\x{byte:02x}")));
-            }
-            c => text.push(c),
-        }
-    }
-    stdio::print_error(&(text + "\n"));
+    let is_special = |c: char| c.is_control() && c != '\n';
+    stdio::print_error(&(escape(&lines.to_string(), is_special) + "\n"));
 }
 
 impl From<dial::Failure> for Failure {
@@ -120,7 +111,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Usage(text) | Failure::Full(text) | Failure::Wrong(text) => f.write_str(text),
             Failure::Dial(failure) if failure.is_foreign() => {
-                write!(f, "this is no blockchain-tcpd: {failure}")
+                write!(f, "this is not a blockchain-tcpd: {failure}")
             }
             Failure::Dial(failure) => failure.fmt(f),
             Failure::Refused { word, sentence } => write!(f, "ERR {word} {sentence}"),

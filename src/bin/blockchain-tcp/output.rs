@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use blockchain_tcpd::dial::Reply;
 use blockchain_tcpd::stdio;
+use blockchain_tcpd::text::escape_json;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -41,7 +42,7 @@ impl Output {
 
     /// Prints this object on one line.
     pub fn object(object: &Value) -> Result<(), Failure> {
-        write(&escaped(&object.to_string()))
+        write(&escape_json(&object.to_string()))
     }
 
     /// Returns the `error` field of an object.
@@ -107,16 +108,6 @@ fn numbers(value: &str) -> Vec<i64> {
     numbers.unwrap_or_default()
 }
 
-/// Escapes control characters beyond ASCII, which serde_json leaves unescaped: a terminal may
-/// interpret them.
-fn escaped(json: &str) -> String {
-    let shown = |c: char| match c.is_control() {
-        true => format!("\\u{:04x}", u32::from(c)),
-        false => c.to_string(),
-    };
-    json.chars().map(shown).collect()
-}
-
 fn write(line: &str) -> Result<(), Failure> {
     stdio::print(&format!("{line}\n")).map_err(Failure::Print)
 }
@@ -124,14 +115,6 @@ fn write(line: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_control_character_is_left_in_json() {
-        let object = json!({ "request": "\u{1b}[31m\u{7f}\u{9b}é" });
-        let text = escaped(&object.to_string());
-        assert_eq!(text, r#"{"request":"\u001b[31m\u007f\u009bé"}"#);
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), object);
-    }
 
     #[test]
     fn only_whole_numbers_are_numbers() {

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use blockchain_tcpd::identity;
-use clap::builder::{NonEmptyStringValueParser, TypedValueParser as _};
+use blockchain_tcpd::options::wrong;
+use clap::builder::{NonEmptyStringValueParser, Styles, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser};
 use uuid::Uuid;
@@ -20,6 +21,7 @@ const LONGEST_TIMEOUT: f64 = 3600.0;
     name = "check_blockchain_tcp",
     version,
     max_term_width = 100,
+    styles = Styles::plain(),
     after_help = "A RANGE is an alert: 10 outside of 0 to 10, 10: below 10, ~:10 above 10, 10:20 outside of 10 to 20, \
                   @10:20 inside.\nExit status: 0 OK, 1 WARNING, 2 CRITICAL (no or a wrong answer, too), 3 UNKNOWN."
 )]
@@ -108,9 +110,8 @@ impl Options {
 
 /// Formats an error in one line, as monitoring systems show only one.
 fn complaint(error: &clap::Error) -> String {
-    let text = error.to_string();
+    let text = wrong(error);
     let (said, _usage) = text.split_once("\n\n").unwrap_or((&text, ""));
-    let said = said.strip_prefix("error: ").unwrap_or(said);
     let words: Vec<&str> = said.split_whitespace().collect();
     format!("{} (see --help)", words.join(" "))
 }

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::dial::{
-    self, AddressFamily, Attempt, Connection, Deadline, Failure, Reply, Server, clients, id, quoted,
+    self, AddressFamily, Attempt, Connection, Deadline, Failure, Reply, Server, clients, id,
 };
+use blockchain_tcpd::text::quoted;
 use uuid::Uuid;
 
 use crate::notes::Notes;

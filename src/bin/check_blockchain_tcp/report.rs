@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use blockchain_tcpd::stdio;
+use blockchain_tcpd::text::escape;
 
 use crate::notes::Notes;
 
@@ -110,7 +111,7 @@ impl fmt::Display for Report {
             f,
             "BLOCKCHAIN-TCP {} - {}",
             self.status,
-            harmless(&self.text)
+            one_line(&self.text)
         )?;
         if let Some(address) = self.address {
             write!(f, ", from {address}")?;
@@ -120,7 +121,7 @@ impl fmt::Display for Report {
         }
         self.notes
             .iter()
-            .try_for_each(|note| write!(f, "\n{}", harmless(note)))
+            .try_for_each(|note| write!(f, "\n{}", one_line(note)))
     }
 }
 
@@ -137,13 +138,8 @@ fn print(text: &str) {
 }
 
 /// Escapes control characters and bars, which would split the text into lines and performance data.
-fn harmless(text: &str) -> String {
-    let shown = |c: char| match c {
-        '|' => "\\x7c".to_string(),
-        c if c.is_control() => c.escape_default().to_string(),
-        c => c.to_string(),
-    };
-    text.chars().map(shown).collect()
+fn one_line(text: &str) -> String {
+    escape(text, |c| c == '|' || c.is_control())
 }
 
 #[cfg(test)]
@@ -158,7 +154,7 @@ mod tests {
         let report = report.with_figures("time=1s".to_string()).with_notes(notes);
         assert_eq!(
             report.to_string(),
-            "BLOCKCHAIN-TCP WARNING - a\\x7cb=1\\nc\\u{1b} | time=1s\nnote\\x7cx=1\\nline"
+            "BLOCKCHAIN-TCP WARNING - a\\x7cb=1\\x0ac\\x1b | time=1s\nnote\\x7cx=1\\x0aline"
         );
     }
 

@@ -226,7 +226,7 @@ fn understand(heard: &[u8], member: Member) -> Result<Option<(u64, bool)>, Strin
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) if heard.len() < LONGEST_ANSWER => return Ok(None),
         Ok(Status::Partial) => return unheard_of("too much"),
-        Err(_) => return unheard_of("something that is no HTTP"),
+        Err(_) => return unheard_of("something that is not HTTP"),
     };
     let field = |name: &str| {
         let mut fields = head.headers.iter();
@@ -238,7 +238,7 @@ fn understand(heard: &[u8], member: Member) -> Result<Option<(u64, bool)>, Strin
     let size = field("content-length").and_then(|field| std::str::from_utf8(field.value).ok());
     let size = size.and_then(|size| size.trim().parse::<usize>().ok());
     let Some(size) = size.filter(|size| *size <= LONGEST_ANSWER - length) else {
-        return unheard_of("something that is no census");
+        return unheard_of("something that is not a census");
     };
     let body = &heard[length..];
     if body.len() < size {
@@ -250,14 +250,14 @@ fn understand(heard: &[u8], member: Member) -> Result<Option<(u64, bool)>, Strin
     let body = std::str::from_utf8(body).unwrap_or_default();
     let words: Vec<&str> = body.split_whitespace().collect();
     let [id, incarnation, clients] = words[..] else {
-        return unheard_of("something that is no census");
+        return unheard_of("something that is not a census");
     };
     let is = |text: &str, expected: Uuid| Uuid::try_parse(text) == Ok(expected);
     if !is(id, member.id) || !is(incarnation, member.incarnation) {
         return Err("another server answers there".to_string());
     }
     let Ok(clients) = clients.parse::<u32>() else {
-        return unheard_of("something that is no census");
+        return unheard_of("something that is not a census");
     };
     let closes = |value: &[u8]| value.eq_ignore_ascii_case(b"close");
     let keeps = head.version == Some(1) && !field("connection").is_some_and(|f| closes(f.value));

@@ -135,7 +135,7 @@ impl RedisConnection {
                 let server = ServerName::try_from(host.name.clone()).map_err(|_| {
                     ClusterError::new(
                         ErrorKind::Denied,
-                        format!("{name} is no name for a certificate"),
+                        format!("{name} is not a name for a certificate"),
                     )
                 })?;
                 let client = ClientConnection::new(config, server).map_err(|error| {

@@ -66,7 +66,10 @@ impl MasterResolver {
     pub fn connect(&mut self, deadline: Instant) -> Result<RedisConnection, ClusterError> {
         let settings = self.settings.clone();
         let Backend::Redis { database, master } = &settings.backend else {
-            return Err(ClusterError::new(ErrorKind::Refused, "this is no Redis"));
+            return Err(ClusterError::new(
+                ErrorKind::Refused,
+                "this is not a Redis server",
+            ));
         };
         let host = match master {
             None => settings.hosts[0].clone(),

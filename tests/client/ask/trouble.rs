@@ -39,7 +39,7 @@ fn a_line_without_an_end_is_76() {
     ask(pouring.address, "who").fails(
         76,
         &format!(
-            "blockchain-tcp: this is no blockchain-tcpd: the answer to who doesn't end: \"{said}...\""
+            "blockchain-tcp: this is not a blockchain-tcpd: the answer to who doesn't end: \"{said}...\""
         ),
     );
 }
@@ -233,7 +233,7 @@ fn what_was_asked_is_escaped_too() {
             b"\xff\n",
             76,
             format!(
-                "this is no blockchain-tcpd: {shown} is answered \"\\xff\" instead of a line of printable ASCII"
+                "this is not a blockchain-tcpd: {shown} is answered \"\\xff\" instead of a line of printable ASCII"
             ),
         ),
     ] {
@@ -246,15 +246,23 @@ fn what_was_asked_is_escaped_too() {
     }
     let late = format!("blockchain-tcp: no answer to {shown} within 0.4 s");
     with(at(&Server::stalling(b"")), &["-t", "400ms"]).fails(69, &late);
-    // What is wrong with the command line: clap takes some away.
+    // What is wrong with the command line, also in the advice.
     for (arguments, said) in [
         (
             &["--b\x1b[2J\u{9b}ogus"][..],
-            r"unexpected argument '--b\xc2\x9bogus' found",
+            r"unexpected argument '--b\x1b[2J\xc2\x9bogus' found",
         ),
         (
             &["who", "-t", "\x07\u{9b}"],
-            r"invalid value '\xc2\x9b' for '--timeout <DURATION>': not a duration with its unit, such as 500ms, 10s, 5m or 1h",
+            r"invalid value '\x07\xc2\x9b' for '--timeout <DURATION>': not a duration with its unit, such as 500ms, 10s, 5m or 1h",
+        ),
+        (
+            &["who", "-t", "1\n\nblockchain-tcp: 2"],
+            r"invalid value '1\x0a\x0ablockchain-tcp: 2' for '--timeout <DURATION>': not a duration with its unit, such as 500ms, 10s, 5m or 1h",
+        ),
+        (
+            &["--x\ny\x1b", "who"],
+            r"unexpected argument '--x\x0ay\x1b' found",
         ),
         (
             &["-s", "a\u{9b}", "who"],
@@ -267,6 +275,16 @@ fn what_was_asked_is_escaped_too() {
             (ran.status, first),
             (64, &*format!("blockchain-tcp: {said}"))
         );
+        // Besides: advice, and where to read more.
+        let raw = arguments
+            .iter()
+            .flat_map(|argument| argument.split('\n').skip(1));
+        for rest in raw.filter(|rest| !rest.is_empty()) {
+            assert!(
+                !ran.errors.lines().any(|line| line.starts_with(rest)),
+                "{ran:?}"
+            );
+        }
     }
 }
 
@@ -335,7 +353,7 @@ const NONE_OF_OURS: [(&str, &[u8], &str); 12] = [
 #[test]
 fn a_server_of_another_kind_is_76_whatever_it_says() {
     for (words, answer, said) in NONE_OF_OURS {
-        let said = format!("this is no blockchain-tcpd: {said}");
+        let said = format!("this is not a blockchain-tcpd: {said}");
         let ran = ask(Server::stalling(answer).address, words);
         ran.fails(76, &format!("blockchain-tcp: {said}"));
         let ran = ask(Server::stalling(answer).address, &format!("--json {words}"));

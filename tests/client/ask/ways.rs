@@ -2,14 +2,14 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{ask, start};
 use crate::client::HINT;
 use crate::client::ran;
-use crate::support::Daemon;
 use crate::support::names::{Deaf, Silent, alone_with_a_port, can_show, daemon_at, shown};
+use crate::support::{Daemon, Scratch};
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_blockchain-tcp");
 
@@ -148,6 +148,35 @@ fn an_address_that_says_nothing_is_left_for_the_next() {
         assert_eq!(measured.status, 0, "{measured:?}");
     }
     assert_eq!(tried, 1);
+}
+
+/// A lookup may take a whole time-out, which a server that says nothing has taken already.
+#[test]
+fn a_conversation_looks_for_no_more_addresses_when_the_only_one_says_nothing() {
+    if !can_show() {
+        return;
+    }
+    let (_daemon, port) = daemon_at([127, 66, 0, 7]);
+    let silent = TcpListener::bind(SocketAddr::from(([127, 77, 0, 8], port))).expect("a free port");
+    let scratch = Scratch::new();
+    let hosts = scratch.path().join("hosts");
+    std::fs::write(&hosts, "127.77.0.8 ledger\n").expect("a scratch file");
+    let prepare = format!("mount --bind {} /etc/hosts &&", hosts.display());
+    let run = |mut command: Command| {
+        command.args(["-s", &format!("ledger:{port}"), "-t", "3s", "connect"]);
+        command.env("HOME", "/nonexistent").stdin(Stdio::piped());
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().expect("it runs");
+        let mut keyboard = child.stdin.take().expect("a pipe");
+        keyboard.write_all(b"why\n").expect("it reads");
+        drop(keyboard);
+        let _connected = silent.accept().expect("a client");
+        // Whoever looks for the name again finds one that answers.
+        std::fs::write(&hosts, "127.66.0.7 ledger\n").expect("a scratch file");
+        ran(child.wait_with_output().expect("it ends"))
+    };
+    let ran = shown("/etc/hosts", "", "-m", &prepare, CLIENT, run);
+    ran.fails(69, "blockchain-tcp: no answer to why within 3 s");
 }
 
 #[test]

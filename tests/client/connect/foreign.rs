@@ -17,7 +17,7 @@ fn a_server_of_another_kind_is_not_conversed_with() {
         let mut terminal = Terminal::start(connect(server, &[]), 24, 120);
         assert_eq!(terminal.end().code(), Some(76));
         terminal.wait_for(&format!(
-            "blockchain-tcp: this is no blockchain-tcpd: {said}"
+            "blockchain-tcp: this is not a blockchain-tcpd: {said}"
         ));
         assert!(!terminal.all().contains("> "), "{}", terminal.all());
     }
@@ -29,7 +29,7 @@ fn a_server_of_another_kind_ends_it() {
         let ran = converse(speaking(b"220 ready\r\n"), &[], input);
         assert_eq!((ran.status, ran.output.as_str()), (76, ""), "{ran:?}");
         assert_eq!(ran.errors.lines().count(), 1, "{ran:?}");
-        let said = "blockchain-tcp: this is no blockchain-tcpd: ";
+        let said = "blockchain-tcp: this is not a blockchain-tcpd: ";
         assert!(ran.errors.starts_with(said), "{ran:?}");
     }
 }

@@ -66,8 +66,7 @@ fn with_json_every_failure_is_an_object_too() {
     let asked = fake(|_, _| Some(b"ERR BUSY full with 1 clients, try again later\n".to_vec()));
     let full = object("BUSY".into(), "full with 1 clients, try again later");
     assert_eq!(ends(asked, "why\n"), (75, full));
-    let said =
-        r#"this is no blockchain-tcpd: more is answered than was asked: "SSH-2.0-OpenSSH_9.2p1""#;
+    let said = r#"this is not a blockchain-tcpd: more is answered than was asked: "SSH-2.0-OpenSSH_9.2p1""#;
     assert_eq!(ends(ssh, ""), (76, object(Value::Null, said)));
     assert_eq!(ends(ssh, "why\n").0, 76);
 }

@@ -22,8 +22,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::dial::{self, Connection, Deadline, Reply, escaped};
+use blockchain_tcpd::dial::{self, Connection, Deadline, Reply};
 use blockchain_tcpd::stdio;
+use blockchain_tcpd::text::excerpt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::load::Shared;
@@ -142,7 +143,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         server: options.server.to_string(),
         address: address.to_string(),
         request: bench.request.clone(),
-        reply: escaped(&line),
+        reply: excerpt(&line),
         is_number,
         clients: bench.clients,
         depth: bench.depth,

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use blockchain_tcpd::dial::{LONGEST_REPLY, is_fatal, quoted};
+use blockchain_tcpd::dial::{LONGEST_REPLY, is_fatal};
+use blockchain_tcpd::text::quoted;
 
 /// Number of bytes to read at a time.
 pub const CHUNK: usize = 64 * 1024;

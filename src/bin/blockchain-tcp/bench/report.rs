@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use blockchain_tcpd::dial::escaped;
+use blockchain_tcpd::text::excerpt;
 use serde_json::{Map, Value, json};
 
 use super::numbers::{counted, grouped, time};
@@ -69,7 +69,7 @@ impl Report {
         };
         line(
             "request",
-            &format!("{}, answered {answered}", escaped(&self.request)),
+            &format!("{}, answered {answered}", excerpt(&self.request)),
         );
         let clients = counted(self.clients.into(), "client", "clients");
         let each = if self.clients == 1 { "" } else { "each " };

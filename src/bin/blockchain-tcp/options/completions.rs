@@ -13,9 +13,10 @@ use super::requests::WORDS;
 /// The place in the script for bash where it takes the word before the one to complete.
 const PREVIOUS: &str = "    prev=\"$3\"\n";
 
-/// Bash splits words at an equals sign and at a colon: the word before `=` is the option, and the
-/// word after `:` is a port.
+/// Bash splits words at an equals sign and at a colon: the word before `=` is the option, a word
+/// that is `=` is the beginning of an empty value, and the word after `:` is a port.
 const SIGNS: &str = r#"    [[ "${prev}" == "=" ]] && prev="${COMP_WORDS[COMP_CWORD-2]}"
+    [[ "${cur}" == "=" ]] && cur=""
     [[ "${prev}" == ":" || "${COMP_WORDS[COMP_CWORD]}" == ":" ]] && return 0
 "#;
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use blockchain_tcpd::command::{CommandSpec, SETS};
 use blockchain_tcpd::dial::{AddressFamily, Route, Server};
 use blockchain_tcpd::options::{positive_duration, wrong};
+use clap::builder::Styles;
 use clap::error::ErrorKind;
 use clap::{
     Arg, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
@@ -28,6 +29,7 @@ use crate::failure::Failure;
     name = "blockchain-tcp",
     version,
     max_term_width = 100,
+    styles = Styles::plain(),
     disable_help_subcommand = true,
     subcommand_value_name = "REQUEST",
     override_usage = "blockchain-tcp [OPTIONS] REQUEST [ARGUMENT]...\n       blockchain-tcp [OPTIONS] TASK",
@@ -50,7 +52,7 @@ Exit status:
   71  the system refused something
   74  standard input or output failed
   75  the server has no room now: ERR BUSY
-  76  that is no server of this kind
+  76  not a blockchain-tcpd
   130 ended by ^C
 
 Examples:

@@ -38,6 +38,8 @@ pub struct Link<'a> {
     /// Prefix of this program's own messages.
     name: &'static str,
     connection: Option<Connection>,
+    /// Addresses of the last lookup that were not tried.
+    untried: Vec<SocketAddr>,
     /// Number of connections so far.
     connections: usize,
     /// Whether the last of them has had a reply.
@@ -53,6 +55,7 @@ impl<'a> Link<'a> {
             interrupts,
             name,
             connection: None,
+            untried: Vec::new(),
             connections: 0,
             was_answered: false,
         }
@@ -70,11 +73,11 @@ impl<'a> Link<'a> {
             return Ok(connection);
         }
         let (route, deadline) = (self.route.clone(), Deadline::after(self.options.timeout));
-        let (connection, _) = self.opened(move || {
-            route
-                .open(deadline)
-                .map(|connection| (connection, Vec::new()))
+        let (connection, untried, _) = self.opened(move || {
+            let (connection, untried) = route.open(deadline)?;
+            Ok((connection, untried, Vec::new()))
         })?;
+        self.untried = untried;
         if self.connections > 0 {
             self.say(format_args!("connected again to {}", connection.address()));
         }
@@ -122,8 +125,8 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Sends these requests to another address than `silent`, which accepted a connection but does
-    /// not reply.
+    /// Sends these requests to the addresses that were not tried, because `silent` accepted a
+    /// connection but does not reply.
     fn ask_elsewhere(
         &mut self,
         silent: SocketAddr,
@@ -132,11 +135,12 @@ impl<'a> Link<'a> {
     ) -> Result<Vec<Reply>, Failure> {
         let requests: Vec<Vec<u8>> = requests.iter().map(|request| request.to_vec()).collect();
         let (route, timeout) = (self.route.clone(), self.options.timeout);
-        let (connection, replies) = self.opened(move || {
-            route.ask_elsewhere(silent, failure, timeout, |mut connection, time| {
+        let untried = std::mem::take(&mut self.untried);
+        let (connection, _, replies) = self.opened(move || {
+            route.ask_elsewhere(untried, failure, timeout, |mut connection, time| {
                 let requests: Vec<&[u8]> = requests.iter().map(Vec::as_slice).collect();
                 let replies = connection.ask_all(&requests, time)?;
-                Ok((connection, replies))
+                Ok((connection, Vec::new(), replies))
             })
         })?;
         let address = connection.address();
@@ -192,7 +196,7 @@ impl<'a> Link<'a> {
     fn opened(
         &self,
         open: impl FnOnce() -> Opened + Send + 'static,
-    ) -> Result<(Connection, Vec<Reply>), Failure> {
+    ) -> Result<(Connection, Vec<SocketAddr>, Vec<Reply>), Failure> {
         let (tell, told) = mpsc::channel();
         let opened = tell.clone();
         let open = move || {

@@ -2,7 +2,7 @@
 //! first.
 
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -18,8 +18,9 @@ use signal_hook::low_level::emulate_default_handler;
 /// Turns off bracketed paste, which the line editor turns on.
 const UNMARKED_PASTE: &str = "\x1b[?2004l\r\n";
 
-/// A new connection with the replies to requests that were sent at once, or the failure.
-pub type Opened = Result<(Connection, Vec<Reply>), Failure>;
+/// A new connection, the addresses that were not tried, and the replies to requests that were sent
+/// at once; or the failure.
+pub type Opened = Result<(Connection, Vec<SocketAddr>, Vec<Reply>), Failure>;
 
 /// What the shell waits for.
 pub enum Wait {

@@ -4,7 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::dial::{self, escaped};
+use blockchain_tcpd::dial;
+use blockchain_tcpd::text::excerpt;
 
 use super::{Ask, Load, ROUND, WorkerEvent};
 use crate::bench::client::Disconnect;
@@ -105,7 +106,7 @@ impl Load {
                 let all = self.shared.workload.clients;
                 let doing = format!(
                     "{served} of {all} clients were served, the others had no answer to {}",
-                    escaped(&request)
+                    excerpt(&request)
                 );
                 let timeout = self.shared.workload.timeout;
                 Failure::Dial(dial::Failure::Late { doing, timeout })
