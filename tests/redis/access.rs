@@ -7,8 +7,10 @@ use super::trouble::says;
 use super::{figure, server_at, who};
 use crate::support::certificates::Authority;
 use crate::support::kernel::{can, shell, through};
-use crate::support::redis::{Redis, free_port};
-use crate::support::{Daemon, Scratch, clean, fails, installed, program, run_to_end, wait_until};
+use crate::support::redis::Redis;
+use crate::support::{
+    Daemon, Scratch, clean, fails, free_port, installed, program, run_to_end, wait_until,
+};
 
 const SECRET: &str = "correct-horse-battery-staple";
 
