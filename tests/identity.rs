@@ -196,7 +196,7 @@ fn an_id_that_the_disk_cannot_keep_is_an_error() {
 /// As a check of the settings has it for a moment (`--check`).
 #[test]
 fn a_lock_that_another_process_has_for_a_moment_is_waited_for() {
-    let wrapper = failing("trace=flock", "inject=flock:error=EWOULDBLOCK:when=1");
+    let wrapper = failing("trace=flock", "inject=flock:error=EAGAIN:when=1");
     if !installed("strace") || !can(&wrapper) {
         return;
     }
