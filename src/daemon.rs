@@ -165,7 +165,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 // If a stop signal came meanwhile, this program itself stops.
                 if !signals.is_told_to_stop() {
                     let why = match inherited.pack() {
-                        Ok(pack) => upgrade.exec(&pack),
+                        Ok(pack) => upgrade.exec(&pack.socket),
                         Err(error) => format!("can't pack the clients: {}", plain(&error)),
                     };
                     error!("goes on as it is: {why}");

@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -94,7 +94,7 @@ impl InheritedState {
         // Bind before taking the clients of the previous process: if this fails, systemd keeps them
         // until the operator has fixed it.
         if inherited.http.is_empty() && !is_replacement() {
-            inherited.http = listen_for_http(options)?;
+            inherited.http = listen_for_http(options, &inherited.listeners)?;
         }
         if let Some(pack) = passed.pack {
             inherited.unpack(&pack);
@@ -103,7 +103,8 @@ impl InheritedState {
         if let Some(pack) = sys::passed_descriptor(handover_state::VARIABLE) {
             inherited.unpack(&pack);
             if inherited.http.is_empty() {
-                inherited.http = listen_for_http(options).unwrap_or_else(|error| {
+                let http = listen_for_http(options, &inherited.listeners);
+                inherited.http = http.unwrap_or_else(|error| {
                     error!("goes on without health checks and metrics (--http): {error}");
                     Vec::new()
                 });
@@ -178,7 +179,7 @@ impl InheritedState {
     }
 
     /// Encodes everything into a handover state for the next process.
-    pub fn pack(&self) -> io::Result<OwnedFd> {
+    pub fn pack(&self) -> io::Result<handover_state::Pack> {
         // More HTTP sockets than that are not passed on: the format can't count them, and the
         // receiver would take them for clients.
         let http = &self.http[..self.http.len().min(usize::from(handover_state::MOST_HTTP))];
@@ -207,12 +208,19 @@ impl InheritedState {
     }
 }
 
-/// Binds the HTTP socket, if HTTP is enabled.
-fn listen_for_http(options: &Options) -> Result<Vec<Arc<Listener>>, Error> {
+/// Binds the HTTP socket, if HTTP is enabled, beside the sockets for clients.
+fn listen_for_http(
+    options: &Options,
+    listeners: &[Arc<Listener>],
+) -> Result<Vec<Arc<Listener>>, Error> {
     let Some(address) = options.http else {
         return Ok(Vec::new());
     };
-    match listener::bind(address) {
+    let beside = match listeners.is_empty() {
+        true => options.listen.clone(),
+        false => listeners.iter().map(|listener| listener.address).collect(),
+    };
+    match listener::bind_beside(address, &beside) {
         Ok(listener) => Ok(vec![Arc::new(listener)]),
         // The default address is optional, unless other servers are told to use it (`--advertise`).
         Err(error) if options.http_by_default && options.advertise.is_none() => {
@@ -267,9 +275,19 @@ pub fn say_which_program() {
     info!(program:% = program.display(), version = env!("CARGO_PKG_VERSION"); "takes over");
 }
 
-/// Returns the path by which this program was started, made absolute, with its symbolic links
-/// unresolved.
-fn path_as_given() -> Option<PathBuf> {
+/// Path by which this program was started.
+struct GivenPath {
+    /// The path made absolute, with its symbolic links unresolved.
+    path: PathBuf,
+    /// The working directory that a relative path needs.
+    directory: Option<PathBuf>,
+    /// The same from the real path of the working directory, without its `..`: a path that may
+    /// outlive that directory.
+    without_directory: Option<PathBuf>,
+}
+
+/// Returns the path by which this program was started.
+fn path_as_given() -> Option<GivenPath> {
     let is_path = |path: &PathBuf| {
         let is_descriptor = path.starts_with("/dev/fd") || path.starts_with("/proc");
         !path.as_os_str().is_empty() && !is_descriptor
@@ -284,7 +302,28 @@ fn path_as_given() -> Option<PathBuf> {
     // The shell's PWD keeps the symbolic links by which the directory was reached.
     let here = std::env::var_os("PWD").map(PathBuf::from);
     let here = here.filter(|here| here.is_absolute() && is_same_file(here, Path::new(".")));
-    std::path::absolute(here.unwrap_or_default().join(given)).ok()
+    let real = std::env::current_dir().ok().filter(|_| given.is_relative());
+    let here = here.or_else(|| real.clone()).unwrap_or_default();
+    Some(GivenPath {
+        path: std::path::absolute(here.join(&given)).ok()?,
+        directory: given.is_relative().then_some(here),
+        without_directory: real.map(|real| above(real, &given)),
+    })
+}
+
+/// Appends `path` to a directory without symbolic links; `..` at its beginning goes up from there.
+fn above(mut directory: PathBuf, path: &Path) -> PathBuf {
+    let mut parts = path.components();
+    loop {
+        let rest = parts.as_path();
+        match parts.next() {
+            Some(Component::CurDir) => {}
+            Some(Component::ParentDir) => {
+                directory.pop();
+            }
+            _ => return directory.join(rest),
+        }
+    }
 }
 
 fn is_same_file(one: &Path, other: &Path) -> bool {
@@ -295,7 +334,7 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 /// Upgrade to the program that replaces this one, with the same arguments.
 pub struct Upgrade {
     /// Path of the program, or why it is unknown.
-    program: Result<PathBuf, String>,
+    program: Result<GivenPath, String>,
 }
 
 impl Upgrade {
@@ -303,15 +342,38 @@ impl Upgrade {
     /// symbolic link in the path was switched. Call it early, because the working directory may
     /// disappear.
     pub fn of_this_program() -> Self {
-        let program = path_as_given().map_or_else(std::env::current_exe, Ok);
+        let of_kernel = || {
+            std::env::current_exe().map(|path| GivenPath {
+                path,
+                directory: None,
+                without_directory: None,
+            })
+        };
+        let program = path_as_given().map_or_else(of_kernel, Ok);
         let program = program
             .map_err(|error| format!("can't find out which program this is: {}", plain(&error)));
         Upgrade { program }
     }
 
+    /// Finds the program. If it was started by a relative path, from a directory that is gone, it
+    /// may have other paths.
+    fn find(&self) -> Result<PathBuf, String> {
+        let given = self.program.as_ref().map_err(String::clone)?;
+        let is_gone = |directory: &PathBuf| !directory.exists();
+        if given.path.exists() || !given.directory.as_ref().is_some_and(is_gone) {
+            return Ok(given.path.clone());
+        }
+        let others = [
+            given.without_directory.clone(),
+            std::env::current_exe().ok(),
+        ];
+        let other = others.into_iter().flatten().find(|path| path.exists());
+        Ok(other.unwrap_or_else(|| given.path.clone()))
+    }
+
     fn command(&self) -> Result<(Command, String), String> {
-        let program = self.program.as_ref().map_err(String::clone)?;
-        let mut command = Command::new(program);
+        let program = self.find()?;
+        let mut command = Command::new(&program);
         let mut words = std::env::args_os();
         if let Some(name) = words.next() {
             command.arg0(name);
@@ -324,6 +386,14 @@ impl Upgrade {
     /// gives up when `is_over` returns true.
     pub fn preflight(&self, is_over: &dyn Fn() -> bool) -> Result<(), String> {
         let (mut trial, name) = self.command()?;
+        if let Ok(given) = &self.program
+            && given.path != Path::new(trial.get_program())
+        {
+            warn!(
+                started_by:% = given.path.display(), program:% = name;
+                "the working directory in which the program was started is gone: takes it from another path"
+            );
+        }
         trial
             .arg("--check")
             .env(VERSION_VARIABLE, handover_state::VERSION.to_string())

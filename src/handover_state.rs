@@ -353,19 +353,27 @@ pub fn checksum(bytes: &[u8]) -> u64 {
     })
 }
 
+/// Handover state that has been written.
+pub struct Pack {
+    /// The socket that holds everything.
+    pub socket: OwnedFd,
+    /// The other end, which hangs up when nobody holds the socket any more.
+    pub peer: OwnedFd,
+}
+
 /// Sends the state and the descriptors into a new handover state, which holds them from now on: the
 /// caller may close its own.
 pub fn send(
     contents: &HandoverState,
     passed: bool,
     descriptors: &[BorrowedFd<'_>],
-) -> io::Result<OwnedFd> {
+) -> io::Result<Pack> {
     send_encoded(&encode(contents, passed), descriptors)
 }
 
 /// Does the same with an encoded state of any version.
-pub fn send_encoded(state: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-    let (pack, sender) = rustix::net::socketpair(
+pub fn send_encoded(state: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<Pack> {
+    let (socket, peer) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC,
@@ -373,11 +381,11 @@ pub fn send_encoded(state: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<
     )?;
     let mut file = File::from(rustix::fs::memfd_create("pack", MemfdFlags::CLOEXEC)?);
     file.write_all(state)?;
-    send_some(&sender, &[file.as_fd()])?;
+    send_some(&peer, &[file.as_fd()])?;
     for some in descriptors.chunks(MOST) {
-        send_some(&sender, some)?;
+        send_some(&peer, some)?;
     }
-    Ok(pack)
+    Ok(Pack { socket, peer })
 }
 
 fn send_some(sender: &OwnedFd, some: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -513,7 +521,7 @@ mod tests {
         (contents.listeners, contents.http) = (0, 0);
         contents.leaving.clear();
         let descriptors = vec![writer.as_fd(); CLIENTS];
-        let pack = send(&contents, false, &descriptors).unwrap();
+        let pack = send(&contents, false, &descriptors).unwrap().socket;
         drop(writer);
         let received = receive(&pack).unwrap();
         assert_eq!(received.contents, Ok(contents));

@@ -4,6 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use log::info;
 use rustix::fs::{Access, FlockOperation, OFlags, RenameFlags};
@@ -20,6 +21,12 @@ const LONGEST: u64 = 128;
 
 /// Temporary file for a new id. One that a crash has left is replaced.
 const UNFINISHED: &str = "server-id.new";
+
+/// Time for which a locked state directory is tried again.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Interval between these attempts.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Identity of this server.
 #[derive(Debug)]
@@ -74,7 +81,7 @@ impl Identity {
     /// Checks that a server could use this directory: that it can read the id there or create one,
     /// unless an id is `given`. Ignores the lock that another server may hold.
     pub fn check(directory: &Path, given: bool) -> Result<(), Error> {
-        match lock(directory) {
+        match try_lock(directory) {
             Ok(_) | Err(Error::StateInUse { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -147,8 +154,21 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     Ok(Some(content))
 }
 
-/// Opens and locks `directory`. The lock ends with the process, however the process ends.
+/// Opens and locks `directory`. The lock ends with the process, however the process ends. Tries for
+/// a while: a check of the settings takes the lock for a moment, too.
 fn lock(directory: &Path) -> Result<File, Error> {
+    let begun = Instant::now();
+    loop {
+        match try_lock(directory) {
+            Err(Error::StateInUse { .. }) if begun.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            locked => return locked,
+        }
+    }
+}
+
+fn try_lock(directory: &Path) -> Result<File, Error> {
     let handle = File::open(directory).map_err(failed("open the state directory", directory))?;
     let kind = handle
         .metadata()

@@ -4,14 +4,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
 
 /// Parses an address with a port; `None` if `text` is not one. A link-local address may name its
-/// interface (RFC 4007, section 11); the error says that the interface does not exist.
+/// interface (RFC 4007, section 11); the error says what is wrong with the interface.
 pub fn socket_address(text: &str) -> Option<Result<SocketAddr, String>> {
-    if let Ok(address) = text.parse() {
-        return Some(Ok(address));
+    let parsed = text.parse().ok().map(Ok);
+    let Some((host, port)) = text
+        .strip_prefix('[')
+        .and_then(|text| text.split_once("]:"))
+    else {
+        return parsed;
+    };
+    let Some((address, zone)) = host.split_once('%') else {
+        return parsed;
+    };
+    let (address, port): (Ipv6Addr, u16) = (address.parse().ok()?, port.parse().ok()?);
+    if !address.is_unicast_link_local() {
+        return Some(Err(
+            "only a link-local address (fe80::…) names an interface".to_string(),
+        ));
     }
-    let (host, port) = text.strip_prefix('[')?.split_once("]:")?;
-    let (address, zone) = host.split_once('%')?;
-    let (_, port): (Ipv6Addr, u16) = (address.parse().ok()?, port.parse().ok()?);
+    if zone.is_empty() {
+        return Some(Err(
+            "the interface is missing after %, as in [fe80::1%eth0]:4242".to_string(),
+        ));
+    }
+    if parsed.is_some() {
+        return parsed;
+    }
     // No DNS request is made: the host is an address.
     let found = (host, port).to_socket_addrs().ok();
     let found = found.and_then(|mut found| found.next());
@@ -115,6 +133,12 @@ mod tests {
             unknown,
             Some(Err("this machine has no interface nowhere".to_string()))
         );
+        for text in ["[::1%lo]:80", "[2001:db8::1%1]:80", "[::1%]:80"] {
+            let why = socket_address(text).and_then(Result::err).unwrap();
+            assert!(why.starts_with("only a link-local address"), "{why}");
+        }
+        let why = socket_address("[fe80::1%]:80").and_then(Result::err);
+        assert!(why.unwrap().starts_with("the interface is missing"));
         for bad in [
             "",
             "[::1]",

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{error, info, warn};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix,
@@ -23,10 +23,11 @@ use rustix::net::{
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, plain};
-use crate::handover_state;
+use crate::handover_state::{self, Pack};
 use crate::health::Health;
 use crate::sys;
 use crate::thread;
+use crate::waker::poll_until;
 
 /// Interval of status updates.
 const STATUS: Duration = Duration::from_secs(2);
@@ -133,9 +134,8 @@ fn watchdog() -> Option<Duration> {
     static WATCHDOG: OnceLock<Option<Duration>> = OnceLock::new();
     let parse = || {
         let value = std::env::var_os("WATCHDOG_USEC").filter(|value| !value.is_empty())?;
-        if let Some(process) = std::env::var_os("WATCHDOG_PID")
-            && process.to_str() != Some(&*std::process::id().to_string())
-        {
+        let process = std::env::var_os("WATCHDOG_PID").unwrap_or_default();
+        if sys::process_id("WATCHDOG_PID", &process).is_some_and(|id| id != std::process::id()) {
             return None;
         }
         let microseconds = value.to_str().and_then(|value| value.parse().ok());
@@ -279,8 +279,7 @@ fn probe(deadline: Instant) -> io::Result<bool> {
         writer,
         deadline,
     )?;
-    let mut end = [PollFd::new(&reader, PollFlags::empty())];
-    if poll(&mut end, Some(&Timespec::default()))? > 0 {
+    if has_hung_up(&reader)? {
         return Ok(false);
     }
     let remove = format!("FDSTOREREMOVE=1\nFDNAME={}\n", handover_state::PROBE);
@@ -288,12 +287,35 @@ fn probe(deadline: Instant) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Stores `pack` for the next process. Returns when systemd has taken it, or at `deadline`.
-pub fn store(pack: OwnedFd, deadline: Instant) -> io::Result<()> {
-    // Not polled: systemd would take the other end of `pack`, which is closed, for a hang-up, and
-    // drop it.
+/// What has become of a handover state that was to be stored.
+pub enum Stored {
+    /// The service manager keeps it.
+    Kept,
+    /// It is closed, for this reason.
+    Lost(String),
+    /// The service manager has not read it yet, for this reason.
+    Unconfirmed(String),
+}
+
+/// Stores `pack` for the next process. Waits until `deadline` at most.
+pub fn store(pack: Pack, deadline: Instant) -> Stored {
+    // Not polled: systemd would take the end of this process, which closes the other end, for a
+    // hang-up, and drop it.
     let text = format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", handover_state::NAME);
-    put(&text, pack, deadline)
+    let sent = put(&text, pack.socket, deadline);
+    match (sent, has_hung_up(&pack.peer)) {
+        (Ok(()), Ok(false)) => Stored::Kept,
+        (Ok(()), Ok(true)) => Stored::Lost("it has not kept them".to_string()),
+        (Err(error), Ok(true)) => Stored::Lost(plain(&error)),
+        (Err(error), _) => Stored::Unconfirmed(plain(&error)),
+        (_, Err(error)) => Stored::Unconfirmed(plain(&error)),
+    }
+}
+
+/// Returns whether nobody holds the other end of a pipe or of a socket.
+fn has_hung_up(end: &OwnedFd) -> io::Result<bool> {
+    let mut polled = [PollFd::new(end, PollFlags::empty())];
+    Ok(poll_until(&mut polled, Instant::now())?)
 }
 
 /// Sends a descriptor and closes it here, then waits until systemd has read it.
@@ -440,11 +462,9 @@ fn send(text: &str, descriptor: Option<BorrowedFd<'_>>, deadline: Instant) -> io
 
 /// Waits until one of `events` occurs on `descriptor`, or its other end is closed.
 fn wait(descriptor: &OwnedFd, events: PollFlags, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
-    match poll(&mut [PollFd::new(descriptor, events)], Some(&left))? {
-        0 => Err(io::ErrorKind::TimedOut.into()),
-        _ => Ok(()),
+    match poll_until(&mut [PollFd::new(descriptor, events)], deadline)? {
+        true => Ok(()),
+        false => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 

@@ -285,7 +285,7 @@ pub struct Options {
         long,
         env = "BLOCKCHAIN_TCPD_ADVERTISE",
         value_name = "ADDR:PORT",
-        value_parser = address,
+        value_parser = address_for_others,
         hide_env_values = true
     )]
     pub advertise: Option<SocketAddr>,
@@ -470,6 +470,17 @@ fn address(text: &str) -> Result<SocketAddr, String> {
                 .to_string(),
         )
     })
+}
+
+fn address_for_others(text: &str) -> Result<SocketAddr, String> {
+    match address(text)? {
+        SocketAddr::V6(address) if address.ip().is_unicast_link_local() => Err(
+            "a link-local address means nothing to other servers, as its interface is this machine's alone: give another \
+             address, such as 192.0.2.1:4280 or [2001:db8::1]:4280"
+                .to_string(),
+        ),
+        address => Ok(address),
+    }
 }
 
 /// An address, or none at all. clap takes what it sees called `Option` for an argument that may be missing.

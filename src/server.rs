@@ -1,12 +1,14 @@
 //! One server in this process: start, then graceful shutdown (drain) or handover of its clients.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use log::{error, info, warn};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use uuid::Uuid;
 
 use crate::acceptor::{self, Acceptor, Admission};
@@ -25,7 +27,7 @@ use crate::lingering_close::LingeringClose;
 use crate::listener::{self, Listener};
 use crate::log_throttle::Incidents;
 use crate::metrics::Metrics;
-use crate::notify;
+use crate::notify::{self, Stored};
 use crate::options::Options;
 use crate::pool;
 use crate::proxy_filter::{PendingConn, ProxyFilter};
@@ -347,19 +349,52 @@ impl Server {
     fn store(mut self, deadline: Instant) {
         let mut clients = self.hand_over(Phase::DrainThenDetach);
         clients.listeners.clear();
-        let deadline = deadline.clamp(Instant::now() + LAST_GRACE, Instant::now() + STORE);
-        let stored = clients
-            .pack()
-            .and_then(|pack| notify::store(pack, deadline));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let patience = Instant::now() + (left / 2).clamp(LAST_GRACE, STORE);
+        let stored = match clients.pack() {
+            Ok(pack) => notify::store(pack, patience),
+            Err(error) => Stored::Lost(plain(&error)),
+        };
         match stored {
-            Ok(()) => info!("the service manager keeps the clients for the next process"),
-            Err(error) => error!(
-                "clients are closed, can't store them with the service manager: {}",
-                plain(&error)
+            Stored::Kept => info!("the service manager keeps the clients for the next process"),
+            Stored::Lost(why) => {
+                error!("clients are closed, can't store them with the service manager: {why}");
+                return self.close(clients, deadline.max(Instant::now() + LEAST_DRAIN));
+            }
+            Stored::Unconfirmed(why) => error!(
+                "clients are closed unless the service manager still takes them; it has not answered: {why}"
             ),
         }
         // The exit of the process ends all threads at once, sooner than one after the other.
         std::mem::forget(self);
+    }
+
+    /// Closes clients that nobody keeps: sends the rest of their replies until `deadline`, then lets
+    /// them close first.
+    fn close(self, mut inherited: InheritedState, deadline: Instant) {
+        let clients = &mut inherited.clients;
+        loop {
+            // Those that have all their replies, or are gone.
+            for (_, stream) in clients.extract_if(.., |(client, stream)| !sends(client, stream)) {
+                // Fails if the client has gone already.
+                let _ = stream.shutdown(Shutdown::Write);
+                self.admission.linger.push(stream);
+            }
+            if clients.is_empty() || Instant::now() >= deadline {
+                break;
+            }
+            std::thread::park_timeout(LOOK);
+        }
+        for leaving in inherited.leaving {
+            self.admission.linger.resume(leaving);
+        }
+        drop(self.admission);
+        pool::wait_for(&self.workers, deadline);
+        pool::wait_for(&self.lingering, deadline);
+        self.cluster.leave();
+        if let cut_off @ 1.. = inherited.clients.len() {
+            warn!(clients = cut_off; "cut off: these clients were not done by the deadline");
+        }
     }
 
     /// Stops accepting, makes the workers release their connections as `phase` says, and returns
@@ -453,6 +488,22 @@ impl Server {
     }
 }
 
+/// Sends replies that a client has not taken yet, without blocking. Returns whether some are left
+/// for a client that may still take them.
+fn sends(client: &mut handover_state::ConnectionState, stream: &TcpStream) -> bool {
+    if client.replies.is_empty() {
+        return false;
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    match rustix::net::send(stream, &client.replies, flags) {
+        Ok(sent) => {
+            client.replies.drain(..sent);
+            !client.replies.is_empty()
+        }
+        Err(error) => matches!(error, Errno::AGAIN | Errno::INTR),
+    }
+}
+
 /// Passes inherited connections whose PROXY header is incomplete to `proxy_filter`, and returns the
 /// others. A connection from a network that is no longer trusted becomes an ordinary client, and
 /// its header a bad request.
@@ -493,10 +544,11 @@ fn list(addresses: &[SocketAddr]) -> String {
 /// Listens on all addresses. A default address may be missing, as `[::1]` is on a machine without
 /// IPv6.
 fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
+    let configured: Vec<SocketAddr> = options.listen.iter().copied().chain(options.http).collect();
     let mut listeners = Vec::new();
     let mut missing = None;
     for address in &options.listen {
-        match listener::bind_beside(*address, &options.listen) {
+        match listener::bind_beside(*address, &configured) {
             Ok(listener) => listeners.push(listener),
             Err(error) if options.listen_by_default && listener::is_no_such_address(&error) => {
                 info!(address:%; "not listening there: this machine has no such address");

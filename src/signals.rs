@@ -76,9 +76,8 @@ pub struct Signals {
 
 impl Signals {
     /// Starts to listen. A second stop signal ends the process at once, whatever it is doing. Call
-    /// it before any thread starts.
+    /// it after [`block_all`], and before any other thread starts.
     pub fn listen() -> Result<Self, Error> {
-        block_all()?;
         sys::allow_interrupts().map_err(failed)?;
         let (sender, events) = crossbeam_channel::unbounded();
         let mut signals = Signals {

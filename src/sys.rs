@@ -9,7 +9,7 @@
 //! stray one is harmless, and nobody sends it by hand.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
@@ -166,8 +166,9 @@ fn close_on_exec(number: RawFd) -> bool {
 pub fn passed_sockets() -> Vec<(OwnedFd, String)> {
     let [process, number, names] =
         ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(take_variable);
+    let process = OsString::from(process.unwrap_or_default());
     // Variables that were inherited from another process are meaningless here.
-    if process != Some(std::process::id().to_string()) {
+    if process_id("LISTEN_PID", &process) != Some(std::process::id()) {
         return Vec::new();
     }
     let Some(number) = number.filter(|number| !number.is_empty()) else {
@@ -195,6 +196,16 @@ pub fn passed_sockets() -> Vec<(OwnedFd, String)> {
         all = vec!["unknown".to_string(); sockets.len()];
     }
     sockets.into_iter().zip(all).collect()
+}
+
+/// Returns the process id in the `value` of a variable, if it is one. Logs a value that is not.
+pub fn process_id(variable: &str, value: &OsStr) -> Option<u32> {
+    let id = value.to_str().and_then(|value| value.parse().ok());
+    let id = id.filter(|id| *id != 0);
+    if id.is_none() && !value.is_empty() {
+        warn!(value:? = value; "{variable} counts as unset: it is not the id of a process");
+    }
+    id
 }
 
 /// Returns the descriptor whose number is in this variable, and removes the variable. Call it once,

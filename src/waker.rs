@@ -50,10 +50,10 @@ impl AsFd for Waker {
     }
 }
 
-/// Polls until a descriptor is ready or `deadline` has passed. Fails if a signal interrupts it:
-/// then the readiness is unknown.
-pub fn poll_until(polled: &mut [PollFd<'_>], deadline: Instant) -> Result<(), Errno> {
+/// Polls until a descriptor is ready or `deadline` has passed; returns whether one is ready. Fails
+/// if a signal interrupts it: then the readiness is unknown.
+pub fn poll_until(polled: &mut [PollFd<'_>], deadline: Instant) -> Result<bool, Errno> {
     let left = deadline.saturating_duration_since(Instant::now());
     // A timeout that is too long for the system counts as unlimited.
-    poll(polled, Timespec::try_from(left).ok().as_ref()).map(|_| ())
+    poll(polled, Timespec::try_from(left).ok().as_ref()).map(|ready| ready > 0)
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use self::registry::{Etcd, free_address};
 use crate::support::http::get;
-use crate::support::manager::Manager;
+use crate::support::manager::{Fate, Manager};
 use crate::support::watch::{Watch, watch};
 use crate::support::{Client, Daemon, clean, installed, program, wait_until};
 
@@ -316,7 +316,7 @@ fn a_server_that_leaves_its_clients_with_systemd_says_no_wrong_number_about_them
     let mut asking = client(&asked);
     wait_until("all are counted", || asking.ask("WHO") == "302");
     let watched = watch(asking);
-    let kept = manager.keep();
+    let kept = manager.store(Fate::Kept);
     left.signal("TERM");
     assert!(left.wait().success());
     let kept = kept.join().expect("it keeps them");

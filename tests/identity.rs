@@ -193,6 +193,18 @@ fn an_id_that_the_disk_cannot_keep_is_an_error() {
     assert!(said.contains("can't write the server's id to "), "{said}");
 }
 
+/// As a check of the settings has it for a moment (`--check`).
+#[test]
+fn a_lock_that_another_process_has_for_a_moment_is_waited_for() {
+    let wrapper = failing("trace=flock", "inject=flock:error=EAGAIN:when=1");
+    if !installed("strace") || !can(&wrapper) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let directory = scratch.path().to_str().unwrap();
+    Daemon::start_through(&wrapper, ["--state-directory", directory]).stop();
+}
+
 /// NFS without its lock service, and some file systems of user space; a trial says so, too.
 #[test]
 fn a_file_system_without_locks_is_an_error_that_says_what_to_do() {

@@ -5,14 +5,14 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::support::kernel::{asked_for, can, on_their_way, own_address, shell, through};
-use crate::support::{Client, Daemon, PATIENCE, program, wait_until};
+use crate::support::{Client, Daemon, PATIENCE, kill, program, wait_until};
 
 #[test]
 fn sigterm_and_sigint_answer_what_was_received_and_end_it_with_status_0() {
@@ -158,14 +158,6 @@ fn children(process: u32) -> Vec<u32> {
     children
         .map(|child| child.parse().expect("an id"))
         .collect()
-}
-
-fn kill(signal: &str, process: u32) {
-    // It may have ended.
-    let _ = Command::new("kill")
-        .args(["-s", signal, &process.to_string()])
-        .stderr(Stdio::null())
-        .status();
 }
 
 #[test]

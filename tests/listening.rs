@@ -1,20 +1,15 @@
 //! Sockets that listen: all addresses of both versions, and other sorts of TCP.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use crate::handover::replace;
+use crate::support::http::get;
 use crate::support::kernel::{can, shell, through};
-use crate::support::{Client, Daemon, field, installed, program};
-
-/// A port that is free for both versions.
-fn free_port() -> u16 {
-    let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).expect("IPv6");
-    socket.local_addr().expect("its address").port()
-}
+use crate::support::{Client, Daemon, field, free_port, installed, program};
 
 fn asks(address: SocketAddr) {
     assert_eq!(
@@ -45,6 +40,28 @@ fn all_addresses_of_ipv4_and_of_ipv6_are_a_pair_in_either_order() {
         for _ in 0..2 {
             asks((Ipv4Addr::LOCALHOST, port).into());
             asks((Ipv6Addr::LOCALHOST, port).into());
+            replace(&daemon);
+        }
+        daemon.stop();
+    }
+}
+
+#[test]
+fn the_pair_may_be_one_for_clients_and_one_for_http() {
+    if TcpListener::bind("[::]:0").is_err() {
+        return eprintln!("left out: no IPv6 here");
+    }
+    let (ipv4, ipv6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
+    for [line, http] in [[ipv4, ipv6], [ipv6, ipv4]] {
+        let port = free_port();
+        let [line, http] = [line, http].map(|ip: IpAddr| SocketAddr::new(ip, port));
+        let mut command = program();
+        command.args(["--listen", &line.to_string(), "--http", &http.to_string()]);
+        command.args(["--max-clients", "8"]);
+        let daemon = Daemon::run(command);
+        for _ in 0..2 {
+            asks(line);
+            assert_eq!(get(http, "/livez").status, 200);
             replace(&daemon);
         }
         daemon.stop();

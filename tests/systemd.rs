@@ -15,7 +15,7 @@ use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, Reply};
 use blockchain_tcpd::handover_state;
 
 use crate::support::kernel::{local_server, own_address, shell, through};
-use crate::support::manager::Manager;
+use crate::support::manager::{Fate, Manager};
 use crate::support::{
     Client, Daemon, PATIENCE, Scratch, clean, installed, program, run_to_end, wait_until,
 };
@@ -305,11 +305,9 @@ fn a_variable_that_makes_no_sense_counts_as_unset() {
         assert_eq!(times_here, times, "{value:?}");
         manager.wait_for("STOPPING=1");
     }
-    for other in ["1", "", "me"] {
-        let watchdog = ("WATCHDOG_USEC", "1000000");
-        assert_eq!(unset(&[notify, watchdog, ("WATCHDOG_PID", other)]), 0);
-        manager.wait_for("STOPPING=1");
-    }
+    let (watchdog, other) = (("WATCHDOG_USEC", "1000000"), ("WATCHDOG_PID", "1"));
+    assert_eq!(unset(&[notify, watchdog, other]), 0);
+    manager.wait_for("STOPPING=1");
     for (value, times) in [
         ("", 0),
         ("0", 0),
@@ -320,11 +318,29 @@ fn a_variable_that_makes_no_sense_counts_as_unset() {
     ] {
         assert_eq!(unset(&[("LISTEN_FDS", value)]), times, "{value:?}");
     }
-    for process in ["", "-1", "me"] {
-        assert_eq!(unset(&[("LISTEN_FDS", "1"), ("LISTEN_PID", process)]), 0);
+    for (process, times) in [("", 0), ("1", 0), ("-1", 1), ("0", 1), ("me", 1)] {
+        let times_here = unset(&[("LISTEN_FDS", "1"), ("LISTEN_PID", process)]);
+        assert_eq!(times_here, times, "{process:?}");
     }
     let names = ("LISTEN_FDNAMES", "line:http");
     assert_eq!(unset(&[("LISTEN_FDS", "0"), names]), 0);
+}
+
+/// A watchdog for nobody in particular is for this process.
+#[test]
+fn a_process_of_the_watchdog_that_makes_no_sense_counts_as_unset() {
+    for (process, times) in [("", 0), ("me", 1), ("-1", 1), ("0", 1)] {
+        let manager = Manager::new();
+        let mut command = program();
+        command.args(["--listen", "127.0.0.1:0"]);
+        command.env("NOTIFY_SOCKET", manager.path());
+        command.envs([("WATCHDOG_USEC", "1000000"), ("WATCHDOG_PID", process)]);
+        let daemon = Daemon::run(command);
+        manager.wait_for("WATCHDOG=1");
+        let log = daemon.stop();
+        let unset = log.matches("WATCHDOG_PID counts as unset").count();
+        assert_eq!(unset, times, "{log}");
+    }
 }
 
 /// A daemon that this socket is passed to, with this address of a service manager and this time to drain.
@@ -400,14 +416,63 @@ fn clients_that_can_be_kept_are_kept() {
     let daemon = passed(socket, "line", manager.path().to_str(), "0s");
     let mut client = daemon.connect();
     assert_eq!(client.ask("WHY"), "42");
-    let kept = manager.keep();
+    let kept = manager.store(Fate::Kept);
     let log = daemon.stop();
     assert!(
         log.contains("the service manager keeps the clients"),
         "{log}"
     );
     assert!(!log.contains("nobody keeps"), "{log}");
-    let arrived = handover_state::receive(&kept.join().unwrap()).unwrap();
+    let pack = kept.join().unwrap().unwrap();
+    let arrived = handover_state::receive(&pack).unwrap();
+    assert_eq!(arrived.contents.unwrap().clients.len(), 1);
+    client.socket().set_nonblocking(true).unwrap();
+    assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");
+    drop(arrived.descriptors);
+}
+
+#[test]
+fn clients_that_are_not_kept_after_all_are_closed_in_order() {
+    for fate in [Fate::Closed, Fate::NoRoom] {
+        let manager = Manager::new();
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut daemon = passed(socket, "line", manager.path().to_str(), "6s");
+        let mut half = daemon.connect();
+        half.send("WHY\nWH");
+        assert_eq!(half.line().as_deref(), Some("42"));
+        let mut slow = Client::connect_narrow(daemon.address);
+        slow.flood(&daemon, 1);
+        let lost = manager.store(fate);
+        daemon.signal("TERM");
+        let said = daemon.log().wait_for("the service manager");
+        assert!(said.contains("ERROR clients are closed, can't"), "{said}");
+        // An end and no reset, behind whole replies.
+        assert_eq!(half.rest(), "");
+        assert!(slow.rest().ends_with(" (try HELP)\n"));
+        let status = daemon.wait();
+        let log = daemon.log().whole();
+        assert!(status.success(), "{status}: {log}");
+        assert!(!log.contains("keeps the clients"), "{log}");
+        assert!(!log.contains("cut off"), "{log}");
+        assert!(lost.join().unwrap().is_none());
+    }
+}
+
+#[test]
+fn clients_that_may_yet_be_kept_are_left_alone() {
+    let manager = Manager::new();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let daemon = passed(socket, "line", manager.path().to_str(), "0s");
+    let mut client = daemon.connect();
+    assert_eq!(client.ask("WHY"), "42");
+    let unread = manager.store(Fate::Unread);
+    let log = daemon.stop();
+    let said = "ERROR clients are closed unless the service manager still takes them";
+    assert!(log.contains(said), "{log}");
+    assert!(!log.contains("keeps the clients"), "{log}");
+    assert!(unread.join().unwrap().is_none());
+    let pack = manager.store(Fate::Kept).join().unwrap().unwrap();
+    let arrived = handover_state::receive(&pack).unwrap();
     assert_eq!(arrived.contents.unwrap().clients.len(), 1);
     client.socket().set_nonblocking(true).unwrap();
     assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");

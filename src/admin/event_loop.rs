@@ -123,7 +123,7 @@ impl EventLoop {
             }
         }
         match poll_until(&mut polled, next) {
-            Ok(()) => {}
+            Ok(_) => {}
             // A signal interrupted the wait.
             Err(Errno::INTR) => return Ready::default(),
             Err(error) => {

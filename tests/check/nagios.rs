@@ -1,11 +1,11 @@
 //! The plugin as Nagios runs it, with the command definition and the example that come with it.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use super::{ID, PLUGIN, start, timed};
-use crate::support::{Log, PATIENCE, Scratch, clean, installed, run_to_end, wait_until};
+use crate::support::{Log, PATIENCE, Scratch, clean, installed, kill, run_to_end, wait_until};
 
 const COMMAND: &str = include_str!("../../packaging/nagios/blockchain-tcp.cfg");
 const EXAMPLE: &str = include_str!("../../packaging/nagios/nagios-example.cfg");
@@ -112,8 +112,7 @@ impl Nagios {
 
 impl Drop for Nagios {
     fn drop(&mut self) {
-        let pid = self.child.id().to_string();
-        let _ = Command::new("kill").args(["-s", "TERM", &pid]).status();
+        kill("TERM", self.child.id());
         let begun = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < PATIENCE {
             std::thread::park_timeout(std::time::Duration::from_millis(2));

@@ -10,7 +10,7 @@ use super::scripted::{Does, Scripted};
 use super::{HINT, client, ran};
 use crate::support::names::{can_show, daemon_at, shown};
 use crate::support::terminal::Terminal;
-use crate::support::{Daemon, Log, program, run_to_end, wait_until};
+use crate::support::{Daemon, Log, kill, program, run_to_end, wait_until};
 
 /// `watch` of this server, which is asked often.
 fn watch(server: impl ToString) -> Command {
@@ -39,9 +39,7 @@ impl Watching {
 
     /// Ends it by this signal; its exit status and all that it said on standard error.
     fn end(&mut self, signal: &str) -> (i32, String) {
-        let id = self.child.id().to_string();
-        let status = Command::new("kill").args(["-s", signal, &id]).status();
-        assert!(status.expect("kill runs").success());
+        assert!(kill(signal, self.child.id()), "kill -s {signal}");
         let mut ended = None;
         wait_until("it ends", || {
             ended = self.child.try_wait().expect("it is our child");

@@ -40,7 +40,9 @@ fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
     let mut state = handover_state::encode(&contents, true);
     spoilt(&mut state);
     let descriptors = [listener.as_fd(), accepted.as_fd()];
-    let pack = handover_state::send_encoded(&state, &descriptors).unwrap();
+    let pack = handover_state::send_encoded(&state, &descriptors)
+        .unwrap()
+        .socket;
     drop((listener, accepted));
     let daemon = begin_with(pack.into(), &[]);
     assert_eq!(daemon.address, address);
@@ -52,7 +54,9 @@ fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
 fn a_port_for_http_that_is_taken_costs_no_client_that_systemd_keeps() {
     let (listener, accepted, mut client, mut contents) = one_client();
     (contents.listeners, contents.clients) = (0, contents.clients[..1].to_vec());
-    let pack = handover_state::send(&contents, false, &[accepted.as_fd()]).unwrap();
+    let pack = handover_state::send(&contents, false, &[accepted.as_fd()])
+        .unwrap()
+        .socket;
     drop(accepted);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let start = |http: &str| {
@@ -116,8 +120,10 @@ fn a_header_that_is_half_there_goes_on_or_is_a_bad_request() {
         contents.clients[0].read_buffer = b"PROXY TCP4 192.0.2.7 192".to_vec();
         // Its question has been read already.
         rustix::net::recv(&accepted, &mut [0; 4], rustix::net::RecvFlags::empty()).unwrap();
-        let pack =
-            handover_state::send(&contents, false, &[listener.as_fd(), accepted.as_fd()]).unwrap();
+        let descriptors = [listener.as_fd(), accepted.as_fd()];
+        let pack = handover_state::send(&contents, false, &descriptors)
+            .unwrap()
+            .socket;
         drop((listener, accepted));
         let daemon = begin_with(pack.into(), &[arguments, &["--log", "debug"]].concat());
         client.send(".0.2.1 1 2\r\nWHY\n");
@@ -211,7 +217,9 @@ fn a_cluster_that_can_not_work_any_more_costs_no_client_and_brings_no_wrong_numb
         let (listener, accepted, mut client, mut contents) = one_client();
         contents.clients.truncate(1);
         let descriptors = [listener.as_fd(), accepted.as_fd()];
-        let pack = handover_state::send(&contents, true, &descriptors).unwrap();
+        let pack = handover_state::send(&contents, true, &descriptors)
+            .unwrap()
+            .socket;
         drop((listener, accepted));
         let daemon = begin_with(pack.into(), &arguments);
         assert_eq!(client.line().as_deref(), Some("42"), "{arguments:?}");

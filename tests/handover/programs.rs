@@ -74,6 +74,67 @@ fn the_path_as_it_was_given_is_followed_again_at_each_handover() {
     }
 }
 
+/// A relative path needs the working directory, which may be one of a release or of a job that is removed.
+#[test]
+fn a_relative_path_outlives_the_directory_that_it_began_in() {
+    for (way, next) in [
+        ("../current/blockchain-tcpd", "v2"),
+        ("./../v1/blockchain-tcpd", "v1"),
+        ("./link", "v1"),
+    ] {
+        let scratch = Scratch::new();
+        let path = |name: &str| scratch.path().join(name);
+        for release in ["v1", "v2"] {
+            std::fs::create_dir(path(release)).unwrap();
+            let copy = path(release).join("blockchain-tcpd");
+            std::fs::copy(program().get_program(), copy).unwrap();
+        }
+        std::fs::create_dir(path("wd")).unwrap();
+        std::os::unix::fs::symlink("v1", path("current")).unwrap();
+        std::os::unix::fs::symlink("../v1/blockchain-tcpd", path("wd/link")).unwrap();
+        let mut command = clean("sh");
+        let wd = path("wd");
+        let script = format!("cd {} && exec {way} \"$@\"", wd.display());
+        command.args(["-c", &script, "sh", "--listen", "127.0.0.1:0"]);
+        command.args(["--max-clients", "8"]);
+        let daemon = Daemon::run(command);
+        std::os::unix::fs::symlink("v2", path("next")).unwrap();
+        std::fs::rename(path("next"), path("current")).unwrap();
+        std::fs::remove_dir_all(&wd).unwrap();
+        for _ in 0..2 {
+            replace(&daemon);
+            let running = std::fs::read_link(format!("/proc/{}/exe", daemon.pid())).unwrap();
+            assert_eq!(running, path(next).join("blockchain-tcpd"), "{way}");
+        }
+        let said = "the working directory in which the program was started is gone";
+        assert_eq!(times(&daemon, said), 1, "{way}");
+        daemon.stop();
+    }
+}
+
+/// It is a mistake that can be mended, and not a reason to start the last release as if it were the next.
+#[test]
+fn a_link_to_nothing_is_an_error_and_followed_once_it_leads_somewhere() {
+    let scratch = Scratch::new();
+    let link = scratch.path().join("link");
+    std::os::unix::fs::symlink(program().get_program(), &link).unwrap();
+    let mut command = clean(&link);
+    command.args(["--listen", "127.0.0.1:0", "--max-clients", "8"]);
+    let daemon = Daemon::run(command);
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    daemon.signal("USR2");
+    let said = daemon.log().wait_for("goes on as it is");
+    assert!(
+        said.contains(&format!("can't run {}", link.display())),
+        "{said}"
+    );
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(program().get_program(), &link).unwrap();
+    replace(&daemon);
+    daemon.stop();
+}
+
 /// As a container has a single file of its host, which is replaced there: the container keeps the old one until it is mounted anew.
 #[test]
 fn a_program_that_is_a_mounted_file_takes_over_also_when_its_host_has_replaced_it() {

@@ -6,8 +6,10 @@ use super::trouble::says;
 use super::{figure, server_at, who};
 use crate::support::certificates::Authority;
 use crate::support::kernel::{can, shell, through};
-use crate::support::redis::{Redis, free_port};
-use crate::support::{Daemon, Scratch, fails, installed, program, run_to_end, wait_until};
+use crate::support::redis::Redis;
+use crate::support::{
+    Daemon, Scratch, fails, free_port, installed, program, run_to_end, wait_until,
+};
 
 const SECRET: &str = "correct-horse-battery-staple";
 

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use super::sentinel::Sentinel;
 use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, server_where};
-use crate::support::redis::{Redis, free_port};
-use crate::support::{Daemon, installed};
+use crate::support::redis::Redis;
+use crate::support::{Daemon, free_port, installed};
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_blockchain-tcpd");
 

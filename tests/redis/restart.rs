@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::{BELIEVED, HEARTBEAT, Trio, figure};
 use crate::support::kernel::{shell, through};
-use crate::support::manager::Manager;
+use crate::support::manager::{Fate, Manager};
 use crate::support::watch::{Watch, watch};
 use crate::support::{Client, Daemon, installed, wait_until};
 
@@ -59,10 +59,10 @@ fn a_server_that_systemd_restarts_is_counted_once_all_the_while() {
     let asking = trio.askers.drain(..).chain(clients.drain(..2));
     let watches: Vec<Watch> = asking.map(watch).collect();
     for _ in 0..3 {
-        let kept = socket.manager.keep();
+        let kept = socket.manager.store(Fate::Kept);
         server.stop();
         let kept = kept.join().expect("it keeps them");
-        server = socket.start(Some(kept), &trio.redis.url());
+        server = socket.start(kept, &trio.redis.url());
     }
     // Until whom nobody speaks for any more would be gone.
     let begun = Instant::now();

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::{HEARTBEAT, figure, server_at, who};
 use crate::support::certificates::Authority;
-use crate::support::redis::{Redis, free_port};
-use crate::support::{Log, Scratch, clean, installed, wait_until};
+use crate::support::redis::Redis;
+use crate::support::{Log, Scratch, clean, free_port, installed, wait_until};
 
 /// A Sentinel of the test's own, which believes what it is told. Dropped, it is killed.
 pub struct Sentinel {

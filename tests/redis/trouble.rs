@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use super::{BELIEVED, HEARTBEAT, Trio, figure, said, server, server_at, who};
-use crate::support::redis::{Redis, free_port};
+use crate::support::redis::Redis;
 use crate::support::way::Way;
-use crate::support::{Client, installed, wait_until};
+use crate::support::{Client, free_port, installed, wait_until};
 
 const STATE: &str = "blockchain-tcpd:{default}:state";
 const ALIVE: &str = "blockchain-tcpd:{default}:alive";

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::NOTHING;
-use crate::support::{Log, wait_until};
+use crate::support::{Log, kill, wait_until};
 
 /// A client that runs. Dropped, it is killed.
 pub struct Run {
@@ -34,9 +34,7 @@ impl Run {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-s", name, &pid]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill {name}");
+        assert!(kill(name, self.child.id()), "kill -s {name}");
     }
 
     pub fn is_running(&mut self) -> bool {

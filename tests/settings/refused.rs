@@ -28,6 +28,34 @@ fn a_wrong_value_is_named_with_its_flag_or_its_variable() {
 }
 
 #[test]
+fn an_interface_is_named_by_a_link_local_address_and_means_nothing_to_others() {
+    let not_local = "only a link-local address (fe80::…) names an interface";
+    let nothing = "a link-local address means nothing to other servers";
+    for (flag, bad, why) in [
+        ("--listen", "[::1%lo]:0", not_local),
+        ("--http", "[2001:db8::1%1]:0", not_local),
+        (
+            "--listen",
+            "[fe80::1%]:0",
+            "the interface is missing after %",
+        ),
+        ("--advertise", "[::1%lo]:4280", not_local),
+        ("--advertise", "[fe80::1%lo]:4280", nothing),
+        ("--advertise", "[fe80::1%1]:4280", nothing),
+        ("--advertise", "[fe80::1]:4280", nothing),
+    ] {
+        let (status, said) = fails(["--check", flag, bad]);
+        assert_eq!(status, 64, "{flag} {bad}: {said}");
+        assert!(said.contains(why), "{said}");
+        let mut command = program();
+        command.arg("--check").env(variable_of(flag), bad);
+        let (status, said) = run_to_end(command);
+        assert_eq!(status, 78, "{flag} {bad}: {said}");
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+#[test]
 fn a_variable_that_is_no_text_is_named() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;

@@ -4,7 +4,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
 use blockchain_tcpd::handover_state;
@@ -33,9 +33,7 @@ impl Manager {
 
     /// Leaves no room in the queue of its socket.
     pub fn fill(&self) {
-        let filler = UnixDatagram::unbound().expect("a socket");
-        filler.set_nonblocking(true).expect("a socket");
-        while filler.send_to(b"STATUS=filled", self.path()).is_ok() {}
+        fill(&self.path());
     }
 
     /// The lines of the next message. Descriptors that come with it are closed.
@@ -56,11 +54,13 @@ impl Manager {
         }
     }
 
-    /// Keeps descriptors until a barrier that comes behind a pack, and returns the pack. Nothing else may be kept by then.
-    pub fn keep(&self) -> JoinHandle<OwnedFd> {
-        let socket = self.socket.try_clone().expect("a socket");
+    /// Keeps descriptors until a barrier that comes behind a pack, and returns the pack if it is kept. Nothing else may be
+    /// kept by then.
+    pub fn store(&self, fate: Fate) -> JoinHandle<Option<OwnedFd>> {
+        let (socket, path) = (self.socket.try_clone().expect("a socket"), self.path());
         thread::spawn(move || {
             let mut store: Vec<(String, OwnedFd)> = Vec::new();
+            let mut has_pack = false;
             loop {
                 let mut text = [0; 4096];
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -77,16 +77,47 @@ impl Manager {
                 let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
                 if said("FDSTORE=1") {
                     let sent = sent.next().expect("a descriptor");
-                    store.push((name.expect("its name").to_string(), sent));
+                    let is_pack = name == Some(handover_state::NAME);
+                    has_pack |= is_pack;
+                    if !is_pack || fate == Fate::Kept {
+                        store.push((name.expect("its name").to_string(), sent));
+                    }
                 } else if said("FDSTOREREMOVE=1") {
                     store.retain(|(kept, _)| Some(&**kept) != name);
-                } else if said("BARRIER=1")
-                    && store.iter().any(|(name, _)| name == handover_state::NAME)
-                {
-                    assert_eq!(store.len(), 1, "{store:?}");
-                    return store.remove(0).1;
+                    if fate == Fate::Unread {
+                        return None;
+                    }
+                } else if said("BARRIER=1") && has_pack {
+                    assert!(store.len() <= 1, "{store:?}");
+                    return store.pop().map(|(_, pack)| pack);
+                } else if said("BARRIER=1") && fate == Fate::NoRoom {
+                    // The barrier is closed behind it, and the probe never.
+                    fill(&path);
+                    socket.recv(&mut [0; 64]).expect("a filler");
+                    std::mem::forget(store);
+                    return None;
                 }
             }
         })
     }
+}
+
+/// What becomes of a pack that is to be stored. A probe is always kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is kept.
+    Kept,
+    /// It is closed at once.
+    Closed,
+    /// There is no room for it in the queue of the socket, which nobody reads any more.
+    NoRoom,
+    /// It is not read.
+    Unread,
+}
+
+/// Leaves no room in the queue of this socket.
+fn fill(path: &Path) {
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("a socket");
+    while filler.send_to(b"STATUS=filled", path).is_ok() {}
 }

@@ -16,7 +16,7 @@ pub mod way;
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -168,20 +168,14 @@ impl Daemon {
 
     /// Sends a signal by its name, such as TERM.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args(["-s", name, &self.pid().to_string()])
-            .status()
-            .expect("kill runs");
-        assert!(status.success(), "kill -s {name}");
+        assert!(kill(name, self.pid()), "kill -s {name}");
     }
 
     /// The same if it has not ended yet.
     pub fn signal_if_there(&mut self, name: &str) {
         // It is our child and not waited for, so that its id is nobody else's.
         if self.ended().is_none() {
-            let _ = Command::new("kill")
-                .args(["-s", name, &self.pid().to_string()])
-                .status();
+            kill(name, self.pid());
         }
     }
 
@@ -394,6 +388,23 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         std::thread::yield_now();
         std::thread::park_timeout(Duration::from_millis(2));
     }
+}
+
+/// Sends a signal by its name, such as TERM. Returns whether the process was there.
+pub fn kill(signal: &str, process: u32) -> bool {
+    let mut kill = Command::new("kill");
+    kill.args(["-s", signal, &process.to_string()]);
+    kill.stderr(Stdio::null())
+        .status()
+        .expect("kill runs")
+        .success()
+}
+
+/// A port that nobody has, of IPv6 and IPv4 where there are both.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("127.0.0.1:0"));
+    let address = listener.expect("a free port").local_addr();
+    address.expect("bound").port()
 }
 
 /// Runs the daemon with these arguments to its end: its exit status and what it said.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType};
 
+use super::free_port;
 use super::kernel::can;
-use super::redis::free_port;
 use super::{Daemon, Scratch, clean};
 
 /// A port at which connections are neither taken nor refused: it listens with a backlog that is full.

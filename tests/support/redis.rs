@@ -1,9 +1,8 @@
 //! A real Redis of the test's own.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
-use super::{Log, Scratch, clean, wait_until};
+use super::{Log, Scratch, clean, free_port, kill, wait_until};
 
 /// A running Redis, or the place of one. Dropped, it is killed.
 pub struct Redis {
@@ -14,12 +13,6 @@ pub struct Redis {
     pub port: u16,
     /// What `redis-cli` needs to be let in, besides.
     pub cli: Vec<String>,
-}
-
-/// A port of 127.0.0.1 that nobody has.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
 }
 
 impl Redis {
@@ -68,9 +61,8 @@ impl Redis {
 
     /// Sends it a signal by its name, such as STOP.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().expect("it runs").id().to_string();
-        let status = Command::new("kill").args(["-s", name, &pid]).status();
-        assert!(status.expect("kill runs").success());
+        let pid = self.child.as_ref().expect("it runs").id();
+        assert!(kill(name, pid), "kill -s {name}");
     }
 
     /// What `redis-cli` says to this command.

@@ -2,6 +2,7 @@
 //! on request, and the exit status.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ pub enum Status {
     Warning,
     /// A critical threshold is violated, or the answers are missing or invalid.
     Critical,
-    /// The plugin could not check.
+    /// The plugin could not check, or could not report the result.
     Unknown,
 }
 
@@ -98,10 +99,9 @@ impl Report {
         }
     }
 
-    /// Prints the report and returns its exit status, also if nobody reads the output.
+    /// Prints the report and returns its exit status: UNKNOWN if the output can't be written.
     pub fn print(&self) -> ExitCode {
-        print(&self.to_string());
-        ExitCode::from(self.status.exit_status())
+        print(&self.to_string(), self.status)
     }
 }
 
@@ -128,13 +128,18 @@ impl fmt::Display for Report {
 /// Prints text that was asked for instead of a check. The exit status is that of UNKNOWN, as the
 /// guidelines say.
 pub fn print_text(text: &str) -> ExitCode {
-    print(text.trim_end());
-    ExitCode::from(Status::Unknown.exit_status())
+    print(text.trim_end(), Status::Unknown)
 }
 
-fn print(text: &str) {
-    // An error can't be reported anywhere.
-    let _ = stdio::print(&format!("{text}\n"));
+/// Prints a line and returns the exit status. The guidelines demand the line: if it is lost, as it
+/// is where standard output is closed, the status is UNKNOWN.
+fn print(text: &str, status: Status) -> ExitCode {
+    let status = match stdio::print(&format!("{text}\n")) {
+        // A broken pipe is not an error: the reader has closed it early.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Status::Unknown,
+        _ => status,
+    };
+    ExitCode::from(status.exit_status())
 }
 
 /// Escapes control characters and bars, which would split the text into lines and performance data.

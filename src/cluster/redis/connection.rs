@@ -308,7 +308,7 @@ impl RedisConnection {
     fn wait(&self, events: PollFlags, deadline: Instant) -> Result<(), ClusterError> {
         self.left(deadline)?;
         match poll_until(&mut [PollFd::new(self, events)], deadline) {
-            Ok(()) | Err(Errno::INTR) => Ok(()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(self.lost(&error.into())),
         }
     }
