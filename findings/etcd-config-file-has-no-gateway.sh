@@ -7,23 +7,12 @@
 # 200; 3.5.16 200 each time.
 set -eu
 cd "$(dirname "$0")"
-dir=$(mktemp -d)
-etcd=
-end() {
-    [ -z "$etcd" ] || { kill "$etcd" 2>/dev/null || true; wait "$etcd" 2>/dev/null || true; }
-    etcd=
-}
-trap 'end; rm -rf "$dir"' EXIT
+. lib/etcd.sh
 failed=0
 
 # The status of the gateway of an etcd that was started with these arguments, as soon as it is healthy.
 status() {
-    "$program" "$@" >"$dir/log" 2>&1 &
-    etcd=$!
-    for _ in $(seq 100); do
-        curl -sf http://127.0.0.1:23790/health >/dev/null && break
-        sleep 0.1
-    done
+    start "$program" "$@"
     seen=$(curl -s -o /dev/null -w '%{http_code}' -d '{}' http://127.0.0.1:23790/v3/maintenance/status)
     end
 }
@@ -33,13 +22,14 @@ for release in bookworm/3.4.23-4+b4/404 trixie/3.5.16-4/200; do
     lib/fetch-deb "${release%/*}" "etcd-server=${release#*/}" "$dir/${release%/*}"
     program=$dir/${release%/*}/usr/bin/etcd
     status --data-dir "$dir/a-${release%/*}" --listen-client-urls http://127.0.0.1:23790 --advertise-client-urls http://127.0.0.1:23790 \
-        --listen-peer-urls http://127.0.0.1:23800
+        --listen-peer-urls http://127.0.0.1:23800 --listen-metrics-urls http://127.0.0.1:23810
     flags=$seen
     cat >"$dir/etcd.yml" <<END
 data-dir: $dir/b-${release%/*}
 listen-client-urls: http://127.0.0.1:23790
 advertise-client-urls: http://127.0.0.1:23790
 listen-peer-urls: http://127.0.0.1:23800
+listen-metrics-urls: http://127.0.0.1:23810
 END
     status --config-file "$dir/etcd.yml"
     file=$seen

@@ -7,26 +7,15 @@
 # Seen: 3.4.23 412 and {"error":…,"message":…,"code":9}; 3.5.16 400 and {"code":9, "message":…}, without "error".
 set -eu
 cd "$(dirname "$0")"
-dir=$(mktemp -d)
-etcd=
-end() {
-    [ -z "$etcd" ] || { kill "$etcd" 2>/dev/null || true; wait "$etcd" 2>/dev/null || true; }
-    etcd=
-}
-trap 'end; rm -rf "$dir"' EXIT
+. lib/etcd.sh
 failed=0
 for case in bookworm/3.4.23-4+b4/412/code,error,message trixie/3.5.16-4/400/code,message; do
     IFS=/ read -r suite version status members <<END
 $case
 END
     lib/fetch-deb "$suite" "etcd-server=$version" "$dir/$suite"
-    "$dir/$suite/usr/bin/etcd" --data-dir "$dir/data-$suite" --listen-client-urls http://127.0.0.1:23790 \
-        --advertise-client-urls http://127.0.0.1:23790 --listen-peer-urls http://127.0.0.1:23800 >"$dir/log" 2>&1 &
-    etcd=$!
-    for _ in $(seq 100); do
-        curl -sf http://127.0.0.1:23790/health >/dev/null && break
-        sleep 0.1
-    done
+    start "$dir/$suite/usr/bin/etcd" --data-dir "$dir/data-$suite" --listen-client-urls http://127.0.0.1:23790 \
+        --advertise-client-urls http://127.0.0.1:23790 --listen-peer-urls http://127.0.0.1:23800 --listen-metrics-urls http://127.0.0.1:23810
     seen=$(curl -s -o "$dir/body" -w '%{http_code}' -d '{}' http://127.0.0.1:23790/v3/auth/enable)
     names=$(python3 -c 'import json, sys
 reply = json.load(open(sys.argv[1]))

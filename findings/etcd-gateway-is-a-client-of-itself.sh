@@ -7,13 +7,7 @@
 # /v3/maintenance/status 503 with a certificate for servers, 200 with one for both.
 set -eu
 cd "$(dirname "$0")"
-dir=$(mktemp -d)
-etcd=
-end() {
-    [ -z "$etcd" ] || { kill "$etcd" 2>/dev/null || true; wait "$etcd" 2>/dev/null || true; }
-    etcd=
-}
-trap 'end; rm -rf "$dir"' EXIT
+. lib/etcd.sh
 new="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
 # shellcheck disable=SC2086
 openssl req -x509 $new -keyout "$dir/ca.key" -out "$dir/ca.pem" -days 3 -subj "/CN=authority" 2>/dev/null
@@ -30,14 +24,9 @@ certify both serverAuth,clientAuth
 lib/fetch-deb bookworm etcd-server=3.4.23-4+b4 "$dir/root"
 
 try() {
-    "$dir/root/usr/bin/etcd" --data-dir "$dir/data-$1" --cert-file "$dir/$1.pem" --key-file "$dir/$1.key" --client-cert-auth \
+    start "$dir/root/usr/bin/etcd" --data-dir "$dir/data-$1" --cert-file "$dir/$1.pem" --key-file "$dir/$1.key" --client-cert-auth \
         --trusted-ca-file "$dir/ca.pem" --listen-client-urls https://127.0.0.1:23790 --advertise-client-urls https://127.0.0.1:23790 \
-        --listen-peer-urls http://127.0.0.1:23800 --listen-metrics-urls http://127.0.0.1:23810 >"$dir/log" 2>&1 &
-    etcd=$!
-    for _ in $(seq 100); do
-        curl -sf http://127.0.0.1:23810/health >/dev/null && break
-        sleep 0.1
-    done
+        --listen-peer-urls http://127.0.0.1:23800 --listen-metrics-urls http://127.0.0.1:23810
     call() {
         curl -s -o /dev/null -w '%{http_code}' --max-time 20 --cacert "$dir/ca.pem" --cert "$dir/client.pem" --key "$dir/client.key" "$@" || true
     }

@@ -6,13 +6,7 @@
 # Seen of GET /health: without --trusted-ca-file 200; with it no answer to a client without a certificate, 200 to one that has one.
 set -eu
 cd "$(dirname "$0")"
-dir=$(mktemp -d)
-etcd=
-end() {
-    [ -z "$etcd" ] || { kill "$etcd" 2>/dev/null || true; wait "$etcd" 2>/dev/null || true; }
-    etcd=
-}
-trap 'end; rm -rf "$dir"' EXIT
+. lib/etcd.sh
 failed=0
 new="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
 # shellcheck disable=SC2086
@@ -27,14 +21,9 @@ done
 
 # Starts etcd with these arguments besides, and prints what a client without a certificate gets, and one with.
 try() {
-    "$program" --data-dir "$dir/$1" --cert-file "$dir/server.pem" --key-file "$dir/server.key" \
+    start "$program" --data-dir "$dir/$1" --cert-file "$dir/server.pem" --key-file "$dir/server.key" \
         --listen-client-urls https://127.0.0.1:23790 --advertise-client-urls https://127.0.0.1:23790 \
-        --listen-peer-urls http://127.0.0.1:23800 --listen-metrics-urls http://127.0.0.1:23810 $2 >"$dir/log" 2>&1 &
-    etcd=$!
-    for _ in $(seq 100); do
-        curl -sf http://127.0.0.1:23810/health >/dev/null && break
-        sleep 0.1
-    done
+        --listen-peer-urls http://127.0.0.1:23800 --listen-metrics-urls http://127.0.0.1:23810 $2
     get() { curl -s -o /dev/null -w '%{http_code}' --cacert "$dir/ca.pem" "$@" https://127.0.0.1:23790/health || true; }
     seen="$(get) $(get --cert "$dir/client.pem" --key "$dir/client.key")"
     end

@@ -355,7 +355,7 @@ fn wrong_usage_is_unknown_in_one_line() {
     }
 }
 
-/// What can't be reported is unknown; a reader that has gone early is none of the plugin's affair.
+/// What can't be reported is unknown; a reader that closes early does not change the status.
 #[test]
 fn a_line_that_cannot_be_written_is_unknown() {
     let daemon = start();

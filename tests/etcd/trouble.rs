@@ -285,8 +285,8 @@ fn as_user(secrets: &Scratch) -> [String; 4] {
     ]
 }
 
-/// etcd that wants certificates of its clients. Its gateway does not pass on who they are: whoever has a name there is refused
-/// when etcd asks for users, and one without is a user by his password.
+/// etcd that wants certificates of its clients. Its gateway does not pass on who they are: a client whose certificate has a
+/// common name is refused when etcd asks for users, and one without is a user by its password.
 #[test]
 fn a_certificate_is_shown_to_an_etcd_that_asks_for_one() {
     if !installed("etcd") || !installed("openssl") {
