@@ -147,7 +147,6 @@ pub fn run(options: &Options) -> Result<(), Error> {
                     deadline += options.drain_notice;
                     result = announce_drain(options, &server);
                 }
-                server.stop_accepting();
                 drop(notifier);
                 info!(reason:%, clients = server.clients(); "stopping");
                 server.stop(deadline.saturating_duration_since(Instant::now()));

@@ -38,6 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Largest number of messages waiting for a retry.
 const MOST_PENDING: usize = 16;
 
+/// Time in which systemd closes a descriptor that it does not keep. Since version 254, it closes it
+/// in a process of its own, possibly after the barrier.
+const LATE_CLOSE: Duration = Duration::from_millis(250);
+
 /// Shortest watchdog time that can be satisfied; a shorter one counts as unset.
 const LEAST_WATCHDOG: Duration = Duration::from_millis(30);
 
@@ -279,7 +283,10 @@ fn probe(deadline: Instant) -> io::Result<bool> {
         writer,
         deadline,
     )?;
-    if has_hung_up(&reader)? {
+    // Set by systemd since version 254 if its store keeps any descriptors (systemd.exec(5)).
+    let is_sure = std::env::var_os("FDSTORE").is_some_and(|most| most != "0");
+    let patience = if is_sure { Duration::ZERO } else { LATE_CLOSE };
+    if has_hung_up(&reader, deadline.min(Instant::now() + patience))? {
         return Ok(false);
     }
     let remove = format!("FDSTOREREMOVE=1\nFDNAME={}\n", handover_state::PROBE);
@@ -303,7 +310,7 @@ pub fn store(pack: Pack, deadline: Instant) -> Stored {
     // hang-up, and drop it.
     let text = format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", handover_state::NAME);
     let sent = put(&text, pack.socket, deadline);
-    match (sent, has_hung_up(&pack.peer)) {
+    match (sent, has_hung_up(&pack.peer, Instant::now())) {
         (Ok(()), Ok(false)) => Stored::Kept,
         (Ok(()), Ok(true)) => Stored::Lost("it has not kept them".to_string()),
         (Err(error), Ok(true)) => Stored::Lost(plain(&error)),
@@ -312,10 +319,10 @@ pub fn store(pack: Pack, deadline: Instant) -> Stored {
     }
 }
 
-/// Returns whether nobody holds the other end of a pipe or of a socket.
-fn has_hung_up(end: &OwnedFd) -> io::Result<bool> {
+/// Returns whether, by `deadline`, nobody holds the other end of a pipe or of a socket.
+fn has_hung_up(end: &OwnedFd, deadline: Instant) -> io::Result<bool> {
     let mut polled = [PollFd::new(end, PollFlags::empty())];
-    Ok(poll_until(&mut polled, Instant::now())?)
+    Ok(poll_until(&mut polled, deadline)?)
 }
 
 /// Sends a descriptor and closes it here, then waits until systemd has read it.

@@ -289,8 +289,10 @@ impl Server {
         notify::stopping(self.clients(), timeout + LAST_GRACE * 2);
         let deadline = begun + timeout;
         // The probe may take longer than a short drain timeout: if the clients are stored, nothing
-        // is drained.
-        if self.is_stored(begun + (timeout / 2).clamp(LAST_GRACE, STORE)) {
+        // is drained. Clients are accepted and served meanwhile.
+        let is_stored = self.is_stored(begun + (timeout / 2).clamp(LAST_GRACE, STORE));
+        self.stop_accepting();
+        if is_stored {
             self.store(deadline);
         } else {
             self.drain(deadline.max(Instant::now() + LEAST_DRAIN));

@@ -15,7 +15,7 @@ use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, Reply};
 use blockchain_tcpd::handover_state;
 
 use crate::support::kernel::{local_server, own_address, shell, through};
-use crate::support::manager::{Fate, Manager};
+use crate::support::manager::{Fate, Manager, close_late};
 use crate::support::{
     Client, Daemon, PATIENCE, Scratch, clean, installed, program, run_to_end, wait_until,
 };
@@ -364,10 +364,12 @@ const REQUESTS: usize = 20_000;
 fn clients_that_nobody_would_keep_are_drained() {
     let nowhere = Scratch::new();
     let nowhere = nowhere.path().join("notify");
-    let (relay, deaf) = (Manager::new(), Manager::new());
+    let (relay, late, deaf) = (Manager::new(), Manager::new(), Manager::new());
     let reader = relay.socket.try_clone().unwrap();
     // It takes no descriptors, so that the kernel closes them.
     thread::spawn(move || while reader.recv(&mut [0; 4096]).is_ok() {});
+    let reader = late.socket.try_clone().unwrap();
+    thread::spawn(move || close_late(&reader));
     for (notify, why) in [
         (None, "there is no NOTIFY_SOCKET"),
         (Some("".into()), "there is no NOTIFY_SOCKET"),
@@ -375,6 +377,10 @@ fn clients_that_nobody_would_keep_are_drained() {
         (Some(nowhere), "No such file or directory"),
         (
             Some(relay.path()),
+            "keeps no descriptors (FileDescriptorStoreMax=)",
+        ),
+        (
+            Some(late.path()),
             "keeps no descriptors (FileDescriptorStoreMax=)",
         ),
         (Some(deaf.path()), "does not answer in time"),

@@ -7,10 +7,10 @@
 mod batch_counters;
 mod command_sets;
 mod compute_limiter;
+mod error;
 #[cfg(test)]
 mod example;
 mod key;
-mod refusal;
 
 /// The sets of commands. `build.rs` finds the files.
 pub mod sets {
@@ -24,9 +24,9 @@ use uuid::Uuid;
 pub use self::batch_counters::{BatchCounters, MOST_COMMANDS, OUTCOMES, Outcome, SLOTS};
 pub use self::command_sets::CommandSets;
 pub use self::compute_limiter::{ComputeLimiter, Permit};
+pub use self::error::{BadHeader, CommandError, Quoted};
 use self::key::Key;
 pub use self::key::Line;
-pub use self::refusal::{BadHeader, CommandError, Quoted};
 pub use self::sets::SETS;
 use crate::clock::Nanos;
 use crate::cluster::Census;

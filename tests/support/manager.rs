@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use blockchain_tcpd::handover_state;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -62,21 +63,11 @@ impl Manager {
             let mut store: Vec<(String, OwnedFd)> = Vec::new();
             let mut has_pack = false;
             loop {
-                let mut text = [0; 4096];
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut rights = RecvAncillaryBuffer::new(&mut space);
-                let buffers = &mut [IoSliceMut::new(&mut text)];
-                let read = recvmsg(&socket, buffers, &mut rights, RecvFlags::CMSG_CLOEXEC);
-                let length = read.expect("a message in time").bytes;
-                let mut sent = rights.drain().filter_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(mut sent) => sent.next(),
-                    _ => None,
-                });
-                let text = String::from_utf8_lossy(&text[..length]).into_owned();
+                let (text, sent) = receive(&socket).expect("a message in time");
                 let said = |line: &str| text.lines().any(|said| said == line);
                 let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
                 if said("FDSTORE=1") {
-                    let sent = sent.next().expect("a descriptor");
+                    let sent = sent.expect("a descriptor");
                     let is_pack = name == Some(handover_state::NAME);
                     has_pack |= is_pack;
                     if !is_pack || fate == Fate::Kept {
@@ -100,6 +91,37 @@ impl Manager {
             }
         })
     }
+}
+
+/// Keeps no descriptors, and closes them some time after the next barrier, as systemd may since version 254. Ends when
+/// nothing comes any more.
+pub fn close_late(socket: &UnixDatagram) {
+    let mut refused = Vec::new();
+    while let Ok((text, sent)) = receive(socket) {
+        if text.starts_with("BARRIER=1") {
+            drop(sent);
+            // Another process of systemd's closes it; this is how late it is.
+            thread::sleep(Duration::from_millis(50));
+            refused.clear();
+        } else {
+            refused.extend(sent);
+        }
+    }
+}
+
+/// The next message, with the descriptor that comes with it.
+fn receive(socket: &UnixDatagram) -> rustix::io::Result<(String, Option<OwnedFd>)> {
+    let mut text = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = RecvAncillaryBuffer::new(&mut space);
+    let buffers = &mut [IoSliceMut::new(&mut text)];
+    let read = recvmsg(socket, buffers, &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+    let mut sent = rights.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut sent) => sent.next(),
+        _ => None,
+    });
+    let text = String::from_utf8_lossy(&text[..read.bytes]).into_owned();
+    Ok((text, sent.next()))
 }
 
 /// What becomes of a pack that is to be stored. A probe is always kept.
