@@ -66,7 +66,7 @@ availability: ## measures the availability of three servers behind HAProxy that 
 	BLOCKCHAIN_TCPD_AVAILABILITY_SECONDS=$$(($(MINUTES) * 60)) \
 	  $(CARGO) test --release --locked --test cluster balanced:: -- --nocapture --test-threads=1
 
-manual: ## writes the commands of src/command/sets into the manual page
+manual: ## writes the command table into the manual page
 	BLOCKCHAIN_TCPD_WRITE_MANUAL=1 $(CARGO) test --locked --test tests manual::the_commands_in_it_are_those_of_the_table
 
 deb: ## builds the Debian package, in target/debian

@@ -11,16 +11,17 @@ use uuid::Uuid;
 use crate::admin::AdminServer;
 use crate::admin::{Context, Draining};
 use crate::cluster::{self, Backend};
-use crate::error::{Error, plain};
+use crate::config::identity::{Identity, Origin};
+use crate::config::limits;
+use crate::config::options::Options;
+use crate::error::Error;
 use crate::handover::{self, InheritedState, Upgrade};
-use crate::identity::{Identity, Origin};
-use crate::limits;
 use crate::metrics::Metrics;
-use crate::notify::{self, Notifier};
-use crate::options::Options;
-use crate::scoreboard::Phase;
 use crate::server::Server;
+use crate::session::scoreboard::Phase;
 use crate::signals::{self, SignalEvent, Signals};
+use crate::systemd::notify::{self, Notifier};
+use shared::text::without_errno;
 
 /// Checks whether a daemon with these settings would start, as far as that can be told beside a
 /// running one.
@@ -165,7 +166,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 if !signals.is_told_to_stop() {
                     let why = match inherited.pack() {
                         Ok(pack) => upgrade.exec(&pack.socket),
-                        Err(error) => format!("can't pack the clients: {}", plain(&error)),
+                        Err(error) => format!("can't pack the clients: {}", without_errno(&error)),
                     };
                     error!("goes on as it is: {why}");
                 }

@@ -6,6 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use shared::text::without_errno;
+
 /// Error that ends the daemon, at start or later. `Display` is the operator's message;
 /// [`Error::exit_status`] is for the caller of the program.
 #[derive(Debug)]
@@ -126,7 +128,7 @@ impl fmt::Display for Error {
             | Error::Cluster(text)
             | Error::Passed(text) => f.write_str(text),
             Error::Listen { address, source } => {
-                write!(f, "can't listen on {address}: {}", plain(source))?;
+                write!(f, "can't listen on {address}: {}", without_errno(source))?;
                 match source.kind() {
                     io::ErrorKind::AddrInUse => write!(
                         f,
@@ -151,7 +153,7 @@ impl fmt::Display for Error {
             Error::Accept { address, source } => write!(
                 f,
                 "can't accept clients on {address} any more: {}",
-                plain(source)
+                without_errno(source)
             ),
             Error::AcceptorsGone => {
                 f.write_str("nobody accepts clients any more; the log above says why")
@@ -191,10 +193,10 @@ impl fmt::Display for Error {
                 "can't lock the state directory {}: {}; if its file system has no locks, choose a directory on a local disk, or set \
                  --server-id and leave the state directory away",
                 directory.display(),
-                plain(source)
+                without_errno(source)
             ),
             Error::State { action, source } => {
-                write!(f, "can't {action}: {}", plain(source))?;
+                write!(f, "can't {action}: {}", without_errno(source))?;
                 match source.kind() {
                     io::ErrorKind::NotFound => f.write_str("; create the directory first"),
                     io::ErrorKind::NotADirectory => f.write_str("; name a directory"),
@@ -211,20 +213,16 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
-            Error::Print(source) => write!(f, "can't write to standard output: {}", plain(source)),
-            Error::System { action, source } => write!(f, "can't {action}: {}", plain(source)),
+            Error::Print(source) => write!(
+                f,
+                "can't write to standard output: {}",
+                without_errno(source)
+            ),
+            Error::System { action, source } => {
+                write!(f, "can't {action}: {}", without_errno(source))
+            }
         }
     }
 }
 
 impl std::error::Error for Error {}
-
-/// Describes a system error without the number that std appends:
-/// `Address already in use (os error 98)`.
-pub fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_string(),
-        None => text,
-    }
-}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use log::warn;
 
-use crate::clock::Millis;
+use shared::clock::Millis;
 
 /// Quiet time after which an incident is over.
 const QUIET: Duration = Duration::from_secs(10);

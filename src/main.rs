@@ -4,9 +4,10 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use blockchain_tcpd::config::options::{Options, ParsedArgs};
 use blockchain_tcpd::error::Error;
-use blockchain_tcpd::options::{Asked, Options};
-use blockchain_tcpd::{daemon, handover, logging, stdio};
+use blockchain_tcpd::{daemon, handover, logging};
+use shared::stdio;
 
 fn main() -> ExitCode {
     match serve() {
@@ -20,12 +21,12 @@ fn main() -> ExitCode {
 
 fn serve() -> Result<(), Error> {
     match Options::parse_from(std::env::args_os())? {
-        Asked::Print(text) => print(&text),
-        Asked::Serve(options) if options.check => {
+        ParsedArgs::Print(text) => print(&text),
+        ParsedArgs::Serve(options) if options.check => {
             daemon::check(&options)?;
             handover::version_banner().map_or(Ok(()), |text| print(&text))
         }
-        Asked::Serve(options) => {
+        ParsedArgs::Serve(options) => {
             logging::start(&options.log);
             daemon::run(&options)
         }

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::clock::Nanos;
-use crate::command::{BatchCounters, OUTCOMES, Outcome, SLOTS};
+use shared::clock::Nanos;
+use shared::command::{BatchCounters, OUTCOMES, Outcome, SLOTS};
 
 /// Names of the kinds of requests: queries, and computations or requests that were received
 /// together with one.
@@ -380,7 +380,7 @@ fn load(counter: &AtomicU64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::CommandClass;
+    use shared::command::CommandClass;
 
     #[test]
     fn what_the_workers_count_is_summed_up() {

@@ -2,7 +2,7 @@
 
 use log::{Level, log_enabled, trace};
 
-use crate::clock::Millis;
+use shared::clock::Millis;
 
 /// Largest number of requests that are logged for a client in a second; of the others, only the
 /// number is logged.

@@ -11,8 +11,8 @@ use signal_hook::iterator::{self, Handle};
 use signal_hook::low_level::{emulate_default_handler, exit, signal_name};
 
 use crate::error::Error;
-use crate::sys;
 use crate::thread::{self, Thread};
+use shared::sys;
 
 /// Signals that are received.
 const SIGNALS: [i32; 7] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU, SIGCHLD];

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::thread::Pid;
 
 use crate::error::Error;
-use crate::sys;
+use shared::sys;
 
 /// Stack size, enough for shallow calls; more would only cost address space and page tables.
 pub const STACK_SIZE: usize = 64 * 1024;

@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::support::{Daemon, Log, PATIENCE, clean, wait_until};
+use crate::support::{Daemon, Log, PATIENCE, PLUGIN, clean, wait_until};
 
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 const OTHER_ID: &str = "11111111-2222-4333-8444-555555555555";
@@ -18,9 +18,6 @@ const OK: i32 = 0;
 const WARNING: i32 = 1;
 const CRITICAL: i32 = 2;
 const UNKNOWN: i32 = 3;
-
-/// The plugin's program.
-pub const PLUGIN: &str = env!("CARGO_BIN_EXE_check_blockchain_tcp");
 
 /// What a run of the plugin came to.
 #[derive(Debug)]
@@ -54,7 +51,7 @@ impl Outcome {
 
 /// Runs the plugin with these arguments.
 fn check<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Outcome {
-    let mut command = clean(PLUGIN);
+    let mut command = clean(PLUGIN.as_str());
     command.args(arguments);
     run(command)
 }
@@ -363,7 +360,7 @@ fn a_line_that_cannot_be_written_is_unknown() {
         let mut command = clean("sh");
         let script = format!("exec \"$0\" \"$@\" {redirection}");
         command
-            .args(["-c", &script, PLUGIN])
+            .args(["-c", &script, PLUGIN.as_str()])
             .args(at(&daemon))
             .args(["-W", "2:"]);
         // Nobody reads from the pipe.

@@ -8,6 +8,7 @@ mod manual;
 mod scripted;
 mod watch;
 
+use crate::support::CLIENT;
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
@@ -17,7 +18,7 @@ pub const HINT: &str =
 
 /// The client, with nothing set in its environment; its history is nobody's.
 pub fn client() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blockchain-tcp"));
+    let mut command = Command::new(CLIENT.as_str());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("BLOCKCHAIN_TCP") {
             command.env_remove(name);

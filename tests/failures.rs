@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, OUTCOMES, Outcome};
 use blockchain_tcpd::metrics::Closed;
+use shared::command::sets::server;
+use shared::command::{CommandClass, CommandSet, CommandSpec, OUTCOMES, Outcome};
 
 use crate::support::kernel::{can, local_server, own_address, shell, through};
 use crate::support::{Client, Daemon, run_to_end, wait_until};

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use blockchain_tcpd::admin::AdminServer;
 use blockchain_tcpd::admin::{Context, Draining};
-use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, Reply as Value};
-use blockchain_tcpd::listener;
+use blockchain_tcpd::server::listener;
+use shared::command::sets::server;
+use shared::command::{CommandClass, CommandSet, CommandSpec, Reply as Value};
 
 use crate::project::{Example, examples};
 use crate::support::http::{Reply, connect, daemon, get, get_with, send, try_get};

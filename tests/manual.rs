@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use blockchain_tcpd::command::SETS;
+use shared::command::SETS;
 
 use crate::nc::shell;
 use crate::settings::{FLAGS, variable_of};
-use crate::support::{Daemon, installed, program};
+use crate::support::{CLIENT, Daemon, installed, program};
 
 const MANUAL: &str = include_str!("../man/blockchain-tcpd.8");
 
@@ -169,7 +169,7 @@ fn its_examples_do_what_they_are_for() {
             assert_eq!(shell(&line, netcat, &daemon), "1\n", "{line}");
         }
     }
-    let mut asking = Command::new(env!("CARGO_BIN_EXE_blockchain-tcp"));
+    let mut asking = Command::new(CLIENT.as_str());
     let by_client = examples
         .lines()
         .find_map(|line| line.strip_prefix(".Dl blockchain-tcp "));

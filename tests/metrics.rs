@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 
-use blockchain_tcpd::command::sets::server;
 use blockchain_tcpd::metrics::Closed;
-use blockchain_tcpd::scoreboard::Phase;
+use blockchain_tcpd::session::scoreboard::Phase;
+use shared::command::sets::server;
 
 use crate::support::http::{daemon, get, get_with};
 use crate::support::kernel::local_server;

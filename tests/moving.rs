@@ -9,12 +9,12 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{CommandClass, CommandError, CommandSet, CommandSpec, Reply};
-use blockchain_tcpd::connection::Connection;
-use blockchain_tcpd::scoreboard::Phase;
+use blockchain_tcpd::session::scoreboard::Phase;
+use blockchain_tcpd::transport::connection::Connection;
 use crossbeam_channel::Receiver;
 use rustix::net::{RecvFlags, SendFlags};
+use shared::command::sets::server;
+use shared::command::{CommandClass, CommandError, CommandSet, CommandSpec, Reply};
 
 use crate::support::kernel::local_server;
 use crate::support::{Client, PATIENCE, wait_until};

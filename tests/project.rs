@@ -1,6 +1,6 @@
 //! The promises about the tree itself, and what the documents show.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,7 +51,7 @@ fn the_oldest_rust_is_the_one_that_what_is_locked_needs() {
     let packages = metadata["packages"].as_array().expect("packages");
     let others = packages
         .iter()
-        .filter(|package| package["name"] != "blockchain-tcpd");
+        .filter(|package| !package["source"].is_null());
     let needed = others.filter_map(|package| package["rust_version"].as_str());
     let newest = needed.map(|version| parts(version)[..2].to_vec()).max();
     let newest = newest.expect("some say so");
@@ -86,93 +86,14 @@ fn no_event_loop_is_in_the_tree_of_dependencies() {
     }
 }
 
-/// The modules of `src/lib.rs` with the floor on which its map has them, the highest 0.
-fn floors() -> BTreeMap<String, usize> {
-    let library = read("src/lib.rs");
-    let modules: BTreeSet<&str> = library
-        .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
-        .collect();
-    let (_, map) = library.split_once("//! ```text\n").expect("a map");
-    let (map, _) = map.split_once("//! ```\n").expect("the map's end");
-    let mut floors = BTreeMap::new();
-    for (floor, line) in map.lines().enumerate() {
-        // The names of a floor stand before its description, which begins where the first gap of many blanks ends.
-        let names = line.strip_prefix("//! ").expect("a line of the map");
-        let names = names.get(..44).unwrap_or(names);
-        for name in names.split_whitespace() {
-            assert!(name == "main" || modules.contains(name), "the map's {name}");
-            let twice = floors.insert(name.to_string(), floor);
-            assert!(twice.is_none(), "{name} is on two floors");
-        }
-    }
-    for module in modules {
-        assert!(floors.contains_key(module), "{module} is not on the map");
-    }
-    floors
-}
-
-#[test]
-fn imports_point_down_as_the_map_says() {
-    let floors = floors();
-    let mut imports = 0;
-    for path in files(&root().join("src"), ".rs") {
-        let own = path
-            .strip_prefix(root().join("src"))
-            .expect("a file of src");
-        let own = own.iter().next().expect("a name").to_string_lossy();
-        let own = own.trim_end_matches(".rs");
-        if own == "lib" {
-            continue;
-        }
-        let text = fs::read_to_string(&path).expect("a source file");
-        // Unit tests may use anything.
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        let code = code
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"));
-        // A program is a crate of its own and calls the library by its name: the daemon's, and those of `bin`, which
-        // stand where it stands.
-        let (own, start) = match own {
-            "main" | "bin" => ("main", "blockchain_tcpd::"),
-            module => (module, "crate::"),
-        };
-        for line in code {
-            for path in line.split(start).skip(1) {
-                let braced = path
-                    .trim_start_matches('{')
-                    .split(['}', ';'])
-                    .next()
-                    .unwrap_or("");
-                let names = if path.starts_with('{') {
-                    braced.split(',').collect()
-                } else {
-                    vec![path]
-                };
-                for name in names {
-                    let name = name
-                        .trim()
-                        .split(|c: char| !c.is_alphanumeric() && c != '_')
-                        .next();
-                    let name = name.unwrap_or_default();
-                    if name == own || name.is_empty() {
-                        continue;
-                    }
-                    imports += 1;
-                    let below = floors
-                        .get(name)
-                        .unwrap_or_else(|| panic!("{own} uses {name}"));
-                    assert!(*below > floors[own], "{own} uses {name}: {line}");
-                }
-            }
-        }
-    }
-    assert!(imports > 50, "{imports}");
-}
-
 #[test]
 fn the_seven_packages_are_ours() {
-    let manifest = read("Cargo.toml");
+    let manifests = [
+        "Cargo.toml",
+        "crates/shared/Cargo.toml",
+        "crates/client/Cargo.toml",
+    ]
+    .map(read);
     for name in [
         "crossbeam-channel",
         "threadpool",
@@ -182,9 +103,13 @@ fn the_seven_packages_are_ours() {
         "signal-hook",
         "ctrlc",
     ] {
-        let named = manifest
-            .lines()
-            .any(|line| line.starts_with(&format!("{name} = ")));
+        let is_dependency = |line: &str| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with([' ', '.']))
+        };
+        let named = manifests
+            .iter()
+            .any(|manifest| manifest.lines().any(is_dependency));
         assert!(named, "{name}");
     }
 }
@@ -235,7 +160,8 @@ fn no_file_names_a_place_on_a_machine_of_ours() {
 
 #[test]
 fn every_source_file_says_first_what_it_is_for() {
-    let sources = files(&root().join("src"), ".rs");
+    let mut sources = files(&root().join("src"), ".rs");
+    sources.extend(files(&root().join("crates"), ".rs"));
     assert!(sources.len() > 10);
     for file in sources {
         let text = fs::read_to_string(&file).expect("a source file");

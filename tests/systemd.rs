@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, Reply};
-use blockchain_tcpd::handover_state;
+use blockchain_tcpd::handover::state;
+use shared::command::sets::server;
+use shared::command::{CommandClass, CommandSet, CommandSpec, Reply};
 
 use crate::support::kernel::{local_server, own_address, shell, through};
 use crate::support::manager::{Fate, Manager, close_late};
@@ -76,7 +76,7 @@ fn no_variable_of_passed_sockets_is_left() {
     let variables = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
     if std::env::var_os("LISTEN_PID").is_some() {
         // More names than sockets make no sense.
-        let passed = blockchain_tcpd::listener::passed().unwrap();
+        let passed = blockchain_tcpd::server::listener::passed().unwrap();
         assert_eq!(passed.line.len() + passed.http.len(), 0);
         for variable in variables {
             assert_eq!(std::env::var_os(variable), None, "{variable}");
@@ -430,7 +430,7 @@ fn clients_that_can_be_kept_are_kept() {
     );
     assert!(!log.contains("nobody keeps"), "{log}");
     let pack = kept.join().unwrap().unwrap();
-    let arrived = handover_state::receive(&pack).unwrap();
+    let arrived = state::receive(&pack).unwrap();
     assert_eq!(arrived.contents.unwrap().clients.len(), 1);
     client.socket().set_nonblocking(true).unwrap();
     assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");
@@ -478,7 +478,7 @@ fn clients_that_may_yet_be_kept_are_left_alone() {
     assert!(!log.contains("keeps the clients"), "{log}");
     assert!(unread.join().unwrap().is_none());
     let pack = manager.store(Fate::Kept).join().unwrap().unwrap();
-    let arrived = handover_state::receive(&pack).unwrap();
+    let arrived = state::receive(&pack).unwrap();
     assert_eq!(arrived.contents.unwrap().clients.len(), 1);
     client.socket().set_nonblocking(true).unwrap();
     assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");

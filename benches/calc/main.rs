@@ -11,6 +11,7 @@ mod host;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -232,24 +233,26 @@ struct Others(Child);
 
 impl Others {
     fn start(daemon: &Daemon, request: &str, clients: usize) -> Result<Self> {
-        let others = Command::new(env!("CARGO_BIN_EXE_blockchain-tcp"))
-            .args([
-                "bench",
-                "--duration",
-                "1h",
-                "--clients",
-                &clients.to_string(),
-            ])
-            .args([
-                "--request",
-                request,
-                "--server",
-                &daemon.address.to_string(),
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
+        let others = Command::new(
+            Path::new(env!("CARGO_BIN_EXE_blockchain-tcpd")).with_file_name("blockchain-tcp"),
+        )
+        .args([
+            "bench",
+            "--duration",
+            "1h",
+            "--clients",
+            &clients.to_string(),
+        ])
+        .args([
+            "--request",
+            request,
+            "--server",
+            &daemon.address.to_string(),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
         Ok(Others(others))
     }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::clock::Nanos;
 use blockchain_tcpd::cluster::{Census, Cluster, ClusterArgs, Settings};
 use blockchain_tcpd::waker::Waker;
 use rustix::time::{ClockId, clock_gettime};
+use shared::clock::Nanos;
+use shared::command::Census as _;
 use uuid::Uuid;
 
 use crate::Result;

@@ -1,8 +1,7 @@
 //! Who measures: `blockchain-tcp bench`, and the independent generator; and what the server counts while they do.
 
-use std::ffi::OsStr;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -114,16 +113,17 @@ impl Witness {
                 let (address, milliseconds) = (server.address(), time.as_millis());
                 let words =
                     format!("bench {address} --json -c {clients} -p {depth} -d {milliseconds}ms");
-                (OsStr::new(env!("CARGO_BIN_EXE_blockchain-tcp")), words)
+                let daemon = Path::new(env!("CARGO_BIN_EXE_blockchain-tcpd"));
+                (daemon.with_file_name("blockchain-tcp"), words)
             }
             Witness::Independent(program) => {
                 let (port, warm_up) = (server.address().port(), seconds * WARM_UP);
                 let words = format!("{port} {clients} {depth} {warm_up} {seconds}");
-                (program.as_os_str(), words)
+                (program.clone(), words)
             }
         };
         let words: Vec<_> = words.split(' ').map(Into::into).collect();
-        let child = launch::command(core, program, &words)?
+        let child = launch::command(core, program.as_os_str(), &words)?
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

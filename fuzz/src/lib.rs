@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use blockchain_tcpd::command::Context;
-use blockchain_tcpd::command::sets::server;
+use shared::command::Context;
+use shared::command::sets::server;
 use uuid::Uuid;
 
 /// The longest reply in bytes, its line end included: `ERR BADINPUT` with 64 bytes quoted as

@@ -2,7 +2,7 @@
 //! encoded again to an equal state.
 #![no_main]
 
-use blockchain_tcpd::handover_state::{self, MAGIC, VERSION};
+use blockchain_tcpd::handover::state::{self, MAGIC, VERSION};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -10,16 +10,16 @@ fuzz_target!(|data: &[u8]| {
     // Without a right checksum, all inputs would be rejected: append it to reach the decoder behind
     // it.
     let mut whole = [&MAGIC[..], &[0], &VERSION.to_le_bytes(), data].concat();
-    let sum = handover_state::checksum(&whole);
+    let sum = state::checksum(&whole);
     whole.extend_from_slice(&sum.to_le_bytes());
     same(&whole);
 });
 
 fn same(bytes: &[u8]) {
-    if let Ok(contents) = handover_state::decode(bytes) {
+    if let Ok(contents) = state::decode(bytes) {
         // An address has several encodings, of which only one is written: compare the states, not
         // the bytes.
-        let again = handover_state::encode(&contents, false);
-        assert_eq!(handover_state::decode(&again), Ok(contents));
+        let again = state::encode(&contents, false);
+        assert_eq!(state::decode(&again), Ok(contents));
     }
 }

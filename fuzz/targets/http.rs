@@ -4,10 +4,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use blockchain_tcpd::command::sets::server::SET;
+use shared::command::sets::server::SET;
 use blockchain_tcpd::handover::InheritedState;
 use blockchain_tcpd::admin::{Answer, Draining, Handlers, Context};
-use blockchain_tcpd::options::{Asked, Options};
+use blockchain_tcpd::config::options::{ParsedArgs, Options};
 use blockchain_tcpd::protocol::http::{self, CODES, Found, LONGEST_HEAD, Response};
 use blockchain_tcpd::server::Server;
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 /// The server whose admin interface is fuzzed.
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let arguments = ["blockchain-tcpd", "--listen", "127.0.0.1:0", "--max-clients", "2"];
-    let Ok(Asked::Serve(options)) = Options::parse_from(arguments) else {
+    let Ok(ParsedArgs::Serve(options)) = Options::parse_from(arguments) else {
         panic!("these are good settings");
     };
     let (nothing, metrics) = (InheritedState::default(), Arc::default());

@@ -4,8 +4,8 @@
 
 use std::sync::LazyLock;
 
-use blockchain_tcpd::clock::Nanos;
-use blockchain_tcpd::command::{Context, CommandError};
+use shared::clock::Nanos;
+use shared::command::{Context, CommandError};
 use blockchain_tcpd::protocol::line::{self, Found, LONGEST_REQUEST};
 use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
 use libfuzzer_sys::fuzz_target;

@@ -17,10 +17,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use blockchain_tcpd::clients::Clients;
-use blockchain_tcpd::connection::{Connection, Socket};
-use blockchain_tcpd::lingering_close::LingeringClose;
-use blockchain_tcpd::scoreboard::{ReaperWaker, Phase, Scoreboard};
+use blockchain_tcpd::transport::clients::Clients;
+use blockchain_tcpd::transport::connection::{Connection, Socket};
+use blockchain_tcpd::transport::lingering_close::LingeringClose;
+use blockchain_tcpd::session::scoreboard::{ReaperWaker, Phase, Scoreboard};
 use blockchain_tcpd::session::{CloseReason, Service};
 use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
 use libfuzzer_sys::fuzz_target;

@@ -12,11 +12,11 @@ use rustix::net::{SocketFlags, accept_with};
 
 use super::http_conn::{ConnState, HttpConn};
 use crate::admin::{Handlers, INTERVAL};
-use crate::error::plain;
-use crate::listener::Listener;
 use crate::log_throttle::Incident;
 use crate::protocol::http::Problem;
+use crate::server::listener::Listener;
 use crate::waker::{Waker, poll_until};
+use shared::text::without_errno;
 
 /// Grace period of a shutdown, in which open requests, and those about to be sent, are still
 /// answered.
@@ -130,7 +130,7 @@ impl EventLoop {
                 drop(polled);
                 // poll(2) fails if there are more descriptors than RLIMIT_NOFILE, which may have
                 // been lowered: drop half of the connections.
-                self.trouble.record(&plain(&error.into()));
+                self.trouble.record(&without_errno(&error.into()));
                 self.conns.truncate(self.conns.len() / 2);
                 std::thread::sleep(PAUSE);
                 return Ready::default();
@@ -157,7 +157,7 @@ impl EventLoop {
             }
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             Err(error) => {
-                self.trouble.record(&plain(&error.into()));
+                self.trouble.record(&without_errno(&error.into()));
                 self.accept_again = Some(Instant::now() + PAUSE);
             }
         }

@@ -21,9 +21,9 @@ use crossbeam_channel::{Receiver, Sender};
 use self::event_loop::EventLoop;
 pub use self::handlers::{Answer, Context, Draining, Handlers, INTERVAL};
 use crate::error::Error;
-use crate::health::Health;
-use crate::listener::Listener;
 use crate::log_throttle::Incident;
+use crate::server::health::Health;
+use crate::server::listener::Listener;
 use crate::thread::{self, Thread};
 use crate::waker::Waker;
 

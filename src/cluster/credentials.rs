@@ -10,7 +10,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::settings::{ClusterArgs, wrong};
-use crate::error::{Error, plain};
+use crate::error::Error;
+use shared::text::without_errno;
 
 /// Largest size of a credential file in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -207,7 +208,7 @@ fn word(file: Option<&Path>) -> Result<Option<String>, String> {
 
 fn read(file: &Path) -> Result<String, String> {
     let problem = |why: &str| format!("can't read {}: {why}", file.display());
-    let failed = |error: io::Error| problem(&plain(&error));
+    let failed = |error: io::Error| problem(&without_errno(&error));
     // Credentials are read for each connection, but a pipe can be read only once.
     if !fs::metadata(file).map_err(failed)?.is_file() {
         return Err(problem("it is not a regular file"));

@@ -27,11 +27,12 @@ use self::etcd::{CensusService, Registration};
 use self::redis::{Others, Publisher};
 pub use self::settings::{Backend, ClusterArgs, Host, Settings};
 pub use self::stats::{Stats, StatsSnapshot};
-use crate::clock::{Millis, Nanos};
 use crate::error::Error;
-use crate::handover_state;
-use crate::sync::atomic::AtomicUsize;
+use crate::handover::state;
 use crate::waker::Waker;
+use shared::clock::{Millis, Nanos};
+use shared::command::Unavailable;
+use shared::sync::atomic::AtomicUsize;
 
 /// Time that a starting server waits for the first reply of its cluster before it admits clients
 /// without one.
@@ -55,63 +56,12 @@ pub enum Census {
     Consistent(Arc<CensusService>),
 }
 
-impl Census {
-    /// Returns the number of clients in the cluster. `here` is this server's own count; `asked` is
-    /// when the question was read.
-    #[inline]
-    pub fn clients(&self, here: u64, asked: Nanos) -> Result<u64, Unavailable> {
+impl shared::command::Census for Census {
+    fn clients(&self, here: u64, asked: Nanos) -> Result<u64, Unavailable> {
         match self {
             Census::Alone => Ok(here),
             Census::Available(others) => Ok(here.saturating_add(others.now())),
-            Census::Consistent(service) => ask(service, asked),
-        }
-    }
-}
-
-/// Out of line, so that the stack frame of this call is not part of every worker's stack, where
-/// each idle client would pay for it.
-#[cold]
-#[inline(never)]
-fn ask(service: &CensusService, asked: Nanos) -> Result<u64, Unavailable> {
-    service.clients(asked)
-}
-
-/// Why the number of clients is unknown. Small, because every worker reserves stack space for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unavailable {
-    /// Some servers did not answer in time.
-    Silent {
-        /// Number of servers that answered.
-        answered: u16,
-        /// Number of servers in the cluster.
-        members: u16,
-    },
-    /// The registry (etcd) did not answer.
-    Registry,
-    /// This server is not in the registry.
-    Outside,
-    /// The registry is new, or has lost the entry of a live server: other servers may be missing.
-    Unstable,
-}
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Unavailable::Silent { answered, members } => {
-                write!(f, "{answered} of {members} servers answered, try again")
-            }
-            Unavailable::Registry => write!(
-                f,
-                "0 of an unknown number of servers answered: their registry did not, try again"
-            ),
-            Unavailable::Outside => write!(
-                f,
-                "0 of an unknown number of servers answered: this one is not registered now, try again"
-            ),
-            Unavailable::Unstable => write!(
-                f,
-                "0 of an unknown number of servers answered: their registry may lack some for a moment, try again"
-            ),
+            Census::Consistent(service) => service.clients(asked),
         }
     }
 }
@@ -131,7 +81,7 @@ pub struct Cluster {
     settings: Option<Arc<Settings>>,
     member: Member,
     /// Census that the previous process handed over.
-    known: Option<handover_state::Census>,
+    known: Option<state::Census>,
     census: Census,
     stats: Arc<Stats>,
     waker: Option<Arc<Waker>>,
@@ -150,7 +100,7 @@ impl Cluster {
     pub fn new(
         settings: Option<Arc<Settings>>,
         id: Uuid,
-        known: Option<handover_state::Census>,
+        known: Option<state::Census>,
     ) -> Result<Self, Error> {
         let incarnation = known.map_or_else(Uuid::new_v4, |known| known.incarnation);
         let member = Member { id, incarnation };
@@ -205,8 +155,7 @@ impl Cluster {
         };
         // No wait is needed if the count that the previous process handed over still holds, or if
         // that process did not know a count either.
-        let holds =
-            |known: handover_state::Census| known.until == Millis(0) || Millis::now() < known.until;
+        let holds = |known: state::Census| known.until == Millis(0) || Millis::now() < known.until;
         let patience = match self.known.is_some_and(holds) {
             true => Duration::ZERO,
             false => FIRST,
@@ -241,7 +190,7 @@ impl Cluster {
 
     /// Stops publishing the number of clients, so that the next process publishes it instead.
     /// Returns the census to hand over to that process.
-    pub fn pause(&self) -> Option<handover_state::Census> {
+    pub fn pause(&self) -> Option<state::Census> {
         self.stats.withdraw();
         let (others, until) = match (&self.running, &self.census) {
             (Running::Available(publisher), Census::Available(others)) => {
@@ -252,7 +201,7 @@ impl Cluster {
             (Running::Consistent(_), _) => Default::default(),
             _ => return None,
         };
-        Some(handover_state::Census {
+        Some(state::Census {
             incarnation: self.member.incarnation,
             others,
             until,
@@ -282,10 +231,11 @@ impl fmt::Display for Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared::command::Census as _;
 
     #[test]
     fn more_clients_than_there_are_numbers_are_as_many_as_there_are() {
-        let known = handover_state::Census {
+        let known = state::Census {
             incarnation: Uuid::nil(),
             others: u64::MAX,
             until: Millis(u64::MAX),

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::credentials::Credentials;
-use crate::dial::dns::{self, DnsCache};
 use crate::error::Error;
+use shared::dial::dns::{self, DnsCache};
 
 /// Largest number of characters of a cluster's name.
 const LONGEST_NAME: usize = 64;

@@ -6,7 +6,7 @@ use log::{info, warn};
 
 use super::error::ErrorKind;
 use super::settings::{Backend, Settings};
-use crate::clock::Millis;
+use shared::clock::Millis;
 
 /// State of the cluster, shared by its threads.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use rustls::{AlertDescription as Alert, ClientConfig, RootCertStore};
 
 use super::credentials::{ClientCertificate, Credentials};
 use super::error::{ClusterError, ErrorKind};
-use crate::error::plain;
+use shared::text::without_errno;
 
 /// Returns the trusted certificates: those of the configured file, or those that the system trusts.
 pub fn roots(credentials: &Credentials) -> Result<Vec<CertificateDer<'static>>, ClusterError> {
@@ -67,5 +67,5 @@ pub fn explain(error: &io::Error) -> String {
         )) => " (of this server, or for want of one: --cluster-certificate-file)",
         _ => "",
     };
-    plain(error) + advice
+    without_errno(error) + advice
 }

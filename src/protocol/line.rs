@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
-use crate::clock::Nanos;
-use crate::command::{CommandClass, CommandError, Context, Line, Outcome, Reply, Request};
+use shared::clock::Nanos;
+use shared::command::{CommandClass, CommandError, Context, Line, Outcome, Reply, Request};
 
 /// The longest request in bytes, its line end included.
 pub const LONGEST_REQUEST: usize = 1024;

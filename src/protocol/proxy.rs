@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use proxy_header::{ParseConfig, Protocol, ProxyHeader};
 
-use crate::command::BadHeader;
+use shared::command::BadHeader;
 
 /// The longest header of version 1, its CR LF included (section 2.1, whose buffer of 108 bytes has
 /// room for a final zero byte).

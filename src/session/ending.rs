@@ -8,12 +8,12 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use super::{CloseReason, Service};
-use crate::clock::Millis;
-use crate::command::CommandError;
-use crate::connection::{Connection, last_words};
-use crate::lingering_close::LingeringClose;
 use crate::metrics::Closed;
 use crate::protocol::line;
+use crate::transport::connection::{Connection, last_words};
+use crate::transport::lingering_close::LingeringClose;
+use shared::clock::Millis;
+use shared::command::CommandError;
 
 impl Service {
     /// Closes or releases a connection after its session; `ended` is `None` after a panic.

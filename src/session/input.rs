@@ -1,10 +1,10 @@
 //! Read buffer of a session.
 
 use super::CloseReason;
-use crate::clock::Nanos;
-use crate::connection::Connection;
 use crate::protocol::line::LONGEST_REQUEST;
-use crate::scoreboard::WorkerSlot;
+use crate::session::scoreboard::WorkerSlot;
+use crate::transport::connection::Connection;
+use shared::clock::Nanos;
 
 /// Bytes that are read and not answered yet. It has room for one request, which keeps idle clients
 /// cheap.

@@ -3,6 +3,7 @@
 
 mod ending;
 mod input;
+pub mod scoreboard;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +14,15 @@ use rustix::net::{RecvFlags, SendFlags};
 
 pub use self::ending::reject;
 use self::input::Input;
-use crate::clock::{Millis, Nanos};
-use crate::command::{BatchCounters, CommandError, Context, Outcome};
-use crate::connection::{Connection, Socket};
-use crate::lingering_close::LingeringClose;
 use crate::log_throttle::Incidents;
 use crate::metrics::Metrics;
 use crate::protocol::line::{self, Found, LONGEST_REQUEST};
 use crate::request_log::RequestLog;
-use crate::scoreboard::{Activity, Phase, ReaperWaker, Scoreboard, WorkerSlot};
+use crate::session::scoreboard::{Activity, Phase, ReaperWaker, Scoreboard, WorkerSlot};
+use crate::transport::connection::{Connection, Socket};
+use crate::transport::lingering_close::LingeringClose;
+use shared::clock::{Millis, Nanos};
+use shared::command::{BatchCounters, CommandError, Context, Outcome};
 
 /// Maximum capacity of the reply buffer between two reads; a larger buffer is freed.
 const REPLIES_KEPT: usize = 8 * 1024;
@@ -327,8 +328,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clients::Clients;
-    use crate::command::sets::server;
+    use crate::transport::clients::Clients;
+    use shared::command::sets::server;
 
     /// A socket whose request arrives together with the close request.
     struct Late<'a> {

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{CRITICAL, ID, OK, Outcome, PLUGIN, at_port, check, run};
+use super::{CRITICAL, ID, OK, Outcome, at_port, check, run};
 use crate::support::Daemon;
+use crate::support::PLUGIN;
 use crate::support::names::{Deaf, Silent, alone_with_a_port, can_show, daemon_at, shown};
 
 /// Runs the plugin where the file at `path` holds this.
@@ -15,7 +16,7 @@ fn check_with(
     prepare: &str,
     arguments: &[&str],
 ) -> Outcome {
-    shown(path, content, flags, prepare, PLUGIN, |mut command| {
+    shown(path, content, flags, prepare, &PLUGIN, |mut command| {
         command.args(arguments);
         run(command)
     })
@@ -179,7 +180,7 @@ fn one_that_is_connected_to_itself_is_critical() {
     if !can_show() {
         return;
     }
-    let outcome = alone_with_a_port(PLUGIN, |mut command| {
+    let outcome = alone_with_a_port(&PLUGIN, |mut command| {
         command.args(["-H", "127.0.0.1", "-p", "50002"]);
         run(command)
     });

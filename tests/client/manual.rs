@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use blockchain_tcpd::command::SETS;
+use shared::command::SETS;
 
 use super::{Ran, client, ran, run};
 use crate::manual::{as_source, items, section_of};
@@ -145,7 +145,7 @@ fn every_exit_status_is_in_it_and_in_the_help_and_no_other() {
     };
     let documented = statuses(items(section("EXIT STATUS")));
     assert_eq!(documented, statuses(rows(&help(&[]), "Exit status")));
-    let failures = include_str!("../../src/bin/blockchain-tcp/failure.rs");
+    let failures = include_str!("../../crates/client/src/failure.rs");
     let (_, table) = failures
         .split_once("pub fn exit_status")
         .expect("it is there");

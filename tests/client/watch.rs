@@ -10,7 +10,7 @@ use super::scripted::{Does, Scripted};
 use super::{HINT, client, ran};
 use crate::support::names::{can_show, daemon_at, shown};
 use crate::support::terminal::Terminal;
-use crate::support::{Daemon, Log, kill, program, run_to_end, wait_until};
+use crate::support::{CLIENT, Daemon, Log, kill, program, run_to_end, wait_until};
 
 /// `watch` of this server, which is asked often.
 fn watch(server: impl ToString) -> Command {
@@ -554,7 +554,7 @@ fn an_address_that_says_nothing_any_more_is_left_for_the_next() {
     command.args(["--listen", &other, "--max-clients", "2"]);
     let daemons = [one, Daemon::run(command)];
     let hosts = "127.66.0.9 ledger\n127.77.0.10 ledger\n";
-    let client = env!("CARGO_BIN_EXE_blockchain-tcp");
+    let client = CLIENT.as_str();
     let mut watching = shown("/etc/hosts", hosts, "-m", "", client, |mut command| {
         let server = format!("ledger:{port}");
         command.args(["-s", &server, "-t", "500ms", "watch", "--every", "50ms"]);

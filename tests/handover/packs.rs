@@ -5,8 +5,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::clock::Millis;
-use blockchain_tcpd::handover_state::{self, HandoverState};
+use blockchain_tcpd::handover::state::{self, HandoverState};
+use shared::clock::Millis;
 
 use crate::support::kernel::{shell, through};
 use crate::support::{Client, Daemon, Log, PATIENCE, program};
@@ -18,7 +18,7 @@ fn one_client() -> (TcpListener, TcpStream, Client, HandoverState) {
     let mut client = Client::connect(listener.local_addr().unwrap()).unwrap();
     client.send("WHY\n");
     let (accepted, peer) = listener.accept().unwrap();
-    let one = handover_state::ConnectionState::new(1, peer);
+    let one = state::ConnectionState::new(1, peer);
     let contents = HandoverState {
         listeners: 1,
         http: 0,
@@ -37,12 +37,10 @@ fn one_client() -> (TcpListener, TcpStream, Client, HandoverState) {
 fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
     let (listener, accepted, client, contents) = one_client();
     let address = listener.local_addr().unwrap();
-    let mut state = handover_state::encode(&contents, true);
+    let mut state = state::encode(&contents, true);
     spoilt(&mut state);
     let descriptors = [listener.as_fd(), accepted.as_fd()];
-    let pack = handover_state::send_encoded(&state, &descriptors)
-        .unwrap()
-        .socket;
+    let pack = state::send_encoded(&state, &descriptors).unwrap().socket;
     drop((listener, accepted));
     let daemon = begin_with(pack.into(), &[]);
     assert_eq!(daemon.address, address);
@@ -54,7 +52,7 @@ fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
 fn a_port_for_http_that_is_taken_costs_no_client_that_systemd_keeps() {
     let (listener, accepted, mut client, mut contents) = one_client();
     (contents.listeners, contents.clients) = (0, contents.clients[..1].to_vec());
-    let pack = handover_state::send(&contents, false, &[accepted.as_fd()])
+    let pack = state::send(&contents, false, &[accepted.as_fd()])
         .unwrap()
         .socket;
     drop(accepted);
@@ -121,9 +119,7 @@ fn a_header_that_is_half_there_goes_on_or_is_a_bad_request() {
         // Its question has been read already.
         rustix::net::recv(&accepted, &mut [0; 4], rustix::net::RecvFlags::empty()).unwrap();
         let descriptors = [listener.as_fd(), accepted.as_fd()];
-        let pack = handover_state::send(&contents, false, &descriptors)
-            .unwrap()
-            .socket;
+        let pack = state::send(&contents, false, &descriptors).unwrap().socket;
         drop((listener, accepted));
         let daemon = begin_with(pack.into(), &[arguments, &["--log", "debug"]].concat());
         client.send(".0.2.1 1 2\r\nWHY\n");
@@ -137,7 +133,7 @@ fn a_header_that_is_half_there_goes_on_or_is_a_bad_request() {
 /// A pack of a later version, an earlier one, or a damaged one: its clients are closed in order, its sockets served.
 #[test]
 fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
-    const VERSION: usize = handover_state::MAGIC.len() + 1;
+    const VERSION: usize = state::MAGIC.len() + 1;
     type Spoil = fn(&mut Vec<u8>);
     let spoilt: [(Spoil, &str); 3] = [
         (
@@ -217,9 +213,7 @@ fn a_cluster_that_can_not_work_any_more_costs_no_client_and_brings_no_wrong_numb
         let (listener, accepted, mut client, mut contents) = one_client();
         contents.clients.truncate(1);
         let descriptors = [listener.as_fd(), accepted.as_fd()];
-        let pack = handover_state::send(&contents, true, &descriptors)
-            .unwrap()
-            .socket;
+        let pack = state::send(&contents, true, &descriptors).unwrap().socket;
         drop((listener, accepted));
         let daemon = begin_with(pack.into(), &arguments);
         assert_eq!(client.line().as_deref(), Some("42"), "{arguments:?}");

@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::handover_state;
+use blockchain_tcpd::handover::state;
 
 use super::{replace, times};
 use crate::support::kernel::{can, shell};
@@ -223,7 +223,7 @@ fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
     let removes_itself = format!(
         "#!/bin/sh\nrm {}\necho blockchain-tcpd takes packs of version {}\n",
         copy.display(),
-        handover_state::VERSION
+        state::VERSION
     );
     put(&copy, removes_itself, 0o755);
     replace(&daemon);
@@ -264,7 +264,7 @@ fn clients_that_cannot_be_packed_stay() {
 /// It says so when it is tried out, before anybody is let go of.
 #[test]
 fn a_program_that_packs_otherwise_is_not_taken() {
-    for (version, taken) in [(handover_state::VERSION, true), (1, false)] {
+    for (version, taken) in [(state::VERSION, true), (1, false)] {
         let mut command = program();
         command
             .arg("--check")

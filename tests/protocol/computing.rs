@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, Permit, Reply, sets};
+use shared::command::{CommandClass, CommandSet, CommandSpec, Permit, Reply, sets};
 
 use super::{errors, proves};
 use crate::support::kernel::local_server;

@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use blockchain_tcpd::clients::NoRoom;
-use blockchain_tcpd::cluster::Unavailable;
-use blockchain_tcpd::command::{
-    self, BadHeader, CommandClass, CommandError, CommandSet, CommandSpec,
-};
+use shared::command::NoRoom;
+use shared::command::Unavailable;
+use shared::command::{self, BadHeader, CommandClass, CommandError, CommandSet, CommandSpec};
 
 use super::{COMMANDS, daemon, proves, words_of_the_document};
 use crate::support::kernel::local_server;

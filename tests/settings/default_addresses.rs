@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::support::kernel::{can, shell, through};
-use crate::support::{Daemon, field, installed, run_to_end};
+use crate::support::{CLIENT, Daemon, PLUGIN, field, installed, run_to_end};
 
 /// The program in a network of its own, where nothing else listens.
 fn in_a_network_of_its_own(prepare: &str) -> Command {
@@ -76,11 +76,11 @@ fn an_address_of_a_link_names_its_interface_wherever_an_address_is() {
         let said = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&said).trim().to_string()
     };
-    let client = env!("CARGO_BIN_EXE_blockchain-tcp");
+    let client = CLIENT.as_str();
     for server in ["[fe80::42%to0]:4242", "[fe80::42%to0]", "fe80::42%to0"] {
         assert_eq!(within(&[client, "-s", server, "WHY"]), "42", "{server}");
     }
-    let plugin = env!("CARGO_BIN_EXE_check_blockchain_tcp");
+    let plugin = PLUGIN.as_str();
     for host in ["fe80::42%to0", "[fe80::42%to0]"] {
         let said = within(&[plugin, "-H", host]);
         assert!(said.contains("OK"), "{host}: {said}");

@@ -8,11 +8,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blockchain_tcpd::command::CommandSet;
+use blockchain_tcpd::config::options::{Options, ParsedArgs};
 use blockchain_tcpd::handover::InheritedState;
-use blockchain_tcpd::options::{Asked, Options};
 use blockchain_tcpd::server::Server;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use shared::command::CommandSet;
 
 use super::{Client, Daemon, Log, PATIENCE, clean, program, wait_until};
 
@@ -94,7 +94,7 @@ pub fn local_server(arguments: &[&str], commands: &'static [CommandSet]) -> Serv
     let program = ["blockchain-tcpd", "--listen", "127.0.0.1:0"];
     let arguments = program.iter().chain(arguments);
     match Options::parse_from(arguments).expect("good settings") {
-        Asked::Serve(options) => {
+        ParsedArgs::Serve(options) => {
             let id = uuid::Uuid::new_v4();
             let (nothing, metrics) = (InheritedState::default(), Arc::default());
             let server = Server::start(&options, id, nothing, commands, metrics, 0, None);
@@ -102,7 +102,7 @@ pub fn local_server(arguments: &[&str], commands: &'static [CommandSet]) -> Serv
             server.begin();
             server
         }
-        Asked::Print(text) => panic!("{text}"),
+        ParsedArgs::Print(text) => panic!("{text}"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use blockchain_tcpd::handover_state;
+use blockchain_tcpd::handover::state;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::{PATIENCE, Scratch};
@@ -68,7 +68,7 @@ impl Manager {
                 let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
                 if said("FDSTORE=1") {
                     let sent = sent.expect("a descriptor");
-                    let is_pack = name == Some(handover_state::NAME);
+                    let is_pack = name == Some(state::NAME);
                     has_pack |= is_pack;
                     if !is_pack || fate == Fate::Kept {
                         store.push((name.expect("its name").to_string(), sent));

@@ -17,12 +17,30 @@ use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 /// Far more than anything here takes on a slow and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The client's program.
+pub static CLIENT: LazyLock<String> = LazyLock::new(|| beside_the_daemon("blockchain-tcp"));
+
+/// The monitoring plugin's program.
+pub static PLUGIN: LazyLock<String> = LazyLock::new(|| beside_the_daemon("check_blockchain_tcp"));
+
+/// The path of a program of another package, which `cargo test` builds together with the daemon.
+fn beside_the_daemon(name: &str) -> String {
+    let program = Path::new(env!("CARGO_BIN_EXE_blockchain-tcpd")).with_file_name(name);
+    assert!(
+        program.exists(),
+        "run cargo test without -p: it builds {}",
+        program.display()
+    );
+    program.to_str().expect("a path in UTF-8").to_string()
+}
 
 /// The daemon's program in a [`clean`] environment.
 pub fn program() -> Command {

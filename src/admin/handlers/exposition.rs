@@ -16,12 +16,12 @@ use uuid::Uuid;
 use super::State;
 use super::process::Process;
 use crate::cluster;
-use crate::command::{CommandClass, CommandSpec, OUTCOMES, Outcome};
-use crate::health::Load;
 use crate::metrics::{
     ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, HistogramSnapshot, KINDS, MetricsSnapshot, REFUSED,
 };
 use crate::protocol::http::{CODES, Request, Response};
+use crate::server::health::Load;
+use shared::command::{CommandClass, CommandSpec, OUTCOMES, Outcome};
 
 /// Media type by which a client asks for OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text";

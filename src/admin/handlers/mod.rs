@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use self::history::History;
 use crate::cluster::{self, Member, Stats};
-use crate::command::CommandSet;
-use crate::health::{Health, Load};
 use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::protocol::http::{CODES, Request, Response};
+use crate::server::health::{Health, Load};
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use shared::command::CommandSet;
 
 pub use self::history::INTERVAL;
 

@@ -8,8 +8,8 @@ use jiff::{Timestamp, Unit};
 
 use super::State;
 use super::history::{History, INTERVAL};
-use crate::health::Load;
 use crate::protocol::http::Response;
+use crate::server::health::Load;
 
 /// Size of a chart, in units of its SVG view box.
 const WIDTH: f64 = 720.0;

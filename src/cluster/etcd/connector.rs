@@ -17,8 +17,8 @@ use ureq::unversioned::transport::{
 };
 
 use crate::cluster::settings::Host;
-use crate::dial::DnsCache;
-use crate::dial::socket::{connect_first, is_closed_by_peer};
+use shared::dial::DnsCache;
+use shared::dial::socket::{connect_first, is_closed_by_peer};
 
 /// Longest wait for the first lookup of a name, and for a connection, even if the deadline is
 /// later.

@@ -30,17 +30,17 @@ use log::{debug, warn};
 use self::client::Etcd;
 use self::membership::{Entry, Membership};
 pub use self::peer_request::answer;
-use self::peers::{Asked, Peers};
+use self::peers::{ParsedArgs, Peers};
 pub use self::registration::Registration;
 use self::tombstones::Tombstones;
 use self::transport::EtcdTransport;
 use super::{Member, STACK_SIZE, Settings, Stats, Unavailable};
-use crate::clock::Nanos;
-use crate::dial::DnsCache;
 use crate::error::Error;
 use crate::log_throttle::Incident;
-use crate::sync::atomic::AtomicUsize;
 use crate::thread;
+use shared::clock::Nanos;
+use shared::dial::DnsCache;
+use shared::sync::atomic::AtomicUsize;
 
 /// Longest duration of a poll.
 const DEADLINE: Duration = Duration::from_millis(750);
@@ -260,7 +260,7 @@ impl Poller {
         };
         let others = look()?;
         match self.peers.ask(&others, deadline, &mut look) {
-            Asked::All(servers, clients) => {
+            ParsedArgs::All(servers, clients) => {
                 self.look_for(&missing, deadline)?;
                 let here = self.clients.load(Ordering::SeqCst) as u64;
                 // Checked after the count is read: after the withdrawal the count is no longer
@@ -272,7 +272,7 @@ impl Poller {
                 self.stats.heard(servers + 1, clients);
                 Ok(clients)
             }
-            Asked::Some {
+            ParsedArgs::Some {
                 answered,
                 members,
                 silences,
@@ -288,7 +288,7 @@ impl Poller {
                     members: members + 1,
                 })
             }
-            Asked::None(unavailable) => Err(unavailable),
+            ParsedArgs::None(unavailable) => Err(unavailable),
         }
     }
 

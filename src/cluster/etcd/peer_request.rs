@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::membership::Entry;
 use crate::cluster::Member;
-use crate::dial::socket::{begin_to_connect, is_connected};
-use crate::error::plain;
+use shared::dial::socket::{begin_to_connect, is_connected};
+use shared::text::without_errno;
 
 /// Largest size of a response in bytes: its head and one line.
 const LONGEST_ANSWER: usize = 4096;
@@ -131,7 +131,7 @@ impl PeerRequest {
     pub fn connect(&mut self) {
         match begin_to_connect(self.peer.address) {
             Ok(socket) => self.doing = Doing::Connecting(socket),
-            Err(error) => self.fail(plain(&error)),
+            Err(error) => self.fail(without_errno(&error)),
         }
     }
 
@@ -150,7 +150,7 @@ impl PeerRequest {
         match conversation.send() {
             Ok(()) => self.doing = Doing::Asking(conversation),
             Err(_) if kept => self.connect(),
-            Err(error) => self.fail(plain(&error.into())),
+            Err(error) => self.fail(without_errno(&error.into())),
         }
     }
 
@@ -160,7 +160,7 @@ impl PeerRequest {
             Doing::Connecting(socket) => match is_connected(&socket) {
                 Ok(false) => self.doing = Doing::Connecting(socket),
                 Ok(true) => self.start_exchange(socket, false),
-                Err(error) => self.fail(plain(&error)),
+                Err(error) => self.fail(without_errno(&error)),
             },
             Doing::Asking(mut conversation) => match conversation.go_on(self.peer.member) {
                 Ok(Some((clients, keeps))) => {
@@ -198,7 +198,7 @@ impl HttpExchange {
     /// Advances the exchange without blocking. Once the response is complete, returns the number of
     /// clients and whether the connection is kept alive.
     fn go_on(&mut self, member: Member) -> Result<Option<(u64, bool)>, String> {
-        let system = |error: Errno| plain(&error.into());
+        let system = |error: Errno| without_errno(&error.into());
         if self.sent < self.question.len() {
             self.send().map_err(system)?;
             return Ok(None);

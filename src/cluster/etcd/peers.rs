@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 const LONGEST_AGAIN: Duration = Duration::from_millis(200);
 
 /// Result of a poll.
-pub enum Asked {
+pub enum ParsedArgs {
     /// Number of servers and sum of their clients.
     All(u64, u64),
     /// Some servers did not answer.
@@ -53,14 +53,14 @@ impl Peers {
         peers: &[Entry],
         deadline: Instant,
         again: &mut dyn FnMut() -> Result<Vec<Entry>, Unavailable>,
-    ) -> Asked {
+    ) -> ParsedArgs {
         let mut requests: Vec<PeerRequest> = peers.iter().map(|peer| self.begin(*peer)).collect();
         let mut look = Instant::now() + AGAIN;
         let mut pause = AGAIN;
         loop {
             let is_open = |request: &&PeerRequest| !request.is_answered();
             if !requests.iter().any(|request| is_open(&request)) {
-                return Asked::All(requests.len() as u64, self.end(requests));
+                return ParsedArgs::All(requests.len() as u64, self.end(requests));
             }
             let now = Instant::now();
             if now >= deadline {
@@ -73,7 +73,7 @@ impl Peers {
                 // Closes the connections of silent servers: a late answer would be taken for the
                 // answer to the next question.
                 self.end(requests);
-                return Asked::Some {
+                return ParsedArgs::Some {
                     answered,
                     silences,
                     members,
@@ -86,7 +86,7 @@ impl Peers {
                         Ok(peers) => self.follow(&mut requests, &peers),
                         Err(unavailable) => {
                             self.end(requests);
-                            return Asked::None(unavailable);
+                            return ParsedArgs::None(unavailable);
                         }
                     }
                     pause = (pause * 2).min(LONGEST_AGAIN);
@@ -221,7 +221,7 @@ mod tests {
                 let asked = peers.ask(&[entry], deadline, &mut || {
                     unreachable!("nobody has gone");
                 });
-                assert!(matches!(asked, Asked::All(1, 7)));
+                assert!(matches!(asked, ParsedArgs::All(1, 7)));
             }
         }
     }
@@ -244,9 +244,9 @@ mod tests {
         let (here, mut peers) = (server(9), Peers::default());
         let deadline = || Instant::now() + Duration::from_secs(10);
         let asked = peers.ask(&[gone, here], deadline(), &mut || Ok(vec![here]));
-        assert!(matches!(asked, Asked::All(1, 7)));
+        assert!(matches!(asked, ParsedArgs::All(1, 7)));
         let asked = peers.ask(&[gone], deadline(), &mut || Ok(vec![here]));
-        assert!(matches!(asked, Asked::All(1, 7)));
+        assert!(matches!(asked, ParsedArgs::All(1, 7)));
         let soon = Instant::now() + Duration::from_millis(750);
         let mut looks = 0;
         let asked = peers.ask(&[here, gone], soon, &mut || {
@@ -258,7 +258,7 @@ mod tests {
             (1..=6).contains(&looks),
             "the roster was read {looks} times"
         );
-        let Asked::Some {
+        let ParsedArgs::Some {
             answered,
             members,
             silences,

@@ -23,10 +23,10 @@ use crate::cluster::outage::Outage;
 use crate::cluster::settings::Settings;
 use crate::cluster::stats::Stats;
 use crate::cluster::{Member, STACK_SIZE, backoff};
-use crate::dial::DnsCache;
 use crate::error::Error;
-use crate::sync::atomic::AtomicUsize;
 use crate::thread;
+use shared::dial::DnsCache;
+use shared::sync::atomic::AtomicUsize;
 
 /// Shortest time to live of a lease, in seconds: etcd grants no shorter one, because its elections
 /// take that long.

@@ -16,7 +16,7 @@ use crate::cluster::credentials::ClientCertificate;
 use crate::cluster::error::{ClusterError, ErrorKind, cut};
 use crate::cluster::settings::{Host, Settings};
 use crate::cluster::tls;
-use crate::dial::DnsCache;
+use shared::dial::DnsCache;
 
 /// Largest size of a reply in bytes.
 const LARGEST_REPLY: u64 = 1 << 20;

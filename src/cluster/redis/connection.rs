@@ -18,9 +18,9 @@ use super::framing::{Bad, Found, find};
 use crate::cluster::error::{ClusterError, ErrorKind, cut};
 use crate::cluster::settings::Host;
 use crate::cluster::tls;
-use crate::dial::DnsCache;
-use crate::dial::socket::is_closed_by_peer;
 use crate::waker::poll_until;
+use shared::dial::DnsCache;
+use shared::dial::socket::is_closed_by_peer;
 
 /// Error codes that may be quoted from the reply to AUTH.
 const CODES: [&str; 9] = [

@@ -14,13 +14,13 @@ use super::connection::RedisConnection;
 use super::master_resolver::MasterResolver;
 use super::snapshot::{Message, Reply, Snapshot};
 use super::{Order, Others, Source};
-use crate::clock::Millis;
 use crate::cluster::backoff;
 use crate::cluster::error::{ClusterError, ErrorKind};
 use crate::cluster::outage::Outage;
 use crate::cluster::settings::{Backend, Settings};
 use crate::cluster::stats::Stats;
 use crate::waker::poll_until;
+use shared::clock::Millis;
 
 /// Number of heartbeat intervals after which the script recounts the stored sum, in case somebody
 /// has changed it.

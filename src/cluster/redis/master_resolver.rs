@@ -9,7 +9,7 @@ use super::connection::RedisConnection;
 use crate::cluster::error::{ClusterError, ErrorKind};
 use crate::cluster::settings::{Backend, Host, Settings};
 use crate::cluster::tls;
-use crate::dial::DnsCache;
+use shared::dial::DnsCache;
 
 /// Number of skipped checks after one in which no Sentinel answered.
 const REST: u32 = 10;

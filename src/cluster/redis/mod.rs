@@ -22,12 +22,12 @@ use self::heartbeat::Heartbeat;
 use super::settings::Settings;
 use super::stats::Stats;
 use super::{Member, STACK_SIZE};
-use crate::clock::Millis;
 use crate::error::Error;
-use crate::handover_state;
-use crate::sync::atomic::AtomicUsize;
+use crate::handover::state;
 use crate::thread;
 use crate::waker::Waker;
+use shared::clock::Millis;
+use shared::sync::atomic::AtomicUsize;
 
 /// Count of the clients of all other servers, as last known.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ pub struct Others {
 
 impl Others {
     /// Starts with the count that the previous process handed over, if any.
-    pub fn new(known: Option<handover_state::Census>) -> Self {
+    pub fn new(known: Option<state::Census>) -> Self {
         let (clients, until) = known.map_or((0, 0), |known| (known.others, known.until.0));
         Others {
             clients: clients.into(),

@@ -9,9 +9,7 @@ use super::{ask, start};
 use crate::client::HINT;
 use crate::client::ran;
 use crate::support::names::{Deaf, Silent, alone_with_a_port, can_show, daemon_at, shown};
-use crate::support::{Daemon, Scratch};
-
-const CLIENT: &str = env!("CARGO_BIN_EXE_blockchain-tcp");
+use crate::support::{CLIENT, Daemon, Scratch};
 
 #[test]
 fn the_server_is_localhost_at_4242_unless_named() {
@@ -21,7 +19,7 @@ fn the_server_is_localhost_at_4242_unless_named() {
         return;
     }
     for variable in [None, Some("")] {
-        let ran = shown("/etc/hosts", hosts, "-mn", "", CLIENT, |mut command| {
+        let ran = shown("/etc/hosts", hosts, "-mn", "", &CLIENT, |mut command| {
             command.arg("who");
             variable.map(|value| command.env("BLOCKCHAIN_TCP_SERVER", value));
             ran(command.output().expect("it runs"))
@@ -69,7 +67,7 @@ fn a_name_without_address_is_69() {
         nobody,
         "-mn",
         "",
-        CLIENT,
+        &CLIENT,
         |mut command| {
             command.args(["-s", "nosuch.invalid", "who"]);
             ran(command.output().expect("it runs"))
@@ -92,7 +90,7 @@ fn all_addresses_of_a_name_are_tried() {
         let (_daemon, port) = daemon_at(up);
         let ask = || {
             let server = format!("ledger:{port}");
-            shown("/etc/hosts", hosts, "-m", "", CLIENT, |mut command| {
+            shown("/etc/hosts", hosts, "-m", "", &CLIENT, |mut command| {
                 command.args(["-s", &server, "-t", "4s", "why"]);
                 ran(command.output().expect("it runs"))
             })
@@ -117,7 +115,7 @@ fn an_address_that_says_nothing_is_left_for_the_next() {
         let silent = Silent::at(SocketAddr::from((down, port)));
         let server = format!("ledger:{port}");
         let run = |words: &str, input: &str| {
-            shown("/etc/hosts", hosts, "-m", "", CLIENT, |mut command| {
+            shown("/etc/hosts", hosts, "-m", "", &CLIENT, |mut command| {
                 command.args(["-s", &server, "-t", "1500ms"]);
                 command
                     .args(words.split_whitespace())
@@ -175,7 +173,7 @@ fn a_conversation_looks_for_no_more_addresses_when_the_only_one_says_nothing() {
         std::fs::write(&hosts, "127.66.0.7 ledger\n").expect("a scratch file");
         ran(child.wait_with_output().expect("it ends"))
     };
-    let ran = shown("/etc/hosts", "", "-m", &prepare, CLIENT, run);
+    let ran = shown("/etc/hosts", "", "-m", &prepare, &CLIENT, run);
     ran.fails(69, "blockchain-tcp: no answer to why within 3 s");
 }
 
@@ -191,7 +189,7 @@ fn many_silent_addresses_take_no_longer_than_two() {
         .map(|last| format!("127.66.1.{last} ledger\n"))
         .collect();
     let begun = Instant::now();
-    let ran = shown("/etc/hosts", &hosts, "-m", "", CLIENT, |mut command| {
+    let ran = shown("/etc/hosts", &hosts, "-m", "", &CLIENT, |mut command| {
         command.args(["-s", "ledger:4243", "-t", "1s", "why"]);
         ran(command.output().expect("it runs"))
     });
@@ -208,7 +206,7 @@ fn one_that_is_connected_to_itself_is_refused() {
     }
     // The one request would be answered by itself, the other by no blockchain-tcpd.
     for words in ["later", "ping", "bench -d 100ms", "watch", "connect"] {
-        let ran = alone_with_a_port(CLIENT, |mut command| {
+        let ran = alone_with_a_port(&CLIENT, |mut command| {
             command
                 .args(["-s", "127.0.0.1:50002"])
                 .args(words.split(' '));

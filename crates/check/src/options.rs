@@ -1,0 +1,160 @@
+//! Command line of the plugin: the options of the guidelines, and a few more.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::builder::{NonEmptyStringValueParser, Styles, TypedValueParser as _};
+use clap::error::ErrorKind;
+use clap::{ArgAction, Parser};
+use shared::args;
+use uuid::Uuid;
+
+use crate::range::{self, Range};
+
+/// The longest timeout in seconds: longer than monitoring systems wait for a plugin.
+const LONGEST_TIMEOUT: f64 = 3600.0;
+
+/// Checks a blockchain-tcpd: asks WHO, WHERE and WHY in one connection, and takes no answer but a right one.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "check_blockchain_tcp",
+    version,
+    max_term_width = 100,
+    styles = Styles::plain(),
+    after_help = "A RANGE is an alert: 10 outside of 0 to 10, 10: below 10, ~:10 above 10, 10:20 outside of 10 to 20, \
+                  @10:20 inside.\nExit status: 0 OK, 1 WARNING, 2 CRITICAL (no or a wrong answer, too), 3 UNKNOWN."
+)]
+pub struct Options {
+    /// Name or address of the server; all addresses of a name are tried
+    #[arg(
+        short = 'H',
+        long = "hostname",
+        value_name = "HOST",
+        default_value = "localhost",
+        value_parser = NonEmptyStringValueParser::new().map(without_brackets)
+    )]
+    pub host: String,
+
+    /// Its port
+    #[arg(
+        short,
+        long,
+        value_name = "PORT",
+        default_value = "4242",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub port: u16,
+
+    /// Only over IPv4
+    #[arg(short = '4', long, conflicts_with = "use_ipv6")]
+    pub use_ipv4: bool,
+
+    /// Only over IPv6
+    #[arg(short = '6', long)]
+    pub use_ipv6: bool,
+
+    /// Response time, in seconds, that is a WARNING
+    #[arg(short, long, value_name = "RANGE", allow_hyphen_values = true)]
+    pub warning: Option<Range>,
+
+    /// Response time, in seconds, that is CRITICAL
+    #[arg(short, long, value_name = "RANGE", allow_hyphen_values = true)]
+    pub critical: Option<Range>,
+
+    /// Number of clients that is a WARNING; the plugin itself is one of them
+    #[arg(short = 'W', long, value_name = "RANGE", allow_hyphen_values = true)]
+    pub warning_clients: Option<Range>,
+
+    /// Number of clients that is CRITICAL
+    #[arg(short = 'C', long, value_name = "RANGE", allow_hyphen_values = true)]
+    pub critical_clients: Option<Range>,
+
+    /// The id that the server must have; another is CRITICAL
+    #[arg(long, value_name = "UUID", value_parser = id)]
+    pub id: Option<Uuid>,
+
+    /// The whole check may take so long; after that it is CRITICAL
+    #[arg(short, long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_hyphen_values = true)]
+    pub timeout: Duration,
+
+    /// Says more: -v which address answered, -vv what was asked and answered, -vvv when
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Result of parsing the command line.
+pub enum Asked {
+    /// Check a server.
+    Check(Box<Options>),
+    /// Print this text: `--help` or `--version`.
+    Print(String),
+    /// Report this usage error.
+    Complain(String),
+}
+
+impl Options {
+    /// Parses the options in `arguments`, whose first is the program's name.
+    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Asked {
+        match Options::try_parse_from(arguments) {
+            Ok(options) => Asked::Check(Box::new(options)),
+            Err(error) => match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    Asked::Print(error.to_string())
+                }
+                _ => Asked::Complain(complaint(&error)),
+            },
+        }
+    }
+}
+
+/// Formats an error in one line, as monitoring systems show only one.
+fn complaint(error: &clap::Error) -> String {
+    let text = args::message(error);
+    let (said, _usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let words: Vec<&str> = said.split_whitespace().collect();
+    format!("{} (see --help)", words.join(" "))
+}
+
+fn id(text: &str) -> Result<Uuid, String> {
+    args::server_id(text.as_bytes()).map_err(str::to_string)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match range::number(text) {
+        Some(seconds) if (0.001..=LONGEST_TIMEOUT).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(format!(
+            "not a number of seconds from 0.001 to {LONGEST_TIMEOUT}"
+        )),
+    }
+}
+
+/// Removes the brackets of an IPv6 address, which may be written as it is before a port.
+fn without_brackets(host: String) -> String {
+    let within = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    within.unwrap_or(&host).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn a_timeout_is_a_decimal_number_of_seconds() {
+        assert_eq!(seconds("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["", "0", "-1", "3601", "10s", "inf", "nan", "1e3"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The probe: resolves, connects, sends the requests and validates the replies, within one
+//! deadline.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use shared::dial::{
+    self, AddressFamily, Attempt, Connection, Deadline, Failure, Reply, Server, clients, id,
+};
+use shared::text::quoted;
+use uuid::Uuid;
+
+use crate::notes::Notes;
+use crate::options::Options;
+use crate::report::{Report, Status};
+
+/// Answers of the server, all of them valid.
+#[derive(Debug)]
+pub struct Answers {
+    /// Number of clients, the plugin included.
+    pub clients: u64,
+    /// Id of the server.
+    pub id: Uuid,
+    /// Time from the first attempt to connect to the last answer.
+    pub time: Duration,
+    /// Address that answered.
+    pub address: SocketAddr,
+}
+
+/// All requests, sent at once (pipelining).
+const REQUESTS: &[u8] = b"WHO\nWHERE\nWHY\n";
+
+/// Asks the server. Returns a report if it does not answer as it must.
+pub fn ask(options: &Options, notes: &mut Notes) -> Result<Answers, Report> {
+    let deadline = Deadline::after(options.timeout);
+    let server = Server {
+        host: options.host.clone(),
+        port: options.port,
+    };
+    let family = match (options.use_ipv4, options.use_ipv6) {
+        (true, _) => AddressFamily::V4,
+        (_, true) => AddressFamily::V6,
+        _ => AddressFamily::Any,
+    };
+    let addresses = dial::addresses(&server, family, deadline)?;
+    notes.add(|| format!("addresses: {addresses:?}"));
+    let begun = Instant::now();
+    let notes = RefCell::new(notes);
+    let tried = |attempt: Attempt<'_>| {
+        notes.borrow_mut().add(|| match attempt {
+            (address, Ok(())) => format!("connected to {address}"),
+            (address, Err(error)) => format!("not connected to {address}: {error}"),
+        });
+    };
+    dial::ask_in_turn(addresses, deadline, tried, |mut connection, deadline| {
+        let mut notes = notes.borrow_mut();
+        connection.send(REQUESTS, deadline)?;
+        connection.finish();
+        // If an address sends nothing, the next is tried.
+        let first = connection.line("WHO", deadline);
+        if let Err(failure) = &first {
+            notes.add(|| format!("{}: {failure}", connection.address()));
+        }
+        let asked = Asked {
+            connection,
+            deadline,
+            notes: &mut notes,
+        };
+        Ok(asked.answers(&first?, begun))
+    })?
+}
+
+/// A connection on which all requests were sent.
+struct Asked<'a> {
+    connection: Connection,
+    deadline: Deadline,
+    notes: &'a mut Notes,
+}
+
+impl Asked<'_> {
+    /// Reads all replies, of which `first` is the first.
+    fn answers(mut self, first: &[u8], begun: Instant) -> Result<Answers, Report> {
+        let clients = clients(&self.value("WHO", first)?)?;
+        let line = self.connection.line("WHERE", self.deadline)?;
+        let id = id(&self.value("WHERE", &line)?)?;
+        let line = self.connection.line("WHY", self.deadline)?;
+        self.value("WHY", &line)?;
+        let (time, address) = (begun.elapsed(), self.connection.address());
+        self.connection.end(self.deadline)?;
+        self.notes.add(|| "closed by the server".to_string());
+        Ok(Answers {
+            clients,
+            id,
+            time,
+            address,
+        })
+    }
+
+    /// Returns the value in the reply `line` to `request`.
+    fn value(&mut self, request: &str, line: &[u8]) -> Result<String, Report> {
+        self.notes.add(|| format!("{request}: {}", quoted(line)));
+        match Reply::read(request, line)? {
+            Reply::Value(value) => Ok(value),
+            Reply::Refused { .. } => {
+                let text = format!("the server says {}", quoted(line));
+                Err(Report::new(Status::Critical, text))
+            }
+        }
+    }
+}
+
+impl From<Failure> for Report {
+    /// UNKNOWN if this machine lacks resources. All else is CRITICAL: the service can't be used,
+    /// also if the name has no address or on a timeout, as the guidelines say.
+    fn from(failure: Failure) -> Self {
+        let status = match failure.is_our_own() {
+            true => Status::Unknown,
+            false => Status::Critical,
+        };
+        Report::new(status, failure.to_string())
+    }
+}

@@ -1,0 +1,170 @@
+//! Report for the monitoring system: a status line with performance data after `|`, further lines
+//! on request, and the exit status.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use shared::stdio;
+use shared::text::escape;
+
+use crate::notes::Notes;
+
+/// Status, ordered from good to bad. UNKNOWN is never compared, as it means that nothing was
+/// learned.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Status {
+    /// All answers are valid, and within the thresholds.
+    Ok,
+    /// A warning threshold is violated.
+    Warning,
+    /// A critical threshold is violated, or the answers are missing or invalid.
+    Critical,
+    /// The plugin could not check, or could not report the result.
+    Unknown,
+}
+
+impl Status {
+    fn exit_status(self) -> u8 {
+        match self {
+            Status::Ok => 0,
+            Status::Warning => 1,
+            Status::Critical => 2,
+            Status::Unknown => 3,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Status::Ok => "OK",
+            Status::Warning => "WARNING",
+            Status::Critical => "CRITICAL",
+            Status::Unknown => "UNKNOWN",
+        })
+    }
+}
+
+/// All that is printed.
+pub struct Report {
+    status: Status,
+    text: String,
+    address: Option<SocketAddr>,
+    figures: Option<String>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    /// Returns a report without performance data.
+    pub fn new(status: Status, text: String) -> Self {
+        Report {
+            status,
+            text,
+            address: None,
+            figures: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Returns a report that nothing could be checked.
+    pub fn unknown(text: String) -> Self {
+        Report::new(Status::Unknown, text)
+    }
+
+    /// Adds performance data, in the format of the guidelines.
+    pub fn with_figures(self, figures: String) -> Self {
+        Report {
+            figures: Some(figures),
+            ..self
+        }
+    }
+
+    /// Adds the address, which only `-v` shows.
+    pub fn answered_by(self, address: SocketAddr) -> Self {
+        Report {
+            address: Some(address),
+            ..self
+        }
+    }
+
+    /// Adds what `-v` asks for.
+    pub fn with_notes(self, notes: Notes) -> Self {
+        let address = self.address.filter(|_| notes.longer_line());
+        Report {
+            address,
+            notes: notes.into_lines(),
+            ..self
+        }
+    }
+
+    /// Prints the report and returns its exit status: UNKNOWN if the output can't be written.
+    pub fn print(&self) -> ExitCode {
+        print(&self.to_string(), self.status)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "BLOCKCHAIN-TCP {} - {}",
+            self.status,
+            one_line(&self.text)
+        )?;
+        if let Some(address) = self.address {
+            write!(f, ", from {address}")?;
+        }
+        if let Some(figures) = &self.figures {
+            write!(f, " | {figures}")?;
+        }
+        self.notes
+            .iter()
+            .try_for_each(|note| write!(f, "\n{}", one_line(note)))
+    }
+}
+
+/// Prints text that was asked for instead of a check. The exit status is that of UNKNOWN, as the
+/// guidelines say.
+pub fn print_text(text: &str) -> ExitCode {
+    print(text.trim_end(), Status::Unknown)
+}
+
+/// Prints a line and returns the exit status. The guidelines demand the line: if it is lost, as it
+/// is where standard output is closed, the status is UNKNOWN.
+fn print(text: &str, status: Status) -> ExitCode {
+    let status = match stdio::print(&format!("{text}\n")) {
+        // A broken pipe is not an error: the reader has closed it early.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Status::Unknown,
+        _ => status,
+    };
+    ExitCode::from(status.exit_status())
+}
+
+/// Escapes control characters and bars, which would split the text into lines and performance data.
+fn one_line(text: &str) -> String {
+    escape(text, |c| c == '|' || c.is_control())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_figures_are_behind_a_bar() {
+        let mut notes = Notes::new(2);
+        notes.add(|| "note|x=1\nline".to_string());
+        let report = Report::new(Status::Warning, "a|b=1\nc\u{1b}".to_string());
+        let report = report.with_figures("time=1s".to_string()).with_notes(notes);
+        assert_eq!(
+            report.to_string(),
+            "BLOCKCHAIN-TCP WARNING - a\\x7cb=1\\x0ac\\x1b | time=1s\nnote\\x7cx=1\\x0aline"
+        );
+    }
+
+    #[test]
+    fn the_worst_counts() {
+        assert!(Status::Ok < Status::Warning && Status::Warning < Status::Critical);
+    }
+}

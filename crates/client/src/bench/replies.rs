@@ -1,0 +1,270 @@
+//! Verifies replies byte for byte, however the stream is split.
+
+use std::borrow::Cow;
+
+use shared::dial::{LONGEST_REPLY, is_fatal};
+use shared::text::quoted;
+
+/// Number of bytes to read at a time.
+pub const CHUNK: usize = 64 * 1024;
+
+/// The longest error word that is recognized.
+const LONGEST_WORD: usize = 24;
+
+/// What every reply must be.
+pub enum Expected {
+    /// This line, its end included. It is repeated so that it covers a whole read, also one that
+    /// begins within a line.
+    Line {
+        /// Length of the line.
+        length: usize,
+        /// The repeated line.
+        repeated: Vec<u8>,
+    },
+    /// A number, whose lower bound the caller checks.
+    Number,
+}
+
+impl Expected {
+    /// Expects the same line as the first reply, given here without its end.
+    pub fn same_as(line: &[u8]) -> Self {
+        let line = [line, b"\n"].concat();
+        Expected::Line {
+            length: line.len(),
+            repeated: line.repeat(CHUNK / line.len() + 2),
+        }
+    }
+
+    fn verify(&self, line: &[u8]) -> Verdict {
+        if let Some(refusal) = line.strip_prefix(b"ERR ") {
+            let mut words = refusal.splitn(2, |byte| *byte == b' ');
+            let word = words.next().unwrap_or_default();
+            if (1..=LONGEST_WORD).contains(&word.len()) && word.iter().all(u8::is_ascii_uppercase) {
+                let word = String::from_utf8_lossy(word).into_owned();
+                return Verdict::Refused {
+                    ends: is_fatal(&word),
+                    line: quoted(line),
+                    word,
+                };
+            }
+        }
+        match self {
+            Expected::Line { length, repeated } if *line == repeated[..length - 1] => {
+                Verdict::Right
+            }
+            Expected::Line { .. } => Verdict::Wrong(quoted(line)),
+            Expected::Number => {
+                number(line).map_or_else(|| Verdict::Wrong(quoted(line)), Verdict::Number)
+            }
+        }
+    }
+}
+
+/// Parses a line of decimal digits only.
+pub fn number(line: &[u8]) -> Option<u64> {
+    if !line.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(line).ok()?.parse().ok()
+}
+
+/// Result of verifying a reply.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The expected line.
+    Right,
+    /// A number.
+    Number(u64),
+    /// An error: its word, the whole line in quotes, and whether the server closes the connection
+    /// after it.
+    Refused {
+        word: String,
+        line: String,
+        ends: bool,
+    },
+    /// Anything else, in quotes.
+    Wrong(String),
+}
+
+/// A number of consecutive replies with the same verdict.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    pub count: u32,
+    pub verdict: Verdict,
+}
+
+/// State of the reply stream of a connection.
+#[derive(Default)]
+pub struct Reading {
+    /// Length of the expected line's prefix that was received, while all bytes are as expected.
+    right: usize,
+    /// Otherwise the part of the line that was received.
+    part: Vec<u8>,
+}
+
+impl Reading {
+    /// Resets the state for a new connection.
+    pub fn restart(&mut self) {
+        self.right = 0;
+        self.part.clear();
+    }
+
+    #[cfg(test)]
+    fn is_within(&self) -> bool {
+        self.right > 0 || !self.part.is_empty()
+    }
+
+    /// Takes the next replies from `bytes`. Returns `None` if the rest is an incomplete reply. A
+    /// line that has no end within [`LONGEST_REPLY`] is wrong.
+    pub fn next(&mut self, expected: &Expected, bytes: &mut &[u8]) -> Option<Found> {
+        if let Expected::Line { length, repeated } = expected
+            && self.part.is_empty()
+        {
+            let common = common(bytes, &repeated[self.right..]);
+            let reached = self.right + common;
+            let count = u32::try_from(reached / length).unwrap_or(u32::MAX);
+            self.right = reached % length;
+            *bytes = &bytes[common..];
+            if !bytes.is_empty() {
+                self.part.extend_from_slice(&repeated[..self.right]);
+                self.right = 0;
+            }
+            if count > 0 {
+                let verdict = Verdict::Right;
+                return Some(Found { count, verdict });
+            }
+        }
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let (piece, rest) = match end {
+            Some(end) => (&bytes[..end], &bytes[end + 1..]),
+            None => (*bytes, &bytes[bytes.len()..]),
+        };
+        *bytes = rest;
+        let mut line = Cow::Borrowed(piece);
+        if end.is_none() || !self.part.is_empty() {
+            self.part.extend_from_slice(piece);
+            if end.is_none() && self.part.len() <= LONGEST_REPLY {
+                return None;
+            }
+            line = Cow::Owned(std::mem::take(&mut self.part));
+        }
+        let verdict = match end {
+            Some(_) => expected.verify(&line),
+            None => Verdict::Wrong(quoted(&line)),
+        };
+        Some(Found { count: 1, verdict })
+    }
+}
+
+/// Returns the length of the common prefix.
+fn common(read: &[u8], expected: &[u8]) -> usize {
+    if expected.get(..read.len()) == Some(read) {
+        return read.len();
+    }
+    let same = read.iter().zip(expected).take_while(|(a, b)| a == b);
+    same.count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns what is found in these pieces, and whether a part is left.
+    fn found(expected: &Expected, pieces: &[&[u8]]) -> (Vec<Found>, bool) {
+        let mut reading = Reading::default();
+        let mut all = Vec::new();
+        for piece in pieces {
+            let mut rest = *piece;
+            while !rest.is_empty() {
+                all.extend(reading.next(expected, &mut rest));
+            }
+        }
+        (all, reading.is_within())
+    }
+
+    fn right(count: u32) -> Found {
+        let verdict = Verdict::Right;
+        Found { count, verdict }
+    }
+
+    fn wrong(quoted: &str) -> Found {
+        let verdict = Verdict::Wrong(quoted.to_string());
+        Found { count: 1, verdict }
+    }
+
+    fn refused(word: &str, line: &str, ends: bool) -> Found {
+        let (word, line) = (word.to_string(), quoted(line.as_bytes()));
+        let verdict = Verdict::Refused { word, line, ends };
+        Found { count: 1, verdict }
+    }
+
+    #[test]
+    fn right_replies_are_counted_however_they_are_cut() {
+        let expected = Expected::same_as(b"42");
+        assert_eq!(found(&expected, &[b"42\n42\n4"]), (vec![right(2)], true));
+        let bytes: &[&[u8]] = &[b"4", b"2", b"\n", b"42\n42", b"\n"];
+        assert_eq!(
+            found(&expected, bytes),
+            (vec![right(1), right(1), right(1)], false)
+        );
+        let many = b"42\n".repeat(CHUNK / 3);
+        let all = found(&expected, &[b"42\n4", b"2\n", &many]);
+        assert_eq!(
+            all,
+            (vec![right(1), right(1), right(CHUNK as u32 / 3)], false)
+        );
+    }
+
+    #[test]
+    fn whatever_else_comes_is_found_between_right_ones() {
+        let expected = Expected::same_as(b"42");
+        let wanted = vec![right(1), wrong("\"43\""), right(1), wrong("\"\""), right(1)];
+        let stream = b"42\n43\n42\n\n42\n";
+        assert_eq!(found(&expected, &[stream]), (wanted, false));
+        for cut in 1..stream.len() {
+            let (first, second) = stream.split_at(cut);
+            let (all, _) = found(&expected, &[first, second]);
+            let right: u32 = all
+                .iter()
+                .filter(|one| one.verdict == Verdict::Right)
+                .map(|one| one.count)
+                .sum();
+            assert_eq!(
+                (
+                    right,
+                    all.iter()
+                        .filter(|one| one.verdict != Verdict::Right)
+                        .count()
+                ),
+                (3, 2),
+                "{cut}"
+            );
+        }
+        let longer = [wrong("\"421\""), wrong("\"4\""), wrong("\"42\\x0d\"")];
+        assert_eq!(found(&expected, &[b"421\n4\n42\r\n"]).0, longer);
+    }
+
+    #[test]
+    fn errors_are_known_by_their_words() {
+        let expected = Expected::same_as(b"42");
+        let wanted = vec![
+            refused("UNAVAILABLE", "ERR UNAVAILABLE so", false),
+            refused("BUSY", "ERR BUSY", true),
+            wrong("\"ERR x\""),
+        ];
+        assert_eq!(
+            found(&expected, &[b"ERR UNAVAILABLE so\nERR BUSY\nERR x\n"]),
+            (wanted, false)
+        );
+    }
+
+    #[test]
+    fn numbers_are_digits_only_and_a_line_without_an_end_is_wrong() {
+        let one = |bytes: &[u8]| found(&Expected::Number, &[bytes]).0.remove(0).verdict;
+        assert_eq!(one(b"17\n"), Verdict::Number(17));
+        for bytes in [&b"+1\n"[..], b"\n", b"1 \n", b"99999999999999999999\n"] {
+            assert!(matches!(one(bytes), Verdict::Wrong(_)), "{bytes:?}");
+        }
+        assert!(matches!(one(&[b'1'; LONGEST_REPLY + 1]), Verdict::Wrong(_)));
+    }
+}

@@ -1,0 +1,346 @@
+//! Command line of the client: options, environment [`variables`], and a task or one of the
+//! [`requests`]. [`completions`] generates shell completions.
+
+mod completions;
+mod requests;
+mod variables;
+
+use std::ffi::OsString;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use clap::builder::Styles;
+use clap::error::ErrorKind;
+use clap::{
+    Arg, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ValueHint,
+};
+use clap_complete::Shell;
+use shared::args::{self, positive_duration};
+use shared::command::{CommandSpec, SETS};
+use shared::dial::{AddressFamily, Route, Server};
+
+pub use self::requests::misspelt_task;
+use crate::failure::Failure;
+
+/// Asks a blockchain-tcpd one thing, converses with it, shows its clients live, measures how fast it answers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "blockchain-tcp",
+    version,
+    max_term_width = 100,
+    styles = Styles::plain(),
+    disable_help_subcommand = true,
+    subcommand_value_name = "REQUEST",
+    override_usage = "blockchain-tcp [OPTIONS] REQUEST [ARGUMENT]...\n       blockchain-tcp [OPTIONS] TASK",
+    after_help = AFTER_HELP
+)]
+struct Line {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    task: Subtask,
+}
+
+/// The end of `--help`.
+const AFTER_HELP: &str = "\
+Exit status:
+  0   answered
+  1   the server said ERR: its sentence is on standard error
+  64  wrong usage
+  69  no connection, or no reply
+  71  the system refused something
+  74  standard input or output failed
+  75  the server has no room now: ERR BUSY
+  76  not a blockchain-tcpd
+  130 ended by ^C
+
+Examples:
+  blockchain-tcp who
+  blockchain-tcp --server ledger.example.org --json who
+  blockchain-tcp connect";
+
+/// What all tasks take.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Name or address of the server, and its port; all addresses of a name are tried
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "BLOCKCHAIN_TCP_SERVER",
+        value_name = "HOST[:PORT]",
+        value_hint = ValueHint::Hostname,
+        value_parser = Server::from_str,
+        default_value = "localhost:4242",
+        hide_env_values = true
+    )]
+    pub server: Server,
+
+    /// A connection, and then each reply, may take so long
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "BLOCKCHAIN_TCP_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = positive_duration,
+        default_value = "10s",
+        hide_env_values = true
+    )]
+    pub timeout: Duration,
+
+    /// Only over IPv4
+    #[arg(short = '4', long, global = true, conflicts_with = "use_ipv6")]
+    pub use_ipv4: bool,
+
+    /// Only over IPv6
+    #[arg(short = '6', long, global = true)]
+    pub use_ipv6: bool,
+
+    /// Prints JSON, one object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subtask {
+    /// Converses line by line: a prompt with history and completion, or a pipe
+    #[command(
+        after_help = "The history is in $BLOCKCHAIN_TCP_HISTORY, else in $XDG_STATE_HOME/blockchain-tcp/history, else in \
+                            ~/.local/state/blockchain-tcp/history; BLOCKCHAIN_TCP_HISTORY= keeps none."
+    )]
+    Connect {
+        /// The server, instead of --server
+        #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
+        to: Option<Server>,
+    },
+    /// Shows the number of clients, live, until ^C
+    Watch {
+        /// The server, instead of --server
+        #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
+        to: Option<Server>,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Measures how fast the server answers, and verifies every reply
+    Bench {
+        /// The server, instead of --server
+        #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
+        to: Option<Server>,
+        #[command(flatten)]
+        bench: Bench,
+    },
+    /// Prints what a shell completes these command lines with
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// How to watch.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+pub struct Watch {
+    /// How often to ask
+    #[arg(short, long, value_name = "DURATION", value_parser = positive_duration, default_value = "1s")]
+    pub every: Duration,
+}
+
+/// How to measure.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+pub struct Bench {
+    /// How many clients ask at the same time
+    #[arg(short, long, value_name = "N", value_parser = |text: &str| number_up_to(100_000, text), default_value = "50")]
+    pub clients: u32,
+
+    /// How many requests each client has on the way, at most
+    #[arg(short = 'p', long, value_name = "N", value_parser = |text: &str| number_up_to(10_000, text), default_value = "1")]
+    pub depth: u32,
+
+    /// How many requests a second are sent by all clients, whether the server keeps up or not
+    #[arg(short = 'R', long, value_name = "N", value_parser = |text: &str| number_up_to(10_000_000, text))]
+    pub rate: Option<u32>,
+
+    /// For how long
+    #[arg(short, long, value_name = "DURATION", value_parser = positive_duration, default_value = "10s")]
+    pub duration: Duration,
+
+    /// What is asked
+    #[arg(short, long, value_name = "REQUEST", default_value = "WHY")]
+    pub request: String,
+}
+
+fn number_up_to(most: u32, text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("not a whole number from 1 to {most}")),
+    }
+}
+
+/// The task to run.
+#[derive(Debug)]
+pub enum Task {
+    /// Sends this request, word by word.
+    Ask(Vec<OsString>),
+    /// Opens the interactive shell, or a pipe.
+    Connect,
+    /// Shows the number of clients.
+    Watch(Watch),
+    /// Runs the benchmark.
+    Bench(Bench),
+}
+
+/// Result of parsing the command line.
+pub enum Asked {
+    /// Run this task.
+    Do(Options, Task),
+    /// Print this text: `--help`, `--version` or completions.
+    Print(String),
+}
+
+impl Options {
+    /// Returns the address family to use.
+    fn family(&self) -> AddressFamily {
+        match (self.use_ipv4, self.use_ipv6) {
+            (true, _) => AddressFamily::V4,
+            (_, true) => AddressFamily::V6,
+            _ => AddressFamily::Any,
+        }
+    }
+
+    /// Returns the route to the server.
+    pub fn route(&self) -> Route {
+        Route::new(self.server.clone(), self.family())
+    }
+
+    /// Parses the options in `arguments`, whose first is the program's name, and in the
+    /// environment.
+    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, Failure> {
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        match command().try_get_matches_from(&arguments) {
+            Ok(matches) => Options::of(&matches),
+            Err(error) => match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    Ok(Asked::Print(error.to_string()))
+                }
+                _ => Options::of(&variables::without_overruled(&arguments)?),
+            },
+        }
+    }
+
+    fn of(matches: &ArgMatches) -> Result<Asked, Failure> {
+        let mut options = Options::from_arg_matches(matches).map_err(|error| usage(&error))?;
+        if let Some(words) = requests::words(matches, Subtask::has_subcommand) {
+            return Ok(Asked::Do(options, Task::Ask(words)));
+        }
+        let subtask = Subtask::from_arg_matches(matches).map_err(|error| usage(&error))?;
+        let (to, task) = match subtask {
+            Subtask::Connect { to } => (to, Task::Connect),
+            Subtask::Watch { to, watch } => (to, Task::Watch(watch)),
+            Subtask::Bench { to, bench } => (to, Task::Bench(bench)),
+            Subtask::Completions { shell } => return Ok(Asked::Print(completions::script(shell))),
+        };
+        if let Some(to) = to {
+            options.server = to;
+        }
+        Ok(Asked::Do(options, task))
+    }
+}
+
+/// Returns the whole command line.
+fn command() -> Command {
+    command_for(SETS.iter().flat_map(|(_, set)| set.iter()))
+}
+
+/// Returns the command line with these requests. A request that is named like a task is sent as
+/// unknown requests are: after `--`.
+fn command_for(entries: impl Iterator<Item = &'static CommandSpec>) -> Command {
+    let is_task = |entry: &&CommandSpec| Subtask::has_subcommand(&entry.name.to_lowercase());
+    let requests = entries.filter(|entry| !is_task(entry));
+    let line = requests::added_to(Line::command(), requests);
+    line.mut_args(variables::without_empty)
+        .mut_args(below_its_own)
+}
+
+/// Lists options of all tasks below those of a single task.
+fn below_its_own(argument: Arg) -> Arg {
+    match argument.is_global_set() {
+        true => argument.help_heading("Options of all tasks"),
+        false => argument,
+    }
+}
+
+/// Converts an error of clap.
+fn usage(error: &clap::Error) -> Failure {
+    if error.kind() == ErrorKind::MissingSubcommand {
+        let text = "what is to be asked? For example: blockchain-tcp who";
+        return Failure::Usage(format!("{text}\n\nFor more information, try '--help'."));
+    }
+    Failure::Usage(args::message(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::command::{CommandClass, CommandSet, Reply};
+
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_that_is_named_like_a_task_is_asked_behind_two_hyphens() {
+        const SET: CommandSet = &[CommandSpec {
+            name: "WATCH",
+            arguments: "",
+            summary: "a clock",
+            kind: CommandClass::Query,
+            execute: |_, _| Ok(Reply::Text("late")),
+        }];
+        let command = command_for(SET.iter());
+        command.clone().debug_assert();
+        let parsed = |arguments: &[&str]| {
+            let line = std::iter::once("blockchain-tcp").chain(arguments.iter().copied());
+            let matches = command.clone().try_get_matches_from(line).unwrap();
+            match Options::of(&matches) {
+                Ok(Asked::Do(_, task)) => format!("{task:?}"),
+                _ => panic!("{arguments:?}"),
+            }
+        };
+        assert!(parsed(&["watch"]).starts_with("Watch("));
+        assert_eq!(parsed(&["--", "watch"]), r#"Ask(["watch"])"#);
+    }
+
+    fn words(arguments: &[&str]) -> Vec<OsString> {
+        let arguments = arguments.iter().map(OsString::from);
+        match Options::parse_from(std::iter::once("blockchain-tcp".into()).chain(arguments)) {
+            Ok(Asked::Do(_, Task::Ask(words))) => words,
+            Ok(Asked::Do(_, task)) => panic!("{task:?}"),
+            Ok(Asked::Print(text)) => panic!("{text}"),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+
+    #[test]
+    fn a_request_may_have_numbers_below_zero_and_options_after_it() {
+        assert_eq!(words(&["add", "-2", "5"]), ["add", "-2", "5"]);
+        assert_eq!(words(&["who", "--json"]), ["who"]);
+        assert_eq!(
+            words(&["--json", "-s", "x:1", "max", "-2", "-3"]),
+            ["max", "-2", "-3"]
+        );
+        assert_eq!(words(&["help", "who"]), ["help", "who"]);
+        assert_eq!(
+            words(&["future", "-x", "--json"]),
+            ["future", "-x", "--json"]
+        );
+        assert_eq!(words(&["WHO", "--json"]), ["who"]);
+        assert_eq!(words(&["add 2 5"]), ["add 2 5"]);
+        assert_eq!(words(&["--", "who", "x"]), ["who", "x"]);
+        assert_eq!(words(&["--", "watch", "--every"]), ["watch", "--every"]);
+    }
+}

@@ -1,0 +1,231 @@
+//! Errors that a client receives instead of a value.
+
+use std::fmt::{self, Write as _};
+
+use super::CommandSpec;
+
+/// The most bytes of a request that an error quotes, counted before escaping.
+const LONGEST_QUOTE: usize = 64;
+
+/// Error of a request or a connection. [`word`](CommandError::word) is for programs; `Display`
+/// writes a sentence for people.
+pub enum CommandError<'a> {
+    /// No command has this name.
+    Unknown(&'a [u8]),
+    /// The command takes other arguments.
+    Usage(&'static CommandSpec),
+    /// An argument is not what the command takes.
+    Argument {
+        /// What the command takes: a noun.
+        wanted: &'static str,
+        /// What was given.
+        given: &'a [u8],
+    },
+    /// The command has no value for these arguments; the text is the reason.
+    OutOfRange(&'static str),
+    /// The line holds a byte that is not printable ASCII or a tab.
+    BadInput(&'a [u8]),
+    /// The line is longer than this many bytes.
+    TooLong(usize),
+    /// A limit on clients or connections is reached.
+    NoRoom(NoRoom),
+    /// The client was idle for too long.
+    Idle,
+    /// The client was idle and is disconnected to make room for another.
+    MadeRoom,
+    /// The cluster can't answer now.
+    Unavailable(Unavailable),
+    /// No permit to compute became free in time.
+    ComputeBusy,
+    /// The server that serves the client next answers this request.
+    Deferred,
+    /// The connection, which must begin with a PROXY header, has none or a bad one.
+    BadHeader(BadHeader),
+    /// The server failed.
+    Internal,
+}
+
+/// Reason to refuse a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// All workers are taken, and the queue is full.
+    Here {
+        /// Number of clients.
+        clients: usize,
+    },
+    /// The address has reached its limit.
+    ForAddress {
+        /// Maximum number of clients of an address.
+        limit: usize,
+    },
+    /// The uncounted connections have reached their limit.
+    Uncounted {
+        /// Maximum number of uncounted connections.
+        limit: usize,
+    },
+    /// The connections without a PROXY header have reached their limit.
+    BeforeHeader {
+        /// Maximum number of connections without a PROXY header.
+        limit: usize,
+    },
+}
+
+/// Why the number of clients is unknown. Small, because every worker reserves stack space for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Some servers did not answer in time.
+    Silent {
+        /// Number of servers that answered.
+        answered: u16,
+        /// Number of servers in the cluster.
+        members: u16,
+    },
+    /// The registry (etcd) did not answer.
+    Registry,
+    /// This server is not in the registry.
+    Outside,
+    /// The registry is new, or has lost the entry of a live server: other servers may be missing.
+    Unstable,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unavailable::Silent { answered, members } => {
+                write!(f, "{answered} of {members} servers answered, try again")
+            }
+            Unavailable::Registry => write!(
+                f,
+                "0 of an unknown number of servers answered: their registry did not, try again"
+            ),
+            Unavailable::Outside => write!(
+                f,
+                "0 of an unknown number of servers answered: this one is not registered now, try again"
+            ),
+            Unavailable::Unstable => write!(
+                f,
+                "0 of an unknown number of servers answered: their registry may lack some for a moment, try again"
+            ),
+        }
+    }
+}
+
+/// What is wrong with the PROXY header of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadHeader {
+    /// The connection begins with something else.
+    Missing,
+    /// The header is malformed, or ends too early.
+    Malformed,
+    /// The header is longer than the limit.
+    TooLong,
+    /// The header was not complete in time.
+    Late,
+}
+
+impl CommandError<'_> {
+    /// Returns the word after `ERR`. `docs/protocol.md` lists all words.
+    pub fn word(&self) -> &'static str {
+        match self {
+            CommandError::Unknown(_) => "UNKNOWN",
+            CommandError::Usage(_)
+            | CommandError::Argument { .. }
+            | CommandError::OutOfRange(_) => "USAGE",
+            CommandError::BadInput(_) | CommandError::BadHeader(_) => "BADINPUT",
+            CommandError::TooLong(_) => "TOOLONG",
+            CommandError::NoRoom(_) => "BUSY",
+            CommandError::Idle | CommandError::MadeRoom => "TIMEOUT",
+            CommandError::Unavailable(_) | CommandError::ComputeBusy | CommandError::Deferred => {
+                "UNAVAILABLE"
+            }
+            CommandError::Internal => "INTERNAL",
+        }
+    }
+}
+
+impl fmt::Display for CommandError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CommandError::Unknown(name) => {
+                write!(f, "no such command: {} (try HELP)", Quoted(name))
+            }
+            CommandError::Usage(entry) if entry.arguments.is_empty() => {
+                write!(f, "{} takes no arguments", entry.name)
+            }
+            CommandError::Usage(entry) => write!(f, "usage: {} {}", entry.name, entry.arguments),
+            CommandError::Argument { wanted, given } => {
+                write!(f, "not {wanted}: {}", Quoted(given))
+            }
+            CommandError::OutOfRange(why) => f.write_str(why),
+            CommandError::BadInput(line) => write!(f, "not printable ASCII: {}", Quoted(line)),
+            CommandError::TooLong(limit) => write!(f, "a request has at most {limit} bytes"),
+            CommandError::NoRoom(NoRoom::Here { clients }) => {
+                write!(f, "full with {clients} clients, try again later")
+            }
+            CommandError::NoRoom(NoRoom::ForAddress { limit }) => {
+                write!(f, "{limit} clients of your address are the limit")
+            }
+            CommandError::NoRoom(NoRoom::Uncounted { limit }) => {
+                write!(f, "{limit} connections that don't count are the limit")
+            }
+            CommandError::NoRoom(NoRoom::BeforeHeader { limit }) => {
+                write!(
+                    f,
+                    "{limit} connections without a PROXY header are the limit"
+                )
+            }
+            CommandError::BadHeader(bad) => f.write_str(match bad {
+                BadHeader::Missing => "a connection from there must begin with a PROXY header",
+                BadHeader::Malformed => "the PROXY header is malformed",
+                BadHeader::TooLong => "the PROXY header is too long",
+                BadHeader::Late => "the PROXY header did not come in time",
+            }),
+            CommandError::Idle => write!(f, "no request for too long"),
+            CommandError::MadeRoom => write!(f, "idle while others wait, try again later"),
+            CommandError::Unavailable(unavailable) => unavailable.fmt(f),
+            CommandError::ComputeBusy => {
+                f.write_str("too many clients compute at once, try again later")
+            }
+            CommandError::Deferred => f.write_str("this is answered later"),
+            CommandError::Internal => write!(f, "the server failed at this, its log says more"),
+        }
+    }
+}
+
+impl fmt::Debug for CommandError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {self}", self.word())
+    }
+}
+
+/// Quotes a part of a request for an error: in double quotes, truncated, and with everything
+/// escaped that is not printable ASCII, so that no control character reaches a reply or the log.
+pub struct Quoted<'a>(pub &'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for &byte in self.0.iter().take(LONGEST_QUOTE) {
+            match byte {
+                b'"' | b'\\' => write!(f, "\\{}", byte as char)?,
+                b' '..=b'~' => f.write_char(byte as char)?,
+                _ => write!(f, "\\x{byte:02X}")?,
+            }
+        }
+        f.write_char('"')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_are_cut_and_escaped() {
+        assert_eq!(
+            Quoted(b"a\"b\\c\x1b\xff").to_string(),
+            r#""a\"b\\c\x1B\xFF""#
+        );
+        assert_eq!(Quoted(&[b'x'; 100]).to_string().len(), LONGEST_QUOTE + 2);
+    }
+}

@@ -1,0 +1,224 @@
+//! Failures of the client, with messages for the person who has to fix them.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::text::without_errno;
+use crate::text::{excerpt, quoted};
+
+/// The most tried addresses that a message names.
+const ADDRESSES_NAMED: usize = 3;
+
+/// Why there is no connection, or no reply.
+#[derive(Debug)]
+pub enum Failure {
+    /// The name has no address.
+    Lookup {
+        /// The name.
+        host: String,
+        /// The resolver's message.
+        reason: String,
+    },
+    /// No thread could be started for the lookup.
+    Thread(io::Error),
+    /// The name has no address of the requested family.
+    Kind {
+        /// The name.
+        host: String,
+        /// The family.
+        kind: &'static str,
+    },
+    /// None of the addresses accepted the connection.
+    Connect(Vec<(SocketAddr, io::Error)>),
+    /// The deadline has passed.
+    Late {
+        /// What was being done, as a sentence to which "within … s" can be added.
+        doing: String,
+        /// The timeout.
+        timeout: Duration,
+    },
+    /// The connection broke.
+    Broken {
+        /// The request.
+        request: String,
+        /// The system's error.
+        error: io::Error,
+        /// The part of a line that was received before.
+        part: Vec<u8>,
+    },
+    /// The server closed the connection before it replied.
+    Closed {
+        /// The request.
+        request: String,
+        /// The part of a line that was received before.
+        part: Vec<u8>,
+    },
+    /// The reply is a line without an end.
+    Endless {
+        /// The request.
+        request: String,
+        /// Its beginning.
+        part: Vec<u8>,
+    },
+    /// The reply is not one that the protocol allows.
+    Wrong {
+        /// The request.
+        request: String,
+        /// What was received.
+        said: Vec<u8>,
+        /// What the protocol allows, in words.
+        right: &'static str,
+    },
+    /// The server sent more than the replies.
+    More {
+        /// Its beginning.
+        part: Vec<u8>,
+    },
+}
+
+impl Failure {
+    /// Returns whether this machine lacks the resources for a socket or a thread.
+    pub fn is_our_own(&self) -> bool {
+        let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        let lacking = |error: &io::Error| {
+            let number = error.raw_os_error();
+            number.is_some_and(|number| lacks.contains(&number))
+        };
+        match self {
+            Failure::Thread(_) => true,
+            Failure::Connect(refusals) => refusals.iter().all(|(_, error)| lacking(error)),
+            _ => false,
+        }
+    }
+
+    /// Returns whether all addresses refused the connection.
+    pub fn is_refused(&self) -> bool {
+        let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        matches!(self, Failure::Connect(refusals) if refusals.iter().all(|(_, error)| is_refused(error)))
+    }
+
+    /// Returns whether the server accepted the connection, but did not reply.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Failure::Late { .. } => true,
+            Failure::Broken { part, .. } | Failure::Closed { part, .. } => part.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Returns whether the peer behaves as our server never does.
+    pub fn is_foreign(&self) -> bool {
+        matches!(
+            self,
+            Failure::Endless { .. } | Failure::Wrong { .. } | Failure::More { .. }
+        )
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Lookup { host, reason } => {
+                write!(f, "no address of {}: {reason}", quoted(host.as_bytes()))
+            }
+            Failure::Thread(error) => {
+                write!(
+                    f,
+                    "can't start a thread for the lookup: {}",
+                    without_errno(error)
+                )
+            }
+            Failure::Kind { host, kind } => {
+                write!(f, "{} has no {kind} address", quoted(host.as_bytes()))
+            }
+            Failure::Connect(refusals) => {
+                f.write_str("can't connect to ")?;
+                for (number, (address, error)) in refusals.iter().take(ADDRESSES_NAMED).enumerate()
+                {
+                    let parting = if number > 0 { ", to " } else { "" };
+                    write!(f, "{parting}{address}: {}", without_errno(error))?;
+                }
+                match refusals.len().saturating_sub(ADDRESSES_NAMED) {
+                    0 => Ok(()),
+                    more => write!(f, ", nor to {more} more"),
+                }
+            }
+            Failure::Late { doing, timeout } => {
+                write!(f, "{doing} within {} s", timeout.as_secs_f64())
+            }
+            Failure::Broken { request, error, .. } => {
+                write!(
+                    f,
+                    "no answer to {}: {}",
+                    excerpt(request),
+                    without_errno(error)
+                )
+            }
+            Failure::Closed { request, part } if part.is_empty() => {
+                write!(f, "closed without an answer to {}", excerpt(request))
+            }
+            Failure::Closed { request, part } => {
+                write!(
+                    f,
+                    "closed in the middle of the answer to {}: {}",
+                    excerpt(request),
+                    quoted(part)
+                )
+            }
+            Failure::Endless { request, part } => {
+                let request = excerpt(request);
+                write!(f, "the answer to {request} doesn't end: {}", quoted(part))
+            }
+            Failure::Wrong {
+                request,
+                said,
+                right,
+            } => {
+                write!(
+                    f,
+                    "{} is answered {} instead of {right}",
+                    excerpt(request),
+                    quoted(said)
+                )
+            }
+            Failure::More { part } => {
+                write!(f, "more is answered than was asked: {}", quoted(part))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_our_own_only_if_this_machine_lacks_something() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 4242));
+        let refusal = |number| (address, io::Error::from_raw_os_error(number));
+        let is_our_own = |refusals| Failure::Connect(refusals).is_our_own();
+        assert!(is_our_own(vec![
+            refusal(libc::EMFILE),
+            refusal(libc::ENOMEM)
+        ]));
+        assert!(!is_our_own(vec![
+            refusal(libc::EMFILE),
+            refusal(libc::ECONNREFUSED)
+        ]));
+        assert!(!is_our_own(vec![refusal(libc::ENETUNREACH)]));
+    }
+
+    #[test]
+    fn of_many_addresses_a_few_are_named() {
+        let refused = || io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        let address = |last| SocketAddr::from(([127, 0, 0, last], 4242));
+        let failure = Failure::Connect((1..=5).map(|last| (address(last), refused())).collect());
+        assert_eq!(
+            failure.to_string(),
+            "can't connect to 127.0.0.1:4242: Connection refused, to 127.0.0.2:4242: Connection refused, \
+             to 127.0.0.3:4242: Connection refused, nor to 2 more"
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! Synchronization primitives: those of std, crossbeam, threadpool and the kernel.
+//!
+//! Built with `--cfg shuttle`, they are models (`tests/shuttle/model.rs`), so that `tests/shuttle` can
+//! run the modules that import them from here in one thread schedule after the other.
+
+#[cfg(not(shuttle))]
+pub use {
+    crate::sys::interrupt,
+    crossbeam_channel as channel,
+    rustix::thread::gettid,
+    rustix::time::clock_gettime,
+    std::sync::{Mutex, MutexGuard, atomic},
+    std::thread::{Thread, current as current_thread, park, sleep},
+    threadpool,
+};
+
+#[cfg(shuttle)]
+#[path = "../../../tests/shuttle/model.rs"]
+pub mod model;
+#[cfg(shuttle)]
+pub use model::{
+    Mutex, MutexGuard, Thread, atomic, channel, clock_gettime, current_thread, gettid, interrupt,
+    park, sleep, threadpool,
+};

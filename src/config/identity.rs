@@ -1,0 +1,282 @@
+//! Server id: a UUID that is kept in the state directory, so that it survives a restart.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use log::info;
+use rustix::fs::{Access, FlockOperation, OFlags, RenameFlags};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use crate::error::Error;
+use shared::args::server_id;
+use shared::text::without_errno;
+
+/// File in the state directory that holds the id: the UUID's 36 characters and an LF.
+pub const FILE: &str = "server-id";
+
+/// Size in bytes that a file with an id never reaches.
+const LONGEST: u64 = 128;
+
+/// Temporary file for a new id. One that a crash has left is replaced.
+const UNFINISHED: &str = "server-id.new";
+
+/// Time for which a locked state directory is tried again.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Interval between these attempts.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Identity of this server.
+#[derive(Debug)]
+pub struct Identity {
+    /// Id of the server.
+    pub id: Uuid,
+    /// Origin of the id.
+    pub origin: Origin,
+    /// The state directory, locked as long as this value exists.
+    _lock: Option<File>,
+}
+
+/// Origin of an id.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Given by `--server-id`.
+    Given,
+    /// Read from this file.
+    Kept(PathBuf),
+    /// Created just now, and written to this file for the next start.
+    Created(PathBuf),
+    /// Created for this process only.
+    Ephemeral,
+}
+
+impl Identity {
+    /// Uses the id that the operator gave. Locks the state `directory`, if there is one.
+    pub fn given(id: Uuid, directory: Option<&Path>) -> Result<Self, Error> {
+        Ok(Identity {
+            id,
+            origin: Origin::Given,
+            _lock: directory.map(lock).transpose()?,
+        })
+    }
+
+    /// Creates an id that ends with the process.
+    pub fn ephemeral() -> Self {
+        Identity {
+            id: Uuid::new_v4(),
+            origin: Origin::Ephemeral,
+            _lock: None,
+        }
+    }
+
+    /// Replaces an ephemeral id with that of the previous process.
+    pub fn adopt(&mut self, id: Option<Uuid>) {
+        if let (Origin::Ephemeral, Some(id)) = (&self.origin, id) {
+            self.id = id;
+        }
+    }
+
+    /// Checks that a server could use this directory: that it can read the id there or create one,
+    /// unless an id is `given`. Ignores the lock that another server may hold.
+    pub fn check(directory: &Path, given: bool) -> Result<(), Error> {
+        match try_lock(directory) {
+            Ok(_) | Err(Error::StateInUse { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let path = directory.join(FILE);
+        if !given && kept(&path)?.is_none() {
+            rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)
+                .map_err(|error| failed("write the server's id to", &path)(error.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the id in `directory`, or creates one there. Locks the directory for this process.
+    pub fn in_directory(directory: &Path) -> Result<Self, Error> {
+        let lock = lock(directory)?;
+        let path = directory.join(FILE);
+        let (id, origin) = match kept(&path)? {
+            Some(id) => (id, Origin::Kept(path)),
+            None => {
+                let id = Uuid::new_v4();
+                create(directory, &lock, id)?;
+                (id, Origin::Created(path))
+            }
+        };
+        Ok(Identity {
+            id,
+            origin,
+            _lock: Some(lock),
+        })
+    }
+}
+
+/// Returns the id in this file; `None` without a file.
+fn kept(path: &Path) -> Result<Option<Uuid>, Error> {
+    let parsed = read(path)?.map(|content| server_id(content.trim_ascii()));
+    parsed.transpose().map_err(|problem| damaged(path, problem))
+}
+
+/// Reads the file; `None` if there is none. Does not block on, and does not replace, anything but a
+/// regular file.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let failed = |source| failed("read the server's id from", path)(source);
+    let opened = File::options()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match fs::symlink_metadata(path) {
+                Ok(_) => Err(damaged(path, "it is a symbolic link to nothing")),
+                Err(_) => Ok(None),
+            };
+        }
+        // A socket (open(2)).
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+            return Err(damaged(path, "it is not a regular file"));
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(damaged(path, "it is not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(LONGEST)
+        .read_to_end(&mut content)
+        .map_err(failed)?;
+    if content.len() as u64 == LONGEST {
+        return Err(damaged(path, "it is longer than an id"));
+    }
+    Ok(Some(content))
+}
+
+/// Opens and locks `directory`. The lock ends with the process, however the process ends. Tries for
+/// a while: a check of the settings takes the lock for a moment, too.
+fn lock(directory: &Path) -> Result<File, Error> {
+    let begun = Instant::now();
+    loop {
+        match try_lock(directory) {
+            Err(Error::StateInUse { .. }) if begun.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            locked => return locked,
+        }
+    }
+}
+
+fn try_lock(directory: &Path) -> Result<File, Error> {
+    let handle = File::open(directory).map_err(failed("open the state directory", directory))?;
+    let kind = handle
+        .metadata()
+        .map_err(failed("open the state directory", directory))?;
+    if !kind.is_dir() {
+        return Err(failed("use the state directory", directory)(
+            io::ErrorKind::NotADirectory.into(),
+        ));
+    }
+    match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(handle),
+        Err(Errno::WOULDBLOCK) => Err(Error::StateInUse {
+            directory: directory.to_path_buf(),
+        }),
+        Err(error) => Err(Error::StateLock {
+            directory: directory.to_path_buf(),
+            source: error.into(),
+        }),
+    }
+}
+
+/// Writes the file atomically: to a temporary file first, then synced, then renamed.
+fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
+    let (unfinished, path) = (directory.join(UNFINISHED), directory.join(FILE));
+    // Remove what a crash has left, and never follow a link in its place.
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            return Err(failed("remove", &unfinished)(error));
+        }
+        // If it can't be removed, creating the file fails and reports the problem.
+        _ => {}
+    }
+    let written = (|| {
+        // Whatever the umask: this user must be able to read the file at the next start, and nobody
+        // else may write it.
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&unfinished)?;
+        let mode = file.metadata()?.permissions().mode();
+        // File systems without permissions refuse this.
+        let _ = file.set_permissions(Permissions::from_mode(mode | 0o600));
+        writeln!(file, "{}", id.hyphenated())?;
+        sync(&file)?;
+        match rustix::fs::renameat_with(handle, UNFINISHED, handle, FILE, RenameFlags::NOREPLACE) {
+            // Some file systems lack this (renameat2(2)), and some sandboxes forbid it; the lock
+            // keeps other servers away.
+            Err(error) if error != Errno::EXIST => {
+                rustix::fs::renameat(handle, UNFINISHED, handle, FILE)
+            }
+            renamed => renamed,
+        }?;
+        sync(handle)
+    })();
+    if written.is_err() {
+        // A failure is harmless: the next attempt replaces the file.
+        let _ = fs::remove_file(&unfinished);
+    }
+    written.map_err(failed("write the server's id to", &path))
+}
+
+/// Syncs the file to disk, if its file system supports that: some do not for directories.
+fn sync(file: &File) -> io::Result<()> {
+    match rustix::fs::fsync(file) {
+        Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSUP | Errno::NOSYS)) => {
+            let why = without_errno(&error.into());
+            info!(why:%; "a power failure now may lose the new id: the state directory can't be synced");
+            Ok(())
+        }
+        synced => Ok(synced?),
+    }
+}
+
+fn damaged(path: &Path, problem: &'static str) -> Error {
+    Error::IdDamaged {
+        path: path.to_path_buf(),
+        problem,
+    }
+}
+
+fn failed(verb: &str, object: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+    let action = format!("{verb} {}", object.display());
+    |source| Error::State { action, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_one_uuid_in_its_usual_form_is_refused() {
+        let good = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+        assert!(server_id(good.as_bytes()).is_ok());
+        assert!(server_id(good.to_uppercase().as_bytes()).is_ok());
+        for bad in [
+            "",
+            "6f0c2a52-5f0e",
+            "00000000-0000-0000-0000-000000000000",
+            &format!("{good}\n{good}"),
+            &format!("{{{good}}}"),
+            &format!("urn:uuid:{good}"),
+            &good.replace('-', ""),
+            "\0\0\0\0",
+        ] {
+            assert!(server_id(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Listening sockets: bound by this process, passed by systemd, or inherited in a handover.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+
+use log::debug;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use crate::error::Error;
+use crate::handover::state;
+use shared::sys;
+use shared::text::without_errno;
+
+/// Backlog: connections that the kernel queues until they are accepted, if net.core.somaxconn
+/// allows as many. std requests 128; with a larger burst, clients wait seconds for the
+/// retransmission of their SYNs.
+const BACKLOG: i32 = 4096;
+
+/// Send buffer in bytes for a client that doesn't read; the kernel uses twice as much memory for it
+/// (socket(7)). Its own limit would be up to 4 MiB (tcp_wmem in tcp(7)).
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Name of a socket for the line protocol in its unit (`FileDescriptorName=`).
+const LINE: &str = "line";
+
+/// Name of a socket for HTTP in its unit.
+const HTTP: &str = "http";
+
+/// Listening socket.
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Bound address, with the actual port if the system chose it.
+    pub address: SocketAddr,
+    /// Whether systemd passed the socket. systemd keeps it, too, so it must never be shut down.
+    pub passed: bool,
+}
+
+/// Binds `address` and listens.
+pub fn bind(address: SocketAddr) -> Result<Listener, Error> {
+    bind_beside(address, &[])
+}
+
+/// Binds `address`, one of `all`, and listens. `[::]` is restricted to IPv6 if `all` contains an
+/// IPv4 address with the same port; otherwise it includes IPv4, unless net.ipv6.bindv6only says
+/// otherwise (ipv6(7)).
+pub fn bind_beside(address: SocketAddr, all: &[SocketAddr]) -> Result<Listener, Error> {
+    let port = address.port();
+    let has_ipv4 = |other: &SocketAddr| other.is_ipv4() && other.port() == port;
+    let is_all_of_ipv6 = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let bound = || {
+        let socket = match is_all_of_ipv6 && port != 0 && all.iter().any(has_ipv4) {
+            true => sys::bind_ipv6_only(port)?,
+            false => TcpListener::bind(address)?,
+        };
+        rustix::net::listen(&socket, BACKLOG)?;
+        prepare(socket, false)
+    };
+    bound().map_err(|source| Error::Listen { address, source })
+}
+
+/// Sockets that systemd passes to this process.
+pub struct Passed {
+    /// Sockets for clients.
+    pub line: Vec<Listener>,
+    /// Sockets for HTTP.
+    pub http: Vec<Listener>,
+    /// Handover state from the descriptor store.
+    pub pack: Option<OwnedFd>,
+}
+
+/// Takes what systemd passes to this process. Call it once, before any thread starts.
+pub fn passed() -> Result<Passed, Error> {
+    let mut sockets = sys::passed_sockets();
+    // A test descriptor that a crash left in the store.
+    sockets.retain(|(_, name)| name != state::PROBE);
+    // Stored descriptors come after those of .socket units. Of several handover states, which a
+    // crash may leave, the last counts.
+    let packs = sockets.extract_if(.., |(_, name)| name == state::NAME);
+    let pack = packs.last().map(|(socket, _)| socket);
+    let (mut line, mut http) = (Vec::new(), Vec::new());
+    for (index, (socket, name)) in sockets.into_iter().enumerate() {
+        let refuse = |problem: &str| {
+            let number = index + 3;
+            Error::Passed(format!(
+                "the socket {name:?} that systemd passes as descriptor {number} {problem}"
+            ))
+        };
+        // Without FileDescriptorName= the name is that of the unit, or "unknown"
+        // (systemd.socket(5)).
+        let listeners = match name.as_str() {
+            HTTP => &mut http,
+            LINE | "unknown" | "" => &mut line,
+            unit if unit.ends_with(".socket") => &mut line,
+            _ => {
+                return Err(refuse(
+                    "has an unknown name; FileDescriptorName=line is for clients, http for health and metrics",
+                ));
+            }
+        };
+        if !accepts_tcp(&socket) {
+            return Err(refuse(
+                "is not a listening TCP socket; ListenStream= with a port makes one",
+            ));
+        }
+        let listener = inherit(socket, true)
+            .map_err(|error| refuse(&format!("can't be used: {}", without_errno(&error))))?;
+        listeners.push(listener);
+    }
+    Ok(Passed { line, http, pack })
+}
+
+/// Continues with a socket that listens already and that systemd may have `passed`.
+pub fn inherit(socket: OwnedFd, passed: bool) -> io::Result<Listener> {
+    prepare(TcpListener::from(socket), passed)
+}
+
+/// Returns whether it is a listening stream socket over IP.
+pub fn accepts_tcp(socket: &OwnedFd) -> bool {
+    let kind = sockopt::socket_type(socket);
+    let family = sockopt::socket_domain(socket);
+    kind == Ok(SocketType::STREAM)
+        && matches!(family, Ok(AddressFamily::INET | AddressFamily::INET6))
+        && sockopt::socket_acceptconn(socket) == Ok(true)
+}
+
+fn prepare(socket: TcpListener, passed: bool) -> io::Result<Listener> {
+    // On Linux, accepted sockets inherit these options, which saves system calls for each. Replies
+    // are sent when they are written. A client whose machine has died is detected even without an
+    // idle time-out. Urgent data is read in line; otherwise the urgent byte would be missing. Other
+    // stream protocols may lack some options: MPTCP has no urgent data.
+    let address = socket.local_addr()?;
+    for (option, set) in [
+        ("TCP_NODELAY", sockopt::set_tcp_nodelay(&socket, true)),
+        ("SO_KEEPALIVE", sockopt::set_socket_keepalive(&socket, true)),
+        (
+            "SO_SNDBUF",
+            sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER),
+        ),
+        ("SO_OOBINLINE", sockopt::set_socket_oobinline(&socket, true)),
+    ] {
+        if let Err(error) = set {
+            debug!(address:%, option, why:% = without_errno(&error.into()); "the socket does without an option");
+        }
+    }
+    // A unit may set another mode (NonBlocking=).
+    socket.set_nonblocking(false)?;
+    Ok(Listener {
+        socket,
+        address,
+        passed,
+    })
+}
+
+/// Returns whether `error` says that this machine has no such address at all, as a machine without
+/// IPv6 has no `[::1]`.
+pub fn is_no_such_address(error: &Error) -> bool {
+    match error {
+        Error::Listen { source, .. } => {
+            source.kind() == io::ErrorKind::AddrNotAvailable
+                || source.raw_os_error() == Some(libc::EAFNOSUPPORT)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,519 @@
+//! Service notifications (sd_notify(3)): readiness, status, watchdog, stopping and reloading, and
+//! systemd's descriptor store. Without `NOTIFY_SOCKET`, nothing is sent. No function here blocks
+//! for longer than its caller allows.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use log::{error, info, warn};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix,
+    SocketFlags, SocketType, sockopt,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::error::Error;
+use crate::handover::state::{self, Pack};
+use crate::server::health::Health;
+use crate::thread;
+use crate::waker::poll_until;
+use shared::sys;
+use shared::text::without_errno;
+
+/// Interval of status updates.
+const STATUS: Duration = Duration::from_secs(2);
+
+/// Time for which an important message is retried.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Largest number of messages waiting for a retry.
+const MOST_PENDING: usize = 16;
+
+/// Time in which systemd closes a descriptor that it does not keep. Since version 254, it closes it
+/// in a process of its own, possibly after the barrier.
+const LATE_CLOSE: Duration = Duration::from_millis(250);
+
+/// Shortest watchdog time that can be satisfied; a shorter one counts as unset.
+const LEAST_WATCHDOG: Duration = Duration::from_millis(30);
+
+/// Parsed `NOTIFY_SOCKET`.
+#[derive(Debug, PartialEq, Eq)]
+enum Address {
+    /// Path, or name in the abstract namespace.
+    Unix(SocketAddrUnix),
+    /// Port of the host of this virtual machine.
+    Vsock {
+        kind: Option<SocketType>,
+        cid: u32,
+        port: u32,
+    },
+}
+
+impl Address {
+    /// Parses all forms that sd_notify(3) describes.
+    fn parse(text: &OsStr) -> Option<Self> {
+        match text.as_bytes() {
+            [b'/', ..] => SocketAddrUnix::new(text).ok().map(Address::Unix),
+            [b'@', name @ ..] if !name.is_empty() => SocketAddrUnix::new_abstract_name(name)
+                .ok()
+                .map(Address::Unix),
+            _ => {
+                let (kind, address) = text.to_str()?.split_once(':')?;
+                let kind = match kind {
+                    "vsock" => None,
+                    "vsock-stream" => Some(SocketType::STREAM),
+                    "vsock-dgram" => Some(SocketType::DGRAM),
+                    "vsock-seqpacket" => Some(SocketType::SEQPACKET),
+                    _ => return None,
+                };
+                let (cid, port) = address.split_once(':')?;
+                let (cid, port) = (cid.parse().ok()?, port.parse().ok()?);
+                // VMADDR_CID_ANY is not a valid destination (vsock(7)).
+                (cid != u32::MAX).then_some(Address::Vsock { kind, cid, port })
+            }
+        }
+    }
+
+    /// Opens a non-blocking socket that is connected to the address.
+    fn connect(&self, deadline: Instant) -> io::Result<OwnedFd> {
+        let open = |family, kind| {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            rustix::net::socket_with(family, kind, flags, None)
+        };
+        match self {
+            Address::Unix(address) => {
+                let socket = open(AddressFamily::UNIX, SocketType::DGRAM)?;
+                rustix::net::connect(&socket, address)?;
+                Ok(socket)
+            }
+            Address::Vsock { kind, cid, port } => {
+                let open = |kind| open(AddressFamily::VSOCK, kind);
+                let socket = match kind {
+                    Some(kind) => open(*kind)?,
+                    // Few hypervisors support datagrams.
+                    None => open(SocketType::DGRAM).or_else(|_| open(SocketType::SEQPACKET))?,
+                };
+                match sys::connect_vsock(socket.as_fd(), *cid, *port) {
+                    Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+                        wait(&socket, PollFlags::OUT, deadline)?;
+                        sockopt::socket_error(&socket)??;
+                    }
+                    connected => connected?,
+                }
+                Ok(socket)
+            }
+        }
+    }
+}
+
+/// Returns the address of the service manager, if there is one. Logs an invalid `NOTIFY_SOCKET`
+/// once.
+fn address() -> Option<&'static Address> {
+    static ADDRESS: OnceLock<Option<Address>> = OnceLock::new();
+    let parse = || {
+        let value = std::env::var_os("NOTIFY_SOCKET").filter(|value| !value.is_empty())?;
+        let address = Address::parse(&value);
+        if address.is_none() {
+            warn!(
+                value:? = value;
+                "NOTIFY_SOCKET counts as unset: it is not an absolute path, @NAME or vsock:CID:PORT, or too long"
+            );
+        }
+        address
+    };
+    ADDRESS.get_or_init(parse).as_ref()
+}
+
+/// Returns the watchdog time, if there is one. Logs an invalid `WATCHDOG_USEC` once.
+fn watchdog() -> Option<Duration> {
+    static WATCHDOG: OnceLock<Option<Duration>> = OnceLock::new();
+    let parse = || {
+        let value = std::env::var_os("WATCHDOG_USEC").filter(|value| !value.is_empty())?;
+        let process = std::env::var_os("WATCHDOG_PID").unwrap_or_default();
+        if sys::process_id("WATCHDOG_PID", &process).is_some_and(|id| id != std::process::id()) {
+            return None;
+        }
+        let microseconds = value.to_str().and_then(|value| value.parse().ok());
+        let time = microseconds
+            .filter(|time| *time != u64::MAX)
+            .map(Duration::from_micros)
+            .filter(|time| *time >= LEAST_WATCHDOG);
+        if time.is_none() {
+            warn!(
+                value:? = value;
+                "WATCHDOG_USEC counts as unset: it is not a number of microseconds from {} on",
+                LEAST_WATCHDOG.as_micros()
+            );
+        }
+        time
+    };
+    *WATCHDOG.get_or_init(parse)
+}
+
+/// Sends the periodic notifications, from a thread that ends when this value is dropped.
+pub struct Notifier(Option<(Sender<()>, thread::Thread)>);
+
+impl Notifier {
+    /// Sends that the server is ready; from then on its number of clients, and the watchdog's
+    /// keep-alive as long as `health` succeeds.
+    pub fn start(health: Health) -> Result<Self, Error> {
+        if !is_enabled() {
+            return Ok(Notifier(None));
+        }
+        let watchdog = watchdog();
+        if let Some(time) = watchdog {
+            info!(seconds = time.as_secs_f64(); "the watchdog is on");
+        }
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        let thread = thread::spawn("notify", move || run(&health, watchdog, &stopped))?;
+        Ok(Notifier(Some((stop, thread))))
+    }
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.0.take() {
+            drop(stop);
+            thread.end();
+        }
+    }
+}
+
+fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
+    // Twice within the watchdog time, as sd_watchdog_enabled(3) advises, and once more.
+    let beat = watchdog.map(|time| time / 3);
+    let interval = beat.map_or(STATUS, |beat| beat.min(STATUS));
+    let mut said = None;
+    let mut due = Instant::now();
+    let mut ill = false;
+    loop {
+        let load = health.load();
+        let load = (load.clients, load.workers);
+        if said != Some(load) {
+            let mut text = format!("STATUS={} clients, {} workers\n", load.0, load.1);
+            if said.is_none() {
+                text.push_str("READY=1\n");
+            }
+            if deliver(&text, interval) {
+                said = Some(load);
+            }
+        }
+        if let Some(beat) = beat
+            && Instant::now() >= due
+        {
+            due = Instant::now() + beat;
+            match health.check(beat) {
+                Ok(()) => {
+                    if std::mem::take(&mut ill) {
+                        warn!("well again");
+                    }
+                    deliver("WATCHDOG=1\n", interval);
+                }
+                Err(problem) => {
+                    if !std::mem::replace(&mut ill, true) {
+                        error!("not well, and the watchdog is not told otherwise: {problem}");
+                    }
+                }
+            }
+        }
+        match stopped.recv_timeout(interval) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Sends that the server is stopping, which takes at most `time`.
+pub fn stopping(clients: usize, time: Duration) {
+    let microseconds = time.as_micros();
+    enqueue(format!(
+        "STOPPING=1\nSTATUS=draining {clients} clients\nEXTEND_TIMEOUT_USEC={microseconds}\n"
+    ));
+}
+
+/// Sends that the server begins to reload: to read its settings again or to replace the program.
+pub fn reloading() {
+    let now = clock_gettime(ClockId::Monotonic);
+    // Never negative, and the microseconds fit into 63 bits for many thousand years.
+    let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+    enqueue(format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"));
+}
+
+/// Sends that the reload has ended, successfully or not.
+pub fn reloaded() {
+    enqueue("READY=1\n".to_string());
+}
+
+/// Finds out whether the service manager's store keeps descriptors for the next process, by storing
+/// one. Waits until `deadline` at most. Returns the reason if it does not.
+pub fn find_store(deadline: Instant) -> Result<(), String> {
+    match address() {
+        None => Err("there is no NOTIFY_SOCKET".to_string()),
+        Some(Address::Vsock { .. }) => Err("NOTIFY_SOCKET is vsock".to_string()),
+        Some(Address::Unix(_)) => match probe(deadline) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(
+                "the service manager keeps no descriptors (FileDescriptorStoreMax=)".to_string(),
+            ),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err("the service manager does not answer in time".to_string())
+            }
+            Err(error) => Err(format!(
+                "can't reach the service manager: {}",
+                without_errno(&error)
+            )),
+        },
+    }
+}
+
+fn probe(deadline: Instant) -> io::Result<bool> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // Polled: systemd drops it when this process ends, in any case.
+    put(
+        &format!("FDSTORE=1\nFDNAME={}\n", state::PROBE),
+        writer,
+        deadline,
+    )?;
+    // Set by systemd since version 254 if its store keeps any descriptors (systemd.exec(5)).
+    let is_sure = std::env::var_os("FDSTORE").is_some_and(|most| most != "0");
+    let patience = if is_sure { Duration::ZERO } else { LATE_CLOSE };
+    if has_hung_up(&reader, deadline.min(Instant::now() + patience))? {
+        return Ok(false);
+    }
+    let remove = format!("FDSTOREREMOVE=1\nFDNAME={}\n", state::PROBE);
+    send(&remove, None, deadline)?;
+    Ok(true)
+}
+
+/// What has become of a handover state that was to be stored.
+pub enum Stored {
+    /// The service manager keeps it.
+    Kept,
+    /// It is closed, for this reason.
+    Lost(String),
+    /// The service manager has not read it yet, for this reason.
+    Unconfirmed(String),
+}
+
+/// Stores `pack` for the next process. Waits until `deadline` at most.
+pub fn store(pack: Pack, deadline: Instant) -> Stored {
+    // Not polled: systemd would take the end of this process, which closes the other end, for a
+    // hang-up, and drop it.
+    let text = format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", state::NAME);
+    let sent = put(&text, pack.socket, deadline);
+    match (sent, has_hung_up(&pack.peer, Instant::now())) {
+        (Ok(()), Ok(false)) => Stored::Kept,
+        (Ok(()), Ok(true)) => Stored::Lost("it has not kept them".to_string()),
+        (Err(error), Ok(true)) => Stored::Lost(without_errno(&error)),
+        (Err(error), _) => Stored::Unconfirmed(without_errno(&error)),
+        (_, Err(error)) => Stored::Unconfirmed(without_errno(&error)),
+    }
+}
+
+/// Returns whether, by `deadline`, nobody holds the other end of a pipe or of a socket.
+fn has_hung_up(end: &OwnedFd, deadline: Instant) -> io::Result<bool> {
+    let mut polled = [PollFd::new(end, PollFlags::empty())];
+    Ok(poll_until(&mut polled, deadline)?)
+}
+
+/// Sends a descriptor and closes it here, then waits until systemd has read it.
+fn put(text: &str, descriptor: OwnedFd, deadline: Instant) -> io::Result<()> {
+    send(text, Some(descriptor.as_fd()), deadline)?;
+    drop(descriptor);
+    // systemd reads the messages in order, and closes the descriptor that comes with this one
+    // (sd_notify_barrier(3)).
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    send("BARRIER=1\n", Some(writer.as_fd()), deadline)?;
+    drop(writer);
+    wait(&reader, PollFlags::empty(), deadline)
+}
+
+/// Removes the handover state from systemd's store.
+pub fn forget() {
+    enqueue(format!("FDSTOREREMOVE=1\nFDNAME={}\n", state::NAME));
+}
+
+/// Returns whether there is a service manager to notify.
+pub fn is_enabled() -> bool {
+    address().is_some()
+}
+
+/// Messages to retry, each with its deadline. A thread retries while there are any.
+static PENDING: Mutex<VecDeque<(String, Instant)>> = Mutex::new(VecDeque::new());
+
+/// Locks the messages. No code panics while it holds this lock.
+fn pending() -> MutexGuard<'static, VecDeque<(String, Instant)>> {
+    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends an important message without blocking. If that fails for lack of room, it is retried for a
+/// while.
+fn enqueue(text: String) {
+    let Some(address) = address() else {
+        return;
+    };
+    let mut pending = pending();
+    if pending.is_empty() && matches!(address, Address::Unix(_)) {
+        let sent = send(&text, None, Instant::now());
+        if failed_by(&sent) != Some(io::ErrorKind::TimedOut) {
+            note(sent);
+            return;
+        }
+    }
+    if pending.len() == MOST_PENDING {
+        pending.pop_front();
+    }
+    let is_first = pending.is_empty();
+    pending.push_back((text, Instant::now() + PATIENCE));
+    drop(pending);
+    if is_first && let Err(error) = thread::spawn("notify-again", try_again) {
+        warn!("can't tell the service manager again: {error}");
+        self::pending().clear();
+    }
+}
+
+/// Sends the pending messages, in order.
+fn try_again() {
+    loop {
+        let Some((text, deadline)) = pending().front().cloned() else {
+            return;
+        };
+        note(send(&text, None, deadline));
+        let mut pending = pending();
+        // A full queue may have dropped this message meanwhile.
+        if pending.front().is_some_and(|(first, _)| *first == text) {
+            pending.pop_front();
+        }
+        if pending.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Sends a message unless others are pending. Waits for `patience` at most; returns whether it was
+/// sent.
+fn deliver(text: &str, patience: Duration) -> bool {
+    if !pending().is_empty() {
+        return false;
+    }
+    let sent = send(text, None, Instant::now() + patience);
+    let is_sent = sent.is_ok();
+    // The thread is interrupted when it is to end.
+    if failed_by(&sent) != Some(io::ErrorKind::Interrupted) {
+        note(sent);
+    }
+    is_sent
+}
+
+fn failed_by(sent: &io::Result<()>) -> Option<io::ErrorKind> {
+    sent.as_ref().err().map(io::Error::kind)
+}
+
+/// Logs a failure to notify the service manager, once until a message is sent.
+fn note(sent: io::Result<()>) {
+    static FAILS: AtomicBool = AtomicBool::new(false);
+    match sent {
+        Ok(()) => FAILS.store(false, Ordering::Relaxed),
+        Err(_) if FAILS.swap(true, Ordering::Relaxed) => {}
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            warn!("can't tell the service manager: it does not read NOTIFY_SOCKET");
+        }
+        Err(error) => warn!(
+            "can't tell the service manager (NOTIFY_SOCKET): {}",
+            without_errno(&error)
+        ),
+    }
+}
+
+/// Sends a message. Waits until `deadline` for room in the receiver's queue.
+fn send(text: &str, descriptor: Option<BorrowedFd<'_>>, deadline: Instant) -> io::Result<()> {
+    let Some(address) = address() else {
+        return Ok(());
+    };
+    let socket = address.connect(deadline)?;
+    let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        rights.push(SendAncillaryMessage::ScmRights(&descriptors));
+    }
+    let text = [IoSlice::new(text.as_bytes())];
+    loop {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::sendmsg(&socket, &text, &mut rights, flags) {
+            Ok(_) => break,
+            Err(Errno::AGAIN) => wait(&socket, PollFlags::OUT, deadline)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if sockopt::socket_type(&socket)? != SocketType::DGRAM {
+        // The end of the stream is the end of the message. Unread data may be lost when the socket
+        // is closed; whether it has been read is unknown if the receiver leaves its end open.
+        rustix::net::shutdown(&socket, Shutdown::Write)?;
+        let _ = wait(&socket, PollFlags::IN, deadline);
+    }
+    Ok(())
+}
+
+/// Waits until one of `events` occurs on `descriptor`, or its other end is closed.
+fn wait(descriptor: &OwnedFd, events: PollFlags, deadline: Instant) -> io::Result<()> {
+    match poll_until(&mut [PollFd::new(descriptor, events)], deadline)? {
+        true => Ok(()),
+        false => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vsock(kind: Option<SocketType>) -> Option<Address> {
+        let (cid, port) = (2, 1234);
+        Some(Address::Vsock { kind, cid, port })
+    }
+
+    #[test]
+    fn all_forms_of_an_address_are_understood() {
+        let parse = |text: &str| Address::parse(OsStr::new(text));
+        let unix = |address: rustix::io::Result<_>| Some(Address::Unix(address.unwrap()));
+        assert_eq!(
+            parse("/run/notify"),
+            unix(SocketAddrUnix::new("/run/notify"))
+        );
+        let name = SocketAddrUnix::new_abstract_name(b"of/a relay");
+        assert_eq!(parse("@of/a relay"), unix(name));
+        assert_eq!(parse("vsock:2:1234"), vsock(None));
+        assert_eq!(
+            parse("vsock-stream:2:1234"),
+            vsock(Some(SocketType::STREAM))
+        );
+        assert_eq!(parse("vsock-dgram:2:1234"), vsock(Some(SocketType::DGRAM)));
+        let seqpacket = Some(SocketType::SEQPACKET);
+        assert_eq!(parse("vsock-seqpacket:2:1234"), vsock(seqpacket));
+        for absurd in [
+            "",
+            "@",
+            "run/notify",
+            "vsock:",
+            "vsock::1",
+            "vsock:2:",
+            "vsock:4294967295:1",
+            "vsock:2:-1",
+            "vsock-raw:2:1",
+            &format!("/{}", "x".repeat(200)),
+            &format!("@{}", "x".repeat(200)),
+        ] {
+            assert_eq!(parse(absurd), None, "{absurd}");
+        }
+    }
+}
