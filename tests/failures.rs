@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use blockchain_tcpd::metrics::Closed;
 use shared::command::sets::server;
-use shared::command::{CommandClass, CommandSet, CommandSpec, OUTCOMES, Outcome};
+use shared::command::{CommandClass, CommandSet, CommandSpec, OUTCOMES, Outcome, ValueType};
 
 use crate::support::kernel::{can, local_server, own_address, shell, through};
 use crate::support::{Client, Daemon, run_to_end, wait_until};
@@ -186,9 +186,10 @@ fn with_16_descriptors_it_does_not_start_and_says_why() {
 /// A command with a mistake in it.
 const FAULTY: CommandSet = &[CommandSpec {
     name: "FAIL",
-    arguments: "",
+    parameters: &[],
+    result: ValueType::Text,
     summary: "fails",
-    kind: CommandClass::Query,
+    class: CommandClass::Query,
     execute: |context, _| {
         let clients = context.clients.load(Ordering::SeqCst);
         assert_eq!(clients, usize::MAX, "this is the mistake");

@@ -11,7 +11,7 @@ use blockchain_tcpd::admin::AdminServer;
 use blockchain_tcpd::admin::{Context, Draining};
 use blockchain_tcpd::server::listener;
 use shared::command::sets::server;
-use shared::command::{CommandClass, CommandSet, CommandSpec, Reply as Value};
+use shared::command::{CommandClass, CommandSet, CommandSpec, Value, ValueType};
 
 use crate::project::{Example, examples};
 use crate::support::http::{Reply, connect, daemon, get, get_with, send, try_get};
@@ -601,13 +601,14 @@ static IS_HELD: AtomicBool = AtomicBool::new(false);
 /// HOLD keeps its worker from anything else.
 const HOLD: CommandSet = &[CommandSpec {
     name: "HOLD",
-    arguments: "",
+    parameters: &[],
+    result: ValueType::Text,
     summary: "waits to be told to go on",
-    kind: CommandClass::Query,
+    class: CommandClass::Query,
     execute: |_, _| {
         IS_HELD.store(true, Ordering::Relaxed);
         wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));
-        Ok(Value::Text("WENT ON"))
+        Ok(Value::from("WENT ON"))
     },
 }];
 

@@ -80,7 +80,7 @@ fn commands_of_the_table() -> String {
     for (name, set) in sets {
         text += &format!(".Pp\nThe set\n.Ql {name} :\n.Bl -tag -width \"HELP [COMMAND]\"\n");
         for entry in set {
-            let arguments = match entry.arguments {
+            let arguments = match &*entry.arguments() {
                 "" => String::new(),
                 arguments => format!(" Ar {arguments}"),
             };

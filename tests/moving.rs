@@ -14,7 +14,7 @@ use blockchain_tcpd::transport::connection::Connection;
 use crossbeam_channel::Receiver;
 use rustix::net::{RecvFlags, SendFlags};
 use shared::command::sets::server;
-use shared::command::{CommandClass, CommandError, CommandSet, CommandSpec, Reply};
+use shared::command::{CommandClass, CommandError, CommandSet, CommandSpec, Value, ValueType};
 
 use crate::support::kernel::local_server;
 use crate::support::{Client, PATIENCE, wait_until};
@@ -152,9 +152,10 @@ static ALL_TAKEN: AtomicBool = AtomicBool::new(false);
 /// TAKE takes all turns that there are, and wants one more, however long it has to wait.
 const TAKE: CommandSet = &[CommandSpec {
     name: "TAKE",
-    arguments: "",
+    parameters: &[],
+    result: ValueType::Text,
     summary: "takes all turns and wants one more",
-    kind: CommandClass::Compute,
+    class: CommandClass::Compute,
     execute: |context, request| {
         let mut limiter = Vec::new();
         loop {
@@ -199,14 +200,15 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 /// HOLD keeps its worker from anything else.
 const HOLD: CommandSet = &[CommandSpec {
     name: "HOLD",
-    arguments: "",
+    parameters: &[],
+    result: ValueType::Text,
     summary: "waits to be told to go on",
-    kind: CommandClass::Query,
+    class: CommandClass::Query,
     execute: |context, _| {
         COUNT.get_or_init(|| context.clients.clone());
         HELD.fetch_add(1, Ordering::SeqCst);
         wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));
-        Ok(Reply::Text("WENT ON"))
+        Ok(Value::from("WENT ON"))
     },
 }];
 

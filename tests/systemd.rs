@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use blockchain_tcpd::handover::state;
 use shared::command::sets::server;
-use shared::command::{CommandClass, CommandSet, CommandSpec, Reply};
+use shared::command::{CommandClass, CommandSet, CommandSpec, Value, ValueType};
 
 use crate::support::kernel::{local_server, own_address, shell, through};
 use crate::support::manager::{Fate, Manager, close_late};
@@ -516,13 +516,14 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 /// STUCK keeps its worker from anything else.
 const STUCK: CommandSet = &[CommandSpec {
     name: "STUCK",
-    arguments: "",
+    parameters: &[],
+    result: ValueType::Text,
     summary: "waits to be told to go on",
-    kind: CommandClass::Query,
+    class: CommandClass::Query,
     execute: |_, _| {
         HELD.fetch_add(1, Ordering::SeqCst);
         wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));
-        Ok(Reply::Text("WENT ON"))
+        Ok(Value::from("WENT ON"))
     },
 }];
 

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
 use shared::clock::Nanos;
-use shared::command::{CommandClass, CommandError, Context, Line, Outcome, Reply, Request};
+use shared::command::{CommandClass, CommandError, Context, Line, Outcome, Request, Value, join};
 
 /// The longest request in bytes, its line end included.
 pub const LONGEST_REQUEST: usize = 1024;
@@ -90,11 +90,11 @@ pub fn answer(context: &Context, line: Line<'_>, asked: Nanos, output: &mut Vec<
             close_after_write: false,
         },
         Some(Ok(request)) => match &request.execute(context) {
-            Ok(reply) => {
-                write_reply(reply, output);
+            Ok(value) => {
+                write_value(value, output);
                 Answered {
-                    outcome: Outcome::value(request.index).of(request.entry.kind),
-                    close_after_write: request.entry.kind == CommandClass::Quit,
+                    outcome: Outcome::value(request.index).of(request.spec.class),
+                    close_after_write: request.spec.class == CommandClass::Quit,
                 }
             }
             Err(refusal) => refuse(Some(request), refusal, output),
@@ -112,7 +112,7 @@ fn refuse(
     let outcome = match (refusal, request) {
         (CommandError::Deferred, _) => Outcome::DEFERRED,
         (_, None) => Outcome::refused(None, refusal),
-        (_, Some(request)) => Outcome::refused(Some(request.index), refusal).of(request.entry.kind),
+        (_, Some(request)) => Outcome::refused(Some(request.index), refusal).of(request.spec.class),
     };
     if outcome != Outcome::DEFERRED {
         write_refusal(refusal, output);
@@ -123,15 +123,14 @@ fn refuse(
     }
 }
 
-/// Appends `reply` to `output`, as one line.
+/// Appends `value` to `output`, as one line.
 #[inline]
-fn write_reply(reply: &Reply<'_>, output: &mut Vec<u8>) {
-    let text = match reply {
-        Reply::Number(number) => return write_number(*number, output),
-        Reply::Text(text) => *text,
-        Reply::Owned(text) => text,
-    };
-    output.extend_from_slice(text.as_bytes());
+fn write_value(value: &Value<'_>, output: &mut Vec<u8>) {
+    match value {
+        Value::Integer(number) => return write_integer(*number, output),
+        Value::Text(text) => output.extend_from_slice(text.as_bytes()),
+        Value::Integers(numbers) => output.extend_from_slice(join(numbers).as_bytes()),
+    }
     output.push(b'\n');
 }
 
@@ -149,8 +148,8 @@ pub fn write_refusal(refusal: &CommandError<'_>, output: &mut Vec<u8>) {
 /// Appends decimal digits and the end of the line. Most numbers are small, and appending an array
 /// of known length needs no call: with many requests per read, `write!` would be half of the work.
 #[inline]
-fn write_number(number: u64, output: &mut Vec<u8>) {
-    let digit = |power: u64| b'0' + (number / power % 10) as u8;
+fn write_integer(number: i64, output: &mut Vec<u8>) {
+    let digit = |power: i64| b'0' + (number / power % 10) as u8;
     match number {
         0..=9 => output.extend_from_slice(&[digit(1), b'\n']),
         10..=99 => output.extend_from_slice(&[digit(10), digit(1), b'\n']),
@@ -178,15 +177,29 @@ impl fmt::Write for Ascii<'_> {
 mod tests {
     use super::*;
 
-    fn number(value: u64) -> String {
+    fn number(value: i64) -> String {
         let mut output = Vec::new();
-        write_reply(&Reply::Number(value), &mut output);
+        write_value(&Value::Integer(value), &mut output);
         String::from_utf8(output).unwrap()
     }
 
     #[test]
     fn numbers_are_written_as_std_writes_them() {
-        for value in [0, 1, 9, 10, 42, 99, 100, 999, 1000, 12_345, u64::MAX] {
+        for value in [
+            0,
+            1,
+            9,
+            10,
+            42,
+            99,
+            100,
+            999,
+            1000,
+            12_345,
+            i64::MAX,
+            -1,
+            i64::MIN,
+        ] {
             assert_eq!(number(value), format!("{value}\n"));
         }
     }

@@ -132,18 +132,19 @@ mod tests {
     use crate::transport::clients::Clients;
     use crate::transport::lingering_close::LingeringClose;
     use shared::command::sets::server;
-    use shared::command::{CommandClass, CommandSet, CommandSpec, Reply};
+    use shared::command::{CommandClass, CommandSet, CommandSpec, Value, ValueType};
 
     /// COMPUTE answers with the name of the thread that computes.
     const COMPUTE: CommandSet = &[CommandSpec {
         name: "COMPUTE",
-        arguments: "",
+        parameters: &[],
+        result: ValueType::Text,
         summary: "the name of the thread",
-        kind: CommandClass::Compute,
+        class: CommandClass::Compute,
         execute: |context, request| {
             let _turn = context.limiter.take(request)?;
             let thread = std::thread::current();
-            Ok(Reply::Owned(thread.name().unwrap_or_default().to_string()))
+            Ok(Value::from(thread.name().unwrap_or_default().to_string()))
         },
     }];
 

@@ -166,7 +166,10 @@ fn the_help_of_a_request_shows_how_it_is_written() {
         let name = entry.name.to_lowercase();
         for written in [name.as_str(), entry.name] {
             let help = help(&[written]);
-            let usage = format!("Usage: blockchain-tcp [OPTIONS] {name} {}", entry.arguments);
+            let usage = format!(
+                "Usage: blockchain-tcp [OPTIONS] {name} {}",
+                entry.arguments()
+            );
             assert!(help.lines().any(|line| line == usage.trim_end()), "{help}");
             assert!(help.starts_with(entry.summary), "{help}");
         }

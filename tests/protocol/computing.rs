@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use shared::command::{CommandClass, CommandSet, CommandSpec, Permit, Reply, sets};
+use shared::command::{CommandClass, CommandSet, CommandSpec, Permit, Value, ValueType, sets};
 
 use super::{errors, proves};
 use crate::support::kernel::local_server;
@@ -72,14 +72,15 @@ static TAKEN: Mutex<Vec<Permit>> = Mutex::new(Vec::new());
 /// `TAKE` takes all turns that there are, and keeps them.
 const TAKE: CommandSet = &[CommandSpec {
     name: "TAKE",
-    arguments: "",
+    parameters: &[],
+    result: ValueType::Text,
     summary: "takes all turns",
-    kind: CommandClass::Compute,
+    class: CommandClass::Compute,
     execute: |context, request| {
         while let Ok(turn) = context.limiter.take(request) {
             TAKEN.lock().unwrap().push(turn);
         }
-        Ok(Reply::Text("TAKEN"))
+        Ok(Value::from("TAKEN"))
     },
 }];
 

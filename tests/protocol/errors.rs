@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use shared::command::NoRoom;
 use shared::command::Unavailable;
-use shared::command::{self, BadHeader, CommandClass, CommandError, CommandSet, CommandSpec};
+use shared::command::{
+    self, BadHeader, CommandClass, CommandError, CommandSet, CommandSpec, ParameterType, ValueType,
+};
 
 use super::{COMMANDS, daemon, proves, words_of_the_document};
 use crate::support::kernel::local_server;
@@ -107,7 +109,7 @@ fn the_server_says_no_word_that_the_document_lacks() {
         CommandError::Unknown(b"x"),
         CommandError::Usage(&command::sets::server::SET[0]),
         CommandError::Argument {
-            wanted: "a number",
+            wanted: &ParameterType::Word,
             given: b"x",
         },
         CommandError::OutOfRange("too large"),
@@ -153,9 +155,10 @@ fn a_request_that_fails_inside_costs_its_client_the_connection_and_nobody_else_a
     proves(r#"`ERR INTERNAL`: the server failed at this request, and then it closes."#);
     const FAILING: CommandSet = &[CommandSpec {
         name: "FAIL",
-        arguments: "",
+        parameters: &[],
+        result: ValueType::Text,
         summary: "a failure of the server",
-        kind: CommandClass::Query,
+        class: CommandClass::Query,
         execute: |_, _| panic!("asked to fail"),
     }];
     let server = local_server(

@@ -55,7 +55,7 @@ fn open_metrics(state: &State<'_>) -> String {
         draining: state.draining.unwrap_or_default(),
         answered: state.answered,
         commands: commands
-            .map(|entry: &CommandSpec| (entry.name, entry.kind))
+            .map(|entry: &CommandSpec| (entry.name, entry.class))
             .collect(),
         cluster: state.context.cluster.show(),
         process: Process::now(),

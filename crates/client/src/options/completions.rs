@@ -31,7 +31,7 @@ pub fn script(shell: Shell) -> String {
     let command = command.mut_subcommand("help", |help| {
         help.mut_arg(WORDS, |words| named(words, |_| true).hide(false))
     });
-    let goes_on = |entry: &CommandSpec| entry.kind != CommandClass::Quit;
+    let goes_on = |entry: &CommandSpec| entry.class != CommandClass::Quit;
     let mut command = command.mut_subcommand("bench", |bench| {
         bench.mut_arg("request", |request| named(request, goes_on))
     });

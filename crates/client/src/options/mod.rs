@@ -283,7 +283,7 @@ fn usage(error: &clap::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use shared::command::{CommandClass, CommandSet, Reply};
+    use shared::command::{CommandClass, CommandSet, Value, ValueType};
 
     use super::*;
 
@@ -296,10 +296,11 @@ mod tests {
     fn a_command_that_is_named_like_a_task_is_asked_behind_two_hyphens() {
         const SET: CommandSet = &[CommandSpec {
             name: "WATCH",
-            arguments: "",
+            parameters: &[],
+            result: ValueType::Text,
             summary: "a clock",
-            kind: CommandClass::Query,
-            execute: |_, _| Ok(Reply::Text("late")),
+            class: CommandClass::Query,
+            execute: |_, _| Ok(Value::from("late")),
         }];
         let command = command_for(SET.iter());
         command.clone().debug_assert();

@@ -45,7 +45,7 @@ fn request(entry: &CommandSpec) -> Command {
 
 /// Returns the usage of a request.
 fn with_arguments(entry: &CommandSpec) -> String {
-    let text = [&entry.name.to_lowercase(), entry.arguments].join(" ");
+    let text = [entry.name.to_lowercase(), entry.arguments()].join(" ");
     text.trim_end().to_string()
 }
 

@@ -62,8 +62,8 @@ impl Outcome {
 
     /// Returns the same outcome, marked as one of a command of this class.
     #[inline]
-    pub fn of(self, kind: CommandClass) -> Self {
-        match kind {
+    pub fn of(self, class: CommandClass) -> Self {
+        match class {
             CommandClass::Compute => Outcome(self.0 | COMPUTES),
             CommandClass::Query | CommandClass::Quit => self,
         }

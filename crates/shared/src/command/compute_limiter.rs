@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::{CommandClass, CommandError, Request};
+use super::{Call, CommandClass, CommandError};
 use crate::clock::Nanos;
 
 /// Part of a permit's cooldown that pays for the request's overhead: reading it, writing its reply,
@@ -101,14 +101,9 @@ impl ComputeLimiter {
     }
 
     /// Waits for a permit.
-    pub fn take<'a>(&self, request: &Request<'_>) -> Result<Permit, CommandError<'a>> {
-        debug_assert_eq!(
-            request.entry.kind,
-            CommandClass::Compute,
-            "{}",
-            request.entry.name
-        );
-        let waited = Duration::from_nanos(request.asked.until(Nanos::now()));
+    pub fn take<'a>(&self, call: &Call<'_>) -> Result<Permit, CommandError<'a>> {
+        debug_assert_eq!(call.spec.class, CommandClass::Compute, "{}", call.spec.name);
+        let waited = Duration::from_nanos(call.asked.until(Nanos::now()));
         self.take_within(ComputeLimiter::PATIENCE.saturating_sub(waited))
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::CommandSpec;
+use super::{CommandSpec, ParameterType};
 
 /// The most bytes of a request that an error quotes, counted before escaping.
 const LONGEST_QUOTE: usize = 64;
@@ -16,8 +16,8 @@ pub enum CommandError<'a> {
     Usage(&'static CommandSpec),
     /// An argument is not what the command takes.
     Argument {
-        /// What the command takes: a noun.
-        wanted: &'static str,
+        /// What the command takes.
+        wanted: &'static ParameterType,
         /// What was given.
         given: &'a [u8],
     },
@@ -149,10 +149,10 @@ impl fmt::Display for CommandError<'_> {
             CommandError::Unknown(name) => {
                 write!(f, "no such command: {} (try HELP)", Quoted(name))
             }
-            CommandError::Usage(entry) if entry.arguments.is_empty() => {
-                write!(f, "{} takes no arguments", entry.name)
+            CommandError::Usage(spec) if spec.parameters.is_empty() => {
+                write!(f, "{} takes no arguments", spec.name)
             }
-            CommandError::Usage(entry) => write!(f, "usage: {} {}", entry.name, entry.arguments),
+            CommandError::Usage(spec) => write!(f, "usage: {} {}", spec.name, spec.arguments()),
             CommandError::Argument { wanted, given } => {
                 write!(f, "not {wanted}: {}", Quoted(given))
             }

@@ -1,16 +1,19 @@
 //! Commands about words: the example of CONTRIBUTING.md.
 
-use crate::command::{CommandClass, CommandSet, CommandSpec, Reply};
+use crate::command::{
+    Argument, CommandClass, CommandError, CommandSet, CommandSpec, Parameter, Value, ValueType,
+};
 
 /// The command set `words`.
 pub const SET: CommandSet = &[CommandSpec {
     name: "LENGTH",
-    arguments: "WORD",
+    parameters: &[Parameter::word("WORD")],
+    result: ValueType::Integer,
     summary: "how many characters a word has",
-    kind: CommandClass::Query,
-    execute: |_, request| {
-        let [word] = request.take()?;
-        Ok(Reply::Number(word.len() as u64))
+    class: CommandClass::Query,
+    execute: |_, call| match call.arguments[..] {
+        [Argument::Word(word)] => Ok(Value::from(word.len() as u64)),
+        _ => Err(CommandError::Usage(call.spec)),
     },
 }];
 

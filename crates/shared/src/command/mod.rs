@@ -13,6 +13,7 @@ mod example;
 mod key;
 
 pub mod sets;
+mod value;
 
 use std::sync::Arc;
 
@@ -25,21 +26,59 @@ pub use self::error::{BadHeader, CommandError, NoRoom, Quoted, Unavailable};
 use self::key::Key;
 pub use self::key::Line;
 pub use self::sets::SETS;
+pub use self::value::{Argument, Count, Parameter, ParameterType, Value, ValueType};
 use crate::clock::Nanos;
 use crate::sync::atomic::AtomicUsize;
 
-/// A command: its name, its description and its handler.
+/// A command: its declaration and its handler.
 pub struct CommandSpec {
     /// Its name, in capital letters.
     pub name: &'static str,
-    /// Its arguments as `HELP` shows them, or an empty text.
-    pub arguments: &'static str,
+    /// Its arguments.
+    pub parameters: &'static [Parameter],
+    /// The type of its result.
+    pub result: ValueType,
     /// What it does, as a phrase for `HELP`.
     pub summary: &'static str,
     /// Its class.
-    pub kind: CommandClass,
-    /// Handler: returns the reply or the error.
-    pub execute: for<'a> fn(&'a Context, &Request<'a>) -> Result<Reply<'a>, CommandError<'a>>,
+    pub class: CommandClass,
+    /// Handler: returns the result or the error.
+    pub execute: for<'a> fn(&'a Context, &Call<'a>) -> Result<Value<'a>, CommandError<'a>>,
+}
+
+impl CommandSpec {
+    /// Returns its arguments as `HELP` shows them, or an empty text.
+    pub fn arguments(&self) -> String {
+        let arguments = self.parameters.iter().map(Parameter::to_string);
+        arguments.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Parses the words of `text` as the arguments.
+    fn parse<'a>(&'static self, text: &'a [u8]) -> Result<Vec<Argument<'a>>, CommandError<'a>> {
+        let given = words(text).count();
+        let (least, most) = match self.parameters {
+            [] => (0, 0),
+            all @ [.., last] => match last.count {
+                Count::One => (all.len(), all.len()),
+                Count::Optional => (all.len() - 1, all.len()),
+                Count::Repeated => (all.len(), usize::MAX),
+            },
+        };
+        if !(least..=most).contains(&given) {
+            return Err(CommandError::Usage(self));
+        }
+        // The last parameter takes all further words.
+        let parameters = self
+            .parameters
+            .iter()
+            .chain(self.parameters.last().into_iter().cycle());
+        let arguments = words(text).zip(parameters).map(|(given, parameter)| {
+            let argument = parameter.parse(given);
+            let wanted = &parameter.kind;
+            argument.ok_or(CommandError::Argument { wanted, given })
+        });
+        arguments.collect()
+    }
 }
 
 /// Class of a command: what the server must do besides calling its handler.
@@ -105,10 +144,10 @@ impl Context {
         asked: Nanos,
     ) -> Option<Result<Request<'a>, CommandError<'a>>> {
         // Fast path: most requests are a name without arguments.
-        if let Some((index, entry)) = self.table.find(line) {
+        if let Some((index, spec)) = self.table.find(line) {
             let rest = b"";
             return Some(Ok(Request {
-                entry,
+                spec,
                 index,
                 rest,
                 asked,
@@ -126,8 +165,8 @@ impl Context {
         let found = self.table.find(Line::new(name));
         let is_text = || line.iter().all(|byte| is_text(*byte));
         Some(match found {
-            Some((index, entry)) if rest.is_empty() || is_text() => Ok(Request {
-                entry,
+            Some((index, spec)) if rest.is_empty() || is_text() => Ok(Request {
+                spec,
                 index,
                 rest,
                 asked,
@@ -145,7 +184,7 @@ pub struct Table(Vec<(Key, &'static CommandSpec)>);
 impl Table {
     fn new(sets: &[CommandSet]) -> Self {
         let entries = sets.iter().copied().flatten();
-        let table: Vec<_> = entries.map(|entry| (Key::new(entry.name), entry)).collect();
+        let table: Vec<_> = entries.map(|spec| (Key::new(spec.name), spec)).collect();
         // The sets are known at build time, so this can only fail at the first start of a new
         // build.
         assert!(table.len() <= MOST_COMMANDS, "too many to be counted");
@@ -154,22 +193,22 @@ impl Table {
 
     /// Returns all commands, in the order in which `HELP` lists them.
     pub fn entries(&self) -> impl Iterator<Item = &'static CommandSpec> {
-        self.0.iter().map(|(_, entry)| *entry)
+        self.0.iter().map(|(_, spec)| *spec)
     }
 
     /// Returns the command of this name, ignoring case, and its index in the table.
     #[inline]
     pub fn find(&self, name: Line<'_>) -> Option<(usize, &'static CommandSpec)> {
         let mut entries = self.0.iter().enumerate();
-        let (index, (_, entry)) = entries.find(|(_, (key, _))| key.is(name))?;
-        Some((index, entry))
+        let (index, (_, spec)) = entries.find(|(_, (key, _))| key.is(name))?;
+        Some((index, spec))
     }
 }
 
-/// A request: a command with its arguments.
+/// A request of a text protocol: a command with its arguments as words.
 pub struct Request<'a> {
     /// The command.
-    pub entry: &'static CommandSpec,
+    pub spec: &'static CommandSpec,
     /// Its index in the table.
     pub index: usize,
     rest: &'a [u8],
@@ -178,48 +217,52 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Executes the command.
+    /// Parses the arguments and executes the command.
     #[inline]
-    pub fn execute(&self, context: &'a Context) -> Result<Reply<'a>, CommandError<'a>> {
-        if self.entry.kind == CommandClass::Compute {
-            context.limiter.look()?;
-        }
-        (self.entry.execute)(context, self)
-    }
-
-    /// Returns the arguments, word by word.
-    pub fn arguments(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let mut rest = self.rest;
-        std::iter::from_fn(move || {
-            let (word, after) = split_word(rest)?;
-            rest = after;
-            Some(word)
-        })
-    }
-
-    /// Returns the arguments if there are exactly `N`, otherwise an error.
-    pub fn take<const N: usize>(&self) -> Result<[&'a [u8]; N], CommandError<'a>> {
-        let mut words = [&b""[..]; N];
-        let mut given = self.arguments();
-        for word in &mut words {
-            *word = given.next().ok_or(CommandError::Usage(self.entry))?;
-        }
-        match given.next() {
-            None => Ok(words),
-            Some(_) => Err(CommandError::Usage(self.entry)),
-        }
+    pub fn execute(&self, context: &'a Context) -> Result<Value<'a>, CommandError<'a>> {
+        let Request { spec, asked, .. } = *self;
+        let arguments = match self.rest.is_empty() && spec.parameters.is_empty() {
+            true => Vec::new(),
+            false => spec.parse(self.rest)?,
+        };
+        let call = Call {
+            spec,
+            arguments,
+            asked,
+        };
+        call.execute(context)
     }
 }
 
-/// The value that a command returns.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Reply<'a> {
-    /// A number.
-    Number(u64),
-    /// Borrowed text of printable ASCII.
-    Text(&'a str),
-    /// Text of printable ASCII made for this reply.
-    Owned(String),
+/// A call of a command, with typed arguments.
+pub struct Call<'a> {
+    /// The command.
+    pub spec: &'static CommandSpec,
+    /// Its arguments, as many and of such types as it declares.
+    pub arguments: Vec<Argument<'a>>,
+    /// When the request was read.
+    pub asked: Nanos,
+}
+
+impl<'a> Call<'a> {
+    /// Executes the command.
+    #[inline]
+    pub fn execute(&self, context: &'a Context) -> Result<Value<'a>, CommandError<'a>> {
+        if self.spec.class == CommandClass::Compute {
+            context.limiter.look()?;
+        }
+        (self.spec.execute)(context, self)
+    }
+}
+
+/// Returns the words of `text`.
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (word, after) = split_word(rest)?;
+        rest = after;
+        Some(word)
+    })
 }
 
 /// Splits off the first word of `text`. Returns it and the rest, both without blanks around them,
@@ -250,6 +293,12 @@ fn is_text(byte: u8) -> bool {
     matches!(byte, b' '..=b'~' | b'\t')
 }
 
+/// Returns the numbers in decimal digits, separated by blanks.
+pub fn join(numbers: &[i64]) -> String {
+    let words: Vec<String> = numbers.iter().map(i64::to_string).collect();
+    words.join(" ")
+}
+
 #[cfg(test)]
 impl Context {
     /// Returns the reply to a request as a line shows it, or nothing if the request is blank.
@@ -257,9 +306,9 @@ impl Context {
         let request = self.parse(Line::new(request.as_bytes()), Nanos::now());
         match request.map(|request| request?.execute(self)) {
             None => String::new(),
-            Some(Ok(Reply::Number(number))) => number.to_string(),
-            Some(Ok(Reply::Text(text))) => text.to_string(),
-            Some(Ok(Reply::Owned(text))) => text,
+            Some(Ok(Value::Integer(number))) => number.to_string(),
+            Some(Ok(Value::Integers(numbers))) => join(&numbers),
+            Some(Ok(Value::Text(text))) => text.into_owned(),
             Some(Err(error)) => format!("ERR {error:?}"),
         }
     }

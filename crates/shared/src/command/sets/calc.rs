@@ -5,36 +5,43 @@ use std::sync::LazyLock;
 use primal_sieve::Sieve;
 
 use crate::command::{
-    CommandClass, CommandError, CommandSet, CommandSpec, Context, Reply, Request,
+    Argument, Call, CommandClass, CommandError, CommandSet, CommandSpec, Context, Count, Parameter,
+    Value, ValueType,
 };
 
 /// ADD, MAX and NP.
 pub const SET: CommandSet = &[
     CommandSpec {
         name: "ADD",
-        arguments: "X Y",
+        parameters: &[Parameter::integer("X"), Parameter::integer("Y")],
+        result: ValueType::Integer,
         summary: "the sum of two whole numbers of 64 bits",
-        kind: CommandClass::Query,
+        class: CommandClass::Query,
         execute: add,
     },
     CommandSpec {
         name: "MAX",
-        arguments: "X Y",
+        parameters: &[Parameter::integer("X"), Parameter::integer("Y")],
+        result: ValueType::Integer,
         summary: "the greater of two whole numbers of 64 bits",
-        kind: CommandClass::Query,
-        execute: max,
+        class: CommandClass::Query,
+        execute: |_, call| {
+            let [x, y] = integers(call)?;
+            Ok(Value::Integer(x.max(y)))
+        },
     },
     CommandSpec {
         name: "NP",
-        arguments: "N [N ...]",
+        parameters: &[Parameter::integer_between("N", 1, MOST_PRIMES).given(Count::Repeated)],
+        result: ValueType::Integers,
         summary: "the Nth primes, of which 2 is the first; N from 1 to 10000000",
-        kind: CommandClass::Compute,
+        class: CommandClass::Compute,
         execute: np,
     },
 ];
 
 /// The greatest N of `NP`.
-const MOST_PRIMES: usize = 10_000_000;
+const MOST_PRIMES: i64 = 10_000_000;
 
 /// The prime number `MOST_PRIMES`: <https://oeis.org/A006988>.
 const GREATEST_PRIME: usize = 179_424_673;
@@ -44,59 +51,35 @@ const GREATEST_PRIME: usize = 179_424_673;
 /// µs, and a request has room for 510 of them.
 static PRIMES: LazyLock<Sieve> = LazyLock::new(|| Sieve::new(GREATEST_PRIME));
 
-fn add<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
-    let [x, y] = integers(request)?;
-    let sum = x.checked_add(y);
-    let sum = sum.ok_or(CommandError::OutOfRange("the sum has more than 64 bits"))?;
-    Ok(Reply::Owned(sum.to_string()))
+fn add<'a>(_: &'a Context, call: &Call<'a>) -> Result<Value<'a>, CommandError<'a>> {
+    let [x, y] = integers(call)?;
+    let sum = x.checked_add(y).map(Value::Integer);
+    sum.ok_or(CommandError::OutOfRange("the sum has more than 64 bits"))
 }
 
-fn max<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
-    let [x, y] = integers(request)?;
-    Ok(Reply::Owned(x.max(y).to_string()))
-}
-
-fn np<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
-    // Validate all arguments before the first lookup.
-    let places = request.arguments().map(|word| {
-        number(word)
-            .filter(|place| (1..=MOST_PRIMES).contains(place))
-            .ok_or(CommandError::Argument {
-                wanted: "a whole number from 1 to 10000000",
-                given: word,
-            })
-    });
-    let places = places.collect::<Result<Vec<usize>, _>>()?;
-    if places.is_empty() {
-        return Err(CommandError::Usage(request.entry));
-    }
+fn np<'a>(context: &'a Context, call: &Call<'a>) -> Result<Value<'a>, CommandError<'a>> {
     // Computed before the permit is taken: otherwise all requests for primes would wait for the
     // permit meanwhile, and be refused for it.
     let primes = LazyLock::force(&PRIMES);
-    let mut turn = context.limiter.take(request)?;
-    let mut words = Vec::with_capacity(places.len());
-    for place in places {
-        words.push(primes.nth_prime(place).to_string());
-        turn.pause();
+    let mut permit = context.limiter.take(call)?;
+    let mut found = Vec::with_capacity(call.arguments.len());
+    for argument in &call.arguments {
+        let Argument::Integer(place) = *argument else {
+            return Err(CommandError::Usage(call.spec));
+        };
+        // Both fit: places are at most `MOST_PRIMES`.
+        found.push(primes.nth_prime(place as usize) as i64);
+        permit.pause();
     }
-    Ok(Reply::Owned(words.join(" ")))
+    Ok(Value::Integers(found))
 }
 
-/// Returns the arguments if they are exactly two integers.
-fn integers<'a>(request: &Request<'a>) -> Result<[i64; 2], CommandError<'a>> {
-    let [x, y] = request.take()?;
-    let integer = |word| {
-        number(word).ok_or(CommandError::Argument {
-            wanted: "a whole number of 64 bits",
-            given: word,
-        })
-    };
-    Ok([integer(x)?, integer(y)?])
-}
-
-/// Parses decimal digits with an optional sign.
-fn number<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
-    std::str::from_utf8(word).ok()?.parse().ok()
+/// Returns the arguments, which are declared as two integers.
+fn integers<'a>(call: &Call<'a>) -> Result<[i64; 2], CommandError<'a>> {
+    match call.arguments[..] {
+        [Argument::Integer(x), Argument::Integer(y)] => Ok([x, y]),
+        _ => Err(CommandError::Usage(call.spec)),
+    }
 }
 
 #[cfg(test)]

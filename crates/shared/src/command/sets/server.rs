@@ -4,80 +4,77 @@ use std::sync::atomic::Ordering;
 
 use crate::clock::Nanos;
 use crate::command::{
-    Census, CommandClass, CommandError, CommandSet, CommandSpec, Context, Line, Reply, Request,
-    Unavailable,
+    Argument, Call, Census, CommandClass, CommandError, CommandSet, CommandSpec, Context, Count,
+    Line, Parameter, Unavailable, Value, ValueType,
 };
 
 /// WHO, WHERE, WHY, and the commands that every client needs.
 pub const SET: CommandSet = &[
     CommandSpec {
         name: "WHO",
-        arguments: "",
+        parameters: &[],
+        result: ValueType::Integer,
         summary: "the number of clients connected, in a cluster to all its servers",
-        kind: CommandClass::Query,
+        class: CommandClass::Query,
         execute: who,
     },
     CommandSpec {
         name: "WHERE",
-        arguments: "",
+        parameters: &[],
+        result: ValueType::Text,
         summary: "the id of this server",
-        kind: CommandClass::Query,
-        execute: |context, request| {
-            let [] = request.take()?;
-            Ok(Reply::Text(&context.id))
-        },
+        class: CommandClass::Query,
+        execute: |context, _| Ok(Value::from(&*context.id)),
     },
     CommandSpec {
         name: "WHY",
-        arguments: "",
+        parameters: &[],
+        result: ValueType::Integer,
         summary: "the answer",
-        kind: CommandClass::Query,
-        execute: |_, request| {
-            let [] = request.take()?;
-            Ok(Reply::Number(42))
-        },
+        class: CommandClass::Query,
+        execute: |_, _| Ok(Value::Integer(42)),
     },
     CommandSpec {
         name: "PING",
-        arguments: "",
+        parameters: &[],
+        result: ValueType::Text,
         summary: "PONG, to keep the connection or to try it",
-        kind: CommandClass::Query,
-        execute: |_, request| {
-            let [] = request.take()?;
-            Ok(Reply::Text("PONG"))
-        },
+        class: CommandClass::Query,
+        execute: |_, _| Ok(Value::from("PONG")),
     },
     CommandSpec {
         name: "HELP",
-        arguments: "[COMMAND]",
+        parameters: &[Parameter::word("COMMAND").given(Count::Optional)],
+        result: ValueType::Text,
         summary: "the names of all commands, or what one of them does",
-        kind: CommandClass::Query,
+        class: CommandClass::Query,
         execute: help,
     },
     CommandSpec {
         name: "QUIT",
-        arguments: "",
+        parameters: &[],
+        result: ValueType::Text,
         summary: "BYE, and the server closes",
-        kind: CommandClass::Quit,
-        execute: quit,
+        class: CommandClass::Quit,
+        execute: |_, _| Ok(Value::from("BYE")),
     },
     CommandSpec {
         name: "EXIT",
-        arguments: "",
+        parameters: &[],
+        result: ValueType::Text,
         summary: "the same as QUIT",
-        kind: CommandClass::Quit,
-        execute: quit,
+        class: CommandClass::Quit,
+        execute: |_, _| Ok(Value::from("BYE")),
     },
 ];
 
-fn who<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
-    let [] = request.take()?;
+fn who<'a>(context: &'a Context, call: &Call<'a>) -> Result<Value<'a>, CommandError<'a>> {
     let here = context.clients.load(Ordering::SeqCst) as u64;
     let all = match &context.census {
         None => Ok(here),
-        Some(census) => cluster(&**census, here, request.asked),
+        Some(census) => cluster(&**census, here, call.asked),
     };
-    all.map(Reply::Number).map_err(CommandError::Unavailable)
+    all.map(Value::from).map_err(CommandError::Unavailable)
 }
 
 /// Out of line, so that the stack frame of this call is not part of every worker's stack, where
@@ -88,26 +85,21 @@ fn cluster(census: &dyn Census, here: u64, asked: Nanos) -> Result<u64, Unavaila
     census.clients(here, asked)
 }
 
-fn help<'a>(context: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
-    if request.arguments().next().is_none() {
-        let names: Vec<&str> = context.table.entries().map(|entry| entry.name).collect();
-        return Ok(Reply::Owned(names.join(" ")));
-    }
-    let [name] = request.take()?;
-    let (_, entry) = context
+fn help<'a>(context: &'a Context, call: &Call<'a>) -> Result<Value<'a>, CommandError<'a>> {
+    let [Argument::Word(name)] = call.arguments[..] else {
+        let names: Vec<&str> = context.table.entries().map(|spec| spec.name).collect();
+        return Ok(Value::from(names.join(" ")));
+    };
+    let (_, spec) = context
         .table
         .find(Line::new(name))
         .ok_or(CommandError::Unknown(name))?;
-    let blank = if entry.arguments.is_empty() { "" } else { " " };
-    Ok(Reply::Owned(format!(
-        "{}{blank}{}: {}",
-        entry.name, entry.arguments, entry.summary
+    let usage = [spec.name, &spec.arguments()].join(" ");
+    Ok(Value::from(format!(
+        "{}: {}",
+        usage.trim_end(),
+        spec.summary
     )))
-}
-
-fn quit<'a>(_: &'a Context, request: &Request<'a>) -> Result<Reply<'a>, CommandError<'a>> {
-    let [] = request.take()?;
-    Ok(Reply::Text("BYE"))
 }
 
 #[cfg(test)]
