@@ -1,6 +1,8 @@
 # Tasks of this project. `make help` lists them.
 
 CARGO ?= cargo
+# Where cargo builds.
+CARGO_TARGET_DIR ?= target
 # For `make fuzz`: how long each target runs.
 SECONDS ?= 600
 # For `make soak`: the number of connections.
@@ -76,15 +78,15 @@ apt-repository: ## makes a signed apt repository of the packages in target/debia
 	./packaging/apt-repository
 
 install: build ## installs without the package: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
-	install -D -m 755 target/release/blockchain-tcpd $(DESTDIR)$(PREFIX)/sbin/blockchain-tcpd
-	install -D -m 755 target/release/blockchain-tcp $(DESTDIR)$(PREFIX)/bin/blockchain-tcp
-	target/release/blockchain-tcp completions bash >target/blockchain-tcp.bash
-	target/release/blockchain-tcp completions zsh >target/blockchain-tcp.zsh
-	target/release/blockchain-tcp completions fish >target/blockchain-tcp.fish
-	install -D -m 644 target/blockchain-tcp.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/blockchain-tcp
-	install -D -m 644 target/blockchain-tcp.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_blockchain-tcp
-	install -D -m 644 target/blockchain-tcp.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/blockchain-tcp.fish
-	install -D -m 755 target/release/check_blockchain_tcp $(DESTDIR)$(PREFIX)/lib/nagios/plugins/check_blockchain_tcp
+	install -D -m 755 $(CARGO_TARGET_DIR)/release/blockchain-tcpd $(DESTDIR)$(PREFIX)/sbin/blockchain-tcpd
+	install -D -m 755 $(CARGO_TARGET_DIR)/release/blockchain-tcp $(DESTDIR)$(PREFIX)/bin/blockchain-tcp
+	$(CARGO_TARGET_DIR)/release/blockchain-tcp completions bash >$(CARGO_TARGET_DIR)/blockchain-tcp.bash
+	$(CARGO_TARGET_DIR)/release/blockchain-tcp completions zsh >$(CARGO_TARGET_DIR)/blockchain-tcp.zsh
+	$(CARGO_TARGET_DIR)/release/blockchain-tcp completions fish >$(CARGO_TARGET_DIR)/blockchain-tcp.fish
+	install -D -m 644 $(CARGO_TARGET_DIR)/blockchain-tcp.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/blockchain-tcp
+	install -D -m 644 $(CARGO_TARGET_DIR)/blockchain-tcp.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_blockchain-tcp
+	install -D -m 644 $(CARGO_TARGET_DIR)/blockchain-tcp.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/blockchain-tcp.fish
+	install -D -m 755 $(CARGO_TARGET_DIR)/release/check_blockchain_tcp $(DESTDIR)$(PREFIX)/lib/nagios/plugins/check_blockchain_tcp
 	install -D -m 644 man/blockchain-tcp.1 $(DESTDIR)$(PREFIX)/share/man/man1/blockchain-tcp.1
 	install -D -m 644 man/blockchain-tcpd.8 $(DESTDIR)$(PREFIX)/share/man/man8/blockchain-tcpd.8
 	install -D -m 644 man/check_blockchain_tcp.8 $(DESTDIR)$(PREFIX)/share/man/man8/check_blockchain_tcp.8
@@ -97,10 +99,10 @@ install: build ## installs without the package: PREFIX=/usr/local DESTDIR= SYSCO
 	done
 	install -D -m 644 systemd/blockchain-tcpd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.socket
 	install -D -m 644 systemd/blockchain-tcpd-http.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd-http.socket
-	sed 's,/usr/sbin/,$(PREFIX)/sbin/,; s,=-/etc/,=-$(SYSCONFDIR)/,' systemd/blockchain-tcpd.service >target/blockchain-tcpd.service
-	install -D -m 644 target/blockchain-tcpd.service $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.service
+	sed 's,/usr/sbin/,$(PREFIX)/sbin/,; s,=-/etc/,=-$(SYSCONFDIR)/,' systemd/blockchain-tcpd.service >$(CARGO_TARGET_DIR)/blockchain-tcpd.service
+	install -D -m 644 $(CARGO_TARGET_DIR)/blockchain-tcpd.service $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.service
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/blockchain-tcpd || \
 	  install -D -m 644 packaging/debian/blockchain-tcpd.default $(DESTDIR)$(SYSCONFDIR)/default/blockchain-tcpd
-	sed 's,/usr/lib/,$(PREFIX)/lib/,' packaging/nagios/blockchain-tcp.cfg >target/blockchain-tcp.cfg
+	sed 's,/usr/lib/,$(PREFIX)/lib/,' packaging/nagios/blockchain-tcp.cfg >$(CARGO_TARGET_DIR)/blockchain-tcp.cfg
 	test -e $(DESTDIR)$(SYSCONFDIR)/nagios-plugins/config/blockchain-tcp.cfg || \
-	  install -D -m 644 target/blockchain-tcp.cfg $(DESTDIR)$(SYSCONFDIR)/nagios-plugins/config/blockchain-tcp.cfg
+	  install -D -m 644 $(CARGO_TARGET_DIR)/blockchain-tcp.cfg $(DESTDIR)$(SYSCONFDIR)/nagios-plugins/config/blockchain-tcp.cfg

@@ -4,7 +4,6 @@
 //! the system below them is in `model.rs`; the sockets are here. A check fails when an assertion does, when
 //! all threads wait for each other, or when some turn in circles; then shuttle prints the schedule, and
 //! `shuttle::replay` runs it again.
-#![cfg(shuttle)]
 #![allow(missing_docs)]
 
 use std::collections::{BTreeSet, VecDeque};

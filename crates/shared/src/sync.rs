@@ -1,9 +1,9 @@
 //! Synchronization primitives: those of std, crossbeam, threadpool and the kernel.
 //!
-//! Built with `--cfg shuttle`, they are models (`tests/shuttle/model.rs`), so that `tests/shuttle` can
+//! Built with the feature `shuttle`, they are models (`tests/shuttle/model.rs`), so that `tests/shuttle` can
 //! run the modules that import them from here in one thread schedule after the other.
 
-#[cfg(not(shuttle))]
+#[cfg(not(feature = "shuttle"))]
 pub use {
     crate::sys::interrupt,
     crossbeam_channel as channel,
@@ -14,10 +14,10 @@ pub use {
     threadpool,
 };
 
-#[cfg(shuttle)]
+#[cfg(feature = "shuttle")]
 #[path = "../../../tests/shuttle/model.rs"]
 pub mod model;
-#[cfg(shuttle)]
+#[cfg(feature = "shuttle")]
 pub use model::{
     Mutex, MutexGuard, Thread, atomic, channel, clock_gettime, current_thread, gettid, interrupt,
     park, sleep, threadpool,
