@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::handover::replace;
-use crate::support::kernel::{can, shell, through};
-use crate::support::{Daemon, Scratch, installed, run_to_end};
+use crate::support::kernel::{shell, through};
+use crate::support::{Daemon, Scratch, run_to_end};
 
 /// The daemon behind a shell's commands.
 fn after(commands: &str, arguments: &[&str]) -> Daemon {
@@ -19,9 +19,7 @@ fn after(commands: &str, arguments: &[&str]) -> Daemon {
 #[test]
 fn signals_that_its_parent_ignores_and_blocks_are_heard() {
     let wrapper = ["env", "--ignore-signal", "--block-signal"];
-    if !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let daemon = Daemon::start_through(&wrapper, ["--max-clients", "8"]);
     let mut client = daemon.connect();
     client.send("WH");
@@ -40,9 +38,7 @@ fn signals_that_its_parent_ignores_and_blocks_are_heard() {
 
 #[test]
 fn a_timer_of_its_parent_is_no_end() {
-    if !installed("perl") {
-        return;
-    }
+    needs!("perl");
     let timer = "use Time::HiRes; Time::HiRes::ualarm(300_000); exec @ARGV";
     let daemon = Daemon::start_through(&["perl", "-e", timer], ["--max-clients", "8"]);
     daemon

@@ -16,9 +16,7 @@ use blockchain_tcpd::handover_state;
 
 use crate::support::kernel::{local_server, own_address, shell, through};
 use crate::support::manager::{Fate, Manager, close_late};
-use crate::support::{
-    Client, Daemon, PATIENCE, Scratch, clean, installed, program, run_to_end, wait_until,
-};
+use crate::support::{Client, Daemon, PATIENCE, Scratch, clean, program, run_to_end, wait_until};
 
 /// The daemon behind systemd's test tool, with these words for the tool and these for the daemon. The tool waits for a
 /// client before it starts the daemon.
@@ -49,9 +47,7 @@ fn refused(tool: &[&str], arguments: &[&str], address: SocketAddr) -> (i32, Stri
 
 #[test]
 fn sockets_that_systemd_passes_are_served() {
-    if !installed("systemd-socket-activate") {
-        return;
-    }
+    needs!("systemd-socket-activate");
     for name in [Some("line"), None] {
         let (first, second) = (own_address(), own_address());
         let (one, two) = (first.to_string(), second.to_string());
@@ -96,9 +92,7 @@ fn no_variable_of_passed_sockets_is_left() {
 
 #[test]
 fn what_makes_no_sense_is_refused_in_clear_words() {
-    if !installed("systemd-socket-activate") {
-        return;
-    }
+    needs!("systemd-socket-activate");
     let listen = |address: SocketAddr| address.to_string();
     let address = own_address();
     let (status, said) = refused(

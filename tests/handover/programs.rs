@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use blockchain_tcpd::handover_state;
 
 use super::{replace, times};
-use crate::support::kernel::{can, shell};
+use crate::support::kernel::shell;
 use crate::support::{Daemon, Scratch, clean, field, program, run_to_end, wait_until};
 
 /// A copy of the program, which can be replaced, and a daemon that runs it.
@@ -148,9 +148,7 @@ fn a_program_that_is_a_mounted_file_takes_over_also_when_its_host_has_replaced_i
     let script = shell(&format!("{} || exit; shift", mount(&old)));
     let [sh, c, commands] = script.map(|word| word.replace("\"$0\"", mounted.to_str().unwrap()));
     let wrapper = ["unshare", "--mount", &*sh, &*c, &*commands, "sh"];
-    if !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let daemon = Daemon::start_through(&wrapper, ["--max-clients", "8"]);
     let runs = |file: u64| {
         let running = std::fs::metadata(format!("/proc/{}/exe", daemon.pid())).unwrap();

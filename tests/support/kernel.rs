@@ -14,21 +14,34 @@ use blockchain_tcpd::options::{Asked, Options};
 use blockchain_tcpd::server::Server;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::{Client, Daemon, Log, PATIENCE, clean, program, wait_until};
+use super::{Client, Daemon, Log, PATIENCE, clean, program, skipped, wait_until};
 
 /// Whether the tests run as root, who may do some things that are tried here.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether this machine lets the test run a command with these words before it; says so if it doesn't.
+/// Whether this machine allows a command to be run through these words. If not, the test is to return: it is reported as
+/// skipped, with the refusal; a program of them that is missing may fail it (see [`super::installed`]).
+#[must_use]
+#[track_caller]
 pub fn can(wrapper: &[&str]) -> bool {
-    let output = through(wrapper).arg("--version").output();
-    let can = output.is_ok_and(|output| output.status.success());
-    if !can {
-        eprintln!("left out: no {wrapper:?} here");
+    if !super::installed(wrapper[0]) {
+        return false;
     }
-    can
+    let output = through(wrapper).arg("--version").output();
+    let output = output.unwrap_or_else(|error| panic!("{wrapper:?}: {error}"));
+    let refusal = String::from_utf8_lossy(&output.stderr);
+    // What executes other programs has this status for one that it can't find.
+    let missing = output.status.code() == Some(127);
+    assert!(
+        !missing || !super::must_test_all(),
+        "{wrapper:?}: {refusal}"
+    );
+    output.status.success() || {
+        let refusal = refusal.lines().last().unwrap_or("no reason given");
+        skipped(&format!("{}: {refusal}", wrapper.join(" ").escape_debug()))
+    }
 }
 
 /// A number from the environment, such as how often something is tried.

@@ -15,6 +15,7 @@ pub mod way;
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -462,19 +463,72 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether `program` is there to test with. A test that lacks it says so and is left out; where everything must be
-/// tested, which BLOCKCHAIN_TCPD_TEST_ALL=1 says, or where a variable names it, it fails.
+/// Returns from a test, which then counts as skipped, unless these programs are installed; with `run`, unless this
+/// machine allows a command to be run through these words (see [`kernel::can`]).
+macro_rules! needs {
+    (run $wrapper:expr) => {
+        if !$crate::support::kernel::can($wrapper) {
+            return Default::default();
+        }
+    };
+    ($($program:expr),+) => {
+        if !($($crate::support::installed($program))&+) {
+            return Default::default();
+        }
+    };
+}
+
+/// Whether `program` is installed. If not, the test is to return: it is reported as skipped. It fails instead where
+/// everything must be tested, which BLOCKCHAIN_TCPD_TEST_ALL=1 says, or where a variable names the program.
+#[must_use]
+#[track_caller]
 pub fn installed(program: &str) -> bool {
+    found(program) || skipped(&format!("needs {program}"))
+}
+
+/// The same where only a part of the test needs `program`.
+#[must_use]
+#[track_caller]
+pub fn installed_for_part(program: &str) -> bool {
+    found(program) || skipped(&format!("the part that needs {program}"))
+}
+
+fn found(program: &str) -> bool {
     let located = located(OsStr::new(program));
     let path = std::env::var_os("PATH").unwrap_or_default();
     // A path that is absolute takes the place of the directory.
     let found = std::env::split_paths(&path).any(|directory| directory.join(&located).is_file());
     if !found {
-        let told = *located != *program;
-        assert!(!told, "{} is not {located:?}", variable_for(program));
-        let all = std::env::var_os("BLOCKCHAIN_TCPD_TEST_ALL").is_some_and(|all| all == "1");
-        assert!(!all, "{program} is not installed");
-        eprintln!("left out: {program} is not installed");
+        let named = *located != *program;
+        assert!(!named, "{} is not {located:?}", variable_for(program));
+        assert!(!must_test_all(), "{program} is not installed");
     }
     found
+}
+
+/// Whether a missing program fails a test.
+pub fn must_test_all() -> bool {
+    std::env::var_os("BLOCKCHAIN_TCPD_TEST_ALL").is_some_and(|all| all == "1")
+}
+
+/// Reports the running test as skipped, because libtest can't: on stderr past its capture, and in the file that
+/// BLOCKCHAIN_TCPD_TESTS_SKIPPED names, which `tests/run` prints at its end. Returns false.
+#[track_caller]
+pub fn skipped(why: &str) -> bool {
+    let thread = std::thread::current();
+    let test = match thread.name() {
+        Some(test) if test != "main" => test.to_string(),
+        // --test-threads=1 runs every test in the main thread.
+        _ => std::panic::Location::caller().to_string(),
+    };
+    let line = format!("{test}: {why}\n");
+    let mut stderr = io::stderr();
+    stderr
+        .write_all(format!("skipped: {line}").as_bytes())
+        .expect("stderr");
+    if let Some(list) = std::env::var_os("BLOCKCHAIN_TCPD_TESTS_SKIPPED") {
+        let mut list = OpenOptions::new().append(true).open(list).expect("a file");
+        list.write_all(line.as_bytes()).expect("room for a line");
+    }
+    false
 }
