@@ -353,6 +353,11 @@ impl Client {
     }
 }
 
+/// The reply to a word that is no command.
+pub fn unknown(word: &str) -> String {
+    format!("ERR UNKNOWN no such command: \"{word}\" (try HELP)")
+}
+
 /// Waits until `condition` holds.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
