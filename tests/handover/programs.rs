@@ -48,7 +48,11 @@ impl Releases {
     fn start(&self, way: &str) -> Daemon {
         let way = way.replace("DIR", self.0.path().to_str().unwrap());
         // Bash makes a relative path absolute, other shells can't give another name.
-        let shell = if way.contains("exec -a") { "bash" } else { "sh" };
+        let shell = if way.contains("exec -a") {
+            "bash"
+        } else {
+            "sh"
+        };
         let mut command = clean(shell);
         command.args(["-c", &format!("{way} \"$@\""), shell]);
         command.args(["--listen", "127.0.0.1:0", "--max-clients", "8"]);
