@@ -8,7 +8,7 @@ use blockchain_tcpd::metrics::Closed;
 use shared::command::sets::server;
 use shared::command::{CommandClass, CommandSet, CommandSpec, OUTCOMES, Outcome, ValueType};
 
-use crate::support::kernel::{can, local_server, own_address, shell, through};
+use crate::support::kernel::{local_server, own_address, shell, through};
 use crate::support::{Client, Daemon, run_to_end, wait_until};
 
 /// Words for `through` that limit the open files.
@@ -146,9 +146,7 @@ fn with_many_listeners_and_few_descriptors_nobody_is_left_hanging() {
     );
     let script = script.map(|word| word.replace("sh", "bash"));
     let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
-    if !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let mut arguments = ["--listen", "127.0.0.1:0"].repeat(40);
     arguments.extend(["--queue", "0"]);
     let daemon = Daemon::start_through(&wrapper, arguments);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::SendFlags;
 
-use crate::support::{Client, Daemon, installed, wait_until};
+use crate::support::{Client, Daemon, wait_until};
 
 /// The daemon of these tests, with few workers, and how much memory it took before the first client.
 struct Beset {
@@ -77,9 +77,7 @@ fn a_client_that_never_reads_is_cut_off() {
 /// Otherwise each client that doesn't read could have the kernel keep megabytes for it.
 #[test]
 fn what_the_kernel_keeps_for_a_client_is_bounded() {
-    if !installed("ss") {
-        return;
-    }
+    needs!("ss");
     let daemon = Daemon::start([""; 0]);
     let mut client = daemon.connect();
     assert_eq!(client.ask("WHY"), "42");

@@ -17,9 +17,7 @@ use crate::project::{Example, examples};
 use crate::support::http::{Reply, connect, daemon, get, get_with, send, try_get};
 use crate::support::kernel::{local_server, own_address};
 use crate::support::trickle::Trickle;
-use crate::support::{
-    Client, Daemon, Scratch, clean, fails, installed, program, run_to_end, wait_until,
-};
+use crate::support::{Client, Daemon, Scratch, clean, fails, program, run_to_end, wait_until};
 
 const JSON: &str = "Accept: application/json\r\n";
 
@@ -40,9 +38,7 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 /// Nobody can set the clock of the machine that the tests run on: the system's function says what it would.
 #[test]
 fn a_step_of_the_clock_makes_no_time_wrong_that_has_passed() {
-    if !installed("gcc") {
-        return;
-    }
+    needs!("gcc");
     let folder = Scratch::new();
     let file = |name: &str| folder.path().join(name);
     std::fs::write(file("step.c"), STEP).expect("written");
@@ -525,9 +521,7 @@ fn the_next_program_goes_on_at_the_same_address() {
 
 #[test]
 fn systemd_may_pass_its_socket() {
-    if !installed("systemd-socket-activate") {
-        return;
-    }
+    needs!("systemd-socket-activate");
     let (line, http) = (own_address(), own_address());
     let (line_text, http_text) = (line.to_string(), http.to_string());
     let activated = |more: &[&str]| {
@@ -659,9 +653,7 @@ fn a_server_that_hangs_is_not_live_and_says_why() {
 /// It is read in a terminal, too.
 #[test]
 fn the_page_reads_well_in_a_text_browser() {
-    if !installed("w3m") {
-        return;
-    }
+    needs!("w3m");
     let daemon = daemon(&["--max-clients", "4"]);
     let output = Command::new("w3m")
         .args(["-dump", &format!("http://{}/", daemon.http())])
@@ -685,9 +677,7 @@ fn the_page_reads_well_in_a_text_browser() {
 /// A browser takes it for what it is meant to be: two drawings, and nothing that is missing or refused.
 #[test]
 fn the_page_is_whole_in_a_browser() {
-    if !installed("chromium") {
-        return;
-    }
+    needs!("chromium");
     let daemon = daemon(&["--max-clients", "4"]);
     let scratch = Scratch::new();
     let mut browser = clean("chromium");
@@ -725,9 +715,7 @@ fn the_page_is_whole_in_a_browser() {
 /// The commands that the documents show, for this daemon's address.
 #[test]
 fn the_documented_commands_print_what_they_show() {
-    if !installed("curl") {
-        return;
-    }
+    needs!("curl");
     let daemon = daemon(&[]);
     let run = |command: &str| {
         let command = command.replace("127.0.0.1:4280", &daemon.http().to_string());

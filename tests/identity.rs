@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::support::kernel::{asked_for, can, is_root, shell, through};
-use crate::support::{Daemon, Scratch, fails, installed, program, run_to_end};
+use crate::support::kernel::{asked_for, is_root, shell, through};
+use crate::support::{Daemon, Scratch, fails, program, run_to_end};
 
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
@@ -101,9 +101,7 @@ fn on_a_full_disk_it_says_so_and_making_room_is_enough() {
         .into_iter()
         .chain(script.iter().map(String::as_str))
         .collect();
-    if !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let daemon = Daemon::start_through(&wrapper, ["--state-directory", directory]);
     let said = daemon.log().lines();
     let expected = format!(
@@ -126,9 +124,7 @@ fn on_a_read_only_disk_it_says_so() {
         .into_iter()
         .chain(script.iter().map(String::as_str))
         .collect();
-    if !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     for trial in [&[][..], &["--check"]] {
         let mut command = through(&wrapper);
         command.args(["--listen", "127.0.0.1:0", "--state-directory", directory]);
@@ -166,9 +162,7 @@ fn a_file_system_that_cannot_sync_keeps_an_id_all_the_same() {
         let directory = scratch.path().to_str().unwrap();
         let inject = format!("inject=fsync:error={error}:when={when}");
         let wrapper = failing("trace=fsync", &inject);
-        if !installed("strace") || !can(&wrapper) {
-            return;
-        }
+        needs!(run & wrapper);
         let daemon = Daemon::start_through(&wrapper, ["--state-directory", directory]);
         daemon.log().wait_for("the state directory can't be synced");
         let id = id_of(&daemon);
@@ -182,9 +176,7 @@ fn a_file_system_that_cannot_sync_keeps_an_id_all_the_same() {
 fn an_id_that_the_disk_cannot_keep_is_an_error() {
     let scratch = Scratch::new();
     let wrapper = failing("trace=fsync", "inject=fsync:error=EIO:when=2");
-    if !installed("strace") || !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let mut command = through(&wrapper);
     command.args(["--listen", "127.0.0.1:0", "--state-directory"]);
     command.arg(scratch.path());
@@ -197,9 +189,7 @@ fn an_id_that_the_disk_cannot_keep_is_an_error() {
 #[test]
 fn a_lock_that_another_process_has_for_a_moment_is_waited_for() {
     let wrapper = failing("trace=flock", "inject=flock:error=EAGAIN:when=1");
-    if !installed("strace") || !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let scratch = Scratch::new();
     let directory = scratch.path().to_str().unwrap();
     Daemon::start_through(&wrapper, ["--state-directory", directory]).stop();
@@ -211,9 +201,7 @@ fn a_file_system_without_locks_is_an_error_that_says_what_to_do() {
     for error in ["ENOLCK", "EOPNOTSUPP", "EINVAL", "ENOSYS"] {
         let inject = format!("inject=flock:error={error}");
         let wrapper = failing("trace=flock", &inject);
-        if !installed("strace") || !can(&wrapper) {
-            return;
-        }
+        needs!(run & wrapper);
         for arguments in [&["--check"][..], &[], &["--check", "--server-id", ID]] {
             let scratch = Scratch::new();
             let mut command = through(&wrapper);
@@ -260,9 +248,7 @@ fn where_it_may_not_write_it_says_so() {
         true => &["setpriv", "--inh-caps=-all", "--bounding-set=-all"],
         false => &["env"],
     };
-    if !can(wrapper) {
-        return;
-    }
+    needs!(run wrapper);
     for trial in [&[][..], &["--check"]] {
         let mut command = through(wrapper);
         command.args(["--listen", "127.0.0.1:0", "--state-directory"]);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::support::kernel::{asked_for, can, on_their_way, own_address, shell, through};
+use crate::support::kernel::{asked_for, on_their_way, own_address, shell, through};
 use crate::support::{Client, Daemon, PATIENCE, kill, program, wait_until};
 
 #[test]
@@ -142,9 +142,7 @@ fn a_signal_that_comes_twice_at_once_is_one() {
 /// A daemon that is process 1 of its namespace, and its id outside; nothing where such can't be made.
 fn process_1(arguments: &[&str]) -> Option<(Daemon, u32)> {
     let wrapper = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
-    if !can(&wrapper) {
-        return None;
-    }
+    needs!(run & wrapper);
     let daemon = Daemon::start_through(&wrapper, arguments);
     let process = children(daemon.pid())[0];
     Some((daemon, process))
@@ -215,9 +213,7 @@ fn a_child_that_it_was_given_is_reaped() {
 #[test]
 fn signals_that_its_parent_had_blocked_reach_it() {
     let wrapper = ["env", "--block-signal=TERM,INT,HUP,URG"];
-    if !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let daemon = Daemon::start_through(&wrapper, [""; 0]);
     let mut idle = daemon.connect();
     assert_eq!(idle.ask("WHY"), "42");

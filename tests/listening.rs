@@ -8,8 +8,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use crate::handover::replace;
 use crate::support::http::get;
-use crate::support::kernel::{can, shell, through};
-use crate::support::{Client, Daemon, field, free_port, installed, program};
+use crate::support::kernel::{shell, through};
+use crate::support::{Client, Daemon, field, free_port, program};
 
 fn asks(address: SocketAddr) {
     assert_eq!(
@@ -22,7 +22,8 @@ fn asks(address: SocketAddr) {
 #[test]
 fn all_addresses_of_ipv4_and_of_ipv6_are_a_pair_in_either_order() {
     if TcpListener::bind("[::]:0").is_err() {
-        return eprintln!("left out: no IPv6 here");
+        crate::support::skipped("no IPv6 here");
+        return;
     }
     for pair in [
         "0.0.0.0:PORT,[::]:PORT",
@@ -49,7 +50,8 @@ fn all_addresses_of_ipv4_and_of_ipv6_are_a_pair_in_either_order() {
 #[test]
 fn the_pair_may_be_one_for_clients_and_one_for_http() {
     if TcpListener::bind("[::]:0").is_err() {
-        return eprintln!("left out: no IPv6 here");
+        crate::support::skipped("no IPv6 here");
+        return;
     }
     let (ipv4, ipv6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
     for [line, http] in [[ipv4, ipv6], [ipv6, ipv4]] {
@@ -88,7 +90,8 @@ fn all_addresses_of_ipv6_alone_are_those_of_ipv4_too() {
 fn a_socket_of_multipath_tcp_is_served() {
     let enabled = std::fs::read_to_string("/proc/sys/net/mptcp/enabled");
     if !enabled.is_ok_and(|enabled| enabled.trim() == "1") {
-        return eprintln!("left out: no MPTCP in this kernel");
+        crate::support::skipped("no MPTCP in this kernel");
+        return;
     }
     let socket = || -> OwnedFd {
         let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
@@ -137,9 +140,7 @@ fn a_socket_that_can_have_none_of_the_options_is_served() {
         "-e",
         "inject=setsockopt:error=ENOPROTOOPT:when=2+",
     ];
-    if !installed("strace") || !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let daemon = Daemon::start_through(&wrapper, ["--max-clients", "8", "--log", "debug"]);
     for option in ["TCP_NODELAY", "SO_KEEPALIVE", "SO_SNDBUF", "SO_OOBINLINE"] {
         daemon.log().wait_for(&format!("option={option}"));

@@ -7,7 +7,7 @@ use shared::command::SETS;
 
 use crate::nc::shell;
 use crate::settings::{FLAGS, variable_of};
-use crate::support::{CLIENT, Daemon, installed, program};
+use crate::support::{Daemon, installed_for_part, program};
 
 const MANUAL: &str = include_str!("../man/blockchain-tcpd.8");
 
@@ -164,7 +164,7 @@ fn its_examples_do_what_they_are_for() {
     for line in asking {
         let (_, netcat) = line.split_once("| ").expect("a netcat");
         let netcat = netcat.split(' ').next().expect("its name");
-        if installed(netcat) {
+        if installed_for_part(netcat) {
             daemon.wait_for_others(0);
             assert_eq!(shell(&line, netcat, &daemon), "1\n", "{line}");
         }

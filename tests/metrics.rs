@@ -11,7 +11,7 @@ use shared::command::sets::server;
 
 use crate::support::http::{daemon, get, get_with};
 use crate::support::kernel::local_server;
-use crate::support::{Client, Daemon, PATIENCE, clean, installed, wait_until};
+use crate::support::{Client, Daemon, PATIENCE, clean, wait_until};
 
 /// What is shown, by name and labels as they are written.
 struct Figures(BTreeMap<String, f64>);
@@ -104,9 +104,7 @@ fn all_that_is_shown_is_documented_and_all_that_is_documented_is_shown() {
 /// It reads the older format only; Prometheus itself reads the newer one, in `prometheus::watched`.
 #[test]
 fn prometheus_own_tool_has_nothing_to_say() {
-    if !installed("promtool") {
-        return;
-    }
+    needs!("promtool");
     let daemon = daemon(&["--max-clients", "2", "--cluster", "redis://127.0.0.1:1"]);
     daemon.ask("WHO\nFOO\n");
     let older = get(daemon.http(), "/metrics");

@@ -1,6 +1,6 @@
 //! The documented one-liners, with every netcat that they are documented for.
 
-use crate::support::{Daemon, Scratch, installed};
+use crate::support::{Daemon, Scratch};
 
 /// What the documents show: a program and a line for a shell that uses it.
 pub fn one_liners() -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -60,9 +60,7 @@ fn no_one_liner_is_without_its_test() {
 fn every_one_liner_of(program: &str, number: usize) {
     let of_program = || one_liners().filter(|(of, _)| *of == program);
     assert_eq!(of_program().count(), number);
-    if !installed(program) {
-        return;
-    }
+    needs!(program);
     let id = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
     let daemon = Daemon::start(["--max-clients", "4", "--server-id", id]);
     for (_, one_liner) in of_program() {

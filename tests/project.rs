@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::nc::{one_liners, shell};
-use crate::support::{self, Daemon, Scratch, installed};
+use crate::support::{self, Daemon, Scratch, installed_for_part};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -133,9 +133,11 @@ fn no_file_names_a_place_on_a_machine_of_ours() {
         &["see ", "work", "/x"].join("/").into_bytes()
     ));
     assert!(!names_a_place_of_its_own(b"bench/work/x ./work/x"));
-    if !root().join(".git").exists() || !installed("git") {
+    if !root().join(".git").exists() {
+        crate::support::skipped("needs the repository");
         return;
     }
+    needs!("git");
     let listed = Command::new("git")
         .arg("-C")
         .arg(root())
@@ -312,7 +314,7 @@ fn the_examples_in_the_documents_print_what_they_show() {
                 Some(program) if !command.contains("/dev/tcp/") => program,
                 _ => "bash",
             };
-            if installed(program) {
+            if installed_for_part(program) {
                 let really = shell(&command, "nc.openbsd", &daemon);
                 assert_eq!(shape(&really), shape(&printed), "{document}: {command}");
             }

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use crate::support::kernel::{can, shell, through};
-use crate::support::{CLIENT, Daemon, PLUGIN, field, installed, run_to_end};
+use crate::support::kernel::{shell, through};
+use crate::support::{Daemon, field, run_to_end};
 
 /// The program in a network of its own, where nothing else listens.
 fn in_a_network_of_its_own(prepare: &str) -> Command {
@@ -26,9 +26,7 @@ fn ask_within(daemon: &Daemon, address: &str) -> String {
 
 #[test]
 fn both_loopback_addresses_are_the_default_and_one_may_be_missing() {
-    if !can(&["unshare", "-n"]) {
-        return;
-    }
+    needs!(run & ["unshare", "-n"]);
     let mut plain = in_a_network_of_its_own("true");
     let without_ipv6 = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6";
     if std::path::Path::new("/proc/sys/net/ipv6").exists() {
@@ -56,7 +54,10 @@ fn both_loopback_addresses_are_the_default_and_one_may_be_missing() {
 #[test]
 fn an_address_of_a_link_names_its_interface_wherever_an_address_is() {
     let has_ipv6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
-    if !can(&["unshare", "-n"]) || !has_ipv6 || !installed("curl") {
+    needs!("curl");
+    needs!(run & ["unshare", "-n"]);
+    if !has_ipv6 {
+        crate::support::skipped("no IPv6 here");
         return;
     }
     let mut command = in_a_network_of_its_own(
