@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::CHECK;
 use crate::admin::{Answer, Handlers};
-use crate::protocol::http::{self, Found, Request, Response};
+use crate::protocol::http::{self, ParseResult, Request, Response};
 
 /// Timeout for a request to arrive completely, and for a response to be received.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -131,11 +131,11 @@ impl HttpConn {
     /// Answers the request in the buffer, if it is complete.
     fn look(&mut self, handlers: &mut Handlers) {
         match http::find(&self.input) {
-            Found::Part => {}
-            Found::Bad(problem, head_only) => {
+            ParseResult::Partial => {}
+            ParseResult::Bad(problem, head_only) => {
                 self.reply(handlers, &problem.response(), head_only, false);
             }
-            Found::Request(request, length) => {
+            ParseResult::Request(request, length) => {
                 self.input.drain(..length);
                 self.skip_blank();
                 match handlers.answer(&request) {

@@ -87,11 +87,11 @@ fn how_exactly(range: &str, media_type: &str) -> u8 {
 
 /// Result of parsing the beginning of a buffer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ParseResult {
     /// A complete request and its length in bytes.
     Request(Request, usize),
     /// The beginning of a request that may still become complete.
-    Part,
+    Partial,
     /// An error, and whether its response has no body (HEAD). The beginning of the next request is
     /// unknown after it, so the connection must be closed.
     Bad(Problem, bool),
@@ -136,23 +136,23 @@ impl Problem {
 }
 
 /// Parses the request at the beginning of `buffer`.
-pub fn find(buffer: &[u8]) -> Found {
+pub fn find(buffer: &[u8]) -> ParseResult {
     let mut fields = [EMPTY_HEADER; MOST_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let window = &buffer[..buffer.len().min(LONGEST_HEAD)];
     let length = match request.parse(window) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) if buffer.len() >= LONGEST_HEAD => {
-            return Found::Bad(Problem::TooLong, false);
+            return ParseResult::Bad(Problem::TooLong, false);
         }
-        Ok(Status::Partial) => return Found::Part,
-        Err(httparse::Error::TooManyHeaders) => return Found::Bad(Problem::TooLong, false),
-        Err(httparse::Error::Version) => return Found::Bad(Problem::Version, false),
-        Err(_) => return Found::Bad(Problem::Malformed("this is not an HTTP request"), false),
+        Ok(Status::Partial) => return ParseResult::Partial,
+        Err(httparse::Error::TooManyHeaders) => return ParseResult::Bad(Problem::TooLong, false),
+        Err(httparse::Error::Version) => return ParseResult::Bad(Problem::Version, false),
+        Err(_) => return ParseResult::Bad(Problem::Malformed("this is not an HTTP request"), false),
     };
     match read(&request) {
-        Ok(request) => Found::Request(request, length),
-        Err(problem) => Found::Bad(problem, request.method == Some("HEAD")),
+        Ok(request) => ParseResult::Request(request, length),
+        Err(problem) => ParseResult::Bad(problem, request.method == Some("HEAD")),
     }
 }
 
@@ -286,7 +286,7 @@ fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",
-        404 => "Not Found",
+        404 => "Not ParseResult",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         413 => "Content Too Large",
@@ -304,7 +304,7 @@ mod tests {
 
     fn request(text: &str) -> Request {
         match find(text.as_bytes()) {
-            Found::Request(request, length) => {
+            ParseResult::Request(request, length) => {
                 assert_eq!(length, text.len());
                 request
             }
@@ -406,7 +406,7 @@ mod tests {
             ("GET / HTTP/2.0\r\n\r\n", 505),
         ] {
             match find(text.as_bytes()) {
-                Found::Bad(problem, _) => {
+                ParseResult::Bad(problem, _) => {
                     assert_eq!(problem.response().status, status, "{text:?}");
                 }
                 found => panic!("{found:?} in {text:?}"),
