@@ -25,7 +25,7 @@ fn next(released: &Receiver<Connection>) -> Connection {
 }
 
 /// Reads to the end, beginning with what was read already. The client must have shut down its sending side.
-fn read(connection: &Connection) -> String {
+fn read(connection: &mut Connection) -> String {
     let mut bytes = connection.client.read_buffer.clone();
     let mut buffer = [0; 4096];
     loop {
@@ -57,10 +57,10 @@ fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
     let took = begun.elapsed();
     eprintln!("{CLIENTS} blocked workers let go within {took:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
-    server.dismiss();
+    server.join_workers();
     assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
 
-    for connection in connections {
+    for mut connection in connections {
         let (index, mut client) = clients
             .remove(&connection.client.peer)
             .expect("each comes once");
@@ -70,7 +70,7 @@ fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
         };
         client.send("later\n");
         client.shutdown();
-        assert_eq!(read(&connection), format!("{half}later\n"));
+        assert_eq!(read(&mut connection), format!("{half}later\n"));
         drop(connection);
         assert_eq!(client.rest(), "", "nothing was said to it");
     }
@@ -128,11 +128,11 @@ fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
     let released = server.release(Phase::Detach);
     let connections: Vec<_> = (0..CLIENTS).map(|_| next(&released)).collect();
     stop.store(true, Ordering::Relaxed);
-    for connection in connections {
+    for mut connection in connections {
         let (sending, receiving) = clients
             .remove(&connection.client.peer)
             .expect("each comes once");
-        let rest = read(&connection);
+        let rest = read(&mut connection);
         drop(connection);
         let (sent, replies) = (sending.join().unwrap(), receiving.join().unwrap());
         assert!(replies.ends_with('\n'));
@@ -181,7 +181,7 @@ fn who_computes_is_let_go_of_with_the_request() {
             panic!("one client");
         };
         assert_eq!(connection.read_buffer, b"TAKE\nWHO\nWH");
-        server.dismiss();
+        server.join_workers();
         drop(handed_over);
         assert_eq!(client.rest(), "42\n");
     }
@@ -235,19 +235,19 @@ fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_
     assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING);
     GO_ON.store(true, Ordering::Relaxed);
     let connections: Vec<_> = (0..WORKERS + WAITING).map(|_| next(&released)).collect();
-    server.dismiss();
+    server.join_workers();
     assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
     assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING);
 
     let mut answered = 0;
-    for (gone, connection) in connections.into_iter().enumerate() {
+    for (gone, mut connection) in connections.into_iter().enumerate() {
         let index = clients
             .iter()
             .position(|client| client.socket().local_addr().unwrap() == connection.client.peer)
             .expect("each comes once");
         let mut client = clients.swap_remove(index);
         client.shutdown();
-        let left = read(&connection);
+        let left = read(&mut connection);
         drop(connection);
         assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING - gone - 1);
         match &*left {
@@ -284,7 +284,7 @@ fn a_client_that_does_not_read_is_let_go_of_with_the_replies_that_it_has_not_tak
     });
     socket.set_nonblocking(false).unwrap();
     let begun = Instant::now();
-    let connection = next(&server.release(Phase::Detach));
+    let mut connection = next(&server.release(Phase::Detach));
     assert!(
         begun.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -298,12 +298,13 @@ fn a_client_that_does_not_read_is_let_go_of_with_the_replies_that_it_has_not_tak
         client.shutdown();
         client.rest()
     });
-    let mut rest = &connection.client.replies[..];
-    while !rest.is_empty() {
-        let written = connection.write(rest, SendFlags::empty()).unwrap();
-        rest = &rest[written..];
+    let mut written = 0;
+    while written < connection.client.replies.len() {
+        written += connection
+            .write_replies(written, SendFlags::empty())
+            .unwrap();
     }
-    let unread = read(&connection).len();
+    let unread = read(&mut connection).len();
     drop(connection);
     let replies = reading.join().unwrap();
     assert!(replies == "42\n".repeat((sent - unread) / 4), "{unread}");

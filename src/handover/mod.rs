@@ -181,7 +181,8 @@ impl InheritedState {
     ) {
         let schemes = schemes.into_iter().chain(std::iter::repeat(HTTP.into()));
         let clients = listening.len();
-        for (index, (socket, scheme)) in listening.into_iter().chain(http).zip(schemes).enumerate() {
+        for (index, (socket, scheme)) in listening.into_iter().chain(http).zip(schemes).enumerate()
+        {
             let listeners = match index < clients {
                 true => &mut self.listeners,
                 false => &mut self.http,

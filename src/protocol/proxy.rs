@@ -129,7 +129,9 @@ fn parse(header: &[u8]) -> ParseResult {
     };
     let caller = match ProxyHeader::parse(header, config) {
         Ok((parsed, length)) if length == header.len() => match parsed.proxied_address() {
-            Some(address) if address.protocol == Protocol::Stream => ProxiedPeer::Client(address.source),
+            Some(address) if address.protocol == Protocol::Stream => {
+                ProxiedPeer::Client(address.source)
+            }
             _ => ProxiedPeer::Unknown,
         },
         Ok(_) | Err(_) => return ParseResult::Bad(BadHeader::Malformed),

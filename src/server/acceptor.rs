@@ -65,7 +65,13 @@ pub fn start(
     let rounds = Arc::new(AtomicU64::new(0));
     let counter = rounds.clone();
     let thread = thread::spawn("acceptor", move || {
-        if let Err(error) = run(&admission, &listener, protocol, proxy_filter.as_deref(), &counter) {
+        if let Err(error) = run(
+            &admission,
+            &listener,
+            protocol,
+            proxy_filter.as_deref(),
+            &counter,
+        ) {
             failed(error);
         }
     })?;
@@ -102,13 +108,20 @@ fn run(
             Err(error) => match blame(error) {
                 Blame::Client => {
                     shared.metrics.accept_failed(AcceptError::Client);
-                    if shared.incidents.accept.record(&without_errno(&error.into())) {
+                    if shared
+                        .incidents
+                        .accept
+                        .record(&without_errno(&error.into()))
+                    {
                         shared.reaper_waker.wake();
                     }
                 }
                 Blame::System => {
                     shared.metrics.accept_failed(kind(error));
-                    shared.incidents.accept.record(&without_errno(&error.into()));
+                    shared
+                        .incidents
+                        .accept
+                        .record(&without_errno(&error.into()));
                     shared.reaper_waker.wake();
                     std::thread::sleep(PAUSE);
                 }

@@ -92,7 +92,8 @@ pub fn passed() -> Result<Passed, Error> {
         };
         // Without FileDescriptorName= the name is that of the unit, or "unknown"
         // (systemd.socket(5)).
-        let is_unnamed = matches!(name.as_str(), LINE | "unknown" | "") || name.ends_with(".socket");
+        let is_unnamed =
+            matches!(name.as_str(), LINE | "unknown" | "") || name.ends_with(".socket");
         let (scheme, listeners) = match PROTOCOLS.find(&name) {
             _ if name == HTTP => (HTTP, &mut http),
             Some(protocol) => (protocol.scheme(), &mut clients),
@@ -121,11 +122,7 @@ pub fn passed() -> Result<Passed, Error> {
 }
 
 /// Continues with a socket that listens already and that systemd may have `passed`.
-pub fn inherit(
-    socket: OwnedFd,
-    scheme: Cow<'static, str>,
-    passed: bool,
-) -> io::Result<Listener> {
+pub fn inherit(socket: OwnedFd, scheme: Cow<'static, str>, passed: bool) -> io::Result<Listener> {
     prepare(TcpListener::from(socket), scheme, passed)
 }
 
@@ -138,11 +135,7 @@ pub fn accepts_tcp(socket: &OwnedFd) -> bool {
         && sockopt::socket_acceptconn(socket) == Ok(true)
 }
 
-fn prepare(
-    socket: TcpListener,
-    scheme: Cow<'static, str>,
-    passed: bool,
-) -> io::Result<Listener> {
+fn prepare(socket: TcpListener, scheme: Cow<'static, str>, passed: bool) -> io::Result<Listener> {
     // On Linux, accepted sockets inherit these options, which saves system calls for each. Replies
     // are sent when they are written. A client whose machine has died is detected even without an
     // idle time-out. Urgent data is read in line; otherwise the urgent byte would be missing. Other

@@ -596,7 +596,13 @@ fn start_acceptors(
         };
         let (admission, proxy_filter) = (admission.clone(), proxy_filter.clone());
         let listener = listener.clone();
-        acceptors.push(acceptor::start(admission, listener, protocol, proxy_filter, fail)?);
+        acceptors.push(acceptor::start(
+            admission,
+            listener,
+            protocol,
+            proxy_filter,
+            fail,
+        )?);
     }
     Ok(acceptors)
 }

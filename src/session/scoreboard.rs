@@ -245,7 +245,10 @@ mod tests {
         assert_eq!(slot.state().since(), seen.since());
         assert!(!slot.request_close(seen), "told already");
         slot.set(Activity::Writing);
-        assert!(!slot.state().close_requested(), "activity voids the request");
+        assert!(
+            !slot.state().close_requested(),
+            "activity voids the request"
+        );
         assert!(
             !slot.request_close(seen),
             "the client is another, or not idle"

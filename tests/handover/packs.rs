@@ -18,9 +18,9 @@ fn one_client() -> (TcpListener, TcpStream, Client, HandoverState) {
     let mut client = Client::connect(listener.local_addr().unwrap()).unwrap();
     client.send("WHY\n");
     let (accepted, peer) = listener.accept().unwrap();
-    let one = state::ConnectionState::new(1, peer);
+    let one = state::ConnectionState::new(1, "tcp", peer);
     let contents = HandoverState {
-        listeners: 1,
+        listeners: vec!["tcp".into()],
         http: 0,
         id: uuid::Uuid::new_v4(),
         accepted: 1,
@@ -51,7 +51,7 @@ fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
 #[test]
 fn a_port_for_http_that_is_taken_costs_no_client_that_systemd_keeps() {
     let (listener, accepted, mut client, mut contents) = one_client();
-    (contents.listeners, contents.clients) = (0, contents.clients[..1].to_vec());
+    (contents.listeners, contents.clients) = (Vec::new(), contents.clients[..1].to_vec());
     let pack = state::send(&contents, false, &[accepted.as_fd()])
         .unwrap()
         .socket;

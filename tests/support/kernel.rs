@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use blockchain_tcpd::config::options::{Options, ParsedArgs};
 use blockchain_tcpd::handover::InheritedState;
-use blockchain_tcpd::server::Server;
+use blockchain_tcpd::protocol::PROTOCOLS;
+use blockchain_tcpd::server::{Server, Setup};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use shared::command::CommandSet;
 
@@ -95,9 +96,16 @@ pub fn local_server(arguments: &[&str], commands: &'static [CommandSet]) -> Serv
     let arguments = program.iter().chain(arguments);
     match Options::parse_from(arguments).expect("good settings") {
         ParsedArgs::Serve(options) => {
-            let id = uuid::Uuid::new_v4();
-            let (nothing, metrics) = (InheritedState::default(), Arc::default());
-            let server = Server::start(&options, id, nothing, commands, metrics, 0, None);
+            let setup = Setup {
+                options: &options,
+                id: uuid::Uuid::new_v4(),
+                commands,
+                protocols: PROTOCOLS,
+                metrics: Arc::default(),
+                reserved: 0,
+                cluster: None,
+            };
+            let server = Server::start(&setup, InheritedState::default());
             let mut server = server.expect("it starts");
             server.begin();
             server

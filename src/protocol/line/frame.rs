@@ -85,7 +85,10 @@ mod tests {
         let longer = [b"x", &longest[..]].concat();
         assert_eq!(find(&longer, 0), FrameResult::TooLong);
         assert_eq!(last(&longer[..LONGEST_REQUEST]), FrameResult::TooLong);
-        assert_eq!(find(&longer[..LONGEST_REQUEST - 1], 0), FrameResult::Partial);
+        assert_eq!(
+            find(&longer[..LONGEST_REQUEST - 1], 0),
+            FrameResult::Partial
+        );
     }
 
     #[test]

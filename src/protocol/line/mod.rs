@@ -9,8 +9,8 @@ use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol, READ_BUFF
 use crate::request_log::RequestLog;
 use shared::command::{CommandClass, CommandError, Line, Outcome, Reply, Request};
 
-use self::frame::{FrameResult, find, last};
 pub use self::frame::LONGEST_REQUEST;
+use self::frame::{FrameResult, find, last};
 
 // The longest request fits into the session's buffer: this codec keeps nothing itself.
 const _: () = assert!(LONGEST_REQUEST <= READ_BUFFER);
@@ -78,11 +78,16 @@ fn receive<const LOGS: bool>(input: Input<'_>, exchange: &mut Exchange<'_>) -> P
                 let before = exchange.output.len();
                 let answered = answer(line, exchange);
                 if answered.outcome == Outcome::DEFERRED {
-                    return Progress { used, next: Next::Defer };
+                    return Progress {
+                        used,
+                        next: Next::Defer,
+                    };
                 }
                 exchange.counters.note(answered.outcome);
                 if LOGS {
-                    exchange.log.note(&bytes[..length], &exchange.output[before..]);
+                    exchange
+                        .log
+                        .note(&bytes[..length], &exchange.output[before..]);
                 }
                 used += length;
                 match answered.closes {
