@@ -17,7 +17,8 @@ use crate::config::options::Options;
 use crate::error::Error;
 use crate::handover::{self, InheritedState, Upgrade};
 use crate::metrics::Metrics;
-use crate::server::Server;
+use crate::protocol::PROTOCOLS;
+use crate::server::{Server, Setup};
 use crate::session::scoreboard::Phase;
 use crate::signals::{self, SignalEvent, Signals};
 use crate::systemd::notify::{self, Notifier};
@@ -115,16 +116,16 @@ pub fn run(options: &Options) -> Result<(), Error> {
             true => 0,
             false => limits::http_connections() + servers,
         };
-        let id = identity.id;
-        let mut server = Server::start(
+        let setup = Setup {
             options,
-            id,
-            inherited,
-            &commands,
-            metrics.clone(),
-            most + to_servers,
-            cluster.clone(),
-        )?;
+            id: identity.id,
+            commands: &commands,
+            protocols: PROTOCOLS,
+            metrics: metrics.clone(),
+            reserved: most + to_servers,
+            cluster: cluster.clone(),
+        };
+        let mut server = Server::start(&setup, inherited)?;
         let draining = Draining::default();
         let context = Context {
             health: Arc::new(server.health()),
@@ -136,7 +137,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         };
         let http = AdminServer::start(sockets, context, most)?;
         server.begin();
-        server.say_ready(&http.addresses());
+        server.log_ready(&http.addresses());
         let notifier = Notifier::start(server.health())?;
         match wait(&signals, &server, &upgrade) {
             ExitReason::Stop(reason, mut result) => {
@@ -170,7 +171,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
                     };
                     error!("goes on as it is: {why}");
                 }
-                server.dismiss();
+                server.join_workers();
                 signals.resume()?;
             }
         }

@@ -9,8 +9,9 @@
 //! daemon                                  process life cycle: serve, shut down, hot restart
 //! admin       systemd                     HTTP for operators; service notifications, descriptor store
 //! server                                  listeners, PROXY filter, queue, worker pool, reaper, drain
-//! handover    session                     state for the next process; one client's requests, worker slots
-//! protocol    transport                   wire formats; connections, their limits, lingering close
+//! handover    session                     state for the next process; the driver of one client's requests, worker slots
+//! transport                               connections, their limits, lingering close
+//! protocol                                registry of protocols, a folder each: codecs
 //! request_log metrics    cluster          log of requests; counters, histograms; census
 //! config      signals    logging          options, limits, server id; signals; log
 //! log_throttle thread    waker    error   incidents; named threads; eventfd, poll; fatal errors
@@ -26,9 +27,9 @@
 //! The kernel keeps a new client in the backlog until an [`acceptor`](server::acceptor) accepts it, counts it
 //! ([`clients`](transport::clients)) and puts it as a [`connection`](transport::connection) into the bounded [`queue`](server::queue) of the worker [`pool`](server::pool).
 //! A worker takes it and starts a [`session`], which blocks in `recv` with a buffer for one request
-//! on its stack. [`protocol::line`] finds whole lines in the bytes read; [`command`](shared::command) parses and
-//! executes each line and knows neither sockets nor the protocol. The replies to all lines of one
-//! read collect in one buffer and leave in one `send`. The worker then records its activity in its
+//! on its stack. The connection's [`Codec`](protocol::Codec), such as that of [`protocol::line`], finds whole requests in
+//! the bytes read; [`command`](shared::command) parses and executes each and knows neither sockets nor the
+//! protocol. The replies to all requests of one read collect in one buffer and leave in one `send`. The worker then records its activity in its
 //! slot of the [`scoreboard`](session::scoreboard) and the results in its shard of the [`metrics`], and blocks again.
 //! This path takes no lock, allocates nothing and makes no other system call.
 //!

@@ -611,7 +611,9 @@ const HOLD: CommandSet = &[CommandSpec {
 fn a_server_that_hangs_is_not_live_and_says_why() {
     const COMMANDS: &[CommandSet] = &[server::SET, HOLD];
     let server = local_server(&["--max-clients", "1"], COMMANDS);
-    let listener = Arc::new(listener::bind("127.0.0.1:0".parse().unwrap()).unwrap());
+    let listener = Arc::new(
+        listener::bind_beside("127.0.0.1:0".parse().unwrap(), listener::HTTP, &[]).unwrap(),
+    );
     let subject = Context {
         health: Arc::new(server.health()),
         metrics: server.metrics.clone(),

@@ -9,13 +9,13 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use shared::command::sets::server;
-use shared::command::{CommandClass, CommandError, CommandSet, CommandSpec, Reply};
-use blockchain_tcpd::transport::connection::Connection;
-use blockchain_tcpd::session::scoreboard::Phase;
 use blockchain_tcpd::server::Server;
+use blockchain_tcpd::session::scoreboard::Phase;
+use blockchain_tcpd::transport::connection::Connection;
 use crossbeam_channel::Receiver;
 use rustix::net::{RecvFlags, SendFlags};
+use shared::command::sets::server;
+use shared::command::{CommandClass, CommandError, CommandSet, CommandSpec, Reply};
 
 use crate::support::kernel::local_server;
 use crate::support::watch::repeat;
@@ -28,7 +28,7 @@ fn detach(mut server: Server, count: usize) -> Vec<Connection> {
     let connections = take(&released, count);
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
-    server.dismiss();
+    server.join_workers();
     assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
     connections
 }
@@ -46,7 +46,7 @@ fn client_of<T>(connection: &Connection, clients: &mut HashMap<SocketAddr, T>) -
 }
 
 /// Reads to the end, beginning with what was read already. The client must have shut down its sending side.
-fn read(connection: &Connection) -> String {
+fn read(connection: &mut Connection) -> String {
     let mut bytes = connection.client.read_buffer.clone();
     let mut buffer = [0; 4096];
     while let read @ 1.. = connection.read(&mut buffer, RecvFlags::empty()).unwrap() {
@@ -67,11 +67,11 @@ fn five_hundred_blocked_workers_release_their_clients_open_and_unread() {
         client.send(&half);
         clients.insert(client.socket().local_addr().unwrap(), (half, client));
     }
-    for connection in detach(server, CLIENTS) {
+    for mut connection in detach(server, CLIENTS) {
         let (half, mut client) = client_of(&connection, &mut clients);
         client.send("later\n");
         client.shutdown();
-        assert_eq!(read(&connection), format!("{half}later\n"));
+        assert_eq!(read(&mut connection), format!("{half}later\n"));
         drop(connection);
         assert_eq!(client.rest(), "", "nothing was said to it");
     }
@@ -110,9 +110,9 @@ fn a_client_that_sends_without_pause_is_released_between_two_requests() {
         clients.insert(from, (sending, receiving));
     }
     let connections = take(&server.release(Phase::Detach), CLIENTS);
-    for connection in connections {
+    for mut connection in connections {
         let (sending, receiving) = client_of(&connection, &mut clients);
-        let reading = thread::spawn(move || read(&connection));
+        let reading = thread::spawn(move || read(&mut connection));
         let (sender, sent) = sending.end();
         sender.shutdown(std::net::Shutdown::Write).unwrap();
         let (rest, replies) = (reading.join().unwrap(), receiving.join().unwrap());
@@ -159,7 +159,7 @@ fn a_client_that_waits_to_compute_is_released_with_its_request() {
             panic!("one client");
         };
         assert_eq!(connection.read_buffer, b"TAKE\nWHO\nWH");
-        server.dismiss();
+        server.join_workers();
         drop(handed_over);
         assert_eq!(client.rest(), "42\n");
     }
@@ -206,15 +206,15 @@ fn a_request_that_runs_is_answered_a_waiting_client_is_untouched_and_all_count_u
     assert_eq!(count(), ALL);
     GO_ON.store(true, Ordering::Relaxed);
     let connections = take(&released, ALL);
-    server.dismiss();
+    server.join_workers();
     assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
     assert_eq!(count(), ALL);
 
     let mut answered = 0;
-    for (gone, connection) in connections.into_iter().enumerate() {
+    for (gone, mut connection) in connections.into_iter().enumerate() {
         let mut client = client_of(&connection, &mut clients);
         client.shutdown();
-        let left = read(&connection);
+        let left = read(&mut connection);
         drop(connection);
         assert_eq!(count(), ALL - gone - 1);
         let replies = client.rest();
@@ -246,18 +246,19 @@ fn a_client_that_does_not_read_is_released_with_the_replies_that_it_has_not_take
         last.elapsed() > Duration::from_millis(300)
     });
     socket.set_nonblocking(false).unwrap();
-    let connection = detach(server, 1).remove(0);
+    let mut connection = detach(server, 1).remove(0);
     assert!(!connection.client.replies.is_empty());
     assert!(connection.client.active.is_none(), "it was not idle");
 
     client.shutdown();
     let reading = thread::spawn(move || client.rest());
-    let mut rest = &connection.client.replies[..];
-    while !rest.is_empty() {
-        let written = connection.write(rest, SendFlags::empty()).unwrap();
-        rest = &rest[written..];
+    let mut written = 0;
+    while written < connection.client.replies.len() {
+        written += connection
+            .write_replies(written, SendFlags::empty())
+            .unwrap();
     }
-    let unread = read(&connection).len();
+    let unread = read(&mut connection).len();
     drop(connection);
     let replies = reading.join().unwrap();
     assert!(replies == "42\n".repeat((sent - unread) / 4), "{unread}");

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use blockchain_tcpd::handover::state;
 use shared::command::sets::server;
 use shared::command::{CommandClass, CommandSet, CommandSpec, Reply};
-use blockchain_tcpd::handover::state;
 
 use crate::support::kernel::{local_server, own_address, shell, through};
 use crate::support::manager::{Fate, Manager, close_late};
@@ -56,7 +56,7 @@ fn no_variable_of_passed_sockets_is_left() {
     if std::env::var_os("LISTEN_PID").is_some() {
         // More names than sockets make no sense.
         let passed = blockchain_tcpd::server::listener::passed().unwrap();
-        assert_eq!(passed.line.len() + passed.http.len(), 0);
+        assert_eq!(passed.listeners.len() + passed.http.len(), 0);
         for variable in variables {
             assert_eq!(std::env::var_os(variable), None, "{variable}");
         }

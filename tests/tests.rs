@@ -27,6 +27,7 @@
 //! - `prometheus`: what watches the daemon: the rules, the alerts, the dashboard, and Prometheus itself
 //! - `samples`: the clients of `examples/clients`, against the daemon and against servers that mean harm
 //! - `soak`: many connections of all sorts, and nothing left behind
+//! - `toy`: a protocol that is one folder, served by the daemon's own session and pool
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
 #![allow(missing_docs)]
 
@@ -60,3 +61,4 @@ mod samples;
 mod settings;
 mod soak;
 mod systemd;
+mod toy;

@@ -8,8 +8,9 @@ use shared::command::sets::server::SET;
 use blockchain_tcpd::handover::InheritedState;
 use blockchain_tcpd::admin::{Answer, Draining, Handlers, Context};
 use blockchain_tcpd::config::options::{ParsedArgs, Options};
-use blockchain_tcpd::protocol::http::{self, CODES, Found, LONGEST_HEAD, Response};
-use blockchain_tcpd::server::Server;
+use blockchain_tcpd::protocol::http::{self, CODES, ParseResult, LONGEST_HEAD, Response};
+use blockchain_tcpd::protocol::PROTOCOLS;
+use blockchain_tcpd::server::{Server, Setup};
 use libfuzzer_sys::fuzz_target;
 
 /// The server whose admin interface is fuzzed.
@@ -18,9 +19,16 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let Ok(ParsedArgs::Serve(options)) = Options::parse_from(arguments) else {
         panic!("these are good settings");
     };
-    let (nothing, metrics) = (InheritedState::default(), Arc::default());
-    let server = Server::start(&options, uuid::Uuid::nil(), nothing, &[SET], metrics, 0, None);
-    let mut server = server.expect("it starts");
+    let setup = Setup {
+        options: &options,
+        id: uuid::Uuid::nil(),
+        commands: &[SET],
+        protocols: PROTOCOLS,
+        metrics: Arc::default(),
+        reserved: 0,
+        cluster: None,
+    };
+    let mut server = Server::start(&setup, InheritedState::default()).expect("it starts");
     server.begin();
     server
 });
@@ -37,39 +45,39 @@ static MONITOR: LazyLock<Handlers> = LazyLock::new(|| {
 });
 
 fuzz_target!(|data: &[u8]| {
-    let whole = http::find(data);
+    let whole = http::parse(data);
     // The first byte says where to cut.
     let cut = data.first().map_or(0, |byte| usize::from(*byte) * data.len() / 256);
-    let beginning = http::find(&data[..cut]);
+    let beginning = http::parse(&data[..cut]);
     match (&whole, &beginning) {
-        (Found::Part, _) => assert_eq!(beginning, Found::Part),
-        (Found::Request(_, length), Found::Request(..)) => {
+        (ParseResult::Partial, _) => assert_eq!(beginning, ParseResult::Partial),
+        (ParseResult::Request(_, length), ParseResult::Request(..)) => {
             assert!(cut >= *length);
             assert_eq!(whole, beginning);
         }
-        (Found::Request(_, length), Found::Part) => assert!(cut < *length),
-        (Found::Request(..), Found::Bad(problem, _)) => panic!("{problem:?}, and then it is one"),
-        (Found::Bad(..), Found::Request(..)) => panic!("one, and then it is none"),
-        (Found::Bad(..), _) => {}
+        (ParseResult::Request(_, length), ParseResult::Partial) => assert!(cut < *length),
+        (ParseResult::Request(..), ParseResult::Bad(problem, _)) => panic!("{problem:?}, and then it is one"),
+        (ParseResult::Bad(..), ParseResult::Request(..)) => panic!("one, and then it is none"),
+        (ParseResult::Bad(..), _) => {}
     }
     match whole {
-        Found::Part => assert!(data.len() < LONGEST_HEAD),
-        Found::Bad(problem, head_only) => check(&problem.response(), head_only, false),
-        Found::Request(request, length) => {
+        ParseResult::Partial => assert!(data.len() < LONGEST_HEAD),
+        ParseResult::Bad(problem, head_only) => check(&problem.response(), head_only, false),
+        ParseResult::Request(request, length) => {
             assert!(length <= data.len().min(LONGEST_HEAD));
             let response = match MONITOR.answer(&request) {
                 Answer::Now(response) => response,
                 Answer::AfterCheck => MONITOR.checked(&request, Err("it is a trial")),
             };
-            check(&response, request.head_only, request.keeps);
+            check(&response, request.head_only, request.keep_alive);
         }
     }
 });
 
 /// Checks that a client can tell where the response ends, and whether the connection stays open.
-fn check(response: &Response, head_only: bool, keeps: bool) {
+fn check(response: &Response, head_only: bool, keep_alive: bool) {
     assert!(CODES.contains(&response.status));
-    let bytes = response.encode(head_only, keeps);
+    let bytes = response.encode(head_only, keep_alive);
     let mut fields = [httparse::EMPTY_HEADER; 16];
     let mut read = httparse::Response::new(&mut fields);
     let Ok(httparse::Status::Complete(head)) = read.parse(&bytes) else {
@@ -80,5 +88,5 @@ fn check(response: &Response, head_only: bool, keeps: bool) {
     let body = if head_only { 0 } else { response.body.len() };
     assert_eq!(length, Some(response.body.len()));
     assert_eq!(bytes.len(), head + body);
-    assert_eq!(field("Connection"), (!keeps).then_some(&b"close"[..]));
+    assert_eq!(field("Connection"), (!keep_alive).then_some(&b"close"[..]));
 }

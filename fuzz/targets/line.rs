@@ -5,8 +5,10 @@
 use std::sync::LazyLock;
 
 use shared::clock::Nanos;
-use shared::command::{Context, CommandError};
-use blockchain_tcpd::protocol::line::{self, Found, LONGEST_REQUEST};
+use shared::command::{BatchCounters, Context};
+use blockchain_tcpd::protocol::line::LineCodec;
+use blockchain_tcpd::protocol::{Codec as _, Exchange, Input, Next};
+use blockchain_tcpd::request_log::RequestLog;
 use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
 use libfuzzer_sys::fuzz_target;
 
@@ -25,37 +27,27 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
     let mut plan = plan.iter().cycle();
     let mut output = Vec::new();
     let mut buffer: Vec<u8> = Vec::new();
-    let mut searched = 0;
+    let mut seen = 0;
     let mut rest = text;
     loop {
         let planned = plan.next().copied().unwrap_or(b'0');
         let (piece, after) = rest.split_at(piece(planned, rest.len()));
-        let end = rest.is_empty();
+        let is_last = rest.is_empty();
         rest = after;
         buffer.extend_from_slice(piece);
-        loop {
-            let found = match line::find(&buffer, std::mem::take(&mut searched)) {
-                Found::Part if end => line::last(&buffer),
-                found => found,
-            };
-            let length = match found {
-                Found::Part => break,
-                Found::TooLong => {
-                    line::write_refusal(&CommandError::TooLong(LONGEST_REQUEST), &mut output);
-                    return output;
-                }
-                Found::Line { line, length } => {
-                    if line::answer(&CONTEXT, line, Nanos::now(), &mut output).close_after_write {
-                        return output;
-                    }
-                    length
-                }
-            };
-            buffer.drain(..length);
-            if end && buffer.is_empty() {
-                return output;
-            }
+        let mut exchange = Exchange {
+            context: &CONTEXT,
+            read_at: Nanos::now(),
+            output: &mut output,
+            counters: &mut BatchCounters::new(),
+            log: &mut RequestLog::new(1),
+        };
+        let input = Input { bytes: &buffer, seen, is_last };
+        let progress = LineCodec.receive(input, &mut exchange);
+        if is_last || progress.next != Next::More {
+            return output;
         }
-        searched = buffer.len();
+        buffer.drain(..progress.used);
+        seen = buffer.len();
     }
 }

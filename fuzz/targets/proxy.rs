@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use blockchain_tcpd::protocol::proxy::{Caller, Found, LONGEST_BINARY, LONGEST_TEXT, find};
+use blockchain_tcpd::protocol::proxy::{ProxiedPeer, ParseResult, LONGEST_BINARY, LONGEST_TEXT, find};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -12,25 +12,25 @@ fuzz_target!(|data: &[u8]| {
     for cut in 0..data.len().min(LONGEST_BINARY + 1) {
         let beginning = find(&data[..cut]);
         match whole {
-            Found::Part => assert_eq!(beginning, Found::Part),
-            Found::Header(_, length) if cut < length => assert_eq!(beginning, Found::Part),
-            Found::Header(..) => assert_eq!(beginning, whole),
-            Found::Bad(_) => assert!(beginning == Found::Part || beginning == whole),
+            ParseResult::Partial => assert_eq!(beginning, ParseResult::Partial),
+            ParseResult::Header(_, length) if cut < length => assert_eq!(beginning, ParseResult::Partial),
+            ParseResult::Header(..) => assert_eq!(beginning, whole),
+            ParseResult::Bad(_) => assert!(beginning == ParseResult::Partial || beginning == whole),
         }
     }
     match whole {
-        Found::Part => assert!(data.len() < LONGEST_BINARY),
-        Found::Header(caller, length) => check(&data[..length], caller),
-        Found::Bad(_) => {}
+        ParseResult::Partial => assert!(data.len() < LONGEST_BINARY),
+        ParseResult::Header(caller, length) => check(&data[..length], caller),
+        ParseResult::Bad(_) => {}
     }
 });
 
 /// Parses the header in another way and compares.
-fn check(header: &[u8], caller: Caller) {
+fn check(header: &[u8], caller: ProxiedPeer) {
     if header[0] == b'P' {
         assert!(header.len() <= LONGEST_TEXT);
         let text = header.strip_suffix(b"\r\n").expect("its end");
-        if let Caller::Client(address) = caller {
+        if let ProxiedPeer::Client(address) = caller {
             let text = std::str::from_utf8(text).expect("text");
             let words: Vec<&str> = text.split(' ').collect();
             let [_, family, ip, _, port, _] = words[..] else {
@@ -39,17 +39,17 @@ fn check(header: &[u8], caller: Caller) {
             assert_eq!(address, SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap()));
             assert_eq!(family, if address.is_ipv4() { "TCP4" } else { "TCP6" });
         } else {
-            assert_eq!(caller, Caller::Unknown);
+            assert_eq!(caller, ProxiedPeer::Unknown);
             assert!(text.starts_with(b"PROXY UNKNOWN"));
         }
         return;
     }
     assert_eq!(header.len() - 16, usize::from(u16::from_be_bytes([header[14], header[15]])));
     let address = |ip: IpAddr, at: usize| {
-        Caller::Client(SocketAddr::new(ip, u16::from_be_bytes([header[at], header[at + 1]])))
+        ProxiedPeer::Client(SocketAddr::new(ip, u16::from_be_bytes([header[at], header[at + 1]])))
     };
     let expected = match (header[12], header[13]) {
-        (0x20, _) => Caller::Sender,
+        (0x20, _) => ProxiedPeer::Sender,
         (0x21, 0x11) => {
             let ip: [u8; 4] = header[16..20].try_into().expect("four");
             address(Ipv4Addr::from(ip).into(), 24)
@@ -58,7 +58,7 @@ fn check(header: &[u8], caller: Caller) {
             let ip: [u8; 16] = header[16..32].try_into().expect("sixteen");
             address(Ipv6Addr::from(ip).into(), 48)
         }
-        (0x21, _) => Caller::Unknown,
+        (0x21, _) => ProxiedPeer::Unknown,
         other => panic!("{other:?}"),
     };
     assert_eq!(caller, expected);

@@ -18,10 +18,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use blockchain_tcpd::transport::clients::Clients;
-use blockchain_tcpd::transport::connection::{Connection, Socket};
+use blockchain_tcpd::protocol::line::LineProtocol;
+use blockchain_tcpd::transport::connection::{Connection, Transport};
 use blockchain_tcpd::transport::lingering_close::LingeringClose;
 use blockchain_tcpd::session::scoreboard::{ReaperWaker, Phase, Scoreboard};
-use blockchain_tcpd::session::{CloseReason, Service};
+use blockchain_tcpd::session::{CloseReason, Service, Shared};
 use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
 use libfuzzer_sys::fuzz_target;
 use rustix::io::Errno;
@@ -31,11 +32,13 @@ static CLIENTS: LazyLock<Clients> = LazyLock::new(|| Clients::new(1, 0));
 
 static SERVICE: LazyLock<Service> = LazyLock::new(|| Service {
     context: context(),
-    scoreboard: Arc::new(Scoreboard::new(1)),
-    alarm: ReaperWaker::new().0,
-    incidents: Arc::default(),
-    metrics: Arc::default(),
-    linger: LingeringClose::start(0).expect("a thread").0,
+    shared: Shared {
+        scoreboard: Arc::new(Scoreboard::new(1)),
+        reaper_waker: ReaperWaker::new().0,
+        incidents: Arc::default(),
+        metrics: Arc::default(),
+        linger: LingeringClose::start(0).expect("a thread").0,
+    },
     released: crossbeam_channel::unbounded().0,
     idle_timeout: Duration::ZERO,
 });
@@ -56,13 +59,13 @@ fuzz_target!(|input: &[u8]| {
     let place = CLIENTS
         .admit(peer.ip())
         .unwrap_or_else(|_| panic!("a place is lost"));
-    let mut connection = Connection::new(1, socket, peer, place);
-    let slot = &SERVICE.scoreboard.slots()[0];
+    let mut connection = Connection::new(1, &LineProtocol, socket, peer, place);
+    let slot = &SERVICE.shared.scoreboard.slots()[0];
     loop {
-        SERVICE.scoreboard.set_phase(Phase::Serve);
+        SERVICE.shared.scoreboard.set_phase(Phase::Serve);
         let ended = SERVICE.serve(&mut connection, slot);
-        let phase = SERVICE.scoreboard.phase();
-        let socket = connection.socket();
+        let phase = SERVICE.shared.scoreboard.phase();
+        let socket = connection.transport();
         let output = socket.output.borrow();
         match ended {
             // The next process resumes the session.
@@ -81,7 +84,7 @@ fuzz_target!(|input: &[u8]| {
                 assert!(!expected.close_after_write && socket.text.get().is_empty());
                 expected.check(&output);
             }
-            CloseReason::ByCommand | CloseReason::TooLong => {
+            CloseReason::ByCommand | CloseReason::ProtocolError => {
                 assert!(expected.close_after_write);
                 expected.check(&output);
             }
@@ -134,7 +137,7 @@ impl Plan<'_> {
         if next >= self.plan.len() {
             return Ok(piece(planned, all));
         }
-        let board = &SERVICE.scoreboard;
+        let board = &SERVICE.shared.scoreboard;
         match planned {
             b'i' => {}
             b'o' => {
@@ -153,8 +156,8 @@ impl Plan<'_> {
     }
 }
 
-impl Socket for Plan<'_> {
-    fn recv(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
+impl Transport for Plan<'_> {
+    fn read(&mut self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
         assert!(!buffer.is_empty(), "no room means the end of the input");
         let waits = !flags.contains(RecvFlags::DONTWAIT);
         let text = self.text.get();
@@ -175,7 +178,7 @@ impl Socket for Plan<'_> {
         Ok(read)
     }
 
-    fn send(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
+    fn write(&mut self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
         assert!(!bytes.is_empty());
         let waits = !flags.contains(SendFlags::DONTWAIT);
         if !waits {
@@ -190,5 +193,9 @@ impl Socket for Plan<'_> {
 
     fn unread(&self) -> Result<u64, Errno> {
         Ok(self.text.get().len() as u64)
+    }
+
+    fn is_movable(&self) -> bool {
+        true
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct EventLoop {
     pub accept_again: Option<Instant>,
     /// When the shutdown's grace period ends, if a shutdown has begun.
     pub ends: Option<Instant>,
-    pub trouble: Incident,
+    pub errors: Incident,
 }
 
 impl EventLoop {
@@ -64,7 +64,7 @@ impl EventLoop {
             let now = Instant::now();
             if now >= sample {
                 self.handlers.sample();
-                self.trouble.resolve(false);
+                self.errors.resolve(false);
                 sample = now + INTERVAL;
             }
             let ready = self.wait(sample);
@@ -75,10 +75,10 @@ impl EventLoop {
             self.take_results();
             for (index, conn) in self.conns.iter_mut().enumerate() {
                 if ready.conns.get(index) == Some(&true) {
-                    conn.go_on(&mut self.handlers);
+                    conn.advance(&mut self.handlers);
                 }
             }
-            self.look_at_the_clock();
+            self.expire();
             self.conns
                 .retain(|conn| !matches!(conn.state, ConnState::Gone));
             for index in ready.listeners {
@@ -130,7 +130,7 @@ impl EventLoop {
                 drop(polled);
                 // poll(2) fails if there are more descriptors than RLIMIT_NOFILE, which may have
                 // been lowered: drop half of the connections.
-                self.trouble.record(&without_errno(&error.into()));
+                self.errors.record(&without_errno(&error.into()));
                 self.conns.truncate(self.conns.len() / 2);
                 std::thread::sleep(PAUSE);
                 return Ready::default();
@@ -157,7 +157,7 @@ impl EventLoop {
             }
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             Err(error) => {
-                self.trouble.record(&without_errno(&error.into()));
+                self.errors.record(&without_errno(&error.into()));
                 self.accept_again = Some(Instant::now() + PAUSE);
             }
         }
@@ -182,14 +182,14 @@ impl EventLoop {
             return;
         }
         for conn in &mut self.conns {
-            if let ConnState::Waiting { begun, .. } = &mut conn.state {
+            if let ConnState::AwaitingCheck { begun, .. } = &mut conn.state {
                 *begun = true;
                 self.checking = true;
             }
         }
         if self.checking && self.asks.try_send(()).is_err() {
             self.checking = false;
-            self.tell(Err(NO_CHECKER));
+            self.answer_checked(Err(NO_CHECKER));
         }
     }
 
@@ -197,32 +197,32 @@ impl EventLoop {
         match self.results.try_recv() {
             Ok(result) => {
                 self.checking = false;
-                self.tell(result);
+                self.answer_checked(result);
             }
             Err(TryRecvError::Disconnected) if self.checking => {
                 self.checking = false;
-                self.tell(Err(NO_CHECKER));
+                self.answer_checked(Err(NO_CHECKER));
             }
             Err(_) => {}
         }
     }
 
     /// Answers the requests that wait for the check that has ended.
-    fn tell(&mut self, result: Result<(), &'static str>) {
+    fn answer_checked(&mut self, result: Result<(), &'static str>) {
         for conn in &mut self.conns {
-            if let ConnState::Waiting {
+            if let ConnState::AwaitingCheck {
                 request,
                 begun: true,
             } = &conn.state
             {
-                let (head_only, keeps) = (request.head_only, request.keeps);
+                let (head_only, keep_alive) = (request.head_only, request.keep_alive);
                 let response = self.handlers.checked(request, result);
-                conn.reply(&mut self.handlers, &response, head_only, keeps);
+                conn.reply(&mut self.handlers, &response, head_only, keep_alive);
             }
         }
     }
 
-    fn look_at_the_clock(&mut self) {
+    fn expire(&mut self) {
         let now = Instant::now();
         for conn in &mut self.conns {
             if now < conn.until {

@@ -9,16 +9,16 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::CHECK;
 use crate::admin::{Answer, Handlers};
-use crate::protocol::http::{self, Found, Request, Response};
+use crate::protocol::http::{self, ParseResult, Request, Response};
 
 /// Timeout for a request to arrive completely, and for a response to be received.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keep-alive timeout: longer than tools usually wait between two requests.
-const KEPT: Duration = Duration::from_secs(75);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Timeout of the lingering close after a last response.
-const LEAVE: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Number of bytes to read at a time.
 const READ_CHUNK: usize = 2048;
@@ -29,7 +29,7 @@ pub(super) struct HttpConn {
     pub input: Vec<u8>,
     pub state: ConnState,
     /// Whether a request was answered on it before.
-    kept: bool,
+    was_answered: bool,
     /// Whether it is closed after the next response.
     pub is_last: bool,
     /// Its deadline.
@@ -41,12 +41,12 @@ pub(super) enum ConnState {
     /// Waits for a request, or for the rest of one.
     Reading,
     /// The request waits for a health check, for the next one unless `begun`.
-    Waiting { request: Request, begun: bool },
+    AwaitingCheck { request: Request, begun: bool },
     /// Writes a response, of which `written` bytes are sent.
     Writing {
         reply: Vec<u8>,
         written: usize,
-        keeps: bool,
+        keep_alive: bool,
     },
     /// The response is sent, and the buffer holds the beginning of another request (pipelining).
     Continuing,
@@ -64,7 +64,7 @@ impl ConnState {
             // turn.
             ConnState::Writing { .. } | ConnState::Continuing => PollFlags::OUT,
             // POLLHUP and POLLERR, which are always reported, are enough.
-            ConnState::Waiting { .. } | ConnState::Gone => PollFlags::empty(),
+            ConnState::AwaitingCheck { .. } | ConnState::Gone => PollFlags::empty(),
         }
     }
 }
@@ -76,45 +76,45 @@ impl HttpConn {
             stream,
             input: Vec::new(),
             state: ConnState::Reading,
-            kept: false,
+            was_answered: false,
             is_last: false,
-            until: Instant::now() + PATIENCE,
+            until: Instant::now() + REQUEST_TIMEOUT,
         }
     }
 
     /// Returns whether a request was answered and no other has begun.
     pub fn is_idle(&self) -> bool {
-        self.kept && self.input.is_empty() && matches!(self.state, ConnState::Reading)
+        self.was_answered && self.input.is_empty() && matches!(self.state, ConnState::Reading)
     }
 
-    /// Goes on as far as is possible without blocking.
-    pub fn go_on(&mut self, handlers: &mut Handlers) {
+    /// Does everything that is possible without blocking.
+    pub fn advance(&mut self, handlers: &mut Handlers) {
         match &mut self.state {
             ConnState::Reading => self.read(handlers),
             ConnState::Writing { .. } => self.write(),
             ConnState::Continuing => {
                 self.state = ConnState::Reading;
-                self.look(handlers);
+                self.parse(handlers);
             }
             ConnState::Lingering => self.discard(),
             // The peer has gone: only that was polled for.
-            ConnState::Waiting { .. } => self.state = ConnState::Gone,
+            ConnState::AwaitingCheck { .. } => self.state = ConnState::Gone,
             ConnState::Gone => {}
         }
     }
 
     fn read(&mut self, handlers: &mut Handlers) {
-        let mut piece = [0; READ_CHUNK];
-        match rustix::net::recv(&self.stream, &mut piece, RecvFlags::DONTWAIT) {
+        let mut chunk = [0; READ_CHUNK];
+        match rustix::net::recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT) {
             Ok((0, _)) => self.state = ConnState::Gone,
             Ok((read, _)) => {
                 let begins = self.input.is_empty();
-                self.input.extend_from_slice(&piece[..read]);
+                self.input.extend_from_slice(&chunk[..read]);
                 self.skip_blank();
                 if begins && !self.input.is_empty() {
-                    self.until = Instant::now() + PATIENCE;
+                    self.until = Instant::now() + REQUEST_TIMEOUT;
                 }
-                self.look(handlers);
+                self.parse(handlers);
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.state = ConnState::Gone,
@@ -129,24 +129,24 @@ impl HttpConn {
     }
 
     /// Answers the request in the buffer, if it is complete.
-    fn look(&mut self, handlers: &mut Handlers) {
-        match http::find(&self.input) {
-            Found::Part => {}
-            Found::Bad(problem, head_only) => {
+    fn parse(&mut self, handlers: &mut Handlers) {
+        match http::parse(&self.input) {
+            ParseResult::Partial => {}
+            ParseResult::Bad(problem, head_only) => {
                 self.reply(handlers, &problem.response(), head_only, false);
             }
-            Found::Request(request, length) => {
+            ParseResult::Request(request, length) => {
                 self.input.drain(..length);
                 self.skip_blank();
                 match handlers.answer(&request) {
                     Answer::Now(response) => {
-                        self.reply(handlers, &response, request.head_only, request.keeps);
+                        self.reply(handlers, &response, request.head_only, request.keep_alive);
                     }
                     Answer::AfterCheck => {
                         // Time for a running check, the next one, and the response.
-                        self.until = Instant::now() + CHECK * 2 + PATIENCE;
+                        self.until = Instant::now() + CHECK * 2 + REQUEST_TIMEOUT;
                         let begun = false;
-                        self.state = ConnState::Waiting { request, begun };
+                        self.state = ConnState::AwaitingCheck { request, begun };
                     }
                 }
             }
@@ -158,16 +158,16 @@ impl HttpConn {
         handlers: &mut Handlers,
         response: &Response,
         head_only: bool,
-        keeps: bool,
+        keep_alive: bool,
     ) {
-        handlers.note(response.status);
-        self.kept = true;
-        let keeps = keeps && !self.is_last;
-        self.until = Instant::now() + PATIENCE;
+        handlers.count_response(response.status);
+        self.was_answered = true;
+        let keep_alive = keep_alive && !self.is_last;
+        self.until = Instant::now() + REQUEST_TIMEOUT;
         self.state = ConnState::Writing {
-            reply: response.encode(head_only, keeps),
+            reply: response.encode(head_only, keep_alive),
             written: 0,
-            keeps,
+            keep_alive,
         };
         self.write();
     }
@@ -176,7 +176,7 @@ impl HttpConn {
         let ConnState::Writing {
             reply,
             written,
-            keeps,
+            keep_alive,
         } = &mut self.state
         else {
             return;
@@ -190,26 +190,26 @@ impl HttpConn {
         if *written < reply.len() {
             return;
         }
-        if *keeps && self.input.is_empty() {
+        if *keep_alive && self.input.is_empty() {
             self.state = ConnState::Reading;
-            self.until = Instant::now() + KEPT;
+            self.until = Instant::now() + KEEP_ALIVE_TIMEOUT;
             self.input = Vec::new();
-        } else if *keeps {
+        } else if *keep_alive {
             self.state = ConnState::Continuing;
-            self.until = Instant::now() + PATIENCE;
+            self.until = Instant::now() + REQUEST_TIMEOUT;
         } else {
             // It fails if the client has gone, which does no harm.
             let _ = self.stream.shutdown(Shutdown::Write);
             self.input = Vec::new();
-            self.until = Instant::now() + LEAVE;
+            self.until = Instant::now() + LINGER_TIMEOUT;
             self.state = ConnState::Lingering;
         }
     }
 
     /// Discards input, so that the client receives the response and not a reset.
     fn discard(&mut self) {
-        let mut piece = [0; READ_CHUNK];
-        match rustix::net::recv(&self.stream, &mut piece, RecvFlags::DONTWAIT) {
+        let mut chunk = [0; READ_CHUNK];
+        match rustix::net::recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT) {
             Ok((0, _)) => self.state = ConnState::Gone,
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.state = ConnState::Gone,

@@ -39,7 +39,7 @@ pub struct AdminServer {
 
 struct Running {
     /// Dropped to stop the thread.
-    orders: Sender<()>,
+    stop: Sender<()>,
     wake: Arc<Waker>,
     thread: Thread,
     health: Thread,
@@ -68,7 +68,7 @@ impl AdminServer {
                 .map_err(system("prepare a socket for HTTP"))?;
         }
         let wake = Arc::new(Waker::new()?);
-        let (orders, stopped) = crossbeam_channel::bounded(0);
+        let (stop, stopped) = crossbeam_channel::bounded(0);
         let (asks, asked) = crossbeam_channel::bounded(1);
         let (result, results) = crossbeam_channel::bounded(1);
         let (health, wakes) = (context.health.clone(), wake.clone());
@@ -85,13 +85,13 @@ impl AdminServer {
             checking: false,
             accept_again: None,
             ends: None,
-            trouble: Incident::new("nobody can look after the server by HTTP"),
+            errors: Incident::new("nobody can look after the server by HTTP"),
         };
         let thread = thread::spawn("http", move || event_loop.run())?;
         Ok(AdminServer {
             listeners,
             running: Some(Running {
-                orders,
+                stop,
                 wake,
                 thread,
                 health,
@@ -116,7 +116,7 @@ impl AdminServer {
 
     fn finish(&mut self) {
         if let Some(running) = self.running.take() {
-            drop(running.orders);
+            drop(running.stop);
             running.wake.wake();
             running.thread.end();
             // The event loop, which requested checks, has ended.

@@ -17,6 +17,7 @@ use crate::config::network::{Network, socket_address};
 use crate::error::Error;
 use crate::handover::state;
 use crate::logging;
+use crate::protocol::{PROTOCOLS, Protocol};
 use shared::args::{self, duration, positive_duration, unreadable, wrong_variable};
 use shared::command::CommandSets;
 
@@ -40,18 +41,18 @@ pub struct Options {
     #[arg(skip)]
     pub unknown_variables: Vec<String>,
 
-    /// Address and port to listen on; port 0 is any free one. May be given several times (the variable: separated by
-    /// commas)
+    /// Address and port to listen on, and before it the protocol, such as tcp://; port 0 is any free one. May be given
+    /// several times (the variable: separated by commas)
     #[arg(
         long,
         env = "BLOCKCHAIN_TCPD_LISTEN",
-        value_name = "ADDR:PORT",
+        value_name = "URL",
         value_delimiter = ',',
-        value_parser = address,
+        value_parser = listen,
         default_values = ["127.0.0.1:4242", "[::1]:4242"],
         hide_env_values = true
     )]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
 
     /// Whether nobody asked for the addresses in `listen`.
     #[arg(skip)]
@@ -317,6 +318,15 @@ pub struct Options {
     pub log: String,
 }
 
+/// An address to listen on, and the protocol that is spoken there.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    /// The protocol.
+    pub protocol: &'static dyn Protocol,
+    /// The address.
+    pub address: SocketAddr,
+}
+
 /// What the command line asks for.
 pub enum ParsedArgs {
     /// To serve.
@@ -411,6 +421,22 @@ fn complaint(command: &clap::Command, error: &clap::Error) -> Result<ParsedArgs,
     }
 }
 
+fn listen(text: &str) -> Result<Listen, String> {
+    let text = text.trim();
+    let (protocol, address) = match text.split_once("://") {
+        None => (PROTOCOLS.default(), text),
+        Some((scheme, address)) => match PROTOCOLS.find(scheme) {
+            Some(protocol) => (protocol, address),
+            None => {
+                let schemes = PROTOCOLS.schemes();
+                return Err(format!("there is no protocol {scheme}, but: {schemes}"));
+            }
+        },
+    };
+    let address = self::address(address)?;
+    Ok(Listen { protocol, address })
+}
+
 fn address(text: &str) -> Result<SocketAddr, String> {
     socket_address(text.trim()).unwrap_or_else(|| {
         Err(
@@ -479,6 +505,11 @@ mod tests {
     #[test]
     fn addresses_are_numbers_with_a_port() {
         assert!(address("127.0.0.1:0").is_ok());
+        let plain = listen(" 127.0.0.1:0").unwrap();
+        assert_eq!(plain.address, listen("tcp://127.0.0.1:0").unwrap().address);
+        assert_eq!(plain.protocol.scheme(), "tcp");
+        let unknown = listen("gopher://127.0.0.1:0").unwrap_err();
+        assert_eq!(unknown, "there is no protocol gopher, but: tcp");
         assert!(address(" [::1]:4242").is_ok());
         assert_eq!(address_or_none(" "), Ok(None));
         assert!(address_or_none("4280").is_err());

@@ -6,8 +6,9 @@
 
 pub mod state;
 
+use std::borrow::Cow;
 use std::io::{self, Read as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -24,7 +25,8 @@ use uuid::Uuid;
 
 use crate::config::options::Options;
 use crate::error::Error;
-use crate::server::listener::{self, Listener};
+use crate::protocol::PROTOCOLS;
+use crate::server::listener::{self, HTTP, Listener};
 use crate::signals;
 use crate::transport::lingering_close::LingeringSocket;
 use shared::clock::Millis;
@@ -70,7 +72,7 @@ impl InheritedState {
         let passed = listener::passed()?;
         for (sockets, by_default, option) in [
             (
-                &passed.line,
+                &passed.listeners,
                 options.listen_by_default,
                 "--listen (BLOCKCHAIN_TCPD_LISTEN)",
             ),
@@ -89,7 +91,7 @@ impl InheritedState {
             }
         }
         let mut inherited = InheritedState {
-            listeners: passed.line.into_iter().map(Arc::new).collect(),
+            listeners: passed.listeners.into_iter().map(Arc::new).collect(),
             http: passed.http.into_iter().map(Arc::new).collect(),
             ..InheritedState::default()
         };
@@ -134,7 +136,8 @@ impl InheritedState {
                 let listening = descriptors.extract_if(.., |socket| listener::accepts_tcp(socket));
                 let mut listening: Vec<_> = listening.collect();
                 let http = listening.split_off(listening.len().saturating_sub(received.http));
-                self.listen(listening, http, received.passed);
+                let schemes = vec![PROTOCOLS.default().scheme().into(); listening.len()];
+                self.listen(schemes, listening, http, received.passed);
                 let clients = descriptors.len();
                 error!(clients; "the clients of the last process are closed, their pack can't be read: {problem}");
                 for socket in descriptors.into_iter().map(TcpStream::from) {
@@ -152,10 +155,10 @@ impl InheritedState {
             );
         }
         let mut descriptors = descriptors.into_iter();
-        let line = descriptors.by_ref().take(contents.listeners as usize);
-        let line = line.collect();
-        let http = descriptors.by_ref().take(contents.http.into());
-        self.listen(line, http.collect(), received.passed);
+        let listening = descriptors.by_ref().take(contents.listeners.len());
+        let listening = listening.collect();
+        let http = descriptors.by_ref().take(contents.http.into()).collect();
+        self.listen(contents.listeners, listening, http, received.passed);
         let sockets = descriptors.by_ref().map(TcpStream::from);
         self.clients
             .extend(contents.clients.into_iter().zip(sockets));
@@ -169,13 +172,24 @@ impl InheritedState {
         info!(clients = self.clients.len(); "goes on with the clients of the last process");
     }
 
-    fn listen(&mut self, line: Vec<OwnedFd>, http: Vec<OwnedFd>, passed: bool) {
-        for (sockets, listeners) in [(line, &mut self.listeners), (http, &mut self.http)] {
-            for socket in sockets {
-                match listener::inherit(socket, passed) {
-                    Ok(listener) => listeners.push(Arc::new(listener)),
-                    Err(error) => error!("can't go on listening: {}", without_errno(&error)),
-                }
+    fn listen(
+        &mut self,
+        schemes: Vec<Cow<'static, str>>,
+        listening: Vec<OwnedFd>,
+        http: Vec<OwnedFd>,
+        passed: bool,
+    ) {
+        let schemes = schemes.into_iter().chain(std::iter::repeat(HTTP.into()));
+        let clients = listening.len();
+        for (index, (socket, scheme)) in listening.into_iter().chain(http).zip(schemes).enumerate()
+        {
+            let listeners = match index < clients {
+                true => &mut self.listeners,
+                false => &mut self.http,
+            };
+            match listener::inherit(socket, scheme, passed) {
+                Ok(listener) => listeners.push(Arc::new(listener)),
+                Err(error) => error!("can't go on listening: {}", without_errno(&error)),
             }
         }
     }
@@ -186,7 +200,11 @@ impl InheritedState {
         // receiver would take them for clients.
         let http = &self.http[..self.http.len().min(usize::from(state::MOST_HTTP))];
         let contents = state::HandoverState {
-            listeners: self.listeners.len() as u32,
+            listeners: self
+                .listeners
+                .iter()
+                .map(|listener| listener.scheme.clone())
+                .collect(),
             http: http.len() as u8,
             id: self.id.unwrap_or_default(),
             accepted: self.accepted,
@@ -218,11 +236,11 @@ fn listen_for_http(
     let Some(address) = options.http else {
         return Ok(Vec::new());
     };
-    let beside = match listeners.is_empty() {
-        true => options.listen.clone(),
+    let beside: Vec<SocketAddr> = match listeners.is_empty() {
+        true => options.listen.iter().map(|listen| listen.address).collect(),
         false => listeners.iter().map(|listener| listener.address).collect(),
     };
-    match listener::bind_beside(address, &beside) {
+    match listener::bind_beside(address, HTTP, &beside) {
         Ok(listener) => Ok(vec![Arc::new(listener)]),
         // The default address is optional, unless other servers are told to use it (`--advertise`).
         Err(error) if options.http_by_default && options.advertise.is_none() => {

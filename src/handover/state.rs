@@ -6,6 +6,7 @@
 //! all of them. The encoded state begins with a magic number, a byte about the listening sockets,
 //! and its version, which are at the same place in every version. It ends with a checksum.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Seek as _, Write as _};
@@ -36,7 +37,7 @@ pub const PROBE: &str = "probe";
 pub const MAGIC: &[u8; 8] = b"bct-pack";
 
 /// Version of the format. A program that doesn't know it can't read what follows.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Flag in the byte about the listening sockets: systemd passed them. The other bits are the number
 /// of HTTP sockets, which are the last of the listening sockets.
@@ -57,8 +58,8 @@ const MOST: usize = 253;
 /// listening sockets for HTTP, clients, sockets in lingering close.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HandoverState {
-    /// Number of listening sockets for clients.
-    pub listeners: u32,
+    /// Schemes of the listening sockets for clients.
+    pub listeners: Vec<Cow<'static, str>>,
     /// Number of listening sockets for HTTP, [`MOST_HTTP`] at most.
     pub http: u8,
     /// Id of the server.
@@ -80,7 +81,7 @@ pub struct HandoverState {
 impl HandoverState {
     /// Returns the number of descriptors.
     pub fn descriptors(&self) -> usize {
-        let listening = self.listeners as usize + usize::from(self.http);
+        let listening = self.listeners.len() + usize::from(self.http);
         listening + self.clients.len() + self.leaving.len()
     }
 }
@@ -102,6 +103,8 @@ pub struct Census {
 pub struct ConnectionState {
     /// Number of the client in the log, counted from 1 across all handovers.
     pub number: u64,
+    /// Scheme of its protocol.
+    pub protocol: Cow<'static, str>,
     /// Address of the client.
     pub peer: SocketAddr,
     /// When the client was accepted.
@@ -112,6 +115,8 @@ pub struct ConnectionState {
     /// Bytes received and not answered: the beginning of a request, or requests for the next
     /// process. At most one of them may be long.
     pub read_buffer: Vec<u8>,
+    /// What its codec has saved.
+    pub codec: Vec<u8>,
     /// Replies that have not been written.
     pub replies: Vec<u8>,
     /// Whether to close the connection after these replies.
@@ -124,13 +129,15 @@ pub struct ConnectionState {
 
 impl ConnectionState {
     /// Creates the state of a client that has just been accepted.
-    pub fn new(number: u64, peer: SocketAddr) -> Self {
+    pub fn new(number: u64, protocol: &'static str, peer: SocketAddr) -> Self {
         ConnectionState {
             number,
+            protocol: Cow::Borrowed(protocol),
             peer,
             since: Millis::now(),
             active: None,
             read_buffer: Vec::new(),
+            codec: Vec::new(),
             replies: Vec::new(),
             close_after_write: false,
             awaits_proxy_header: false,
@@ -188,7 +195,10 @@ pub fn encode(contents: &HandoverState, passed: bool) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.push(contents.http << 1 | if passed { PASSED } else { 0 });
     bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&contents.listeners.to_le_bytes());
+    put_length(&mut bytes, contents.listeners.len());
+    for scheme in &contents.listeners {
+        put_bytes(&mut bytes, scheme.as_bytes());
+    }
     bytes.extend_from_slice(contents.id.as_bytes());
     bytes.extend_from_slice(&contents.accepted.to_le_bytes());
     bytes.extend_from_slice(&contents.handovers.to_le_bytes());
@@ -202,11 +212,13 @@ pub fn encode(contents: &HandoverState, passed: bool) -> Vec<u8> {
     put_length(&mut bytes, contents.clients.len());
     for client in &contents.clients {
         bytes.extend_from_slice(&client.number.to_le_bytes());
+        put_bytes(&mut bytes, client.protocol.as_bytes());
         put_bytes(&mut bytes, client.peer.to_string().as_bytes());
         bytes.extend_from_slice(&client.since.0.to_le_bytes());
         let active = client.active.map_or(u64::MAX, |active| active.0);
         bytes.extend_from_slice(&active.to_le_bytes());
         put_bytes(&mut bytes, &client.read_buffer);
+        put_bytes(&mut bytes, &client.codec);
         put_bytes(&mut bytes, &client.replies);
         bytes.push(client.flags());
     }
@@ -248,7 +260,7 @@ pub fn decode(bytes: &[u8]) -> Result<HandoverState, DecodeError> {
     }
     rest.0 = &rest.0[..rest.0.len().saturating_sub(sum.len())];
     let mut contents = HandoverState {
-        listeners: rest.number32()?,
+        listeners: rest.schemes()?,
         http: listening >> 1,
         id: Uuid::from_bytes(rest.array()?),
         accepted: rest.number64()?,
@@ -308,6 +320,17 @@ impl<'a> Reader<'a> {
         self.take(length)
     }
 
+    fn scheme(&mut self) -> Result<Cow<'static, str>, DecodeError> {
+        let scheme = String::from_utf8(self.bytes()?.to_vec());
+        scheme.map_or(Err(DecodeError::Broken("a scheme is not text")), |scheme| {
+            Ok(scheme.into())
+        })
+    }
+
+    fn schemes(&mut self) -> Result<Vec<Cow<'static, str>>, DecodeError> {
+        (0..self.number32()?).map(|_| self.scheme()).collect()
+    }
+
     fn census(&mut self) -> Result<Option<Census>, DecodeError> {
         Ok(match self.array()? {
             [0] => None,
@@ -322,16 +345,19 @@ impl<'a> Reader<'a> {
 
     fn client(&mut self) -> Result<ConnectionState, DecodeError> {
         let number = self.number64()?;
+        let protocol = self.scheme()?;
         let peer = std::str::from_utf8(self.bytes()?).ok();
         let peer = peer.and_then(|text| text.parse().ok());
         let mut client = ConnectionState {
             number,
+            protocol,
             peer: peer.ok_or(DecodeError::Broken("a client's address is none"))?,
             since: Millis(self.number64()?),
             active: Some(self.number64()?)
                 .filter(|active| *active != u64::MAX)
                 .map(Millis),
             read_buffer: self.bytes()?.to_vec(),
+            codec: self.bytes()?.to_vec(),
             replies: self.bytes()?.to_vec(),
             close_after_write: false,
             awaits_proxy_header: false,
@@ -461,17 +487,19 @@ mod tests {
     fn contents() -> HandoverState {
         let client = |number, peer: &str| ConnectionState {
             number,
+            protocol: "tcp".into(),
             peer: peer.parse().unwrap(),
             since: Millis(1000 + number),
             active: (number % 2 == 0).then_some(Millis(2000 + number)),
             read_buffer: b"WH".to_vec(),
+            codec: vec![7; number as usize],
             replies: vec![b'\n'; number as usize * 1000],
             close_after_write: number % 3 == 0,
             awaits_proxy_header: number % 2 == 0,
             uncounted: number % 5 == 0,
         };
         HandoverState {
-            listeners: 2,
+            listeners: vec!["tcp".into(), "tcp".into()],
             http: 1,
             id: Uuid::new_v4(),
             accepted: 77,
@@ -518,7 +546,8 @@ mod tests {
         let mut contents = contents();
         let one = contents.clients[0].clone();
         contents.clients = vec![one; CLIENTS];
-        (contents.listeners, contents.http) = (0, 0);
+        contents.listeners.clear();
+        contents.http = 0;
         contents.leaving.clear();
         let descriptors = vec![writer.as_fd(); CLIENTS];
         let pack = send(&contents, false, &descriptors).unwrap().socket;

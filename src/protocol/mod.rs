@@ -1,6 +1,143 @@
-//! Wire protocols, one file each: they decode requests and encode replies. Nothing here touches a
-//! socket.
+//! Wire protocols, a folder each: a [`Codec`] turns the bytes of one connection into calls of the
+//! command table, and their results into bytes. Nothing here touches a socket, a thread or a clock.
+//!
+//! A protocol is added by its folder and its line in [`PROTOCOLS`]. Everything else, such as
+//! reading, time-outs, counting, closing and the handover, is the [`session`](crate::session)'s.
 
 pub mod http;
 pub mod line;
 pub mod proxy;
+
+use std::fmt;
+
+use crate::request_log::RequestLog;
+use shared::clock::Nanos;
+use shared::command::{BatchCounters, CommandError, Context};
+
+/// The protocols of this program. The first is the default: of an address without a scheme, and of
+/// a socket of systemd without a name.
+pub const PROTOCOLS: Protocols = Protocols(&[&line::LineProtocol]);
+
+/// Size of a session's read buffer in bytes. A codec keeps longer messages itself: it must use some
+/// of the input whenever this buffer is full.
+pub const READ_BUFFER: usize = 1024;
+
+/// A registry of protocols.
+#[derive(Clone, Copy)]
+pub struct Protocols(pub &'static [&'static dyn Protocol]);
+
+impl Protocols {
+    /// Returns the protocol with this scheme.
+    pub fn find(self, scheme: &str) -> Option<&'static dyn Protocol> {
+        let mut protocols = self.0.iter().copied();
+        protocols.find(|protocol| protocol.scheme() == scheme)
+    }
+
+    /// Returns the protocol of an address without a scheme.
+    pub fn default(self) -> &'static dyn Protocol {
+        self.0[0]
+    }
+
+    /// Returns all schemes, separated by commas.
+    pub fn schemes(self) -> String {
+        let schemes: Vec<&str> = self.0.iter().map(|protocol| protocol.scheme()).collect();
+        schemes.join(", ")
+    }
+}
+
+/// A protocol: what is known of it without a connection.
+pub trait Protocol: Sync {
+    /// Returns the scheme of its addresses, `tcp` in `tcp://127.0.0.1:4242`, which also names it in
+    /// the handover state.
+    fn scheme(&self) -> &'static str;
+
+    /// Opens the codec of a connection: a new one, or one whose codec returned `saved` from
+    /// [`Codec::save`]. A new codec saves nothing, so that `saved` is empty. A codec without fields
+    /// costs no memory.
+    fn open(&self, saved: &[u8]) -> Box<dyn Codec>;
+
+    /// Appends to `output` what is told to a client that is not admitted.
+    fn reject(&self, error: &CommandError<'_>, output: &mut Vec<u8>);
+}
+
+impl fmt::Debug for dyn Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.scheme())
+    }
+}
+
+/// The protocol state of one connection.
+pub trait Codec: Send {
+    /// Answers the whole requests at the beginning of `input`, and appends the replies to the
+    /// exchange's output. The session calls it once for each read, and sends the output in one
+    /// piece.
+    fn receive(&mut self, input: Input<'_>, exchange: &mut Exchange<'_>) -> Progress;
+
+    /// Appends to `output` what the client is told before the server closes the connection. After a
+    /// panic, `output` ends with whatever the failed request has left.
+    fn goodbye(&mut self, why: Goodbye, output: &mut Vec<u8>);
+
+    /// Returns what [`Protocol::open`] needs to continue the connection in another process, or
+    /// `None` if it can't be continued: then it is drained. The session keeps the unused input.
+    fn save(&self) -> Option<Vec<u8>>;
+}
+
+/// The input of a connection that no codec has used yet.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// The bytes.
+    pub bytes: &'a [u8],
+    /// Number of leading bytes that the codec has seen before, and did not use.
+    pub seen: usize,
+    /// Whether the client sends no more.
+    pub is_last: bool,
+}
+
+/// What a codec works with during one call.
+pub struct Exchange<'a> {
+    /// Context of the commands.
+    pub context: &'a Context,
+    /// When the input was read.
+    pub read_at: Nanos,
+    /// The replies.
+    pub output: &'a mut Vec<u8>,
+    /// Counters of the requests.
+    pub counters: &'a mut BatchCounters,
+    /// Log of the requests.
+    pub log: &'a mut RequestLog,
+}
+
+/// How far a codec has come with its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Number of bytes used. The rest comes again, with more input.
+    pub used: usize,
+    /// What comes next.
+    pub next: Next,
+}
+
+/// What a session does after a codec's call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Read more input. After the last input, close the connection.
+    More,
+    /// Close the connection after the replies: the client asked for it.
+    Close,
+    /// Close the connection after the replies: the input breaks the protocol.
+    CloseBroken,
+    /// Another worker, or the next process, is to answer the rest of the input.
+    Defer,
+}
+
+/// Why the server closes a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goodbye {
+    /// The client completed no request for too long.
+    Idle,
+    /// Another client waits for a worker, and this one has been idle for the longest time.
+    MadeRoom,
+    /// A request failed by a panic.
+    Panicked,
+    /// The server drains, and everything that had arrived is answered.
+    Drained,
+}

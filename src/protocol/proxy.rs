@@ -35,7 +35,7 @@ const PASSED_ON: u8 = 0x21;
 
 /// The peer for which the connection was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
+pub enum ProxiedPeer {
     /// The client at this address.
     Client(SocketAddr),
     /// A peer without a known TCP address: the sender's address stands for it.
@@ -46,17 +46,17 @@ pub enum Caller {
 
 /// Result of parsing the beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ParseResult {
     /// A complete header, and its length.
-    Header(Caller, usize),
+    Header(ProxiedPeer, usize),
     /// The beginning of a header, and nothing else.
-    Part,
+    Partial,
     /// Not a valid header, and more bytes will not make it one.
     Bad(BadHeader),
 }
 
 /// Parses the header at the beginning of `bytes`.
-pub fn find(bytes: &[u8]) -> Found {
+pub fn find(bytes: &[u8]) -> ParseResult {
     let begins = |start: &[u8]| {
         let length = start.len().min(bytes.len());
         bytes[..length] == start[..length]
@@ -66,31 +66,31 @@ pub fn find(bytes: &[u8]) -> Found {
     } else if begins(BINARY) {
         find_binary(bytes)
     } else {
-        Found::Bad(BadHeader::Missing)
+        ParseResult::Bad(BadHeader::Missing)
     }
 }
 
-fn find_text(bytes: &[u8]) -> Found {
+fn find_text(bytes: &[u8]) -> ParseResult {
     let within = &bytes[..bytes.len().min(LONGEST_TEXT)];
     let Some(lf) = within.iter().position(|&byte| byte == b'\n') else {
         return match within.len() {
-            LONGEST_TEXT => Found::Bad(BadHeader::TooLong),
-            _ => Found::Part,
+            LONGEST_TEXT => ParseResult::Bad(BadHeader::TooLong),
+            _ => ParseResult::Partial,
         };
     };
     let header = &within[..=lf];
     let Some(line) = header.strip_suffix(b"\r\n") else {
-        return Found::Bad(BadHeader::Malformed);
+        return ParseResult::Bad(BadHeader::Malformed);
     };
     let mut words = line[TEXT.len().min(lf)..].split(|&byte| byte == b' ');
     if words.next() == Some(b"UNKNOWN") {
         // The rest of an UNKNOWN header is ignored.
-        return Found::Header(Caller::Unknown, header.len());
+        return ParseResult::Header(ProxiedPeer::Unknown, header.len());
     }
     // Two addresses and two ports. The crate accepts ports that the specification forbids: with a
     // sign, or with leading zeroes.
     if words.clone().count() != 4 || !words.skip(2).all(is_port) {
-        return Found::Bad(BadHeader::Malformed);
+        return ParseResult::Bad(BadHeader::Malformed);
     }
     parse(header)
 }
@@ -100,41 +100,43 @@ fn is_port(word: &[u8]) -> bool {
     word.iter().all(u8::is_ascii_digit) && (word.len() == 1 || word.first() != Some(&b'0'))
 }
 
-fn find_binary(bytes: &[u8]) -> Found {
+fn find_binary(bytes: &[u8]) -> ParseResult {
     // Refuse a bad command as early as possible.
     match bytes.get(BINARY.len()) {
         None | Some(&(LOCAL | PASSED_ON)) => {}
-        Some(_) => return Found::Bad(BadHeader::Malformed),
+        Some(_) => return ParseResult::Bad(BadHeader::Malformed),
     }
     let Some(fixed) = bytes.first_chunk::<FIXED>() else {
-        return Found::Part;
+        return ParseResult::Partial;
     };
     let length = FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     if length > LONGEST_BINARY {
-        return Found::Bad(BadHeader::TooLong);
+        return ParseResult::Bad(BadHeader::TooLong);
     }
     match bytes.get(..length) {
-        None => Found::Part,
+        None => ParseResult::Partial,
         // Addresses of a LOCAL header are ignored.
-        Some(_) if fixed[BINARY.len()] == LOCAL => Found::Header(Caller::Sender, length),
+        Some(_) if fixed[BINARY.len()] == LOCAL => ParseResult::Header(ProxiedPeer::Sender, length),
         Some(header) => parse(header),
     }
 }
 
 /// Parses the addresses of a complete header.
-fn parse(header: &[u8]) -> Found {
+fn parse(header: &[u8]) -> ParseResult {
     let config = ParseConfig {
         include_tlvs: false,
         ..ParseConfig::default()
     };
     let caller = match ProxyHeader::parse(header, config) {
         Ok((parsed, length)) if length == header.len() => match parsed.proxied_address() {
-            Some(address) if address.protocol == Protocol::Stream => Caller::Client(address.source),
-            _ => Caller::Unknown,
+            Some(address) if address.protocol == Protocol::Stream => {
+                ProxiedPeer::Client(address.source)
+            }
+            _ => ProxiedPeer::Unknown,
         },
-        Ok(_) | Err(_) => return Found::Bad(BadHeader::Malformed),
+        Ok(_) | Err(_) => return ParseResult::Bad(BadHeader::Malformed),
     };
-    Found::Header(caller, header.len())
+    ParseResult::Header(caller, header.len())
 }
 
 #[cfg(test)]
@@ -146,14 +148,14 @@ mod tests {
         [BINARY, &[command, family], &length, body].concat()
     }
 
-    fn client(address: &str) -> Found {
-        Found::Header(Caller::Client(address.parse().unwrap()), 0)
+    fn client(address: &str) -> ParseResult {
+        ParseResult::Header(ProxiedPeer::Client(address.parse().unwrap()), 0)
     }
 
     /// Checks that every prefix of the header is a part, and that bytes after it are left alone.
-    fn check(header: &[u8], expected: Found) {
+    fn check(header: &[u8], expected: ParseResult) {
         let expected = match expected {
-            Found::Header(caller, _) => Found::Header(caller, header.len()),
+            ParseResult::Header(caller, _) => ParseResult::Header(caller, header.len()),
             other => other,
         };
         let followed = [header, b"WHO\nWHY\n\r\n"].concat();
@@ -161,8 +163,8 @@ mod tests {
         for cut in 0..header.len() {
             let beginning = find(&header[..cut]);
             let is_sound = match expected {
-                Found::Bad(_) => beginning == Found::Part || beginning == expected,
-                _ => beginning == Found::Part,
+                ParseResult::Bad(_) => beginning == ParseResult::Partial || beginning == expected,
+                _ => beginning == ParseResult::Partial,
             };
             assert!(is_sound, "{cut} of {}", header.escape_ascii());
         }
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn text() {
-        let unknown = Found::Header(Caller::Unknown, 0);
+        let unknown = ParseResult::Header(ProxiedPeer::Unknown, 0);
         let longest = format!("PROXY UNKNOWN {}\r\n", "x".repeat(LONGEST_TEXT - 16));
         let ones = "1:".repeat(7);
         let four = "192.0.2.1 198.51.100.1";
@@ -219,10 +221,10 @@ mod tests {
             "PROXY \r\n".to_string(),
             "PROXY \n".to_string(),
         ] {
-            check(bad.as_bytes(), Found::Bad(BadHeader::Malformed));
+            check(bad.as_bytes(), ParseResult::Bad(BadHeader::Malformed));
         }
         let longer = format!("PROXY UNKNOWN {}\r\n", "x".repeat(LONGEST_TEXT - 15));
-        check(longer.as_bytes(), Found::Bad(BadHeader::TooLong));
+        check(longer.as_bytes(), ParseResult::Bad(BadHeader::TooLong));
         for none in [
             &b"WHO\n"[..],
             b"proxy TCP4",
@@ -231,7 +233,7 @@ mod tests {
             b"\r\n\r\nWHO",
             b"\0",
         ] {
-            check(none, Found::Bad(BadHeader::Missing));
+            check(none, ParseResult::Bad(BadHeader::Missing));
         }
     }
 
@@ -241,8 +243,8 @@ mod tests {
         let mut six = [0; 36];
         (six[0], six[1], six[15], six[33]) = (0x20, 1, 7, 9);
         let with_more = |length: usize| [&four[..], &vec![4; length - FIXED - 12]].concat();
-        let unknown = Found::Header(Caller::Unknown, 0);
-        let sender = Found::Header(Caller::Sender, 0);
+        let unknown = ParseResult::Header(ProxiedPeer::Unknown, 0);
+        let sender = ParseResult::Header(ProxiedPeer::Sender, 0);
         for (header, expected) in [
             (binary(PASSED_ON, 0x11, &four), client("192.0.2.1:56324")),
             (binary(PASSED_ON, 0x21, &six), client("[2001::7]:9")),
@@ -273,13 +275,13 @@ mod tests {
             binary(0x22, 0x11, &four),
             binary(0x11, 0x11, &four),
         ] {
-            check(&bad, Found::Bad(BadHeader::Malformed));
+            check(&bad, ParseResult::Bad(BadHeader::Malformed));
         }
         let longer = binary(PASSED_ON, 0x11, &with_more(LONGEST_BINARY + 1));
-        check(&longer, Found::Bad(BadHeader::TooLong));
+        check(&longer, ParseResult::Bad(BadHeader::TooLong));
         check(
             &[BINARY, b"\x20\x00\xff\xff"].concat(),
-            Found::Bad(BadHeader::TooLong),
+            ParseResult::Bad(BadHeader::TooLong),
         );
     }
 }

@@ -11,21 +11,18 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use crate::error::Error;
-use crate::handover::state;
-use crate::log_throttle::Incidents;
-use crate::metrics::{AcceptError, Closed, Metrics, Refused};
-use crate::protocol::proxy::Caller;
+use crate::handover::state::ConnectionState;
+use crate::metrics::{AcceptError, Closed, Refused};
+use crate::protocol::proxy::ProxiedPeer;
+use crate::protocol::{Protocol, Protocols};
 use crate::server::listener::Listener;
 use crate::server::proxy_filter::{FilterResult, PendingConn, ProxyFilter};
 use crate::server::queue::{Job, Queue};
-use crate::session;
-use crate::session::scoreboard::ReaperWaker;
+use crate::session::{self, Shared};
 use crate::thread::{self, Thread};
 use crate::transport::clients::{Clients, ConnectionGuard};
-use crate::transport::connection::{Connection, Socket};
-use crate::transport::lingering_close::LingeringClose;
-use shared::command::NoRoom;
-use shared::command::{BadHeader, CommandError};
+use crate::transport::connection::{Connection, Transport};
+use shared::command::{BadHeader, CommandError, NoRoom};
 use shared::sync::channel::TrySendError;
 use shared::text::without_errno;
 
@@ -33,23 +30,19 @@ use shared::text::without_errno;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// State that all accept loops share: the count of the clients, and the queue to the workers.
-pub struct Admission<S = TcpStream> {
+pub struct Admission<T = TcpStream> {
+    /// What all threads of the server share.
+    pub shared: Shared,
+    /// The protocols of the server.
+    pub protocols: Protocols,
     /// Count of the admitted clients.
     pub clients: Arc<Clients>,
     /// Number of workers: with more clients than that, some wait.
     pub workers: usize,
     /// Queue of the clients that wait for a worker.
-    pub queue: Queue<Connection<S>>,
-    /// Wakes the reaper when a client waits.
-    pub alarm: ReaperWaker,
-    /// Lingering close for refused connections.
-    pub linger: LingeringClose,
-    /// Throttled warnings.
-    pub incidents: Arc<Incidents>,
+    pub queue: Queue<Connection<T>>,
     /// Set when the acceptors must stop.
     pub closed: AtomicBool,
-    /// The server's counters.
-    pub metrics: Arc<Metrics>,
 }
 
 /// A running accept loop.
@@ -60,18 +53,25 @@ pub struct Acceptor {
     pub rounds: Arc<AtomicU64>,
 }
 
-/// Starts the accept loop of `listener`. Connections that must send a PROXY header go to
+/// Starts the accept loop of `listener`, whose clients speak `protocol`. Connections that must send a PROXY header go to
 /// `proxy_filter`. If the listener fails for good, the loop calls `failed`.
 pub fn start(
     admission: Arc<Admission>,
     listener: Arc<Listener>,
+    protocol: &'static dyn Protocol,
     proxy_filter: Option<Arc<ProxyFilter>>,
     failed: impl FnOnce(Error) + Send + 'static,
 ) -> Result<Acceptor, Error> {
     let rounds = Arc::new(AtomicU64::new(0));
     let counter = rounds.clone();
     let thread = thread::spawn("acceptor", move || {
-        if let Err(error) = run(&admission, &listener, proxy_filter.as_deref(), &counter) {
+        if let Err(error) = run(
+            &admission,
+            &listener,
+            protocol,
+            proxy_filter.as_deref(),
+            &counter,
+        ) {
             failed(error);
         }
     })?;
@@ -81,9 +81,11 @@ pub fn start(
 fn run(
     admission: &Admission,
     listener: &Listener,
+    protocol: &'static dyn Protocol,
     proxy_filter: Option<&ProxyFilter>,
     rounds: &AtomicU64,
 ) -> Result<(), Error> {
+    let shared = &admission.shared;
     while !admission.closed.load(Ordering::Relaxed) {
         rounds.fetch_add(1, Ordering::Relaxed);
         match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
@@ -91,34 +93,36 @@ fn run(
                 // The peer of a TCP socket has an address that std can represent.
                 let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                 if let Some(peer) = peer {
+                    let number = shared.metrics.accept();
+                    let client = ConnectionState::new(number, protocol.scheme(), peer);
                     let stream = TcpStream::from(socket);
                     match proxy_filter {
                         Some(proxy_filter) if proxy_filter.trusts(peer.ip()) => {
-                            proxy_filter.receive(admission.metrics.accept(), stream, peer);
+                            proxy_filter.receive(client, stream);
                         }
-                        _ => admission.on_accept(stream, peer),
+                        _ => admission.admit_client(client, protocol, stream),
                     }
                 }
             }
             Err(Errno::INTR) => {}
             Err(error) => match blame(error) {
                 Blame::Client => {
-                    admission.metrics.accept_failed(AcceptError::Client);
-                    if admission
+                    shared.metrics.accept_failed(AcceptError::Client);
+                    if shared
                         .incidents
                         .accept
                         .record(&without_errno(&error.into()))
                     {
-                        admission.alarm.wake();
+                        shared.reaper_waker.wake();
                     }
                 }
                 Blame::System => {
-                    admission.metrics.accept_failed(kind(error));
-                    admission
+                    shared.metrics.accept_failed(kind(error));
+                    shared
                         .incidents
                         .accept
                         .record(&without_errno(&error.into()));
-                    admission.alarm.wake();
+                    shared.reaper_waker.wake();
                     std::thread::sleep(PAUSE);
                 }
                 Blame::Listener => {
@@ -172,27 +176,36 @@ fn kind(error: Errno) -> AcceptError {
 }
 
 impl Admission {
-    fn on_accept(&self, stream: TcpStream, peer: SocketAddr) {
-        self.admit_client(
-            state::ConnectionState::new(self.metrics.accept(), peer),
-            stream,
-        );
-    }
-
-    fn admit_client(&self, client: state::ConnectionState, stream: TcpStream) {
+    fn admit_client(
+        &self,
+        client: ConnectionState,
+        protocol: &'static dyn Protocol,
+        stream: TcpStream,
+    ) {
         let (connection, peer) = (client.number, client.peer);
         let no_room = match self.admit(&client) {
             Ok(guard) => {
                 debug!(connection, peer:%; "accepted");
-                return self.enqueue(Connection::accepted(client, stream, guard));
+                return self.enqueue(Connection::accepted(client, protocol, stream, guard));
             }
             Err(no_room) => no_room,
         };
         debug!(connection, peer:%; "refused");
-        session::reject(stream, &self.refusal(no_room), &self.linger);
+        self.reject(stream, protocol, &self.no_room(no_room));
     }
 
-    fn admit(&self, client: &state::ConnectionState) -> Result<ConnectionGuard, NoRoom> {
+    fn reject(&self, stream: TcpStream, protocol: &dyn Protocol, error: &CommandError<'_>) {
+        session::reject(stream, protocol, error, &self.shared.linger);
+    }
+
+    /// Returns the protocol of a connection that another thread or process has begun. A scheme that
+    /// this server does not have is the default one's.
+    fn protocol(&self, client: &ConnectionState) -> &'static dyn Protocol {
+        let protocol = self.protocols.find(&client.protocol);
+        protocol.unwrap_or(self.protocols.default())
+    }
+
+    fn admit(&self, client: &ConnectionState) -> Result<ConnectionGuard, NoRoom> {
         if client.uncounted {
             self.clients.admit_uncounted()
         } else {
@@ -205,70 +218,73 @@ impl Admission {
     pub fn on_filtered(&self, pending: PendingConn, result: FilterResult) {
         let (mut client, stream) = pending;
         let (connection, proxy) = (client.number, client.peer);
-        let refusal = match result {
-            FilterResult::Caller(caller) => {
+        let protocol = self.protocol(&client);
+        let error = match result {
+            FilterResult::Peer(peer) => {
                 client.awaits_proxy_header = false;
-                match caller {
-                    Caller::Client(peer) => client.peer = peer,
-                    Caller::Unknown => {}
-                    Caller::Sender => client.uncounted = true,
+                match peer {
+                    ProxiedPeer::Client(peer) => client.peer = peer,
+                    ProxiedPeer::Unknown => {}
+                    ProxiedPeer::Sender => client.uncounted = true,
                 }
                 debug!(connection, proxy:%, counts = !client.uncounted; "passed on");
-                return self.admit_client(client, stream);
+                return self.admit_client(client, protocol, stream);
             }
             FilterResult::Gone(how) => {
                 debug!(connection, proxy:%; "gone before its PROXY header");
-                return self.metrics.share(connection as usize).closed(how);
+                let shard = self.shared.metrics.share(connection as usize);
+                return shard.closed(how);
             }
-            FilterResult::NoRoom(limit) => self.refusal(NoRoom::BeforeHeader { limit }),
+            FilterResult::NoRoom(limit) => self.no_room(NoRoom::BeforeHeader { limit }),
             FilterResult::Bad(bad) => self.bad_header(bad, proxy),
         };
         debug!(connection, peer:% = proxy; "refused");
-        session::reject(stream, &refusal, &self.linger);
+        self.reject(stream, protocol, &error);
     }
 
     fn bad_header(&self, bad: BadHeader, proxy: SocketAddr) -> CommandError<'static> {
-        self.metrics.refuse(match bad {
+        self.shared.metrics.refuse(match bad {
             BadHeader::Missing => Refused::HeaderMissing,
             BadHeader::Malformed => Refused::HeaderMalformed,
             BadHeader::TooLong => Refused::HeaderTooLong,
             BadHeader::Late => Refused::HeaderLate,
         });
-        let refusal = CommandError::BadHeader(bad);
-        let detail = format!("from {}: {refusal}", proxy.ip());
-        if self.incidents.bad_header.record(&detail) {
-            self.alarm.wake();
+        let error = CommandError::BadHeader(bad);
+        let detail = format!("from {}: {error}", proxy.ip());
+        if self.shared.incidents.bad_header.record(&detail) {
+            self.shared.reaper_waker.wake();
         }
-        refusal
+        error
     }
 
     /// Counts and logs a refusal for lack of room, and returns the error to send.
-    fn refusal(&self, no_room: NoRoom) -> CommandError<'static> {
-        self.metrics.refuse(match no_room {
+    fn no_room(&self, no_room: NoRoom) -> CommandError<'static> {
+        self.shared.metrics.refuse(match no_room {
             NoRoom::Here { .. } => Refused::Full,
             NoRoom::ForAddress { .. } => Refused::Address,
             NoRoom::Uncounted { .. } => Refused::Uncounted,
             NoRoom::BeforeHeader { .. } => Refused::BeforeHeader,
         });
-        let refusal = CommandError::NoRoom(no_room);
-        if self.incidents.refused.record(&refusal) {
-            self.alarm.wake();
+        let error = CommandError::NoRoom(no_room);
+        if self.shared.incidents.refused.record(&error) {
+            self.shared.reaper_waker.wake();
         }
-        refusal
+        error
     }
 
     /// Admits the clients of the last process, as far as there is room. Counts all of them before
     /// the first is served.
-    pub fn resume(&self, clients: Vec<(state::ConnectionState, TcpStream)>) -> Vec<Connection> {
+    pub fn resume(&self, clients: Vec<(ConnectionState, TcpStream)>) -> Vec<Connection> {
         let mut admitted = Vec::with_capacity(clients.len());
         for (client, stream) in clients {
+            let protocol = self.protocol(&client);
             match self.admit(&client) {
-                Ok(guard) => admitted.push(Connection::of(client, stream, guard)),
+                Ok(guard) => admitted.push(Connection::inherited(client, protocol, stream, guard)),
                 Err(no_room) => {
-                    let refusal = self.refusal(no_room);
+                    let error = self.no_room(no_room);
                     // A client that has half a reply would take the error for the other half.
                     if client.replies.is_empty() {
-                        session::reject(stream, &refusal, &self.linger);
+                        self.reject(stream, protocol, &error);
                     }
                 }
             }
@@ -277,13 +293,13 @@ impl Admission {
     }
 }
 
-impl<S: Socket> Admission<S> {
+impl<T: Transport> Admission<T> {
     /// Queues `connection` for the workers.
-    pub fn enqueue(&self, connection: Connection<S>) {
+    pub fn enqueue(&self, connection: Connection<T>) {
         match self.queue.put(Job::Serve(connection)) {
             Ok(()) => {
                 if self.clients.all() > self.workers {
-                    self.alarm.wake();
+                    self.shared.reaper_waker.wake();
                 }
             }
             // The queue has room for every admitted connection, and the workers outlive the
@@ -291,7 +307,7 @@ impl<S: Socket> Admission<S> {
             Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
                 if let Job::Serve(connection) = lost {
                     error!(connection = connection.client.number; "closed: there is no room in the queue, please report this");
-                    self.metrics.share(0).closed(Closed::Failed);
+                    self.shared.metrics.share(0).closed(Closed::Failed);
                     connection.close();
                 }
             }

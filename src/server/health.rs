@@ -111,7 +111,7 @@ impl Health {
             Ok(())
         };
 
-        admission.alarm.wake();
+        admission.shared.reaper_waker.wake();
         for (wake, rounds) in &self.acceptors {
             let before = rounds.load(Ordering::Relaxed);
             in_time(
@@ -122,13 +122,13 @@ impl Health {
                 "nobody accepts clients",
             )?;
         }
-        let lines = self.scoreboard.slots();
+        let slots = self.scoreboard.slots();
         let is_free = |slot: &&WorkerSlot| slot.state().activity() == Activity::Vacant;
-        let free = lines.iter().filter(is_free).count();
+        let free = slots.iter().filter(is_free).count();
         // Spare the last free worker if busy ones can be tested: a client that arrives at this
         // moment would have to wait.
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        if owed.is_none() && (free > 1 || free == lines.len()) {
+        if owed.is_none() && (free > 1 || free == slots.len()) {
             let (answer, answered) = crossbeam_channel::bounded(1);
             // Fails only when the server ends.
             *owed = admission
@@ -140,7 +140,7 @@ impl Health {
         if let Some(answered) = &*owed {
             // If clients take the last free workers meanwhile, the job waits in the queue, and the
             // server is healthy.
-            let is_served = || lines.iter().all(|slot| !is_free(&slot));
+            let is_served = || slots.iter().all(|slot| !is_free(&slot));
             in_time(
                 &mut || answered.try_recv() != Err(TryRecvError::Empty) || is_served(),
                 "no worker takes clients",
@@ -149,20 +149,20 @@ impl Health {
                 *owed = None;
             }
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % lines.len().max(1);
-        let (before, after) = lines.split_at(turn);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % slots.len().max(1);
+        let (before, after) = slots.split_at(turn);
         if let Some(busy) = after.iter().chain(before).find(|slot| !is_free(slot)) {
-            let (state, heard) = (busy.state(), busy.heard());
+            let (state, interrupts) = (busy.state(), busy.interrupts());
             in_time(
                 &mut || {
                     busy.interrupt();
-                    busy.heard() != heard || busy.state() != state
+                    busy.interrupts() != interrupts || busy.state() != state
                 },
                 "a worker does not answer",
             )?;
         }
         in_time(
-            &mut || admission.alarm.acknowledged(),
+            &mut || admission.shared.reaper_waker.acknowledged(),
             "the reaper does not answer",
         )
     }

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::server::pool;
 use crate::server::queue::{Job, Jobs, Queue};
 use crate::session::scoreboard::{Phase, Scoreboard};
-use crate::session::{CloseReason, Service};
+use crate::session::{CloseReason, Service, Shared};
 use crate::thread::{self, Thread};
 use crate::transport::connection::Connection;
 use shared::command::{ComputeLimiter, Context};
@@ -51,9 +51,12 @@ impl InterimServer {
         jobs: Jobs<Connection>,
     ) -> Result<Self, Error> {
         let scoreboard = Arc::new(Scoreboard::new(1));
-        scoreboard.set_phase(Phase::DrainThenDetach);
+        scoreboard.set_phase(Phase::ServeRound);
         let service = Service {
-            scoreboard,
+            shared: Shared {
+                scoreboard,
+                ..service.shared.clone()
+            },
             context: Context {
                 limiter: ComputeLimiter::none(),
                 ..service.context.clone()
@@ -105,7 +108,7 @@ fn serve_round(
     jobs: impl Iterator<Item = Job<Connection>>,
     is_over: &AtomicBool,
 ) -> Vec<Connection> {
-    let slot = &service.scoreboard.slots()[0];
+    let slot = &service.shared.scoreboard.slots()[0];
     let left = RefCell::new(Vec::new());
     let serve = |connection: &mut Connection, slot: &_| service.serve(connection, slot);
     let end = |connection, ended| match ended {
@@ -127,6 +130,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::protocol::line::LineProtocol;
     use crate::server::queue;
     use crate::session::scoreboard::ReaperWaker;
     use crate::transport::clients::Clients;
@@ -152,11 +156,13 @@ mod tests {
         let sets = [server::SET, COMPUTE];
         Service {
             context: Context::new(clients.count(), uuid::Uuid::new_v4(), &sets),
-            scoreboard: Arc::new(Scoreboard::new(1)),
-            alarm: ReaperWaker::new().0,
-            incidents: Arc::default(),
-            metrics: Arc::default(),
-            linger: LingeringClose::start(1).unwrap().0,
+            shared: Shared {
+                scoreboard: Arc::new(Scoreboard::new(1)),
+                reaper_waker: ReaperWaker::new().0,
+                incidents: Arc::default(),
+                metrics: Arc::default(),
+                linger: LingeringClose::start(1).unwrap().0,
+            },
             released: crossbeam_channel::unbounded().0,
             idle_timeout: Duration::ZERO,
         }
@@ -170,8 +176,8 @@ mod tests {
             let patience = Some(Duration::from_secs(30));
             client.set_read_timeout(patience).unwrap();
             let (stream, peer) = listener.accept().unwrap();
-            let place = clients.admit(peer.ip()).unwrap();
-            let connection = Connection::new(number, stream, peer, place);
+            let guard = clients.admit(peer.ip()).unwrap();
+            let connection = Connection::new(number, &LineProtocol, stream, peer, guard);
             (BufReader::new(client), connection)
         };
         (0..number).map(connect).unzip()
@@ -246,10 +252,10 @@ mod tests {
             panic!("it waits for a worker");
         };
         assert_eq!(connection.client.read_buffer, b"COMPUTE\nPING\nCOMP");
-        service.scoreboard.set_phase(Phase::DrainThenDetach);
+        service.shared.scoreboard.set_phase(Phase::DrainThenDetach);
         let worker = std::thread::Builder::new().name("worker".to_string());
         let worker = worker.spawn(move || {
-            let slot = &service.scoreboard.slots()[0];
+            let slot = &service.shared.scoreboard.slots()[0];
             service.serve(&mut connection, slot)
         });
         assert!(matches!(worker.unwrap().join(), Ok(CloseReason::Released)));

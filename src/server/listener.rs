@@ -1,5 +1,6 @@
 //! Listening sockets: bound by this process, passed by systemd, or inherited in a handover.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -9,6 +10,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::error::Error;
 use crate::handover::state;
+use crate::protocol::PROTOCOLS;
 use shared::sys;
 use shared::text::without_errno;
 
@@ -21,31 +23,32 @@ const BACKLOG: i32 = 4096;
 /// (socket(7)). Its own limit would be up to 4 MiB (tcp_wmem in tcp(7)).
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Name of a socket for the line protocol in its unit (`FileDescriptorName=`).
+/// Former name of a socket for the default protocol in its unit (`FileDescriptorName=`).
 const LINE: &str = "line";
 
-/// Name of a socket for HTTP in its unit.
-const HTTP: &str = "http";
+/// Scheme of the operators' HTTP, and the name of its socket in its unit.
+pub const HTTP: &str = "http";
 
 /// Listening socket.
 pub struct Listener {
     /// The socket.
     pub socket: TcpListener,
+    /// Scheme of the protocol that is spoken on it.
+    pub scheme: Cow<'static, str>,
     /// Bound address, with the actual port if the system chose it.
     pub address: SocketAddr,
     /// Whether systemd passed the socket. systemd keeps it, too, so it must never be shut down.
     pub passed: bool,
 }
 
-/// Binds `address` and listens.
-pub fn bind(address: SocketAddr) -> Result<Listener, Error> {
-    bind_beside(address, &[])
-}
-
-/// Binds `address`, one of `all`, and listens. `[::]` is restricted to IPv6 if `all` contains an
+/// Binds `address`, one of `all`, and listens for clients of the protocol with this scheme. `[::]` is restricted to IPv6 if `all` contains an
 /// IPv4 address with the same port; otherwise it includes IPv4, unless net.ipv6.bindv6only says
 /// otherwise (ipv6(7)).
-pub fn bind_beside(address: SocketAddr, all: &[SocketAddr]) -> Result<Listener, Error> {
+pub fn bind_beside(
+    address: SocketAddr,
+    scheme: &'static str,
+    all: &[SocketAddr],
+) -> Result<Listener, Error> {
     let port = address.port();
     let has_ipv4 = |other: &SocketAddr| other.is_ipv4() && other.port() == port;
     let is_all_of_ipv6 = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -55,7 +58,7 @@ pub fn bind_beside(address: SocketAddr, all: &[SocketAddr]) -> Result<Listener, 
             false => TcpListener::bind(address)?,
         };
         rustix::net::listen(&socket, BACKLOG)?;
-        prepare(socket, false)
+        prepare(socket, scheme.into(), false)
     };
     bound().map_err(|source| Error::Listen { address, source })
 }
@@ -63,7 +66,7 @@ pub fn bind_beside(address: SocketAddr, all: &[SocketAddr]) -> Result<Listener, 
 /// Sockets that systemd passes to this process.
 pub struct Passed {
     /// Sockets for clients.
-    pub line: Vec<Listener>,
+    pub listeners: Vec<Listener>,
     /// Sockets for HTTP.
     pub http: Vec<Listener>,
     /// Handover state from the descriptor store.
@@ -79,7 +82,7 @@ pub fn passed() -> Result<Passed, Error> {
     // crash may leave, the last counts.
     let packs = sockets.extract_if(.., |(_, name)| name == state::NAME);
     let pack = packs.last().map(|(socket, _)| socket);
-    let (mut line, mut http) = (Vec::new(), Vec::new());
+    let (mut clients, mut http) = (Vec::new(), Vec::new());
     for (index, (socket, name)) in sockets.into_iter().enumerate() {
         let refuse = |problem: &str| {
             let number = index + 3;
@@ -89,14 +92,17 @@ pub fn passed() -> Result<Passed, Error> {
         };
         // Without FileDescriptorName= the name is that of the unit, or "unknown"
         // (systemd.socket(5)).
-        let listeners = match name.as_str() {
-            HTTP => &mut http,
-            LINE | "unknown" | "" => &mut line,
-            unit if unit.ends_with(".socket") => &mut line,
-            _ => {
-                return Err(refuse(
-                    "has an unknown name; FileDescriptorName=line is for clients, http for health and metrics",
-                ));
+        let is_unnamed =
+            matches!(name.as_str(), LINE | "unknown" | "") || name.ends_with(".socket");
+        let (scheme, listeners) = match PROTOCOLS.find(&name) {
+            _ if name == HTTP => (HTTP, &mut http),
+            Some(protocol) => (protocol.scheme(), &mut clients),
+            None if is_unnamed => (PROTOCOLS.default().scheme(), &mut clients),
+            None => {
+                return Err(refuse(&format!(
+                    "has an unknown name; FileDescriptorName= is the protocol of clients ({}), or http for health and metrics",
+                    PROTOCOLS.schemes()
+                )));
             }
         };
         if !accepts_tcp(&socket) {
@@ -104,16 +110,20 @@ pub fn passed() -> Result<Passed, Error> {
                 "is not a listening TCP socket; ListenStream= with a port makes one",
             ));
         }
-        let listener = inherit(socket, true)
+        let listener = inherit(socket, scheme.into(), true)
             .map_err(|error| refuse(&format!("can't be used: {}", without_errno(&error))))?;
         listeners.push(listener);
     }
-    Ok(Passed { line, http, pack })
+    Ok(Passed {
+        listeners: clients,
+        http,
+        pack,
+    })
 }
 
 /// Continues with a socket that listens already and that systemd may have `passed`.
-pub fn inherit(socket: OwnedFd, passed: bool) -> io::Result<Listener> {
-    prepare(TcpListener::from(socket), passed)
+pub fn inherit(socket: OwnedFd, scheme: Cow<'static, str>, passed: bool) -> io::Result<Listener> {
+    prepare(TcpListener::from(socket), scheme, passed)
 }
 
 /// Returns whether it is a listening stream socket over IP.
@@ -125,7 +135,7 @@ pub fn accepts_tcp(socket: &OwnedFd) -> bool {
         && sockopt::socket_acceptconn(socket) == Ok(true)
 }
 
-fn prepare(socket: TcpListener, passed: bool) -> io::Result<Listener> {
+fn prepare(socket: TcpListener, scheme: Cow<'static, str>, passed: bool) -> io::Result<Listener> {
     // On Linux, accepted sockets inherit these options, which saves system calls for each. Replies
     // are sent when they are written. A client whose machine has died is detected even without an
     // idle time-out. Urgent data is read in line; otherwise the urgent byte would be missing. Other
@@ -148,6 +158,7 @@ fn prepare(socket: TcpListener, passed: bool) -> io::Result<Listener> {
     socket.set_nonblocking(false)?;
     Ok(Listener {
         socket,
+        scheme,
         address,
         passed,
     })

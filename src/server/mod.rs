@@ -22,12 +22,13 @@ use uuid::Uuid;
 
 use crate::cluster::{self, Cluster, Member};
 use crate::config::limits;
-use crate::config::options::Options;
+use crate::config::options::{Listen, Options};
 use crate::error::Error;
 use crate::handover::InheritedState;
 use crate::handover::state;
 use crate::log_throttle::Incidents;
 use crate::metrics::Metrics;
+use crate::protocol::{Goodbye, Protocols};
 use crate::server::acceptor::{Acceptor, Admission};
 use crate::server::health::Health;
 use crate::server::interim::InterimServer;
@@ -35,8 +36,8 @@ use crate::server::listener::Listener;
 use crate::server::proxy_filter::{PendingConn, ProxyFilter};
 use crate::server::queue::Jobs;
 use crate::server::reaper::Reaper;
-use crate::session::Service;
 use crate::session::scoreboard::{Phase, ReaperWaker, Scoreboard};
+use crate::session::{Service, Shared};
 use crate::systemd::notify::{self, Stored};
 use crate::transport::clients::{Clients, MAX_UNCOUNTED};
 use crate::transport::connection::Connection;
@@ -61,6 +62,24 @@ const LEAST_DRAIN: Duration = Duration::from_millis(100);
 
 /// Time that workers have after the drain deadline to notice [`Phase::Abort`].
 const LAST_GRACE: Duration = Duration::from_secs(1);
+
+/// Settings of a server.
+pub struct Setup<'a> {
+    /// The options.
+    pub options: &'a Options,
+    /// The server's id.
+    pub id: Uuid,
+    /// The commands that it offers.
+    pub commands: &'a [CommandSet],
+    /// The protocols that it speaks.
+    pub protocols: Protocols,
+    /// Its counters.
+    pub metrics: Arc<Metrics>,
+    /// Number of descriptors that others need.
+    pub reserved: usize,
+    /// The cluster that it joins before it admits the first client.
+    pub cluster: Option<Arc<cluster::Settings>>,
+}
 
 /// A server that accepts and serves. Dropping it closes everything.
 pub struct Server {
@@ -94,20 +113,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to serve `commands`. Opens the sockets for clients that `options` name, unless some
-    /// are `inherited`. `reserved` is the number of descriptors that others need. With `cluster`
-    /// settings, the server joins the cluster before it admits the first client. The workers wait
-    /// for [`Server::begin`].
-    pub fn start(
-        options: &Options,
-        id: Uuid,
-        inherited: InheritedState,
-        commands: &[CommandSet],
-        metrics: Arc<Metrics>,
-        reserved: usize,
-        cluster: Option<Arc<cluster::Settings>>,
-    ) -> Result<Self, Error> {
+    /// Starts a server. Opens the sockets for clients that the options name, unless some are
+    /// `inherited`. The workers wait for [`Server::begin`].
+    pub fn start(setup: &Setup<'_>, inherited: InheritedState) -> Result<Self, Error> {
         let started = Instant::now();
+        let options = setup.options;
         let system = |action| move |source| Error::System { action, source };
         sys::allow_interrupts().map_err(system("install a signal handler"))?;
         let listeners = match inherited.listeners {
@@ -115,97 +125,65 @@ impl Server {
             listeners => listeners,
         };
         let here = inherited.clients.len() + inherited.leaving.len();
-        let max_pending = match options.proxy_from.is_empty() {
-            true => 0,
-            false => limits::pending_header_connections(),
-        };
-        let uncounted = if max_pending > 0 { MAX_UNCOUNTED } else { 0 };
-        let reserved = listeners.len() + reserved + max_pending + uncounted;
-        let capacity = share_descriptors(options, here, reserved)?;
-        let (workers, most) = (capacity.workers, capacity.workers + capacity.queue);
-
-        let mut cluster = Cluster::new(cluster, id, inherited.census)?;
-        let clients = Clients::new(most, options.max_clients_per_address);
-        let clients = Arc::new(clients.with_waker(cluster.waker()));
-        let scoreboard = Arc::new(Scoreboard::new(workers));
-        let incidents = Arc::new(Incidents::new());
-        let (alarm, alarms) = ReaperWaker::new();
+        let capacity = Capacity::new(options, here, listeners.len() + setup.reserved)?;
+        let mut cluster = Cluster::new(setup.cluster.clone(), setup.id, inherited.census)?;
+        let (reaper_waker, wakes) = ReaperWaker::new();
         let (linger, lingering) = LingeringClose::start(capacity.lingering)?;
-        let (release, released) = crossbeam_channel::unbounded();
-        let (queue, jobs) = queue::bounded(most + MAX_UNCOUNTED);
-        let context = Context::new(clients.count(), id, commands).in_cluster(cluster.census());
+        let shared = Shared {
+            scoreboard: Arc::new(Scoreboard::new(capacity.workers)),
+            reaper_waker,
+            incidents: Arc::new(Incidents::new()),
+            metrics: setup.metrics.clone(),
+            linger,
+        };
+        let (queue, jobs) = queue::bounded(capacity.clients() + MAX_UNCOUNTED);
+        let clients = Clients::new(capacity.clients(), options.max_clients_per_address);
+        let admission = Arc::new(Admission {
+            shared: shared.clone(),
+            protocols: setup.protocols,
+            clients: Arc::new(clients.with_waker(cluster.waker())),
+            workers: capacity.workers,
+            queue: queue.clone(),
+            closed: AtomicBool::new(false),
+        });
+        let count = admission.clients.count();
+        let context = Context::new(count.clone(), setup.id, setup.commands);
+        let context = context.in_cluster(cluster.census());
         let limiter = context.limiter.clone();
-        let service = Arc::new(Service {
+        let (release, released) = crossbeam_channel::unbounded();
+        let service = Service {
+            shared: shared.clone(),
             context,
-            scoreboard: scoreboard.clone(),
-            alarm: alarm.clone(),
-            incidents: incidents.clone(),
-            metrics: metrics.clone(),
-            linger: linger.clone(),
             released: release,
             idle_timeout: options.idle_timeout,
-        });
+        };
         Reaper {
-            scoreboard: scoreboard.clone(),
+            scoreboard: shared.scoreboard.clone(),
             waiting: jobs.clone(),
             idle_timeout: options.idle_timeout,
             write_timeout: options.write_timeout,
-            incidents: incidents.clone(),
+            incidents: shared.incidents.clone(),
         }
-        .start(alarms)?;
+        .start(wakes)?;
 
-        let admission = Arc::new(Admission {
-            clients,
-            workers,
-            queue: queue.clone(),
-            alarm,
-            linger,
-            incidents,
-            closed: AtomicBool::new(false),
-            metrics: metrics.clone(),
-        });
-        metrics.go_on(inherited.accepted, inherited.handovers);
-        let proxy_filter = match max_pending {
-            0 => None,
-            most => {
-                let (trusted, admission) = (options.proxy_from.clone(), admission.clone());
-                let on_filtered =
-                    move |pending, max_pending| admission.on_filtered(pending, max_pending);
-                Some(Arc::new(ProxyFilter::start(trusted, most, on_filtered)?))
-            }
-        };
-        let clients =
-            admission.resume(filter_inherited(inherited.clients, proxy_filter.as_deref()));
+        setup.metrics.go_on(inherited.accepted, inherited.handovers);
+        let proxy_filter = start_proxy_filter(options, capacity.pending, &admission)?;
+        let clients = known_protocols(inherited.clients, setup.protocols);
+        let clients = admission.resume(filter_inherited(clients, proxy_filter.as_deref()));
         for leaving in inherited.leaving {
-            admission.linger.resume(leaving);
+            shared.linger.resume(leaving);
         }
-        cluster.join(admission.clients.count())?;
+        cluster.join(count)?;
         let interim = InterimServer::start(&service, clients, queue, jobs.clone())?;
         if let Some(begun) = inherited.begun {
-            metrics.handed_over(Millis::now().since(begun));
+            setup.metrics.handed_over(Millis::now().since(begun));
         }
         let (failed, failures) = crossbeam_channel::unbounded();
-        let mut acceptors = Vec::new();
-        for listener in listeners.iter().cloned() {
-            let failed: Sender<Error> = failed.clone();
-            let fail = move |error| {
-                // It fails only if the daemon is ending anyway.
-                let _ = failed.send(error);
-            };
-            let (admission, proxy_filter) = (admission.clone(), proxy_filter.clone());
-            acceptors.push(acceptor::start(admission, listener, proxy_filter, fail)?);
-        }
-        let (barrier, serving, ending) = (interim.barrier(), service.clone(), service);
-        let workers = pool::start(
-            &jobs,
-            &scoreboard,
-            move || barrier.wait(),
-            move |connection: &mut Connection, slot| serving.serve(connection, slot),
-            move |connection, ended| ending.end(connection, ended),
-        )?;
+        let acceptors = start_acceptors(&listeners, &admission, &proxy_filter, &failed)?;
+        let workers = start_workers(service, &jobs, &interim)?;
         Ok(Server {
             failures,
-            metrics,
+            metrics: setup.metrics.clone(),
             started_in: started.elapsed(),
             queue: capacity.queue,
             waiting: jobs,
@@ -216,10 +194,10 @@ impl Server {
             interim: Some(interim),
             workers,
             released,
-            scoreboard,
+            scoreboard: shared.scoreboard,
             limiter,
             lingering,
-            id,
+            id: setup.id,
             cluster,
         })
     }
@@ -270,7 +248,7 @@ impl Server {
     }
 
     /// Logs that clients are served, and the addresses of the admin server (`http`).
-    pub fn say_ready(&self, http: &[SocketAddr]) {
+    pub fn log_ready(&self, http: &[SocketAddr]) {
         info!(
             listen:% = list(&self.addresses()),
             http:% = if http.is_empty() { "off".to_string() } else { list(http) },
@@ -331,20 +309,18 @@ impl Server {
         drop(self.end_acceptors(LEAST_DRAIN));
         // The kernel refuses new connections from now on, unless others hold the sockets too.
         self.listeners.clear();
-        let (clients, incidents) = (
-            self.admission.clients.clone(),
-            self.admission.incidents.clone(),
-        );
-        let (board, alarm) = (self.scoreboard, self.admission.alarm.clone());
+        let clients = self.admission.clients.clone();
+        let incidents = self.admission.shared.incidents.clone();
+        let reaper_waker = self.admission.shared.reaper_waker.clone();
         // Closes the queue.
         drop(self.admission);
-        board.set_phase(Phase::Drain);
-        alarm.wake();
+        self.scoreboard.set_phase(Phase::Drain);
+        reaper_waker.wake();
         let mut cut_off = 0;
         if !pool::wait_for(&self.workers, deadline) {
             cut_off = clients.count().load(Ordering::SeqCst);
-            board.set_phase(Phase::Abort);
-            alarm.wake();
+            self.scoreboard.set_phase(Phase::Abort);
+            reaper_waker.wake();
             pool::wait_for(&self.workers, Instant::now() + LAST_GRACE);
         }
         pool::wait_for(&self.lingering, deadline);
@@ -389,7 +365,7 @@ impl Server {
             for (_, stream) in clients.extract_if(.., |(client, stream)| !sends(client, stream)) {
                 // Fails if the client has gone already.
                 let _ = stream.shutdown(Shutdown::Write);
-                self.admission.linger.push(stream);
+                self.admission.shared.linger.push(stream);
             }
             if clients.is_empty() || Instant::now() >= deadline {
                 break;
@@ -397,7 +373,7 @@ impl Server {
             std::thread::park_timeout(LOOK);
         }
         for leaving in inherited.leaving {
-            self.admission.linger.resume(leaving);
+            self.admission.shared.linger.resume(leaving);
         }
         drop(self.admission);
         pool::wait_for(&self.workers, deadline);
@@ -426,13 +402,23 @@ impl Server {
             .clients
             .all()
             .saturating_sub(connections.len());
-        let leaving = self.admission.linger.take_all();
-        self.admission.incidents.resolve(true);
+        self.admission.shared.incidents.resolve(true);
         if left_behind > 0 {
             warn!(clients = left_behind; "left behind: these clients' requests took too long to wait for");
         }
         info!(clients = connections.len(); "hands its clients over");
-        let clients = connections.into_iter().map(Connection::into_parts);
+        let mut clients = Vec::with_capacity(connections.len());
+        for connection in connections {
+            match connection.into_parts() {
+                Ok(client) => clients.push(client),
+                Err(connection) => {
+                    let socket = connection.say_goodbye(Goodbye::Drained);
+                    self.admission.shared.linger.push(socket);
+                }
+            }
+        }
+        // After the goodbyes, which these sockets wait for.
+        let leaving = self.admission.shared.linger.take_all();
         InheritedState {
             listeners: self.listeners.clone(),
             http: Vec::new(),
@@ -441,7 +427,7 @@ impl Server {
             handovers: self.metrics.handovers(),
             begun: Some(begun),
             census,
-            clients: clients.chain(pending).collect(),
+            clients: clients.into_iter().chain(pending).collect(),
             leaving,
             id: Some(self.id),
         }
@@ -455,7 +441,7 @@ impl Server {
         if phase == Phase::Detach {
             self.limiter.close();
         }
-        self.admission.alarm.wake();
+        self.admission.shared.reaper_waker.wake();
         self.released.clone()
     }
 
@@ -481,7 +467,7 @@ impl Server {
     }
 
     /// Ends the remaining threads after the clients have gone elsewhere.
-    pub fn dismiss(self) {
+    pub fn join_workers(self) {
         drop(self.admission);
         pool::wait_for(&self.workers, Instant::now() + LONGEST_RELEASE);
     }
@@ -526,7 +512,7 @@ fn filter_inherited(
         Some(proxy_filter)
             if client.awaits_proxy_header && proxy_filter.trusts(client.peer.ip()) =>
         {
-            proxy_filter.go_on((client, stream));
+            proxy_filter.resume((client, stream));
             None
         }
         _ => {
@@ -555,11 +541,12 @@ fn list(addresses: &[SocketAddr]) -> String {
 /// Listens on all addresses. A default address may be missing, as `[::1]` is on a machine without
 /// IPv6.
 fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
-    let configured: Vec<SocketAddr> = options.listen.iter().copied().chain(options.http).collect();
+    let configured = options.listen.iter().map(|listen| listen.address);
+    let configured: Vec<SocketAddr> = configured.chain(options.http).collect();
     let mut listeners = Vec::new();
     let mut missing = None;
-    for address in &options.listen {
-        match listener::bind_beside(*address, &configured) {
+    for Listen { protocol, address } in &options.listen {
+        match listener::bind_beside(*address, protocol.scheme(), &configured) {
             Ok(listener) => listeners.push(listener),
             Err(error) if options.listen_by_default && listener::is_no_such_address(&error) => {
                 info!(address:%; "not listening there: this machine has no such address");
@@ -574,38 +561,126 @@ fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
     }
 }
 
-/// Numbers of clients that are served, clients that may wait, and sockets that may linger.
+/// Starts the PROXY filter, if connections from some networks must begin with a header.
+fn start_proxy_filter(
+    options: &Options,
+    max_pending: usize,
+    admission: &Arc<Admission>,
+) -> Result<Option<Arc<ProxyFilter>>, Error> {
+    if max_pending == 0 {
+        return Ok(None);
+    }
+    let (trusted, admission) = (options.proxy_from.clone(), admission.clone());
+    let on_filtered = move |pending, result| admission.on_filtered(pending, result);
+    let proxy_filter = ProxyFilter::start(trusted, max_pending, on_filtered)?;
+    Ok(Some(Arc::new(proxy_filter)))
+}
+
+/// Starts an accept loop for each listener. A listener that fails for good is reported to `failed`.
+fn start_acceptors(
+    listeners: &[Arc<Listener>],
+    admission: &Arc<Admission>,
+    proxy_filter: &Option<Arc<ProxyFilter>>,
+    failed: &Sender<Error>,
+) -> Result<Vec<Acceptor>, Error> {
+    let mut acceptors = Vec::new();
+    for listener in listeners {
+        let Some(protocol) = admission.protocols.find(&listener.scheme) else {
+            error!(address:% = listener.address, scheme:% = listener.scheme; "not listening there: this program does not speak this protocol");
+            continue;
+        };
+        let failed = failed.clone();
+        let fail = move |error| {
+            // It fails only if the daemon is ending anyway.
+            let _ = failed.send(error);
+        };
+        let (admission, proxy_filter) = (admission.clone(), proxy_filter.clone());
+        let listener = listener.clone();
+        acceptors.push(acceptor::start(
+            admission,
+            listener,
+            protocol,
+            proxy_filter,
+            fail,
+        )?);
+    }
+    Ok(acceptors)
+}
+
+/// Starts the workers, which wait for the end of the interim server.
+fn start_workers(
+    service: Service,
+    jobs: &Jobs<Connection>,
+    interim: &InterimServer,
+) -> Result<Receiver<()>, Error> {
+    let scoreboard = service.shared.scoreboard.clone();
+    let barrier = interim.barrier();
+    let service = Arc::new(service);
+    let ending = service.clone();
+    pool::start(
+        jobs,
+        &scoreboard,
+        move || barrier.wait(),
+        move |connection: &mut Connection, slot| service.serve(connection, slot),
+        move |connection, ended| ending.end(connection, ended),
+    )
+}
+
+/// Returns the clients whose protocol is one of `protocols`. The others, of a program that spoke
+/// more of them, are closed.
+fn known_protocols(mut clients: Vec<PendingConn>, protocols: Protocols) -> Vec<PendingConn> {
+    clients.retain(|(client, _)| {
+        let is_known = protocols.find(&client.protocol).is_some();
+        if !is_known {
+            error!(connection = client.number, scheme:% = client.protocol; "closed: this program does not speak its protocol");
+        }
+        is_known
+    });
+    clients
+}
+
+/// Numbers of clients that are served, clients that may wait, connections whose PROXY header may be
+/// incomplete, and sockets that may linger.
 struct Capacity {
     workers: usize,
     queue: usize,
+    pending: usize,
     lingering: usize,
 }
 
-/// Makes room for all clients that are served or wait, or for as many as the limit on open files
-/// allows.
-fn share_descriptors(options: &Options, here: usize, acceptors: usize) -> Result<Capacity, Error> {
-    let (workers, queue) = (options.max_clients, options.queue);
-    let wanted = workers.saturating_add(queue);
-    let shared = limits::share_descriptors(wanted, here, acceptors)?;
-    if shared.clients == wanted {
-        return Ok(Capacity {
+impl Capacity {
+    /// Makes room for all clients that are served or wait, or for as many as the limit on open
+    /// files allows. `here` descriptors are open already, and others need `reserved`.
+    fn new(options: &Options, here: usize, reserved: usize) -> Result<Self, Error> {
+        let (pending, uncounted) = match options.proxy_from.is_empty() {
+            true => (0, 0),
+            false => (limits::pending_header_connections(), MAX_UNCOUNTED),
+        };
+        let (workers, queue) = (options.max_clients, options.queue);
+        let wanted = workers.saturating_add(queue);
+        let shared = limits::share_descriptors(wanted, here, reserved + pending + uncounted)?;
+        let mut capacity = Capacity {
             workers,
             queue,
+            pending,
             lingering: shared.lingering,
-        });
+        };
+        if shared.clients < wanted {
+            // Some clients must be able to wait, or none would be closed to make room.
+            capacity.queue = queue.min(shared.clients / 8);
+            capacity.workers = workers.min(shared.clients - capacity.queue);
+            warn!(
+                max_clients = capacity.workers,
+                queue = capacity.queue,
+                limit = shared.limit;
+                "fewer clients than asked for: raise the limit on open files (ulimit -n, LimitNOFILE=)"
+            );
+        }
+        Ok(capacity)
     }
-    // Some clients must be able to wait, or none would be closed to make room.
-    let waiting = queue.min(shared.clients / 8);
-    let capacity = Capacity {
-        workers: workers.min(shared.clients - waiting),
-        queue: waiting,
-        lingering: shared.lingering,
-    };
-    warn!(
-        max_clients = capacity.workers,
-        queue = capacity.queue,
-        limit = shared.limit;
-        "fewer clients than asked for: raise the limit on open files (ulimit -n, LimitNOFILE=)"
-    );
-    Ok(capacity)
+
+    /// Returns the number of clients that are served or wait.
+    fn clients(&self) -> usize {
+        self.workers + self.queue
+    }
 }

@@ -7,7 +7,7 @@
 //! all places are taken, the connection that has waited longest is refused.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use rustix::net::RecvFlags;
 
 use crate::config::network::Network;
 use crate::error::Error;
-use crate::handover::state;
+use crate::handover::state::ConnectionState;
 use crate::metrics::Closed;
-use crate::protocol::proxy::{Caller, Found, LONGEST_BINARY, find};
+use crate::protocol::proxy::{LONGEST_BINARY, ParseResult, ProxiedPeer, find};
 use crate::thread;
 use crate::waker::Waker;
 use shared::clock::Millis;
@@ -35,13 +35,13 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection whose header is incomplete. `read_buffer` holds the part that has arrived.
-pub type PendingConn = (state::ConnectionState, TcpStream);
+pub type PendingConn = (ConnectionState, TcpStream);
 
 /// Result for a pending connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterResult {
-    /// The header names this caller. The header is read, and nothing after it.
-    Caller(Caller),
+    /// The header names this peer. The header is read, and nothing after it.
+    Peer(ProxiedPeer),
     /// The header is missing, malformed, too long or late.
     Bad(BadHeader),
     /// All places (their number) are taken. Of these connections, this one has waited longest.
@@ -51,7 +51,7 @@ pub enum FilterResult {
 }
 
 /// A message to the thread.
-enum Order {
+enum Message {
     Filter(PendingConn),
     /// Ends the thread at this time, or earlier if no connection is pending, and sends back the
     /// pending ones.
@@ -62,7 +62,7 @@ enum Order {
 pub struct ProxyFilter {
     trusted: Vec<Network>,
     /// `None` only while it is dropped.
-    orders: Option<Sender<Order>>,
+    messages: Option<Sender<Message>>,
     wake: Arc<Waker>,
 }
 
@@ -79,17 +79,17 @@ impl ProxyFilter {
         // taken, the acceptors wait for the thread, which waits for no client, and new connections
         // wait in the backlog.
         let unseen = most / 8 + 1;
-        let (sender, orders) = crossbeam_channel::bounded(unseen);
-        let room = FilterThread {
-            waiting: VecDeque::new(),
+        let (sender, messages) = crossbeam_channel::bounded(unseen);
+        let filter = FilterThread {
+            pending: VecDeque::new(),
             most: most.saturating_sub(unseen).max(1),
-            orders,
+            messages,
             wake: wake.clone(),
             ending: None,
             on_filtered,
         };
         thread::spawn("proxy-filter", move || {
-            let (left, to) = room.run();
+            let (left, to) = filter.run();
             if let Some(to) = to {
                 // The caller of `end` waits for them.
                 let _ = to.send(left);
@@ -97,7 +97,7 @@ impl ProxyFilter {
         })?;
         Ok(ProxyFilter {
             trusted,
-            orders: Some(sender),
+            messages: Some(sender),
             wake,
         })
     }
@@ -108,29 +108,28 @@ impl ProxyFilter {
     }
 
     /// Takes over a connection that was just accepted, and waits for its header.
-    pub fn receive(&self, number: u64, stream: TcpStream, peer: SocketAddr) {
-        let mut client = state::ConnectionState::new(number, peer);
+    pub fn receive(&self, mut client: ConnectionState, stream: TcpStream) {
         client.awaits_proxy_header = true;
-        self.go_on((client, stream));
+        self.resume((client, stream));
     }
 
     /// Takes over a pending connection. Another process may have read a part of its header.
-    pub fn go_on(&self, pending: PendingConn) {
-        self.order(Order::Filter(pending));
+    pub fn resume(&self, pending: PendingConn) {
+        self.send(Message::Filter(pending));
     }
 
     /// Ends the thread after at most `patience`, and returns the connections that are still
     /// pending. The acceptors must have ended.
     pub fn end(self, patience: Duration) -> Vec<PendingConn> {
         let (to, left) = crossbeam_channel::bounded(1);
-        self.order(Order::End(Millis::now().after(patience), to));
+        self.send(Message::End(Millis::now().after(patience), to));
         left.recv().unwrap_or_default()
     }
 
-    fn order(&self, order: Order) {
-        if let Some(orders) = &self.orders {
+    fn send(&self, message: Message) {
+        if let Some(messages) = &self.messages {
             // It fails only if the thread is gone, and then the connection is closed.
-            let _ = orders.send(order);
+            let _ = messages.send(message);
         }
         self.wake.wake();
     }
@@ -138,22 +137,22 @@ impl ProxyFilter {
 
 impl Drop for ProxyFilter {
     fn drop(&mut self) {
-        self.orders = None;
+        self.messages = None;
         self.wake.wake();
     }
 }
 
 /// A pending connection and its deadline.
-struct Waiting {
-    pending: PendingConn,
+struct Pending {
+    conn: PendingConn,
     until: Millis,
 }
 
-/// State of the thread. The connection that has waited longest is the first in `waiting`.
+/// State of the thread. The connection that has waited longest is the first in `pending`.
 struct FilterThread<G> {
-    waiting: VecDeque<Waiting>,
+    pending: VecDeque<Pending>,
     most: usize,
-    orders: Receiver<Order>,
+    messages: Receiver<Message>,
     wake: Arc<Waker>,
     ending: Option<(Millis, Sender<Vec<PendingConn>>)>,
     on_filtered: G,
@@ -166,10 +165,10 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
         // A panic loses the pending connections and is logged by the panic hook. Later ones are
         // served.
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
-            self.waiting.clear();
+            self.pending.clear();
             std::thread::sleep(PAUSE);
         }
-        let left = self.waiting.into_iter().map(|waiting| waiting.pending);
+        let left = self.pending.into_iter().map(|pending| pending.conn);
         (left.collect(), self.ending.map(|(_, to)| to))
     }
 
@@ -178,30 +177,30 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
         loop {
             let ready = self.wait();
             let now = Millis::now();
-            let is_late = self.waiting.front().is_some_and(|first| now >= first.until);
+            let is_late = self.pending.front().is_some_and(|first| now >= first.until);
             if is_late || ready.contains(&true) {
-                let all = std::mem::take(&mut self.waiting);
-                for (waiting, ready) in all.into_iter().zip(ready) {
-                    if ready || now >= waiting.until {
-                        self.try_read_header(waiting, now);
+                let all = std::mem::take(&mut self.pending);
+                for (pending, ready) in all.into_iter().zip(ready) {
+                    if ready || now >= pending.until {
+                        self.try_read_header(pending, now);
                     } else {
-                        self.waiting.push_back(waiting);
+                        self.pending.push_back(pending);
                     }
                 }
             }
             // Limited, or a flood of new connections would starve the pending ones.
-            for _ in 0..=self.orders.capacity().unwrap_or_default() {
-                match self.orders.try_recv() {
-                    Ok(Order::Filter(pending)) => self.admit_pending(pending),
-                    Ok(Order::End(until, to)) => self.ending = Some((until, to)),
+            for _ in 0..=self.messages.capacity().unwrap_or_default() {
+                match self.messages.try_recv() {
+                    Ok(Message::Filter(pending)) => self.admit_pending(pending),
+                    Ok(Message::End(until, to)) => self.ending = Some((until, to)),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) if self.ending.is_none() => return,
                     Err(TryRecvError::Disconnected) => break,
                 }
             }
             if let Some((until, _)) = &self.ending
-                && self.orders.is_empty()
-                && (self.waiting.is_empty() || Millis::now() >= *until)
+                && self.messages.is_empty()
+                && (self.pending.is_empty() || Millis::now() >= *until)
             {
                 return;
             }
@@ -209,54 +208,54 @@ impl<G: Fn(PendingConn, FilterResult)> FilterThread<G> {
     }
 
     /// Most clients have already sent their header at this point.
-    fn admit_pending(&mut self, pending: PendingConn) {
+    fn admit_pending(&mut self, conn: PendingConn) {
         let now = Millis::now();
         let until = now.after(PATIENCE);
-        self.try_read_header(Waiting { pending, until }, now);
-        if self.waiting.len() > self.most
-            && let Some(first) = self.waiting.pop_front()
+        self.try_read_header(Pending { conn, until }, now);
+        if self.pending.len() > self.most
+            && let Some(first) = self.pending.pop_front()
         {
-            (self.on_filtered)(first.pending, FilterResult::NoRoom(self.most));
+            (self.on_filtered)(first.conn, FilterResult::NoRoom(self.most));
         }
     }
 
     /// Reads what has arrived, and passes the result on, if there is one. Otherwise the connection
     /// stays pending.
-    fn try_read_header(&mut self, mut waiting: Waiting, now: Millis) {
-        let (client, stream) = &mut waiting.pending;
+    fn try_read_header(&mut self, mut pending: Pending, now: Millis) {
+        let (client, stream) = &mut pending.conn;
         match read(stream, &mut client.read_buffer) {
-            Some(result) => (self.on_filtered)(waiting.pending, result),
-            None if now >= waiting.until => {
-                (self.on_filtered)(waiting.pending, FilterResult::Bad(BadHeader::Late));
+            Some(result) => (self.on_filtered)(pending.conn, result),
+            None if now >= pending.until => {
+                (self.on_filtered)(pending.conn, FilterResult::Bad(BadHeader::Late));
             }
-            None => self.waiting.push_back(waiting),
+            None => self.pending.push_back(pending),
         }
     }
 
     /// Waits for an event. Returns, for each pending connection, whether it is readable.
     fn wait(&mut self) -> Vec<bool> {
         let mut polled = vec![PollFd::new(&*self.wake, PollFlags::IN)];
-        for waiting in &self.waiting {
-            polled.push(PollFd::new(&waiting.pending.1, PollFlags::IN));
+        for pending in &self.pending {
+            polled.push(PollFd::new(&pending.conn.1, PollFlags::IN));
         }
-        let first = self.waiting.front().map(|first| first.until);
+        let first = self.pending.front().map(|first| first.until);
         let ends = self.ending.as_ref().map(|(until, _)| *until);
         let next = [first, ends].into_iter().flatten().min();
         let time = match next {
-            _ if !self.orders.is_empty() => Some(Duration::ZERO),
+            _ if !self.messages.is_empty() => Some(Duration::ZERO),
             // 1 ms more: the clock advances in steps, and could still be just before the deadline.
             next => next.map(|next| next.since(Millis::now()) + Duration::from_millis(1)),
         };
         let time = time.and_then(|time| Timespec::try_from(time).ok());
         match poll(&mut polled, time.as_ref()) {
             Ok(_) => {}
-            Err(Errno::INTR) => return vec![false; self.waiting.len()],
+            Err(Errno::INTR) => return vec![false; self.pending.len()],
             Err(_) => {
                 drop(polled);
                 // The limit on open files may have become lower than the number of descriptors
                 // (poll(2)): try to read each.
                 std::thread::sleep(PAUSE);
-                return vec![true; self.waiting.len()];
+                return vec![true; self.pending.len()];
             }
         }
         let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
@@ -287,10 +286,10 @@ fn read(stream: &TcpStream, header: &mut Vec<u8>) -> Option<FilterResult> {
             Err(_) => return Some(FilterResult::Gone(Closed::Failed)),
         };
         bytes[..before].copy_from_slice(header);
-        let (caller, length) = match find(&bytes[..before + seen]) {
-            Found::Part => (None, before + seen),
-            Found::Header(caller, length) => (Some(caller), length),
-            Found::Bad(bad) => return Some(FilterResult::Bad(bad)),
+        let (peer, length) = match find(&bytes[..before + seen]) {
+            ParseResult::Partial => (None, before + seen),
+            ParseResult::Header(peer, length) => (Some(peer), length),
+            ParseResult::Bad(bad) => return Some(FilterResult::Bad(bad)),
         };
         while header.len() < length {
             let mut taken = [0; LONGEST_BINARY];
@@ -303,9 +302,9 @@ fn read(stream: &TcpStream, header: &mut Vec<u8>) -> Option<FilterResult> {
                 Err(_) => return Some(FilterResult::Gone(Closed::Failed)),
             }
         }
-        if let Some(caller) = caller {
+        if let Some(peer) = peer {
             *header = Vec::new();
-            return Some(FilterResult::Caller(caller));
+            return Some(FilterResult::Peer(peer));
         }
     }
 }

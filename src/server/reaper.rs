@@ -45,20 +45,20 @@ pub struct Reaper<T> {
 impl<T: Send + 'static> Reaper<T> {
     /// Starts the thread. It ends when all clones of the
     /// [`ReaperWaker`](crate::session::scoreboard::ReaperWaker) are dropped.
-    pub fn start(self, alarms: Receiver<()>) -> Result<Thread, Error> {
-        thread::spawn("reaper", move || self.run(&alarms))
+    pub fn start(self, wakes: Receiver<()>) -> Result<Thread, Error> {
+        thread::spawn("reaper", move || self.run(&wakes))
     }
 
     /// Runs the thread's loop.
-    pub fn run(&self, alarms: &Receiver<()>) {
+    pub fn run(&self, wakes: &Receiver<()>) {
         let mut idle = Vec::new();
         loop {
             let next = self.round(Millis::now(), &mut idle);
-            let alarm = match next {
-                None => alarms.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(next) => alarms.recv_timeout(next.since(Millis::now())),
+            let woken = match next {
+                None => wakes.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(next) => wakes.recv_timeout(next.since(Millis::now())),
             };
-            match alarm {
+            match woken {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Ok(()) | Err(RecvTimeoutError::Timeout) => sleep(SPACING),
             }

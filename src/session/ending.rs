@@ -1,16 +1,15 @@
 //! End of a session: metrics, the last reply, and how the socket is closed.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use log::{Level, debug, log_enabled};
 use rustix::io::Errno;
-use rustix::net::SendFlags;
 
 use super::{CloseReason, Service};
 use crate::metrics::Closed;
-use crate::protocol::line;
-use crate::transport::connection::{Connection, last_words};
+use crate::protocol::{Goodbye, Protocol};
+use crate::transport::connection::{Connection, send_last_line};
 use crate::transport::lingering_close::LingeringClose;
 use shared::clock::Millis;
 use shared::command::CommandError;
@@ -20,10 +19,10 @@ impl Service {
     #[inline(never)]
     pub fn end(&self, connection: Connection, ended: Option<CloseReason>) {
         // Any shard will do: the connection's number spreads the load as well as the worker's.
-        let share = self.metrics.share(connection.client.number as usize);
-        share.closed(self.reason(ended.as_ref()));
+        let shard = self.shared.metrics.share(connection.client.number as usize);
+        shard.closed(self.reason(ended.as_ref()));
         if ended.is_none() {
-            share.failed();
+            shard.failed();
         }
         if log_enabled!(Level::Debug) {
             let how = ended
@@ -34,27 +33,27 @@ impl Service {
         }
         match ended {
             Some(CloseReason::PeerClosed | CloseReason::Broken(_)) => connection.close(),
-            Some(CloseReason::Aborted) => connection.cut(),
-            Some(CloseReason::ByCommand | CloseReason::TooLong) => {
-                self.linger.push(connection.say_goodbye())
+            Some(CloseReason::Aborted) => connection.abort(),
+            Some(CloseReason::ByCommand | CloseReason::ProtocolError) => {
+                self.shared.linger.push(connection.half_close())
             }
             Some(CloseReason::Idle(time)) if self.is_too_long(time) => {
-                self.refuse(connection, &CommandError::Idle);
+                self.say_goodbye(connection, Goodbye::Idle);
             }
             Some(CloseReason::Idle(_)) => {
-                let made_room = &self.incidents.made_room;
+                let made_room = &self.shared.incidents.made_room;
                 if made_room.record(&"all workers are taken, and clients wait") {
                     // The reaper logs the end of the incident.
-                    self.alarm.wake();
+                    self.shared.reaper_waker.wake();
                 }
-                self.refuse(connection, &CommandError::MadeRoom);
+                self.say_goodbye(connection, Goodbye::MadeRoom);
             }
-            None => self.refuse_after_panic(connection),
+            None => self.end_after_panic(connection),
             Some(CloseReason::Finished { recently }) => {
-                if recently || connection.unread() > 0 {
-                    self.linger.push(connection.say_goodbye());
-                } else {
-                    connection.say_goodbye();
+                let lingers = recently || connection.unread() > 0;
+                let socket = connection.say_goodbye(Goodbye::Drained);
+                if lingers {
+                    self.shared.linger.push(socket);
                 }
             }
             Some(CloseReason::Released) => {
@@ -69,7 +68,7 @@ impl Service {
         match ended {
             Some(CloseReason::PeerClosed) => Closed::Left,
             Some(CloseReason::ByCommand) => Closed::Quit,
-            Some(CloseReason::TooLong) => Closed::TooLong,
+            Some(CloseReason::ProtocolError) => Closed::TooLong,
             Some(CloseReason::Idle(time)) if self.is_too_long(*time) => Closed::Idle,
             Some(CloseReason::Idle(_)) => Closed::MadeRoom,
             Some(CloseReason::Aborted) => Closed::NotReading,
@@ -85,40 +84,31 @@ impl Service {
         !self.idle_timeout.is_zero() && idle >= self.idle_timeout
     }
 
-    /// Refuses a client after a panic. The requests before the failed one get their replies.
-    fn refuse_after_panic(&self, mut connection: Connection) {
+    /// Says goodbye to a client after a panic.
+    fn end_after_panic(&self, connection: Connection) {
         let number = connection.client.number;
         let detail = format!("a panic of connection {number}, logged above");
-        if self.incidents.panicked.record(&detail) {
-            self.alarm.wake();
+        if self.shared.incidents.panicked.record(&detail) {
+            self.shared.reaper_waker.wake();
         }
-        let whole = connection
-            .client
-            .replies
-            .iter()
-            .rposition(|&byte| byte == b'\n');
-        connection
-            .client
-            .replies
-            .truncate(whole.map_or(0, |lf| lf + 1));
-        self.refuse(connection, &CommandError::Internal);
+        self.say_goodbye(connection, Goodbye::Panicked);
     }
 
-    /// Sends the remaining replies and then `refusal`, and starts a lingering close.
-    fn refuse(&self, mut connection: Connection, refusal: &CommandError<'_>) {
-        line::write_refusal(refusal, &mut connection.client.replies);
-        // A client that takes no more data loses these replies too.
-        let _ = connection.write(&connection.client.replies, SendFlags::DONTWAIT);
-        self.linger.push(connection.say_goodbye());
+    /// Sends the remaining replies and the codec's goodbye, and starts a lingering close.
+    fn say_goodbye(&self, connection: Connection, why: Goodbye) {
+        self.shared.linger.push(connection.say_goodbye(why));
     }
 }
 
-/// Sends a refusal to a client that is not admitted, and starts a lingering close, without waiting.
-pub fn reject(stream: TcpStream, refusal: &CommandError<'_>, linger: &LingeringClose) {
+/// Tells a client of `protocol` why it is not admitted, and starts a lingering close, without
+/// waiting.
+pub fn reject(
+    stream: TcpStream,
+    protocol: &dyn Protocol,
+    error: &CommandError<'_>,
+    linger: &LingeringClose,
+) {
     let mut reply = Vec::new();
-    line::write_refusal(refusal, &mut reply);
-    // The client may already be gone.
-    let _ = last_words(&stream, &reply);
-    let _ = stream.shutdown(Shutdown::Write);
-    linger.push(stream);
+    protocol.reject(error, &mut reply);
+    linger.push(send_last_line(stream, &reply));
 }

@@ -24,6 +24,8 @@ pub enum Phase {
     Detach,
     /// Answer what has arrived, then release the connections.
     DrainThenDetach,
+    /// Answer what has arrived, then give the connections back, within this process.
+    ServeRound,
     /// Abort the connections, even within a reply.
     Abort,
 }
@@ -49,7 +51,7 @@ pub struct WorkerSlot {
     /// The worker's thread id, 0 until it runs.
     thread: AtomicI32,
     /// Number of interrupts that have reached the worker.
-    heard: AtomicU32,
+    interrupts: AtomicU32,
     /// Index of the slot.
     id: u32,
 }
@@ -135,13 +137,14 @@ impl WorkerSlot {
 
     /// Counts an interrupt that has reached the worker.
     pub fn ack(&self) {
-        let heard = self.heard.load(Ordering::Relaxed);
-        self.heard.store(heard.wrapping_add(1), Ordering::Relaxed);
+        let interrupts = self.interrupts.load(Ordering::Relaxed);
+        let next = interrupts.wrapping_add(1);
+        self.interrupts.store(next, Ordering::Relaxed);
     }
 
     /// Returns the number of interrupts that have reached the worker.
-    pub fn heard(&self) -> u32 {
-        self.heard.load(Ordering::Relaxed)
+    pub fn interrupts(&self) -> u32 {
+        self.interrupts.load(Ordering::Relaxed)
     }
 
     /// Interrupts the worker's blocking call, so that it checks for close requests. May come too
@@ -155,7 +158,7 @@ impl WorkerSlot {
 
 /// The slots of all workers, and their common phase.
 pub struct Scoreboard {
-    lines: Box<[WorkerSlot]>,
+    slots: Box<[WorkerSlot]>,
     phase: AtomicU8,
 }
 
@@ -163,7 +166,7 @@ impl Scoreboard {
     /// Returns a scoreboard for `workers` workers, all vacant.
     pub fn new(workers: usize) -> Self {
         Scoreboard {
-            lines: (0..workers as u32)
+            slots: (0..workers as u32)
                 .map(|id| WorkerSlot {
                     id,
                     ..WorkerSlot::default()
@@ -175,13 +178,13 @@ impl Scoreboard {
 
     /// Returns whether no worker has a client.
     pub fn is_vacant(&self) -> bool {
-        let mut lines = self.lines.iter();
-        lines.all(|slot| slot.state().activity() == Activity::Vacant)
+        let mut slots = self.slots.iter();
+        slots.all(|slot| slot.state().activity() == Activity::Vacant)
     }
 
     /// Returns all slots.
     pub fn slots(&self) -> &[WorkerSlot] {
-        &self.lines
+        &self.slots
     }
 
     /// Returns what the workers do with their clients.
@@ -192,6 +195,7 @@ impl Scoreboard {
             1 => Phase::Drain,
             2 => Phase::Detach,
             3 => Phase::DrainThenDetach,
+            4 => Phase::ServeRound,
             _ => Phase::Abort,
         }
     }
@@ -232,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_reaches_only_the_client_that_it_is_about() {
+    fn a_close_request_reaches_only_the_client_that_it_is_about() {
         let slot = WorkerSlot::default();
         slot.set(Activity::Reading);
         let seen = slot.state();
@@ -241,7 +245,10 @@ mod tests {
         assert_eq!(slot.state().since(), seen.since());
         assert!(!slot.request_close(seen), "told already");
         slot.set(Activity::Writing);
-        assert!(!slot.state().close_requested(), "activity voids the order");
+        assert!(
+            !slot.state().close_requested(),
+            "activity voids the request"
+        );
         assert!(
             !slot.request_close(seen),
             "the client is another, or not idle"

@@ -1,7 +1,6 @@
-//! One client connection as a movable value: its socket, its unanswered input and unsent replies,
-//! and its place in the count.
+//! One client connection as a movable value: its transport, its codec, its unanswered input and
+//! unsent replies, and its place in the count.
 
-use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -9,127 +8,186 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::handover::state;
+use crate::protocol::{Codec, Goodbye, Protocol};
 use crate::transport::clients::ConnectionGuard;
 use shared::clock::Nanos;
 
-/// Socket operations of a session. Fuzzers and model checks use one without a socket: see `fuzz/`
-/// and `tests/shuttle.rs`.
-pub trait Socket {
+/// Carries the bytes of a connection. Fuzzers and model checks use one without a socket: see
+/// `fuzz/` and `tests/shuttle`.
+pub trait Transport {
     /// Receives, as recv(2).
-    fn recv(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno>;
+    fn read(&mut self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno>;
     /// Sends, as send(2).
-    fn send(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno>;
+    fn write(&mut self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno>;
     /// Returns the number of bytes that can be read at once.
     fn unread(&self) -> Result<u64, Errno>;
+    /// Returns whether another process can continue with the descriptor alone.
+    fn is_movable(&self) -> bool;
 }
 
-impl Socket for TcpStream {
+impl Transport for TcpStream {
     #[inline]
-    fn recv(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
+    fn read(&mut self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
         rustix::net::recv(self, buffer, flags).map(|(read, _)| read)
     }
 
     #[inline]
-    fn send(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
+    fn write(&mut self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
         rustix::net::send(self, bytes, flags | SendFlags::NOSIGNAL)
     }
 
     fn unread(&self) -> Result<u64, Errno> {
         rustix::io::ioctl_fionread(self)
     }
+
+    fn is_movable(&self) -> bool {
+        true
+    }
 }
 
 /// A live connection. It can move between threads at any point except within a request.
-pub struct Connection<S = TcpStream> {
+pub struct Connection<T = TcpStream> {
     /// State of the client. Its replies are here and not on the worker's stack, so that they
     /// survive a panic.
     pub client: state::ConnectionState,
     /// Time of the admission, until a worker takes the connection.
     pub waiting: Option<Nanos>,
-    stream: S,
+    codec: Box<dyn Codec>,
+    transport: T,
     guard: ConnectionGuard,
 }
 
-impl<S: Socket> Connection<S> {
+impl<T: Transport> Connection<T> {
     /// Returns a connection that has just been accepted.
-    pub fn new(number: u64, stream: S, peer: SocketAddr, guard: ConnectionGuard) -> Self {
-        Connection::accepted(state::ConnectionState::new(number, peer), stream, guard)
+    pub fn new(
+        number: u64,
+        protocol: &'static dyn Protocol,
+        transport: T,
+        peer: SocketAddr,
+        guard: ConnectionGuard,
+    ) -> Self {
+        let client = state::ConnectionState::new(number, protocol.scheme(), peer);
+        Connection::accepted(client, protocol, transport, guard)
     }
 
     /// Returns a connection that has just been accepted, with a state that is partly known.
-    pub fn accepted(client: state::ConnectionState, stream: S, guard: ConnectionGuard) -> Self {
+    pub fn accepted(
+        client: state::ConnectionState,
+        protocol: &dyn Protocol,
+        transport: T,
+        guard: ConnectionGuard,
+    ) -> Self {
         Connection {
             waiting: Some(Nanos::now()),
-            ..Connection::of(client, stream, guard)
+            ..Connection::inherited(client, protocol, transport, guard)
         }
     }
 
     /// Returns a connection of a client of the last process.
-    pub fn of(client: state::ConnectionState, stream: S, guard: ConnectionGuard) -> Self {
+    pub fn inherited(
+        mut client: state::ConnectionState,
+        protocol: &dyn Protocol,
+        transport: T,
+        guard: ConnectionGuard,
+    ) -> Self {
+        let codec = protocol.open(&std::mem::take(&mut client.codec));
         Connection {
             client,
             waiting: None,
-            stream,
+            codec,
+            transport,
             guard,
         }
     }
 
-    /// Stops counting the client here, and returns its state and socket for the next process.
-    pub fn into_parts(self) -> (state::ConnectionState, S) {
-        (self.client, self.stream)
+    /// Returns whether another process can continue with the connection.
+    pub fn is_movable(&self) -> bool {
+        self.transport.is_movable() && self.codec.save().is_some()
+    }
+
+    /// Stops counting the client here, and returns its state and transport for the next process;
+    /// or the connection itself, if it can't be moved.
+    pub fn into_parts(mut self) -> Result<(state::ConnectionState, T), Self> {
+        match self.codec.save() {
+            Some(saved) if self.transport.is_movable() => {
+                self.client.codec = saved;
+                Ok((self.client, self.transport))
+            }
+            _ => Err(self),
+        }
     }
 
     /// Reads the available bytes. Waits for the first one unless `flags` say otherwise; 0 is the
     /// end of the input.
     #[inline]
-    pub fn read(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
-        self.stream.recv(buffer, flags)
+    pub fn read(&mut self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
+        self.transport.read(buffer, flags)
     }
 
-    /// Writes some of `bytes`. Waits until the client takes some unless `flags` say otherwise.
+    /// Writes some of the replies after the first `written` bytes. Waits until the client takes
+    /// some unless `flags` say otherwise.
     #[inline]
-    pub fn write(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
-        self.stream.send(bytes, flags)
+    pub fn write_replies(&mut self, written: usize, flags: SendFlags) -> Result<usize, Errno> {
+        self.transport.write(&self.client.replies[written..], flags)
+    }
+
+    /// Returns the codec and the buffer for its replies.
+    #[inline]
+    pub fn codec_and_output(&mut self) -> (&mut dyn Codec, &mut Vec<u8>) {
+        (&mut *self.codec, &mut self.client.replies)
     }
 
     /// Returns the number of bytes that have arrived and are unread.
     pub fn unread(&self) -> usize {
-        usize::try_from(self.stream.unread().unwrap_or(0)).unwrap_or(usize::MAX)
+        usize::try_from(self.transport.unread().unwrap_or(0)).unwrap_or(usize::MAX)
     }
 
-    /// Returns the socket.
-    pub fn socket(&self) -> &S {
-        &self.stream
+    /// Returns the transport.
+    pub fn transport(&self) -> &T {
+        &self.transport
     }
 
-    /// Stops counting the client, and closes the socket.
+    /// Stops counting the client, and closes the transport.
     pub fn close(self) {
         drop(self.guard);
     }
 }
 
 impl Connection {
+    /// Sends the remaining replies and the codec's goodbye without waiting, and half-closes the
+    /// connection. Returns the socket for a lingering close.
+    pub fn say_goodbye(mut self, why: Goodbye) -> TcpStream {
+        self.codec.goodbye(why, &mut self.client.replies);
+        if !self.client.replies.is_empty() {
+            // A client that takes no more data loses these replies too.
+            let _ = self.write_replies(0, SendFlags::DONTWAIT);
+        }
+        self.half_close()
+    }
+
     /// Stops counting the client, then shuts down the sending side. Returns the socket for a
     /// lingering close.
-    pub fn say_goodbye(self) -> TcpStream {
+    pub fn half_close(self) -> TcpStream {
         drop(self.guard);
         // It fails if the client has already gone, which does no harm.
-        let _ = self.stream.shutdown(Shutdown::Write);
-        self.stream
+        let _ = self.transport.shutdown(Shutdown::Write);
+        self.transport
     }
 
     /// Stops counting the client, and aborts the connection: the client gets a reset, and the
     /// system discards all data that the client has not taken.
-    pub fn cut(self) {
+    pub fn abort(self) {
         drop(self.guard);
         // If it fails, the client sees an end of input instead of a reset.
-        let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+        let _ = rustix::net::sockopt::set_socket_linger(&self.transport, Some(Duration::ZERO));
     }
 }
 
-/// Writes a last line to a socket without waiting. The line is lost if the client is gone or takes
-/// no more data.
-pub fn last_words(stream: &TcpStream, line: &[u8]) -> io::Result<()> {
-    rustix::net::send(stream, line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
-    Ok(())
+/// Writes a last line to a socket without waiting, and shuts down the sending side. The line is
+/// lost if the client is gone or takes no more data.
+pub fn send_last_line(stream: TcpStream, line: &[u8]) -> TcpStream {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let _ = rustix::net::send(&stream, line, flags);
+    let _ = stream.shutdown(Shutdown::Write);
+    stream
 }

@@ -20,7 +20,7 @@ use crate::thread;
 use shared::clock::Millis;
 
 /// Time that a client has to close its side.
-const PATIENCE: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Interval between two checks of a socket.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -49,12 +49,12 @@ impl LingeringClose {
     /// Starts the thread, for at most `limit` sockets at a time. It ends when the last clone is
     /// dropped and no socket is left; then the receiver disconnects.
     pub fn start(limit: usize) -> Result<(Self, Receiver<()>), Error> {
-        let (sender, orders) = crossbeam_channel::unbounded();
+        let (sender, commands) = crossbeam_channel::unbounded();
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
         let held = Arc::new(AtomicUsize::new(0));
         let counted = held.clone();
         thread::spawn("linger", move || {
-            run(&orders, &counted);
+            run(&commands, &counted);
             drop(running);
         })?;
         let linger = LingeringClose {
@@ -90,10 +90,10 @@ impl LingeringClose {
     }
 }
 
-fn run(orders: &Receiver<Command>, held: &AtomicUsize) {
+fn run(commands: &Receiver<Command>, held: &AtomicUsize) {
     let mut sockets: Vec<LingeringSocket> = Vec::new();
     let mut discarded = vec![0; DISCARD];
-    let obey = |order, sockets: &mut Vec<LingeringSocket>| match order {
+    let handle = |command, sockets: &mut Vec<LingeringSocket>| match command {
         Command::Close(leaving) => sockets.push(leaving),
         Command::TakeAll(to) => {
             held.fetch_sub(sockets.len(), Ordering::Relaxed);
@@ -103,8 +103,8 @@ fn run(orders: &Receiver<Command>, held: &AtomicUsize) {
     };
     loop {
         if sockets.is_empty() {
-            match orders.recv() {
-                Ok(order) => obey(order, &mut sockets),
+            match commands.recv() {
+                Ok(command) => handle(command, &mut sockets),
                 Err(_) => return,
             }
         }
@@ -112,8 +112,8 @@ fn run(orders: &Receiver<Command>, held: &AtomicUsize) {
         // others.
         let next = Instant::now() + INTERVAL;
         loop {
-            match orders.recv_deadline(next) {
-                Ok(order) => obey(order, &mut sockets),
+            match commands.recv_deadline(next) {
+                Ok(command) => handle(command, &mut sockets),
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => break std::thread::sleep(INTERVAL),
             }
@@ -121,7 +121,7 @@ fn run(orders: &Receiver<Command>, held: &AtomicUsize) {
         let now = Millis::now();
         let before = sockets.len();
         sockets.retain(|(socket, since)| {
-            now.since(*since) < PATIENCE && !has_closed(socket, &mut discarded)
+            now.since(*since) < LINGER_TIMEOUT && !has_closed(socket, &mut discarded)
         });
         held.fetch_sub(before - sockets.len(), Ordering::Relaxed);
     }

@@ -4,8 +4,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
 
-use shared::clock::Millis;
 use blockchain_tcpd::handover::state::{self, ConnectionState, HandoverState};
+use shared::clock::Millis;
 
 use crate::support::kernel::{shell, through};
 use crate::support::{Client, Daemon, Process, unknown};

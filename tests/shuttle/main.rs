@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use blockchain_tcpd::log_throttle::Incidents;
 use blockchain_tcpd::metrics::Metrics;
+use blockchain_tcpd::protocol::PROTOCOLS;
 use blockchain_tcpd::server::acceptor::Admission;
 use blockchain_tcpd::server::pool;
 use blockchain_tcpd::server::queue::{self, Job};
 use blockchain_tcpd::server::reaper::{MINIMUM_IDLE, Reaper};
 use blockchain_tcpd::session::scoreboard::{Activity, Phase, ReaperWaker, Scoreboard};
-use blockchain_tcpd::session::{CloseReason, Service};
+use blockchain_tcpd::session::{CloseReason, Service, Shared};
 use blockchain_tcpd::transport::clients::Clients;
-use blockchain_tcpd::transport::connection::{Connection, Socket};
+use blockchain_tcpd::transport::connection::{Connection, Transport};
 use blockchain_tcpd::transport::lingering_close::LingeringClose;
 use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::io::Errno;
@@ -142,8 +143,8 @@ impl Client {
 /// The server's side of a wire.
 struct End(Client);
 
-impl Socket for End {
-    fn recv(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
+impl Transport for End {
+    fn read(&mut self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
         call(!flags.contains(RecvFlags::DONTWAIT), || {
             let mut wire = self.0.wire();
             if wire.to_server.is_empty() {
@@ -161,7 +162,7 @@ impl Socket for End {
         })
     }
 
-    fn send(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
+    fn write(&mut self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
         call(!flags.contains(SendFlags::DONTWAIT), || {
             let mut wire = self.0.wire();
             let written = bytes.len().min(wire.room - wire.to_client.len());
@@ -175,6 +176,10 @@ impl Socket for End {
 
     fn unread(&self) -> Result<u64, Errno> {
         call(true, || Some(self.0.wire().to_server.len() as u64))
+    }
+
+    fn is_movable(&self) -> bool {
+        true
     }
 }
 
@@ -220,17 +225,19 @@ static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(Arc::default);
 impl Server {
     fn start(workers: usize, queue: usize, idle: Duration, write: Duration) -> Self {
         let clients = Arc::new(Clients::new(workers + queue, 0));
-        let scoreboard = Arc::new(Scoreboard::new(workers));
-        let incidents = Arc::new(Incidents::new());
-        let (alarm, alarms) = ReaperWaker::new();
+        let (reaper_waker, wakes) = ReaperWaker::new();
+        let shared = Shared {
+            scoreboard: Arc::new(Scoreboard::new(workers)),
+            reaper_waker,
+            incidents: Arc::new(Incidents::new()),
+            metrics: METRICS.clone(),
+            linger: LINGER.clone(),
+        };
+        let scoreboard = shared.scoreboard.clone();
         let book = Arc::<Mutex<Book>>::default();
         let service = Service {
             context: Context::new(clients.count(), Uuid::nil(), &[server::SET]),
-            scoreboard: scoreboard.clone(),
-            alarm: alarm.clone(),
-            incidents: incidents.clone(),
-            metrics: METRICS.clone(),
-            linger: LINGER.clone(),
+            shared: shared.clone(),
             released: crossbeam_channel::unbounded().0,
             idle_timeout: idle,
         };
@@ -249,18 +256,16 @@ impl Server {
             waiting: jobs,
             idle_timeout: idle,
             write_timeout: write,
-            incidents: incidents.clone(),
+            incidents: shared.incidents.clone(),
         };
-        let reaper = thread::spawn(move || reaper.run(&alarms));
+        let reaper = thread::spawn(move || reaper.run(&wakes));
         let admission = Admission {
             clients,
             workers,
             queue,
-            alarm,
-            linger: LINGER.clone(),
-            incidents,
+            shared,
+            protocols: PROTOCOLS,
             closed: AtomicBool::new(false),
-            metrics: METRICS.clone(),
         };
         Server {
             admission,
@@ -280,7 +285,13 @@ impl Server {
             wire: Arc::default(),
         };
         client.wire().room = 1000;
-        let connection = Connection::new(number, End(client.clone()), peer, place);
+        let connection = Connection::new(
+            number,
+            PROTOCOLS.default(),
+            End(client.clone()),
+            peer,
+            place,
+        );
         self.admission.enqueue(connection);
         Ok(client)
     }
@@ -290,21 +301,22 @@ impl Server {
         let Admission {
             clients,
             queue,
-            alarm,
+            shared,
             ..
         } = self.admission;
+        let reaper_waker = shared.reaper_waker;
         drop(queue);
         self.scoreboard.set_phase(phase);
-        alarm.wake();
+        reaper_waker.wake();
         let ended = self.workers;
         if cut {
             self.scoreboard.set_phase(Phase::Abort);
-            alarm.wake();
+            reaper_waker.wake();
         }
         while ended.try_recv() != Err(TryRecvError::Disconnected) {
             thread::yield_now();
         }
-        drop(alarm);
+        drop(reaper_waker);
         self.reaper.join().unwrap();
         let book = std::mem::take(&mut *self.book.lock().unwrap());
         let count = clients.count().load(std::sync::atomic::Ordering::SeqCst);
@@ -337,14 +349,14 @@ fn note(
                 idle.min(MINIMUM_IDLE)
             };
             assert!(time >= least, "ended after {time:?}");
-            if let Some(asked) = connection.socket().0.wire().asked {
+            if let Some(asked) = connection.transport().0.wire().asked {
                 let quiet = now.since(asked);
                 assert!(quiet >= least, "ended {quiet:?} after a request");
             }
             book.lock().unwrap().told.insert(number);
         }
         CloseReason::Aborted => {
-            let stuck = connection.socket().0.wire().stuck;
+            let stuck = connection.transport().0.wire().stuck;
             assert!(write.is_zero() || now.since(stuck.expect("a reader was cut off")) >= write);
             book.lock().unwrap().told.insert(number);
         }
@@ -353,7 +365,7 @@ fn note(
             return;
         }
         CloseReason::PeerClosed | CloseReason::Finished { .. } => {}
-        CloseReason::ByCommand | CloseReason::TooLong | CloseReason::Broken(_) => {
+        CloseReason::ByCommand | CloseReason::ProtocolError | CloseReason::Broken(_) => {
             panic!("{ended:?}")
         }
     }
@@ -559,7 +571,7 @@ fn a_release_reaches_every_worker_and_loses_nothing() {
             .collect();
         assert_eq!(book.released.len() + book.told.len(), 3);
         for connection in &book.released {
-            let client = &connection.socket().0;
+            let client = &connection.transport().0;
             let mut wire = client.wire();
             assert!(!wire.closed);
             let mut left = connection.client.read_buffer.clone();

@@ -9,12 +9,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::command::CommandSet;
+use blockchain_tcpd::config::options::{Options, ParsedArgs};
 use blockchain_tcpd::handover::InheritedState;
-use blockchain_tcpd::config::options::{ParsedArgs, Options};
-use blockchain_tcpd::server::Server;
+use blockchain_tcpd::protocol::PROTOCOLS;
+use blockchain_tcpd::server::{Server, Setup};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use shared::command::CommandSet;
 
 use super::{Client, Daemon, Log, Process, clean, program, skipped, wait_until};
 
@@ -97,8 +98,16 @@ pub fn local_server(arguments: &[&str], commands: &'static [CommandSet]) -> Serv
     let ParsedArgs::Serve(options) = Options::parse_from(arguments).expect("good settings") else {
         panic!("nothing to serve");
     };
-    let (id, nothing) = (uuid::Uuid::new_v4(), InheritedState::default());
-    let server = Server::start(&options, id, nothing, commands, Arc::default(), 0, None);
+    let setup = Setup {
+        options: &options,
+        id: uuid::Uuid::new_v4(),
+        commands,
+        protocols: PROTOCOLS,
+        metrics: Arc::default(),
+        reserved: 0,
+        cluster: None,
+    };
+    let server = Server::start(&setup, InheritedState::default());
     let mut server = server.expect("it starts");
     server.begin();
     server

@@ -140,7 +140,7 @@ impl Handlers {
     }
 
     /// Counts a response with this status code.
-    pub fn note(&mut self, status: u16) {
+    pub fn count_response(&mut self, status: u16) {
         if let Some(index) = CODES.iter().position(|code| *code == status) {
             self.answered[index] += 1;
         }

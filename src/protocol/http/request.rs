@@ -1,11 +1,8 @@
-//! HTTP/1.1 of the admin server (RFC 9110, RFC 9112): GET and HEAD, without request bodies. This
-//! module parses requests and encodes responses; it touches no socket.
-
-use std::fmt::Write as _;
+//! HTTP/1.1 requests: GET and HEAD, without bodies.
 
 use httparse::{EMPTY_HEADER, Status};
-use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimePrinter;
+
+use super::response::Response;
 
 /// The longest head of a request in bytes, its final blank line included.
 pub const LONGEST_HEAD: usize = 8 * 1024;
@@ -23,7 +20,7 @@ pub struct Request {
     /// Value of the `Accept` fields, joined with commas.
     pub accept: String,
     /// Whether the client wants to keep the connection open (persistent connection).
-    pub keeps: bool,
+    pub keep_alive: bool,
 }
 
 impl Request {
@@ -87,11 +84,11 @@ fn how_exactly(range: &str, media_type: &str) -> u8 {
 
 /// Result of parsing the beginning of a buffer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ParseResult {
     /// A complete request and its length in bytes.
     Request(Request, usize),
     /// The beginning of a request that may still become complete.
-    Part,
+    Partial,
     /// An error, and whether its response has no body (HEAD). The beginning of the next request is
     /// unknown after it, so the connection must be closed.
     Bad(Problem, bool),
@@ -136,28 +133,30 @@ impl Problem {
 }
 
 /// Parses the request at the beginning of `buffer`.
-pub fn find(buffer: &[u8]) -> Found {
+pub fn parse(buffer: &[u8]) -> ParseResult {
     let mut fields = [EMPTY_HEADER; MOST_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let window = &buffer[..buffer.len().min(LONGEST_HEAD)];
     let length = match request.parse(window) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) if buffer.len() >= LONGEST_HEAD => {
-            return Found::Bad(Problem::TooLong, false);
+            return ParseResult::Bad(Problem::TooLong, false);
         }
-        Ok(Status::Partial) => return Found::Part,
-        Err(httparse::Error::TooManyHeaders) => return Found::Bad(Problem::TooLong, false),
-        Err(httparse::Error::Version) => return Found::Bad(Problem::Version, false),
-        Err(_) => return Found::Bad(Problem::Malformed("this is not an HTTP request"), false),
+        Ok(Status::Partial) => return ParseResult::Partial,
+        Err(httparse::Error::TooManyHeaders) => return ParseResult::Bad(Problem::TooLong, false),
+        Err(httparse::Error::Version) => return ParseResult::Bad(Problem::Version, false),
+        Err(_) => {
+            return ParseResult::Bad(Problem::Malformed("this is not an HTTP request"), false);
+        }
     };
-    match read(&request) {
-        Ok(request) => Found::Request(request, length),
-        Err(problem) => Found::Bad(problem, request.method == Some("HEAD")),
+    match convert(&request) {
+        Ok(request) => ParseResult::Request(request, length),
+        Err(problem) => ParseResult::Bad(problem, request.method == Some("HEAD")),
     }
 }
 
 /// Converts a complete head.
-fn read(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
+fn convert(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
     let field = |name: &'static str| {
         let fields = request.headers.iter();
         fields
@@ -207,7 +206,7 @@ fn read(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
         path: path(request.path.unwrap_or("/")).to_string(),
         accept: accept.join(","),
         // HTTP/1.0 connections stay open only if the response says so, and ours does not.
-        keeps: is_new && !names("close"),
+        keep_alive: is_new && !names("close"),
     })
 }
 
@@ -222,93 +221,17 @@ fn path(target: &str) -> &str {
     path.split(['?', '#']).next().unwrap_or(path)
 }
 
-/// A response.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    /// Its status code.
-    pub status: u16,
-    /// Media type of the body.
-    pub media_type: &'static str,
-    /// The body.
-    pub body: String,
-}
-
-impl Response {
-    /// Returns a response of one line of plain text.
-    pub fn text(status: u16, text: &str) -> Self {
-        Response {
-            status,
-            media_type: "text/plain; charset=utf-8",
-            body: format!("{text}\n"),
-        }
-    }
-
-    /// Encodes the response; `keeps` says whether the connection stays open after it.
-    pub fn encode(&self, head_only: bool, keeps: bool) -> Vec<u8> {
-        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, phrase(self.status));
-        let mut field = |name: &str, value: &str| {
-            // Writing into a String can't fail.
-            let _ = write!(head, "{name}: {value}\r\n");
-        };
-        let now = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now());
-        // It fails only for years beyond 9999.
-        if let Ok(date) = now {
-            field("Date", &date);
-        }
-        field("Content-Type", self.media_type);
-        field("Content-Length", &self.body.len().to_string());
-        field("Cache-Control", "no-store");
-        field("X-Content-Type-Options", "nosniff");
-        // The page loads nothing and runs no script.
-        field(
-            "Content-Security-Policy",
-            "default-src 'none'; style-src 'unsafe-inline'",
-        );
-        if self.status == 405 {
-            field("Allow", "GET, HEAD");
-        }
-        if !keeps {
-            field("Connection", "close");
-        }
-        head.push_str("\r\n");
-        if !head_only {
-            head.push_str(&self.body);
-        }
-        head.into_bytes()
-    }
-}
-
-/// All status codes in use.
-pub const CODES: [u16; 10] = [200, 400, 404, 405, 408, 413, 431, 501, 503, 505];
-
-/// Returns the reason phrase of a status code (RFC 9110, section 15; 431: RFC 6585, section 5).
-fn phrase(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        400 => "Bad Request",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        413 => "Content Too Large",
-        431 => "Request Header Fields Too Large",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        _ => "",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn request(text: &str) -> Request {
-        match find(text.as_bytes()) {
-            Found::Request(request, length) => {
+        match parse(text.as_bytes()) {
+            ParseResult::Request(request, length) => {
                 assert_eq!(length, text.len());
                 request
             }
-            found => panic!("{found:?} in {text:?}"),
+            result => panic!("{result:?} in {text:?}"),
         }
     }
 
@@ -317,18 +240,18 @@ mod tests {
         let plain =
             request("GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\nAccept: text/html;q=0.5, a/b\r\n\r\n");
         assert_eq!(plain.path, "/metrics");
-        assert!(!plain.head_only && plain.keeps);
+        assert!(!plain.head_only && plain.keep_alive);
         assert!(plain.prefers("A/b", "text/html") && !plain.prefers("text/html", "a/b"));
         let closing = request(
             "HEAD http://a:1 HTTP/1.1\r\nhost: a\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n",
         );
         assert_eq!(
-            (closing.path.as_str(), closing.head_only, closing.keeps),
+            (closing.path.as_str(), closing.head_only, closing.keep_alive),
             ("/", true, false)
         );
         let old = request("GET / HTTP/1.0\n\n");
-        assert!(!old.keeps && !old.prefers("text/html", "text/plain"));
-        assert!(!request("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").keeps);
+        assert!(!old.keep_alive && !old.prefers("text/html", "text/plain"));
+        assert!(!request("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").keep_alive);
     }
 
     #[test]
@@ -405,19 +328,12 @@ mod tests {
             ),
             ("GET / HTTP/2.0\r\n\r\n", 505),
         ] {
-            match find(text.as_bytes()) {
-                Found::Bad(problem, _) => {
+            match parse(text.as_bytes()) {
+                ParseResult::Bad(problem, _) => {
                     assert_eq!(problem.response().status, status, "{text:?}");
                 }
-                found => panic!("{found:?} in {text:?}"),
+                result => panic!("{result:?} in {text:?}"),
             }
-        }
-    }
-
-    #[test]
-    fn every_status_has_its_phrase() {
-        for code in CODES {
-            assert!(!phrase(code).is_empty(), "{code}");
         }
     }
 }

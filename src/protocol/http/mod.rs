@@ -1,0 +1,8 @@
+//! HTTP/1.1 (RFC 9110, RFC 9112): parses requests and encodes responses. It touches no socket, and
+//! the handlers are elsewhere.
+
+mod request;
+mod response;
+
+pub use self::request::{LONGEST_HEAD, ParseResult, Problem, Request, parse};
+pub use self::response::{CODES, Response};

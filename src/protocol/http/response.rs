@@ -1,0 +1,94 @@
+//! HTTP/1.1 responses.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
+
+/// A response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Its status code.
+    pub status: u16,
+    /// Media type of the body.
+    pub media_type: &'static str,
+    /// The body.
+    pub body: String,
+}
+
+impl Response {
+    /// Returns a response of one line of plain text.
+    pub fn text(status: u16, text: &str) -> Self {
+        Response {
+            status,
+            media_type: "text/plain; charset=utf-8",
+            body: format!("{text}\n"),
+        }
+    }
+
+    /// Encodes the response; `keep_alive` says whether the connection stays open after it.
+    pub fn encode(&self, head_only: bool, keep_alive: bool) -> Vec<u8> {
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, phrase(self.status));
+        let mut field = |name: &str, value: &str| {
+            // Writing into a String can't fail.
+            let _ = write!(head, "{name}: {value}\r\n");
+        };
+        let now = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now());
+        // It fails only for years beyond 9999.
+        if let Ok(date) = now {
+            field("Date", &date);
+        }
+        field("Content-Type", self.media_type);
+        field("Content-Length", &self.body.len().to_string());
+        field("Cache-Control", "no-store");
+        field("X-Content-Type-Options", "nosniff");
+        // The page loads nothing and runs no script.
+        field(
+            "Content-Security-Policy",
+            "default-src 'none'; style-src 'unsafe-inline'",
+        );
+        if self.status == 405 {
+            field("Allow", "GET, HEAD");
+        }
+        if !keep_alive {
+            field("Connection", "close");
+        }
+        head.push_str("\r\n");
+        if !head_only {
+            head.push_str(&self.body);
+        }
+        head.into_bytes()
+    }
+}
+
+/// All status codes in use.
+pub const CODES: [u16; 10] = [200, 400, 404, 405, 408, 413, 431, 501, 503, 505];
+
+/// Returns the reason phrase of a status code (RFC 9110, section 15; 431: RFC 6585, section 5).
+fn phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        404 => "Not ParseResult",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_phrase() {
+        for code in CODES {
+            assert!(!phrase(code).is_empty(), "{code}");
+        }
+    }
+}
