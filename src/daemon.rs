@@ -15,7 +15,8 @@ use crate::config::identity::{Identity, Origin};
 use crate::config::limits;
 use crate::config::options::Options;
 use crate::error::Error;
-use crate::handover::{self, InheritedState, Upgrade};
+use crate::handover::upgrade::{self, Upgrade};
+use crate::handover::{self, InheritedState};
 use crate::metrics::Metrics;
 use crate::server::Server;
 use crate::session::scoreboard::Phase;
@@ -26,7 +27,7 @@ use shared::text::without_errno;
 /// Checks whether a daemon with these settings would start, as far as that can be told beside a
 /// running one.
 pub fn check(options: &Options) -> Result<(), Error> {
-    handover::check_version()?;
+    upgrade::check_version()?;
     if let Some(cluster) = cluster_settings(options)? {
         cluster.check()?;
     }
@@ -51,7 +52,7 @@ enum ExitReason {
 pub fn run(options: &Options) -> Result<(), Error> {
     signals::block_all()?;
     if handover::is_replacement() {
-        handover::say_which_program();
+        upgrade::log_program();
     }
     for variable in &options.unknown_variables {
         warn!(variable; "there is no such setting (--help names all)");
@@ -164,11 +165,13 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 signals.pause();
                 // If a stop signal came meanwhile, this program itself stops.
                 if !signals.is_told_to_stop() {
-                    let why = match inherited.pack() {
-                        Ok(pack) => upgrade.exec(&pack.socket),
-                        Err(error) => format!("can't pack the clients: {}", without_errno(&error)),
+                    let why = match inherited.encode() {
+                        Ok(sent) => upgrade.exec(&sent.socket),
+                        Err(error) => {
+                            format!("can't encode the handover state: {}", without_errno(&error))
+                        }
                     };
-                    error!("goes on as it is: {why}");
+                    error!("keeps running: {why}");
                 }
                 server.dismiss();
                 signals.resume()?;
@@ -293,7 +296,7 @@ fn wait(signals: &Signals, server: &Server, upgrade: &Upgrade) -> ExitReason {
                     match upgrade.preflight(&|| signals.is_told_to_stop()) {
                         Ok(()) => return ExitReason::Replace,
                         Err(problem) => {
-                            error!("goes on as it is, the new program can't take over: {problem}");
+                            error!("keeps running, the new program can't take over: {problem}");
                             notify::reloaded();
                         }
                     }

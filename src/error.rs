@@ -61,7 +61,7 @@ pub enum Error {
     },
     /// The preflight check fails: the program that runs it uses another version of the handover
     /// state.
-    PackVersion {
+    HandoverVersion {
         /// That version.
         version: String,
     },
@@ -114,7 +114,7 @@ impl Error {
             | Error::Cluster(_)
             | Error::Passed(_)
             | Error::IdDamaged { .. }
-            | Error::PackVersion { .. }
+            | Error::HandoverVersion { .. }
             | Error::StateInUse { .. } => 78,
         }
     }
@@ -178,10 +178,10 @@ impl fmt::Display for Error {
                  get a new one",
                 path.display()
             ),
-            Error::PackVersion { version } => write!(
+            Error::HandoverVersion { version } => write!(
                 f,
-                "the running program hands its clients over in version {version} of the format, and this one knows another; \
-                 restart the service instead, which closes them"
+                "the running program uses version {version} of the handover state, and this one reads another; \
+                 restart the service instead, which closes the clients"
             ),
             Error::StateInUse { directory } => write!(
                 f,

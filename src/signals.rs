@@ -57,7 +57,7 @@ pub fn block_all() -> Result<(), Error> {
 
 /// Runs `act` with the signals unblocked in the calling thread, so that a child that it starts has
 /// none of them blocked.
-pub fn unheld<T>(act: impl FnOnce() -> T) -> T {
+pub fn unblocked<T>(act: impl FnOnce() -> T) -> T {
     // Can't fail with valid signals (pthread_sigmask(3)).
     let _ = sys::unblock(&SIGNALS);
     let result = act();

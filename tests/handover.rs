@@ -1,12 +1,12 @@
 //! Live connections go to the next program: nobody is cut off, nothing is lost, nothing comes twice.
 //!
-//! What may go wrong with the program is in `programs`, with the pack in `packs`, what signals may come meanwhile in `signals`,
+//! What may go wrong with the program is in `programs`, with the handover state in `states`, what signals may come meanwhile in `signals`,
 //! and clients that compute in `computing`.
 
 mod computing;
-mod packs;
 mod programs;
 mod signals;
+mod states;
 
 use std::net::Shutdown;
 use std::sync::Arc;

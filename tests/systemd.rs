@@ -117,9 +117,7 @@ fn what_makes_no_sense_is_refused_in_clear_words() {
     let (status, said) = refused(&["--listen", &listen(address)], &both, address);
     assert_eq!(status, 78, "{said}");
     assert!(
-        said.contains(
-            "systemd passes 1 sockets, and --listen (BLOCKCHAIN_TCPD_LISTEN) names others"
-        ),
+        said.contains("systemd passes 1 sockets, but --listen (BLOCKCHAIN_TCPD_LISTEN) is set too"),
         "{said}"
     );
 
@@ -203,7 +201,7 @@ fn a_service_manager_that_reads_no_more_keeps_no_signal_waiting() {
             daemon.signal(first);
             daemon.log().wait_for(match first {
                 "HUP" => "SIGHUP changes nothing",
-                _ => "goes on with the clients",
+                _ => "took over the clients",
             });
         }
         let begun = Instant::now();
@@ -274,7 +272,7 @@ fn unset(variables: &[(&str, &str)]) -> usize {
     assert_eq!(daemon.ask("WHY\n"), "42\n");
     // Which starts again what is told regularly.
     daemon.signal("USR2");
-    daemon.log().wait_for("goes on with the clients");
+    daemon.log().wait_for("took over the clients");
     let log = daemon.stop();
     assert!(!log.contains("the watchdog is on"), "{log}");
     assert!(!log.contains("can't tell"), "{log}");
@@ -429,9 +427,9 @@ fn clients_that_can_be_kept_are_kept() {
         "{log}"
     );
     assert!(!log.contains("nobody keeps"), "{log}");
-    let pack = kept.join().unwrap().unwrap();
-    let arrived = state::receive(&pack).unwrap();
-    assert_eq!(arrived.contents.unwrap().clients.len(), 1);
+    let socket = kept.join().unwrap().unwrap();
+    let arrived = state::receive(&socket).unwrap();
+    assert_eq!(arrived.state.unwrap().clients.len(), 1);
     client.socket().set_nonblocking(true).unwrap();
     assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");
     drop(arrived.descriptors);
@@ -477,9 +475,9 @@ fn clients_that_may_yet_be_kept_are_left_alone() {
     assert!(log.contains(said), "{log}");
     assert!(!log.contains("keeps the clients"), "{log}");
     assert!(unread.join().unwrap().is_none());
-    let pack = manager.store(Fate::Kept).join().unwrap().unwrap();
-    let arrived = state::receive(&pack).unwrap();
-    assert_eq!(arrived.contents.unwrap().clients.len(), 1);
+    let socket = manager.store(Fate::Kept).join().unwrap().unwrap();
+    let arrived = state::receive(&socket).unwrap();
+    assert_eq!(arrived.state.unwrap().clients.len(), 1);
     client.socket().set_nonblocking(true).unwrap();
     assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");
     drop(arrived.descriptors);

@@ -114,7 +114,7 @@ impl Server {
             none if none.is_empty() => listen(options)?.into_iter().map(Arc::new).collect(),
             listeners => listeners,
         };
-        let here = inherited.clients.len() + inherited.leaving.len();
+        let here = inherited.clients.len() + inherited.lingering.len();
         let max_pending = match options.proxy_from.is_empty() {
             true => 0,
             false => limits::pending_header_connections(),
@@ -176,13 +176,13 @@ impl Server {
         };
         let clients =
             admission.resume(filter_inherited(inherited.clients, proxy_filter.as_deref()));
-        for leaving in inherited.leaving {
-            admission.linger.resume(leaving);
+        for socket in inherited.lingering {
+            admission.linger.resume(socket);
         }
         cluster.join(admission.clients.count())?;
         let interim = InterimServer::start(&service, clients, queue, jobs.clone())?;
-        if let Some(begun) = inherited.begun {
-            metrics.handed_over(Millis::now().since(begun));
+        if let Some(started) = inherited.started {
+            metrics.handed_over(Millis::now().since(started));
         }
         let (failed, failures) = crossbeam_channel::unbounded();
         let mut acceptors = Vec::new();
@@ -362,8 +362,8 @@ impl Server {
         clients.listeners.clear();
         let left = deadline.saturating_duration_since(Instant::now());
         let patience = Instant::now() + (left / 2).clamp(LAST_GRACE, STORE);
-        let stored = match clients.pack() {
-            Ok(pack) => notify::store(pack, patience),
+        let stored = match clients.encode() {
+            Ok(socket) => notify::store(socket, patience),
             Err(error) => Stored::Lost(without_errno(&error)),
         };
         match stored {
@@ -396,8 +396,8 @@ impl Server {
             }
             std::thread::park_timeout(LOOK);
         }
-        for leaving in inherited.leaving {
-            self.admission.linger.resume(leaving);
+        for socket in inherited.lingering {
+            self.admission.linger.resume(socket);
         }
         drop(self.admission);
         pool::wait_for(&self.workers, deadline);
@@ -412,7 +412,7 @@ impl Server {
     /// everything that the next process continues with. The remaining server has threads but no
     /// clients.
     pub fn hand_over(&mut self, phase: Phase) -> InheritedState {
-        let begun = Millis::now();
+        let started = Millis::now();
         // Connections whose PROXY header is incomplete go to the next process as they are.
         let pending = self.end_acceptors(Duration::ZERO);
         self.cluster.fail_fast();
@@ -426,7 +426,7 @@ impl Server {
             .clients
             .all()
             .saturating_sub(connections.len());
-        let leaving = self.admission.linger.take_all();
+        let lingering = self.admission.linger.take_all();
         self.admission.incidents.resolve(true);
         if left_behind > 0 {
             warn!(clients = left_behind; "left behind: these clients' requests took too long to wait for");
@@ -439,10 +439,10 @@ impl Server {
             stored: false,
             accepted: self.metrics.accepted(),
             handovers: self.metrics.handovers(),
-            begun: Some(begun),
+            started: Some(started),
             census,
             clients: clients.chain(pending).collect(),
-            leaving,
+            lingering,
             id: Some(self.id),
         }
     }

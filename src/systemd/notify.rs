@@ -23,7 +23,7 @@ use rustix::net::{
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::Error;
-use crate::handover::state::{self, Pack};
+use crate::handover::state::{self, HandoverSocket};
 use crate::server::health::Health;
 use crate::thread;
 use crate::waker::poll_until;
@@ -305,13 +305,13 @@ pub enum Stored {
     Unconfirmed(String),
 }
 
-/// Stores `pack` for the next process. Waits until `deadline` at most.
-pub fn store(pack: Pack, deadline: Instant) -> Stored {
+/// Stores a handover state for the next process. Waits until `deadline` at most.
+pub fn store(sent: HandoverSocket, deadline: Instant) -> Stored {
     // Not polled: systemd would take the end of this process, which closes the other end, for a
     // hang-up, and drop it.
     let text = format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", state::NAME);
-    let sent = put(&text, pack.socket, deadline);
-    match (sent, has_hung_up(&pack.peer, Instant::now())) {
+    let put = put(&text, sent.socket, deadline);
+    match (put, has_hung_up(&sent.peer, Instant::now())) {
         (Ok(()), Ok(false)) => Stored::Kept,
         (Ok(()), Ok(true)) => Stored::Lost("it has not kept them".to_string()),
         (Err(error), Ok(true)) => Stored::Lost(without_errno(&error)),

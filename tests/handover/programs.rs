@@ -124,7 +124,7 @@ fn a_link_to_nothing_is_an_error_and_followed_once_it_leads_somewhere() {
     std::fs::remove_file(&link).unwrap();
     std::os::unix::fs::symlink("nowhere", &link).unwrap();
     daemon.signal("USR2");
-    let said = daemon.log().wait_for("goes on as it is");
+    let said = daemon.log().wait_for("keeps running");
     assert!(
         said.contains(&format!("can't run {}", link.display())),
         "{said}"
@@ -200,7 +200,7 @@ fn a_program_that_cannot_take_over_costs_nobody_anything() {
     for (number, (why, spoil)) in bad.into_iter().enumerate() {
         spoil();
         daemon.signal("USR2");
-        let said = "goes on as it is, the new program can't take over: ";
+        let said = "keeps running, the new program can't take over: ";
         wait_until(why, || times(&daemon, said) == number + 1);
         let lines = daemon.log().lines();
         let line = lines.iter().rfind(|line| line.contains(said)).unwrap();
@@ -221,13 +221,13 @@ fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
     let mut client = daemon.connect();
     client.send("WH");
     let removes_itself = format!(
-        "#!/bin/sh\nrm {}\necho blockchain-tcpd takes packs of version {}\n",
+        "#!/bin/sh\nrm {}\necho blockchain-tcpd reads version {} of the handover state\n",
         copy.display(),
         state::VERSION
     );
     put(&copy, removes_itself, 0o755);
     replace(&daemon);
-    let said = daemon.log().wait_for("goes on as it is: can't run ");
+    let said = daemon.log().wait_for("keeps running: can't run ");
     assert!(said.contains("No such file"), "{said}");
     assert_eq!(client.ask("Y"), "42");
     assert_eq!(client.ask("WHO"), "1");
@@ -244,16 +244,16 @@ fn a_program_that_vanishes_after_its_trial_costs_nobody_anything() {
 
 /// A file in memory may be no larger than others.
 #[test]
-fn clients_that_cannot_be_packed_stay() {
+fn clients_whose_state_cannot_be_encoded_stay() {
     let wrapper = shell("ulimit -f 0 || exit");
     let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
     let daemon = Daemon::start_through(&wrapper, ["--max-clients", "8"]);
     let mut client = daemon.connect();
     client.send("WH");
     replace(&daemon);
-    let said = daemon.log().wait_for("goes on as it is: ");
+    let said = daemon.log().wait_for("keeps running: ");
     assert!(
-        said.contains("can't pack the clients: File too large"),
+        said.contains("can't encode the handover state: File too large"),
         "{said}"
     );
     assert_eq!(client.ask("Y"), "42");
@@ -263,16 +263,16 @@ fn clients_that_cannot_be_packed_stay() {
 
 /// It says so when it is tried out, before anybody is let go of.
 #[test]
-fn a_program_that_packs_otherwise_is_not_taken() {
+fn a_program_that_reads_another_version_is_not_taken() {
     for (version, taken) in [(state::VERSION, true), (1, false)] {
         let mut command = program();
         command
             .arg("--check")
-            .env("BLOCKCHAIN_TCPD_PACK_VERSION", version.to_string());
+            .env("BLOCKCHAIN_TCPD_HANDOVER_VERSION", version.to_string());
         let (status, said) = run_to_end(command);
         assert_eq!(status == 0, taken, "{said}");
         assert_eq!(
-            said.contains("hands its clients over in version 1"),
+            said.contains("uses version 1 of the handover state"),
             !taken,
             "{said}"
         );

@@ -17,7 +17,7 @@ fn another_signal_meanwhile_keeps_no_program_from_being_replaced() {
         daemon.signal("HUP");
         // Said by the new program alone.
         wait_until("it is replaced", || {
-            times(&daemon, "goes on with the clients of the last process") == round
+            times(&daemon, "took over the clients of the previous process") == round
         });
         assert_eq!(client.ask("WHY"), "42");
     }

@@ -1,4 +1,4 @@
-//! Packs that can't be read, or not as a whole.
+//! Handover states that can't be decoded, or not as a whole.
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -12,37 +12,38 @@ use crate::support::kernel::{shell, through};
 use crate::support::{Client, Daemon, Log, PATIENCE, program};
 
 /// A listening socket, a client of it, and the other end of that client, who has sent a question that nobody has read yet; and
-/// the state of a pack that lists two such clients.
+/// a handover state that lists two such clients.
 fn one_client() -> (TcpListener, TcpStream, Client, HandoverState) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = Client::connect(listener.local_addr().unwrap()).unwrap();
     client.send("WHY\n");
     let (accepted, peer) = listener.accept().unwrap();
     let one = state::ConnectionState::new(1, peer);
-    let contents = HandoverState {
+    let state = HandoverState {
+        passed: true,
         listeners: 1,
         http: 0,
         id: uuid::Uuid::new_v4(),
         accepted: 1,
         handovers: 0,
-        begun: Millis(2),
+        started: Millis(2),
         census: None,
         clients: vec![one; 2],
-        leaving: Vec::new(),
+        lingering: Vec::new(),
     };
-    (listener, accepted, client, contents)
+    (listener, accepted, client, state)
 }
 
-/// A daemon that takes over a listening socket and one client of a process that listed two; of a pack whose state is `spoilt`.
+/// A daemon that takes over a listening socket and one client of a process that listed two; the encoded state is `spoilt`.
 fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
-    let (listener, accepted, client, contents) = one_client();
+    let (listener, accepted, client, state) = one_client();
     let address = listener.local_addr().unwrap();
-    let mut state = state::encode(&contents, true);
-    spoilt(&mut state);
+    let mut bytes = state::encode(&state).unwrap();
+    spoilt(&mut bytes);
     let descriptors = [listener.as_fd(), accepted.as_fd()];
-    let pack = state::send_encoded(&state, &descriptors).unwrap().socket;
+    let socket = state::send(&bytes, &descriptors).unwrap().socket;
     drop((listener, accepted));
-    let daemon = begin_with(pack.into(), &[]);
+    let daemon = begin_with(socket.into(), &[]);
     assert_eq!(daemon.address, address);
     (daemon, client)
 }
@@ -50,30 +51,30 @@ fn take_over(spoilt: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
 /// What can't be opened is found out before the clients that systemd keeps are taken: it keeps them until that is mended.
 #[test]
 fn a_port_for_http_that_is_taken_costs_no_client_that_systemd_keeps() {
-    let (listener, accepted, mut client, mut contents) = one_client();
-    (contents.listeners, contents.clients) = (0, contents.clients[..1].to_vec());
-    let pack = state::send(&contents, false, &[accepted.as_fd()])
-        .unwrap()
-        .socket;
+    let (listener, accepted, mut client, mut state) = one_client();
+    (state.listeners, state.passed) = (0, false);
+    state.clients.truncate(1);
+    let bytes = state::encode(&state).unwrap();
+    let stored = state::send(&bytes, &[accepted.as_fd()]).unwrap().socket;
     drop(accepted);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let start = |http: &str| {
         let script = shell(
             "exec 3<&0 4<&1 </dev/null >/dev/null
-            export LISTEN_FDS=2 LISTEN_PID=$$ LISTEN_FDNAMES=line:pack",
+            export LISTEN_FDS=2 LISTEN_PID=$$ LISTEN_FDNAMES=line:handover",
         );
         let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
         let mut command = through(&wrapper);
         command.args(["--max-clients", "4", "--http", http]);
         let sockets: [OwnedFd; 2] = [
             listener.try_clone().unwrap().into(),
-            pack.try_clone().unwrap(),
+            stored.try_clone().unwrap(),
         ];
-        let [line, pack] = sockets.map(Stdio::from);
-        command.stdin(line).stdout(pack);
+        let [line, stored] = sockets.map(Stdio::from);
+        command.stdin(line).stdout(stored);
         command
     };
-    // `run_to_end` would take its stdout, which is the pack.
+    // `run_to_end` would take its stdout, which is the handover state.
     let mut failing = start(&taken.local_addr().unwrap().to_string());
     let mut failing = failing.stderr(Stdio::piped()).spawn().unwrap();
     let log = Log::follow(failing.stderr.take().unwrap());
@@ -88,18 +89,18 @@ fn a_port_for_http_that_is_taken_costs_no_client_that_systemd_keeps() {
     let _ = failing.wait();
     let said = log.whole();
     assert_eq!(status.and_then(|status| status.code()), Some(71), "{said}");
-    assert!(!said.contains("goes on with the clients"), "{said}");
+    assert!(!said.contains("took over the clients"), "{said}");
     let daemon = Daemon::run(start("127.0.0.1:0"));
     assert_eq!(client.line().as_deref(), Some("42"));
     daemon.stop();
 }
 
-/// A daemon that is given this for a pack.
-fn begin_with(pack: Stdio, arguments: &[&str]) -> Daemon {
-    let script = shell("exec 9<&0 </dev/null; export BLOCKCHAIN_TCPD_PACK=9");
+/// A daemon that is given this for a handover state.
+fn begin_with(socket: Stdio, arguments: &[&str]) -> Daemon {
+    let script = shell("exec 9<&0 </dev/null; export BLOCKCHAIN_TCPD_HANDOVER=9");
     let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
     let mut command = through(&wrapper);
-    command.args(arguments).stdin(pack);
+    command.args(arguments).stdin(socket);
     Daemon::run(command)
 }
 
@@ -112,16 +113,17 @@ fn a_header_that_is_half_there_goes_on_or_is_a_bad_request() {
         (&[], known),
         (&["--proxy-from", "192.0.2.1"], known),
     ] {
-        let (listener, accepted, mut client, mut contents) = one_client();
-        contents.clients.truncate(1);
-        contents.clients[0].awaits_proxy_header = true;
-        contents.clients[0].read_buffer = b"PROXY TCP4 192.0.2.7 192".to_vec();
+        let (listener, accepted, mut client, mut state) = one_client();
+        state.clients.truncate(1);
+        state.clients[0].awaits_proxy_header = true;
+        state.clients[0].read_buffer = b"PROXY TCP4 192.0.2.7 192".to_vec();
         // Its question has been read already.
         rustix::net::recv(&accepted, &mut [0; 4], rustix::net::RecvFlags::empty()).unwrap();
         let descriptors = [listener.as_fd(), accepted.as_fd()];
-        let pack = state::send(&contents, false, &descriptors).unwrap().socket;
+        let bytes = state::encode(&state).unwrap();
+        let socket = state::send(&bytes, &descriptors).unwrap().socket;
         drop((listener, accepted));
-        let daemon = begin_with(pack.into(), &[arguments, &["--log", "debug"]].concat());
+        let daemon = begin_with(socket.into(), &[arguments, &["--log", "debug"]].concat());
         client.send(".0.2.1 1 2\r\nWHY\n");
         assert_eq!(client.line().as_deref(), Some(first));
         let log = daemon.stop();
@@ -130,15 +132,15 @@ fn a_header_that_is_half_there_goes_on_or_is_a_bad_request() {
     }
 }
 
-/// A pack of a later version, an earlier one, or a damaged one: its clients are closed in order, its sockets served.
+/// A state of a later version, an earlier one, or a damaged one: its clients are closed in order, its sockets served.
 #[test]
-fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
-    const VERSION: usize = state::MAGIC.len() + 1;
+fn a_state_that_cannot_be_decoded_costs_its_clients_and_nothing_else() {
+    const VERSION: usize = state::MAGIC.len();
     type Spoil = fn(&mut Vec<u8>);
     let spoilt: [(Spoil, &str); 3] = [
         (
-            |state| state[VERSION] = 5,
-            "its format has version 5, and this program knows version 4",
+            |state| state[VERSION] = 6,
+            "its format has version 6, and this program knows version 5",
         ),
         (|state| state[VERSION] = 0, "its format has version 0"),
         (
@@ -164,19 +166,19 @@ fn clients_whose_descriptors_are_missing_cost_the_others_nothing() {
     assert_eq!(daemon.ask("WHO\n"), "2\n");
     let log = daemon.stop();
     assert!(
-        log.contains("sockets of the last process are lost"),
+        log.contains("sockets of the previous process are lost"),
         "{log}"
     );
     assert!(log.contains(" missing=1"), "{log}");
 }
 
 #[test]
-fn a_pack_that_makes_no_sense_is_said_and_the_daemon_serves() {
+fn a_state_that_makes_no_sense_is_said_and_the_daemon_serves() {
     for number in ["0", "99", "word"] {
         let mut command = program();
         command
             .args(["--listen", "127.0.0.1:0"])
-            .env("BLOCKCHAIN_TCPD_PACK", number);
+            .env("BLOCKCHAIN_TCPD_HANDOVER", number);
         let daemon = Daemon::run(command);
         assert_eq!(daemon.ask("WHY\n"), "42\n");
         assert!(TcpStream::connect(daemon.address).is_ok());
@@ -187,7 +189,7 @@ fn a_pack_that_makes_no_sense_is_said_and_the_daemon_serves() {
     assert_ne!(daemon.ask("WHERE\n"), format!("{}\n", uuid::Uuid::nil()));
     let log = daemon.stop();
     assert!(
-        log.contains("can't take their pack: Socket operation on non-socket"),
+        log.contains("can't receive the handover state: Socket operation on non-socket"),
         "{log}"
     );
 }
@@ -210,12 +212,13 @@ fn a_cluster_that_can_not_work_any_more_costs_no_client_and_brings_no_wrong_numb
         (redis("redis://nowhere.invalid"), true),
         (redis("redis://127.0.0.1:1/x"), true),
     ] {
-        let (listener, accepted, mut client, mut contents) = one_client();
-        contents.clients.truncate(1);
+        let (listener, accepted, mut client, mut state) = one_client();
+        state.clients.truncate(1);
         let descriptors = [listener.as_fd(), accepted.as_fd()];
-        let pack = state::send(&contents, true, &descriptors).unwrap().socket;
+        let bytes = state::encode(&state).unwrap();
+        let socket = state::send(&bytes, &descriptors).unwrap().socket;
         drop((listener, accepted));
-        let daemon = begin_with(pack.into(), &arguments);
+        let daemon = begin_with(socket.into(), &arguments);
         assert_eq!(client.line().as_deref(), Some("42"), "{arguments:?}");
         let who = client.ask("WHO");
         match knows {
