@@ -156,7 +156,7 @@ impl fmt::Display for Error {
                 without_errno(source)
             ),
             Error::AcceptorsGone => {
-                f.write_str("nobody accepts clients any more; the log above says why")
+                f.write_str("no thread accepts clients any more; the log above says why")
             }
             Error::Threads { asked, room, limit } => write!(
                 f,
@@ -191,7 +191,7 @@ impl fmt::Display for Error {
             Error::StateLock { directory, source } => write!(
                 f,
                 "can't lock the state directory {}: {}; if its file system has no locks, choose a directory on a local disk, or set \
-                 --server-id and leave the state directory away",
+                 --server-id instead of the state directory",
                 directory.display(),
                 without_errno(source)
             ),
@@ -200,9 +200,9 @@ impl fmt::Display for Error {
                 match source.kind() {
                     io::ErrorKind::NotFound => f.write_str("; create the directory first"),
                     io::ErrorKind::NotADirectory => f.write_str("; name a directory"),
-                    io::ErrorKind::IsADirectory => f.write_str("; it is in the way, move it elsewhere"),
+                    io::ErrorKind::IsADirectory => f.write_str("; move the directory of this name elsewhere"),
                     io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => f.write_str(
-                        "; let this user read and write there, or set --server-id and leave the state directory away",
+                        "; let this user read and write there, or set --server-id instead of the state directory",
                     ),
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                         f.write_str("; make room there and start again")

@@ -45,9 +45,7 @@ fn a_timer_of_its_parent_is_no_end() {
     }
     let timer = "use Time::HiRes; Time::HiRes::ualarm(300_000); exec @ARGV";
     let daemon = Daemon::start_through(&["perl", "-e", timer], ["--max-clients", "8"]);
-    daemon
-        .log()
-        .wait_for(" WARN  a timer of the process that started this one");
+    daemon.log().wait_for(" WARN  cancelled an inherited timer");
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(600) {
         assert_eq!(daemon.ask("WHY\n"), "42\n");

@@ -279,7 +279,7 @@ fn a_load_balancers_own_connections_are_served_and_do_not_count() {
         "ERR BUSY 8 connections that don't count are the limit\n"
     );
     assert_eq!(
-        metric(&daemon, "connections_refused_total{reason=\"apart\"}"),
+        metric(&daemon, "connections_refused_total{reason=\"uncounted\"}"),
         1.0
     );
     drop(checks.pop());

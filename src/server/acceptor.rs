@@ -218,7 +218,7 @@ impl Admission {
             }
             FilterResult::Gone(how) => {
                 debug!(connection, proxy:%; "gone before its PROXY header");
-                return self.metrics.share(connection as usize).closed(how);
+                return self.metrics.shard(connection as usize).closed(how);
             }
             FilterResult::NoRoom(limit) => self.refusal(NoRoom::BeforeHeader { limit }),
             FilterResult::Bad(bad) => self.bad_header(bad, proxy),
@@ -291,7 +291,7 @@ impl<S: Socket> Admission<S> {
             Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
                 if let Job::Serve(connection) = lost {
                     error!(connection = connection.client.number; "closed: there is no room in the queue, please report this");
-                    self.metrics.share(0).closed(Closed::Failed);
+                    self.metrics.shard(0).closed(Closed::Failed);
                     connection.close();
                 }
             }

@@ -164,7 +164,7 @@ impl Server {
             closed: AtomicBool::new(false),
             metrics: metrics.clone(),
         });
-        metrics.go_on(inherited.accepted, inherited.handovers);
+        metrics.resume(inherited.accepted, inherited.handovers);
         let proxy_filter = match max_pending {
             0 => None,
             most => {
@@ -314,10 +314,10 @@ impl Server {
         if !self.is_passed() {
             return false;
         }
-        match notify::find_store(deadline) {
+        match notify::check_store(deadline) {
             Ok(()) => true,
             Err(why) => {
-                info!(why:%; "drains: nobody keeps the clients for the next process");
+                info!(why:%; "drains the clients: the service manager does not keep them");
                 false
             }
         }
@@ -431,7 +431,7 @@ impl Server {
         if left_behind > 0 {
             warn!(clients = left_behind; "left behind: these clients' requests took too long to wait for");
         }
-        info!(clients = connections.len(); "hands its clients over");
+        info!(clients = connections.len(); "hands over its clients");
         let clients = connections.into_iter().map(Connection::into_parts);
         InheritedState {
             listeners: self.listeners.clone(),
@@ -491,7 +491,7 @@ impl Server {
     fn end_acceptors(&mut self, patience: Duration) -> Vec<PendingConn> {
         self.stop_accepting();
         for acceptor in self.acceptors.drain(..) {
-            acceptor.thread.end();
+            acceptor.thread.join();
         }
         // The acceptors held the other clones.
         let proxy_filter = self.proxy_filter.take().and_then(Arc::into_inner);

@@ -20,7 +20,7 @@ impl Service {
     #[inline(never)]
     pub fn end(&self, connection: Connection, ended: Option<CloseReason>) {
         // Any shard will do: the connection's number spreads the load as well as the worker's.
-        let share = self.metrics.share(connection.client.number as usize);
+        let share = self.metrics.shard(connection.client.number as usize);
         share.closed(self.reason(ended.as_ref()));
         if ended.is_none() {
             share.failed();

@@ -91,7 +91,7 @@ impl Service {
         // The buffer may hold whole lines, which come before anything that is still unread.
         let mut resumes = input.filled > 0;
         let mut log = RequestLog::new(connection.client.number);
-        let share = self.metrics.share(slot.id());
+        let share = self.metrics.shard(slot.id());
         if let Some(since) = connection.waiting.take() {
             share.waited(since);
         }
@@ -293,7 +293,7 @@ impl Service {
             }
             match connection.write(&connection.client.replies[written..], SendFlags::empty()) {
                 Ok(more) => {
-                    self.metrics.share(slot.id()).sent(more);
+                    self.metrics.shard(slot.id()).sent(more);
                     written += more;
                 }
                 Err(Errno::INTR) => slot.ack(),

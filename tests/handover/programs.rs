@@ -293,15 +293,15 @@ fn a_state_directory_that_others_have_taken_meanwhile_costs_nobody_anything() {
     std::fs::create_dir(&state).unwrap();
     let other = Daemon::start(["--state-directory", path, "--max-clients", "8"]);
     replace(&daemon);
-    daemon
-        .log()
-        .wait_for("goes on with its id, the next restart will fail: the state directory ");
+    daemon.log().wait_for(
+        "keeps the id of this server, but the next restart will fail: the state directory ",
+    );
     assert_eq!(client.ask("WHERE"), id);
     other.stop();
     replace(&daemon);
-    daemon
-        .log()
-        .wait_for("the id in the state directory is another now");
+    daemon.log().wait_for(
+        "keeps the id of this server until the next restart: the state directory has another",
+    );
     assert_eq!(client.ask("WHERE"), id);
     daemon.stop();
 }

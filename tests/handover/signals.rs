@@ -34,7 +34,7 @@ fn a_stop_that_comes_during_a_replacement_is_heeded() {
         assert_eq!(client.ask("WHY"), "42");
         daemon.signal("USR2");
         if round % 2 == 0 {
-            daemon.log().wait_for("hands its clients over");
+            daemon.log().wait_for("hands over its clients");
         } else {
             // The trial takes some milliseconds, more than the signal.
             thread::park_timeout(Duration::from_millis(round as u64));
