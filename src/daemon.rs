@@ -8,26 +8,28 @@ use log::{error, info, warn};
 use rustix::process::WaitOptions;
 use uuid::Uuid;
 
-use crate::admin::AdminServer;
-use crate::admin::{Context, Draining};
+use crate::admin::{AdminServer, Context, Draining};
 use crate::cluster::{self, Backend};
 use crate::config::identity::{Identity, Origin};
 use crate::config::limits;
 use crate::config::options::Options;
 use crate::error::Error;
-use crate::handover::{self, InheritedState, Upgrade};
+use crate::handover::upgrade::{self, Upgrade};
+use crate::handover::{self, InheritedState};
 use crate::metrics::Metrics;
 use crate::protocol::PROTOCOLS;
+use crate::server::listener::Listener;
 use crate::server::{Server, Setup};
 use crate::session::scoreboard::Phase;
 use crate::signals::{self, SignalEvent, Signals};
 use crate::systemd::notify::{self, Notifier};
+use shared::command::CommandSet;
 use shared::text::without_errno;
 
 /// Checks whether a daemon with these settings would start, as far as that can be told beside a
 /// running one.
 pub fn check(options: &Options) -> Result<(), Error> {
-    handover::check_version()?;
+    upgrade::check_version()?;
     if let Some(cluster) = cluster_settings(options)? {
         cluster.check()?;
     }
@@ -38,7 +40,62 @@ pub fn check(options: &Options) -> Result<(), Error> {
 }
 
 /// Maximum number of connections to etcd: two threads keep one each, and may open others.
-const TO_ETCD: usize = 8;
+const MAX_ETCD_CONNECTIONS: usize = 8;
+
+/// Time for a drain beyond its deadline, as announced to systemd.
+const EXTRA_TIME: Duration = Duration::from_secs(1);
+
+/// Serves until a signal ends the daemon.
+pub fn run(options: &Options) -> Result<(), Error> {
+    signals::block_all()?;
+    if handover::is_replacement() {
+        upgrade::log_program();
+    }
+    warn_unused_settings(options);
+    limits::prepare();
+    // The checks run before anything is taken: if one fails, systemd keeps the clients until the
+    // cause is fixed. A program that replaces another in its process can't go back, and already has
+    // what its predecessor had.
+    let identity = match handover::is_replacement() {
+        true => None,
+        false => {
+            limits::check(options.max_clients)?;
+            Some(identify(options)?)
+        }
+    };
+    let cluster = usable_cluster_settings(options)?.map(Arc::new);
+    let upgrade = Upgrade::of_this_program();
+    let mut inherited = InheritedState::take(options)?;
+    if inherited.stored {
+        notify::remove_state();
+    }
+    let mut daemon = Daemon {
+        options,
+        cluster,
+        upgrade,
+        identity: final_identity(options, identity, inherited.id)?,
+        signals: Signals::listen()?,
+        metrics: Arc::default(),
+        commands: options.commands.sets(),
+    };
+    loop {
+        match daemon.serve(inherited)? {
+            Some(state) => inherited = state,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// What all servers of this process share: one after the other, if a handover fails.
+struct Daemon<'a> {
+    options: &'a Options,
+    cluster: Option<Arc<cluster::Settings>>,
+    upgrade: Upgrade,
+    identity: Identity,
+    signals: Signals,
+    metrics: Arc<Metrics>,
+    commands: Vec<CommandSet>,
+}
 
 /// Reason to leave a server.
 enum ExitReason {
@@ -48,111 +105,51 @@ enum ExitReason {
     Replace,
 }
 
-/// Serves until a signal ends the daemon.
-pub fn run(options: &Options) -> Result<(), Error> {
-    signals::block_all()?;
-    if handover::is_replacement() {
-        handover::say_which_program();
-    }
-    for variable in &options.unknown_variables {
-        warn!(variable; "there is no such setting (--help names all)");
-    }
-    warn_unused_cluster_settings(options);
-    limits::prepare();
-    // The checks run before anything is taken: if one fails, systemd keeps the clients until the
-    // cause is fixed. A program that replaces another in its process can't go back, and already has
-    // what its predecessor had.
-    let identity = if handover::is_replacement() {
-        None
-    } else {
-        limits::check(options.max_clients)?;
-        Some(identify(options)?)
-    };
-    let cluster = match cluster_settings(options) {
-        // The preflight has checked these settings, and the clients can't wait for another check.
-        Ok(cluster) if handover::is_replacement() => cluster,
-        Ok(cluster) => {
-            cluster.iter().try_for_each(cluster::Settings::check)?;
-            cluster
-        }
-        Err(error) if handover::is_replacement() => {
-            error!("goes on without the cluster, the next restart will fail: {error}");
-            cluster_args(options).and_then(|args| cluster::Settings::unusable(&args))
-        }
-        Err(error) => return Err(error),
-    };
-    let cluster = cluster.map(Arc::new);
-    let upgrade = Upgrade::of_this_program();
-    let mut inherited = InheritedState::take(options)?;
-    if inherited.stored {
-        notify::forget();
-    }
-    let identity = match (identity, inherited.id) {
-        (Some(mut identity), id) => {
-            identity.adopt(id);
-            identity
-        }
-        (None, Some(id)) => resume_identity(options, id),
-        (None, None) => identify(options)?,
-    };
-    if identity.origin == Origin::Ephemeral && inherited.id.is_none() {
-        info!(id:% = identity.id; "the id of this server ends with it: there is no --state-directory to keep it in");
-    }
-    let mut signals = Signals::listen()?;
-    let metrics = Arc::<Metrics>::default();
-    let commands = options.commands.sets();
-    loop {
+impl Daemon<'_> {
+    /// Runs one server, from the state that this process or this server inherits. Returns the state
+    /// for the next server if a handover failed, and `None` after a graceful shutdown.
+    fn serve(&mut self, mut inherited: InheritedState) -> Result<Option<InheritedState>, Error> {
         let sockets = std::mem::take(&mut inherited.http);
         // Connections from the other servers are HTTP connections; those to the servers and to etcd
         // come on top.
-        let (servers, to_servers) = match &cluster {
+        let (from_servers, to_cluster) = match &self.cluster {
             Some(cluster) if cluster.backend == Backend::Etcd => {
                 let servers = limits::server_connections();
-                (servers, servers + TO_ETCD)
+                (servers, servers + MAX_ETCD_CONNECTIONS)
             }
             _ => (0, 0),
         };
-        let most = match sockets.is_empty() {
+        let max_http = match sockets.is_empty() {
             true => 0,
-            false => limits::http_connections() + servers,
+            false => limits::http_connections() + from_servers,
         };
         let setup = Setup {
-            options,
-            id: identity.id,
-            commands: &commands,
+            options: self.options,
+            id: self.identity.id,
+            commands: &self.commands,
             protocols: PROTOCOLS,
-            metrics: metrics.clone(),
-            reserved: most + to_servers,
-            cluster: cluster.clone(),
+            metrics: self.metrics.clone(),
+            reserved: max_http + to_cluster,
+            cluster: self.cluster.clone(),
         };
         let mut server = Server::start(&setup, inherited)?;
         let draining = Draining::default();
         let context = Context {
             health: Arc::new(server.health()),
-            metrics: metrics.clone(),
-            commands: commands.clone(),
+            metrics: self.metrics.clone(),
+            commands: self.commands.clone(),
             member: server.member(),
             cluster: server.cluster_stats(),
             draining: draining.clone(),
         };
-        let http = AdminServer::start(sockets, context, most)?;
+        let http = AdminServer::start(sockets, context, max_http)?;
         server.begin();
         server.log_ready(&http.addresses());
         let notifier = Notifier::start(server.health())?;
-        match wait(&signals, &server, &upgrade) {
-            ExitReason::Stop(reason, mut result) => {
+        match self.wait(&server) {
+            ExitReason::Stop(reason, result) => {
                 draining.get_or_init(Instant::now);
-                // The drain timeout counts from the signal, whatever has to be done first.
-                let stopped_at = signals.told_to_stop().unwrap_or_else(Instant::now);
-                let mut deadline = stopped_at + options.drain_timeout;
-                if result.is_ok() {
-                    deadline += options.drain_notice;
-                    result = announce_drain(options, &server);
-                }
-                drop(notifier);
-                info!(reason:%, clients = server.clients(); "stopping");
-                server.stop(deadline.saturating_duration_since(Instant::now()));
-                return result;
+                self.stop(server, notifier, &reason, result).map(|()| None)
             }
             ExitReason::Replace => {
                 // The admin server ends first, while clients are still served: its clients wait in
@@ -160,42 +157,133 @@ pub fn run(options: &Options) -> Result<(), Error> {
                 let sockets = http.end();
                 server.stop_accepting();
                 drop(notifier);
-                inherited = server.hand_over(Phase::Detach);
-                inherited.http = sockets;
-                signals.pause();
-                // If a stop signal came meanwhile, this program itself stops.
-                if !signals.is_told_to_stop() {
-                    let why = match inherited.pack() {
-                        Ok(pack) => upgrade.exec(&pack.socket),
-                        Err(error) => format!("can't pack the clients: {}", without_errno(&error)),
-                    };
-                    error!("goes on as it is: {why}");
-                }
-                server.join_workers();
-                signals.resume()?;
+                self.hand_over(server, sockets).map(Some)
             }
         }
     }
-}
 
-/// Announces the drain to load balancers (`/readyz`) and systemd, and waits for `--drain-notice`,
-/// before the server stops accepting.
-fn announce_drain(options: &Options, server: &Server) -> Result<(), Error> {
-    let notice = options.drain_notice;
-    if notice.is_zero() {
-        return Ok(());
+    /// Announces the drain to load balancers (`/readyz`) and systemd, and waits for
+    /// `--drain-notice`, before the server stops accepting. Fails if the server does meanwhile.
+    fn announce_drain(&self, server: &Server) -> Result<(), Error> {
+        let notice = self.options.drain_notice;
+        if notice.is_zero() {
+            return Ok(());
+        }
+        let clients = server.clients();
+        info!(seconds = notice.as_secs_f64(), clients; "draining: /readyz says so");
+        let time = notice + self.options.drain_timeout + EXTRA_TIME;
+        notify::stopping(clients, time);
+        // A timeout is the expected case here.
+        server.failures.recv_timeout(notice).map_or(Ok(()), Err)
     }
-    info!(seconds = notice.as_secs_f64(), clients = server.clients(); "draining: /readyz says so");
-    notify::stopping(
-        server.clients(),
-        notice + options.drain_timeout + Duration::from_secs(1),
-    );
-    // A timeout is the expected case here.
-    server.failures.recv_timeout(notice).map_or(Ok(()), Err)
+
+    /// Drains the server, after `--drain-notice` if it works. The drain timeout counts from the
+    /// signal, whatever has to be done first.
+    fn stop(
+        &self,
+        server: Server,
+        notifier: Notifier,
+        reason: &str,
+        mut result: Result<(), Error>,
+    ) -> Result<(), Error> {
+        let stopped_at = self.signals.told_to_stop().unwrap_or_else(Instant::now);
+        let mut deadline = stopped_at + self.options.drain_timeout;
+        if result.is_ok() {
+            deadline += self.options.drain_notice;
+            result = self.announce_drain(&server);
+        }
+        drop(notifier);
+        info!(reason:%, clients = server.clients(); "stopping");
+        server.stop(deadline.saturating_duration_since(Instant::now()));
+        result
+    }
+
+    /// Executes the new program, with all clients. Returns the state if that fails.
+    fn hand_over(
+        &mut self,
+        mut server: Server,
+        http: Vec<Arc<Listener>>,
+    ) -> Result<InheritedState, Error> {
+        let mut state = server.hand_over(Phase::Detach);
+        state.http = http;
+        self.signals.pause();
+        // If a stop signal came meanwhile, this program itself stops.
+        if !self.signals.is_told_to_stop() {
+            let why = match state.encode() {
+                Ok(sent) => self.upgrade.exec(&sent.socket),
+                Err(error) => format!("can't encode the handover state: {}", without_errno(&error)),
+            };
+            error!("keeps running: {why}");
+        }
+        server.join_workers();
+        self.signals.resume()?;
+        Ok(state)
+    }
+
+    /// Waits for a reason to leave `server`.
+    fn wait(&self, server: &Server) -> ExitReason {
+        // Children that the previous program in this process has not reaped.
+        reap();
+        loop {
+            let event = select! {
+                recv(self.signals.events()) -> event => event,
+                recv(server.failures) -> failure => {
+                    let error = failure.unwrap_or(Error::AcceptorsGone);
+                    return ExitReason::Stop(error.to_string(), Err(error));
+                }
+            };
+            match event {
+                Ok(SignalEvent::Child) => reap(),
+                Ok(SignalEvent::Stop(signal)) => {
+                    return ExitReason::Stop(signal.to_string(), Ok(()));
+                }
+                Ok(SignalEvent::Replace) if self.can_upgrade() => return ExitReason::Replace,
+                Ok(SignalEvent::Replace) => {}
+                Ok(SignalEvent::Hangup) => {
+                    info!("SIGHUP changes nothing: settings are read at start only");
+                    notify::reloading();
+                    notify::reloaded();
+                }
+                Ok(SignalEvent::Reopen) => {
+                    info!(
+                        "SIGUSR1 changes nothing: the log is written to standard error, not to a file"
+                    );
+                }
+                // Unreachable: `signals` holds a sender of its own.
+                Err(_) => return ExitReason::Stop("no signals".to_string(), Ok(())),
+            }
+        }
+    }
+
+    /// Runs the preflight of the new program; returns whether it can take over.
+    fn can_upgrade(&self) -> bool {
+        // The stop event follows in the channel.
+        if self.signals.is_told_to_stop() {
+            return false;
+        }
+        notify::reloading();
+        let checked = self.upgrade.preflight(&|| self.signals.is_told_to_stop());
+        if let Err(problem) = &checked {
+            error!("keeps running, the new program can't take over: {problem}");
+            notify::reloaded();
+        }
+        checked.is_ok()
+    }
 }
 
-/// Warns about cluster settings without a cluster: `--cluster` itself may be mistyped.
-fn warn_unused_cluster_settings(options: &Options) {
+/// Reaps all children that have ended. Process 1 inherits the children of ended parents, and a
+/// program that a shell executes (`exec`) inherits the shell's children. Only this thread waits for
+/// arbitrary children, so that it takes none from a preflight.
+fn reap() {
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+}
+
+/// Warns about unknown variables, and about cluster settings without a cluster: `--cluster` itself
+/// may be mistyped.
+fn warn_unused_settings(options: &Options) {
+    for variable in &options.unknown_variables {
+        warn!(variable; "unknown setting (--help lists all)");
+    }
     let files = [
         &options.cluster_user_file,
         &options.cluster_password_file,
@@ -205,9 +293,9 @@ fn warn_unused_cluster_settings(options: &Options) {
         &options.cluster_sentinel_user_file,
         &options.cluster_sentinel_password_file,
     ];
-    let is_said = options.advertise.is_some() || files.iter().any(|file| file.is_some());
-    if options.cluster.is_none() && is_said {
-        warn!("there is no --cluster, and so --advertise and --cluster-…-file do nothing");
+    let is_set = options.advertise.is_some() || files.iter().any(|file| file.is_some());
+    if options.cluster.is_none() && is_set {
+        warn!("without --cluster, --advertise and --cluster-…-file have no effect");
     }
 }
 
@@ -237,11 +325,48 @@ fn cluster_settings(options: &Options) -> Result<Option<cluster::Settings>, Erro
     let settings = cluster::Settings::new(&args)?;
     if settings.backend == Backend::Etcd && options.http.is_none() {
         return Err(Error::Cluster(
-            "--cluster etcd:// needs HTTP, by which the servers ask each other: --http (BLOCKCHAIN_TCPD_HTTP) switches it off"
+            "--cluster etcd:// needs HTTP, by which the servers ask each other, but --http (BLOCKCHAIN_TCPD_HTTP) disables it"
                 .to_string(),
         ));
     }
     Ok(Some(settings))
+}
+
+/// Returns the cluster settings, checked. A program that replaces another does not check them: its
+/// preflight has, and the clients can't wait. It takes unusable ones as a cluster out of reach.
+fn usable_cluster_settings(options: &Options) -> Result<Option<cluster::Settings>, Error> {
+    match cluster_settings(options) {
+        Err(error) if handover::is_replacement() => {
+            error!("continues without its cluster, and the next restart will fail: {error}");
+            Ok(cluster_args(options).and_then(|args| cluster::Settings::unusable(&args)))
+        }
+        Ok(Some(settings)) if !handover::is_replacement() => {
+            settings.check()?;
+            Ok(Some(settings))
+        }
+        settings => settings,
+    }
+}
+
+/// Returns the identity to serve with, given the id of the previous process. `identity` is `None`
+/// for a program that replaces another.
+fn final_identity(
+    options: &Options,
+    identity: Option<Identity>,
+    inherited: Option<Uuid>,
+) -> Result<Identity, Error> {
+    let identity = match (identity, inherited) {
+        (Some(mut identity), id) => {
+            identity.adopt(id);
+            identity
+        }
+        (None, Some(id)) => resume_identity(options, id),
+        (None, None) => identify(options)?,
+    };
+    if identity.origin == Origin::Ephemeral && inherited.is_none() {
+        info!(id:% = identity.id; "this id is for this run only: there is no --state-directory to store it in");
+    }
+    Ok(identity)
 }
 
 /// Returns the id that `options` ask for.
@@ -252,7 +377,7 @@ fn identify(options: &Options) -> Result<Identity, Error> {
         (None, None) => Identity::ephemeral(),
     };
     if let Origin::Created(file) = &identity.origin {
-        info!(id:% = identity.id, file:% = file.display(); "this server has a new id");
+        info!(id:% = identity.id, file:% = file.display(); "created a new id for this server");
     }
     Ok(identity)
 }
@@ -261,59 +386,12 @@ fn identify(options: &Options) -> Result<Identity, Error> {
 /// holds now.
 fn resume_identity(options: &Options, id: Uuid) -> Identity {
     let mut identity = identify(options).unwrap_or_else(|error| {
-        error!(id:%; "goes on with its id, the next restart will fail: {error}");
+        error!(id:%; "keeps the id of this server, but the next restart will fail: {error}");
         Identity::ephemeral()
     });
     if identity.origin != Origin::Ephemeral && identity.id != id {
-        warn!(id:%, kept:% = identity.id; "the id in the state directory is another now, and comes with the next restart");
+        warn!(id:%, stored:% = identity.id; "keeps the id of this server until the next restart: the state directory has another");
     }
     identity.id = id;
     identity
-}
-
-/// Reaps all children that have ended. Process 1 inherits the children of ended parents, and a
-/// program that a shell executes (`exec`) inherits the shell's children. Only this thread waits for
-/// arbitrary children, so that it takes none from a preflight.
-fn reap() {
-    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
-}
-
-/// Waits for a reason to leave `server`.
-fn wait(signals: &Signals, server: &Server, upgrade: &Upgrade) -> ExitReason {
-    // Children that the previous program in this process has not reaped.
-    reap();
-    loop {
-        select! {
-            recv(signals.events()) -> event => match event {
-                Ok(SignalEvent::Child) => reap(),
-                Ok(SignalEvent::Stop(signal)) => return ExitReason::Stop(signal.to_string(), Ok(())),
-                // The stop event follows in the channel.
-                Ok(SignalEvent::Replace) if signals.is_told_to_stop() => {}
-                Ok(SignalEvent::Replace) => {
-                    notify::reloading();
-                    match upgrade.preflight(&|| signals.is_told_to_stop()) {
-                        Ok(()) => return ExitReason::Replace,
-                        Err(problem) => {
-                            error!("goes on as it is, the new program can't take over: {problem}");
-                            notify::reloaded();
-                        }
-                    }
-                }
-                Ok(SignalEvent::Hangup) => {
-                    info!("SIGHUP changes nothing: settings are read at start only");
-                    notify::reloading();
-                    notify::reloaded();
-                }
-                Ok(SignalEvent::Reopen) => {
-                    info!("SIGUSR1 changes nothing: the log goes to standard error, and no file is to be opened again");
-                }
-                // Unreachable: `signals` holds a sender of its own.
-                Err(_) => return ExitReason::Stop("no signals".to_string(), Ok(())),
-            },
-            recv(server.failures) -> failure => {
-                let error = failure.unwrap_or(Error::AcceptorsGone);
-                return ExitReason::Stop(error.to_string(), Err(error));
-            }
-        }
-    }
 }

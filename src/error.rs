@@ -61,7 +61,7 @@ pub enum Error {
     },
     /// The preflight check fails: the program that runs it uses another version of the handover
     /// state.
-    PackVersion {
+    HandoverVersion {
         /// That version.
         version: String,
     },
@@ -114,7 +114,7 @@ impl Error {
             | Error::Cluster(_)
             | Error::Passed(_)
             | Error::IdDamaged { .. }
-            | Error::PackVersion { .. }
+            | Error::HandoverVersion { .. }
             | Error::StateInUse { .. } => 78,
         }
     }
@@ -156,7 +156,7 @@ impl fmt::Display for Error {
                 without_errno(source)
             ),
             Error::AcceptorsGone => {
-                f.write_str("nobody accepts clients any more; the log above says why")
+                f.write_str("no thread accepts clients any more; the log above says why")
             }
             Error::Threads { asked, room, limit } => write!(
                 f,
@@ -178,10 +178,10 @@ impl fmt::Display for Error {
                  get a new one",
                 path.display()
             ),
-            Error::PackVersion { version } => write!(
+            Error::HandoverVersion { version } => write!(
                 f,
-                "the running program hands its clients over in version {version} of the format, and this one knows another; \
-                 restart the service instead, which closes them"
+                "the running program uses version {version} of the handover state, and this one reads another; \
+                 restart the service instead, which closes the clients"
             ),
             Error::StateInUse { directory } => write!(
                 f,
@@ -191,7 +191,7 @@ impl fmt::Display for Error {
             Error::StateLock { directory, source } => write!(
                 f,
                 "can't lock the state directory {}: {}; if its file system has no locks, choose a directory on a local disk, or set \
-                 --server-id and leave the state directory away",
+                 --server-id instead of the state directory",
                 directory.display(),
                 without_errno(source)
             ),
@@ -200,9 +200,9 @@ impl fmt::Display for Error {
                 match source.kind() {
                     io::ErrorKind::NotFound => f.write_str("; create the directory first"),
                     io::ErrorKind::NotADirectory => f.write_str("; name a directory"),
-                    io::ErrorKind::IsADirectory => f.write_str("; it is in the way, move it elsewhere"),
+                    io::ErrorKind::IsADirectory => f.write_str("; move the directory of this name elsewhere"),
                     io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => f.write_str(
-                        "; let this user read and write there, or set --server-id and leave the state directory away",
+                        "; let this user read and write there, or set --server-id instead of the state directory",
                     ),
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                         f.write_str("; make room there and start again")

@@ -81,7 +81,7 @@
 //!
 //! # Hot restart: SIGUSR2
 //!
-//! [`daemon`] runs a preflight of the new program ([`handover`]). Then the [`admin`] server answers
+//! [`daemon`] runs a preflight of the new program ([`upgrade`](handover::upgrade)). Then the [`admin`] server answers
 //! its connected clients and ends, the acceptors end, the phase becomes `Detach`, no more permits
 //! are given, and the workers release their connections, open and with unread input, to the
 //! [`server`]. [`handover_state`](handover::state) encodes them together with the listening sockets and the

@@ -1,11 +1,12 @@
 //! Log throttle: logs a repeated incident once when it begins and once when it is over.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use log::warn;
 
 use shared::clock::Millis;
+use shared::sync::ignore_poison;
 
 /// Quiet time after which an incident is over.
 const QUIET: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ impl Incident {
     pub fn record(&self, detail: &dyn std::fmt::Display) -> bool {
         let now = Millis::now();
         let begins = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = ignore_poison(self.state.lock());
             match &mut *state {
                 Some(state) => {
                     state.last = now;
@@ -64,7 +65,7 @@ impl Incident {
     /// whether the incident continues.
     pub fn resolve(&self, now_over: bool) -> bool {
         let over = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = ignore_poison(self.state.lock());
             match *state {
                 Some(ended) if now_over || Millis::now().since(ended.last) >= QUIET => {
                     *state = None;

@@ -89,7 +89,7 @@ pub fn print_fatal(error: &Error) {
         // The journal makes an entry of each line.
         text.push_str(&prefix);
         text.push_str(if index == 0 { "blockchain-tcpd: " } else { "" });
-        push(&mut text, line);
+        push_escaped(&mut text, line);
         text.push('\n');
     }
     // A failure can't be reported anywhere else.
@@ -149,7 +149,7 @@ fn stderr_is_the_journal() -> bool {
 
 fn write_line(output: &mut Formatter, record: &Record<'_>, journal: bool) -> io::Result<()> {
     let mut line = prefix(record.level(), journal);
-    push(&mut line, &record.args().to_string());
+    push_escaped(&mut line, &record.args().to_string());
     // The visitor never fails.
     let _ = record.key_values().visit(&mut Pairs(&mut line));
     line.push('\n');
@@ -183,7 +183,7 @@ impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
         let value = value.to_string();
         // Writing to a String can't fail.
         let _ = write!(self.0, " {key}=");
-        push(self.0, &quoted(&value));
+        push_escaped(self.0, &quoted(&value));
         Ok(())
     }
 }
@@ -202,7 +202,7 @@ fn quoted(value: &str) -> Cow<'_, str> {
 }
 
 /// Appends `text`, escaping characters that would break the line or a terminal.
-fn push(line: &mut String, text: &str) {
+fn push_escaped(line: &mut String, text: &str) {
     for character in text.chars() {
         if character.is_control() {
             line.extend(character.escape_default());
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_line_stays_a_line_and_pairs_can_be_told_apart() {
         let mut line = String::new();
-        push(&mut line, "a\nb\u{1b}[31m");
+        push_escaped(&mut line, "a\nb\u{1b}[31m");
         assert_eq!(line, "a\\nb\\u{1b}[31m");
         assert_eq!(quoted("plain"), "plain");
         assert_eq!(quoted("two \"words\""), r#""two \"words\"""#);

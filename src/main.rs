@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use blockchain_tcpd::config::options::{Options, ParsedArgs};
 use blockchain_tcpd::error::Error;
-use blockchain_tcpd::{daemon, handover, logging};
+use blockchain_tcpd::handover::upgrade;
+use blockchain_tcpd::{daemon, logging};
 use shared::stdio;
 
 fn main() -> ExitCode {
@@ -24,7 +25,7 @@ fn serve() -> Result<(), Error> {
         ParsedArgs::Print(text) => print(&text),
         ParsedArgs::Serve(options) if options.check => {
             daemon::check(&options)?;
-            handover::version_banner().map_or(Ok(()), |text| print(&text))
+            upgrade::version_banner().map_or(Ok(()), |text| print(&text))
         }
         ParsedArgs::Serve(options) => {
             logging::start(&options.log);

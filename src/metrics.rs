@@ -61,7 +61,7 @@ pub enum Refused {
 pub const REFUSED: [&str; 8] = [
     "full",
     "address",
-    "apart",
+    "uncounted",
     "before_header",
     "header_missing",
     "header_malformed",
@@ -82,27 +82,11 @@ pub enum AcceptError {
 /// Names of [`AcceptError`], in its order.
 pub const ACCEPT_ERRORS: [&str; 4] = ["client", "descriptors", "memory", "other"];
 
-/// Upper bounds of the buckets of [`HistogramSnapshot`], in nanoseconds; one more bucket is
+/// Upper bounds of the buckets of [`HistogramSnapshot`], in microseconds; one more bucket is
 /// unbounded.
 pub const BOUNDS: [u64; 18] = [
-    10_000,
-    20_000,
-    50_000,
-    100_000,
-    200_000,
-    500_000,
-    1_000_000,
-    2_000_000,
-    5_000_000,
-    10_000_000,
-    20_000_000,
-    50_000_000,
-    100_000_000,
-    200_000_000,
-    500_000_000,
-    1_000_000_000,
-    2_000_000_000,
-    5_000_000_000,
+    10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000,
+    500_000, 1_000_000, 2_000_000, 5_000_000,
 ];
 
 /// Histogram of durations.
@@ -115,9 +99,10 @@ struct Histogram {
 impl Histogram {
     #[inline]
     fn observe(&self, times: u64, nanoseconds: u64) {
+        let microseconds = nanoseconds.div_ceil(1000);
         // Most durations fall into the first few buckets, which a linear search finds sooner than a
         // binary one.
-        let bucket = BOUNDS.iter().position(|bound| nanoseconds <= *bound);
+        let bucket = BOUNDS.iter().position(|bound| microseconds <= *bound);
         add(&self.buckets[bucket.unwrap_or(BOUNDS.len())], times);
         add(&self.nanoseconds, nanoseconds.saturating_mul(times));
     }
@@ -149,17 +134,17 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// Counts a batch: `received` bytes were read at `begun` and held the requests in `tally`, and
+    /// Counts a batch: `received` bytes were read at `begun` and held the requests in `batch`, and
     /// `sent` bytes of replies were written.
     #[inline]
-    pub fn answered(&self, tally: &BatchCounters, begun: Nanos, received: usize, sent: usize) {
+    pub fn answered(&self, batch: &BatchCounters, begun: Nanos, received: usize, sent: usize) {
         let mut requests = 0;
-        for (outcome, count) in tally.counts() {
+        for (outcome, count) in batch.counts() {
             add(&self.outcomes[outcome], count.into());
             requests += u64::from(count);
         }
         if requests > 0 {
-            let durations = &self.durations[usize::from(tally.computes())];
+            let durations = &self.durations[usize::from(batch.computes())];
             durations.observe(requests, begun.until(Nanos::now()));
         }
         add(&self.received, received as u64);
@@ -193,9 +178,9 @@ impl Shard {
 
 /// All counters.
 pub struct Metrics {
-    /// Counters shared by some workers each: one shard per worker would cost memory for every idle
+    /// Counters of some workers each: one shard per worker would cost memory for every idle
     /// client, and a single one would cause contention.
-    shares: Box<[Shard]>,
+    shards: Box<[Shard]>,
     accepted: AtomicU64,
     refused: [AtomicU64; REFUSED.len()],
     accept_errors: [AtomicU64; ACCEPT_ERRORS.len()],
@@ -208,9 +193,9 @@ impl Metrics {
     /// Creates counters at zero.
     pub fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shares = (4 * cores).next_power_of_two().min(64);
+        let shards = (4 * cores).next_power_of_two().min(64);
         Metrics {
-            shares: (0..shares).map(|_| Shard::default()).collect(),
+            shards: (0..shards).map(|_| Shard::default()).collect(),
             accepted: AtomicU64::default(),
             refused: Default::default(),
             accept_errors: Default::default(),
@@ -221,9 +206,9 @@ impl Metrics {
 
     /// Returns the shard of the worker with this number.
     #[inline]
-    pub fn share(&self, worker: usize) -> &Shard {
+    pub fn shard(&self, worker: usize) -> &Shard {
         // The number of shards is a power of two.
-        &self.shares[worker & (self.shares.len() - 1)]
+        &self.shards[worker & (self.shards.len() - 1)]
     }
 
     /// Counts an accepted client; returns its number.
@@ -248,7 +233,7 @@ impl Metrics {
 
     /// Continues the counters of the previous process: its number of `accepted` clients and of
     /// `handovers`.
-    pub fn go_on(&self, accepted: u64, handovers: u64) {
+    pub fn resume(&self, accepted: u64, handovers: u64) {
         self.accepted.store(accepted, Ordering::Relaxed);
         self.handovers.store(handovers, Ordering::Relaxed);
     }
@@ -272,17 +257,18 @@ impl Metrics {
             accept_errors: self.accept_errors.each_ref().map(load),
             handovers: self.handovers(),
             handover: Duration::from_nanos(load(&self.handover)),
+            outcomes: vec![0; SLOTS],
             ..MetricsSnapshot::default()
         };
-        for share in &self.shares {
-            add_histogram(&mut sums.outcomes, &share.outcomes);
-            add_histogram(&mut sums.closed, &share.closed);
-            sums.received += load(&share.received);
-            sums.sent += load(&share.sent);
-            for (sum, durations) in sums.durations.iter_mut().zip(&share.durations) {
-                sum.add_histogram(durations);
+        for shard in &self.shards {
+            add_all(&mut sums.outcomes, &shard.outcomes);
+            add_all(&mut sums.closed, &shard.closed);
+            sums.received += load(&shard.received);
+            sums.sent += load(&shard.sent);
+            for (sum, durations) in sums.durations.iter_mut().zip(&shard.durations) {
+                sum.add(durations);
             }
-            sums.waits.add_histogram(&share.waits);
+            sums.waits.add(&shard.waits);
         }
         sums
     }
@@ -295,10 +281,10 @@ impl Default for Metrics {
 }
 
 /// Sums of the counters at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct MetricsSnapshot {
     /// Indexed by [`Outcome`].
-    pub outcomes: [u64; SLOTS],
+    pub outcomes: Vec<u64>,
     /// Indexed by [`Closed`].
     pub closed: [u64; CLOSED.len()],
     /// Indexed by [`Refused`].
@@ -328,24 +314,6 @@ impl MetricsSnapshot {
     }
 }
 
-impl Default for MetricsSnapshot {
-    fn default() -> Self {
-        MetricsSnapshot {
-            outcomes: [0; SLOTS],
-            closed: Default::default(),
-            refused: Default::default(),
-            accept_errors: Default::default(),
-            accepted: 0,
-            received: 0,
-            sent: 0,
-            durations: Default::default(),
-            waits: HistogramSnapshot::default(),
-            handovers: 0,
-            handover: Duration::ZERO,
-        }
-    }
-}
-
 /// Sum of histograms.
 #[derive(Clone, Debug, Default)]
 pub struct HistogramSnapshot {
@@ -356,13 +324,13 @@ pub struct HistogramSnapshot {
 }
 
 impl HistogramSnapshot {
-    fn add_histogram(&mut self, histogram: &Histogram) {
-        add_histogram(&mut self.buckets, &histogram.buckets);
+    fn add(&mut self, histogram: &Histogram) {
+        add_all(&mut self.buckets, &histogram.buckets);
         self.sum += Duration::from_nanos(load(&histogram.nanoseconds));
     }
 }
 
-fn add_histogram(sums: &mut [u64], counters: &[AtomicU64]) {
+fn add_all(sums: &mut [u64], counters: &[AtomicU64]) {
     for (sum, counter) in sums.iter_mut().zip(counters) {
         *sum += load(counter);
     }
@@ -385,20 +353,20 @@ mod tests {
     #[test]
     fn what_the_workers_count_is_summed_up() {
         let metrics = Metrics::new();
-        let mut tally = BatchCounters::new();
-        tally.note(Outcome::value(1));
-        tally.note(Outcome::value(1));
+        let mut batch = BatchCounters::new();
+        batch.note(Outcome::value(1));
+        batch.note(Outcome::value(1));
         for worker in [0, 1, 1000] {
-            metrics.share(worker).answered(&tally, Nanos::now(), 8, 6);
-            metrics.share(worker).closed(Closed::Panicked);
+            metrics.shard(worker).answered(&batch, Nanos::now(), 8, 6);
+            metrics.shard(worker).closed(Closed::Panicked);
         }
         let sums = metrics.sums();
         assert_eq!(sums.requests(), 6);
         assert_eq!(sums.outcomes[Outcome::value(1).index()], 6);
         assert_eq!((sums.received, sums.sent), (24, 18));
         assert_eq!(sums.durations[0].buckets.iter().sum::<u64>(), 6);
-        tally.note(Outcome::value(2).of(CommandClass::Compute));
-        metrics.share(1).answered(&tally, Nanos::now(), 4, 3);
+        batch.note(Outcome::value(2).of(CommandClass::Compute));
+        metrics.shard(1).answered(&batch, Nanos::now(), 4, 3);
         let durations = metrics.sums().durations;
         let counts = durations.map(|times| times.buckets.iter().sum::<u64>());
         assert_eq!(counts, [6, 3], "all that came together");

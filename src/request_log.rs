@@ -6,7 +6,7 @@ use shared::clock::Millis;
 
 /// Largest number of requests that are logged for a client in a second; of the others, only the
 /// number is logged.
-const MOST: u32 = 100;
+const MAX_PER_SECOND: u32 = 100;
 
 /// Request log of one connection.
 pub struct RequestLog {
@@ -15,8 +15,8 @@ pub struct RequestLog {
     second: u64,
     /// Number of requests logged in this second.
     logged: u32,
-    /// Number of requests beyond [`MOST`] in this second.
-    unlogged: u64,
+    /// Number of requests beyond [`MAX_PER_SECOND`] in this second.
+    omitted: u64,
 }
 
 impl RequestLog {
@@ -27,7 +27,7 @@ impl RequestLog {
             connection,
             second: 0,
             logged: 0,
-            unlogged: 0,
+            omitted: 0,
         }
     }
 
@@ -46,12 +46,12 @@ impl RequestLog {
         }
         let second = Millis::now().0 / 1000;
         if second != self.second {
-            self.settle();
+            self.log_omitted();
             self.second = second;
             self.logged = 0;
         }
-        if self.logged == MOST {
-            self.unlogged += 1;
+        if self.logged == MAX_PER_SECOND {
+            self.omitted += 1;
             return;
         }
         self.logged += 1;
@@ -61,30 +61,26 @@ impl RequestLog {
     }
 
     #[cold]
-    fn settle(&mut self) {
-        if self.unlogged > 0 {
-            trace!(connection = self.connection, requests = self.unlogged; "more requests in the same second");
-            self.unlogged = 0;
+    fn log_omitted(&mut self) {
+        if self.omitted > 0 {
+            trace!(connection = self.connection, requests = self.omitted; "more requests in the same second");
+            self.omitted = 0;
         }
     }
 }
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        self.settle();
+        self.log_omitted();
     }
 }
 
 /// Escapes non-ASCII bytes, which a terminal may take for control characters of its own character
 /// set; the log escapes only control characters.
 fn printable(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for &byte in bytes {
-        if byte.is_ascii() {
-            text.push(byte.into());
-        } else {
-            text.extend(byte.escape_ascii().map(char::from));
-        }
-    }
-    text
+    let escaped = |&byte: &u8| match byte.is_ascii() {
+        true => char::from(byte).to_string(),
+        false => byte.escape_ascii().to_string(),
+    };
+    bytes.iter().map(escaped).collect()
 }

@@ -35,33 +35,31 @@ pub enum SignalEvent {
 
 /// Time within which a repeated stop signal counts as the same: GNU timeout(1) and `kill 0` signal
 /// a process twice, directly and through its process group.
-const SAME: Duration = Duration::from_millis(250);
+const REPEAT_TIME: Duration = Duration::from_millis(250);
 
 /// Blocks the signals until a thread listens, and undoes harmful inherited settings. Call it before
 /// anything is written, and before any thread starts.
 pub fn block_all() -> Result<(), Error> {
-    sys::block(&SIGNALS).map_err(failed)?;
+    sys::block_signals(&SIGNALS).map_err(failed)?;
     // Writing to a log or an id file beyond RLIMIT_FSIZE becomes an error of write(2) instead of
     // ending the process.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
     // If a parent ignores SIGCHLD, so do its children, which then can't wait for their own
     // (wait(2)).
-    sys::reset(SIGCHLD).map_err(failed)?;
+    sys::reset_signal(SIGCHLD).map_err(failed)?;
     if sys::cancel_timers() {
-        warn!(
-            "a timer of the process that started this one (alarm, setitimer) is cancelled: it would have ended it"
-        );
+        warn!("cancelled an inherited timer (alarm, setitimer): it would have ended this process");
     }
     Ok(())
 }
 
 /// Runs `act` with the signals unblocked in the calling thread, so that a child that it starts has
 /// none of them blocked.
-pub fn unheld<T>(act: impl FnOnce() -> T) -> T {
+pub fn unblocked<T>(act: impl FnOnce() -> T) -> T {
     // Can't fail with valid signals (pthread_sigmask(3)).
-    let _ = sys::unblock(&SIGNALS);
+    let _ = sys::unblock_signals(&SIGNALS);
     let result = act();
-    let _ = sys::block(&SIGNALS);
+    let _ = sys::block_signals(&SIGNALS);
     result
 }
 
@@ -110,7 +108,7 @@ impl Signals {
     pub fn pause(&mut self) {
         if let Some((handle, thread)) = self.listening.take() {
             handle.close();
-            thread.end();
+            thread.join();
         }
     }
 
@@ -120,17 +118,17 @@ impl Signals {
         let handle = signals.handle();
         let (sender, stopping) = (self.sender.clone(), self.stopping.clone());
         let thread = thread::spawn("signals", move || {
-            let tell = |signal| {
-                if let Some(events) = decode(signal, &stopping) {
+            let send = |signal| {
+                if let Some(event) = decode(signal, &stopping) {
                     // Without a receiver the process is ending.
-                    let _ = sender.send(events);
+                    let _ = sender.send(event);
                 }
             };
             // Can't fail with valid signals (pthread_sigmask(3)).
-            let _ = sys::unblock(&SIGNALS);
-            signals.forever().for_each(tell);
-            let _ = sys::block(&SIGNALS);
-            signals.pending().for_each(tell);
+            let _ = sys::unblock_signals(&SIGNALS);
+            signals.forever().for_each(send);
+            let _ = sys::block_signals(&SIGNALS);
+            signals.pending().for_each(send);
         })?;
         self.listening = Some((handle, thread));
         Ok(())
@@ -146,7 +144,7 @@ fn decode(signal: i32, stopping: &OnceLock<Instant>) -> Option<SignalEvent> {
         (SIGUSR2, None) => Some(SignalEvent::Replace),
         // SIGXCPU is repeated after each second of processor time (setrlimit(2)).
         (SIGUSR2 | SIGXCPU, Some(_)) => None,
-        (_, Some(first)) if first.elapsed() < SAME => None,
+        (_, Some(first)) if first.elapsed() < REPEAT_TIME => None,
         // For process 1, the kernel ignores signals whose default action would end it
         // (pid_namespaces(7)).
         (signal, Some(_)) if std::process::id() == 1 => exit(128 + signal),

@@ -13,8 +13,8 @@ use shared::sys;
 /// Stack size, enough for shallow calls; more would only cost address space and page tables.
 pub const STACK_SIZE: usize = 64 * 1024;
 
-/// Time after which a thread is interrupted again.
-const AGAIN: Duration = Duration::from_millis(1);
+/// Time after which a thread that has not ended is interrupted again.
+const INTERRUPT_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A running thread.
 pub struct Thread {
@@ -52,10 +52,8 @@ pub fn spawn_with(
         .name(name.to_string())
         .stack_size(stack_size)
         .spawn(move || {
-            own.store(
-                rustix::thread::gettid().as_raw_nonzero().get(),
-                Ordering::Relaxed,
-            );
+            let thread = rustix::thread::gettid().as_raw_nonzero().get();
+            own.store(thread, Ordering::Relaxed);
             run();
         })
         .map_err(|source| Error::System {
@@ -74,10 +72,10 @@ impl Thread {
 
     /// Joins the thread, and interrupts its blocking calls until it ends. The thread must have been
     /// told to end.
-    pub fn end(self) {
+    pub fn join(self) {
         while !self.handle.is_finished() {
             self.wake.interrupt();
-            std::thread::park_timeout(AGAIN);
+            std::thread::park_timeout(INTERRUPT_INTERVAL);
         }
         // The panic hook has logged a panic.
         let _ = self.handle.join();

@@ -346,7 +346,7 @@ fn the_limit_of_a_control_group_above_is_named() {
     command.args(["--listen", "127.0.0.1:0", "--max-clients", "64"]);
     let (status, said) = run_to_end(command);
     assert_eq!(status, 71, "{said}");
-    let expected = "there is room for 50: the control group's pids.max (TasksMax=) is 90, of which 8 are taken";
+    let expected = "there is room for 50: the control group's pids.max (TasksMax=) is 90, of which 8 are in use";
     assert!(said.contains(expected), "{said}");
     let daemon = Daemon::start_through(&wrapper, ["--max-clients", "50"]);
     assert_eq!(daemon.ask("WHY\n"), "42\n");

@@ -31,7 +31,7 @@ fn the_id_is_created_once_and_kept() {
     let id = id_of(&daemon);
     assert_eq!(id.len(), 36);
     assert_eq!(fs::read_to_string(&file).unwrap(), format!("{id}\n"));
-    assert!(daemon.stop().contains("this server has a new id"));
+    assert!(daemon.stop().contains("created a new id for this server"));
 
     let daemon = start(scratch.path());
     assert_eq!(id_of(&daemon), id);
@@ -111,7 +111,11 @@ fn on_a_full_disk_it_says_so_and_making_room_is_enough() {
     assert_eq!(said[0], expected);
     assert_eq!(said[1], "it ended with 71");
     assert_eq!(said[2], "it left filler");
-    assert!(said[3].contains("this server has a new id"), "{}", said[3]);
+    assert!(
+        said[3].contains("created a new id for this server"),
+        "{}",
+        said[3]
+    );
     assert!(said[3].contains(&id_of(&daemon)), "{}", said[3]);
 }
 
@@ -331,7 +335,7 @@ fn without_a_state_directory_the_id_is_new_at_each_start_and_the_log_says_so() {
         let id = id_of(&daemon);
         let log = daemon.stop();
         assert!(
-            log.contains("the id of this server ends with it: there is no --state-directory"),
+            log.contains("this id is for this run only: there is no --state-directory"),
             "{log}"
         );
         id

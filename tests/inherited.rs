@@ -44,7 +44,7 @@ fn a_timer_of_its_parent_does_not_end_it() {
     needs!("perl");
     let timer = "use Time::HiRes; Time::HiRes::ualarm(300_000); exec @ARGV";
     let daemon = Daemon::start_through(&["perl", "-e", timer], ["--max-clients", "8"]);
-    let said = " WARN  a timer of the process that started this one";
+    let said = " WARN  cancelled an inherited timer";
     daemon.log().wait_for(said);
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(600) {

@@ -196,7 +196,7 @@ fn process_1_reaps_orphans() {
     // Also one that ends while a new program takes over.
     kill("USR2", process);
     leave_one();
-    daemon.log().wait_for("goes on with the clients");
+    daemon.log().wait_for("took over the clients");
     wait_until("it is reaped", || children(process).is_empty());
 }
 

@@ -246,7 +246,7 @@ fn a_load_balancers_own_connections_are_served_and_do_not_count() {
     assert_eq!(metric(&daemon, "clients "), 1.0);
     let busy = "ERR BUSY 8 connections that don't count are the limit\n";
     assert_eq!(begin(&daemon, local()).rest(), busy);
-    let refused = "connections_refused_total{reason=\"apart\"} ";
+    let refused = "connections_refused_total{reason=\"uncounted\"} ";
     assert_eq!(metric(&daemon, refused), 1.0);
     drop(checks.pop());
     wait_for_room(&daemon, &local());

@@ -92,7 +92,7 @@ fn sockets_that_the_daemon_can_not_serve_are_refused() {
             &tcp,
             "--fdname=line",
             &["--listen", "127.0.0.1:0"],
-            "systemd passes 1 sockets, and --listen (BLOCKCHAIN_TCPD_LISTEN) names others",
+            "systemd passes 1 sockets, but --listen (BLOCKCHAIN_TCPD_LISTEN) is set too",
         ),
         (path, "--fdname=line", &[], no_tcp),
         (&tcp, "--datagram", &[], no_tcp),
@@ -149,7 +149,7 @@ fn a_service_manager_that_reads_no_more_delays_no_signal() {
     for first in [
         None,
         Some(("HUP", "SIGHUP changes nothing")),
-        Some(("USR2", "goes on with the clients")),
+        Some(("USR2", "took over the clients")),
     ] {
         let manager = Manager::new();
         let mut daemon = manager.start(&arguments, &[]);
@@ -209,7 +209,7 @@ fn every_form_of_its_address_is_understood() {
     // Nobody listens there, if there are such addresses here at all.
     for kind in ["vsock", "vsock-stream", "vsock-dgram", "vsock-seqpacket"] {
         let daemon = start(&format!("{kind}:1:4242"));
-        daemon.log().wait_for("can't tell the service manager");
+        daemon.log().wait_for("can't notify the service manager");
         let log = daemon.stop();
         assert!(!log.contains("counts as unset"), "{log}");
     }
@@ -225,10 +225,10 @@ fn unset(variables: &str) -> usize {
     assert_eq!(daemon.ask("WHY\n"), "42\n");
     // The next program starts again what is sent regularly.
     daemon.signal("USR2");
-    daemon.log().wait_for("goes on with the clients");
+    daemon.log().wait_for("took over the clients");
     let log = daemon.stop();
     assert!(!log.contains("the watchdog is on"), "{log}");
-    assert!(!log.contains("can't tell"), "{log}");
+    assert!(!log.contains("can't notify"), "{log}");
     assert!(log.contains("sockets=bound"), "{log}");
     log.matches("counts as unset").count()
 }
@@ -339,13 +339,15 @@ fn clients_that_no_service_manager_would_keep_are_drained() {
         });
         deaf.fill();
         daemon.signal("TERM");
-        let said = daemon.log().wait_for("drains: nobody keeps the clients");
+        let said = daemon
+            .log()
+            .wait_for("drains the clients: the service manager");
         assert!(said.contains(why), "{said}");
         assert_eq!(client.rest().lines().count(), REQUESTS, "{why}");
         let status = daemon.wait();
         let log = daemon.log().whole();
         assert!(status.success(), "{status}: {log}");
-        assert!(!log.contains("hands its clients over"), "{log}");
+        assert!(!log.contains("hands over its clients"), "{log}");
     }
 }
 
@@ -375,7 +377,7 @@ fn clients_that_are_or_may_yet_be_kept_stay_connected() {
         let store = manager.store(fate);
         let log = daemon.stop();
         assert!(log.contains(said), "{log}");
-        assert!(!log.contains("nobody keeps"), "{log}");
+        assert!(!log.contains("does not keep them"), "{log}");
         let keeps = log.contains("keeps the clients");
         assert_eq!(keeps, fate == Fate::Kept, "{log}");
         let state = store.join().unwrap();
@@ -436,7 +438,7 @@ fn the_watchdog_is_fed_also_while_the_server_is_full() {
         assert_eq!(client.ask("WHY"), "42");
     }
     let log = daemon.stop();
-    assert!(!log.contains("not well"), "{log}");
+    assert!(!log.contains("unhealthy"), "{log}");
     assert!(!log.contains("make room"), "{log}");
 }
 

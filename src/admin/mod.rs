@@ -85,7 +85,7 @@ impl AdminServer {
             checking: false,
             accept_again: None,
             ends: None,
-            errors: Incident::new("nobody can look after the server by HTTP"),
+            errors: Incident::new("HTTP connections can't be accepted"),
         };
         let thread = thread::spawn("http", move || event_loop.run())?;
         Ok(AdminServer {
@@ -118,9 +118,9 @@ impl AdminServer {
         if let Some(running) = self.running.take() {
             drop(running.stop);
             running.wake.wake();
-            running.thread.end();
+            running.thread.join();
             // The event loop, which requested checks, has ended.
-            running.health.end();
+            running.health.join();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Server id: a UUID that is kept in the state directory, so that it survives a restart.
+//! Server id: a UUID in the state directory, so that it survives a restart.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -19,13 +19,13 @@ use shared::text::without_errno;
 pub const FILE: &str = "server-id";
 
 /// Size in bytes that a file with an id never reaches.
-const LONGEST: u64 = 128;
+const MAX_SIZE: u64 = 128;
 
 /// Temporary file for a new id. One that a crash has left is replaced.
-const UNFINISHED: &str = "server-id.new";
+const TEMPORARY: &str = "server-id.new";
 
 /// Time for which a locked state directory is tried again.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Interval between these attempts.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
@@ -47,7 +47,7 @@ pub enum Origin {
     /// Given by `--server-id`.
     Given,
     /// Read from this file.
-    Kept(PathBuf),
+    Stored(PathBuf),
     /// Created just now, and written to this file for the next start.
     Created(PathBuf),
     /// Created for this process only.
@@ -88,7 +88,7 @@ impl Identity {
             Err(error) => return Err(error),
         }
         let path = directory.join(FILE);
-        if !given && kept(&path)?.is_none() {
+        if !given && stored(&path)?.is_none() {
             rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)
                 .map_err(|error| failed("write the server's id to", &path)(error.into()))?;
         }
@@ -99,8 +99,8 @@ impl Identity {
     pub fn in_directory(directory: &Path) -> Result<Self, Error> {
         let lock = lock(directory)?;
         let path = directory.join(FILE);
-        let (id, origin) = match kept(&path)? {
-            Some(id) => (id, Origin::Kept(path)),
+        let (id, origin) = match stored(&path)? {
+            Some(id) => (id, Origin::Stored(path)),
             None => {
                 let id = Uuid::new_v4();
                 create(directory, &lock, id)?;
@@ -116,7 +116,7 @@ impl Identity {
 }
 
 /// Returns the id in this file; `None` without a file.
-fn kept(path: &Path) -> Result<Option<Uuid>, Error> {
+fn stored(path: &Path) -> Result<Option<Uuid>, Error> {
     let parsed = read(path)?.map(|content| server_id(content.trim_ascii()));
     parsed.transpose().map_err(|problem| damaged(path, problem))
 }
@@ -147,10 +147,10 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         return Err(damaged(path, "it is not a regular file"));
     }
     let mut content = Vec::new();
-    file.take(LONGEST)
+    file.take(MAX_SIZE)
         .read_to_end(&mut content)
         .map_err(failed)?;
-    if content.len() as u64 == LONGEST {
+    if content.len() as u64 == MAX_SIZE {
         return Err(damaged(path, "it is longer than an id"));
     }
     Ok(Some(content))
@@ -159,10 +159,10 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 /// Opens and locks `directory`. The lock ends with the process, however the process ends. Tries for
 /// a while: a check of the settings takes the lock for a moment, too.
 fn lock(directory: &Path) -> Result<File, Error> {
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         match try_lock(directory) {
-            Err(Error::StateInUse { .. }) if begun.elapsed() < LOCK_PATIENCE => {
+            Err(Error::StateInUse { .. }) if started.elapsed() < LOCK_TIMEOUT => {
                 std::thread::sleep(LOCK_INTERVAL);
             }
             locked => return locked,
@@ -194,11 +194,11 @@ fn try_lock(directory: &Path) -> Result<File, Error> {
 
 /// Writes the file atomically: to a temporary file first, then synced, then renamed.
 fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
-    let (unfinished, path) = (directory.join(UNFINISHED), directory.join(FILE));
+    let (temporary, path) = (directory.join(TEMPORARY), directory.join(FILE));
     // Remove what a crash has left, and never follow a link in its place.
-    match fs::remove_file(&unfinished) {
+    match fs::remove_file(&temporary) {
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-            return Err(failed("remove", &unfinished)(error));
+            return Err(failed("remove", &temporary)(error));
         }
         // If it can't be removed, creating the file fails and reports the problem.
         _ => {}
@@ -210,17 +210,17 @@ fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
             .write(true)
             .create_new(true)
             .mode(0o644)
-            .open(&unfinished)?;
+            .open(&temporary)?;
         let mode = file.metadata()?.permissions().mode();
         // File systems without permissions refuse this.
         let _ = file.set_permissions(Permissions::from_mode(mode | 0o600));
         writeln!(file, "{}", id.hyphenated())?;
         sync(&file)?;
-        match rustix::fs::renameat_with(handle, UNFINISHED, handle, FILE, RenameFlags::NOREPLACE) {
+        match rustix::fs::renameat_with(handle, TEMPORARY, handle, FILE, RenameFlags::NOREPLACE) {
             // Some file systems lack this (renameat2(2)), and some sandboxes forbid it; the lock
             // keeps other servers away.
             Err(error) if error != Errno::EXIST => {
-                rustix::fs::renameat(handle, UNFINISHED, handle, FILE)
+                rustix::fs::renameat(handle, TEMPORARY, handle, FILE)
             }
             renamed => renamed,
         }?;
@@ -228,7 +228,7 @@ fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
     })();
     if written.is_err() {
         // A failure is harmless: the next attempt replaces the file.
-        let _ = fs::remove_file(&unfinished);
+        let _ = fs::remove_file(&temporary);
     }
     written.map_err(failed("write the server's id to", &path))
 }

@@ -34,16 +34,16 @@ const MEMORY_PER_THREAD: usize = 96 << 10;
 const SPARE_DESCRIPTORS: usize = 12;
 
 /// Largest number of admin HTTP connections.
-const MOST_HTTP: u64 = 32;
+const MAX_HTTP: u64 = 32;
 
 /// Largest number of connections from other servers of the cluster, and of connections to them.
-const MOST_SERVERS: u64 = 128;
+const MAX_SERVERS: u64 = 128;
 
 /// Largest number of connections whose PROXY header is incomplete.
 const MAX_PENDING_HEADERS: u64 = 1024;
 
 /// Largest number of sockets in lingering close.
-const MOST_LINGERING: usize = 1024;
+const MAX_LINGERING: usize = 1024;
 
 /// Fails if a limit allows fewer threads than `workers`, or if the limit on open files leaves no
 /// room for a client.
@@ -60,96 +60,72 @@ pub fn check(workers: usize) -> Result<(), Error> {
     }
 }
 
+/// Number of workers that a limit allows, and its description.
 struct Limit {
     room: usize,
     name: String,
+}
+
+impl Limit {
+    fn new(room: usize, name: String) -> Self {
+        let room = room.saturating_sub(SPARE_THREADS);
+        Limit { room, name }
+    }
+
+    /// A limit on the number of threads, of which some are `used`.
+    fn on_threads(name: &str, max: usize, used: usize) -> Self {
+        let description = format!("{name} is {max}, of which {used} are in use");
+        Limit::new(max.saturating_sub(used), description)
+    }
 }
 
 /// Returns the number of workers that each limit allows. Omits limits that can't be read, for
 /// example in a sandbox.
 fn thread_limits() -> Vec<Limit> {
     let mut limits = Vec::new();
-    let mut add = |room: usize, name: String| {
-        limits.push(Limit {
-            room: room.saturating_sub(SPARE_THREADS),
-            name,
-        });
-    };
     if let Some(maps) = number_in(Path::new("/proc/sys/vm/max_map_count")) {
-        add(
+        limits.push(Limit::new(
             maps.saturating_sub(SPARE_MAPS) / MAPS_PER_THREAD,
             format!("vm.max_map_count is {maps}, and a thread takes {MAPS_PER_THREAD} maps"),
-        );
+        ));
     }
-    for (file, name) in [
-        ("/proc/sys/kernel/threads-max", "kernel.threads-max"),
-        ("/proc/sys/kernel/pid_max", "kernel.pid_max"),
-    ] {
-        if let Some(most) = number_in(Path::new(file)) {
-            let taken = threads_of_all();
-            add(
-                most.saturating_sub(taken),
-                format!("{name} is {most}, of which {taken} are taken"),
-            );
-        }
+    for name in ["kernel.threads-max", "kernel.pid_max"] {
+        let file = format!("/proc/sys/{}", name.replace('.', "/"));
+        let max = number_in(Path::new(&file));
+        limits.extend(max.map(|max| Limit::on_threads(name, max, threads_of_all())));
     }
     let user = rustix::process::getuid();
-    let processes = getrlimit(Resource::Nproc).current;
-    if let Some(most) = processes.filter(|_| !is_exempt(user)) {
-        let taken = threads_of(user.as_raw());
-        add(
-            as_size(most).saturating_sub(taken),
-            format!(
-                "the limit on this user's threads (ulimit -u, LimitNPROC=) is {most}, of which {taken} are taken"
-            ),
-        );
+    let max = getrlimit(Resource::Nproc).current;
+    if let Some(max) = max.filter(|_| !is_exempt(user)) {
+        let name = "the limit on this user's threads (ulimit -u, LimitNPROC=)";
+        let used = threads_of(user.as_raw());
+        limits.push(Limit::on_threads(name, as_size(max), used));
     }
+    let space = "address space (ulimit -v, LimitAS=)";
+    let data = "data (ulimit -d, LimitDATA=)";
     for (resource, used, spare, name) in [
-        (
-            Resource::As,
-            "VmSize",
-            SPARE_ADDRESS_SPACE,
-            "address space (ulimit -v, LimitAS=)",
-        ),
-        (
-            Resource::Data,
-            "VmData",
-            SPARE_DATA,
-            "data (ulimit -d, LimitDATA=)",
-        ),
+        (Resource::As, "VmSize", SPARE_ADDRESS_SPACE, space),
+        (Resource::Data, "VmData", SPARE_DATA, data),
     ] {
-        if let Some(most) = getrlimit(resource).current {
+        if let Some(max) = getrlimit(resource).current {
             let used = number_of(Path::new("/proc/self/status"), used).unwrap_or(0) * 1024;
-            let left = as_size(most).saturating_sub(used + spare);
-            add(
+            let left = as_size(max).saturating_sub(used + spare);
+            let (max, each) = (max / 1024, MEMORY_PER_THREAD / 1024);
+            limits.push(Limit::new(
                 left / MEMORY_PER_THREAD + SPARE_THREADS,
-                format!(
-                    "the limit on {name} is {} KiB, and a thread takes {} KiB",
-                    most / 1024,
-                    MEMORY_PER_THREAD / 1024
-                ),
-            );
+                format!("the limit on {name} is {max} KiB, and a thread takes {each} KiB"),
+            ));
         }
     }
-    let own_group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own_group = own_group.lines().find_map(|line| line.strip_prefix("0::/"));
     let root = Path::new("/sys/fs/cgroup");
-    for group in own_group
-        .map(|group| root.join(group))
-        .iter()
-        .flat_map(|group| group.ancestors())
-    {
-        if !group.starts_with(root) {
-            break;
-        }
-        if let Some(most) = number_in(&group.join("pids.max")) {
-            let taken = number_in(&group.join("pids.current")).unwrap_or(0);
-            add(
-                most.saturating_sub(taken),
-                format!(
-                    "the control group's pids.max (TasksMax=) is {most}, of which {taken} are taken"
-                ),
-            );
+    let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = group.lines().find_map(|line| line.strip_prefix("0::/"));
+    let group = group.map(|group| root.join(group)).unwrap_or_default();
+    for group in group.ancestors().filter(|group| group.starts_with(root)) {
+        if let Some(max) = number_in(&group.join("pids.max")) {
+            let used = number_in(&group.join("pids.current")).unwrap_or(0);
+            let name = "the control group's pids.max (TasksMax=)";
+            limits.push(Limit::on_threads(name, max, used));
         }
     }
     limits
@@ -159,11 +135,9 @@ fn thread_limits() -> Vec<Limit> {
 /// root (getrlimit(2)), which the root of a user namespace may not be (user_namespaces(7)).
 fn is_exempt(user: Uid) -> bool {
     let maps = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let outside = maps
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .find(|map| map.first() == Some(&"0"))
-        .and_then(|map| map.get(1).copied());
+    let mut maps = maps.lines().map(|line| line.split_whitespace());
+    let outside =
+        maps.find_map(|mut map| map.next().filter(|inside| *inside == "0").and(map.next()));
     user.is_root() && outside.is_none_or(|outside| outside == "0")
 }
 
@@ -174,9 +148,8 @@ fn number_in(file: &Path) -> Option<usize> {
 /// Returns the number after `name:` in a file such as /proc/PID/status.
 fn number_of(file: &Path, name: &str) -> Option<usize> {
     let text = fs::read_to_string(file).ok()?;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let mut lines = text.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.split_whitespace().next()?.parse().ok()
 }
 
@@ -193,12 +166,9 @@ fn threads_of_all() -> usize {
 /// Returns the number of threads of `user`.
 fn threads_of(user: u32) -> usize {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_own = |process: &fs::DirEntry| process.metadata().is_ok_and(|it| it.uid() == user);
     processes
-        .filter(|process| {
-            process
-                .metadata()
-                .is_ok_and(|process| process.uid() == user)
-        })
+        .filter(is_own)
         .filter_map(|process| number_of(&process.path().join("status"), "Threads"))
         .sum()
 }
@@ -237,33 +207,34 @@ pub fn prepare() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
         // If the change is refused, the old limit applies.
-        let _ = setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: maximum,
-                maximum,
-            },
-        );
+        let current = maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
     }
 }
 
 /// Returns the largest number of admin HTTP connections, which is small where descriptors are few.
 pub fn http_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    as_size((limit / 16).clamp(2, MOST_HTTP))
+    sixteenth(2, MAX_HTTP)
 }
 
 /// Returns the largest number of connections from other servers of the cluster, and of connections
 /// to them.
 pub fn server_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    as_size((limit / 16).clamp(4, MOST_SERVERS))
+    sixteenth(4, MAX_SERVERS)
 }
 
-/// Returns the largest number of connections whose PROXY header is incomplete, by the same measure.
+/// Returns the largest number of connections whose PROXY header is incomplete.
 pub fn pending_header_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    as_size((limit / 16).clamp(2, MAX_PENDING_HEADERS))
+    sixteenth(2, MAX_PENDING_HEADERS)
+}
+
+/// Returns a sixteenth of the limit on descriptors, within these bounds.
+fn sixteenth(min: u64, max: u64) -> usize {
+    as_size((descriptor_limit() / 16).clamp(min, max))
+}
+
+fn descriptor_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Shares out descriptors for `clients` clients, of which `here` are open already. Fails if there
@@ -273,7 +244,7 @@ pub fn share_descriptors(
     here: usize,
     acceptors: usize,
 ) -> Result<Descriptors, Error> {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit = descriptor_limit();
     // Reading the directory opens one more. Without /proc, assume this number.
     let taken = fs::read_dir("/proc/self/fd").map_or(SPARE_DESCRIPTORS, |open| open.count() - 1);
     match share(limit, (taken + acceptors).saturating_sub(here), clients) {
@@ -293,7 +264,7 @@ pub fn share_descriptors(
 
 fn share(limit: u64, taken: usize, clients: usize) -> Result<Descriptors, Error> {
     let room = as_size(limit).saturating_sub(taken + SPARE_DESCRIPTORS);
-    let lingering = (room / 8).min(MOST_LINGERING);
+    let lingering = (room / 8).min(MAX_LINGERING);
     let clients = clients.min(room - lingering);
     if clients == 0 {
         return Err(Error::Descriptors { limit });

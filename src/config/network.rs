@@ -1,7 +1,9 @@
 //! Parses IP addresses and networks, such as `[fe80::1%eth0]:4242` and `10.1.0.0/16`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
+
+use ipnet::IpNet;
 
 /// Parses an address with a port; `None` if `text` is not one. A link-local address may name its
 /// interface (RFC 4007, section 11); the error says what is wrong with the interface.
@@ -36,37 +38,16 @@ pub fn socket_address(text: &str) -> Option<Result<SocketAddr, String>> {
     Some(found.ok_or_else(|| format!("this machine has no interface {zone}")))
 }
 
-/// Network: the addresses that share a prefix.
+/// Network: the addresses that share a prefix. IPv4-mapped IPv6 addresses, as on a dual-stack
+/// socket, count as IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// First address: the bits after the prefix are zero.
-    first: IpAddr,
-    /// Length of the prefix in bits.
-    bits: u32,
-}
+pub struct Network(IpNet);
 
 impl Network {
-    /// Returns whether the network contains `address`. An IPv4-mapped IPv6 address, as on a
-    /// dual-stack socket, counts as IPv4.
+    /// Returns whether the network contains `address`.
     pub fn contains(&self, address: IpAddr) -> bool {
-        first(address.to_canonical(), self.bits) == Some(self.first)
+        self.0.contains(&address.to_canonical())
     }
-}
-
-/// Returns the first address of the network with a prefix of `bits` bits that contains `address`.
-fn first(address: IpAddr, bits: u32) -> Option<IpAddr> {
-    Some(match address {
-        IpAddr::V4(address) => {
-            let host = 32u32.checked_sub(bits)?;
-            let mask = u32::MAX.checked_shl(host).unwrap_or(0);
-            Ipv4Addr::from_bits(address.to_bits() & mask).into()
-        }
-        IpAddr::V6(address) => {
-            let host = 128u32.checked_sub(bits)?;
-            let mask = u128::MAX.checked_shl(host).unwrap_or(0);
-            Ipv6Addr::from_bits(address.to_bits() & mask).into()
-        }
-    })
 }
 
 impl FromStr for Network {
@@ -74,41 +55,33 @@ impl FromStr for Network {
 
     /// Parses an address with a prefix length; without one, the network is that address alone.
     fn from_str(text: &str) -> Result<Self, String> {
-        const NONE: &str =
+        const EXPECTED: &str =
             "not an IP address or a network, such as 192.0.2.7, 10.1.0.0/16 or 2001:db8::/32";
-        let (address, bits) = match text.trim().split_once('/') {
-            Some((address, bits)) => (address, Some(bits)),
-            None => (text.trim(), None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| NONE)?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
+        let text = text.trim();
+        let (address, bits) = text.split_once('/').unzip();
+        let address: IpAddr = address.unwrap_or(text).parse().map_err(|_| EXPECTED)?;
+        let max = IpNet::from(address).max_prefix_len();
         let bits = match bits {
-            None => most,
-            Some(bits) => {
-                let is_number = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
-                let bits = bits.parse::<u32>().ok().filter(|_| is_number).ok_or(NONE)?;
-                if bits > most {
-                    return Err(format!("{address} has {most} bits, not {bits}"));
-                }
-                bits
+            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                bits.parse().map_err(|_| EXPECTED)?
             }
+            Some(_) => return Err(EXPECTED.to_string()),
+            None => max,
         };
-        let begins = first(address, bits).ok_or(NONE)?;
-        if begins != address {
+        let network = IpNet::new(address, bits)
+            .map_err(|_| format!("{address} has {max} bits, not {bits}"))?;
+        if network.trunc() != network {
             return Err(format!(
-                "{address} is within a network of {bits} bits, which is written {begins}/{bits}"
+                "{text} has bits after its prefix: the network is {}",
+                network.trunc()
             ));
         }
         // The IPv4-mapped prefix has 96 bits (RFC 4291, section 2.5.5.2).
         match (address.to_canonical(), bits.checked_sub(96)) {
-            (mapped @ IpAddr::V4(_), Some(bits)) if address.is_ipv6() => Ok(Network {
-                first: mapped,
-                bits,
-            }),
-            _ => Ok(Network {
-                first: address,
-                bits,
-            }),
+            (mapped @ IpAddr::V4(_), Some(bits)) if address.is_ipv6() => IpNet::new(mapped, bits)
+                .map(Network)
+                .map_err(|error| error.to_string()),
+            _ => Ok(Network(network)),
         }
     }
 }
@@ -197,7 +170,7 @@ mod tests {
         let why = |text| Network::from_str(text).unwrap_err();
         assert_eq!(why("10.0.0.0/33"), "10.0.0.0 has 32 bits, not 33");
         assert_eq!(why("::/129"), ":: has 128 bits, not 129");
-        assert!(why("10.1.2.3/8").ends_with("written 10.0.0.0/8"));
-        assert!(why("2001:db8::1/64").ends_with("written 2001:db8::/64"));
+        assert!(why("10.1.2.3/8").ends_with("network is 10.0.0.0/8"));
+        assert!(why("2001:db8::1/64").ends_with("network is 2001:db8::/64"));
     }
 }

@@ -1,7 +1,7 @@
 //! Command-line options: each has a flag, a `BLOCKCHAIN_TCPD_*` variable, a default and a unit. A
 //! flag overrides its variable.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::builder::Styles;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser};
 use uuid::Uuid;
 
 use crate::config::network::{Network, socket_address};
@@ -21,300 +21,148 @@ use crate::protocol::{PROTOCOLS, Protocol};
 use shared::args::{self, duration, positive_duration, unreadable, wrong_variable};
 use shared::command::CommandSets;
 
-/// Answers one-line commands on a TCP port: WHO is the number of clients connected, WHERE the id of this server, WHY 42.
+/// Answers one-line commands on a TCP port: WHO is the number of connected clients, WHERE the id of this server, WHY 42.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "blockchain-tcpd",
     version,
     max_term_width = 100,
     styles = Styles::plain(),
-    after_help = "Durations have a unit: 500ms, 10s, 5m, 1h. A flag outdoes its variable; an empty variable counts as \
-                  not set, but for BLOCKCHAIN_TCPD_HTTP.\nExit status: 0 stopped as told, 64 wrong usage, 71 refused by the system, 78 wrong \
-                  configuration."
+    after_help = "Durations have a unit: 500ms, 10s, 5m, 1h. A flag overrides its variable; an empty variable counts as \
+                  unset, except BLOCKCHAIN_TCPD_HTTP.\nExit status: 0 stopped by a signal, 64 wrong usage, 71 system error, \
+                  78 wrong configuration."
 )]
 pub struct Options {
-    /// Says whether these settings can be read and the state directory used, and ends
+    /// Check the settings and the state directory, then exit
     #[arg(long)]
     pub check: bool,
 
-    /// Variables that look like settings of ours and are none.
+    /// Environment variables that begin like ours but set nothing.
     #[arg(skip)]
     pub unknown_variables: Vec<String>,
 
-    /// Address and port to listen on, and before it the protocol, such as tcp://; port 0 is any free one. May be given
+    /// Address and port to listen on, and before it the protocol, such as tcp://; port 0 picks a free one. May be given
     /// several times (the variable: separated by commas)
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_LISTEN",
-        value_name = "URL",
-        value_delimiter = ',',
-        value_parser = listen,
-        default_values = ["127.0.0.1:4242", "[::1]:4242"],
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "URL", value_delimiter = ',', value_parser = listen)]
+    #[arg(default_values = ["127.0.0.1:4242", "[::1]:4242"])]
     pub listen: Vec<Listen>,
 
-    /// Whether nobody asked for the addresses in `listen`.
+    /// Whether the addresses in `listen` are the default.
     #[arg(skip)]
     pub listen_by_default: bool,
 
-    /// What may be asked. The help names all sets.
-    #[arg(
-        long,
-        help = CommandSets::help(),
-        env = "BLOCKCHAIN_TCPD_COMMANDS",
-        value_name = "SETS",
-        value_parser = CommandSets::from_str,
-        default_value = "server",
-        hide_env_values = true
-    )]
+    /// Offered commands. The help names all sets.
+    #[arg(long, help = CommandSets::help(), value_name = "SETS")]
+    #[arg(value_parser = CommandSets::from_str, default_value = "server")]
     pub commands: CommandSets,
 
-    /// How many clients are served at the same time, each by a thread of its own
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_MAX_CLIENTS",
-        value_name = "N",
-        value_parser = positive,
-        default_value = "1024",
-        hide_env_values = true
-    )]
+    /// Largest number of clients served at the same time, each by its own thread
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "1024")]
     pub max_clients: usize,
 
-    /// How many more may wait to be served; whoever comes then is answered ERR BUSY
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_QUEUE",
-        value_name = "N",
-        value_parser = number,
-        default_value = "128",
-        hide_env_values = true
-    )]
+    /// Largest number of clients that wait to be served; further ones are answered ERR BUSY
+    #[arg(long, value_name = "N", value_parser = number, default_value = "128")]
     pub queue: usize,
 
-    /// How many clients of one address (of IPv6: one network of 64 bits) are let in; 0 is any number
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_MAX_CLIENTS_PER_ADDRESS",
-        value_name = "N",
-        value_parser = number,
-        default_value = "0",
-        hide_env_values = true
-    )]
+    /// Largest number of clients of one address (of IPv6: of one /64 network); 0 is unlimited
+    #[arg(long, value_name = "N", value_parser = number, default_value = "0")]
     pub max_clients_per_address: usize,
 
-    /// Networks of load balancers: a connection from there must begin with a PROXY header, version 1 or 2, which says whose
-    /// it is. May be given several times (the variable: separated by commas) [default: none]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_PROXY_FROM",
-        value_name = "CIDR",
-        value_delimiter = ',',
-        hide_env_values = true
-    )]
+    /// Networks of load balancers: a connection from there must begin with a PROXY header, version 1 or 2, which names
+    /// the client. May be given several times (the variable: separated by commas) [default: none]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub proxy_from: Vec<Network>,
 
-    /// A client that completes no request for so long is closed; 0s is never
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_IDLE_TIMEOUT",
-        value_name = "DURATION",
-        value_parser = duration,
-        default_value = "5m",
-        hide_env_values = true
-    )]
+    /// Time without a complete request after which a client is closed; 0s disables it
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
     pub idle_timeout: Duration,
 
-    /// A client that doesn't take its replies for so long is cut off
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_WRITE_TIMEOUT",
-        value_name = "DURATION",
-        value_parser = positive_duration,
-        default_value = "10s",
-        hide_env_values = true
-    )]
+    /// Time after which a client that does not read its replies is cut off
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "10s")]
     pub write_timeout: Duration,
 
-    /// At SIGTERM, clients have so long to take their last replies, 100ms at least
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_DRAIN_TIMEOUT",
-        value_name = "DURATION",
-        value_parser = duration,
-        default_value = "30s",
-        hide_env_values = true
-    )]
+    /// At SIGTERM, time for the clients to receive their last replies, at least 100ms
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
     pub drain_timeout: Duration,
 
-    /// At SIGTERM and SIGINT, /readyz says for so long that the server drains, before it lets in nobody any more
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_DRAIN_NOTICE",
-        value_name = "DURATION",
-        value_parser = duration,
-        default_value = "0s",
-        hide_env_values = true
-    )]
+    /// At SIGTERM and SIGINT, time for which /readyz announces the drain before the server stops accepting
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
     pub drain_notice: Duration,
 
-    /// Address and port for HTTP: /metrics, /livez, /readyz and a page for people; empty to switch it off. Port 0 is any
-    /// free one
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_HTTP",
-        value_name = "ADDR:PORT",
-        value_parser = address_or_none,
-        default_value = "127.0.0.1:4280",
-        hide_env_values = true
-    )]
+    /// Address and port for HTTP: /metrics, /livez, /readyz and a status page; empty disables it. Port 0 picks a free
+    /// one
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address_or_none, default_value = "127.0.0.1:4280")]
     pub http: MaybeAddress,
 
-    /// Whether nobody asked for the address in `http`.
+    /// Whether the address in `http` is the default.
     #[arg(skip)]
     pub http_by_default: bool,
 
-    /// Where the servers of a cluster meet, so that WHO counts the clients of all: redis://HOST:PORT/DATABASE,
-    /// redis-sentinel://HOST,HOST/MASTER (always available), etcd://HOST,HOST,HOST (always consistent); with TLS rediss,
-    /// rediss-sentinel, etcds, and if only one of the two speaks it, redis-sentinel+rediss or rediss-sentinel+redis [default: none, this server is alone]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_CLUSTER",
-        value_name = "URL",
-        hide_env_values = true
-    )]
+    /// Redis or etcd by which the servers of a cluster exchange their counts, so that WHO counts the clients of all:
+    /// redis://HOST:PORT/DATABASE, redis-sentinel://HOST,HOST/MASTER (always available), etcd://HOST,HOST,HOST (always
+    /// consistent); with TLS rediss, rediss-sentinel, etcds, and if only one of the two uses it, redis-sentinel+rediss or
+    /// rediss-sentinel+redis [default: none, this server is alone]
+    #[arg(long, value_name = "URL")]
     pub cluster: Option<String>,
 
-    /// The name of the cluster, which tells it from others that meet in the same place
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_CLUSTER_NAME",
-        value_name = "NAME",
-        default_value = "default",
-        hide_env_values = true
-    )]
+    /// Name of the cluster; several clusters can share a Redis or an etcd
+    #[arg(long, value_name = "NAME", default_value = "default")]
     pub cluster_name: String,
 
-    /// How often a server says that it is there, 50ms to 1m; after four times
-    /// that without a word it is taken for gone. The same on all servers
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_CLUSTER_HEARTBEAT",
-        value_name = "DURATION",
-        value_parser = heartbeat,
-        default_value = "500ms",
-        hide_env_values = true
-    )]
+    /// Interval of the heartbeats, 50ms to 1m; after four intervals without one, a server counts as gone. Must be the
+    /// same on all servers
+    #[arg(long, value_name = "DURATION", value_parser = heartbeat, default_value = "500ms")]
     pub cluster_heartbeat: Duration,
 
-    /// File with the user's name for Redis or etcd [default: systemd's credential cluster-user, else none]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_CLUSTER_USER_FILE",
-        value_name = "FILE",
-        hide_env_values = true
-    )]
+    /// File with the user name for Redis or etcd [default: systemd's credential cluster-user, else none]
+    #[arg(long, value_name = "FILE")]
     pub cluster_user_file: Option<PathBuf>,
 
     /// File with the password for Redis or etcd [default: systemd's credential cluster-password, else none]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_CLUSTER_PASSWORD_FILE",
-        value_name = "FILE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE")]
     pub cluster_password_file: Option<PathBuf>,
 
-    /// File with the certificates (PEM) to believe when TLS is spoken with Redis or etcd [default: systemd's credential
-    /// cluster-ca, else those of the system]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_CLUSTER_CA_FILE",
-        value_name = "FILE",
-        hide_env_values = true
-    )]
+    /// File with the trusted certificates (PEM) for TLS with Redis or etcd [default: systemd's credential cluster-ca,
+    /// else those of the system]
+    #[arg(long, value_name = "FILE")]
     pub cluster_ca_file: Option<PathBuf>,
 
-    /// File with the certificate (PEM, its chain after it) that this server shows to Redis or etcd when TLS is spoken [default:
-    /// systemd's credential cluster-certificate, else none]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_CLUSTER_CERTIFICATE_FILE",
-        value_name = "FILE",
-        hide_env_values = true
-    )]
+    /// File with the certificate (PEM, followed by its chain) that this server presents to Redis or etcd over TLS
+    /// [default: systemd's credential cluster-certificate, else none]
+    #[arg(long, value_name = "FILE")]
     pub cluster_certificate_file: Option<PathBuf>,
 
     /// File with the private key (PEM) of that certificate [default: systemd's credential cluster-key, else none]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_CLUSTER_KEY_FILE",
-        value_name = "FILE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE")]
     pub cluster_key_file: Option<PathBuf>,
 
-    /// File with the user's name for the Sentinels, if they have a password of their own [default: systemd's credential
+    /// File with the user name for the Sentinels, if they have a password of their own [default: systemd's credential
     /// cluster-sentinel-user, else none]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_CLUSTER_SENTINEL_USER_FILE",
-        value_name = "FILE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE")]
     pub cluster_sentinel_user_file: Option<PathBuf>,
 
-    /// File with the password for the Sentinels [default: systemd's credential cluster-sentinel-password, else user and password
-    /// are those for Redis]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_CLUSTER_SENTINEL_PASSWORD_FILE",
-        value_name = "FILE",
-        hide_env_values = true
-    )]
+    /// File with the password for the Sentinels [default: systemd's credential cluster-sentinel-password, else user and
+    /// password are those for Redis]
+    #[arg(long, value_name = "FILE")]
     pub cluster_sentinel_password_file: Option<PathBuf>,
 
-    /// Address and port at which the other servers of a cluster over etcd reach the HTTP of this one [default: none, and
-    /// such a cluster needs it]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_ADVERTISE",
-        value_name = "ADDR:PORT",
-        value_parser = address_for_others,
-        hide_env_values = true
-    )]
+    /// Address and port at which the other servers of a cluster over etcd reach the HTTP of this one; required there
+    /// [default: none]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = reachable_address)]
     pub advertise: Option<SocketAddr>,
 
-    /// Directory in which the id of this server is kept [default: systemd's $STATE_DIRECTORY, else none: a new id at
-    /// each start]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_STATE_DIRECTORY",
-        value_name = "DIR",
-        hide_env_values = true
-    )]
+    /// Directory that stores the id of this server [default: systemd's $STATE_DIRECTORY, else none: a new id at each
+    /// start]
+    #[arg(long, value_name = "DIR")]
     pub state_directory: Option<PathBuf>,
 
-    /// The id of this server [default: the one in the state directory]
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_SERVER_ID",
-        value_name = "UUID",
-        value_parser = server_id,
-        hide_env_values = true
-    )]
+    /// Id of this server [default: the one in the state directory]
+    #[arg(long, value_name = "UUID", value_parser = server_id)]
     pub server_id: Option<Uuid>,
 
-    /// What is logged: off, error, warn, info, debug or trace; and of parts of the program, each after a comma, such as
+    /// Log filter: off, error, warn, info, debug or trace, also for parts of the program, separated by commas, such as
     /// info,blockchain_tcpd::session=debug
-    #[arg(
-        long,
-        env = "BLOCKCHAIN_TCPD_LOG",
-        value_name = "FILTER",
-        value_parser = logging::check_filter,
-        default_value = "info",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILTER", value_parser = logging::check_filter, default_value = "info")]
     pub log: String,
 }
 
@@ -327,96 +175,96 @@ pub struct Listen {
     pub address: SocketAddr,
 }
 
-/// What the command line asks for.
+/// Action that the command line asks for.
 pub enum ParsedArgs {
-    /// To serve.
+    /// Serving.
     Serve(Box<Options>),
-    /// To print this text: `--help`, `--version`.
+    /// Printing this text: `--help`, `--version`.
     Print(String),
 }
 
 impl Options {
-    /// The settings in `arguments`, of which the first is the program's name, and in the environment.
+    /// Returns the settings in `arguments`, of which the first is the program's name, and in the
+    /// environment.
     pub fn parse_from<A: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<ParsedArgs, Error> {
-        let command = Options::command().mut_args(without_empty_variable);
-        let parsed = command.clone().try_get_matches_from(arguments);
-        let mut matches = match parsed {
+        let command = Options::command().mut_args(with_variable);
+        let mut matches = match command.clone().try_get_matches_from(arguments) {
             Ok(matches) => matches,
-            Err(error) => return complaint(&command, &error),
+            Err(error) => return explain(&command, &error),
         };
-        let used = |argument: &&clap::Arg| {
-            matches.value_source(argument.get_id().as_str()) == Some(ValueSource::EnvVariable)
-        };
-        if let Some(said) = command.get_arguments().filter(used).find_map(unreadable) {
-            return Err(Error::Variable(said));
+        let source = |name: &str| matches.value_source(name);
+        let from_variable =
+            |argument: &&Arg| source(argument.get_id().as_str()) == Some(ValueSource::EnvVariable);
+        if let Some(problem) = command
+            .get_arguments()
+            .filter(from_variable)
+            .find_map(unreadable)
+        {
+            return Err(Error::Variable(problem));
         }
-        let is_default = |name| matches.value_source(name) == Some(ValueSource::DefaultValue);
+        let is_default = |name| source(name) == Some(ValueSource::DefaultValue);
         let (listen_by_default, http_by_default) = (is_default("listen"), is_default("http"));
         let mut options = Options::from_arg_matches_mut(&mut matches)
             .map_err(|error| Error::Usage(error.to_string()))?;
         options.listen_by_default = listen_by_default;
         options.http_by_default = http_by_default;
-        options.unknown_variables = unknown_variables();
-        if options.state_directory.is_none() {
-            options.state_directory = systemd_state_directory();
-        }
+        options.unknown_variables = unknown_variables(&command);
+        options.state_directory = options.state_directory.or_else(systemd_state_directory);
         Ok(ParsedArgs::Serve(Box::new(options)))
     }
 }
 
-/// The variables that begin as ours do but set nothing: misspelt, most likely.
-fn unknown_variables() -> Vec<String> {
-    let known: Vec<_> = Options::command()
-        .get_arguments()
-        .filter_map(clap::Arg::get_env)
-        .map(OsStr::to_os_string)
-        .collect();
-    let ours = std::env::vars_os()
-        .map(|(name, _)| name)
-        .filter(|name| name.to_string_lossy().starts_with("BLOCKCHAIN_TCPD_"));
-    ours.filter(|name| !known.contains(name) && name != state::VARIABLE)
-        .map(|name| name.to_string_lossy().into_owned())
+/// Prefix of our environment variables.
+const PREFIX: &str = "BLOCKCHAIN_TCPD_";
+
+/// Returns the name of the variable of this option: `--max-clients` and `BLOCKCHAIN_TCPD_MAX_CLIENTS`.
+fn variable_of(argument: &Arg) -> String {
+    format!("{PREFIX}{}", argument.get_id().as_str().to_uppercase())
+}
+
+/// Gives an option its variable. An empty one counts as unset, except that of `--http`, where it
+/// disables HTTP.
+fn with_variable(argument: Arg) -> Arg {
+    let variable = variable_of(&argument);
+    let is_empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
+    match argument.get_id().as_str() {
+        "check" => argument,
+        id if is_empty && id != "http" => argument,
+        _ => argument.env(variable).hide_env_values(true),
+    }
+}
+
+/// Returns the variables that begin like ours but set nothing: most likely misspelt.
+fn unknown_variables(command: &clap::Command) -> Vec<String> {
+    let mut known: Vec<_> = command.get_arguments().map(variable_of).collect();
+    known.push(state::VARIABLE.to_string());
+    let all = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    all.filter(|name| name.starts_with(PREFIX) && !known.contains(name))
         .collect()
 }
 
-/// An empty variable counts as not set, unless nothing is something that can be asked for.
-fn without_empty_variable(argument: clap::Arg) -> clap::Arg {
-    if argument.get_id() == "http" {
-        return argument;
-    }
-    let empty = argument
-        .get_env()
-        .and_then(std::env::var_os)
-        .is_some_and(|value| value.is_empty());
-    if empty {
-        argument.env(None::<&str>)
-    } else {
-        argument
-    }
-}
-
-/// systemd's STATE_DIRECTORY may name several, separated by colons (systemd.exec(5)); the first is ours.
+/// Returns the first directory in systemd's STATE_DIRECTORY, which may name several, separated by
+/// colons (systemd.exec(5)).
 fn systemd_state_directory() -> Option<PathBuf> {
     let directories = std::env::var_os("STATE_DIRECTORY")?;
     let first = std::env::split_paths(&directories).next()?;
     (!first.as_os_str().is_empty()).then_some(first)
 }
 
-/// What clap has to say: a text that was asked for, or what is wrong and where it was set.
-fn complaint(command: &clap::Command, error: &clap::Error) -> Result<ParsedArgs, Error> {
+/// Turns an error of clap into a requested text, or into an error that names the variable if the
+/// value comes from one.
+fn explain(command: &clap::Command, error: &clap::Error) -> Result<ParsedArgs, Error> {
     if matches!(
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
     ) {
         return Ok(ParsedArgs::Print(error.to_string()));
     }
-    if let Some(said) = command.get_arguments().find_map(unreadable) {
-        return Err(Error::Variable(said));
-    }
-    match wrong_variable(command, error) {
-        Some(said) => Err(Error::Variable(said)),
+    let unreadable = command.get_arguments().find_map(unreadable);
+    match unreadable.or_else(|| wrong_variable(command, error)) {
+        Some(problem) => Err(Error::Variable(problem)),
         None => Err(Error::Usage(args::message(error))),
     }
 }
@@ -438,33 +286,30 @@ fn listen(text: &str) -> Result<Listen, String> {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    socket_address(text.trim()).unwrap_or_else(|| {
-        Err(
-            "not an IP address and a port, such as 0.0.0.0:4242, [::1]:4242 or [fe80::1%eth0]:4242"
-                .to_string(),
-        )
-    })
+    let expected =
+        "not an IP address and a port, such as 0.0.0.0:4242, [::1]:4242 or [fe80::1%eth0]:4242";
+    socket_address(text.trim()).unwrap_or_else(|| Err(expected.to_string()))
 }
 
-fn address_for_others(text: &str) -> Result<SocketAddr, String> {
+fn reachable_address(text: &str) -> Result<SocketAddr, String> {
     match address(text)? {
         SocketAddr::V6(address) if address.ip().is_unicast_link_local() => Err(
-            "a link-local address means nothing to other servers, as its interface is this machine's alone: give another \
-             address, such as 192.0.2.1:4280 or [2001:db8::1]:4280"
+            "a link-local address is valid on this machine only: set another one, such as 192.0.2.1:4280 or \
+             [2001:db8::1]:4280"
                 .to_string(),
         ),
         address => Ok(address),
     }
 }
 
-/// An address, or none at all. clap takes what it sees called `Option` for an argument that may be missing.
+/// An address, or none. clap would take a type named `Option` for an argument that may be missing.
 pub type MaybeAddress = Option<SocketAddr>;
 
 fn address_or_none(text: &str) -> Result<MaybeAddress, String> {
     match text.trim() {
         "" => Ok(None),
         text => socket_address(text).transpose()?.map(Some).ok_or_else(|| {
-            "not an IP address and a port, such as 127.0.0.1:4280 or [::1]:4280, nor empty, which switches it off".to_string()
+            "not an IP address and a port, such as 127.0.0.1:4280 or [::1]:4280, nor empty, which disables it".to_string()
         }),
     }
 }

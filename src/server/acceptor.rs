@@ -232,7 +232,7 @@ impl Admission {
             }
             FilterResult::Gone(how) => {
                 debug!(connection, proxy:%; "gone before its PROXY header");
-                let shard = self.shared.metrics.share(connection as usize);
+                let shard = self.shared.metrics.shard(connection as usize);
                 return shard.closed(how);
             }
             FilterResult::NoRoom(limit) => self.no_room(NoRoom::BeforeHeader { limit }),
@@ -307,7 +307,7 @@ impl<T: Transport> Admission<T> {
             Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
                 if let Job::Serve(connection) = lost {
                     error!(connection = connection.client.number; "closed: there is no room in the queue, please report this");
-                    self.shared.metrics.share(0).closed(Closed::Failed);
+                    self.shared.metrics.shard(0).closed(Closed::Failed);
                     connection.close();
                 }
             }

@@ -1,7 +1,7 @@
 //! Health check: tests that acceptors, workers and the reaper respond.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
@@ -11,10 +11,10 @@ use crate::server::queue::{Job, Jobs};
 use crate::session::scoreboard::{Activity, Scoreboard, WorkerSlot};
 use crate::thread::Wake;
 use crate::transport::connection::Connection;
-use shared::sync;
+use shared::sync::{self, ignore_poison};
 
 /// Interval at which the check polls for a response.
-const LOOK: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Load of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Health {
     queue: usize,
     /// Outstanding response of a free worker. While there is one, no other is requested, so that
     /// the queue has room for one from each checker.
-    owed: Mutex<Option<Receiver<()>>>,
+    outstanding: Mutex<Option<Receiver<()>>>,
     /// Index of the busy worker to test next.
     turn: AtomicU64,
 }
@@ -73,7 +73,7 @@ impl Health {
             scoreboard,
             waiting,
             queue,
-            owed: Mutex::default(),
+            outstanding: Mutex::default(),
             turn: AtomicU64::new(0),
         }
     }
@@ -106,7 +106,7 @@ impl Health {
                 if Instant::now() >= deadline {
                     return Err(who);
                 }
-                std::thread::park_timeout(LOOK);
+                std::thread::park_timeout(POLL_INTERVAL);
             }
             Ok(())
         };
@@ -127,17 +127,17 @@ impl Health {
         let free = slots.iter().filter(is_free).count();
         // Spare the last free worker if busy ones can be tested: a client that arrives at this
         // moment would have to wait.
-        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        if owed.is_none() && (free > 1 || free == slots.len()) {
+        let mut outstanding = ignore_poison(self.outstanding.lock());
+        if outstanding.is_none() && (free > 1 || free == slots.len()) {
             let (answer, answered) = crossbeam_channel::bounded(1);
             // Fails only when the server ends.
-            *owed = admission
+            *outstanding = admission
                 .queue
                 .put(Job::Answer(answer))
                 .ok()
                 .map(|()| answered);
         }
-        if let Some(answered) = &*owed {
+        if let Some(answered) = &*outstanding {
             // If clients take the last free workers meanwhile, the job waits in the queue, and the
             // server is healthy.
             let is_served = || slots.iter().all(|slot| !is_free(&slot));
@@ -146,7 +146,7 @@ impl Health {
                 "no worker takes clients",
             )?;
             if answered.try_recv() != Err(TryRecvError::Empty) {
-                *owed = None;
+                *outstanding = None;
             }
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % slots.len().max(1);

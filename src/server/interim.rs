@@ -98,7 +98,7 @@ impl InterimServer {
     /// Hands the clients over to the workers.
     pub fn end(self) {
         self.over.store(true, Ordering::Relaxed);
-        self.thread.end();
+        self.thread.join();
     }
 }
 

@@ -70,7 +70,7 @@ pub struct Passed {
     /// Sockets for HTTP.
     pub http: Vec<Listener>,
     /// Handover state from the descriptor store.
-    pub pack: Option<OwnedFd>,
+    pub handover: Option<OwnedFd>,
 }
 
 /// Takes what systemd passes to this process. Call it once, before any thread starts.
@@ -80,8 +80,8 @@ pub fn passed() -> Result<Passed, Error> {
     sockets.retain(|(_, name)| name != state::PROBE);
     // Stored descriptors come after those of .socket units. Of several handover states, which a
     // crash may leave, the last counts.
-    let packs = sockets.extract_if(.., |(_, name)| name == state::NAME);
-    let pack = packs.last().map(|(socket, _)| socket);
+    let states = sockets.extract_if(.., |(_, name)| name == state::NAME);
+    let handover = states.last().map(|(socket, _)| socket);
     let (mut clients, mut http) = (Vec::new(), Vec::new());
     for (index, (socket, name)) in sockets.into_iter().enumerate() {
         let refuse = |problem: &str| {
@@ -117,7 +117,7 @@ pub fn passed() -> Result<Passed, Error> {
     Ok(Passed {
         listeners: clients,
         http,
-        pack,
+        handover,
     })
 }
 

@@ -124,7 +124,7 @@ impl Server {
             none if none.is_empty() => listen(options)?.into_iter().map(Arc::new).collect(),
             listeners => listeners,
         };
-        let here = inherited.clients.len() + inherited.leaving.len();
+        let here = inherited.clients.len() + inherited.lingering.len();
         let capacity = Capacity::new(options, here, listeners.len() + setup.reserved)?;
         let mut cluster = Cluster::new(setup.cluster.clone(), setup.id, inherited.census)?;
         let (reaper_waker, wakes) = ReaperWaker::new();
@@ -166,17 +166,19 @@ impl Server {
         }
         .start(wakes)?;
 
-        setup.metrics.go_on(inherited.accepted, inherited.handovers);
+        setup
+            .metrics
+            .resume(inherited.accepted, inherited.handovers);
         let proxy_filter = start_proxy_filter(options, capacity.pending, &admission)?;
         let clients = known_protocols(inherited.clients, setup.protocols);
         let clients = admission.resume(filter_inherited(clients, proxy_filter.as_deref()));
-        for leaving in inherited.leaving {
-            shared.linger.resume(leaving);
+        for socket in inherited.lingering {
+            shared.linger.resume(socket);
         }
         cluster.join(count)?;
         let interim = InterimServer::start(&service, clients, queue, jobs.clone())?;
-        if let Some(begun) = inherited.begun {
-            setup.metrics.handed_over(Millis::now().since(begun));
+        if let Some(started) = inherited.started {
+            setup.metrics.handed_over(Millis::now().since(started));
         }
         let (failed, failures) = crossbeam_channel::unbounded();
         let acceptors = start_acceptors(&listeners, &admission, &proxy_filter, &failed)?;
@@ -292,10 +294,10 @@ impl Server {
         if !self.is_passed() {
             return false;
         }
-        match notify::find_store(deadline) {
+        match notify::check_store(deadline) {
             Ok(()) => true,
             Err(why) => {
-                info!(why:%; "drains: nobody keeps the clients for the next process");
+                info!(why:%; "drains the clients: the service manager does not keep them");
                 false
             }
         }
@@ -338,8 +340,8 @@ impl Server {
         clients.listeners.clear();
         let left = deadline.saturating_duration_since(Instant::now());
         let patience = Instant::now() + (left / 2).clamp(LAST_GRACE, STORE);
-        let stored = match clients.pack() {
-            Ok(pack) => notify::store(pack, patience),
+        let stored = match clients.encode() {
+            Ok(socket) => notify::store(socket, patience),
             Err(error) => Stored::Lost(without_errno(&error)),
         };
         match stored {
@@ -372,8 +374,8 @@ impl Server {
             }
             std::thread::park_timeout(LOOK);
         }
-        for leaving in inherited.leaving {
-            self.admission.shared.linger.resume(leaving);
+        for socket in inherited.lingering {
+            self.admission.shared.linger.resume(socket);
         }
         drop(self.admission);
         pool::wait_for(&self.workers, deadline);
@@ -388,7 +390,7 @@ impl Server {
     /// everything that the next process continues with. The remaining server has threads but no
     /// clients.
     pub fn hand_over(&mut self, phase: Phase) -> InheritedState {
-        let begun = Millis::now();
+        let started = Millis::now();
         // Connections whose PROXY header is incomplete go to the next process as they are.
         let pending = self.end_acceptors(Duration::ZERO);
         self.cluster.fail_fast();
@@ -406,7 +408,7 @@ impl Server {
         if left_behind > 0 {
             warn!(clients = left_behind; "left behind: these clients' requests took too long to wait for");
         }
-        info!(clients = connections.len(); "hands its clients over");
+        info!(clients = connections.len(); "hands over its clients");
         let mut clients = Vec::with_capacity(connections.len());
         for connection in connections {
             match connection.into_parts() {
@@ -418,17 +420,17 @@ impl Server {
             }
         }
         // After the goodbyes, which these sockets wait for.
-        let leaving = self.admission.shared.linger.take_all();
+        let lingering = self.admission.shared.linger.take_all();
         InheritedState {
             listeners: self.listeners.clone(),
             http: Vec::new(),
             stored: false,
             accepted: self.metrics.accepted(),
             handovers: self.metrics.handovers(),
-            begun: Some(begun),
+            started: Some(started),
             census,
             clients: clients.into_iter().chain(pending).collect(),
-            leaving,
+            lingering,
             id: Some(self.id),
         }
     }
@@ -477,7 +479,7 @@ impl Server {
     fn end_acceptors(&mut self, patience: Duration) -> Vec<PendingConn> {
         self.stop_accepting();
         for acceptor in self.acceptors.drain(..) {
-            acceptor.thread.end();
+            acceptor.thread.join();
         }
         // The acceptors held the other clones.
         let proxy_filter = self.proxy_filter.take().and_then(Arc::into_inner);

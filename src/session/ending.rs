@@ -19,7 +19,7 @@ impl Service {
     #[inline(never)]
     pub fn end(&self, connection: Connection, ended: Option<CloseReason>) {
         // Any shard will do: the connection's number spreads the load as well as the worker's.
-        let shard = self.shared.metrics.share(connection.client.number as usize);
+        let shard = self.shared.metrics.shard(connection.client.number as usize);
         shard.closed(self.reason(ended.as_ref()));
         if ended.is_none() {
             shard.failed();

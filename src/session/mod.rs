@@ -122,7 +122,7 @@ impl Service {
         let mut session = Session {
             service: self,
             slot,
-            shard: self.shared.metrics.share(slot.id()),
+            shard: self.shared.metrics.shard(slot.id()),
             buffer: ReadBuffer::new(&unused),
             resumes: !unused.is_empty(),
             unread_at_drain: None,

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -23,28 +23,29 @@ use rustix::net::{
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::Error;
-use crate::handover::state::{self, Pack};
-use crate::server::health::Health;
+use crate::handover::state::{self, HandoverSocket};
+use crate::server::health::{Health, Load};
 use crate::thread;
 use crate::waker::poll_until;
+use shared::sync::ignore_poison;
 use shared::sys;
 use shared::text::without_errno;
 
 /// Interval of status updates.
-const STATUS: Duration = Duration::from_secs(2);
+const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time for which an important message is retried.
-const PATIENCE: Duration = Duration::from_secs(5);
+const RETRY_TIME: Duration = Duration::from_secs(5);
 
 /// Largest number of messages waiting for a retry.
-const MOST_PENDING: usize = 16;
+const MAX_PENDING: usize = 16;
 
 /// Time in which systemd closes a descriptor that it does not keep. Since version 254, it closes it
 /// in a process of its own, possibly after the barrier.
 const LATE_CLOSE: Duration = Duration::from_millis(250);
 
 /// Shortest watchdog time that can be satisfied; a shorter one counts as unset.
-const LEAST_WATCHDOG: Duration = Duration::from_millis(30);
+const MIN_WATCHDOG: Duration = Duration::from_millis(30);
 
 /// Parsed `NOTIFY_SOCKET`.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,20 +65,21 @@ impl Address {
     fn parse(text: &OsStr) -> Option<Self> {
         match text.as_bytes() {
             [b'/', ..] => SocketAddrUnix::new(text).ok().map(Address::Unix),
-            [b'@', name @ ..] if !name.is_empty() => SocketAddrUnix::new_abstract_name(name)
-                .ok()
-                .map(Address::Unix),
+            [b'@', name @ ..] if !name.is_empty() => {
+                let address = SocketAddrUnix::new_abstract_name(name).ok();
+                address.map(Address::Unix)
+            }
             _ => {
-                let (kind, address) = text.to_str()?.split_once(':')?;
-                let kind = match kind {
+                let mut parts = text.to_str()?.splitn(3, ':');
+                let kind = match parts.next()? {
                     "vsock" => None,
                     "vsock-stream" => Some(SocketType::STREAM),
                     "vsock-dgram" => Some(SocketType::DGRAM),
                     "vsock-seqpacket" => Some(SocketType::SEQPACKET),
                     _ => return None,
                 };
-                let (cid, port) = address.split_once(':')?;
-                let (cid, port) = (cid.parse().ok()?, port.parse().ok()?);
+                let cid = parts.next()?.parse().ok()?;
+                let port = parts.next()?.parse().ok()?;
                 // VMADDR_CID_ANY is not a valid destination (vsock(7)).
                 (cid != u32::MAX).then_some(Address::Vsock { kind, cid, port })
             }
@@ -116,48 +118,44 @@ impl Address {
     }
 }
 
-/// Returns the address of the service manager, if there is one. Logs an invalid `NOTIFY_SOCKET`
-/// once.
+/// Returns the value of this environment variable, as `parse` understands it. Logs an invalid
+/// value; an empty one counts as unset.
+fn variable<T>(name: &str, parse: impl Fn(&OsStr) -> Option<T>, expected: &str) -> Option<T> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+    let parsed = parse(&value);
+    if parsed.is_none() {
+        warn!(value:?; "{name} counts as unset: it is not {expected}");
+    }
+    parsed
+}
+
+/// Returns the address of the service manager, if there is one.
 fn address() -> Option<&'static Address> {
     static ADDRESS: OnceLock<Option<Address>> = OnceLock::new();
-    let parse = || {
-        let value = std::env::var_os("NOTIFY_SOCKET").filter(|value| !value.is_empty())?;
-        let address = Address::parse(&value);
-        if address.is_none() {
-            warn!(
-                value:? = value;
-                "NOTIFY_SOCKET counts as unset: it is not an absolute path, @NAME or vsock:CID:PORT, or too long"
-            );
-        }
-        address
-    };
+    let expected = "an absolute path, @NAME or vsock:CID:PORT, or it is too long";
+    let parse = || variable("NOTIFY_SOCKET", Address::parse, expected);
     ADDRESS.get_or_init(parse).as_ref()
 }
 
-/// Returns the watchdog time, if there is one. Logs an invalid `WATCHDOG_USEC` once.
+/// Returns the watchdog time, if there is one for this process.
 fn watchdog() -> Option<Duration> {
     static WATCHDOG: OnceLock<Option<Duration>> = OnceLock::new();
-    let parse = || {
-        let value = std::env::var_os("WATCHDOG_USEC").filter(|value| !value.is_empty())?;
-        let process = std::env::var_os("WATCHDOG_PID").unwrap_or_default();
-        if sys::process_id("WATCHDOG_PID", &process).is_some_and(|id| id != std::process::id()) {
-            return None;
-        }
-        let microseconds = value.to_str().and_then(|value| value.parse().ok());
-        let time = microseconds
-            .filter(|time| *time != u64::MAX)
-            .map(Duration::from_micros)
-            .filter(|time| *time >= LEAST_WATCHDOG);
-        if time.is_none() {
-            warn!(
-                value:? = value;
-                "WATCHDOG_USEC counts as unset: it is not a number of microseconds from {} on",
-                LEAST_WATCHDOG.as_micros()
-            );
-        }
-        time
+    let parse = |value: &OsStr| {
+        let microseconds = value.to_str()?.parse().ok();
+        let time = microseconds.filter(|time| *time != u64::MAX);
+        time.map(Duration::from_micros)
+            .filter(|time| *time >= MIN_WATCHDOG)
     };
-    *WATCHDOG.get_or_init(parse)
+    *WATCHDOG.get_or_init(|| {
+        let process = std::env::var_os("WATCHDOG_PID").unwrap_or_default();
+        let id = sys::process_id("WATCHDOG_PID", &process);
+        let least = MIN_WATCHDOG.as_micros();
+        let expected = format!("a number of microseconds from {least} on");
+        match id.is_none_or(|id| id == std::process::id()) {
+            true => variable("WATCHDOG_USEC", parse, &expected),
+            false => None,
+        }
+    })
 }
 
 /// Sends the periodic notifications, from a thread that ends when this value is dropped.
@@ -184,51 +182,49 @@ impl Drop for Notifier {
     fn drop(&mut self) {
         if let Some((stop, thread)) = self.0.take() {
             drop(stop);
-            thread.end();
+            thread.join();
         }
     }
 }
 
 fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
     // Twice within the watchdog time, as sd_watchdog_enabled(3) advises, and once more.
-    let beat = watchdog.map(|time| time / 3);
-    let interval = beat.map_or(STATUS, |beat| beat.min(STATUS));
-    let mut said = None;
-    let mut due = Instant::now();
-    let mut ill = false;
+    let watchdog_interval = watchdog.map(|time| time / 3);
+    let interval = watchdog_interval.map_or(STATUS_INTERVAL, |time| time.min(STATUS_INTERVAL));
+    let mut reported = None;
+    let mut next_check = Instant::now();
+    let mut failing = false;
     loop {
-        let load = health.load();
-        let load = (load.clients, load.workers);
-        if said != Some(load) {
-            let mut text = format!("STATUS={} clients, {} workers\n", load.0, load.1);
-            if said.is_none() {
-                text.push_str("READY=1\n");
-            }
-            if deliver(&text, interval) {
-                said = Some(load);
+        let Load {
+            clients, workers, ..
+        } = health.load();
+        if reported != Some((clients, workers)) {
+            let ready = if reported.is_none() { "READY=1\n" } else { "" };
+            let status = format!("STATUS={clients} clients, {workers} workers\n{ready}");
+            if send_unless_pending(&status, interval) {
+                reported = Some((clients, workers));
             }
         }
-        if let Some(beat) = beat
-            && Instant::now() >= due
+        if let Some(time) = watchdog_interval
+            && Instant::now() >= next_check
         {
-            due = Instant::now() + beat;
-            match health.check(beat) {
+            next_check = Instant::now() + time;
+            match health.check(time) {
                 Ok(()) => {
-                    if std::mem::take(&mut ill) {
-                        warn!("well again");
+                    if std::mem::take(&mut failing) {
+                        warn!("healthy again");
                     }
-                    deliver("WATCHDOG=1\n", interval);
+                    send_unless_pending("WATCHDOG=1\n", interval);
                 }
                 Err(problem) => {
-                    if !std::mem::replace(&mut ill, true) {
-                        error!("not well, and the watchdog is not told otherwise: {problem}");
+                    if !std::mem::replace(&mut failing, true) {
+                        error!("unhealthy, the watchdog is not notified: {problem}");
                     }
                 }
             }
         }
-        match stopped.recv_timeout(interval) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        if stopped.recv_timeout(interval) != Err(RecvTimeoutError::Timeout) {
+            return;
         }
     }
 }
@@ -254,36 +250,32 @@ pub fn reloaded() {
     enqueue("READY=1\n".to_string());
 }
 
-/// Finds out whether the service manager's store keeps descriptors for the next process, by storing
+/// Checks whether the service manager's store keeps descriptors for the next process, by storing
 /// one. Waits until `deadline` at most. Returns the reason if it does not.
-pub fn find_store(deadline: Instant) -> Result<(), String> {
-    match address() {
-        None => Err("there is no NOTIFY_SOCKET".to_string()),
-        Some(Address::Vsock { .. }) => Err("NOTIFY_SOCKET is vsock".to_string()),
+pub fn check_store(deadline: Instant) -> Result<(), String> {
+    let reason = match address() {
+        None => "there is no NOTIFY_SOCKET",
+        Some(Address::Vsock { .. }) => "NOTIFY_SOCKET is vsock",
         Some(Address::Unix(_)) => match probe(deadline) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(
-                "the service manager keeps no descriptors (FileDescriptorStoreMax=)".to_string(),
-            ),
+            Ok(true) => return Ok(()),
+            Ok(false) => "the service manager keeps no descriptors (FileDescriptorStoreMax=)",
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Err("the service manager does not answer in time".to_string())
+                "the service manager does not answer in time"
             }
-            Err(error) => Err(format!(
-                "can't reach the service manager: {}",
-                without_errno(&error)
-            )),
+            Err(error) => {
+                let why = without_errno(&error);
+                return Err(format!("can't reach the service manager: {why}"));
+            }
         },
-    }
+    };
+    Err(reason.to_string())
 }
 
 fn probe(deadline: Instant) -> io::Result<bool> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // Polled: systemd drops it when this process ends, in any case.
-    put(
-        &format!("FDSTORE=1\nFDNAME={}\n", state::PROBE),
-        writer,
-        deadline,
-    )?;
+    let store = format!("FDSTORE=1\nFDNAME={}\n", state::PROBE);
+    put(&store, writer, deadline)?;
     // Set by systemd since version 254 if its store keeps any descriptors (systemd.exec(5)).
     let is_sure = std::env::var_os("FDSTORE").is_some_and(|most| most != "0");
     let patience = if is_sure { Duration::ZERO } else { LATE_CLOSE };
@@ -305,15 +297,15 @@ pub enum Stored {
     Unconfirmed(String),
 }
 
-/// Stores `pack` for the next process. Waits until `deadline` at most.
-pub fn store(pack: Pack, deadline: Instant) -> Stored {
+/// Stores a handover state for the next process. Waits until `deadline` at most.
+pub fn store(sent: HandoverSocket, deadline: Instant) -> Stored {
     // Not polled: systemd would take the end of this process, which closes the other end, for a
     // hang-up, and drop it.
     let text = format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", state::NAME);
-    let sent = put(&text, pack.socket, deadline);
-    match (sent, has_hung_up(&pack.peer, Instant::now())) {
+    let put = put(&text, sent.socket, deadline);
+    match (put, has_hung_up(&sent.peer, Instant::now())) {
         (Ok(()), Ok(false)) => Stored::Kept,
-        (Ok(()), Ok(true)) => Stored::Lost("it has not kept them".to_string()),
+        (Ok(()), Ok(true)) => Stored::Lost("it has closed them".to_string()),
         (Err(error), Ok(true)) => Stored::Lost(without_errno(&error)),
         (Err(error), _) => Stored::Unconfirmed(without_errno(&error)),
         (_, Err(error)) => Stored::Unconfirmed(without_errno(&error)),
@@ -339,7 +331,7 @@ fn put(text: &str, descriptor: OwnedFd, deadline: Instant) -> io::Result<()> {
 }
 
 /// Removes the handover state from systemd's store.
-pub fn forget() {
+pub fn remove_state() {
     enqueue(format!("FDSTOREREMOVE=1\nFDNAME={}\n", state::NAME));
 }
 
@@ -351,9 +343,8 @@ pub fn is_enabled() -> bool {
 /// Messages to retry, each with its deadline. A thread retries while there are any.
 static PENDING: Mutex<VecDeque<(String, Instant)>> = Mutex::new(VecDeque::new());
 
-/// Locks the messages. No code panics while it holds this lock.
 fn pending() -> MutexGuard<'static, VecDeque<(String, Instant)>> {
-    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+    ignore_poison(PENDING.lock())
 }
 
 /// Sends an important message without blocking. If that fails for lack of room, it is retried for a
@@ -366,29 +357,28 @@ fn enqueue(text: String) {
     if pending.is_empty() && matches!(address, Address::Unix(_)) {
         let sent = send(&text, None, Instant::now());
         if failed_by(&sent) != Some(io::ErrorKind::TimedOut) {
-            note(sent);
-            return;
+            return log_failure(sent);
         }
     }
-    if pending.len() == MOST_PENDING {
+    if pending.len() == MAX_PENDING {
         pending.pop_front();
     }
     let is_first = pending.is_empty();
-    pending.push_back((text, Instant::now() + PATIENCE));
+    pending.push_back((text, Instant::now() + RETRY_TIME));
     drop(pending);
-    if is_first && let Err(error) = thread::spawn("notify-again", try_again) {
-        warn!("can't tell the service manager again: {error}");
+    if is_first && let Err(error) = thread::spawn("notify-again", retry) {
+        warn!("can't notify the service manager: {error}");
         self::pending().clear();
     }
 }
 
 /// Sends the pending messages, in order.
-fn try_again() {
+fn retry() {
     loop {
         let Some((text, deadline)) = pending().front().cloned() else {
             return;
         };
-        note(send(&text, None, deadline));
+        log_failure(send(&text, None, deadline));
         let mut pending = pending();
         // A full queue may have dropped this message meanwhile.
         if pending.front().is_some_and(|(first, _)| *first == text) {
@@ -402,7 +392,7 @@ fn try_again() {
 
 /// Sends a message unless others are pending. Waits for `patience` at most; returns whether it was
 /// sent.
-fn deliver(text: &str, patience: Duration) -> bool {
+fn send_unless_pending(text: &str, patience: Duration) -> bool {
     if !pending().is_empty() {
         return false;
     }
@@ -410,7 +400,7 @@ fn deliver(text: &str, patience: Duration) -> bool {
     let is_sent = sent.is_ok();
     // The thread is interrupted when it is to end.
     if failed_by(&sent) != Some(io::ErrorKind::Interrupted) {
-        note(sent);
+        log_failure(sent);
     }
     is_sent
 }
@@ -420,18 +410,17 @@ fn failed_by(sent: &io::Result<()>) -> Option<io::ErrorKind> {
 }
 
 /// Logs a failure to notify the service manager, once until a message is sent.
-fn note(sent: io::Result<()>) {
+fn log_failure(sent: io::Result<()>) {
     static FAILS: AtomicBool = AtomicBool::new(false);
-    match sent {
-        Ok(()) => FAILS.store(false, Ordering::Relaxed),
-        Err(_) if FAILS.swap(true, Ordering::Relaxed) => {}
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            warn!("can't tell the service manager: it does not read NOTIFY_SOCKET");
-        }
-        Err(error) => warn!(
-            "can't tell the service manager (NOTIFY_SOCKET): {}",
-            without_errno(&error)
-        ),
+    let Err(error) = sent else {
+        return FAILS.store(false, Ordering::Relaxed);
+    };
+    if !FAILS.swap(true, Ordering::Relaxed) {
+        let why = match error.kind() {
+            io::ErrorKind::TimedOut => "it does not read NOTIFY_SOCKET".to_string(),
+            _ => without_errno(&error),
+        };
+        warn!("can't notify the service manager (NOTIFY_SOCKET): {why}");
     }
 }
 

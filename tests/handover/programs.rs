@@ -121,7 +121,7 @@ fn a_link_to_nothing_is_an_error_and_followed_once_it_leads_somewhere() {
     let daemon = releases.start("exec DIR/link");
     releases.link("link", "nowhere");
     daemon.signal("USR2");
-    let said = daemon.log().wait_for("goes on as it is");
+    let said = daemon.log().wait_for("keeps running");
     let why = format!("can't run {}", releases.path("link").display());
     assert!(said.contains(&why), "{said}");
     releases.link("link", "v1/blockchain-tcpd");
@@ -204,7 +204,7 @@ fn a_program_that_cannot_take_over_costs_no_client_and_the_log_says_why() {
     for (number, (why, spoil)) in bad.into_iter().enumerate() {
         spoil();
         daemon.signal("USR2");
-        let said = "goes on as it is, the new program can't take over: ";
+        let said = "keeps running, the new program can't take over: ";
         wait_until(why, || times(&daemon, said) == number + 1);
         let lines = daemon.log().lines();
         let line = lines.iter().rfind(|line| line.contains(said)).unwrap();
@@ -223,13 +223,13 @@ fn a_program_that_vanishes_after_its_trial_costs_no_client_anything() {
     let scratch = Scratch::new();
     let (copy, daemon, mut client) = start_a_copy(&scratch);
     let removes_itself = format!(
-        "#!/bin/sh\nrm {}\necho blockchain-tcpd takes packs of version {}\n",
+        "#!/bin/sh\nrm {}\necho blockchain-tcpd reads version {} of the handover state\n",
         copy.display(),
         state::VERSION
     );
     put(&copy, &removes_itself, 0o755);
     replace(&daemon);
-    let said = daemon.log().wait_for("goes on as it is: can't run ");
+    let said = daemon.log().wait_for("keeps running: can't run ");
     assert!(said.contains("No such file"), "{said}");
     assert_eq!(client.ask("Y"), "42");
     assert_eq!(client.ask("WHO"), "1");
@@ -255,8 +255,8 @@ fn clients_whose_state_cannot_be_written_stay() {
     let mut client = daemon.connect();
     client.send("WH");
     replace(&daemon);
-    let said = daemon.log().wait_for("goes on as it is: ");
-    let why = "can't pack the clients: File too large";
+    let said = daemon.log().wait_for("keeps running: ");
+    let why = "can't encode the handover state: File too large";
     assert!(said.contains(why), "{said}");
     assert_eq!(client.ask("Y"), "42");
     assert_eq!(client.ask("WHO"), "1");
@@ -269,10 +269,10 @@ fn a_program_that_knows_another_version_of_the_state_is_not_taken() {
     for (version, taken) in [(state::VERSION, true), (1, false)] {
         let mut command = program();
         command.arg("--check");
-        command.env("BLOCKCHAIN_TCPD_PACK_VERSION", version.to_string());
+        command.env("BLOCKCHAIN_TCPD_HANDOVER_VERSION", version.to_string());
         let (status, said) = run_to_end(command);
         assert_eq!(status == 0, taken, "{said}");
-        let differs = said.contains("hands its clients over in version 1");
+        let differs = said.contains("uses version 1 of the handover state");
         assert_eq!(differs, !taken, "{said}");
     }
 }
@@ -291,12 +291,13 @@ fn a_state_directory_that_another_server_has_taken_meanwhile_costs_no_client_any
     fs::create_dir(&state).unwrap();
     let other = Daemon::start(arguments);
     replace(&daemon);
-    let said = "goes on with its id, the next restart will fail: the state directory ";
+    let said = "keeps the id of this server, but the next restart will fail: the state directory ";
     daemon.log().wait_for(said);
     assert_eq!(client.ask("WHERE"), id);
     other.stop();
     replace(&daemon);
-    let said = "the id in the state directory is another now";
+    let said =
+        "keeps the id of this server until the next restart: the state directory has another";
     daemon.log().wait_for(said);
     assert_eq!(client.ask("WHERE"), id);
     daemon.stop();

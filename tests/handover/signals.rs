@@ -21,7 +21,7 @@ fn another_signal_meanwhile_does_not_prevent_a_handover() {
         daemon.signal("USR2");
         daemon.signal("HUP");
         // Said by the new program alone.
-        let said = "goes on with the clients of the last process";
+        let said = "took over the clients of the previous process";
         wait_until("it is replaced", || times(&daemon, said) == round);
         assert_eq!(client.ask("WHY"), "42");
     }
@@ -35,7 +35,7 @@ fn a_stop_that_comes_during_a_handover_is_obeyed() {
         let (daemon, mut client) = start();
         daemon.signal("USR2");
         if round % 2 == 0 {
-            daemon.log().wait_for("hands its clients over");
+            daemon.log().wait_for("hands over its clients");
         } else {
             // The trial takes some milliseconds, more than the signal.
             thread::park_timeout(Duration::from_millis(round as u64));

@@ -25,15 +25,16 @@ impl LastProcess {
         client.send("WHY\n");
         let (accepted, peer) = listener.accept().unwrap();
         let state = HandoverState {
-            listeners: 1,
+            passed: true,
+            listeners: vec!["tcp".into()],
             http: 0,
             id: uuid::Uuid::new_v4(),
             accepted: 1,
             handovers: 0,
-            begun: Millis(2),
+            started: Millis(2),
             census: None,
-            clients: vec![ConnectionState::new(1, peer)],
-            leaving: Vec::new(),
+            clients: vec![ConnectionState::new(1, "tcp", peer)],
+            lingering: Vec::new(),
         };
         LastProcess {
             listener,
@@ -45,10 +46,10 @@ impl LastProcess {
 
     /// A daemon that takes over from it, with these arguments, after this change to the state's bytes; and the client.
     fn replace(self, arguments: &[&str], spoil: impl Fn(&mut Vec<u8>)) -> (Daemon, Client) {
-        let mut bytes = state::encode(&self.state, true);
+        let mut bytes = state::encode(&self.state).unwrap();
         spoil(&mut bytes);
         let descriptors = [self.listener.as_fd(), self.accepted.as_fd()];
-        let sent = state::send_encoded(&bytes, &descriptors).unwrap();
+        let sent = state::send(&bytes, &descriptors).unwrap();
         let address = self.listener.local_addr().unwrap();
         drop((self.listener, self.accepted));
         let daemon = begin_with(sent.socket.into(), arguments);
@@ -59,7 +60,7 @@ impl LastProcess {
 
 /// A daemon that is given this for a handover state.
 fn begin_with(state: Stdio, arguments: &[&str]) -> Daemon {
-    let give = shell("exec 9<&0 </dev/null; export BLOCKCHAIN_TCPD_PACK=9");
+    let give = shell("exec 9<&0 </dev/null; export BLOCKCHAIN_TCPD_HANDOVER=9");
     let mut command = through(&give);
     command.args(arguments).stdin(state);
     Daemon::run(command)
@@ -69,13 +70,14 @@ fn begin_with(state: Stdio, arguments: &[&str]) -> Daemon {
 #[test]
 fn a_port_for_http_that_is_taken_costs_no_client_that_systemd_keeps() {
     let mut last = LastProcess::new();
-    last.state.listeners = 0;
-    let kept = state::send(&last.state, false, &[last.accepted.as_fd()]).unwrap();
+    (last.state.listeners, last.state.passed) = (Vec::new(), false);
+    let bytes = state::encode(&last.state).unwrap();
+    let kept = state::send(&bytes, &[last.accepted.as_fd()]).unwrap();
     drop(last.accepted);
     let start = |http: &str| {
         let mut command = through(&shell(
             "exec 3<&0 4<&1 </dev/null >/dev/null
-            export LISTEN_FDS=2 LISTEN_PID=$$ LISTEN_FDNAMES=line:pack",
+            export LISTEN_FDS=2 LISTEN_PID=$$ LISTEN_FDNAMES=line:handover",
         ));
         command.args(["--max-clients", "4", "--http", http]);
         command.stdin(OwnedFd::from(last.listener.try_clone().unwrap()));
@@ -86,7 +88,7 @@ fn a_port_for_http_that_is_taken_costs_no_client_that_systemd_keeps() {
     let http = taken.local_addr().unwrap().to_string();
     let (status, said) = Process::start(start(&http)).wait();
     assert_eq!(status, 71, "{said}");
-    assert!(!said.contains("goes on with the clients"), "{said}");
+    assert!(!said.contains("took over the clients"), "{said}");
     let daemon = Daemon::run(start("127.0.0.1:0"));
     assert_eq!(last.client.line().as_deref(), Some("42"));
     daemon.stop();
@@ -119,12 +121,12 @@ fn a_header_that_is_half_there_goes_on_or_is_a_bad_request() {
 /// Of a later version, an earlier one, or damaged: its clients are closed in order, its sockets served.
 #[test]
 fn a_state_that_cannot_be_read_costs_its_clients_and_nothing_else() {
-    const VERSION: usize = state::MAGIC.len() + 1;
+    const VERSION: usize = state::MAGIC.len();
     type Spoil = fn(&mut Vec<u8>);
     let spoilt: [(Spoil, &str); 3] = [
         (
-            |state| state[VERSION] = 5,
-            "its format has version 5, and this program knows version 4",
+            |state| state[VERSION] = 6,
+            "its format has version 6, and this program knows version 5",
         ),
         (|state| state[VERSION] = 0, "its format has version 0"),
         (
@@ -152,7 +154,7 @@ fn clients_whose_descriptors_are_missing_cost_the_others_nothing() {
     assert_eq!(daemon.ask("WHO\n"), "2\n");
     let log = daemon.stop();
     assert!(
-        log.contains("sockets of the last process are lost"),
+        log.contains("sockets of the previous process are lost"),
         "{log}"
     );
     assert!(log.contains(" missing=1"), "{log}");
@@ -162,7 +164,7 @@ fn clients_whose_descriptors_are_missing_cost_the_others_nothing() {
 fn a_descriptor_that_is_no_state_is_reported_and_the_daemon_serves() {
     for number in ["0", "99", "word"] {
         let daemon = Daemon::start_with([""; 0], |command| {
-            command.env("BLOCKCHAIN_TCPD_PACK", number);
+            command.env("BLOCKCHAIN_TCPD_HANDOVER", number);
         });
         assert_eq!(daemon.ask("WHY\n"), "42\n");
         daemon.stop();
@@ -171,7 +173,7 @@ fn a_descriptor_that_is_no_state_is_reported_and_the_daemon_serves() {
     let daemon = begin_with(file.into(), &["--listen", "127.0.0.1:0"]);
     assert_ne!(daemon.ask("WHERE\n"), format!("{}\n", uuid::Uuid::nil()));
     let log = daemon.stop();
-    let why = "can't take their pack: Socket operation on non-socket";
+    let why = "can't receive the handover state: Socket operation on non-socket";
     assert!(log.contains(why), "{log}");
 }
 

@@ -26,13 +26,13 @@ impl Socket {
         }
     }
 
-    /// Starts a process that goes on with the pack of the one before, if there is one.
-    fn start(&self, pack: Option<OwnedFd>, cluster: &str) -> Daemon {
+    /// Starts a process that goes on with the handover state of the one before, if there is one.
+    fn start(&self, state: Option<OwnedFd>, cluster: &str) -> Daemon {
         let script = shell("exec 3<&0 4<&1 </dev/null >/dev/null; export LISTEN_PID=$$");
         let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
         let mut command = through(&wrapper);
-        let (number, names) = match pack {
-            Some(_) => ("2", "line:pack"),
+        let (number, names) = match state {
+            Some(_) => ("2", "line:handover"),
             None => ("1", "line"),
         };
         command
@@ -41,7 +41,7 @@ impl Socket {
             .env("NOTIFY_SOCKET", self.manager.path())
             .envs([("LISTEN_FDS", number), ("LISTEN_FDNAMES", names)])
             .stdin(OwnedFd::from(self.listener.try_clone().expect("a socket")))
-            .stdout(pack.map_or_else(Stdio::null, Stdio::from));
+            .stdout(state.map_or_else(Stdio::null, Stdio::from));
         Daemon::run(command)
     }
 }

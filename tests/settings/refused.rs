@@ -30,7 +30,7 @@ fn a_wrong_value_is_named_with_its_flag_or_its_variable() {
 #[test]
 fn an_interface_is_named_by_a_link_local_address_and_means_nothing_to_others() {
     let not_local = "only a link-local address (fe80::…) names an interface";
-    let nothing = "a link-local address means nothing to other servers";
+    let nothing = "a link-local address is valid on this machine only";
     for (flag, bad, why) in [
         ("--listen", "[::1%lo]:0", not_local),
         ("--http", "[2001:db8::1%1]:0", not_local),

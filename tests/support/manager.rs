@@ -55,22 +55,22 @@ impl Manager {
         }
     }
 
-    /// Keeps descriptors until a barrier that comes behind a pack, and returns the pack if it is kept. Nothing else may be
+    /// Keeps descriptors until a barrier that comes behind a handover state, and returns that if it is kept. Nothing else may be
     /// kept by then.
     pub fn store(&self, fate: Fate) -> JoinHandle<Option<OwnedFd>> {
         let (socket, path) = (self.socket.try_clone().expect("a socket"), self.path());
         thread::spawn(move || {
             let mut store: Vec<(String, OwnedFd)> = Vec::new();
-            let mut has_pack = false;
+            let mut has_state = false;
             loop {
                 let (text, sent) = receive(&socket).expect("a message in time");
                 let said = |line: &str| text.lines().any(|said| said == line);
                 let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
                 if said("FDSTORE=1") {
                     let sent = sent.expect("a descriptor");
-                    let is_pack = name == Some(state::NAME);
-                    has_pack |= is_pack;
-                    if !is_pack || fate == Fate::Kept {
+                    let is_state = name == Some(state::NAME);
+                    has_state |= is_state;
+                    if !is_state || fate == Fate::Kept {
                         store.push((name.expect("its name").to_string(), sent));
                     }
                 } else if said("FDSTOREREMOVE=1") {
@@ -78,9 +78,9 @@ impl Manager {
                     if fate == Fate::Unread {
                         return None;
                     }
-                } else if said("BARRIER=1") && has_pack {
+                } else if said("BARRIER=1") && has_state {
                     assert!(store.len() <= 1, "{store:?}");
-                    return store.pop().map(|(_, pack)| pack);
+                    return store.pop().map(|(_, state)| state);
                 } else if said("BARRIER=1") && fate == Fate::NoRoom {
                     // The barrier is closed behind it, and the probe never.
                     fill(&path);
@@ -124,7 +124,7 @@ fn receive(socket: &UnixDatagram) -> rustix::io::Result<(String, Option<OwnedFd>
     Ok((text, sent.next()))
 }
 
-/// What becomes of a pack that is to be stored. A probe is always kept.
+/// What becomes of a handover state that is to be stored. A probe is always kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It is kept.

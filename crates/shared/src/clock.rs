@@ -4,13 +4,16 @@
 use std::time::Duration;
 
 use rustix::time::ClockId;
+use serde::{Deserialize, Serialize};
 
 use crate::sync::clock_gettime;
 
 /// A time in milliseconds since some moment before the machine's start (clock_gettime(2),
 /// `CLOCK_MONOTONIC_COARSE`). It is accurate to the kernel's tick, 1 to 10 ms, and means the same
 /// in every process of the machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Millis(pub u64);
 
 impl Millis {

@@ -22,3 +22,9 @@ pub use model::{
     Mutex, MutexGuard, Thread, atomic, channel, clock_gettime, current_thread, gettid, interrupt,
     park, sleep, threadpool,
 };
+
+/// Returns the guard of a lock, or of a wait for a condition, even if a thread has panicked while
+/// it held the lock. For data that a panic can't leave half changed.
+pub fn ignore_poison<Guard>(locked: std::sync::LockResult<Guard>) -> Guard {
+    locked.unwrap_or_else(std::sync::PoisonError::into_inner)
+}

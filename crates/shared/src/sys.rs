@@ -25,7 +25,7 @@ use rustix::thread::Pid;
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
 /// Records the closed descriptors before std's start-up code opens /dev/null in place of each.
-extern "C" fn look_for_closed() {
+extern "C" fn record_closed() {
     for number in 0..3 {
         // SAFETY: fcntl takes integers; it fails only for a number that is not an open descriptor.
         if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
@@ -39,7 +39,7 @@ extern "C" fn look_for_closed() {
 // SAFETY: the section holds pointers to functions that may ignore their arguments; this one uses
 // nothing of std's that has to be initialized.
 #[unsafe(link_section = ".init_array")]
-static BEFORE_MAIN: extern "C" fn() = look_for_closed;
+static BEFORE_MAIN: extern "C" fn() = record_closed;
 
 /// Returns whether standard input (0), output (1) or error (2) was closed when the process began.
 pub fn was_closed(number: RawFd) -> bool {
@@ -62,18 +62,18 @@ pub fn allow_interrupts() -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    unblock(&[libc::SIGURG])
+    unblock_signals(&[libc::SIGURG])
 }
 
 /// Unblocks these signals for the calling thread and those that it starts from now on. A process
 /// inherits blocked signals from its parent (sigprocmask(2)).
-pub fn unblock(signals: &[libc::c_int]) -> io::Result<()> {
+pub fn unblock_signals(signals: &[libc::c_int]) -> io::Result<()> {
     mask(libc::SIG_UNBLOCK, signals)
 }
 
 /// Blocks these signals for the calling thread and those that it starts from now on. A signal that
 /// every thread blocks stays pending, even in the program that replaces this one (execve(2)).
-pub fn block(signals: &[libc::c_int]) -> io::Result<()> {
+pub fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
     mask(libc::SIG_BLOCK, signals)
 }
 
@@ -94,7 +94,7 @@ fn mask(how: libc::c_int, signals: &[libc::c_int]) -> io::Result<()> {
 
 /// Restores the default action of this signal. A program inherits ignored signals from its parent
 /// (execve(2)).
-pub fn reset(signal: libc::c_int) -> io::Result<()> {
+pub fn reset_signal(signal: libc::c_int) -> io::Result<()> {
     // SAFETY: it takes two integers; SIG_DFL is not a function of this crate.
     match unsafe { libc::signal(signal, libc::SIG_DFL) } {
         libc::SIG_ERR => Err(io::Error::last_os_error()),

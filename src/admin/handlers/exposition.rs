@@ -6,9 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet, text,
-};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use uuid::Uuid;
@@ -58,10 +56,13 @@ fn open_metrics(state: &State<'_>) -> String {
             .map(|entry: &CommandSpec| (entry.name, entry.class))
             .collect(),
         cluster: state.context.cluster.show(),
-        process: Process::now(),
     };
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(stats));
+    let own = registry.sub_registry_with_prefix("blockchain_tcpd");
+    own.register_collector(Box::new(stats));
+    if let Some(process) = Process::now() {
+        registry.register_collector(Box::new(process));
+    }
     let mut text = String::new();
     // Writing into a String can't fail.
     let _ = text::encode(&mut text, &registry);
@@ -91,7 +92,7 @@ fn older(open_metrics: &str) -> String {
     text
 }
 
-/// All values of an exposition.
+/// Values of the metrics of the service.
 #[derive(Debug)]
 struct Stats {
     id: Uuid,
@@ -102,331 +103,251 @@ struct Stats {
     answered: [u64; CODES.len()],
     commands: Vec<(&'static str, CommandClass)>,
     cluster: Option<cluster::StatsSnapshot>,
-    process: Option<Process>,
 }
 
 impl Collector for Stats {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut to = Writer(&mut encoder);
+    #[rustfmt::skip] // a table: one metric a row
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Stats { load, sums, .. } = self;
-        let version = [("version", env!("CARGO_PKG_VERSION"))];
-        to.info(
-            "blockchain_tcpd_build_info",
-            "The version of the program",
-            version,
-        )?;
-        let id = self.id.to_string();
-        to.info(
-            "blockchain_tcpd_server_info",
-            "The id of this server",
-            [("id", &id)],
-        )?;
-
-        let ready = u64::from(self.ready);
-        to.gauge(
-            "blockchain_tcpd_ready",
-            "Whether clients should be sent here",
-            ready,
-        )?;
-        to.gauge("blockchain_tcpd_clients", "Clients connected", load.clients)?;
-        to.gauge(
-            "blockchain_tcpd_clients_limit",
-            "Clients that can be served at the same time",
-            load.workers,
-        )?;
-        to.gauge(
-            "blockchain_tcpd_queue_clients",
-            "Clients that wait for a worker",
-            load.waiting,
-        )?;
-        to.gauge(
-            "blockchain_tcpd_queue_limit",
-            "Clients that may wait",
-            load.queue,
-        )?;
-        let drain = self.draining.as_secs_f64();
-        to.gauge(
-            "blockchain_tcpd_drain_seconds",
-            "For how long it has been draining",
-            drain,
-        )?;
-        let handover = sums.handover.as_secs_f64();
-        to.gauge(
-            "blockchain_tcpd_handover_seconds",
-            "How long the last handover took",
-            handover,
-        )?;
-
-        to.counter(
-            "blockchain_tcpd_connections_accepted",
-            "Connections accepted",
-            sums.accepted,
-        )?;
-        let refused = REFUSED.into_iter().zip(sums.refused);
-        to.counters(
-            "blockchain_tcpd_connections_refused",
-            "Connections that were not let in",
-            "reason",
-            refused,
-        )?;
-        let closed = CLOSED.into_iter().zip(sums.closed);
-        to.counters(
-            "blockchain_tcpd_connections_closed",
-            "Connections whose service has ended",
-            "reason",
-            closed,
-        )?;
-        let errors = ACCEPT_ERRORS.into_iter().zip(sums.accept_errors);
-        to.counters(
-            "blockchain_tcpd_accept_errors",
-            "Accepts that failed",
-            "kind",
-            errors,
-        )?;
-        self.requests(&mut to)?;
-        let durations = KINDS.into_iter().zip(&sums.durations);
-        to.histograms(
-            "blockchain_tcpd_request_duration_seconds",
-            "From a request read to its reply written",
-            "kind",
-            durations,
-        )?;
-        to.histogram(
-            "blockchain_tcpd_queue_wait_seconds",
-            "From a client accepted to a worker taking it",
-            &sums.waits,
-        )?;
-        to.counter(
-            "blockchain_tcpd_received_bytes",
-            "Bytes read from clients",
-            sums.received,
-        )?;
-        to.counter(
-            "blockchain_tcpd_sent_bytes",
-            "Bytes written to clients",
-            sums.sent,
-        )?;
-        let panics = sums.closed[Closed::Panicked as usize];
-        to.counter(
-            "blockchain_tcpd_worker_panics",
-            "Requests that made the server fail",
-            panics,
-        )?;
-        to.counter(
-            "blockchain_tcpd_handovers",
-            "How often the clients came from a process before",
-            sums.handovers,
-        )?;
-        let codes = CODES.map(|code| code.to_string());
-        let answered = codes.iter().map(String::as_str).zip(self.answered);
-        to.counters(
-            "blockchain_tcpd_http_requests",
-            "Requests for health, metrics and the page",
-            "code",
-            answered,
-        )?;
+        let (refused, closed) = (REFUSED.iter().zip(sums.refused), CLOSED.iter().zip(sums.closed));
+        let accept_errors = ACCEPT_ERRORS.iter().zip(sums.accept_errors);
+        let durations = KINDS.iter().zip(&sums.durations);
+        let codes = CODES.iter().zip(self.answered);
+        let version = env!("CARGO_PKG_VERSION");
+        let mut rows = vec![
+            info("build_info", "The version of the program", [("version", version)]),
+            info("server_info", "The id of this server", [("id", &self.id.to_string())]),
+            gauge("ready", "Whether clients should be sent here", self.ready),
+            gauge("clients", "Clients connected", load.clients),
+            gauge("clients_limit", "Clients that can be served at the same time", load.workers),
+            gauge("queue_clients", "Clients that wait for a worker", load.waiting),
+            gauge("queue_limit", "Clients that may wait", load.queue),
+            gauge("drain_seconds", "Time since the drain began", self.draining.as_secs_f64()),
+            gauge("handover_seconds", "Duration of the last handover", sums.handover.as_secs_f64()),
+            counter("connections_accepted", "Connections accepted", sums.accepted),
+            counters("connections_refused", "Connections refused", "reason", refused),
+            counters("connections_closed", "Connections whose service has ended", "reason", closed),
+            counters("accept_errors", "Accepts that failed", "kind", accept_errors),
+            self.requests(),
+            histograms("request_duration_seconds", "From a request read to its reply written", "kind", durations),
+            histogram("queue_wait_seconds", "From a client accepted to a worker taking it", &sums.waits),
+            counter("received_bytes", "Bytes read from clients", sums.received),
+            counter("sent_bytes", "Bytes written to clients", sums.sent),
+            counter("worker_panics", "Requests that made the server fail", sums.closed[Closed::Panicked as usize]),
+            counter("handovers", "Handovers from a previous process", sums.handovers),
+            counters("http_requests", "Requests for health, metrics and the page", "code", codes),
+        ];
         if let Some(cluster) = &self.cluster {
-            to.cluster(cluster)?;
+            let censuses = ["ok", "unavailable"].iter().zip(cluster.censuses);
+            // If there was no contact, its age is infinite.
+            let age = cluster.age.unwrap_or(f64::INFINITY);
+            rows.extend([
+                info("cluster_info", "The cluster of this server", [("mode", cluster.mode), ("name", &cluster.name)]),
+                gauge("cluster_connected", "Whether this server is in touch with its cluster", cluster.connected),
+                gauge("cluster_servers", "Servers at the last contact with the cluster", cluster.servers),
+                gauge("cluster_clients", "Clients of all servers at the last contact with the cluster", cluster.clients),
+                gauge("cluster_age_seconds", "Time since the last contact with the cluster", age),
+                gauge("cluster_shares_id", "Whether another server of the cluster has the same id", cluster.shares_id),
+                counter("cluster_heartbeats", "Heartbeats that were answered", cluster.heartbeats),
+                counters("cluster_censuses", "Polls of all servers, each for all who asked meanwhile", "outcome", censuses),
+                counters("cluster_errors", "Failed attempts to contact the cluster", "kind", cluster.errors),
+            ]);
         }
-        match &self.process {
-            Some(process) => to.process(process),
-            None => Ok(()),
-        }
+        encode(rows, encoder)
+    }
+}
+
+impl Collector for Process {
+    #[rustfmt::skip] // a table: one metric a row
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut rows = vec![
+            counter("process_cpu_seconds", "Processor time", self.cpu_seconds),
+            gauge("process_start_time_seconds", "When the process started, since 1970", self.start_seconds),
+            gauge("process_resident_memory_bytes", "Memory in use", self.resident_bytes),
+            gauge("process_virtual_memory_bytes", "Address space in use", self.virtual_bytes),
+            gauge("process_threads", "Threads", self.threads),
+        ];
+        rows.extend(self.open_fds.map(|open| gauge("process_open_fds", "Open file descriptors", open)));
+        rows.extend(self.max_fds.map(|most| gauge("process_max_fds", "Limit on open file descriptors", most)));
+        encode(rows, encoder)
     }
 }
 
 impl Stats {
-    fn requests(&self, to: &mut Writer<'_, '_>) -> fmt::Result {
-        let mut family = to.0.encode_descriptor(
-            "blockchain_tcpd_requests",
-            "Requests answered",
-            None,
-            MetricType::Counter,
-        )?;
+    /// Returns the requests by command, kind and outcome. Expected label sets are exposed at 0 from
+    /// the start, so that their first event shows as an increase.
+    fn requests(&self) -> Row<'_> {
         let commands = self.commands.iter().copied().enumerate();
         let commands = commands.map(|(index, (name, kind))| (Some(index), name, kind));
+        let mut samples = Vec::new();
         for (index, command, kind) in commands.chain([(None, "none", CommandClass::Query)]) {
             let kind = KINDS[usize::from(kind == CommandClass::Compute)];
+            let expected: &[&str] = match index {
+                Some(_) => &["ok", "unavailable", "internal"],
+                None => &["unknown", "badinput", "toolong", "internal"],
+            };
             for (number, outcome) in OUTCOMES.into_iter().enumerate() {
                 let count = self.sums.outcomes[Outcome::at(index, number).index()];
-                // Expected label sets are exposed at 0 from the start, so that their first event
-                // shows as an increase.
-                let expected = match index {
-                    Some(_) => ["ok", "unavailable", "internal"].contains(&outcome),
-                    None => ["unknown", "badinput", "toolong", "internal"].contains(&outcome),
-                };
-                if expected || count > 0 {
+                if expected.contains(&outcome) || count > 0 {
                     let labels = [("command", command), ("kind", kind), ("outcome", outcome)];
-                    let mut one = family.encode_family(&labels)?;
-                    one.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+                    samples.push(sample(labels, count));
                 }
             }
         }
-        Ok(())
-    }
-}
-
-/// Encoder of metric families.
-struct Writer<'a, 'e>(&'a mut DescriptorEncoder<'e>);
-
-impl Writer<'_, '_> {
-    fn info(&mut self, name: &str, help: &str, label: [(&str, &str); 1]) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
-        family.encode_family(&label)?.encode_gauge(&1u64)
-    }
-
-    /// Writes the state of the cluster connection.
-    fn cluster(&mut self, cluster: &cluster::StatsSnapshot) -> fmt::Result {
-        let mut info = self.0.encode_descriptor(
-            "blockchain_tcpd_cluster_info",
-            "The cluster that this server belongs to",
-            None,
-            MetricType::Gauge,
-        )?;
-        let labels = [("mode", cluster.mode), ("name", &cluster.name)];
-        info.encode_family(&labels)?.encode_gauge(&1u64)?;
-        self.gauge(
-            "blockchain_tcpd_cluster_connected",
-            "Whether this server is in touch with its cluster",
-            u64::from(cluster.connected),
-        )?;
-        self.gauge(
-            "blockchain_tcpd_cluster_servers",
-            "Servers in the cluster when it was heard last",
-            cluster.servers,
-        )?;
-        self.gauge(
-            "blockchain_tcpd_cluster_clients",
-            "Clients of all servers when the cluster was heard last",
-            cluster.clients,
-        )?;
-        // Never heard: the age is infinite.
-        let age = cluster.age.unwrap_or(f64::INFINITY);
-        self.gauge(
-            "blockchain_tcpd_cluster_age_seconds",
-            "How long ago the cluster was heard last",
-            age,
-        )?;
-        self.gauge(
-            "blockchain_tcpd_cluster_shares_id",
-            "Whether another server of the cluster has the same id",
-            u64::from(cluster.shares_id),
-        )?;
-        self.counter(
-            "blockchain_tcpd_cluster_heartbeats",
-            "Heartbeats that were answered",
-            cluster.heartbeats,
-        )?;
-        let outcomes = ["ok", "unavailable"].into_iter().zip(cluster.censuses);
-        self.counters(
-            "blockchain_tcpd_cluster_censuses",
-            "Censuses of all servers, each for all who asked meanwhile",
-            "outcome",
-            outcomes,
-        )?;
-        self.counters(
-            "blockchain_tcpd_cluster_errors",
-            "Failed attempts to be in touch with the cluster",
-            "kind",
-            cluster.errors.into_iter(),
+        row(
+            "requests",
+            "Requests answered",
+            MetricType::Counter,
+            samples,
         )
     }
+}
 
-    fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
-        let mut one = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
-        one.encode_gauge(&value)
-    }
+/// Metric of the table: name, help, type and samples.
+struct Row<'a> {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    samples: Vec<Sample<'a>>,
+}
 
-    fn counter(&mut self, name: &str, help: &str, value: impl EncodeCounterValue) -> fmt::Result {
-        let mut one = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
-        one.encode_counter::<NoLabelSet, _, u64>(&value, None)
-    }
+/// Labels and a value.
+type Sample<'a> = (Vec<(&'static str, String)>, Value<'a>);
 
-    fn counters<'v>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl Iterator<Item = (&'v str, u64)>,
-    ) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (value, count) in values {
-            let labels = [(label, value)];
-            let mut one = family.encode_family(&labels)?;
-            one.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-        }
-        Ok(())
-    }
+enum Value<'a> {
+    Integer(u64),
+    Float(f64),
+    Histogram(&'a HistogramSnapshot),
+}
 
-    fn histogram(&mut self, name: &str, help: &str, times: &HistogramSnapshot) -> fmt::Result {
-        let one = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Histogram)?;
-        encode_times(one, times)
-    }
-
-    fn histograms<'v>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl Iterator<Item = (&'v str, &'v HistogramSnapshot)>,
-    ) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (value, times) in values {
-            encode_times(family.encode_family(&[(label, value)])?, times)?;
-        }
-        Ok(())
-    }
-
-    fn process(&mut self, process: &Process) -> fmt::Result {
-        self.counter("process_cpu_seconds", "Processor time", process.cpu_seconds)?;
-        self.gauge(
-            "process_start_time_seconds",
-            "When the process started, since 1970",
-            process.start_seconds,
-        )?;
-        self.gauge(
-            "process_resident_memory_bytes",
-            "Memory in use",
-            process.resident_bytes,
-        )?;
-        self.gauge(
-            "process_virtual_memory_bytes",
-            "Address space in use",
-            process.virtual_bytes,
-        )?;
-        self.gauge("process_threads", "Threads", process.threads)?;
-        if let Some(open) = process.open_fds {
-            self.gauge("process_open_fds", "Open file descriptors", open)?;
-        }
-        if let Some(most) = process.max_fds {
-            self.gauge(
-                "process_max_fds",
-                "The limit on open file descriptors",
-                most,
-            )?;
-        }
-        Ok(())
+impl From<u64> for Value<'_> {
+    fn from(value: u64) -> Self {
+        Value::Integer(value)
     }
 }
 
-fn encode_times(mut one: MetricEncoder<'_>, times: &HistogramSnapshot) -> fmt::Result {
-    let ends = BOUNDS
-        .iter()
-        .map(|bound| Duration::from_nanos(*bound).as_secs_f64());
-    let ends = ends.chain([f64::INFINITY]);
-    let buckets: Vec<_> = ends.zip(times.buckets).collect();
-    let count = times.buckets.iter().sum();
-    one.encode_histogram::<NoLabelSet>(times.sum.as_secs_f64(), count, &buckets, None)
+impl From<usize> for Value<'_> {
+    fn from(value: usize) -> Self {
+        Value::Integer(value as u64)
+    }
+}
+
+impl From<bool> for Value<'_> {
+    fn from(value: bool) -> Self {
+        Value::Integer(value.into())
+    }
+}
+
+impl From<f64> for Value<'_> {
+    fn from(value: f64) -> Self {
+        Value::Float(value)
+    }
+}
+
+impl<'a> From<&'a HistogramSnapshot> for Value<'a> {
+    fn from(value: &'a HistogramSnapshot) -> Self {
+        Value::Histogram(value)
+    }
+}
+
+type Text = &'static str;
+
+fn row(name: Text, help: Text, kind: MetricType, samples: Vec<Sample<'_>>) -> Row<'_> {
+    Row {
+        name,
+        help,
+        kind,
+        samples,
+    }
+}
+
+fn sample<'a, const N: usize>(
+    labels: [(Text, &str); N],
+    value: impl Into<Value<'a>>,
+) -> Sample<'a> {
+    let labels = labels.map(|(label, value)| (label, value.to_string()));
+    (labels.into(), value.into())
+}
+
+/// Returns a sample for each value of `label`.
+fn by<'a, V: Into<Value<'a>>>(
+    label: Text,
+    values: impl IntoIterator<Item = (impl ToString, V)>,
+) -> Vec<Sample<'a>> {
+    let values = values.into_iter();
+    values
+        .map(|(of, value)| sample([(label, &of.to_string())], value))
+        .collect()
+}
+
+fn info<const N: usize>(name: Text, help: Text, labels: [(Text, &str); N]) -> Row<'static> {
+    row(name, help, MetricType::Gauge, vec![sample(labels, true)])
+}
+
+fn gauge<'a>(name: Text, help: Text, value: impl Into<Value<'a>>) -> Row<'a> {
+    row(name, help, MetricType::Gauge, vec![sample([], value)])
+}
+
+fn counter<'a>(name: Text, help: Text, value: impl Into<Value<'a>>) -> Row<'a> {
+    row(name, help, MetricType::Counter, vec![sample([], value)])
+}
+
+fn counters(
+    name: Text,
+    help: Text,
+    label: Text,
+    values: impl IntoIterator<Item = (impl ToString, u64)>,
+) -> Row<'static> {
+    row(name, help, MetricType::Counter, by(label, values))
+}
+
+fn histogram<'a>(name: Text, help: Text, times: &'a HistogramSnapshot) -> Row<'a> {
+    row(name, help, MetricType::Histogram, vec![sample([], times)])
+}
+
+fn histograms<'a>(
+    name: Text,
+    help: Text,
+    label: Text,
+    values: impl IntoIterator<Item = (impl ToString, &'a HistogramSnapshot)>,
+) -> Row<'a> {
+    row(name, help, MetricType::Histogram, by(label, values))
+}
+
+fn encode(rows: Vec<Row<'_>>, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+    for Row {
+        name,
+        help,
+        kind,
+        samples,
+    } in rows
+    {
+        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in samples {
+            match labels.is_empty() {
+                true => encode_value(&mut family, kind, value)?,
+                false => encode_value(&mut family.encode_family(&labels)?, kind, value)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn encode_value(one: &mut MetricEncoder<'_>, kind: MetricType, value: Value<'_>) -> fmt::Result {
+    let is_counter = matches!(kind, MetricType::Counter);
+    match value {
+        Value::Integer(value) if is_counter => {
+            one.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        }
+        Value::Float(value) if is_counter => one.encode_counter::<NoLabelSet, _, u64>(&value, None),
+        Value::Integer(value) => one.encode_gauge(&value),
+        Value::Float(value) => one.encode_gauge(&value),
+        Value::Histogram(times) => {
+            let ends = BOUNDS.map(|bound| Duration::from_micros(bound).as_secs_f64());
+            let ends = ends.into_iter().chain([f64::INFINITY]);
+            let buckets: Vec<_> = ends.zip(times.buckets).collect();
+            let count = times.buckets.iter().sum();
+            one.encode_histogram::<NoLabelSet>(times.sum.as_secs_f64(), count, &buckets, None)
+        }
+    }
 }
