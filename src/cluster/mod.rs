@@ -13,6 +13,7 @@ mod outage;
 pub mod redis;
 mod settings;
 mod stats;
+mod stream;
 mod tls;
 
 use std::fmt;
@@ -21,11 +22,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+pub use self::credentials::{Credentials, Login};
 pub use self::error::ClusterError;
 pub use self::etcd::answer;
 use self::etcd::{CensusService, Registration};
 use self::redis::{Others, Publisher};
-pub use self::settings::{Backend, ClusterArgs, Host, Settings};
+pub use self::settings::{Backend, ClusterArgs, Settings};
 pub use self::stats::{Stats, StatsSnapshot};
 use crate::clock::{Millis, Nanos};
 use crate::error::Error;
@@ -62,7 +64,7 @@ impl Census {
     pub fn clients(&self, here: u64, asked: Nanos) -> Result<u64, Unavailable> {
         match self {
             Census::Alone => Ok(here),
-            Census::Available(others) => Ok(here.saturating_add(others.now())),
+            Census::Available(others) => Ok(here.saturating_add(others.get().0)),
             Census::Consistent(service) => ask(service, asked),
         }
     }
@@ -96,23 +98,18 @@ pub enum Unavailable {
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        let why = match self {
             Unavailable::Silent { answered, members } => {
-                write!(f, "{answered} of {members} servers answered, try again")
+                return write!(f, "{answered} of {members} servers answered, try again");
             }
-            Unavailable::Registry => write!(
-                f,
-                "0 of an unknown number of servers answered: their registry did not, try again"
-            ),
-            Unavailable::Outside => write!(
-                f,
-                "0 of an unknown number of servers answered: this one is not registered now, try again"
-            ),
-            Unavailable::Unstable => write!(
-                f,
-                "0 of an unknown number of servers answered: their registry may lack some for a moment, try again"
-            ),
-        }
+            Unavailable::Registry => "their registry did not",
+            Unavailable::Outside => "this one is not registered now",
+            Unavailable::Unstable => "their registry may lack some for a moment",
+        };
+        write!(
+            f,
+            "0 of an unknown number of servers answered: {why}, try again"
+        )
     }
 }
 
@@ -126,54 +123,58 @@ pub struct Member {
     pub incarnation: Uuid,
 }
 
+/// What the threads of a cluster share.
+struct Node {
+    settings: Arc<Settings>,
+    member: Member,
+    /// Number of clients of this server.
+    clients: Arc<AtomicUsize>,
+    stats: Arc<Stats>,
+}
+
 /// Membership of this server in its cluster.
 pub struct Cluster {
     settings: Option<Arc<Settings>>,
     member: Member,
     /// Census that the previous process handed over.
-    known: Option<handover_state::Census>,
+    inherited: Option<handover_state::Census>,
     census: Census,
     stats: Arc<Stats>,
     waker: Option<Arc<Waker>>,
-    running: Running,
+    threads: Threads,
 }
 
-enum Running {
-    Nothing,
+enum Threads {
+    None,
     Available(Publisher),
     Consistent(Registration),
 }
 
 impl Cluster {
     /// Creates the membership of the server `id` in the cluster of these settings, if there are
-    /// any. `known` is the census that the previous process handed over. Sends nothing yet.
+    /// any. `inherited` is the census that the previous process handed over. Sends nothing yet.
     pub fn new(
         settings: Option<Arc<Settings>>,
         id: Uuid,
-        known: Option<handover_state::Census>,
+        inherited: Option<handover_state::Census>,
     ) -> Result<Self, Error> {
-        let incarnation = known.map_or_else(Uuid::new_v4, |known| known.incarnation);
-        let member = Member { id, incarnation };
-        let stats = Arc::new(Stats::new(settings.as_deref()));
-        let mut waker = None;
-        let census = match &settings {
-            None => Census::Alone,
-            Some(settings) => match settings.backend {
-                Backend::Redis { .. } => {
-                    waker = Some(Arc::new(Waker::new()?));
-                    Census::Available(Arc::new(Others::new(known)))
-                }
-                Backend::Etcd => Census::Consistent(Arc::default()),
-            },
+        let incarnation = inherited.map_or_else(Uuid::new_v4, |census| census.incarnation);
+        let (census, waker) = match settings.as_ref().map(|settings| &settings.backend) {
+            None => (Census::Alone, None),
+            Some(Backend::Redis { .. }) => (
+                Census::Available(Arc::new(Others::new(inherited))),
+                Some(Arc::new(Waker::new()?)),
+            ),
+            Some(Backend::Etcd) => (Census::Consistent(Arc::default()), None),
         };
         Ok(Cluster {
+            stats: Arc::new(Stats::new(settings.as_deref())),
             settings,
-            member,
-            known,
+            member: Member { id, incarnation },
+            inherited,
             census,
-            stats,
             waker,
-            running: Running::Nothing,
+            threads: Threads::None,
         })
     }
 
@@ -203,53 +204,58 @@ impl Cluster {
         let Some(settings) = self.settings.clone() else {
             return Ok(());
         };
+        let node = Arc::new(Node {
+            settings,
+            member: self.member,
+            clients,
+            stats: self.stats.clone(),
+        });
         // No wait is needed if the count that the previous process handed over still holds, or if
         // that process did not know a count either.
-        let holds =
-            |known: handover_state::Census| known.until == Millis(0) || Millis::now() < known.until;
-        let patience = match self.known.is_some_and(holds) {
+        let holds = |census: handover_state::Census| {
+            census.until == Millis(0) || Millis::now() < census.until
+        };
+        let patience = match self.inherited.is_some_and(holds) {
             true => Duration::ZERO,
             false => FIRST,
         };
-        let (member, stats) = (self.member, self.stats.clone());
-        self.running = match (&self.census, &self.waker) {
+        let (replied, first) = crossbeam_channel::bounded(0);
+        self.threads = match (&self.census, &self.waker) {
             (Census::Available(others), Some(waker)) => {
                 let (others, waker) = (others.clone(), waker.clone());
-                let publisher = Publisher::start(settings, member, clients, others, waker, stats)?;
-                publisher.wait_for_first(patience);
-                Running::Available(publisher)
+                Threads::Available(Publisher::start(node, others, waker, replied)?)
             }
             (Census::Consistent(service), _) => {
-                let (goes_on, service) = (self.known.is_some(), service.clone());
-                let registration =
-                    Registration::start(settings, member, goes_on, service, clients, stats)?;
-                registration.wait_for_first(patience);
-                Running::Consistent(registration)
+                let is_resumed = self.inherited.is_some();
+                let service = service.clone();
+                Threads::Consistent(Registration::start(node, service, is_resumed, replied)?)
             }
-            _ => Running::Nothing,
+            _ => Threads::None,
         };
+        // Disconnected or timed out: both end the wait.
+        let _ = first.recv_timeout(patience);
         Ok(())
     }
 
     /// Limits how long censuses may take, however many questions the clients have sent: a handover
     /// is about to release the clients.
     pub fn fail_fast(&self) {
-        if let Running::Consistent(registration) = &self.running {
-            registration.fail_fast();
+        if let Census::Consistent(service) = &self.census {
+            service.fail_fast();
         }
     }
 
     /// Stops publishing the number of clients, so that the next process publishes it instead.
     /// Returns the census to hand over to that process.
     pub fn pause(&self) -> Option<handover_state::Census> {
-        self.stats.withdraw();
-        let (others, until) = match (&self.running, &self.census) {
-            (Running::Available(publisher), Census::Available(others)) => {
+        self.stats.deregister();
+        let (others, until) = match (&self.threads, &self.census) {
+            (Threads::Available(publisher), Census::Available(others)) => {
                 publisher.pause();
-                others.known()
+                others.get()
             }
             // The lease is kept alive until this process ends; the next process gets its own lease.
-            (Running::Consistent(_), _) => Default::default(),
+            (Threads::Consistent(_), _) => Default::default(),
             _ => return None,
         };
         Some(handover_state::Census {
@@ -261,10 +267,10 @@ impl Cluster {
 
     /// Tells the others that this server and all its clients are gone.
     pub fn leave(&self) {
-        match &self.running {
-            Running::Nothing => {}
-            Running::Available(publisher) => publisher.leave(LAST),
-            Running::Consistent(registration) => registration.leave(LAST),
+        match &self.threads {
+            Threads::None => {}
+            Threads::Available(publisher) => publisher.leave(LAST),
+            Threads::Consistent(registration) => registration.leave(LAST),
         }
     }
 }
@@ -284,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_clients_than_there_are_numbers_are_as_many_as_there_are() {
+    fn a_sum_that_is_too_large_saturates() {
         let known = handover_state::Census {
             incarnation: Uuid::nil(),
             others: u64::MAX,

@@ -3,6 +3,8 @@
 //! Built with `--cfg shuttle`, they are models (`model.rs`), so that `tests/shuttle.rs` can run the
 //! modules that import them from here in one thread schedule after the other.
 
+use std::sync::PoisonError;
+
 #[cfg(not(shuttle))]
 pub use {
     crate::sys::interrupt,
@@ -21,3 +23,9 @@ pub use model::{
     Mutex, MutexGuard, Thread, atomic, channel, clock_gettime, current_thread, gettid, interrupt,
     park, sleep, threadpool,
 };
+
+/// Locks a mutex of std, also after a panic: for data that no code leaves half changed when it
+/// panics.
+pub fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

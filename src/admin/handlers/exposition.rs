@@ -57,7 +57,7 @@ fn open_metrics(state: &State<'_>) -> String {
         commands: commands
             .map(|entry: &CommandSpec| (entry.name, entry.kind))
             .collect(),
-        cluster: state.context.cluster.show(),
+        cluster: state.context.cluster.snapshot(),
         process: Process::now(),
     };
     let mut registry = Registry::default();
@@ -303,7 +303,7 @@ impl Writer<'_, '_> {
             cluster.clients,
         )?;
         // Never heard: the age is infinite.
-        let age = cluster.age.unwrap_or(f64::INFINITY);
+        let age = cluster.age().unwrap_or(f64::INFINITY);
         self.gauge(
             "blockchain_tcpd_cluster_age_seconds",
             "How long ago the cluster was heard last",
