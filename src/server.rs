@@ -117,14 +117,15 @@ impl Server {
 
         let mut cluster = Cluster::new(cluster, id, inherited.census)?;
         let clients = Clients::new(most, options.max_clients_per_address);
-        let clients = Arc::new(clients.with_waker(cluster.waker()));
+        let clients = Arc::new(clients.with_waker(cluster.waker.clone()));
         let scoreboard = Arc::new(Scoreboard::new(workers));
         let incidents = Arc::new(Incidents::new());
         let (alarm, alarms) = ReaperWaker::new();
         let (linger, lingering) = LingeringClose::start(capacity.lingering)?;
         let (release, released) = crossbeam_channel::unbounded();
         let (queue, jobs) = queue::bounded(most + MAX_UNCOUNTED);
-        let context = Context::new(clients.count(), id, commands).in_cluster(cluster.census());
+        let context =
+            Context::new(clients.count(), id, commands).in_cluster(cluster.census.clone());
         let limiter = context.limiter.clone();
         let service = Arc::new(Service {
             context,
@@ -241,12 +242,12 @@ impl Server {
 
     /// Returns the identity of this server in its cluster.
     pub fn member(&self) -> Member {
-        self.cluster.member()
+        self.cluster.member
     }
 
     /// Returns the state of the cluster connection, for the metrics.
     pub fn cluster_stats(&self) -> Arc<cluster::Stats> {
-        self.cluster.stats()
+        self.cluster.stats.clone()
     }
 
     /// Returns the addresses that the server listens on.

@@ -134,13 +134,17 @@ struct Node {
 
 /// Membership of this server in its cluster.
 pub struct Cluster {
+    /// Source of the number of clients.
+    pub census: Census,
+    /// Identity of this server in its cluster.
+    pub member: Member,
+    /// State of the cluster, for the metrics.
+    pub stats: Arc<Stats>,
+    /// Waker to wake when the number of clients changes.
+    pub waker: Option<Arc<Waker>>,
     settings: Option<Arc<Settings>>,
-    member: Member,
     /// Census that the previous process handed over.
     inherited: Option<handover_state::Census>,
-    census: Census,
-    stats: Arc<Stats>,
-    waker: Option<Arc<Waker>>,
     threads: Threads,
 }
 
@@ -176,26 +180,6 @@ impl Cluster {
             waker,
             threads: Threads::None,
         })
-    }
-
-    /// Returns the source of the number of clients.
-    pub fn census(&self) -> Census {
-        self.census.clone()
-    }
-
-    /// Returns the identity of this server in its cluster.
-    pub fn member(&self) -> Member {
-        self.member
-    }
-
-    /// Returns the waker to wake when the number of clients changes.
-    pub fn waker(&self) -> Option<Arc<Waker>> {
-        self.waker.clone()
-    }
-
-    /// Returns the state of the cluster, for the metrics.
-    pub fn stats(&self) -> Arc<Stats> {
-        self.stats.clone()
     }
 
     /// Joins the cluster: publishes the number of `clients` from now on. A server that has just

@@ -31,159 +31,134 @@ pub fn answer(member: Member, clients: usize) -> String {
 pub struct PeerRequest {
     /// The server.
     pub peer: Entry,
-    state: State,
-    /// Error of the last failed attempt, if there was one.
-    last_error: Option<String>,
-}
-
-enum State {
-    Connecting(TcpStream),
-    Waiting {
-        socket: TcpStream,
-        /// Whether the connection is a kept-alive one, which the server may have closed in good
-        /// order.
-        is_reused: bool,
-        received: Vec<u8>,
-    },
-    /// The number of clients, and the connection if it may be kept alive.
-    Answered(u64, Option<TcpStream>),
-    Failed(String),
+    /// Number of its clients, once it has answered.
+    pub clients: Option<u64>,
+    /// Connection to it; `None` if the request has failed, or if the server has answered and closes
+    /// the connection.
+    pub connection: Option<TcpStream>,
+    /// Whether the request is sent, and not only the connection begun.
+    is_sent: bool,
+    /// Whether the connection is a kept-alive one, which the server may have closed in good order.
+    is_reused: bool,
+    received: Vec<u8>,
+    /// Last error, if there was one.
+    error: Option<String>,
 }
 
 impl PeerRequest {
     /// Starts a request to `peer`, over this kept-alive connection if there is one.
     pub fn new(peer: Entry, connection: Option<TcpStream>) -> Self {
-        let state = match connection {
-            Some(socket) => send(peer, socket, true),
-            None => connect(peer),
-        };
-        PeerRequest {
+        let mut request = PeerRequest {
             peer,
-            state,
-            last_error: None,
+            clients: None,
+            is_reused: connection.is_some(),
+            connection,
+            is_sent: false,
+            received: Vec::new(),
+            error: None,
+        };
+        if !request.is_reused || request.send().is_err() {
+            request.connect();
         }
+        request
     }
 
-    /// Starts a failed request again over a new connection.
-    pub fn restart(&mut self) {
-        if let State::Failed(why) = std::mem::replace(&mut self.state, connect(self.peer)) {
-            self.last_error = Some(why);
-        }
+    /// Starts the request, also again after a failure, over a new connection.
+    pub fn connect(&mut self) {
+        (self.is_sent, self.is_reused) = (false, false);
+        self.received.clear();
+        let connection = begin_to_connect(self.peer.address);
+        self.connection = connection
+            .inspect_err(|error| self.error = Some(plain(error)))
+            .ok();
     }
 
     /// Returns the socket and the events to poll for; `None` once the request is answered or has
     /// failed.
     pub fn polled(&self) -> Option<(&TcpStream, PollFlags)> {
-        match &self.state {
-            State::Connecting(socket) => Some((socket, PollFlags::OUT)),
-            State::Waiting { socket, .. } => Some((socket, PollFlags::IN)),
-            State::Answered(..) | State::Failed(_) => None,
-        }
+        let events = if self.is_sent {
+            PollFlags::IN
+        } else {
+            PollFlags::OUT
+        };
+        let connection = self.connection.as_ref();
+        let connection = connection.filter(|_| self.clients.is_none());
+        connection.map(|socket| (socket, events))
     }
 
     /// Returns whether there is an answer.
     pub fn is_answered(&self) -> bool {
-        matches!(self.state, State::Answered(..))
+        self.clients.is_some()
     }
 
-    /// Returns whether the request has failed. [`PeerRequest::restart`] repeats it.
+    /// Returns whether the request has failed. [`PeerRequest::connect`] repeats it.
     pub fn has_failed(&self) -> bool {
-        matches!(self.state, State::Failed(_))
-    }
-
-    /// Returns the number of clients, if there is an answer, and the connection, if it may be kept
-    /// alive.
-    pub fn into_answer(self) -> Option<(u64, Option<TcpStream>)> {
-        match self.state {
-            State::Answered(clients, connection) => Some((clients, connection)),
-            _ => None,
-        }
+        self.clients.is_none() && self.connection.is_none()
     }
 
     /// Returns why there is no answer.
     pub fn error(&self) -> String {
-        let why = match &self.state {
-            State::Failed(why) => Some(why),
-            _ => self.last_error.as_ref(),
-        };
-        let why = why.map_or("it does not answer in time", String::as_str);
+        let why = self.error.as_deref();
+        let why = why.unwrap_or("it does not answer in time");
         format!("{}: {why}", self.peer.address)
     }
 
     /// Advances the request without blocking.
     pub fn advance(&mut self) {
-        let peer = self.peer;
-        let state = std::mem::replace(&mut self.state, State::Failed(String::new()));
-        self.state = match state {
-            State::Connecting(socket) => match is_connected(&socket) {
-                Ok(false) => State::Connecting(socket),
-                Ok(true) => send(peer, socket, false),
-                Err(error) => State::Failed(plain(&error)),
-            },
-            State::Waiting {
-                socket,
-                is_reused,
-                mut received,
-            } => match receive(&socket, &mut received, peer.member) {
-                Ok(Some((clients, keeps_alive))) => {
-                    State::Answered(clients, keeps_alive.then_some(socket))
-                }
-                Ok(None) => State::Waiting {
-                    socket,
-                    is_reused,
-                    received,
-                },
-                // The server's process was replaced, most likely, or the idle connection timed out.
-                Err(_) if is_reused && received.is_empty() => connect(peer),
-                Err(why) => State::Failed(why),
-            },
-            ended => ended,
+        let advanced = match self.is_sent {
+            true => self.receive(),
+            false => self.send(),
         };
-    }
-}
-
-fn connect(peer: Entry) -> State {
-    match begin_to_connect(peer.address) {
-        Ok(socket) => State::Connecting(socket),
-        Err(error) => State::Failed(plain(&error)),
-    }
-}
-
-/// Sends the request, which fits into the send buffer of a connection without unsent data.
-fn send(peer: Entry, socket: TcpStream, is_reused: bool) -> State {
-    let request = format!(
-        "GET /census HTTP/1.1\r\nHost: {}\r\nUser-Agent: blockchain-tcpd\r\n\r\n",
-        peer.address
-    );
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    match rustix::net::send(&socket, request.as_bytes(), flags) {
-        Ok(length) if length == request.len() => State::Waiting {
-            socket,
-            is_reused,
-            received: Vec::new(),
-        },
-        _ if is_reused => connect(peer),
-        Ok(_) => State::Failed("it takes no request".to_string()),
-        Err(error) => State::Failed(plain(&error.into())),
-    }
-}
-
-/// Receives a part of the response. Once it is complete, returns the number of clients and whether
-/// the connection is kept alive.
-fn receive(
-    socket: &TcpStream,
-    received: &mut Vec<u8>,
-    member: Member,
-) -> Result<Option<(u64, bool)>, String> {
-    let mut buffer = [0; LARGEST_RESPONSE];
-    match rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
-        Ok((0, _)) => Err("it closes the connection".to_string()),
-        Ok((length, _)) => {
-            received.extend_from_slice(&buffer[..length]);
-            parse_response(received, member)
+        match advanced {
+            Ok(()) => {}
+            // The server's process was replaced, most likely, or the idle connection timed out.
+            Err(_) if self.is_reused && self.received.is_empty() => self.connect(),
+            Err(error) => {
+                self.connection = None;
+                self.error = Some(error);
+            }
         }
-        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-        Err(error) => Err(plain(&error.into())),
+    }
+
+    /// Sends the request if the socket is connected by now. It fits into the send buffer of a
+    /// connection without unsent data.
+    fn send(&mut self) -> Result<(), String> {
+        let Some(socket) = &self.connection else {
+            return Ok(());
+        };
+        if !self.is_reused && !is_connected(socket).map_err(|error| plain(&error))? {
+            return Ok(());
+        }
+        let request = format!(
+            "GET /census HTTP/1.1\r\nHost: {}\r\nUser-Agent: blockchain-tcpd\r\n\r\n",
+            self.peer.address
+        );
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::send(socket, request.as_bytes(), flags) {
+            Ok(length) if length == request.len() => self.is_sent = true,
+            Ok(_) => return Err("it takes no request".to_string()),
+            Err(error) => return Err(plain(&error.into())),
+        }
+        Ok(())
+    }
+
+    /// Receives a part of the response.
+    fn receive(&mut self) -> Result<(), String> {
+        let Some(socket) = &self.connection else {
+            return Ok(());
+        };
+        let mut buffer = [0; LARGEST_RESPONSE];
+        match rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return Err("it closes the connection".to_string()),
+            Ok((length, _)) => self.received.extend_from_slice(&buffer[..length]),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(error) => return Err(plain(&error.into())),
+        }
+        if let Some((clients, keeps_alive)) = parse_response(&self.received, self.peer.member)? {
+            self.clients = Some(clients);
+            self.connection.take_if(|_| !keeps_alive);
+        }
+        Ok(())
     }
 }
 

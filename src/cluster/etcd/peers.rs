@@ -105,7 +105,7 @@ impl Peers {
         requests.retain(|request| peers.iter().any(|peer| is_same(request, peer)));
         for peer in peers {
             match requests.iter_mut().find(|request| is_same(request, peer)) {
-                Some(request) if request.has_failed() => request.restart(),
+                Some(request) if request.has_failed() => request.connect(),
                 Some(_) => {}
                 None => requests.push(self.start(*peer)),
             }
@@ -118,16 +118,16 @@ impl Peers {
         self.0.clear();
         let mut answers = Answers::default();
         for request in requests {
-            let (peer, error) = (request.peer, request.error());
-            match request.into_answer() {
-                Some((clients, connection)) => {
-                    answers.servers += 1;
-                    answers.clients = answers.clients.saturating_add(clients);
-                    let connection = connection.map(|socket| (peer.address, socket));
-                    self.0
-                        .extend(connection.map(|kept| (peer.member.incarnation, kept)));
-                }
-                None => answers.errors.push((peer.address, error)),
+            let peer = request.peer;
+            let Some(clients) = request.clients else {
+                answers.errors.push((peer.address, request.error()));
+                continue;
+            };
+            answers.servers += 1;
+            answers.clients = answers.clients.saturating_add(clients);
+            if let Some(connection) = request.connection {
+                let incarnation = peer.member.incarnation;
+                self.0.insert(incarnation, (peer.address, connection));
             }
         }
         answers

@@ -2,6 +2,7 @@
 //! the members and deadlines.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -66,9 +67,11 @@ pub struct EtcdTransport {
     /// moment.
     clients: HashMap<usize, (Agent, HostConnector)>,
     token: Token,
-    /// Index of the host to try first: the last that answered.
-    first: usize,
+    /// Index of the host that is asked now, or first by the next call: the last that answered.
+    host: usize,
+    /// When a call ends, and when the host that is asked now must have answered.
     deadline: Instant,
+    host_deadline: Instant,
 }
 
 /// State of the authentication.
@@ -91,8 +94,9 @@ impl EtcdTransport {
             patience,
             clients: HashMap::new(),
             token: Token::Unknown,
-            first: 0,
+            host: 0,
             deadline: Instant::now(),
+            host_deadline: Instant::now(),
         }
     }
 
@@ -101,38 +105,30 @@ impl EtcdTransport {
         self.deadline = deadline;
     }
 
-    /// Returns by when a member must answer that is asked now.
-    fn member_deadline(&self) -> Instant {
-        self.deadline.min(Instant::now() + self.patience)
-    }
-
     /// Sends a request to one member after the other, until one answers.
     pub fn call(&mut self, path: &str, request: &Value) -> Result<Value, ClusterError> {
         let mut reported = ClusterError::new(ErrorKind::Unreachable, "etcd has no host");
         let mut renews = true;
-        let until = self.member_deadline();
-        let order = self.settings.host_order(&self.dns, self.first, until);
+        let (first, until) = (self.host, self.deadline.min(Instant::now() + self.patience));
+        let order = self.settings.host_order(&self.dns, first, until);
         for (attempt, index) in order.into_iter().enumerate() {
-            let by = self.member_deadline();
-            match self.call_host(index, path, request, by, &mut renews) {
-                Ok(reply) => {
-                    self.first = index;
-                    return Ok(reply);
-                }
-                Err(error) => {
-                    if let Some((_, connector)) = self.clients.get(&index) {
-                        connector.failed();
-                    }
-                    // The credential files may have changed.
-                    self.clients.clear();
-                    // Report a denial before other errors: an operator can fix it.
-                    if error.kind == ErrorKind::Denied || attempt == 0 {
-                        reported = error;
-                    }
-                }
+            self.host = index;
+            self.host_deadline = self.deadline.min(Instant::now() + self.patience);
+            let error = match self.call_host(path, request, &mut renews) {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            if let Some((_, connector)) = self.clients.get(&index) {
+                connector.failed();
+            }
+            // The credential files may have changed.
+            self.clients.clear();
+            // Report a denial before other errors: an operator can fix it.
+            if error.kind == ErrorKind::Denied || attempt == 0 {
+                reported = error;
             }
         }
-        self.first += 1;
+        self.host = first + 1;
         Err(reported)
     }
 
@@ -140,38 +136,35 @@ impl EtcdTransport {
     /// `renews` is set; clears `renews` then.
     fn call_host(
         &mut self,
-        index: usize,
         path: &str,
         request: &Value,
-        by: Instant,
         renews: &mut bool,
     ) -> Result<Value, ClusterError> {
         if self.token == Token::Unknown {
-            self.token = self.authenticate(index, by)?;
+            self.token = self.authenticate()?;
             *renews = false;
         }
-        match self.post(index, path, request, by) {
-            Err(error) if *renews && AUTH_EXPIRED.contains(&error.code.as_str()) => {
-                *renews = false;
-                let before = std::mem::replace(&mut self.token, Token::Unknown);
-                self.token = self.authenticate(index, by)?;
-                match self.token == before {
-                    // Without authentication, nothing has changed.
-                    true => Err(error),
-                    false => self.post(index, path, request, by),
-                }
-            }
-            reply => reply,
+        let error = match self.post(path, request) {
+            Err(error) if *renews && AUTH_EXPIRED.contains(&error.code.as_str()) => error,
+            reply => return reply,
+        };
+        *renews = false;
+        let before = std::mem::replace(&mut self.token, Token::Unknown);
+        self.token = self.authenticate()?;
+        match self.token == before {
+            // Without authentication, nothing has changed.
+            true => Err(error),
+            false => self.post(path, request),
         }
     }
 
-    fn authenticate(&mut self, index: usize, by: Instant) -> Result<Token, ClusterError> {
+    fn authenticate(&mut self) -> Result<Token, ClusterError> {
         let Some((user, password)) = self.settings.credentials.login.read()? else {
             return Ok(Token::NotRequired);
         };
         let user = user.as_deref().unwrap_or(DEFAULT_USER);
         let request = json!({ "name": user, "password": password });
-        match self.post(index, AUTHENTICATE, &request, by) {
+        match self.post(AUTHENTICATE, &request) {
             Ok(reply) => match &reply["token"] {
                 Value::String(token) => Ok(Token::Is(token.clone())),
                 _ => Err(ClusterError::refused("etcd answers no token")),
@@ -187,21 +180,15 @@ impl EtcdTransport {
         }
     }
 
-    fn post(
-        &mut self,
-        index: usize,
-        path: &str,
-        request: &Value,
-        by: Instant,
-    ) -> Result<Value, ClusterError> {
-        let host = self.settings.hosts[index].clone();
-        let left = by.saturating_duration_since(Instant::now());
+    fn post(&mut self, path: &str, request: &Value) -> Result<Value, ClusterError> {
+        let host = self.settings.hosts[self.host].clone();
+        let left = self.host_deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(ClusterError::late(&host));
         }
         // TLS is below HTTP here, in the connector.
         let mut post = self
-            .client(index)?
+            .client()?
             .post(format!("http://{host}/v3/{path}"))
             .header("Content-Type", "application/json")
             .config()
@@ -238,26 +225,27 @@ impl EtcdTransport {
         }
     }
 
-    /// Returns the HTTP client of a host, which keeps a connection alive.
-    fn client(&mut self, index: usize) -> Result<&Agent, ClusterError> {
-        if !self.clients.contains_key(&index) {
-            let settings = &self.settings;
-            let config = Config::builder()
-                .http_status_as_error(false)
-                // Ignores the proxy that the environment names: it is not meant for etcd.
-                .proxy(None)
-                .max_redirects(0)
-                .max_response_header_size(16 * 1024)
-                .max_idle_connections_per_host(1)
-                .user_agent("blockchain-tcpd")
-                .build();
-            let tls = settings.tls.then(|| tls::client(&settings.credentials));
-            let host = settings.hosts[index].clone();
-            let connector = HostConnector::new(host, self.dns.clone(), tls.transpose()?);
-            let agent = Agent::with_parts(config, connector.clone(), connector.clone());
-            self.clients.insert(index, (agent, connector));
-        }
-        Ok(&self.clients[&index].0)
+    /// Returns the HTTP client of the current host, which keeps a connection alive.
+    fn client(&mut self) -> Result<&Agent, ClusterError> {
+        let settings = &self.settings;
+        let vacant = match self.clients.entry(self.host) {
+            Entry::Occupied(client) => return Ok(&client.into_mut().0),
+            Entry::Vacant(vacant) => vacant,
+        };
+        let config = Config::builder()
+            .http_status_as_error(false)
+            // Ignores the proxy that the environment names: it is not meant for etcd.
+            .proxy(None)
+            .max_redirects(0)
+            .max_response_header_size(16 * 1024)
+            .max_idle_connections_per_host(1)
+            .user_agent("blockchain-tcpd")
+            .build();
+        let tls = settings.tls.then(|| tls::client(&settings.credentials));
+        let host = settings.hosts[self.host].clone();
+        let connector = HostConnector::new(host, self.dns.clone(), tls.transpose()?);
+        let agent = Agent::with_parts(config, connector.clone(), connector.clone());
+        Ok(&vacant.insert((agent, connector)).0)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use redis::{Script, Value};
+use redis::Script;
 use rustix::event::{PollFd, PollFlags};
 use uuid::Uuid;
 
@@ -315,48 +315,37 @@ impl Heartbeat {
         clients: usize,
     ) -> Result<Option<Snapshot>, ClusterError> {
         self.sequence += 1;
-        let hash = self.script.get_hash();
-        let reply = match self.evaluate(connection, ["EVALSHA", hash], kind, clients) {
-            Err(error) if error.code == "NOSCRIPT" => {
-                self.evaluate(connection, ["EVAL", SCRIPT], kind, clients)?
-            }
+        let (clock, received) = self.clock;
+        let now = clock.saturating_add(milliseconds(received.elapsed()));
+        let (node, interval) = (&self.node, self.interval);
+        let mut evaluate = |command: &str, script: &str| {
+            let mut command = redis::cmd(command);
+            command
+                .arg(script)
+                .arg(2)
+                .arg(&[self.key("state"), self.key("alive")])
+                .arg(node.member.id.to_string())
+                .arg(node.member.incarnation.to_string())
+                .arg(self.sequence)
+                .arg(clients)
+                .arg(milliseconds(node.settings.expiry()))
+                .arg(milliseconds(interval * 3 / 2))
+                .arg(kind)
+                .arg(self.channel())
+                .arg(Uuid::new_v4().simple().to_string())
+                .arg(milliseconds(interval * RECOUNT))
+                .arg(now)
+                .arg(milliseconds(interval));
+            connection.query(&command)
+        };
+        let reply = match evaluate("EVALSHA", self.script.get_hash()) {
+            Err(error) if error.code == "NOSCRIPT" => evaluate("EVAL", SCRIPT)?,
             reply => reply?,
         };
         let (clock, snapshot) = parse_reply(reply)
             .ok_or_else(|| ClusterError::refused("the heartbeat's script answers nonsense"))?;
         self.clock = (clock, Instant::now());
         Ok(snapshot)
-    }
-
-    /// Sends the command that evaluates the script, and returns the reply.
-    fn evaluate(
-        &self,
-        connection: &mut RedisConnection,
-        [command, script]: [&str; 2],
-        kind: &str,
-        clients: usize,
-    ) -> Result<Value, ClusterError> {
-        let (clock, received) = self.clock;
-        let now = clock.saturating_add(milliseconds(received.elapsed()));
-        let mut command = redis::cmd(command);
-        command
-            .arg(script)
-            .arg(2)
-            .arg(self.key("state"))
-            .arg(self.key("alive"))
-            .arg(self.node.member.id.to_string())
-            .arg(self.node.member.incarnation.to_string())
-            .arg(self.sequence)
-            .arg(clients)
-            .arg(milliseconds(self.node.settings.expiry()))
-            .arg(milliseconds(self.interval * 3 / 2))
-            .arg(kind)
-            .arg(self.channel())
-            .arg(Uuid::new_v4().simple().to_string())
-            .arg(milliseconds(self.interval * RECOUNT))
-            .arg(now)
-            .arg(milliseconds(self.interval));
-        connection.query(&command)
     }
 
     /// Records whether another server with the same id publishes. Several heartbeats of this server

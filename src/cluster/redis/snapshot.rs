@@ -111,16 +111,15 @@ mod tests {
             let parsed = parse_reply(reply(Value::Int(clients)));
             assert_eq!(parsed, Some((1, Some(snapshot))));
         }
-        let rejected = Value::Array(vec![Value::Int(7)]);
-        assert_eq!(parse_reply(rejected), Some((7, None)));
+        let array = |clock| Value::Array(vec![Value::Int(clock)]);
+        assert_eq!(parse_reply(array(7)), Some((7, None)));
+        let too_large = reply(Value::BulkString("9223372036854775808".into()));
         for invalid in [
             Value::Nil,
-            Value::Array(vec![]),
-            Value::Array(vec![Value::Int(-1)]),
+            array(-1),
             reply(Value::Nil),
             reply(Value::Int(-1)),
-            reply(Value::BulkString("9223372036854775808".into())),
-            reply(Value::BulkString("18446744073709551615".into())),
+            too_large,
         ] {
             assert_eq!(parse_reply(invalid.clone()), None, "{invalid:?}");
         }
@@ -129,15 +128,7 @@ mod tests {
     #[test]
     fn messages_are_parsed_and_others_refused() {
         assert_eq!(parse_message(b"e 2 9223372036854775807 4"), Some(sum(MOST)));
-        for invalid in [
-            "",
-            "e 2 3",
-            "e 2 3 4 5",
-            "e 2 -3 4",
-            "e 2 3 4 ",
-            "e 2 9223372036854775808 4",
-            "e 2 18446744073709551616 4",
-        ] {
+        for invalid in "|e 2 3|e 2 3 4 5|e 2 -3 4|e 2 3 4 |e 2 9223372036854775808 4".split('|') {
             assert_eq!(parse_message(invalid.as_bytes()), None, "{invalid:?}");
         }
     }
