@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::error::ClusterError;
+use super::error::{ClusterError, Result};
 use crate::error::plain;
 
 /// Largest size of a credential file in bytes.
@@ -46,7 +46,7 @@ pub struct Login {
 
 impl Login {
     /// Reads the user and the password; `None` without a password.
-    pub fn read(&self) -> Result<Option<(Option<String>, String)>, ClusterError> {
+    pub fn read(&self) -> Result<Option<(Option<String>, String)>> {
         let user = self.user.as_deref().map(read_line).transpose()?;
         let password = self.password.as_deref().map(read_line).transpose()?;
         Ok(password.map(|password| (user, password)))
@@ -80,7 +80,7 @@ impl Credentials {
     }
 
     /// Checks that the files can be read and are well-formed.
-    pub fn check(&self) -> Result<(), ClusterError> {
+    pub fn check(&self) -> Result<()> {
         for (login, flag) in [
             (&self.login, "--cluster"),
             (&self.sentinel_login, "--cluster-sentinel"),
@@ -106,14 +106,12 @@ impl Credentials {
     }
 
     /// Returns the trusted certificates, if configured; otherwise those of the system apply.
-    pub fn trusted_certificates(
-        &self,
-    ) -> Result<Option<Vec<CertificateDer<'static>>>, ClusterError> {
+    pub fn trusted_certificates(&self) -> Result<Option<Vec<CertificateDer<'static>>>> {
         self.ca.as_deref().map(certificates).transpose()
     }
 
     /// Returns the client certificate, if one is configured.
-    pub fn client_certificate(&self) -> Result<Option<ClientCertificate>, ClusterError> {
+    pub fn client_certificate(&self) -> Result<Option<ClientCertificate>> {
         let (file, what) = match (&self.certificate, &self.key) {
             (None, None) => return Ok(None),
             (Some(certificate), Some(key)) => return read_pair(certificate, key).map(Some),
@@ -131,7 +129,7 @@ impl Credentials {
 }
 
 /// Reads a certificate and its private key, and checks that they match.
-fn read_pair(certificate: &Path, key: &Path) -> Result<ClientCertificate, ClusterError> {
+fn read_pair(certificate: &Path, key: &Path) -> Result<ClientCertificate> {
     let (chain, der) = (certificates(certificate)?, private_key(key)?);
     let provider = rustls::crypto::ring::default_provider();
     let checked = CertifiedKey::from_der(chain.clone(), der.clone_key(), &provider);
@@ -153,7 +151,7 @@ fn read_pair(certificate: &Path, key: &Path) -> Result<ClientCertificate, Cluste
 }
 
 /// Reads all certificates of `file`, at least one.
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ClusterError> {
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let text = read(file)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     let certificates = certificates.ok().filter(|found| !found.is_empty());
@@ -161,7 +159,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ClusterErro
 }
 
 /// Reads the first private key of `file`.
-fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ClusterError> {
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>> {
     let text = read(file)?;
     // PKCS #8 declares encryption in the first line, the older formats in the second.
     let encrypted = [
@@ -179,7 +177,7 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ClusterError> {
 }
 
 /// Reads the only line of `file`; blank lines may follow it.
-fn read_line(file: &Path) -> Result<String, ClusterError> {
+fn read_line(file: &Path) -> Result<String> {
     let text = read(file)?;
     let mut lines = text.lines();
     match lines.next() {
@@ -188,7 +186,7 @@ fn read_line(file: &Path) -> Result<String, ClusterError> {
     }
 }
 
-fn read(file: &Path) -> Result<String, ClusterError> {
+fn read(file: &Path) -> Result<String> {
     let error = |why: &str| ClusterError::denied(format!("can't read {}: {why}", file.display()));
     let failed = |source: io::Error| error(&plain(&source));
     // Credentials are read for each connection, but a pipe can be read only once.

@@ -30,6 +30,9 @@ impl ErrorKind {
     pub const NAMES: [&str; 5] = ["unreachable", "late", "denied", "read_only", "refused"];
 }
 
+/// Result with a [`ClusterError`].
+pub type Result<T, E = ClusterError> = std::result::Result<T, E>;
+
 /// Error of Redis, a Sentinel or etcd.
 #[derive(Clone, Debug)]
 pub struct ClusterError {

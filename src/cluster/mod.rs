@@ -23,7 +23,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use self::credentials::{Credentials, Login};
-pub use self::error::ClusterError;
+pub use self::error::{ClusterError, ErrorKind};
 pub use self::etcd::answer;
 use self::etcd::{CensusService, Registration};
 use self::redis::{Others, Publisher};

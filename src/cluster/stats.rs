@@ -21,7 +21,7 @@ pub struct Stats {
 }
 
 /// Snapshot of [`Stats`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StatsSnapshot {
     /// `available` or `consistent`.
     pub mode: &'static str,
@@ -41,8 +41,8 @@ pub struct StatsSnapshot {
     pub heartbeats: u64,
     /// Number of censuses with an answer, and without one.
     pub censuses: [u64; 2],
-    /// Number of errors by name, in the order of [`ErrorKind`].
-    pub errors: [(&'static str, u64); ErrorKind::NAMES.len()],
+    /// Number of errors, indexed by [`ErrorKind`].
+    pub errors: [u64; ErrorKind::NAMES.len()],
 }
 
 impl StatsSnapshot {
@@ -62,14 +62,7 @@ impl Stats {
                 Backend::Etcd => "consistent",
             },
             name: settings.name.clone(),
-            connected: false,
-            servers: 0,
-            clients: 0,
-            updated: None,
-            shares_id: false,
-            heartbeats: 0,
-            censuses: [0; 2],
-            errors: ErrorKind::NAMES.map(|name| (name, 0)),
+            ..StatsSnapshot::default()
         });
         Stats {
             state: state.map(Mutex::new),
@@ -125,7 +118,7 @@ impl Stats {
     pub fn count_error(&self, kind: ErrorKind) {
         self.update(|state| {
             state.connected = false;
-            state.errors[kind as usize].1 += 1;
+            state.errors[kind as usize] += 1;
         });
     }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::credentials::Credentials;
-use super::error::ClusterError;
+use super::error::{ClusterError, Result};
 
 /// Creates the TLS configuration. It trusts the certificates of the configured file, or those that
 /// the system trusts, and presents the client certificate if one is configured.
-pub fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>, ClusterError> {
+pub fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>> {
     let roots = match credentials.trusted_certificates()? {
         Some(configured) => configured,
         None => rustls_native_certs::load_native_certs().certs,

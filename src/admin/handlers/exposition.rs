@@ -330,7 +330,7 @@ impl Writer<'_, '_> {
             "blockchain_tcpd_cluster_errors",
             "Failed attempts to be in touch with the cluster",
             "kind",
-            cluster.errors.into_iter(),
+            cluster::ErrorKind::NAMES.into_iter().zip(cluster.errors),
         )
     }
 

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::transport::EtcdTransport;
-use crate::cluster::error::{ClusterError, printable};
+use crate::cluster::error::{ClusterError, Result, printable};
 
 /// Key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Etcd {
     }
 
     /// Requests a lease of `seconds`, and returns its id.
-    pub fn grant(&mut self, seconds: u64) -> Result<i64, ClusterError> {
+    pub fn grant(&mut self, seconds: u64) -> Result<i64> {
         let request = json!({ "TTL": seconds.to_string() });
         let reply = self.0.call("lease/grant", &request)?;
         match (number(&reply["ID"]), number(&reply["TTL"])) {
@@ -48,7 +48,7 @@ impl Etcd {
     }
 
     /// Renews a lease. Returns whether it is alive.
-    pub fn keep_alive(&mut self, lease: i64) -> Result<bool, ClusterError> {
+    pub fn keep_alive(&mut self, lease: i64) -> Result<bool> {
         let request = json!({ "ID": lease.to_string() });
         // A stream: one request has one reply.
         let reply = self.0.call("lease/keepalive", &request)?;
@@ -60,14 +60,14 @@ impl Etcd {
     }
 
     /// Revokes a lease and deletes all keys under it.
-    pub fn revoke(&mut self, lease: i64) -> Result<(), ClusterError> {
+    pub fn revoke(&mut self, lease: i64) -> Result<()> {
         let request = json!({ "ID": lease.to_string() });
         self.0.call("lease/revoke", &request).map(|_| ())
     }
 
     /// Returns all keys from `from` up to, but not including, `to`, as they are at one moment
     /// during this call. Fails if there are more than `most`.
-    pub fn range(&mut self, from: &str, to: &str, most: usize) -> Result<Vec<Pair>, ClusterError> {
+    pub fn range(&mut self, from: &str, to: &str, most: usize) -> Result<Vec<Pair>> {
         let request =
             json!({ "key": encode(from), "range_end": encode(to), "limit": most.to_string() });
         let reply = self.0.call("kv/range", &request)?;
@@ -90,7 +90,7 @@ impl Etcd {
         &mut self,
         (key, exists): (&str, bool),
         operations: &[Value],
-    ) -> Result<bool, ClusterError> {
+    ) -> Result<bool> {
         let condition = json!({
             "target": "CREATE",
             "key": encode(key),

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use ureq::Error;
@@ -18,6 +18,9 @@ use ureq::unversioned::transport::{
 use crate::cluster::stream::Stream;
 use crate::dial::{DnsCache, Server};
 use crate::sync::lock;
+
+/// Longest wait of one step, should ureq set no timeout.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Connector to one host.
 #[derive(Clone, Debug)]
@@ -65,13 +68,17 @@ impl Connector for HostConnector {
         details: &ConnectionDetails<'_>,
         _: Option<()>,
     ) -> Result<Option<HttpStream>, Error> {
-        let deadline = Instant::now() + *details.timeout.after;
-        let stream = Stream::connect(&self.host, &self.dns, self.tls.clone(), deadline)?;
+        let (tls, deadline) = (self.tls.clone(), deadline(details.timeout));
+        let stream = Stream::connect(&self.host, &self.dns, tls, deadline)?;
         *lock(&self.address) = Some(stream.address());
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
         Ok(Some(HttpStream { stream, buffers }))
     }
+}
+
+fn deadline(timeout: NextTimeout) -> Instant {
+    Instant::now() + (*timeout.after).min(LONGEST)
 }
 
 /// Stream with ureq's buffers.
@@ -87,12 +94,12 @@ impl Transport for HttpStream {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.stream.set_deadline(Instant::now() + *timeout.after);
+        self.stream.set_deadline(deadline(timeout));
         Ok(self.stream.send(&self.buffers.output()[..amount])?)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        self.stream.set_deadline(Instant::now() + *timeout.after);
+        self.stream.set_deadline(deadline(timeout));
         let received = self.stream.receive(self.buffers.input_append_buf())?;
         self.buffers.input_appended(received);
         Ok(received > 0)

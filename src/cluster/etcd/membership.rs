@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::client::{Etcd, Pair, delete, put};
 use crate::cluster::Member;
-use crate::cluster::error::{ClusterError, printable};
+use crate::cluster::error::{ClusterError, Result, printable};
 
 /// Largest number of servers of a cluster.
 pub const MOST_SERVERS: usize = 128;
@@ -50,7 +50,7 @@ pub struct Membership {
 impl Membership {
     /// Reads the membership of the cluster `name`, as it was at one moment between the call and the
     /// return.
-    pub fn read(etcd: &mut Etcd, name: &str) -> Result<Self, ClusterError> {
+    pub fn read(etcd: &mut Etcd, name: &str) -> Result<Self> {
         let prefix = prefix(name);
         // The end of the keys with this prefix: '0' comes after '/'.
         let end = format!("{}0", prefix.trim_end_matches('/'));
@@ -58,7 +58,7 @@ impl Membership {
         Membership::new(&prefix, &etcd.range(&prefix, &end, MOST_SERVERS * 2)?)
     }
 
-    fn new(prefix: &str, pairs: &[Pair]) -> Result<Self, ClusterError> {
+    fn new(prefix: &str, pairs: &[Pair]) -> Result<Self> {
         let mut membership = Membership::default();
         for pair in pairs {
             match pair.key.strip_prefix(prefix) {
@@ -97,7 +97,7 @@ impl Membership {
         own: &Entry,
         stale: &[Member],
         unstable: Option<i64>,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<()> {
         let prefix = prefix(name);
         let [begun, young] = ["begun", "young"].map(|key| format!("{prefix}{key}"));
         let value = json!({ "advertise": own.address.to_string() }).to_string();

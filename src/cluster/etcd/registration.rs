@@ -18,7 +18,7 @@ use super::membership::{Entry, MOST_SERVERS, Membership};
 use super::peers::Peers;
 use super::tombstones::Tombstones;
 use super::transport::EtcdTransport;
-use crate::cluster::error::ClusterError;
+use crate::cluster::error::{ClusterError, Result};
 use crate::cluster::outage::Outage;
 use crate::cluster::{Member, Node, STACK_SIZE, Settings, backoff};
 use crate::dial::DnsCache;
@@ -126,7 +126,7 @@ fn lease_time(settings: &Settings) -> Duration {
 }
 
 /// Returns the peers that answer a test request.
-fn test(peers: &[Entry]) -> Vec<Member> {
+fn responding(peers: &[Entry]) -> Vec<Member> {
     Peers::default().alive(peers, Instant::now() + TEST_TIMEOUT)
 }
 
@@ -174,7 +174,7 @@ impl Keeper {
     }
 
     /// Renews the lease and makes sure that the server is registered under it.
-    fn refresh(&mut self) -> Result<(), ClusterError> {
+    fn refresh(&mut self) -> Result<()> {
         let node = self.node.clone();
         let patience = PATIENCE * node.settings.hosts.len() as u32;
         self.etcd.set_deadline(Instant::now() + patience);
@@ -215,7 +215,7 @@ impl Keeper {
             return;
         };
         let address = self.own.address;
-        if test(&[self.own]).is_empty() {
+        if responding(&[self.own]).is_empty() {
             *failed += 1;
             if *failed == FAILED_TESTS {
                 warn!(address:%; "this server does not hear itself at the address that it is to have (--advertise): if the others do not either, WHO is unavailable there");
@@ -233,7 +233,7 @@ impl Keeper {
     fn stale(&mut self, membership: &Membership) -> Vec<Member> {
         let mut stale = membership.entries.clone();
         stale.retain(|entry| self.is_stale(entry));
-        let alive = test(&stale);
+        let alive = responding(&stale);
         if let Some(other) = alive.first()
             && !self.is_shared
         {
@@ -251,7 +251,7 @@ impl Keeper {
         stale.filter(|member| !alive.contains(member)).collect()
     }
 
-    fn register(&mut self, membership: &Membership) -> Result<(), ClusterError> {
+    fn register(&mut self, membership: &Membership) -> Result<()> {
         let stale = self.stale(membership);
         let is_known = membership.find(self.own.member).is_some();
         if !is_known && membership.entries.len() >= MOST_SERVERS + stale.len() {

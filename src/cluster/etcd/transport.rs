@@ -11,7 +11,7 @@ use ureq::Agent;
 use ureq::config::Config;
 
 use super::connector::HostConnector;
-use crate::cluster::error::{ClusterError, ErrorKind, printable};
+use crate::cluster::error::{ClusterError, ErrorKind, Result, printable};
 use crate::cluster::settings::Settings;
 use crate::cluster::tls;
 use crate::dial::{DnsCache, Server};
@@ -106,7 +106,7 @@ impl EtcdTransport {
     }
 
     /// Sends a request to one member after the other, until one answers.
-    pub fn call(&mut self, path: &str, request: &Value) -> Result<Value, ClusterError> {
+    pub fn call(&mut self, path: &str, request: &Value) -> Result<Value> {
         let mut reported = ClusterError::new(ErrorKind::Unreachable, "etcd has no host");
         let mut renews = true;
         let (first, until) = (self.host, self.deadline.min(Instant::now() + self.patience));
@@ -134,12 +134,7 @@ impl EtcdTransport {
 
     /// Sends a request to one member. Renews the token and repeats the request if that may help and
     /// `renews` is set; clears `renews` then.
-    fn call_host(
-        &mut self,
-        path: &str,
-        request: &Value,
-        renews: &mut bool,
-    ) -> Result<Value, ClusterError> {
+    fn call_host(&mut self, path: &str, request: &Value, renews: &mut bool) -> Result<Value> {
         if self.token == Token::Unknown {
             self.token = self.authenticate()?;
             *renews = false;
@@ -158,7 +153,7 @@ impl EtcdTransport {
         }
     }
 
-    fn authenticate(&mut self) -> Result<Token, ClusterError> {
+    fn authenticate(&mut self) -> Result<Token> {
         let Some((user, password)) = self.settings.credentials.login.read()? else {
             return Ok(Token::NotRequired);
         };
@@ -180,7 +175,7 @@ impl EtcdTransport {
         }
     }
 
-    fn post(&mut self, path: &str, request: &Value) -> Result<Value, ClusterError> {
+    fn post(&mut self, path: &str, request: &Value) -> Result<Value> {
         let host = self.settings.hosts[self.host].clone();
         let left = self.host_deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -207,26 +202,24 @@ impl EtcdTransport {
         let body = reply.body_mut().with_config().limit(LARGEST_REPLY);
         let body = body.read_to_vec().map_err(failed)?;
         let text = String::from_utf8_lossy(&body);
-        let secret = match &self.token {
-            _ if path == AUTHENTICATE => Secret::Password,
-            Token::Is(token) if token.get(..TOKEN_PREFIX).is_some_and(|t| text.contains(t)) => {
-                Secret::Token
-            }
-            _ => Secret::None,
+        let repeats_token = match &self.token {
+            Token::Is(token) => token.get(..TOKEN_PREFIX).is_some_and(|t| text.contains(t)),
+            _ => false,
         };
         let reply = serde_json::from_str(&text);
         let reply =
             reply.unwrap_or_else(|_| Value::String(format!("HTTP status {status}, {text}")));
         // A stream that began with status 200 reports later errors in its body.
         let is_ok = status == 200 && !reply.is_string() && reply["error"].is_null();
-        match is_ok && secret != Secret::Token {
+        let is_secret = repeats_token || path == AUTHENTICATE;
+        match is_ok && !repeats_token {
             true => Ok(reply),
-            false => Err(refused(&host, status, &reply, secret)),
+            false => Err(refused(&host, status, &reply, is_secret)),
         }
     }
 
     /// Returns the HTTP client of the current host, which keeps a connection alive.
-    fn client(&mut self) -> Result<&Agent, ClusterError> {
+    fn client(&mut self) -> Result<&Agent> {
         let settings = &self.settings;
         let vacant = match self.clients.entry(self.host) {
             Entry::Occupied(client) => return Ok(&client.into_mut().0),
@@ -247,15 +240,6 @@ impl EtcdTransport {
         let agent = Agent::with_parts(config, connector.clone(), connector.clone());
         Ok(&vacant.insert((agent, connector)).0)
     }
-}
-
-/// Secret in a reply that must not be logged.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Secret {
-    None,
-    Token,
-    /// Possibly the password.
-    Password,
 }
 
 /// Returns the gRPC code of an error reply; without one, the code that matches the HTTP status.
@@ -279,8 +263,8 @@ fn code_of(status: u16, reply: &Value) -> String {
     code.to_string()
 }
 
-/// Creates an error for a refusal.
-fn refused(host: &Server, status: u16, reply: &Value, secret: Secret) -> ClusterError {
+/// Creates an error for a refusal. Of a reply that may hold a secret, it quotes only known texts.
+fn refused(host: &Server, status: u16, reply: &Value, is_secret: bool) -> ClusterError {
     let code = code_of(status, reply);
     if status == 404 && code.is_empty() {
         return ClusterError::refused(format!(
@@ -303,10 +287,9 @@ fn refused(host: &Server, status: u16, reply: &Value, secret: Secret) -> Cluster
             "{host}: etcd's JSON gateway refuses certificates with a common name (CN): give this server one whose subject has none"
         ));
     }
-    let text = match secret {
-        Secret::None => text,
-        Secret::Password if AUTH_ERRORS.contains(&text.as_str()) => text,
-        Secret::Password | Secret::Token => format!("HTTP status {status}"),
+    let text = match is_secret && !AUTH_ERRORS.contains(&text.as_str()) {
+        true => format!("HTTP status {status}"),
+        false => text,
     };
     let kind = match code.as_str() {
         code::INVALID_ARGUMENT | code::PERMISSION_DENIED | code::UNAUTHENTICATED => {
@@ -387,7 +370,7 @@ mod tests {
             ),
         ] {
             let json = serde_json::from_str(reply).unwrap();
-            let error = refused(&host, status, &json, Secret::None);
+            let error = refused(&host, status, &json, false);
             assert_eq!((error.kind, error.code.as_str()), (kind, code), "{reply}");
             assert!(error.what.starts_with(&format!("a:1 {what}")), "{error}");
         }

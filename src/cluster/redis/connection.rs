@@ -15,7 +15,7 @@ use redis::{Cmd, PushKind, ServerError, Value};
 use rustls::ClientConfig;
 
 use super::framing::{Frame, find};
-use crate::cluster::error::{ClusterError, ErrorKind, printable};
+use crate::cluster::error::{ClusterError, ErrorKind, Result, printable};
 use crate::cluster::stream::Stream;
 use crate::dial::{DnsCache, Server};
 
@@ -60,7 +60,7 @@ impl RedisConnection {
         dns: &DnsCache,
         tls: Option<Arc<ClientConfig>>,
         deadline: Instant,
-    ) -> Result<Self, ClusterError> {
+    ) -> Result<Self> {
         let stream = Stream::connect(server, dns, tls, deadline);
         Ok(RedisConnection {
             stream: stream.map_err(|error| ClusterError::connection(server, &error))?,
@@ -83,11 +83,7 @@ impl RedisConnection {
     }
 
     /// Authenticates with AUTH. Without a `user`, that is Redis's default user.
-    pub fn authenticate(
-        &mut self,
-        user: Option<&str>,
-        password: String,
-    ) -> Result<(), ClusterError> {
+    pub fn authenticate(&mut self, user: Option<&str>, password: String) -> Result<()> {
         let mut command = redis::cmd("AUTH");
         command.arg(user.unwrap_or("default")).arg(password);
         self.is_secret = true;
@@ -98,7 +94,7 @@ impl RedisConnection {
 
     /// Sends `command` and returns its reply. Keeps the last of the messages that arrive before the
     /// reply.
-    pub fn query(&mut self, command: &Cmd) -> Result<Value, ClusterError> {
+    pub fn query(&mut self, command: &Cmd) -> Result<Value> {
         self.send(command)?;
         loop {
             match self.receive()? {
@@ -109,7 +105,7 @@ impl RedisConnection {
     }
 
     /// Subscribes to `channel`. Redis confirms that with a push message.
-    pub fn subscribe(&mut self, channel: &str) -> Result<(), ClusterError> {
+    pub fn subscribe(&mut self, channel: &str) -> Result<()> {
         self.send(redis::cmd("SUBSCRIBE").arg(channel))?;
         loop {
             match self.receive()? {
@@ -122,7 +118,7 @@ impl RedisConnection {
 
     /// Reads the next value that has arrived, and keeps it if it is a message. Returns whether
     /// there was one: then there may be more in the buffer, which poll does not report.
-    pub fn read_message(&mut self) -> Result<bool, ClusterError> {
+    pub fn read_message(&mut self) -> Result<bool> {
         match self.next(Instant::now())? {
             Some(Value::Push { kind, data }) => self.store_message(&kind, data),
             Some(_) => return Err(self.unexpected()),
@@ -144,7 +140,7 @@ impl RedisConnection {
         }
     }
 
-    fn send(&mut self, command: &Cmd) -> Result<(), ClusterError> {
+    fn send(&mut self, command: &Cmd) -> Result<()> {
         self.stream.set_deadline(self.deadline);
         let sent = self.stream.send(&command.get_packed_command());
         sent.map_err(|error| self.failed(&error))
@@ -152,7 +148,7 @@ impl RedisConnection {
 
     /// Returns the next value. Fails at the deadline, whatever has arrived: messages may come
     /// without end, and a reply that was received before a suspension is out of date.
-    fn receive(&mut self) -> Result<Value, ClusterError> {
+    fn receive(&mut self) -> Result<Value> {
         let value = self.next(self.deadline)?;
         let value = value.filter(|_| Instant::now() < self.deadline);
         value.ok_or_else(|| ClusterError::late(&self.server))
@@ -160,7 +156,7 @@ impl RedisConnection {
 
     /// Returns the next value, if it is complete by the deadline. Returns an error reply as an
     /// error.
-    fn next(&mut self, deadline: Instant) -> Result<Option<Value>, ClusterError> {
+    fn next(&mut self, deadline: Instant) -> Result<Option<Value>> {
         self.stream.set_deadline(deadline);
         loop {
             let invalid = match find(&self.received) {

@@ -16,7 +16,7 @@ use super::master_resolver::MasterResolver;
 use super::snapshot::{Snapshot, parse_message, parse_reply};
 use super::{Control, Mode, Others};
 use crate::clock::{Millis, milliseconds};
-use crate::cluster::error::{ClusterError, ErrorKind};
+use crate::cluster::error::{ClusterError, ErrorKind, Result};
 use crate::cluster::outage::Outage;
 use crate::cluster::settings::Backend;
 use crate::cluster::{Node, backoff};
@@ -169,7 +169,7 @@ impl Heartbeat {
     }
 
     /// Connects, and publishes until an error occurs or the thread is told to stop.
-    fn run_connection(&mut self, outage: &mut Outage<'_>) -> Result<(), ClusterError> {
+    fn run_connection(&mut self, outage: &mut Outage<'_>) -> Result<()> {
         let Some(mut session) = self.connect()? else {
             return Ok(());
         };
@@ -211,7 +211,7 @@ impl Heartbeat {
     }
 
     /// Connects to Redis and joins the cluster. Returns `None` if publishing is paused.
-    fn connect(&mut self) -> Result<Option<Session>, ClusterError> {
+    fn connect(&mut self) -> Result<Option<Session>> {
         let mut connection = self.resolver.connect(Instant::now() + self.interval)?;
         connection.subscribe(&self.channel())?;
         let first = self.publish(&mut connection, JOIN)?;
@@ -249,7 +249,7 @@ impl Heartbeat {
     }
 
     /// Reads messages until there are none, a heartbeat is due, or the thread is told to stop.
-    fn read_messages(&mut self, session: &mut Session) -> Result<(), ClusterError> {
+    fn read_messages(&mut self, session: &mut Session) -> Result<()> {
         loop {
             let message = session.connection.take_message();
             if let Some(sum) = message.and_then(|text| parse_message(&text)) {
@@ -284,7 +284,7 @@ impl Heartbeat {
         &mut self,
         connection: &mut RedisConnection,
         kind: &str,
-    ) -> Result<Option<Snapshot>, ClusterError> {
+    ) -> Result<Option<Snapshot>> {
         connection.set_deadline(Instant::now() + self.interval);
         let Some(clients) = self.clients() else {
             return Ok(None);
@@ -313,7 +313,7 @@ impl Heartbeat {
         connection: &mut RedisConnection,
         kind: &str,
         clients: usize,
-    ) -> Result<Option<Snapshot>, ClusterError> {
+    ) -> Result<Option<Snapshot>> {
         self.sequence += 1;
         let (clock, received) = self.clock;
         let now = clock.saturating_add(milliseconds(received.elapsed()));

@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 
 use super::connection::RedisConnection;
 use crate::cluster::credentials::Login;
-use crate::cluster::error::{ClusterError, ErrorKind};
+use crate::cluster::error::{ClusterError, ErrorKind, Result};
 use crate::cluster::settings::{Backend, Settings};
 use crate::cluster::tls;
 use crate::dial::{DnsCache, Server};
@@ -75,7 +75,7 @@ impl MasterResolver {
     }
 
     /// Connects to the master and authenticates.
-    pub fn connect(&mut self, deadline: Instant) -> Result<RedisConnection, ClusterError> {
+    pub fn connect(&mut self, deadline: Instant) -> Result<RedisConnection> {
         let host = match self.master_name.clone() {
             None => self.settings.hosts[0].clone(),
             Some(name) => self.ask_sentinels(&name, deadline)?,
@@ -91,7 +91,7 @@ impl MasterResolver {
         Ok(redis)
     }
 
-    fn tls(&self, is_used: bool) -> Result<Option<Arc<ClientConfig>>, ClusterError> {
+    fn tls(&self, is_used: bool) -> Result<Option<Arc<ClientConfig>>> {
         let config = is_used.then(|| tls::client(&self.settings.credentials));
         config.transpose()
     }
@@ -118,7 +118,7 @@ impl MasterResolver {
 
     /// Fails if the connected Redis is no longer the master, as far as a Sentinel can be asked. A
     /// demoted master accepts writes from clients that have not learned of the failover.
-    pub fn check(&mut self, deadline: Instant) -> Result<(), ClusterError> {
+    pub fn check(&mut self, deadline: Instant) -> Result<()> {
         let Some(name) = self.master_name.clone() else {
             return Ok(());
         };
@@ -157,7 +157,7 @@ impl MasterResolver {
     }
 
     /// Asks the Sentinels, one after the other, for the host of the master.
-    fn ask_sentinels(&mut self, name: &str, deadline: Instant) -> Result<Server, ClusterError> {
+    fn ask_sentinels(&mut self, name: &str, deadline: Instant) -> Result<Server> {
         let tls = self.tls(self.settings.sentinel_tls)?;
         let settings = self.settings.clone();
         let mut last = ClusterError::new(ErrorKind::Unreachable, "there is no Sentinel");
@@ -185,7 +185,7 @@ impl MasterResolver {
         name: &str,
         tls: Option<Arc<ClientConfig>>,
         deadline: Instant,
-    ) -> Result<Server, ClusterError> {
+    ) -> Result<Server> {
         let mut sentinel = RedisConnection::connect(sentinel, &self.dns, tls, deadline)?;
         let answer = self.query_master(&mut sentinel, name);
         let host = answer.inspect_err(|_| self.dns.failed(sentinel.address()))?;
@@ -205,22 +205,14 @@ impl MasterResolver {
 
     /// Subscribes to announcements, then asks again: a failover before the subscription would be
     /// missed otherwise.
-    fn subscribe(
-        &self,
-        sentinel: &mut RedisConnection,
-        name: &str,
-    ) -> Result<Server, ClusterError> {
+    fn subscribe(&self, sentinel: &mut RedisConnection, name: &str) -> Result<Server> {
         sentinel.query(redis::cmd("HELLO").arg(3))?;
         sentinel.subscribe(SWITCH_MASTER)?;
         self.query_master(sentinel, name)
     }
 
     /// Asks a Sentinel for the host of the master; authenticates if the Sentinel asks for that.
-    fn query_master(
-        &self,
-        sentinel: &mut RedisConnection,
-        name: &str,
-    ) -> Result<Server, ClusterError> {
+    fn query_master(&self, sentinel: &mut RedisConnection, name: &str) -> Result<Server> {
         let mut query = redis::cmd("SENTINEL");
         query.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
         let reply = match sentinel.query(&query) {
@@ -239,7 +231,7 @@ impl MasterResolver {
         Err(ClusterError::refused(what))
     }
 
-    fn authenticate(&self, sentinel: &mut RedisConnection) -> Result<(), ClusterError> {
+    fn authenticate(&self, sentinel: &mut RedisConnection) -> Result<()> {
         let credentials = &self.settings.credentials;
         let login = credentials.for_sentinels();
         hello(sentinel, login).map_err(|mut error| {
@@ -260,7 +252,7 @@ fn share(deadline: Instant, parts: usize) -> Instant {
 
 /// Authenticates and selects RESP3, in two steps: a Redis that does not know HELLO repeats its
 /// arguments in the error.
-fn hello(redis: &mut RedisConnection, login: &Login) -> Result<(), ClusterError> {
+fn hello(redis: &mut RedisConnection, login: &Login) -> Result<()> {
     let mut greet = || {
         if let Some((user, password)) = login.read()? {
             redis.authenticate(user.as_deref(), password)?;
