@@ -305,13 +305,19 @@ fn cluster_args(options: &Options) -> Option<cluster::ClusterArgs> {
         cluster: options.cluster.clone()?,
         name: options.cluster_name.clone(),
         heartbeat: options.cluster_heartbeat,
-        user_file: options.cluster_user_file.clone(),
-        password_file: options.cluster_password_file.clone(),
-        ca_file: options.cluster_ca_file.clone(),
-        certificate_file: options.cluster_certificate_file.clone(),
-        key_file: options.cluster_key_file.clone(),
-        sentinel_user_file: options.cluster_sentinel_user_file.clone(),
-        sentinel_password_file: options.cluster_sentinel_password_file.clone(),
+        credentials: cluster::Credentials {
+            login: cluster::Login {
+                user: options.cluster_user_file.clone(),
+                password: options.cluster_password_file.clone(),
+            },
+            sentinel_login: cluster::Login {
+                user: options.cluster_sentinel_user_file.clone(),
+                password: options.cluster_sentinel_password_file.clone(),
+            },
+            ca: options.cluster_ca_file.clone(),
+            certificate: options.cluster_certificate_file.clone(),
+            key: options.cluster_key_file.clone(),
+        },
         advertise: options.advertise,
     })
 }

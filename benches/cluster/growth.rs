@@ -34,11 +34,11 @@ impl Server {
         let mut cluster = Cluster::new(Some(settings.clone()), Uuid::new_v4(), None)
             .map_err(|error| error.to_string())?;
         let clients = Arc::new(AtomicUsize::new(0));
-        let waker = cluster.waker().ok_or("no bell")?;
+        let waker = cluster.waker.clone().ok_or("no bell")?;
         let joined = cluster.join(clients.clone());
         joined.map_err(|error| error.to_string())?;
         Ok(Server {
-            census: cluster.census(),
+            census: cluster.census.clone(),
             cluster,
             clients,
             waker,

@@ -3,7 +3,7 @@
 //! the time of a small one.
 #![no_main]
 
-use blockchain_tcpd::cluster::redis::framing::{Found, LONGEST, find};
+use blockchain_tcpd::cluster::redis::framing::{Frame, LONGEST, find};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -11,15 +11,17 @@ fuzz_target!(|data: &[u8]| {
     for cut in 0..data.len().min(LONGEST) {
         let beginning = find(&data[..cut]);
         match whole {
-            Found::Part => assert_eq!(beginning, Found::Part),
-            Found::Whole(length) if cut < length => assert_eq!(beginning, Found::Part),
-            Found::Whole(_) => assert_eq!(beginning, whole),
-            Found::Bad(_) => assert!(beginning == Found::Part || beginning == whole),
+            Frame::Incomplete => assert_eq!(beginning, Frame::Incomplete),
+            Frame::Complete(length) if cut < length => assert_eq!(beginning, Frame::Incomplete),
+            Frame::Complete(_) => assert_eq!(beginning, whole),
+            Frame::TooLarge | Frame::Invalid => {
+                assert!(beginning == Frame::Incomplete || beginning == whole)
+            }
         }
     }
     // All values of a stream, one after the other.
     let mut rest = data;
-    while let Found::Whole(length) = find(rest) {
+    while let Frame::Complete(length) = find(rest) {
         assert!(length > 0);
         let value = redis::parse_redis_value(&rest[..length]);
         // The value needs all its bytes: a shorter piece must not be a value.

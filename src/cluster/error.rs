@@ -1,6 +1,11 @@
 //! Errors of Redis, the Sentinels and etcd, with texts that fit into the log.
 
 use std::fmt;
+use std::io;
+
+use rustls::AlertDescription as Alert;
+
+use shared::text::without_errno;
 
 /// Largest number of characters that are quoted from a remote text.
 const LONGEST_QUOTE: usize = 200;
@@ -21,26 +26,12 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// All kinds, in the order of their numbers.
-    pub const ALL: [ErrorKind; 5] = [
-        ErrorKind::Unreachable,
-        ErrorKind::Late,
-        ErrorKind::Denied,
-        ErrorKind::ReadOnly,
-        ErrorKind::Refused,
-    ];
-
-    /// Returns the name of the kind in the metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            ErrorKind::Unreachable => "unreachable",
-            ErrorKind::Late => "late",
-            ErrorKind::Denied => "denied",
-            ErrorKind::ReadOnly => "read_only",
-            ErrorKind::Refused => "refused",
-        }
-    }
+    /// Names of the kinds in the metrics, in the order of the kinds.
+    pub const NAMES: [&str; 5] = ["unreachable", "late", "denied", "read_only", "refused"];
 }
+
+/// Result with a [`ClusterError`].
+pub type Result<T, E = ClusterError> = std::result::Result<T, E>;
 
 /// Error of Redis, a Sentinel or etcd.
 #[derive(Clone, Debug)]
@@ -49,9 +40,9 @@ pub struct ClusterError {
     pub kind: ErrorKind,
     /// Description, for the log.
     pub what: String,
-    /// What Redis or a Sentinel said, in which to search: unlike the description, it holds no host.
-    /// Empty without an error reply.
-    pub said: String,
+    /// Error text of Redis or a Sentinel, in which to search: unlike the description, it holds no
+    /// host. Empty without an error reply.
+    pub text: String,
     /// Error code from the server: the first word of a Redis error, or the number of a gRPC status.
     /// Empty without one.
     pub code: String,
@@ -63,9 +54,49 @@ impl ClusterError {
         ClusterError {
             kind,
             what: what.into(),
-            said: String::new(),
+            text: String::new(),
             code: String::new(),
         }
+    }
+
+    /// Creates an error about credentials.
+    pub fn denied(what: impl Into<String>) -> Self {
+        ClusterError::new(ErrorKind::Denied, what)
+    }
+
+    /// Creates an error about a wrong or negative answer.
+    pub fn refused(what: impl Into<String>) -> Self {
+        ClusterError::new(ErrorKind::Refused, what)
+    }
+
+    /// Creates an error for a `server` that did not answer by the deadline.
+    pub fn late(server: impl fmt::Display) -> Self {
+        ClusterError::new(ErrorKind::Late, format!("{server} does not answer in time"))
+    }
+
+    /// Creates an error for a failed connection to a `server`. TLS errors arrive as I/O errors of
+    /// kind `InvalidData`.
+    pub fn connection(server: impl fmt::Display, error: &io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::InvalidData => ErrorKind::Denied,
+            io::ErrorKind::TimedOut => ErrorKind::Late,
+            _ => ErrorKind::Unreachable,
+        };
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        let advice = match inner {
+            Some(rustls::Error::AlertReceived(
+                Alert::BadCertificate
+                | Alert::CertificateExpired
+                | Alert::CertificateRequired
+                | Alert::CertificateRevoked
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::UnsupportedCertificate,
+            )) => " (of this server, or for want of one: --cluster-certificate-file)",
+            _ => "",
+        };
+        let what = format!("{server}: {}{advice}", without_errno(error));
+        ClusterError::new(kind, printable(&what))
     }
 }
 
@@ -75,9 +106,9 @@ impl fmt::Display for ClusterError {
     }
 }
 
-/// Shortens a remote text to `LONGEST_QUOTE` characters and replaces unprintable ones, for the
+/// Truncates a remote text to `LONGEST_QUOTE` characters and replaces unprintable ones, for the
 /// log.
-pub fn cut(text: &str) -> String {
-    let printable = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
-    text.chars().take(LONGEST_QUOTE).map(printable).collect()
+pub fn printable(text: &str) -> String {
+    let replace = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
+    text.chars().take(LONGEST_QUOTE).map(replace).collect()
 }

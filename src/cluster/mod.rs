@@ -13,6 +13,7 @@ mod outage;
 pub mod redis;
 mod settings;
 mod stats;
+mod stream;
 mod tls;
 
 use std::fmt;
@@ -21,11 +22,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-pub use self::error::ClusterError;
+pub use self::credentials::{Credentials, Login};
+pub use self::error::{ClusterError, ErrorKind};
 pub use self::etcd::answer;
 use self::etcd::{CensusService, Registration};
 use self::redis::{Others, Publisher};
-pub use self::settings::{Backend, ClusterArgs, Host, Settings};
+pub use self::settings::{Backend, ClusterArgs, Settings};
 pub use self::stats::{Stats, StatsSnapshot};
 use crate::error::Error;
 use crate::handover::state;
@@ -60,7 +62,7 @@ impl shared::command::Census for Census {
     fn clients(&self, here: u64, asked: Nanos) -> Result<u64, Unavailable> {
         match self {
             Census::Alone => Ok(here),
-            Census::Available(others) => Ok(here.saturating_add(others.now())),
+            Census::Available(others) => Ok(here.saturating_add(others.get().0)),
             Census::Consistent(service) => service.clients(asked),
         }
     }
@@ -76,75 +78,63 @@ pub struct Member {
     pub incarnation: Uuid,
 }
 
-/// Membership of this server in its cluster.
-pub struct Cluster {
-    settings: Option<Arc<Settings>>,
+/// What the threads of a cluster share.
+struct Node {
+    settings: Arc<Settings>,
     member: Member,
-    /// Census that the previous process handed over.
-    known: Option<state::Census>,
-    census: Census,
+    /// Number of clients of this server.
+    clients: Arc<AtomicUsize>,
     stats: Arc<Stats>,
-    waker: Option<Arc<Waker>>,
-    running: Running,
 }
 
-enum Running {
-    Nothing,
+/// Membership of this server in its cluster.
+pub struct Cluster {
+    /// Source of the number of clients.
+    pub census: Census,
+    /// Identity of this server in its cluster.
+    pub member: Member,
+    /// State of the cluster, for the metrics.
+    pub stats: Arc<Stats>,
+    /// Waker to wake when the number of clients changes.
+    pub waker: Option<Arc<Waker>>,
+    settings: Option<Arc<Settings>>,
+    /// Census that the previous process handed over.
+    inherited: Option<state::Census>,
+    threads: Threads,
+}
+
+enum Threads {
+    None,
     Available(Publisher),
     Consistent(Registration),
 }
 
 impl Cluster {
     /// Creates the membership of the server `id` in the cluster of these settings, if there are
-    /// any. `known` is the census that the previous process handed over. Sends nothing yet.
+    /// any. `inherited` is the census that the previous process handed over. Sends nothing yet.
     pub fn new(
         settings: Option<Arc<Settings>>,
         id: Uuid,
-        known: Option<state::Census>,
+        inherited: Option<state::Census>,
     ) -> Result<Self, Error> {
-        let incarnation = known.map_or_else(Uuid::new_v4, |known| known.incarnation);
-        let member = Member { id, incarnation };
-        let stats = Arc::new(Stats::new(settings.as_deref()));
-        let mut waker = None;
-        let census = match &settings {
-            None => Census::Alone,
-            Some(settings) => match settings.backend {
-                Backend::Redis { .. } => {
-                    waker = Some(Arc::new(Waker::new()?));
-                    Census::Available(Arc::new(Others::new(known)))
-                }
-                Backend::Etcd => Census::Consistent(Arc::default()),
-            },
+        let incarnation = inherited.map_or_else(Uuid::new_v4, |census| census.incarnation);
+        let (census, waker) = match settings.as_ref().map(|settings| &settings.backend) {
+            None => (Census::Alone, None),
+            Some(Backend::Redis { .. }) => (
+                Census::Available(Arc::new(Others::new(inherited))),
+                Some(Arc::new(Waker::new()?)),
+            ),
+            Some(Backend::Etcd) => (Census::Consistent(Arc::default()), None),
         };
         Ok(Cluster {
+            stats: Arc::new(Stats::new(settings.as_deref())),
             settings,
-            member,
-            known,
+            member: Member { id, incarnation },
+            inherited,
             census,
-            stats,
             waker,
-            running: Running::Nothing,
+            threads: Threads::None,
         })
-    }
-
-    /// Returns the source of the number of clients.
-    pub fn census(&self) -> Census {
-        self.census.clone()
-    }
-
-    /// Returns the identity of this server in its cluster.
-    pub fn member(&self) -> Member {
-        self.member
-    }
-
-    /// Returns the waker to wake when the number of clients changes.
-    pub fn waker(&self) -> Option<Arc<Waker>> {
-        self.waker.clone()
-    }
-
-    /// Returns the state of the cluster, for the metrics.
-    pub fn stats(&self) -> Arc<Stats> {
-        self.stats.clone()
     }
 
     /// Joins the cluster: publishes the number of `clients` from now on. A server that has just
@@ -153,52 +143,57 @@ impl Cluster {
         let Some(settings) = self.settings.clone() else {
             return Ok(());
         };
+        let node = Arc::new(Node {
+            settings,
+            member: self.member,
+            clients,
+            stats: self.stats.clone(),
+        });
         // No wait is needed if the count that the previous process handed over still holds, or if
         // that process did not know a count either.
-        let holds = |known: state::Census| known.until == Millis(0) || Millis::now() < known.until;
-        let patience = match self.known.is_some_and(holds) {
+        let holds =
+            |census: state::Census| census.until == Millis(0) || Millis::now() < census.until;
+        let patience = match self.inherited.is_some_and(holds) {
             true => Duration::ZERO,
             false => FIRST,
         };
-        let (member, stats) = (self.member, self.stats.clone());
-        self.running = match (&self.census, &self.waker) {
+        let (replied, first) = crossbeam_channel::bounded(0);
+        self.threads = match (&self.census, &self.waker) {
             (Census::Available(others), Some(waker)) => {
                 let (others, waker) = (others.clone(), waker.clone());
-                let publisher = Publisher::start(settings, member, clients, others, waker, stats)?;
-                publisher.wait_for_first(patience);
-                Running::Available(publisher)
+                Threads::Available(Publisher::start(node, others, waker, replied)?)
             }
             (Census::Consistent(service), _) => {
-                let (goes_on, service) = (self.known.is_some(), service.clone());
-                let registration =
-                    Registration::start(settings, member, goes_on, service, clients, stats)?;
-                registration.wait_for_first(patience);
-                Running::Consistent(registration)
+                let is_resumed = self.inherited.is_some();
+                let service = service.clone();
+                Threads::Consistent(Registration::start(node, service, is_resumed, replied)?)
             }
-            _ => Running::Nothing,
+            _ => Threads::None,
         };
+        // Disconnected or timed out: both end the wait.
+        let _ = first.recv_timeout(patience);
         Ok(())
     }
 
     /// Limits how long censuses may take, however many questions the clients have sent: a handover
     /// is about to release the clients.
     pub fn fail_fast(&self) {
-        if let Running::Consistent(registration) = &self.running {
-            registration.fail_fast();
+        if let Census::Consistent(service) = &self.census {
+            service.fail_fast();
         }
     }
 
     /// Stops publishing the number of clients, so that the next process publishes it instead.
     /// Returns the census to hand over to that process.
     pub fn pause(&self) -> Option<state::Census> {
-        self.stats.withdraw();
-        let (others, until) = match (&self.running, &self.census) {
-            (Running::Available(publisher), Census::Available(others)) => {
+        self.stats.deregister();
+        let (others, until) = match (&self.threads, &self.census) {
+            (Threads::Available(publisher), Census::Available(others)) => {
                 publisher.pause();
-                others.known()
+                others.get()
             }
             // The lease is kept alive until this process ends; the next process gets its own lease.
-            (Running::Consistent(_), _) => Default::default(),
+            (Threads::Consistent(_), _) => Default::default(),
             _ => return None,
         };
         Some(state::Census {
@@ -210,10 +205,10 @@ impl Cluster {
 
     /// Tells the others that this server and all its clients are gone.
     pub fn leave(&self) {
-        match &self.running {
-            Running::Nothing => {}
-            Running::Available(publisher) => publisher.leave(LAST),
-            Running::Consistent(registration) => registration.leave(LAST),
+        match &self.threads {
+            Threads::None => {}
+            Threads::Available(publisher) => publisher.leave(LAST),
+            Threads::Consistent(registration) => registration.leave(LAST),
         }
     }
 }
@@ -234,7 +229,7 @@ mod tests {
     use shared::command::Census as _;
 
     #[test]
-    fn more_clients_than_there_are_numbers_are_as_many_as_there_are() {
+    fn a_sum_that_is_too_large_saturates() {
         let known = state::Census {
             incarnation: Uuid::nil(),
             others: u64::MAX,

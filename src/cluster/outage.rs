@@ -13,14 +13,18 @@ use super::stats::Stats;
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Time without an error after which the count of attempts starts again.
-const LIVED: Duration = Duration::from_millis(500);
+const STABLE: Duration = Duration::from_millis(500);
 
-struct Course {
-    begun: Instant,
-    times: u64,
-    /// Number of failures since the last period of [`LIVED`] without one.
+/// The current outage.
+struct Current {
+    start: Instant,
+    failures: u64,
+    /// Number of failures since the connection last worked for the time `STABLE`.
     attempts: u64,
-    well: Option<Instant>,
+    /// Since when the connection works again.
+    recovered: Option<Instant>,
+    /// Kinds of error that the log has reported, indexed by [`ErrorKind`].
+    logged: [bool; ErrorKind::NAMES.len()],
 }
 
 /// Tracks whether this server is cut off from its cluster, for the log.
@@ -28,11 +32,7 @@ pub struct Outage<'a> {
     stats: &'a Stats,
     /// What an outage means for clients, for the log.
     meaning: &'static str,
-    /// The current outage: its begin, its number of failures, and since when the connection works
-    /// again.
-    since: Option<Course>,
-    /// Kinds of error that the log has reported in this outage, indexed by [`ErrorKind`].
-    said: [bool; ErrorKind::ALL.len()],
+    current: Option<Current>,
 }
 
 impl<'a> Outage<'a> {
@@ -41,49 +41,47 @@ impl<'a> Outage<'a> {
         Outage {
             stats,
             meaning,
-            since: None,
-            said: Default::default(),
+            current: None,
         }
     }
 
     /// Returns the number of failures since the connection last worked for a while.
     pub fn attempts(&self) -> u64 {
-        self.since.as_ref().map_or(0, |course| course.attempts)
+        self.current.as_ref().map_or(0, |current| current.attempts)
     }
 
     /// Records a failure. Logs it if it begins an outage or is of a new kind in the current one.
-    pub fn record(&mut self, trouble: &ClusterError) {
-        self.stats.cut_off(trouble.kind);
-        let course = self.since.get_or_insert_with(|| Course {
-            begun: Instant::now(),
-            times: 0,
+    pub fn record(&mut self, error: &ClusterError) {
+        self.stats.count_error(error.kind);
+        let current = self.current.get_or_insert_with(|| Current {
+            start: Instant::now(),
+            failures: 0,
             attempts: 0,
-            well: None,
+            recovered: None,
+            logged: Default::default(),
         });
-        let well = course.well.take();
-        if well.is_some_and(|well| well.elapsed() >= LIVED) {
-            course.attempts = 0;
+        let recovered = current.recovered.take();
+        if recovered.is_some_and(|since| since.elapsed() >= STABLE) {
+            current.attempts = 0;
         }
-        course.attempts += 1;
-        course.times += 1;
-        if !std::mem::replace(&mut self.said[trouble.kind as usize], true) {
-            warn!(reason:% = trouble; "cut off from the cluster: {}", self.meaning);
+        current.attempts += 1;
+        current.failures += 1;
+        if !std::mem::replace(&mut current.logged[error.kind as usize], true) {
+            warn!(reason:% = error; "cut off from the cluster: {}", self.meaning);
         }
     }
 
     /// Records a success. Call it at each heartbeat: it logs the end of an outage after `QUIET`.
-    pub fn well(&mut self) {
-        let Some(course) = &mut self.since else {
+    pub fn record_success(&mut self) {
+        let Some(current) = &mut self.current else {
             return;
         };
-        let well = *course.well.get_or_insert_with(Instant::now);
-        if well.elapsed() < QUIET {
-            return;
+        let recovered = *current.recovered.get_or_insert_with(Instant::now);
+        if recovered.elapsed() >= QUIET {
+            let (times, seconds) = (current.failures, (recovered - current.start).as_secs_f64());
+            info!(times, seconds = (seconds * 10.0).round() / 10.0; "over: cut off from the cluster");
+            self.current = None;
         }
-        let (times, seconds) = (course.times, (well - course.begun).as_secs_f64());
-        info!(times, seconds = (seconds * 10.0).round() / 10.0; "over: cut off from the cluster");
-        self.since = None;
-        self.said = Default::default();
     }
 }
 
@@ -92,22 +90,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_after_a_connection_that_lived_is_a_first_one() {
+    fn a_stable_connection_resets_the_attempts() {
         let stats = Stats::default();
         let mut outage = Outage::new(&stats, "a trial");
-        let trouble = ClusterError::new(ErrorKind::Late, "late");
+        let error = ClusterError::new(ErrorKind::Late, "late");
         for attempts in 1..4 {
-            outage.record(&trouble);
+            outage.record(&error);
             assert_eq!(outage.attempts(), attempts);
         }
-        outage.well();
-        outage.record(&trouble);
+        outage.record_success();
+        outage.record(&error);
         assert_eq!(outage.attempts(), 4, "it only flapped");
-        let well = Instant::now();
-        while well.elapsed() < LIVED + Duration::from_millis(1) {
-            outage.well();
+        let start = Instant::now();
+        while start.elapsed() < STABLE + Duration::from_millis(1) {
+            outage.record_success();
         }
-        outage.record(&trouble);
+        outage.record(&error);
         assert_eq!(outage.attempts(), 1);
     }
 }

@@ -1,34 +1,27 @@
 //! State of the cluster, for the metrics.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::mem;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::{info, warn};
+use uuid::Uuid;
 
 use super::error::ErrorKind;
 use super::settings::{Backend, Settings};
 use shared::clock::Millis;
+use shared::sync::ignore_poison;
 
 /// State of the cluster, shared by its threads.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Mode and name of the cluster; `None` without a cluster.
-    cluster: Option<(&'static str, String)>,
-    connected: AtomicBool,
-    servers: AtomicU64,
-    clients: AtomicU64,
-    /// When a total was last received, in [`Millis`]; 0 if never.
-    heard: AtomicU64,
-    shares_id: AtomicBool,
-    withdrawn: AtomicBool,
-    heartbeats: AtomicU64,
-    answered: AtomicU64,
-    unavailable: AtomicU64,
-    /// Number of errors, indexed by [`ErrorKind`].
-    errors: [AtomicU64; ErrorKind::ALL.len()],
+    /// `None` without a cluster.
+    state: Option<Mutex<StatsSnapshot>>,
+    is_deregistered: AtomicBool,
 }
 
 /// Snapshot of [`Stats`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StatsSnapshot {
     /// `available` or `consistent`.
     pub mode: &'static str,
@@ -40,107 +33,106 @@ pub struct StatsSnapshot {
     pub servers: u64,
     /// Number of clients of all servers, as last reported.
     pub clients: u64,
-    /// Age of that report in seconds; `None` if there has been none.
-    pub age: Option<f64>,
+    /// When that was reported; `None` if it has not been.
+    pub updated: Option<Millis>,
     /// Whether another server has the same id.
     pub shares_id: bool,
     /// Number of heartbeats that were answered.
     pub heartbeats: u64,
     /// Number of censuses with an answer, and without one.
     pub censuses: [u64; 2],
-    /// Number of errors by name.
-    pub errors: [(&'static str, u64); ErrorKind::ALL.len()],
+    /// Number of errors, indexed by [`ErrorKind`].
+    pub errors: [u64; ErrorKind::NAMES.len()],
+}
+
+impl StatsSnapshot {
+    /// Returns the age of the number of clients, in seconds.
+    pub fn age(&self) -> Option<f64> {
+        let updated = self.updated?;
+        Some(Millis::now().since(updated).as_secs_f64())
+    }
 }
 
 impl Stats {
     /// Creates the state before anything has happened.
     pub fn new(settings: Option<&Settings>) -> Self {
-        let cluster = settings.map(|settings| {
-            let mode = match settings.backend {
+        let state = settings.map(|settings| StatsSnapshot {
+            mode: match settings.backend {
                 Backend::Redis { .. } => "available",
                 Backend::Etcd => "consistent",
-            };
-            (mode, settings.name.clone())
+            },
+            name: settings.name.clone(),
+            ..StatsSnapshot::default()
         });
         Stats {
-            cluster,
-            ..Stats::default()
+            state: state.map(Mutex::new),
+            is_deregistered: AtomicBool::new(false),
         }
     }
 
     /// Returns a snapshot; `None` without a cluster.
-    pub fn show(&self) -> Option<StatsSnapshot> {
-        let (mode, name) = self.cluster.clone()?;
-        let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let heard = get(&self.heard);
-        Some(StatsSnapshot {
-            mode,
-            name,
-            connected: self.connected.load(Ordering::Relaxed),
-            servers: get(&self.servers),
-            clients: get(&self.clients),
-            age: (heard > 0).then(|| Millis::now().since(Millis(heard)).as_secs_f64()),
-            shares_id: self.shares_id.load(Ordering::Relaxed),
-            heartbeats: get(&self.heartbeats),
-            censuses: [get(&self.answered), get(&self.unavailable)],
-            errors: ErrorKind::ALL.map(|kind| (kind.name(), get(&self.errors[kind as usize]))),
-        })
+    pub fn snapshot(&self) -> Option<StatsSnapshot> {
+        self.state.as_ref().map(|state| ignore_poison(state.lock()).clone())
+    }
+
+    fn update(&self, change: impl FnOnce(&mut StatsSnapshot)) {
+        if let Some(state) = &self.state {
+            change(&mut ignore_poison(state.lock()));
+        }
     }
 
     /// Records that the cluster has `servers` servers, with `clients` clients in total.
-    pub fn heard(&self, servers: u64, clients: u64) {
-        self.servers.store(servers, Ordering::Relaxed);
-        self.clients.store(clients, Ordering::Relaxed);
-        self.heard.store(Millis::now().0, Ordering::Relaxed);
+    pub fn set_total(&self, servers: u64, clients: u64) {
+        self.update(|state| {
+            state.servers = servers;
+            state.clients = clients;
+            state.updated = Some(Millis::now());
+        });
     }
 
     /// Records that the cluster has `servers` servers.
-    pub fn seen(&self, servers: u64) {
-        self.servers.store(servers, Ordering::Relaxed);
+    pub fn set_servers(&self, servers: u64) {
+        self.update(|state| state.servers = servers);
     }
 
     /// Records that this server no longer reports its clients: they are gone, or the next process
     /// has taken them over.
-    pub fn withdraw(&self) {
-        self.withdrawn.store(true, Ordering::SeqCst);
+    pub fn deregister(&self) {
+        self.is_deregistered.store(true, Ordering::SeqCst);
     }
 
     /// Returns whether this server no longer reports its clients.
-    pub fn is_withdrawn(&self) -> bool {
-        self.withdrawn.load(Ordering::SeqCst)
+    pub fn is_deregistered(&self) -> bool {
+        self.is_deregistered.load(Ordering::SeqCst)
     }
 
     /// Counts a heartbeat that was answered.
-    pub fn publish(&self) {
-        self.connected.store(true, Ordering::Relaxed);
-        self.heartbeats.fetch_add(1, Ordering::Relaxed);
+    pub fn count_heartbeat(&self) {
+        self.update(|state| {
+            state.connected = true;
+            state.heartbeats += 1;
+        });
     }
 
     /// Counts an error of the cluster and records that this server is disconnected.
-    pub fn cut_off(&self, why: ErrorKind) {
-        self.errors[why as usize].fetch_add(1, Ordering::Relaxed);
-        self.connected.store(false, Ordering::Relaxed);
+    pub fn count_error(&self, kind: ErrorKind) {
+        self.update(|state| {
+            state.connected = false;
+            state.errors[kind as usize] += 1;
+        });
     }
 
     /// Counts a census, with or without an answer.
-    pub fn census(&self, answered: bool) {
-        let count = if answered {
-            &self.answered
-        } else {
-            &self.unavailable
-        };
-        count.fetch_add(1, Ordering::Relaxed);
+    pub fn count_census(&self, answered: bool) {
+        self.update(|state| state.censuses[usize::from(!answered)] += 1);
     }
 
     /// Records whether another server has the same id. Logs when that begins and when it ends.
-    pub fn shares_id(&self, shares: bool, id: &uuid::Uuid) {
-        if self.shares_id.swap(shares, Ordering::Relaxed) == shares {
-            return;
-        }
-        if shares {
-            warn!(id:%; "another server of the cluster has the same id: WHERE is not unique, give each its own --server-id or state directory");
-        } else {
-            info!(id:%; "over: another server of the cluster has the same id");
-        }
+    pub fn set_shares_id(&self, shares: bool, id: &Uuid) {
+        self.update(|state| match (mem::replace(&mut state.shares_id, shares), shares) {
+            (false, true) => warn!(id:%; "another server of the cluster has the same id: WHERE is not unique, give each its own --server-id or state directory"),
+            (true, false) => info!(id:%; "over: another server of the cluster has the same id"),
+            _ => {}
+        });
     }
 }

@@ -141,14 +141,14 @@ impl Server {
         let admission = Arc::new(Admission {
             shared: shared.clone(),
             protocols: setup.protocols,
-            clients: Arc::new(clients.with_waker(cluster.waker())),
+            clients: Arc::new(clients.with_waker(cluster.waker.clone())),
             workers: capacity.workers,
             queue: queue.clone(),
             closed: AtomicBool::new(false),
         });
         let count = admission.clients.count();
         let context = Context::new(count.clone(), setup.id, setup.commands);
-        let context = context.in_cluster(cluster.census());
+        let context = context.in_cluster(cluster.census.clone());
         let limiter = context.limiter.clone();
         let (release, released) = crossbeam_channel::unbounded();
         let service = Service {
@@ -230,12 +230,12 @@ impl Server {
 
     /// Returns the identity of this server in its cluster.
     pub fn member(&self) -> Member {
-        self.cluster.member()
+        self.cluster.member
     }
 
     /// Returns the state of the cluster connection, for the metrics.
     pub fn cluster_stats(&self) -> Arc<cluster::Stats> {
-        self.cluster.stats()
+        self.cluster.stats.clone()
     }
 
     /// Returns the addresses that the server listens on.

@@ -55,7 +55,7 @@ fn open_metrics(state: &State<'_>) -> String {
         commands: commands
             .map(|entry: &CommandSpec| (entry.name, entry.class))
             .collect(),
-        cluster: state.context.cluster.show(),
+        cluster: state.context.cluster.snapshot(),
     };
     let mut registry = Registry::default();
     let own = registry.sub_registry_with_prefix("blockchain_tcpd");
@@ -140,7 +140,7 @@ impl Collector for Stats {
         if let Some(cluster) = &self.cluster {
             let censuses = ["ok", "unavailable"].iter().zip(cluster.censuses);
             // If there was no contact, its age is infinite.
-            let age = cluster.age.unwrap_or(f64::INFINITY);
+            let age = cluster.age().unwrap_or(f64::INFINITY);
             rows.extend([
                 info("cluster_info", "The cluster of this server", [("mode", cluster.mode), ("name", &cluster.name)]),
                 gauge("cluster_connected", "Whether this server is in touch with its cluster", cluster.connected),
@@ -150,7 +150,7 @@ impl Collector for Stats {
                 gauge("cluster_shares_id", "Whether another server of the cluster has the same id", cluster.shares_id),
                 counter("cluster_heartbeats", "Heartbeats that were answered", cluster.heartbeats),
                 counters("cluster_censuses", "Polls of all servers, each for all who asked meanwhile", "outcome", censuses),
-                counters("cluster_errors", "Failed attempts to contact the cluster", "kind", cluster.errors),
+                counters("cluster_errors", "Failed attempts to contact the cluster", "kind", cluster::ErrorKind::NAMES.into_iter().zip(cluster.errors)),
             ]);
         }
         encode(rows, encoder)

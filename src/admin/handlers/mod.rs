@@ -101,9 +101,9 @@ impl Handlers {
     /// Returns the response to a census request of another server.
     fn census(&self) -> Response {
         let clients = self.context.health.clients();
-        // Read the count before this test: the server withdraws before it releases its first
-        // client, so the count is complete if it has not withdrawn yet.
-        if self.context.cluster.is_withdrawn() {
+        // Read the count before this test: the server deregisters before it releases its first
+        // client, so the count is complete if it has not deregistered yet.
+        if self.context.cluster.is_deregistered() {
             return Response::text(503, "this server speaks no more for its clients");
         }
         Response::text(200, &cluster::answer(self.context.member, clients))

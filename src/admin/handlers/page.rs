@@ -82,7 +82,7 @@ fn page(state: &State<'_>, history: &History) -> String {
             "{clients}, of whom {waiting} wait; {workers} can be served, {queue} more may wait"
         ),
     );
-    if let Some(cluster) = state.context.cluster.show() {
+    if let Some(cluster) = state.context.cluster.snapshot() {
         let touch = match cluster.connected {
             true => "in touch",
             false => "<strong>cut off</strong>",

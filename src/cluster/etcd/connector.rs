@@ -1,13 +1,12 @@
-//! ureq connector: resolves and connects to etcd's members with this project's DNS cache and
-//! deadlines.
+//! ureq connector: connects to one host of etcd by a [`Stream`], which resolves the name by this
+//! project's DNS cache and does TLS.
 
-use std::collections::HashMap;
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::net::RecvFlags;
+use rustls::ClientConfig;
 use ureq::Error;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -16,186 +15,101 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use crate::cluster::settings::Host;
-use shared::dial::DnsCache;
-use shared::dial::socket::{connect_first, is_closed_by_peer};
+use crate::cluster::stream::Stream;
+use shared::dial::{DnsCache, Server};
+use shared::sync::ignore_poison;
 
-/// Longest wait for the first lookup of a name, and for a connection, even if the deadline is
-/// later.
+/// Longest wait of one step, should ureq set no timeout.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Number of addresses that ureq has room for.
-const MOST_ADDRESSES: usize = 16;
-
-/// Resolver of and connector to etcd's members. Clones share their state.
+/// Connector to one host.
 #[derive(Clone, Debug)]
-pub struct Members {
-    names: Arc<DnsCache>,
-    /// Last connected address of each host.
-    used: Arc<Mutex<HashMap<Host, SocketAddr>>>,
+pub struct HostConnector {
+    host: Server,
+    dns: Arc<DnsCache>,
+    tls: Option<Arc<ClientConfig>>,
+    /// Last connected address of the host.
+    address: Arc<Mutex<Option<SocketAddr>>>,
 }
 
-impl Members {
-    /// Creates a connector that uses this DNS cache.
-    pub fn new(names: Arc<DnsCache>) -> Self {
-        let used = Arc::default();
-        Members { names, used }
-    }
-
-    /// Returns the DNS cache.
-    pub fn names(&self) -> &DnsCache {
-        &self.names
-    }
-
-    /// Reports a failure of `host`: the next connection tries another of its addresses first.
-    pub fn failed(&self, host: &Host) {
-        if let Some(address) = self.used().remove(host) {
-            self.names.failed(address);
+impl HostConnector {
+    /// Creates a connector to `host`, with TLS if `tls` is given.
+    pub fn new(host: Server, dns: Arc<DnsCache>, tls: Option<Arc<ClientConfig>>) -> Self {
+        HostConnector {
+            host,
+            dns,
+            tls,
+            address: Arc::default(),
         }
     }
 
-    /// Locks the addresses. No code panics while it holds this lock.
-    fn used(&self) -> MutexGuard<'_, HashMap<Host, SocketAddr>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reports a failure of the host: the next connection tries another of its addresses first.
+    pub fn failed(&self) {
+        if let Some(address) = ignore_poison(self.address.lock()).take() {
+            self.dns.failed(address);
+        }
     }
 }
 
-impl Resolver for Members {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        _: &Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, Error> {
-        let Host { name, port } = host(uri)?;
-        let by = Instant::now() + (*timeout.after).min(LONGEST);
-        let addresses = self.names.addresses(&name, port, by)?;
-        let mut all = self.empty();
-        for address in addresses.into_iter().take(MOST_ADDRESSES) {
-            all.push(address);
-        }
-        if all.is_empty() {
-            return Err(Error::HostNotFound);
-        }
-        Ok(all)
+impl Resolver for HostConnector {
+    /// Returns any address: the connector resolves the name itself.
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let mut addresses = self.empty();
+        addresses.push((Ipv4Addr::UNSPECIFIED, 0).into());
+        Ok(addresses)
     }
 }
 
-impl Connector for Members {
-    type Out = Tcp;
+impl Connector for HostConnector {
+    type Out = HttpStream;
 
     fn connect(
         &self,
         details: &ConnectionDetails<'_>,
         _: Option<()>,
-    ) -> Result<Option<Tcp>, Error> {
-        let by = Instant::now() + (*details.timeout.after).min(LONGEST);
-        let mut last = None;
-        let connected = connect_first(&details.addrs, by, |address, error| {
-            self.names.failed(address);
-            last = Some(error);
-        });
-        let Some((stream, address)) = connected else {
-            let error = last.map_or(Error::HostNotFound, |error| failed(error, details.timeout));
-            return Err(error);
-        };
-        self.used().insert(host(details.uri)?, address);
+    ) -> Result<Option<HttpStream>, Error> {
+        let (tls, deadline) = (self.tls.clone(), deadline(details.timeout));
+        let stream = Stream::connect(&self.host, &self.dns, tls, deadline)?;
+        *ignore_poison(self.address.lock()) = Some(stream.address());
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        Ok(Some(Tcp { stream, buffers }))
+        Ok(Some(HttpStream { stream, buffers }))
     }
 }
 
-/// Returns the host of a URI such as `http://[::1]:2379/v3/…`.
-fn host(uri: &Uri) -> Result<Host, Error> {
-    let authority = uri.authority().ok_or(Error::HostNotFound)?;
-    let name = authority.host().trim_matches(['[', ']']).to_string();
-    let port = authority.port_u16().ok_or(Error::HostNotFound)?;
-    Ok(Host { name, port })
+fn deadline(timeout: NextTimeout) -> Instant {
+    Instant::now() + (*timeout.after).min(LONGEST)
 }
 
-/// TCP connection with ureq's buffers.
+/// Stream with ureq's buffers.
 #[derive(Debug)]
-pub struct Tcp {
-    stream: TcpStream,
+pub struct HttpStream {
+    stream: Stream,
     buffers: LazyBuffers,
 }
 
-impl Transport for Tcp {
+impl Transport for HttpStream {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        let timeout = timeout.for_write();
-        self.stream.set_write_timeout(Some(left(timeout)?))?;
-        let output = &self.buffers.output()[..amount];
-        match self.stream.write_all(output) {
-            Err(error) if !is_closed_by_peer(&error) => Err(failed(error, timeout)),
-            _ => Ok(()),
-        }
+        self.stream.set_deadline(deadline(timeout));
+        Ok(self.stream.send(&self.buffers.output()[..amount])?)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        let timeout = timeout.for_read();
-        self.stream.set_read_timeout(Some(left(timeout)?))?;
-        let input = self.buffers.input_append_buf();
-        let read = loop {
-            match self.stream.read(input) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                read => break read.map_err(|error| failed(error, timeout))?,
-            }
-        };
-        self.buffers.input_appended(read);
-        Ok(read > 0)
+        self.stream.set_deadline(deadline(timeout));
+        let received = self.stream.receive(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(received);
+        Ok(received > 0)
     }
 
     /// Returns whether the connection can be reused: neither data nor an end of file waits to be
     /// read.
     fn is_open(&mut self) -> bool {
-        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
-        let waiting = rustix::net::recv(&self.stream, &mut [0; 1], flags);
-        waiting == Err(rustix::io::Errno::AGAIN)
-    }
-}
-
-/// Returns the remaining time; an error if it is 0, which is not a valid socket timeout.
-fn left(timeout: NextTimeout) -> Result<Duration, Error> {
-    match *timeout.after {
-        Duration::ZERO => Err(Error::Timeout(timeout.reason)),
-        left => Ok(left),
-    }
-}
-
-fn failed(error: io::Error, timeout: NextTimeout) -> Error {
-    match error.kind() {
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => Error::Timeout(timeout.reason),
-        _ => Error::Io(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn what_a_member_sent_before_it_closed_is_read_although_writing_fails() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        listener.accept().unwrap().0.write_all(b"why").unwrap();
-        let buffers = LazyBuffers::new(16, 16);
-        let mut tcp = Tcp { stream, buffers };
-        let timeout = || NextTimeout {
-            after: Duration::from_secs(10).into(),
-            ..NextTimeout::default()
-        };
-        // The first write makes the member reset the connection, and the next ones fail.
-        for _ in 0..3 {
-            tcp.transmit_output(1, timeout()).unwrap();
-        }
-        assert!(tcp.await_input(timeout()).unwrap());
-        assert_eq!(tcp.buffers.input(), b"why");
+        self.stream.set_deadline(Instant::now());
+        let received = self.stream.receive(&mut [0; 1]);
+        received.is_err_and(|error| error.kind() == ErrorKind::TimedOut)
     }
 }

@@ -6,21 +6,21 @@
 //! /blockchain-tcpd/NAME/young                   under a lease that is never renewed
 //! ```
 //!
-//! A server that finds no `begun` puts it there together with `young`: the list has just begun,
-//! perhaps because etcd has lost one with other servers in it. A live server that finds its own
-//! entry missing also puts `young` there: other entries may be missing for the same reason, or soon
-//! will be. While `young` exists, no server trusts the list to be complete. By the time its lease
-//! expires, every server has noticed that its own lease is gone, and has registered again.
+//! A server that finds no `begun` puts it there together with `young`: the list is new, perhaps
+//! because etcd has lost one with other servers in it. A live server that finds its own entry
+//! missing also puts `young` there: other entries may be missing for the same reason, or soon will
+//! be. While `young` exists, the membership is *unstable*: no server trusts it to be complete. By
+//! the time its lease expires, every server has noticed that its own lease is gone, and has
+//! registered again.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::client::{Compare, Etcd, Op, Pair};
+use super::client::{Etcd, Pair, delete, put};
 use crate::cluster::Member;
-use crate::cluster::error::{ClusterError, ErrorKind, cut};
+use crate::cluster::error::{ClusterError, Result, printable};
 
 /// Largest number of servers of a cluster.
 pub const MOST_SERVERS: usize = 128;
@@ -42,7 +42,7 @@ pub struct Membership {
     /// Entries of all servers.
     pub entries: Vec<Entry>,
     /// Whether the key `begun` exists.
-    pub begun: bool,
+    pub initialized: bool,
     /// Whether the key `young` exists: entries may be missing.
     pub unstable: bool,
 }
@@ -50,26 +50,26 @@ pub struct Membership {
 impl Membership {
     /// Reads the membership of the cluster `name`, as it was at one moment between the call and the
     /// return.
-    pub fn read(etcd: &mut Etcd, name: &str, by: Instant) -> Result<Self, ClusterError> {
+    pub fn read(etcd: &mut Etcd, name: &str) -> Result<Self> {
         let prefix = prefix(name);
         // The end of the keys with this prefix: '0' comes after '/'.
         let end = format!("{}0", prefix.trim_end_matches('/'));
         // The limit leaves room for servers that registered at the same moment as the last one.
-        Membership::new(&prefix, &etcd.range(&prefix, &end, MOST_SERVERS * 2, by)?)
+        Membership::new(&prefix, &etcd.range(&prefix, &end, MOST_SERVERS * 2)?)
     }
 
-    fn new(prefix: &str, pairs: &[Pair]) -> Result<Self, ClusterError> {
+    fn new(prefix: &str, pairs: &[Pair]) -> Result<Self> {
         let mut membership = Membership::default();
         for pair in pairs {
             match pair.key.strip_prefix(prefix) {
-                Some("begun") => membership.begun = true,
+                Some("begun") => membership.initialized = true,
                 Some("young") => membership.unstable = true,
                 // An entry that can't be read may belong to a server with clients.
                 key => match key.and_then(|key| entry(key, pair)) {
                     Some(entry) => membership.entries.push(entry),
                     None => {
                         let what = format!("etcd holds nonsense: {} is {}", pair.key, pair.value);
-                        return Err(ClusterError::new(ErrorKind::Refused, cut(&what)));
+                        return Err(ClusterError::refused(printable(&what)));
                     }
                 },
             }
@@ -83,43 +83,33 @@ impl Membership {
     }
 
     /// Returns whether the membership is known to be complete.
-    pub fn is_whole(&self) -> bool {
-        self.begun && !self.unstable
+    pub fn is_complete(&self) -> bool {
+        self.initialized && !self.unstable
     }
 
-    /// Writes this server's entry, and deletes those of the servers in `gone`. Fails if `begun` has
-    /// been created or deleted since the membership was read. With a lease `youth`, the membership
-    /// is unstable until that lease expires.
+    /// Writes this server's entry, and deletes those of the `stale` servers. Fails if `begun` has
+    /// been created or deleted since the membership was read. With an `unstable` lease, the
+    /// membership is unstable until that lease expires.
     pub fn write(
         &self,
         etcd: &mut Etcd,
         name: &str,
         own: &Entry,
-        gone: &[Member],
-        youth: Option<i64>,
-        by: Instant,
-    ) -> Result<(), ClusterError> {
+        stale: &[Member],
+        unstable: Option<i64>,
+    ) -> Result<()> {
         let prefix = prefix(name);
-        let (begun, unstable) = (prefix.clone() + "begun", prefix.clone() + "young");
-        let own_key = key(&prefix, own.member);
+        let [begun, young] = ["begun", "young"].map(|key| format!("{prefix}{key}"));
         let value = json!({ "advertise": own.address.to_string() }).to_string();
-        let gone: Vec<String> = gone.iter().map(|member| key(&prefix, *member)).collect();
-        let mut all = vec![Op::Put(&own_key, &value, Some(own.lease))];
-        all.extend(gone.iter().map(|key| Op::Delete(key)));
-        all.extend(youth.map(|youth| Op::Put(&unstable, "", Some(youth))));
-        let condition = match self.begun {
-            true => Compare::Is(&begun),
-            false => {
-                all.push(Op::Put(&begun, "", None));
-                Compare::IsNot(&begun)
-            }
-        };
-        match etcd.transaction(&condition, &all, by)? {
+        let mut operations = vec![put(&key(&prefix, own.member), &value, own.lease)];
+        operations.extend(stale.iter().map(|member| delete(&key(&prefix, *member))));
+        operations.extend(unstable.map(|lease| put(&young, "", lease)));
+        if !self.initialized {
+            operations.push(put(&begun, "", 0));
+        }
+        match etcd.transaction((&begun, self.initialized), &operations)? {
             true => Ok(()),
-            false => Err(ClusterError::new(
-                ErrorKind::Refused,
-                "the roster has begun anew meanwhile",
-            )),
+            false => Err(ClusterError::refused("the roster has begun anew meanwhile")),
         }
     }
 }
@@ -150,54 +140,46 @@ fn entry(key: &str, pair: &Pair) -> Option<Entry> {
 mod tests {
     use super::*;
 
-    fn pair(key: &str, value: &str) -> Pair {
-        let (key, value) = (format!("/blockchain-tcpd/a/{key}"), value.to_string());
-        Pair {
-            key,
-            value,
-            lease: 7,
-        }
-    }
-
     #[test]
-    fn what_was_written_is_read_and_nonsense_is_no_server() {
+    fn only_keys_that_a_server_writes_are_parsed() {
         let (id, incarnation) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let member = Member { id, incarnation };
-        let written = key("members-of/", member);
-        assert_eq!(written, format!("members-of/members/{id}/{incarnation}"));
-        let one = pair(
-            &format!("members/{id}/{incarnation}"),
-            r#"{"advertise":"[::1]:5"}"#,
+        let path = key("", member);
+        let read = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<Pair> = pairs
+                .iter()
+                .map(|(key, value)| Pair {
+                    key: format!("{}{key}", prefix("a")),
+                    value: value.to_string(),
+                    lease: 7,
+                })
+                .collect();
+            Membership::new(&prefix("a"), &pairs)
+        };
+        let (own, begun, young) = (
+            (&*path, r#"{"advertise":"[::1]:5"}"#),
+            ("begun", ""),
+            ("young", ""),
         );
-        let read = |pairs: &[Pair]| Membership::new("/blockchain-tcpd/a/", pairs);
-        let membership = read(&[pair("begun", ""), one.clone()]).unwrap();
-        let address = "[::1]:5".parse().unwrap();
-        assert_eq!(
-            membership.find(member),
-            Some(&Entry {
-                member,
-                address,
-                lease: 7
-            })
-        );
-        assert!(membership.is_whole());
-        assert!(
-            !read(&[pair("begun", ""), one, pair("young", "")])
-                .unwrap()
-                .is_whole()
-        );
-        assert!(!read(&[]).unwrap().is_whole());
+        let membership = read(&[begun, own]).unwrap();
+        let (address, lease) = ("[::1]:5".parse().unwrap(), 7);
+        let entry = Entry {
+            member,
+            address,
+            lease,
+        };
+        assert_eq!(membership.find(member), Some(&entry));
+        assert!(membership.is_complete());
+        assert!(!read(&[begun, own, young]).unwrap().is_complete());
+        assert!(!read(&[]).unwrap().is_complete());
         for (key, value) in [
-            (format!("members/{id}"), "{}"),
-            (format!("members/{id}/{incarnation}"), "{}"),
-            (
-                format!("members/{id}/{incarnation}"),
-                r#"{"advertise":"a:5"}"#,
-            ),
-            (format!("members/{id}/x"), r#"{"advertise":"[::1]:5"}"#),
-            ("else".to_string(), ""),
+            ("members/x", own.1),
+            (&format!("members/{id}/x"), own.1),
+            (&path, "{}"),
+            (&path, r#"{"advertise":"a:5"}"#),
+            ("else", ""),
         ] {
-            assert!(read(&[pair(&key, value)]).is_err(), "{key}");
+            assert!(read(&[(key, value)]).is_err(), "{key} {value}");
         }
     }
 }

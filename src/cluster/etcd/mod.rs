@@ -22,7 +22,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
@@ -30,17 +30,17 @@ use log::{debug, warn};
 use self::client::Etcd;
 use self::membership::{Entry, Membership};
 pub use self::peer_request::answer;
-use self::peers::{ParsedArgs, Peers};
+use self::peers::Peers;
 pub use self::registration::Registration;
 use self::tombstones::Tombstones;
 use self::transport::EtcdTransport;
-use super::{Member, STACK_SIZE, Settings, Stats, Unavailable};
+use super::{Node, STACK_SIZE, Unavailable};
 use crate::error::Error;
 use crate::log_throttle::Incident;
 use crate::thread;
 use shared::clock::Nanos;
 use shared::dial::DnsCache;
-use shared::sync::atomic::AtomicUsize;
+use shared::sync::ignore_poison;
 
 /// Longest duration of a poll.
 const DEADLINE: Duration = Duration::from_millis(750);
@@ -56,7 +56,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Pause after a panic, which the panic hook logs.
-const PAUSE: Duration = Duration::from_millis(100);
+const PANIC_PAUSE: Duration = Duration::from_millis(100);
 
 /// Shared by the questions and the thread that polls.
 #[derive(Default)]
@@ -65,7 +65,7 @@ pub struct CensusService {
     /// Notified of a question, or of the end.
     asked: Condvar,
     /// Notified of the end of a poll, or of all polls.
-    over: Condvar,
+    completed: Condvar,
 }
 
 #[derive(Default)]
@@ -84,88 +84,82 @@ struct State {
 
 #[derive(Clone, Copy)]
 struct Poll {
-    begun: Nanos,
-    ended: Nanos,
+    start: Nanos,
+    end: Nanos,
     result: Result<u64, Unavailable>,
 }
 
 impl State {
+    /// Returns the answer to a question that was read when it was `asked`, if there is one.
+    fn answer(&self, asked: Nanos) -> Option<Result<u64, Unavailable>> {
+        let last = self.last?;
+        // A failure that ended after the question was read is a valid answer to it: servers that
+        // can't be reached now were not asked too early, and an error is not a wrong number.
+        let failed_since = self.fail_fast_since.map_or(asked, |since| since.min(asked));
+        let is_valid = last.start >= asked || last.result.is_err() && last.end >= failed_since;
+        is_valid.then_some(last.result)
+    }
+
     /// Returns whether a question was read after the last poll began.
     fn is_asked(&self) -> bool {
-        let begun = self.last.map(|last| last.begun);
-        self.asked.is_some() && self.asked > begun
+        self.asked.is_some() && self.asked > self.last.map(|last| last.start)
     }
 }
 
 impl CensusService {
-    /// Starts to poll. `clients` is this server's own number of clients.
-    pub fn start(
+    /// Starts to poll.
+    fn start(
         self: &Arc<Self>,
-        settings: Arc<Settings>,
-        names: Arc<DnsCache>,
-        member: Member,
-        clients: Arc<AtomicUsize>,
-        stats: Arc<Stats>,
+        node: Arc<Node>,
+        dns: Arc<DnsCache>,
         tombstones: Arc<Tombstones>,
     ) -> Result<(), Error> {
-        let rounds = Poller {
+        let poller = Poller {
             service: self.clone(),
-            etcd: Etcd::new(EtcdTransport::new(settings.clone(), names, PATIENCE)),
-            settings,
-            member,
-            clients,
-            stats,
+            etcd: Etcd::new(EtcdTransport::new(node.settings.clone(), dns, PATIENCE)),
+            node,
             tombstones,
             peers: Peers::default(),
-            silence: Incident::new("WHO is unavailable: a server of the cluster does not answer"),
+            incident: Incident::new("WHO is unavailable: a server of the cluster does not answer"),
             silent: HashSet::new(),
         };
-        self.lock().is_open = true;
-        let spawned = thread::spawn_with("census", STACK_SIZE, move || rounds.run());
-        self.lock().is_open = spawned.is_ok();
+        ignore_poison(self.state.lock()).is_open = true;
+        let spawned = thread::spawn_with("census", STACK_SIZE, move || poller.run());
+        ignore_poison(self.state.lock()).is_open = spawned.is_ok();
         spawned.map(|_| ())
     }
 
     /// From now on, no question waits for another poll after a failed one: the clients are about to
     /// be released in a handover.
     pub fn fail_fast(&self) {
-        self.lock().fail_fast_since = Some(Nanos::now());
+        ignore_poison(self.state.lock()).fail_fast_since = Some(Nanos::now());
     }
 
     /// Stops polling. Questions that wait are answered at once.
     pub fn stop(&self) {
-        self.lock().is_stopped = true;
+        ignore_poison(self.state.lock()).is_stopped = true;
         self.asked.notify_all();
     }
 
     /// Returns the number of clients of all servers, for a question that was read when it was
     /// `asked`.
     pub fn clients(&self, asked: Nanos) -> Result<u64, Unavailable> {
-        let mut state = self.lock();
+        let mut state = ignore_poison(self.state.lock());
         loop {
-            let last = state.last;
-            let since = state
-                .fail_fast_since
-                .map_or(asked, |fail_fast_since| fail_fast_since.min(asked));
-            match last {
-                Some(last) if last.begun >= asked => return last.result,
-                // A failure that ended after the question was read is a valid answer to it: servers
-                // that can't be reached now were not asked too early, and an error is not a wrong
-                // number.
-                Some(last) if last.ended >= since && last.result.is_err() => return last.result,
-                _ => {}
+            if let Some(answer) = state.answer(asked) {
+                return answer;
             }
             let waited = Duration::from_nanos(asked.until(Nanos::now()));
             let left = LONGEST.saturating_sub(waited);
             if !state.is_open || left.is_zero() {
-                let failed = last.and_then(|last| last.result.err());
+                let failed = state.last.and_then(|last| last.result.err());
                 return Err(failed.unwrap_or(Unavailable::Registry));
             }
             if state.asked < Some(asked) {
                 state.asked = Some(asked);
                 self.asked.notify_all();
             }
-            let waited = self.over.wait_timeout(state, left);
+            let waited = self.completed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -173,53 +167,33 @@ impl CensusService {
     /// Waits until a poll is due. Returns whether a question asks for it; `None` if the thread is
     /// to end.
     fn wait(&self) -> Option<bool> {
-        let mut state = self.lock();
-        let idle = Instant::now() + IDLE;
-        loop {
-            let left = idle.saturating_duration_since(Instant::now());
-            match () {
-                () if state.is_stopped => return None,
-                () if state.is_asked() => return Some(true),
-                () if left.is_zero() => return Some(false),
-                () => {}
-            }
-            let waited = self.asked.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let is_idle = |state: &mut State| !state.is_stopped && !state.is_asked();
+        let state = ignore_poison(self.state.lock());
+        let waited = self.asked.wait_timeout_while(state, IDLE, is_idle);
+        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        (!state.is_stopped).then(|| state.is_asked())
     }
 
-    fn tell(&self, begun: Nanos, result: Result<u64, Unavailable>) {
-        let ended = Nanos::now();
-        self.lock().last = Some(Poll {
-            begun,
-            ended,
-            result,
-        });
-        self.over.notify_all();
+    fn complete(&self, start: Nanos, result: Result<u64, Unavailable>) {
+        let end = Nanos::now();
+        ignore_poison(self.state.lock()).last = Some(Poll { start, end, result });
+        self.completed.notify_all();
     }
 
     fn close(&self) {
-        self.lock().is_open = false;
-        self.over.notify_all();
-    }
-
-    /// Locks the state. No code panics while it holds this lock.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.state.lock()).is_open = false;
+        self.completed.notify_all();
     }
 }
 
 /// The thread that polls the cluster.
 struct Poller {
     service: Arc<CensusService>,
+    node: Arc<Node>,
     etcd: Etcd,
-    settings: Arc<Settings>,
-    member: Member,
-    clients: Arc<AtomicUsize>,
-    stats: Arc<Stats>,
     tombstones: Arc<Tombstones>,
     peers: Peers,
-    silence: Incident,
+    incident: Incident,
     /// Servers that have not answered during the current incident.
     silent: HashSet<SocketAddr>,
 }
@@ -228,80 +202,73 @@ impl Poller {
     fn run(mut self) {
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.peers = Peers::default();
-            std::thread::park_timeout(PAUSE);
+            std::thread::park_timeout(PANIC_PAUSE);
         }
-        self.silence.resolve(true);
+        self.incident.resolve(true);
         self.service.close();
     }
 
     fn serve(&mut self) {
         while let Some(is_asked) = self.service.wait() {
-            let begun = Nanos::now();
-            let result = self.round();
-            if !self.silence.resolve(false) {
+            let start = Nanos::now();
+            let result = self.poll();
+            if !self.incident.resolve(false) {
                 self.silent.clear();
             }
             if is_asked {
-                self.stats.census(result.is_ok());
+                self.node.stats.count_census(result.is_ok());
             }
-            self.service.tell(begun, result);
+            self.service.complete(start, result);
         }
     }
 
-    fn round(&mut self) -> Result<u64, Unavailable> {
+    fn poll(&mut self) -> Result<u64, Unavailable> {
         let deadline = Instant::now() + DEADLINE;
-        let (etcd, name, member) = (&mut self.etcd, &self.settings.name, self.member);
-        let tombstones = &self.tombstones;
-        let mut missing = Vec::new();
-        let mut look = || {
-            let (others, tombstones) = others(etcd, name, member, tombstones, deadline)?;
-            missing = tombstones;
+        self.etcd.set_deadline(deadline);
+        let (node, etcd, tombstones) = (&self.node, &mut self.etcd, &self.tombstones);
+        let mut removed = Vec::new();
+        let mut refresh = || {
+            let (others, tombstones) = read_others(node, etcd, tombstones)?;
+            removed = tombstones;
             Ok(others)
         };
-        let others = look()?;
-        match self.peers.ask(&others, deadline, &mut look) {
-            ParsedArgs::All(servers, clients) => {
-                self.look_for(&missing, deadline)?;
-                let here = self.clients.load(Ordering::SeqCst) as u64;
-                // Checked after the count is read: after the withdrawal the count is no longer
-                // known here.
-                if self.stats.is_withdrawn() {
-                    return Err(Unavailable::Outside);
+        let others = refresh()?;
+        let answers = self.peers.poll(&others, deadline, &mut refresh)?;
+        if !answers.errors.is_empty() {
+            for (index, (address, error)) in answers.errors.iter().enumerate() {
+                let begins = index == 0 && self.incident.record(error);
+                if self.silent.insert(*address) && !begins {
+                    warn!(reason:% = error; "another server of the cluster does not answer");
                 }
-                let clients = clients.saturating_add(here);
-                self.stats.heard(servers + 1, clients);
-                Ok(clients)
             }
-            ParsedArgs::Some {
-                answered,
-                members,
-                silences,
-            } => {
-                for (index, silence) in silences.iter().enumerate() {
-                    let begins = index == 0 && self.silence.record(silence);
-                    if self.silent.insert(silence.address) && !begins {
-                        warn!(reason:% = silence; "another server of the cluster does not answer");
-                    }
-                }
-                Err(Unavailable::Silent {
-                    answered: answered + 1,
-                    members: members + 1,
-                })
-            }
-            ParsedArgs::None(unavailable) => Err(unavailable),
+            let answered = answers.servers + 1;
+            // There are at most `MOST_SERVERS`.
+            let members = answered + answers.errors.len() as u16;
+            return Err(Unavailable::Silent { answered, members });
         }
+        self.check_removed(&removed, deadline)?;
+        let own = self.node.clients.load(Ordering::SeqCst) as u64;
+        // Checked after the count is read: after the deregistration the count is no longer known
+        // here.
+        if self.node.stats.is_deregistered() {
+            return Err(Unavailable::Outside);
+        }
+        let clients = answers.clients.saturating_add(own);
+        let servers = u64::from(answers.servers) + 1;
+        self.node.stats.set_total(servers, clients);
+        Ok(clients)
     }
 
     /// Returns an error if a server that has disappeared from the membership is alive: the
     /// membership lacks it, and the sum lacks its clients.
-    fn look_for(&mut self, missing: &[Entry], deadline: Instant) -> Result<(), Unavailable> {
-        if missing.is_empty() {
+    fn check_removed(&mut self, removed: &[Entry], deadline: Instant) -> Result<(), Unavailable> {
+        if removed.is_empty() {
             return Ok(());
         }
-        let alive = self.peers.alive(missing, deadline);
-        for entry in missing {
+        let alive = self.peers.alive(removed, deadline);
+        for entry in removed {
             if !alive.contains(&entry.member) {
-                self.tombstones.forget(entry.member);
+                self.tombstones.remove(entry.member);
             }
         }
         match alive[..] {
@@ -311,30 +278,28 @@ impl Poller {
     }
 }
 
-/// Returns all other servers, and those that have recently disappeared. Fails unless etcd answers
-/// and lists this server.
-fn others(
+/// Reads all other servers from etcd, and those that have recently disappeared. Fails unless etcd
+/// answers and lists this server.
+fn read_others(
+    node: &Node,
     etcd: &mut Etcd,
-    name: &str,
-    member: Member,
     tombstones: &Tombstones,
-    by: Instant,
 ) -> Result<(Vec<Entry>, Vec<Entry>), Unavailable> {
-    let membership = Membership::read(etcd, name, by).map_err(|trouble| {
+    let membership = Membership::read(etcd, &node.settings.name).map_err(|error| {
         // The registration logs this if it lasts.
-        debug!(reason:% = trouble; "no census: the roster can't be read");
+        debug!(reason:% = error; "no census: the membership can't be read");
         Unavailable::Registry
     })?;
-    let missing = tombstones.compare(&membership);
-    if membership.find(member).is_none() {
+    let removed = tombstones.update(&membership);
+    if membership.find(node.member).is_none() {
         return Err(Unavailable::Outside);
     }
-    if !membership.is_whole() {
+    if !membership.is_complete() {
         return Err(Unavailable::Unstable);
     }
-    let others = membership.entries.into_iter();
-    let others = others.filter(|entry| entry.member != member);
-    Ok((others.collect(), missing))
+    let mut others = membership.entries;
+    others.retain(|entry| entry.member != node.member);
+    Ok((others, removed))
 }
 
 #[cfg(test)]
@@ -344,42 +309,42 @@ mod tests {
     /// Creates a service without a thread: the test completes the polls itself.
     fn open() -> Arc<CensusService> {
         let service = Arc::new(CensusService::default());
-        service.lock().is_open = true;
+        ignore_poison(service.state.lock()).is_open = true;
         service
     }
 
     #[test]
-    fn only_a_round_that_begins_after_the_question_answers_it_with_a_number() {
+    fn only_a_poll_that_begins_after_the_question_answers_it_with_a_number() {
         let (service, before) = (open(), Nanos::now());
         let asked = Nanos::now();
-        service.tell(before, Ok(1));
+        service.complete(before, Ok(1));
         let waiting = service.clone();
         let answer = std::thread::spawn(move || waiting.clients(asked));
         assert_eq!(service.wait(), Some(true));
-        service.tell(before, Ok(2));
-        service.tell(Nanos::now(), Ok(3));
+        service.complete(before, Ok(2));
+        service.complete(Nanos::now(), Ok(3));
         assert_eq!(answer.join().unwrap(), Ok(3));
         assert_eq!(service.clients(asked), Ok(3), "for all who asked by then");
     }
 
     #[test]
-    fn a_round_that_fails_answers_all_who_wait() {
+    fn a_failed_poll_answers_all_waiting_questions() {
         let (service, before) = (open(), Nanos::now());
         let asked = Nanos::now();
-        service.tell(before, Err(Unavailable::Registry));
+        service.complete(before, Err(Unavailable::Registry));
         assert_eq!(service.clients(asked), Err(Unavailable::Registry));
     }
 
     #[test]
-    fn who_hurries_waits_in_vain_once() {
+    fn fail_fast_waits_for_one_failed_poll() {
         let service = open();
-        service.tell(Nanos::now(), Err(Unavailable::Registry));
+        service.complete(Nanos::now(), Err(Unavailable::Registry));
         service.fail_fast();
         let asked = Nanos::now();
         let waiting = service.clone();
         let answer = std::thread::spawn(move || waiting.clients(asked));
         assert_eq!(service.wait(), Some(true), "that was before");
-        service.tell(Nanos::now(), Err(Unavailable::Unstable));
+        service.complete(Nanos::now(), Err(Unavailable::Unstable));
         assert_eq!(answer.join().unwrap(), Err(Unavailable::Unstable));
         let later = Nanos::now();
         assert_eq!(service.clients(later), Err(Unavailable::Unstable));
@@ -387,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_long_and_nobody_for_one_who_has_gone() {
+    fn a_wait_is_bounded_and_ends_with_the_service() {
         let (service, asked) = (open(), Nanos::now());
         assert_eq!(service.clients(asked), Err(Unavailable::Registry));
         let waited = Duration::from_nanos(asked.until(Nanos::now()));

@@ -1,6 +1,9 @@
 //! Peer polling: one thread asks all other servers for their number of clients, concurrently, over
 //! kept-alive connections.
 //!
+//! This is a loop around `poll(2)`, because ureq, which asks etcd, blocks in each request: up to 127
+//! servers would need as many threads, or wait for each other, to answer within one deadline.
+//!
 //! A server in a handover closes its connections but keeps listening, so a new connection is
 //! answered by the next process. A server that refuses a connection may have left, so the
 //! membership is read again before the next attempt.
@@ -13,32 +16,26 @@ use rustix::event::PollFd;
 use uuid::Uuid;
 
 use super::membership::Entry;
-use super::peer_request::{PeerError, PeerRequest};
+use super::peer_request::PeerRequest;
 use crate::cluster::{Member, Unavailable};
 use crate::waker::poll_until;
 
-/// Pause before servers that could not be asked are asked again. It doubles with each attempt,
-/// because each attempt reads the membership, and all servers do that for one that refuses.
-const AGAIN: Duration = Duration::from_millis(20);
+/// Pause before failed requests are repeated. It doubles with each attempt, because each attempt
+/// reads the membership, and all servers do that for one that refuses.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Longest pause.
-const LONGEST_AGAIN: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Result of a poll.
-pub enum ParsedArgs {
-    /// Number of servers and sum of their clients.
-    All(u64, u64),
-    /// Some servers did not answer.
-    Some {
-        /// Number of servers that answered.
-        answered: u16,
-        /// Reasons of the servers that did not answer.
-        silences: Vec<PeerError>,
-        /// Number of servers that were asked.
-        members: u16,
-    },
-    /// The membership could not be read again.
-    None(Unavailable),
+#[derive(Default)]
+pub struct Answers {
+    /// Number of servers that answered.
+    pub servers: u16,
+    /// Sum of their clients.
+    pub clients: u64,
+    /// Addresses and errors of all other servers.
+    pub errors: Vec<(SocketAddr, String)>,
 }
 
 /// Kept-alive connections by the incarnation of the server.
@@ -46,62 +43,44 @@ pub enum ParsedArgs {
 pub struct Peers(HashMap<Uuid, (SocketAddr, TcpStream)>);
 
 impl Peers {
-    /// Asks all `peers` until the deadline. Calls `again` for the current membership before failed
+    /// Asks all `peers` until the deadline. Calls `refresh` for the current membership before failed
     /// requests are repeated.
-    pub fn ask(
+    pub fn poll(
         &mut self,
         peers: &[Entry],
         deadline: Instant,
-        again: &mut dyn FnMut() -> Result<Vec<Entry>, Unavailable>,
-    ) -> ParsedArgs {
-        let mut requests: Vec<PeerRequest> = peers.iter().map(|peer| self.begin(*peer)).collect();
-        let mut look = Instant::now() + AGAIN;
-        let mut pause = AGAIN;
-        loop {
-            let is_open = |request: &&PeerRequest| !request.is_answered();
-            if !requests.iter().any(|request| is_open(&request)) {
-                return ParsedArgs::All(requests.len() as u64, self.end(requests));
-            }
+        refresh: &mut dyn FnMut() -> Result<Vec<Entry>, Unavailable>,
+    ) -> Result<Answers, Unavailable> {
+        let mut requests: Vec<PeerRequest> = peers.iter().map(|peer| self.start(*peer)).collect();
+        let mut pause = FIRST_PAUSE;
+        let mut next = Instant::now() + pause;
+        let mut result = Ok(());
+        while result.is_ok() && !requests.iter().all(PeerRequest::is_answered) {
             let now = Instant::now();
             if now >= deadline {
-                let silent = requests.iter().filter(is_open);
-                let silences: Vec<PeerError> = silent.map(PeerRequest::silence).collect();
-                let all = requests.len();
-                let answered = all - silences.len();
-                // The number of servers is at most `MOST_SERVERS`.
-                let (answered, members) = (answered as u16, all as u16);
-                // Closes the connections of silent servers: a late answer would be taken for the
-                // answer to the next question.
-                self.end(requests);
-                return ParsedArgs::Some {
-                    answered,
-                    silences,
-                    members,
+                break;
+            }
+            let any_failed = requests.iter().any(PeerRequest::has_failed);
+            if any_failed && now >= next {
+                result = refresh().map(|peers| self.update(&mut requests, &peers));
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                next = Instant::now() + pause;
+            } else {
+                let until = if any_failed {
+                    next.min(deadline)
+                } else {
+                    deadline
                 };
+                wait(&mut requests, until);
             }
-            let mut until = deadline;
-            if requests.iter().any(PeerRequest::has_failed) {
-                if now >= look {
-                    match again() {
-                        Ok(peers) => self.follow(&mut requests, &peers),
-                        Err(unavailable) => {
-                            self.end(requests);
-                            return ParsedArgs::None(unavailable);
-                        }
-                    }
-                    pause = (pause * 2).min(LONGEST_AGAIN);
-                    look = Instant::now() + pause;
-                    continue;
-                }
-                until = until.min(look);
-            }
-            wait(&mut requests, until);
         }
+        let answers = self.finish(requests);
+        result.map(|()| answers)
     }
 
     /// Returns the `peers` that answer before the deadline.
     pub fn alive(&mut self, peers: &[Entry], deadline: Instant) -> Vec<Member> {
-        let mut requests: Vec<PeerRequest> = peers.iter().map(|peer| self.begin(*peer)).collect();
+        let mut requests: Vec<PeerRequest> = peers.iter().map(|peer| self.start(*peer)).collect();
         let is_open = |request: &PeerRequest| request.polled().is_some();
         while requests.iter().any(is_open) && Instant::now() < deadline {
             wait(&mut requests, deadline);
@@ -111,15 +90,15 @@ impl Peers {
     }
 
     /// Starts a request, over the kept-alive connection if there is one.
-    fn begin(&mut self, peer: Entry) -> PeerRequest {
+    fn start(&mut self, peer: Entry) -> PeerRequest {
         let kept = self.0.remove(&peer.member.incarnation);
         let kept = kept.filter(|(address, _)| *address == peer.address);
-        PeerRequest::begin(peer, kept.map(|(_, socket)| socket))
+        PeerRequest::new(peer, kept.map(|(_, socket)| socket))
     }
 
-    /// Follows a changed membership: drops the requests to servers that are gone, starts those to
-    /// new ones, and repeats those that failed.
-    fn follow(&mut self, requests: &mut Vec<PeerRequest>, peers: &[Entry]) {
+    /// Updates the requests for a changed membership: drops those to servers that are gone, starts
+    /// those to new ones, and repeats those that failed.
+    fn update(&mut self, requests: &mut Vec<PeerRequest>, peers: &[Entry]) {
         let is_same = |request: &PeerRequest, peer: &Entry| {
             (request.peer.member, request.peer.address) == (peer.member, peer.address)
         };
@@ -128,39 +107,39 @@ impl Peers {
             match requests.iter_mut().find(|request| is_same(request, peer)) {
                 Some(request) if request.has_failed() => request.connect(),
                 Some(_) => {}
-                None => requests.push(self.begin(*peer)),
+                None => requests.push(self.start(*peer)),
             }
         }
     }
 
-    /// Keeps the connections of servers that have answered, and closes all others. Returns the sum
-    /// of their clients.
-    fn end(&mut self, requests: Vec<PeerRequest>) -> u64 {
+    /// Keeps the connections of servers that have answered, and closes all others: a late answer
+    /// would be taken for the answer to the next question.
+    fn finish(&mut self, requests: Vec<PeerRequest>) -> Answers {
         self.0.clear();
-        let mut clients = 0u64;
+        let mut answers = Answers::default();
         for request in requests {
             let peer = request.peer;
-            if let Some((number, socket)) = request.end() {
-                clients = clients.saturating_add(number);
-                let socket = socket.map(|socket| (peer.address, socket));
-                self.0
-                    .extend(socket.map(|kept| (peer.member.incarnation, kept)));
+            let Some(clients) = request.clients else {
+                answers.errors.push((peer.address, request.error()));
+                continue;
+            };
+            answers.servers += 1;
+            answers.clients = answers.clients.saturating_add(clients);
+            if let Some(connection) = request.connection {
+                let incarnation = peer.member.incarnation;
+                self.0.insert(incarnation, (peer.address, connection));
             }
         }
-        clients
+        answers
     }
 }
 
 /// Waits until a request is ready, or until `until`, and advances the ready requests.
 fn wait(requests: &mut [PeerRequest], until: Instant) {
-    let mut polled = Vec::new();
-    let mut whose = Vec::new();
-    for (index, request) in requests.iter().enumerate() {
-        if let Some((socket, events)) = request.polled() {
-            polled.push(PollFd::new(socket, events));
-            whose.push(index);
-        }
-    }
+    let open = requests.iter().filter_map(PeerRequest::polled);
+    let mut polled: Vec<_> = open
+        .map(|(socket, events)| PollFd::new(socket, events))
+        .collect();
     if poll_until(&mut polled, until).is_err() {
         // An interruption or a lack of memory: both are temporary, and the caller has a deadline.
         std::thread::park_timeout(Duration::from_millis(1));
@@ -168,8 +147,11 @@ fn wait(requests: &mut [PeerRequest], until: Instant) {
     }
     let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
     drop(polled);
-    for (index, _) in whose.into_iter().zip(ready).filter(|(_, ready)| *ready) {
-        requests[index].go_on();
+    let open = requests
+        .iter_mut()
+        .filter(|request| request.polled().is_some());
+    for (request, _) in open.zip(ready).filter(|(_, is_ready)| *is_ready) {
+        request.advance();
     }
 }
 
@@ -187,16 +169,24 @@ mod tests {
         incarnation: Uuid::from_u128(2),
     };
 
-    /// Starts a server that answers `questions` requests on each connection; returns its entry.
-    fn server(questions: usize) -> Entry {
+    fn entry(id: u128, address: SocketAddr) -> Entry {
+        let id = Uuid::from_u128(id);
+        Entry {
+            member: Member { id, ..ME },
+            address,
+            lease: 0,
+        }
+    }
+
+    /// Starts a server that answers this number of requests on each connection.
+    fn server(requests: usize) -> Entry {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             for socket in listener.incoming() {
                 let mut socket = socket.unwrap();
-                for _ in 0..questions {
-                    let mut question = [0; 1024];
-                    if socket.read(&mut question).unwrap_or(0) == 0 {
+                for _ in 0..requests {
+                    if socket.read(&mut [0; 1024]).unwrap_or(0) == 0 {
                         break;
                     }
                     let reply = Response::text(200, &answer(ME, 7)).encode(false, true);
@@ -204,72 +194,49 @@ mod tests {
                 }
             }
         });
-        let (member, lease) = (ME, 0);
-        Entry {
-            member,
-            address,
-            lease,
-        }
+        entry(1, address)
     }
 
-    #[test]
-    fn a_kept_connection_that_was_closed_is_no_silence() {
-        for questions in 1..3 {
-            let (entry, mut peers) = (server(questions), Peers::default());
-            for _ in 0..10 {
-                let deadline = Instant::now() + Duration::from_secs(10);
-                let asked = peers.ask(&[entry], deadline, &mut || {
-                    unreachable!("nobody has gone");
-                });
-                assert!(matches!(asked, ParsedArgs::All(1, 7)));
-            }
-        }
-    }
-
-    #[test]
-    fn who_has_gone_meanwhile_is_not_waited_for_and_who_has_come_is() {
-        let gone = {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = listener.local_addr().unwrap();
-            let member = Member {
-                id: Uuid::from_u128(9),
-                ..ME
-            };
-            Entry {
-                member,
-                address,
-                lease: 0,
-            }
-        };
-        let (here, mut peers) = (server(9), Peers::default());
-        let deadline = || Instant::now() + Duration::from_secs(10);
-        let asked = peers.ask(&[gone, here], deadline(), &mut || Ok(vec![here]));
-        assert!(matches!(asked, ParsedArgs::All(1, 7)));
-        let asked = peers.ask(&[gone], deadline(), &mut || Ok(vec![here]));
-        assert!(matches!(asked, ParsedArgs::All(1, 7)));
-        let soon = Instant::now() + Duration::from_millis(750);
-        let mut looks = 0;
-        let asked = peers.ask(&[here, gone], soon, &mut || {
-            looks += 1;
-            Ok(vec![here, gone])
+    fn poll(
+        peers: &mut Peers,
+        asked: &[Entry],
+        then: &[Entry],
+        milliseconds: u64,
+    ) -> (Answers, u32) {
+        let mut refreshed = 0;
+        let deadline = Instant::now() + Duration::from_millis(milliseconds);
+        let answers = peers.poll(asked, deadline, &mut || {
+            refreshed += 1;
+            Ok(then.to_vec())
         });
+        (answers.unwrap(), refreshed)
+    }
+
+    #[test]
+    fn a_closed_kept_alive_connection_is_not_an_error() {
+        for requests in 1..3 {
+            let (peer, mut peers) = (server(requests), Peers::default());
+            for _ in 0..10 {
+                let (answers, refreshed) = poll(&mut peers, &[peer], &[], 10_000);
+                assert_eq!((answers.servers, answers.clients, refreshed), (1, 7, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn the_membership_is_refreshed_while_a_server_refuses() {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+        let (gone, here, mut peers) = (entry(9, gone.unwrap()), server(9), Peers::default());
+        for asked in [&[gone, here][..], &[gone]] {
+            let (answers, _) = poll(&mut peers, asked, &[here], 10_000);
+            assert_eq!((answers.servers, answers.clients), (1, 7));
+            assert!(answers.errors.is_empty());
+        }
+        let (answers, refreshed) = poll(&mut peers, &[here, gone], &[here, gone], 750);
         // Attempts after 20, 60, 140, 300, 500 and 700 ms, if the machine is not busy.
-        assert!(
-            (1..=6).contains(&looks),
-            "the roster was read {looks} times"
-        );
-        let ParsedArgs::Some {
-            answered,
-            members,
-            silences,
-        } = asked
-        else {
-            panic!("nobody is there");
-        };
-        let [PeerError { address, why }] = &silences[..] else {
-            panic!("{silences:?}");
-        };
-        assert_eq!((answered, members, *address), (1, 2, gone.address));
-        assert_eq!(why, "Connection refused");
+        assert!((1..=6).contains(&refreshed), "{refreshed}");
+        let error = format!("{}: Connection refused", gone.address);
+        assert_eq!(answers.errors, [(gone.address, error)]);
+        assert_eq!(answers.servers, 1);
     }
 }

@@ -1,8 +1,9 @@
-//! Heartbeat: the thread that publishes this server's count, receives the totals, and reconnects
+//! Heartbeat: the thread that publishes this server's count, receives the sums, and reconnects
 //! after an error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -12,89 +13,88 @@ use uuid::Uuid;
 
 use super::connection::RedisConnection;
 use super::master_resolver::MasterResolver;
-use super::snapshot::{Message, Reply, Snapshot};
-use super::{Order, Others, Source};
-use crate::cluster::backoff;
-use crate::cluster::error::{ClusterError, ErrorKind};
+use super::snapshot::{Snapshot, parse_message, parse_reply};
+use super::{Control, Mode, Others};
+use crate::cluster::error::{ClusterError, ErrorKind, Result};
 use crate::cluster::outage::Outage;
-use crate::cluster::settings::{Backend, Settings};
-use crate::cluster::stats::Stats;
+use crate::cluster::settings::Backend;
+use crate::cluster::{Node, backoff};
 use crate::waker::poll_until;
-use shared::clock::Millis;
+use shared::clock::{Millis, milliseconds};
+use shared::sync::ignore_poison;
 
 /// Number of heartbeat intervals after which the script recounts the stored sum, in case somebody
 /// has changed it.
-const CHECK: u32 = 120;
+const RECOUNT: u32 = 120;
 
 /// Shortest time in which changes are collected before they are published together.
-const GATHER: Duration = Duration::from_millis(5);
+const COLLECT: Duration = Duration::from_millis(5);
 
 /// Collection time for each server of the cluster: the more servers, the less often each publishes
 /// its changes.
-const GATHER_EACH: Duration = Duration::from_micros(50);
+const COLLECT_PER_SERVER: Duration = Duration::from_micros(50);
 
 const SCRIPT: &str = include_str!("heartbeat.lua");
 
-/// Kind of a heartbeat.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Act {
-    /// First heartbeat on a connection; replaces the entry of a previous process with the same id.
-    Join,
-    Publish,
-    /// Last heartbeat.
-    Leave,
-}
+/// First heartbeat on a connection; replaces the entry of a previous process with the same id.
+const JOIN: &str = "join";
+/// Heartbeat, as the script knows it.
+const BEAT: &str = "beat";
+/// Last heartbeat, which removes this server.
+const LEAVE: &str = "leave";
 
 /// State of the heartbeat thread.
 pub struct Heartbeat {
-    settings: Arc<Settings>,
-    resolver: MasterResolver,
-    source: Source,
+    node: Arc<Node>,
+    control: Arc<Control>,
     others: Arc<Others>,
-    stats: Arc<Stats>,
+    resolver: MasterResolver,
     /// Dropped after the first reply.
-    first: Option<Sender<()>>,
+    replied: Option<Sender<()>>,
     script: Script,
+    /// Interval between heartbeats.
+    interval: Duration,
     /// Sequence number of the last heartbeat.
     sequence: u64,
     /// Time of the Redis server in milliseconds, and when it was received.
     clock: (u64, Instant),
     /// Epoch and version of the last known state in Redis.
-    seen: Option<(Vec<u8>, u64)>,
+    known: Option<(Vec<u8>, u64)>,
     /// Count of the other servers before Redis lost state, and until when it is used as a minimum.
-    kept: Option<(u64, Instant)>,
+    minimum: Option<(u64, Instant)>,
     /// When another server with the same id was last seen.
     duplicate_id: Option<Instant>,
 }
 
 /// State of one connection.
-struct Connected {
-    link: RedisConnection,
+struct Session {
+    connection: RedisConnection,
     last: Snapshot,
     /// When `last` was received.
-    at: Instant,
+    received: Instant,
     /// When to send the next heartbeat at the latest.
     next: Instant,
     /// When to announce changes that the script withheld, unless another server does so first.
-    tell: Option<Instant>,
+    announce: Option<Instant>,
 }
 
-impl Connected {
-    fn new(link: RedisConnection, snapshot: Snapshot, heartbeat: Duration) -> Self {
-        let at = Instant::now();
+impl Session {
+    /// Creates the state after the reply `last` to a heartbeat.
+    fn new(connection: RedisConnection, last: Snapshot, interval: Duration) -> Self {
+        let received = Instant::now();
         // The first of the servers whose changes were withheld announces all of them.
-        let pause = snapshot.untold;
-        Connected {
-            link,
-            at,
-            next: at + heartbeat,
-            tell: (!pause.is_zero()).then(|| at + pause + backoff::random(pause)),
-            last: snapshot,
+        let pause = last.unannounced;
+        Session {
+            connection,
+            received,
+            next: received + interval,
+            announce: (!pause.is_zero()).then(|| received + pause + backoff::random(pause)),
+            last,
         }
     }
 
     fn due(&self) -> Instant {
-        self.tell.map_or(self.next, |tell| self.next.min(tell))
+        self.announce.map_or(self.next, |time| time.min(self.next))
     }
 
     /// Moves the next heartbeat to `moment` if it is due later.
@@ -104,52 +104,48 @@ impl Connected {
 }
 
 impl Heartbeat {
-    /// Creates the heartbeat of `source`. Drops `first` when the first reply has arrived.
+    /// Creates the heartbeat of `node`. Drops `replied` after the first reply.
     pub fn new(
-        settings: Arc<Settings>,
-        source: Source,
+        node: Arc<Node>,
+        control: Arc<Control>,
         others: Arc<Others>,
-        stats: Arc<Stats>,
-        first: Sender<()>,
+        replied: Sender<()>,
     ) -> Self {
         Heartbeat {
-            resolver: MasterResolver::new(settings.clone()),
-            settings,
-            source,
+            resolver: MasterResolver::new(node.settings.clone()),
+            interval: node.settings.heartbeat,
+            node,
+            control,
             others,
-            stats,
-            first: Some(first),
+            replied: Some(replied),
             script: Script::new(SCRIPT),
             // The next process must use larger sequence numbers than this one. There are far fewer
             // heartbeats than milliseconds, so the time will do.
             sequence: Millis::now().0,
             // Wrong for every Redis; the first reply says the right time.
             clock: (0, Instant::now()),
-            seen: None,
-            kept: None,
+            known: None,
+            minimum: None,
             duplicate_id: None,
         }
     }
 
     /// Publishes until told to stop.
     pub fn run(mut self) {
-        let stats = self.stats.clone();
+        let stats = self.node.stats.clone();
         let mut outage = Outage::new(
             &stats,
             "WHO answers what the others had, and after a while the clients of this server",
         );
         loop {
             // The panic hook logs a panic; it costs the connection.
-            let lived = catch_unwind(AssertUnwindSafe(|| self.live(&mut outage)));
-            match lived {
-                Ok(Ok(())) => return,
-                Ok(Err(trouble)) => outage.record(&trouble),
-                Err(_) => {
-                    outage.record(&ClusterError::new(ErrorKind::Refused, "this server failed"))
-                }
+            let result = catch_unwind(AssertUnwindSafe(|| self.run_connection(&mut outage)));
+            match result.unwrap_or_else(|_| Err(ClusterError::refused("this server failed"))) {
+                Ok(()) => return,
+                Err(error) => outage.record(&error),
             }
             self.resolver.failed();
-            if !self.pause(outage.attempts()) {
+            if !self.back_off(outage.attempts()) {
                 return;
             }
         }
@@ -157,114 +153,128 @@ impl Heartbeat {
 
     /// Waits before the next attempt, with exponential backoff and jitter. Returns whether to go
     /// on.
-    fn pause(&self, failed: u64) -> bool {
-        let pause = backoff::pause(failed, self.settings.heartbeat / 2);
-        let deadline = Instant::now() + pause;
+    fn back_off(&self, attempts: u64) -> bool {
+        let deadline = Instant::now() + backoff::pause(attempts, self.interval / 2);
+        let waker = &*self.control.waker;
         while Instant::now() < deadline {
             // The waker also wakes for clients that come and go.
-            self.source.waker.clear();
-            if self.source.order() != Order::Publish {
+            waker.clear();
+            if self.control.mode() != Mode::Publish {
                 return false;
             }
-            let mut polled = [PollFd::new(&*self.source.waker, PollFlags::IN)];
             // A failed poll is repeated.
-            let _ = poll_until(&mut polled, deadline);
+            let _ = poll_until(&mut [PollFd::new(waker, PollFlags::IN)], deadline);
         }
         true
     }
 
     /// Connects, and publishes until an error occurs or the thread is told to stop.
-    fn live(&mut self, outage: &mut Outage<'_>) -> Result<(), ClusterError> {
-        let heartbeat = self.settings.heartbeat;
-        let deadline = Instant::now() + heartbeat;
-        let mut link = self.resolver.connect(deadline)?;
-        link.subscribe(&self.channel(), deadline)?;
-        let Some(first) = self.publish(&mut link, Act::Join)? else {
+    fn run_connection(&mut self, outage: &mut Outage<'_>) -> Result<()> {
+        let Some(mut session) = self.connect()? else {
             return Ok(());
         };
-        let mut connected = Connected::new(link, first, heartbeat);
-        outage.well();
-        self.first = None;
+        outage.record_success();
+        self.replied = None;
         let mut checked = Instant::now();
         loop {
-            self.hear(&mut connected)?;
-            let mut polled = vec![
-                PollFd::new(&connected.link, PollFlags::IN),
-                PollFd::new(&*self.source.waker, PollFlags::IN),
-            ];
-            let sentinel = self.resolver.sentinel();
-            polled.extend(sentinel.map(|link| PollFd::new(link, PollFlags::IN)));
-            // A failed poll is repeated.
-            let _ = poll_until(&mut polled, connected.due());
-            let is_set = !polled[1].revents().is_empty();
-            drop(polled);
+            self.read_messages(&mut session)?;
+            let is_woken = self.wait(&session);
             // Also handles data that arrived with a reply, which poll does not report.
-            if self.resolver.hear() {
-                self.resolver.check(Instant::now() + heartbeat / 4)?;
+            if self.resolver.read_message() {
+                self.resolver.check(Instant::now() + self.interval / 4)?;
             }
-            if is_set {
-                self.source.waker.clear();
-                match self.source.order() {
-                    Order::Publish => self.look(&mut connected),
-                    Order::Pause => return Ok(()),
+            if is_woken {
+                self.control.waker.clear();
+                match self.control.mode() {
+                    Mode::Publish => self.schedule_changes(&mut session),
+                    Mode::Pause => return Ok(()),
                     // If this fails, the others notice it when the entry expires.
-                    Order::Leave => {
-                        return self.publish(&mut connected.link, Act::Leave).map(|_| ());
+                    Mode::Leave => {
+                        return self.publish(&mut session.connection, LEAVE).map(|_| ());
                     }
                 }
             }
             // Publish before reading messages: after a suspension this server's entry may have been
             // removed.
-            if Instant::now() >= connected.due() {
-                let Some(snapshot) = self.publish(&mut connected.link, Act::Publish)? else {
+            if Instant::now() >= session.due() {
+                let Some(snapshot) = self.publish(&mut session.connection, BEAT)? else {
                     return Ok(());
                 };
-                connected = Connected::new(connected.link, snapshot, heartbeat);
-                outage.well();
-                if checked.elapsed() >= heartbeat {
-                    self.resolver.check(Instant::now() + heartbeat / 4)?;
+                session = Session::new(session.connection, snapshot, self.interval);
+                outage.record_success();
+                if checked.elapsed() >= self.interval {
+                    self.resolver.check(Instant::now() + self.interval / 4)?;
                     checked = Instant::now();
                 }
             }
         }
     }
 
+    /// Connects to Redis and joins the cluster. Returns `None` if publishing is paused.
+    fn connect(&mut self) -> Result<Option<Session>> {
+        let mut connection = self.resolver.connect(Instant::now() + self.interval)?;
+        connection.subscribe(&self.channel())?;
+        let first = self.publish(&mut connection, JOIN)?;
+        Ok(first.map(|first| Session::new(connection, first, self.interval)))
+    }
+
+    /// Waits until a heartbeat is due, or something has arrived. Returns whether the waker is set.
+    fn wait(&self, session: &Session) -> bool {
+        let mut polled = vec![
+            PollFd::new(&*self.control.waker, PollFlags::IN),
+            PollFd::new(&session.connection, PollFlags::IN),
+        ];
+        let sentinel = self.resolver.sentinel();
+        polled.extend(sentinel.map(|sentinel| PollFd::new(sentinel, PollFlags::IN)));
+        // A failed poll is repeated.
+        let _ = poll_until(&mut polled, session.due());
+        !polled[0].revents().is_empty()
+    }
+
+    /// Returns the number of clients to publish; `None` while publishing is paused.
+    fn clients(&self) -> Option<usize> {
+        // Holds the lock while the number is read, so that nobody pauses the publishing in between.
+        let mode = ignore_poison(self.control.mode.lock());
+        (*mode != Mode::Pause).then(|| self.node.clients.load(Ordering::SeqCst))
+    }
+
     /// Schedules a heartbeat if the number of clients has changed.
-    fn look(&self, connected: &mut Connected) {
-        if self.source.clients() == Some(connected.last.own as usize) {
+    fn schedule_changes(&self, session: &mut Session) {
+        if self.clients() == Some(session.last.own as usize) {
             return;
         }
-        let members = u32::try_from(connected.last.members).unwrap_or(u32::MAX);
-        let gather = GATHER.max(GATHER_EACH.saturating_mul(members));
-        connected.schedule((connected.at + gather).max(Instant::now() + GATHER));
+        let members = u32::try_from(session.last.sum.members).unwrap_or(u32::MAX);
+        let collect = COLLECT.max(COLLECT_PER_SERVER.saturating_mul(members));
+        session.schedule((session.received + collect).max(Instant::now() + COLLECT));
     }
 
     /// Reads messages until there are none, a heartbeat is due, or the thread is told to stop.
-    fn hear(&mut self, connected: &mut Connected) -> Result<(), ClusterError> {
+    fn read_messages(&mut self, session: &mut Session) -> Result<()> {
         loop {
-            let message = connected.link.message();
-            if let Some(message) = message.and_then(|text| Message::read(&text)) {
-                let last = &mut connected.last;
+            let message = session.connection.take_message();
+            if let Some(sum) = message.and_then(|text| parse_message(&text)) {
+                let last = &mut session.last;
                 // This server's entry may have expired meanwhile.
-                let is_late = connected.at.elapsed() > self.settings.heartbeat * 2;
-                if message.epoch != last.epoch || is_late {
-                    connected.schedule(Instant::now());
-                } else if message.version >= last.version {
-                    connected.tell = None;
-                    last.version = message.version;
-                    last.members = message.members;
-                    last.total = message.total;
+                let is_late = session.received.elapsed() > self.interval * 2;
+                if sum.epoch != last.sum.epoch || is_late {
+                    session.schedule(Instant::now());
+                } else if sum.version >= last.sum.version {
+                    self.known = Some((sum.epoch.clone(), sum.version));
+                    last.sum = sum;
                     self.apply(last);
-                    self.seen = Some((message.epoch, message.version));
+                    session.announce = None;
                 }
             }
             // Messages may come without end. The waker stays set until the caller clears it, so no
-            // order is lost.
-            let is_due = Instant::now() >= connected.due();
-            if is_due || self.source.order() != Order::Publish || !connected.link.hear()? {
+            // change of the mode is lost.
+            let is_due = Instant::now() >= session.due();
+            if is_due
+                || self.control.mode() != Mode::Publish
+                || !session.connection.read_message()?
+            {
                 return Ok(());
             }
-            self.look(connected);
+            self.schedule_changes(session);
         }
     }
 
@@ -272,26 +282,25 @@ impl Heartbeat {
     /// paused.
     fn publish(
         &mut self,
-        link: &mut RedisConnection,
-        act: Act,
-    ) -> Result<Option<Snapshot>, ClusterError> {
-        let heartbeat = self.settings.heartbeat;
-        let deadline = Instant::now() + heartbeat;
-        let Some(clients) = self.source.clients() else {
+        connection: &mut RedisConnection,
+        kind: &str,
+    ) -> Result<Option<Snapshot>> {
+        connection.set_deadline(Instant::now() + self.interval);
+        let Some(clients) = self.clients() else {
             return Ok(None);
         };
-        let mut snapshot = self.send(link, act, clients, deadline)?;
+        let mut snapshot = self.send(connection, kind, clients)?;
         if snapshot.is_none() {
             // The clock of Redis was set, or this is another Redis. The reply has told the right
             // time.
-            snapshot = self.send(link, act, clients, deadline)?;
+            snapshot = self.send(connection, kind, clients)?;
         }
-        let late = || link.late("does heartbeats much later than they were sent");
-        let snapshot = snapshot.ok_or_else(late)?;
-        self.stats.publish();
+        let what = "does heartbeats much later than they were sent";
+        let snapshot = snapshot.ok_or_else(|| connection.error(ErrorKind::Late, what))?;
+        self.node.stats.count_heartbeat();
         self.check_duplicate(&snapshot);
-        self.keep(&snapshot);
-        if act != Act::Leave {
+        self.check_lost_state(&snapshot);
+        if kind != LEAVE {
             self.apply(&snapshot);
         }
         Ok(Some(snapshot))
@@ -301,53 +310,42 @@ impl Heartbeat {
     /// did not match the Redis clock.
     fn send(
         &mut self,
-        link: &mut RedisConnection,
-        act: Act,
+        connection: &mut RedisConnection,
+        kind: &str,
         clients: usize,
-        deadline: Instant,
-    ) -> Result<Option<Snapshot>, ClusterError> {
-        let heartbeat = self.settings.heartbeat;
+    ) -> Result<Option<Snapshot>> {
         self.sequence += 1;
-        let milliseconds = |time: Duration| time.as_millis() as u64;
-        let (clock, heard) = self.clock;
-        let now = clock.saturating_add(milliseconds(heard.elapsed()));
-        let ask = |link: &mut RedisConnection, verb: &str, script: &str| {
-            let mut command = redis::cmd(verb);
+        let (clock, received) = self.clock;
+        let now = clock.saturating_add(milliseconds(received.elapsed()));
+        let (node, interval) = (&self.node, self.interval);
+        let mut evaluate = |command: &str, script: &str| {
+            let mut command = redis::cmd(command);
             command
                 .arg(script)
                 .arg(2)
-                .arg(self.key("state"))
-                .arg(self.key("alive"))
-                .arg(self.source.member.id.to_string())
-                .arg(self.source.member.incarnation.to_string())
+                .arg(&[self.key("state"), self.key("alive")])
+                .arg(node.member.id.to_string())
+                .arg(node.member.incarnation.to_string())
                 .arg(self.sequence)
                 .arg(clients)
-                .arg(milliseconds(self.settings.silence()))
-                .arg(milliseconds(heartbeat * 3 / 2))
-                .arg(match act {
-                    Act::Join => "join",
-                    Act::Publish => "beat",
-                    Act::Leave => "leave",
-                })
+                .arg(milliseconds(node.settings.expiry()))
+                .arg(milliseconds(interval * 3 / 2))
+                .arg(kind)
                 .arg(self.channel())
                 .arg(Uuid::new_v4().simple().to_string())
-                .arg(milliseconds(heartbeat * CHECK))
+                .arg(milliseconds(interval * RECOUNT))
                 .arg(now)
-                .arg(milliseconds(heartbeat));
-            link.ask(&command, deadline)
+                .arg(milliseconds(interval));
+            connection.query(&command)
         };
-        let reply = match ask(link, "EVALSHA", self.script.get_hash()) {
-            Err(trouble) if trouble.code == "NOSCRIPT" => ask(link, "EVAL", SCRIPT)?,
+        let reply = match evaluate("EVALSHA", self.script.get_hash()) {
+            Err(error) if error.code == "NOSCRIPT" => evaluate("EVAL", SCRIPT)?,
             reply => reply?,
         };
-        let reply = Reply::read(reply).ok_or_else(|| {
-            ClusterError::new(
-                ErrorKind::Refused,
-                "the heartbeat's script answers nonsense",
-            )
-        })?;
-        self.clock = (reply.clock, Instant::now());
-        Ok(reply.snapshot)
+        let (clock, snapshot) = parse_reply(reply)
+            .ok_or_else(|| ClusterError::refused("the heartbeat's script answers nonsense"))?;
+        self.clock = (clock, Instant::now());
+        Ok(snapshot)
     }
 
     /// Records whether another server with the same id publishes. Several heartbeats of this server
@@ -356,52 +354,54 @@ impl Heartbeat {
         if snapshot.shares_id {
             self.duplicate_id = Some(Instant::now());
         }
-        let recently = |seen: Instant| seen.elapsed() < self.settings.heartbeat * 2;
+        let recently = |seen: Instant| seen.elapsed() < self.interval * 2;
         let shares = self.duplicate_id.is_some_and(recently);
-        self.stats.shares_id(shares, &self.source.member.id);
+        let id = &self.node.member.id;
+        self.node.stats.set_shares_id(shares, id);
     }
 
-    /// Keeps the previous count as a minimum if Redis has lost its state or its last writes, until
+    /// Uses the previous count as a minimum if Redis has lost its state or its last writes, until
     /// all servers have published again. That takes one heartbeat interval, plus half of one for
     /// servers that had to wait before they could connect.
-    fn keep(&mut self, snapshot: &Snapshot) {
-        let heartbeat = self.settings.heartbeat;
-        let youth = (heartbeat * 3 / 2).checked_sub(snapshot.age);
-        let keeps = match &self.seen {
-            Some((epoch, version)) if *epoch == snapshot.epoch => {
-                (*version > snapshot.version).then_some(heartbeat)
+    fn check_lost_state(&mut self, snapshot: &Snapshot) {
+        let sum = &snapshot.sum;
+        let young = (self.interval * 3 / 2).checked_sub(snapshot.age);
+        let duration = match &self.known {
+            Some((epoch, version)) if *epoch == sum.epoch => {
+                (*version > sum.version).then_some(self.interval)
             }
             // A state of another epoch that is not new is most likely a restored one.
-            Some(_) => Some(youth.unwrap_or(heartbeat)),
+            Some(_) => Some(young.unwrap_or(self.interval)),
             // The count of the previous process is from the same state, unless the state is new.
-            None => youth,
+            None => young,
         };
-        if let Some(time) = keeps {
-            self.kept = Some((self.others.now(), Instant::now() + time));
+        if let Some(duration) = duration {
+            self.minimum = Some((self.others.get().0, Instant::now() + duration));
         }
-        self.seen = Some((snapshot.epoch.clone(), snapshot.version));
+        self.known = Some((sum.epoch.clone(), sum.version));
     }
 
     /// Publishes the count of the other servers to this process.
     fn apply(&self, snapshot: &Snapshot) {
-        let kept = self.kept.filter(|(_, until)| Instant::now() < *until);
-        let kept = kept.map_or(0, |(clients, _)| clients);
-        let others = snapshot.total.saturating_sub(snapshot.own).max(kept);
-        let until = Millis::now().after(self.settings.silence());
+        let minimum = self.minimum.filter(|(_, until)| Instant::now() < *until);
+        let minimum = minimum.map_or(0, |(clients, _)| clients);
+        let sum = &snapshot.sum;
+        let others = sum.clients.saturating_sub(snapshot.own).max(minimum);
+        let until = Millis::now().after(self.node.settings.expiry());
         self.others.set(others, until);
-        self.stats.heard(snapshot.members, snapshot.total);
+        self.node.stats.set_total(sum.members, sum.clients);
     }
 
     /// Returns the name of a Redis key of this cluster. The hash tag puts all keys of a cluster
     /// into one slot of a Redis Cluster.
     fn key(&self, what: &str) -> String {
-        format!("blockchain-tcpd:{{{}}}:{what}", self.settings.name)
+        format!("blockchain-tcpd:{{{}}}:{what}", self.node.settings.name)
     }
 
     /// Returns the name of the channel for changes. Channels are shared by all databases, so the
     /// name contains the database.
     fn channel(&self) -> String {
-        let database = match self.settings.backend {
+        let database = match self.node.settings.backend {
             Backend::Redis { database, .. } => database,
             Backend::Etcd => 0,
         };

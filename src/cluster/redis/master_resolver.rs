@@ -5,52 +5,64 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustls::ClientConfig;
+
 use super::connection::RedisConnection;
-use crate::cluster::error::{ClusterError, ErrorKind};
-use crate::cluster::settings::{Backend, Host, Settings};
+use crate::cluster::credentials::Login;
+use crate::cluster::error::{ClusterError, ErrorKind, Result};
+use crate::cluster::settings::{Backend, Settings};
 use crate::cluster::tls;
-use shared::dial::DnsCache;
+use shared::dial::{DnsCache, Server};
 
 /// Number of skipped checks after one in which no Sentinel answered.
-const REST: u32 = 10;
+const SKIPPED_CHECKS: u32 = 10;
 
 /// Advice for a server that does not know `HELLO 3`.
 const TOO_OLD: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, without a proxy that speaks only RESP2)";
 
 /// Advice for a server that closes the connection at `HELLO`, as twemproxy does.
 const CLOSED: &str = "at the first command (does it expect TLS, rediss://, or is it a proxy that doesn't know HELLO? Redis 6 or \
-                         later is needed)";
+                      later is needed)";
 
 /// Channel on which a Sentinel announces a new master.
-const NEWS: &str = "+switch-master";
+const SWITCH_MASTER: &str = "+switch-master";
 
 /// Finds the master and connects to it, whenever a connection is needed.
 pub struct MasterResolver {
     settings: Arc<Settings>,
-    names: DnsCache,
+    dns: DnsCache,
+    database: u32,
+    /// Name of the master, if there are Sentinels.
+    master_name: Option<String>,
     /// Index of the Sentinel to ask first.
-    turn: usize,
+    next_sentinel: usize,
     /// Connection to the Sentinel that answered last.
     sentinel: Option<RedisConnection>,
     /// Host of the master, as last told.
-    master: Option<Host>,
+    master: Option<Server>,
     /// Address of the last connection to the master.
     address: Option<SocketAddr>,
     /// Number of checks still to skip because no Sentinel answered.
-    rest: u32,
+    skipped_checks: u32,
 }
 
 impl MasterResolver {
-    /// Creates a resolver. Connects to nothing yet.
+    /// Creates a resolver for settings with Redis. Connects to nothing yet.
     pub fn new(settings: Arc<Settings>) -> Self {
+        let (database, master_name) = match &settings.backend {
+            Backend::Redis { database, master } => (*database, master.clone()),
+            Backend::Etcd => (0, None),
+        };
         MasterResolver {
             settings,
-            names: DnsCache::default(),
-            turn: 0,
+            dns: DnsCache::default(),
+            database,
+            master_name,
+            next_sentinel: 0,
             sentinel: None,
             master: None,
             address: None,
-            rest: 0,
+            skipped_checks: 0,
         }
     }
 
@@ -58,51 +70,46 @@ impl MasterResolver {
     /// its name first.
     pub fn failed(&mut self) {
         if let Some(address) = self.address.take() {
-            self.names.failed(address);
+            self.dns.failed(address);
         }
     }
 
     /// Connects to the master and authenticates.
-    pub fn connect(&mut self, deadline: Instant) -> Result<RedisConnection, ClusterError> {
-        let settings = self.settings.clone();
-        let Backend::Redis { database, master } = &settings.backend else {
-            return Err(ClusterError::new(
-                ErrorKind::Refused,
-                "this is not a Redis server",
-            ));
-        };
-        let host = match master {
-            None => settings.hosts[0].clone(),
-            Some(master) => self.ask_sentinels(master, deadline)?,
+    pub fn connect(&mut self, deadline: Instant) -> Result<RedisConnection> {
+        let host = match self.master_name.clone() {
+            None => self.settings.hosts[0].clone(),
+            Some(name) => self.ask_sentinels(&name, deadline)?,
         };
         self.master = Some(host.clone());
-        let tls = settings.tls.then(|| tls::client(&settings.credentials));
-        let mut link = RedisConnection::connect(&host, &self.names, tls.transpose()?, deadline)?;
-        self.address = Some(link.address());
-        let denied = |what| ClusterError::new(ErrorKind::Denied, what);
-        let user = settings.credentials.user().map_err(denied)?;
-        let password = settings.credentials.password().map_err(denied)?;
-        hello(&mut link, user.as_deref(), password, deadline)?;
-        if *database != 0 {
-            link.ask(redis::cmd("SELECT").arg(*database), deadline)?;
+        let tls = self.tls(self.settings.tls)?;
+        let mut redis = RedisConnection::connect(&host, &self.dns, tls, deadline)?;
+        self.address = Some(redis.address());
+        hello(&mut redis, &self.settings.credentials.login)?;
+        if self.database != 0 {
+            redis.query(redis::cmd("SELECT").arg(self.database))?;
         }
-        Ok(link)
+        Ok(redis)
+    }
+
+    fn tls(&self, is_used: bool) -> Result<Option<Arc<ClientConfig>>> {
+        let config = is_used.then(|| tls::client(&self.settings.credentials));
+        config.transpose()
     }
 
     /// Returns the connection on which a Sentinel announces a new master; see
-    /// [`MasterResolver::hear`].
+    /// [`MasterResolver::read_message`].
     pub fn sentinel(&self) -> Option<&RedisConnection> {
         self.sentinel.as_ref()
     }
 
-    /// Reads announcements of the Sentinel. Returns whether there was one: then a check is due.
-    pub fn hear(&mut self) -> bool {
-        match self.sentinel.as_mut().map(RedisConnection::hear) {
-            Some(Ok(heard)) => heard,
+    /// Reads an announcement of the Sentinel. Returns whether there was one: then a check is due.
+    pub fn read_message(&mut self) -> bool {
+        match self.sentinel.as_mut().map(RedisConnection::read_message) {
+            Some(Ok(is_read)) => is_read,
             // The next check asks another Sentinel.
             Some(Err(_)) => {
                 let lost = self.sentinel.take();
-                lost.inspect(|link| self.names.failed(link.address()));
+                lost.inspect(|sentinel| self.dns.failed(sentinel.address()));
                 false
             }
             None => false,
@@ -111,115 +118,86 @@ impl MasterResolver {
 
     /// Fails if the connected Redis is no longer the master, as far as a Sentinel can be asked. A
     /// demoted master accepts writes from clients that have not learned of the failover.
-    pub fn check(&mut self, deadline: Instant) -> Result<(), ClusterError> {
-        let settings = self.settings.clone();
-        let Backend::Redis {
-            master: Some(master),
-            ..
-        } = &settings.backend
-        else {
+    pub fn check(&mut self, deadline: Instant) -> Result<()> {
+        let Some(name) = self.master_name.clone() else {
             return Ok(());
         };
-        let known = match self.sentinel.take() {
-            Some(mut link) => match self.ask_for(&mut link, master, deadline) {
-                Ok(host) => {
-                    self.sentinel = Some(link);
-                    Some(host)
+        let master = match self.sentinel.take() {
+            Some(mut sentinel) => {
+                sentinel.set_deadline(deadline);
+                let answer = self.query_master(&mut sentinel, &name);
+                match answer {
+                    Ok(_) => self.sentinel = Some(sentinel),
+                    // The next check asks another Sentinel.
+                    Err(_) => self.dns.failed(sentinel.address()),
                 }
-                // The next check asks another Sentinel.
-                Err(_) => {
-                    self.names.failed(link.address());
-                    None
-                }
-            },
+                answer.ok()
+            }
             // Heartbeats wait for this check, so it is skipped most of the time while no Sentinel
             // answers.
-            None if self.rest > 0 => {
-                self.rest -= 1;
+            None if self.skipped_checks > 0 => {
+                self.skipped_checks -= 1;
                 None
             }
             None => {
-                let asked = self.ask_sentinels(master, deadline).ok();
-                self.rest = if asked.is_none() { REST } else { 0 };
-                asked
+                let answer = self.ask_sentinels(&name, deadline).ok();
+                self.skipped_checks = if answer.is_none() { SKIPPED_CHECKS } else { 0 };
+                answer
             }
         };
-        match known {
+        match master {
             Some(host) if self.master.as_ref() != Some(&host) => {
                 // Ask the Sentinel that knows of the failover first.
-                self.turn = self.turn.saturating_sub(1);
+                self.next_sentinel = self.next_sentinel.saturating_sub(1);
                 let what = format!("the Sentinels have chosen {host}");
-                Err(ClusterError::new(ErrorKind::Refused, what))
+                Err(ClusterError::refused(what))
             }
             _ => Ok(()),
         }
     }
 
-    /// Authenticates with a Sentinel.
-    fn hello_to_sentinel(
-        &self,
-        link: &mut RedisConnection,
-        deadline: Instant,
-    ) -> Result<(), ClusterError> {
-        let credentials = &self.settings.credentials;
-        let denied = |what| ClusterError::new(ErrorKind::Denied, what);
-        let (user, password) = credentials.for_sentinels().map_err(denied)?;
-        hello(link, user.as_deref(), password, deadline).map_err(|mut trouble| {
-            if trouble.kind == ErrorKind::Denied && !credentials.are_sentinels_apart() {
-                trouble.what +=
-                    " (Sentinels with a password of their own: --cluster-sentinel-password-file)";
-            }
-            trouble
-        })
-    }
-
     /// Asks the Sentinels, one after the other, for the host of the master.
-    fn ask_sentinels(&mut self, master: &str, deadline: Instant) -> Result<Host, ClusterError> {
-        let tls = self.settings.sentinel_tls;
-        let tls = tls.then(|| tls::client(&self.settings.credentials));
-        let tls = tls.transpose()?;
-        let hosts = self.settings.hosts.clone();
-        let mut trouble = ClusterError::new(ErrorKind::Unreachable, "there is no Sentinel");
-        let left = deadline.saturating_duration_since(Instant::now());
-        let by = Instant::now() + left / 2;
-        let order = self.settings.order(&self.names, self.turn, by);
+    fn ask_sentinels(&mut self, name: &str, deadline: Instant) -> Result<Server> {
+        let tls = self.tls(self.settings.sentinel_tls)?;
+        let settings = self.settings.clone();
+        let mut last = ClusterError::new(ErrorKind::Unreachable, "there is no Sentinel");
+        let order = settings.host_order(&self.dns, self.next_sentinel, share(deadline, 2));
         for (attempt, index) in order.into_iter().enumerate() {
-            let sentinel = &hosts[index];
-            let left = deadline.saturating_duration_since(Instant::now());
-            let share = Instant::now() + left / (hosts.len() - attempt + 1) as u32;
-            match self.ask_sentinel(sentinel, master, tls.clone(), share) {
+            // The last share is for the master.
+            let by = share(deadline, settings.hosts.len() - attempt + 1);
+            match self.ask_sentinel(&settings.hosts[index], name, tls.clone(), by) {
                 // The next call asks another Sentinel first: this one may be partitioned from the
                 // others.
                 Ok(host) => {
-                    self.turn = index + 1;
+                    self.next_sentinel = index + 1;
                     return Ok(host);
                 }
-                Err(other) => trouble = other,
+                Err(error) => last = error,
             }
         }
-        self.turn += 1;
-        Err(trouble)
+        self.next_sentinel += 1;
+        Err(last)
     }
 
     fn ask_sentinel(
         &mut self,
-        sentinel: &Host,
-        master: &str,
-        tls: Option<Arc<rustls::ClientConfig>>,
+        sentinel: &Server,
+        name: &str,
+        tls: Option<Arc<ClientConfig>>,
         deadline: Instant,
-    ) -> Result<Host, ClusterError> {
-        let mut link = RedisConnection::connect(sentinel, &self.names, tls, deadline)?;
-        let answer = self.ask_for(&mut link, master, deadline);
-        let host = answer.inspect_err(|_| self.names.failed(link.address()))?;
-        match self.listen(&mut link, master, deadline) {
+    ) -> Result<Server> {
+        let mut sentinel = RedisConnection::connect(sentinel, &self.dns, tls, deadline)?;
+        let answer = self.query_master(&mut sentinel, name);
+        let host = answer.inspect_err(|_| self.dns.failed(sentinel.address()))?;
+        match self.subscribe(&mut sentinel, name) {
             Ok(newer) => {
-                self.sentinel = Some(link);
+                self.sentinel = Some(sentinel);
                 Ok(newer)
             }
             // Without announcements, the periodic checks suffice.
-            Err(trouble) => {
-                let answers = matches!(trouble.kind, ErrorKind::Refused | ErrorKind::Denied);
-                self.sentinel = answers.then_some(link);
+            Err(error) => {
+                let answers = matches!(error.kind, ErrorKind::Refused | ErrorKind::Denied);
+                self.sentinel = answers.then_some(sentinel);
                 Ok(host)
             }
         }
@@ -227,88 +205,89 @@ impl MasterResolver {
 
     /// Subscribes to announcements, then asks again: a failover before the subscription would be
     /// missed otherwise.
-    fn listen(
-        &self,
-        link: &mut RedisConnection,
-        master: &str,
-        deadline: Instant,
-    ) -> Result<Host, ClusterError> {
-        link.ask(redis::cmd("HELLO").arg(3), deadline)?;
-        link.subscribe(NEWS, deadline)?;
-        self.ask_for(link, master, deadline)
+    fn subscribe(&self, sentinel: &mut RedisConnection, name: &str) -> Result<Server> {
+        sentinel.query(redis::cmd("HELLO").arg(3))?;
+        sentinel.subscribe(SWITCH_MASTER)?;
+        self.query_master(sentinel, name)
     }
 
-    fn ask_for(
-        &self,
-        link: &mut RedisConnection,
-        master: &str,
-        deadline: Instant,
-    ) -> Result<Host, ClusterError> {
-        let mut question = redis::cmd("SENTINEL");
-        question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-        let answer = match link.ask(&question, deadline) {
-            Err(trouble) if trouble.kind == ErrorKind::Denied => {
-                self.hello_to_sentinel(link, deadline)?;
-                link.ask(&question, deadline)
+    /// Asks a Sentinel for the host of the master; authenticates if the Sentinel asks for that.
+    fn query_master(&self, sentinel: &mut RedisConnection, name: &str) -> Result<Server> {
+        let mut query = redis::cmd("SENTINEL");
+        query.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+        let reply = match sentinel.query(&query) {
+            Err(error) if error.kind == ErrorKind::Denied => {
+                self.authenticate(sentinel)?;
+                sentinel.query(&query)
             }
-            answer => answer,
+            reply => reply,
         };
-        match redis::from_redis_value::<Option<(String, u16)>>(answer?) {
-            Ok(Some((name, port))) if is_name(&name) => Ok(Host { name, port }),
-            Ok(Some(_)) => Err(ClusterError::new(
-                ErrorKind::Refused,
-                format!("the Sentinel says nonsense of the master {master:?}"),
-            )),
-            _ => Err(ClusterError::new(
-                ErrorKind::Refused,
-                format!("the Sentinel knows no master {master:?}"),
-            )),
-        }
+        let what = match redis::from_redis_value::<Option<(String, u16)>>(reply?) {
+            Ok(Some((host, port))) if is_host(&host) => return Ok(Server { host, port }),
+            Ok(Some(_)) => "says nonsense of the",
+            _ => "knows no",
+        };
+        let what = format!("the Sentinel {what} master {name:?}");
+        Err(ClusterError::refused(what))
     }
+
+    fn authenticate(&self, sentinel: &mut RedisConnection) -> Result<()> {
+        let credentials = &self.settings.credentials;
+        let login = credentials.for_sentinels();
+        hello(sentinel, login).map_err(|mut error| {
+            if error.kind == ErrorKind::Denied && login == &credentials.login {
+                error.what +=
+                    " (Sentinels with a password of their own: --cluster-sentinel-password-file)";
+            }
+            error
+        })
+    }
+}
+
+/// Returns the end of the first of `parts` equal shares of the time until the deadline.
+fn share(deadline: Instant, parts: usize) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / parts as u32
 }
 
 /// Authenticates and selects RESP3, in two steps: a Redis that does not know HELLO repeats its
 /// arguments in the error.
-fn hello(
-    link: &mut RedisConnection,
-    user: Option<&str>,
-    password: Option<String>,
-    deadline: Instant,
-) -> Result<(), ClusterError> {
-    let explained = |mut trouble: ClusterError| {
-        if is_too_old(&trouble) {
-            trouble.what = format!("{} {TOO_OLD}", trouble.what);
-        } else if trouble.kind == ErrorKind::Unreachable {
-            trouble.what = format!("{} {CLOSED}", trouble.what);
+fn hello(redis: &mut RedisConnection, login: &Login) -> Result<()> {
+    let mut greet = || {
+        if let Some((user, password)) = login.read()? {
+            redis.authenticate(user.as_deref(), password)?;
         }
-        trouble
+        let mut hello = redis::cmd("HELLO");
+        hello.arg(3).arg("SETNAME").arg("blockchain-tcpd");
+        redis.query(&hello)
     };
-    if let Some(password) = password {
-        link.authenticate(user, password, deadline)
-            .map_err(explained)?;
-    }
-    let mut hello = redis::cmd("HELLO");
-    hello.arg(3).arg("SETNAME").arg("blockchain-tcpd");
-    link.ask(&hello, deadline).map_err(explained)?;
-    Ok(())
+    greet().map(|_| ()).map_err(|mut error| {
+        let advice = match error.kind {
+            _ if is_too_old(&error) => TOO_OLD,
+            ErrorKind::Unreachable => CLOSED,
+            _ => return error,
+        };
+        error.what = format!("{} {advice}", error.what);
+        error
+    })
 }
 
 /// Returns whether the server does not know HELLO, or not in this version. Only an unsupported
 /// protocol version has a code of its own (`NOPROTO`); servers without HELLO use texts of their
 /// own.
-fn is_too_old(trouble: &ClusterError) -> bool {
-    let said = trouble.said.to_ascii_lowercase();
+fn is_too_old(error: &ClusterError) -> bool {
+    let text = error.text.to_ascii_lowercase();
     let words = [
         "command",
         "wrong number of arg",
         "unsupported",
         "not supported",
     ];
-    let is_unknown = || words.iter().any(|words| said.contains(words));
-    trouble.code == "NOPROTO" || trouble.code.eq_ignore_ascii_case("ERR") && is_unknown()
+    let is_unknown = || words.iter().any(|words| text.contains(words));
+    error.code == "NOPROTO" || error.code.eq_ignore_ascii_case("ERR") && is_unknown()
 }
 
 /// Returns whether `name` may be a host name and is safe to log.
-fn is_name(name: &str) -> bool {
+fn is_host(name: &str) -> bool {
     (1..=253).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -13,21 +13,19 @@ mod master_resolver;
 mod snapshot;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use self::heartbeat::Heartbeat;
-use super::settings::Settings;
-use super::stats::Stats;
-use super::{Member, STACK_SIZE};
+use super::{Node, STACK_SIZE};
 use crate::error::Error;
 use crate::handover::state;
 use crate::thread;
 use crate::waker::Waker;
 use shared::clock::Millis;
-use shared::sync::atomic::AtomicUsize;
+use shared::sync::ignore_poison;
 
 /// Count of the clients of all other servers, as last known.
 #[derive(Debug, Default)]
@@ -39,23 +37,17 @@ pub struct Others {
 
 impl Others {
     /// Starts with the count that the previous process handed over, if any.
-    pub fn new(known: Option<state::Census>) -> Self {
-        let (clients, until) = known.map_or((0, 0), |known| (known.others, known.until.0));
-        Others {
-            clients: clients.into(),
-            until: until.into(),
+    pub fn new(inherited: Option<state::Census>) -> Self {
+        let others = Others::default();
+        if let Some(census) = inherited {
+            others.set(census.others, census.until);
         }
-    }
-
-    /// Returns the number of their clients; 0 once it has expired.
-    #[inline]
-    pub fn now(&self) -> u64 {
-        self.known().0
+        others
     }
 
     /// Returns the number of their clients and until when it is valid; zeros once it has expired.
     #[inline]
-    pub fn known(&self) -> (u64, Millis) {
+    pub fn get(&self) -> (u64, Millis) {
         // Loads in this order, so that the count is at least as new as its expiry.
         let until = Millis(self.until.load(Ordering::Acquire));
         let clients = self.clients.load(Ordering::Acquire);
@@ -72,9 +64,9 @@ impl Others {
     }
 }
 
-/// Order to the thread.
+/// What the thread is to do.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum Mode {
     Publish,
     /// Publish nothing more.
     Pause,
@@ -82,110 +74,69 @@ enum Order {
     Leave,
 }
 
-/// Data to publish.
-struct Source {
-    /// Identity of this server.
-    member: Member,
-    /// Number of its clients.
-    clients: Arc<AtomicUsize>,
-    /// Current order.
-    order: Arc<Mutex<Order>>,
-    /// Wakes when the number of clients or the order changes.
+/// Shared by the thread and its handle.
+struct Control {
+    mode: Mutex<Mode>,
+    /// Wakes the thread when the mode or the number of clients changes.
     waker: Arc<Waker>,
 }
 
-impl Source {
-    fn order(&self) -> Order {
-        *lock(&self.order)
+impl Control {
+    fn mode(&self) -> Mode {
+        *ignore_poison(self.mode.lock())
     }
 
-    /// Returns the number of clients to publish; `None` while publishing is paused.
-    fn clients(&self) -> Option<usize> {
-        // Holds the lock while the number is read, so that nobody pauses the publishing in between.
-        let order = lock(&self.order);
-        (*order != Order::Pause).then(|| self.clients.load(Ordering::SeqCst))
+    fn set_mode(&self, mode: Mode) {
+        *ignore_poison(self.mode.lock()) = mode;
+        self.waker.wake();
     }
 }
 
 /// Handle of the thread that publishes.
 pub struct Publisher {
-    order: Arc<Mutex<Order>>,
-    waker: Arc<Waker>,
-    /// Disconnects on the first reply.
-    first: Receiver<()>,
+    control: Arc<Control>,
     /// Disconnects when the thread ends.
     ended: Receiver<()>,
 }
 
 impl Publisher {
-    /// Starts the thread: it publishes the number of `clients` and updates `others`.
-    pub fn start(
-        settings: Arc<Settings>,
-        member: Member,
-        clients: Arc<AtomicUsize>,
+    /// Starts the thread: it publishes the number of clients of this server, also whenever `waker`
+    /// wakes, and updates `others`. Drops `replied` after the first reply.
+    pub(super) fn start(
+        node: Arc<Node>,
         others: Arc<Others>,
         waker: Arc<Waker>,
-        stats: Arc<Stats>,
+        replied: Sender<()>,
     ) -> Result<Self, Error> {
-        let order = Arc::new(Mutex::new(Order::Publish));
-        let (answered, first) = crossbeam_channel::bounded(0);
-        let (alive, ended) = crossbeam_channel::bounded(0);
-        let source = Source {
-            member,
-            clients,
-            order: order.clone(),
-            waker: waker.clone(),
-        };
-        let heartbeat = Heartbeat::new(settings, source, others, stats, answered);
+        let mode = Mutex::new(Mode::Publish);
+        let control = Arc::new(Control { mode, waker });
+        let (alive, ended) = crossbeam_channel::bounded::<()>(0);
+        let heartbeat = Heartbeat::new(node, control.clone(), others, replied);
         thread::spawn_with("cluster", STACK_SIZE, move || {
             let _alive = alive;
             heartbeat.run();
         })?;
-        Ok(Publisher {
-            order,
-            waker,
-            first,
-            ended,
-        })
-    }
-
-    /// Waits for the first reply, `patience` at most.
-    pub fn wait_for_first(&self, patience: Duration) {
-        // Disconnected or timed out: both end the wait.
-        let _ = self.first.recv_timeout(patience);
+        Ok(Publisher { control, ended })
     }
 
     /// Publishes nothing more, whatever becomes of the clients. The other servers count the
     /// published clients until they expire.
     pub fn pause(&self) {
-        self.order(Order::Pause);
+        self.control.set_mode(Mode::Pause);
     }
 
     /// Tells the other servers that all clients are gone; waits for that, `patience` at most.
     pub fn leave(&self, patience: Duration) {
-        self.order(Order::Leave);
+        self.control.set_mode(Mode::Leave);
         // Disconnected or timed out: both end the wait.
         let _ = self.ended.recv_timeout(patience);
-    }
-
-    fn order(&self, order: Order) {
-        *lock(&self.order) = order;
-        self.waker.wake();
     }
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        let mut order = lock(&self.order);
-        if *order == Order::Publish {
-            *order = Order::Pause;
+        if self.control.mode() == Mode::Publish {
+            self.pause();
         }
-        drop(order);
-        self.waker.wake();
     }
-}
-
-/// Locks the order. No code panics while it holds this lock.
-fn lock(order: &Mutex<Order>) -> MutexGuard<'_, Order> {
-    order.lock().unwrap_or_else(PoisonError::into_inner)
 }

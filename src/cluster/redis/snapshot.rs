@@ -9,94 +9,73 @@ use redis::Value;
 /// can't overflow a `u64`.
 const MOST: u64 = i64::MAX as u64;
 
-/// State of the cluster in a heartbeat's reply.
+/// Sum of the counts of all servers; each message on the channel for changes is one.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Identifies this state; a state that replaces a lost one has another epoch.
+pub struct Sum {
+    /// Identifies the state in Redis; a state that replaces a lost one has another epoch.
     pub epoch: Vec<u8>,
     /// Number of changes of the sum.
     pub version: u64,
     /// Number of clients of all servers.
-    pub total: u64,
+    pub clients: u64,
     /// Number of servers.
     pub members: u64,
+}
+
+/// State of the cluster in a heartbeat's reply.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Sum of the counts of all servers.
+    pub sum: Sum,
     /// Number of this server's clients, as stored in Redis.
     pub own: u64,
     /// Age of the state.
     pub age: Duration,
     /// Whether another server has the same id.
     pub shares_id: bool,
-    /// Time after which the script may notify the others of this change; zero if it has, or if
+    /// Time after which the script may announce this change to the others; zero if it has, or if
     /// nothing changed.
-    pub untold: Duration,
+    pub unannounced: Duration,
 }
 
-/// Reply to a heartbeat.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// Time of the Redis server, in milliseconds.
-    pub clock: u64,
-    /// `None` if Redis rejected the heartbeat, without any change, because its send time did not
-    /// match the Redis clock.
-    pub snapshot: Option<Snapshot>,
-}
-
-/// Message on the channel for changes of the sum.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Identifies this state; a state that replaces a lost one has another epoch.
-    pub epoch: Vec<u8>,
-    /// Number of changes of the sum.
-    pub version: u64,
-    /// Number of clients of all servers.
-    pub total: u64,
-    /// Number of servers.
-    pub members: u64,
-}
-
-impl Reply {
-    /// Parses the script's reply; `None` if it is not one.
-    pub fn read(reply: Value) -> Option<Self> {
-        type Counts = (u64, Vec<u8>, u64, u64, u64, u64, u64, u64, u64);
-        if let Value::Array(values) = &reply
-            && let [Value::Int(clock)] = values[..]
-        {
-            let clock = u64::try_from(clock).ok()?;
-            return Some(Reply {
-                clock,
-                snapshot: None,
-            });
-        }
-        let (clock, epoch, version, total, members, own, age, shares_id, untold) =
-            redis::from_redis_value::<Counts>(reply).ok()?;
-        let snapshot = Snapshot {
-            epoch,
-            version,
-            total,
-            members,
-            own,
-            age: Duration::from_millis(age),
-            shares_id: shares_id != 0,
-            untold: Duration::from_millis(untold),
-        };
-        let snapshot = Some(snapshot);
-        (total <= MOST).then_some(Reply { clock, snapshot })
+/// Parses the script's reply: the time of the Redis server in milliseconds, and the state of the
+/// cluster, unless Redis rejected the heartbeat because its send time did not match the Redis
+/// clock. Returns `None` if it is not such a reply.
+pub fn parse_reply(reply: Value) -> Option<(u64, Option<Snapshot>)> {
+    type Fields = (u64, Vec<u8>, u64, u64, u64, u64, u64, u64, u64);
+    if let Value::Array(values) = &reply
+        && let [Value::Int(clock)] = values[..]
+    {
+        return Some((clock.try_into().ok()?, None));
     }
+    let (clock, epoch, version, clients, members, own, age, shares_id, unannounced) =
+        redis::from_redis_value::<Fields>(reply).ok()?;
+    let sum = Sum {
+        epoch,
+        version,
+        clients,
+        members,
+    };
+    let snapshot = Snapshot {
+        sum,
+        own,
+        age: Duration::from_millis(age),
+        shares_id: shares_id != 0,
+        unannounced: Duration::from_millis(unannounced),
+    };
+    (clients <= MOST).then_some((clock, Some(snapshot)))
 }
 
-impl Message {
-    /// Parses a message; `None` if it is not one.
-    pub fn read(text: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(text).ok()?;
-        let mut words = text.split(' ');
-        let message = Message {
-            epoch: words.next()?.into(),
-            version: words.next()?.parse().ok()?,
-            total: words.next()?.parse().ok()?,
-            members: words.next()?.parse().ok()?,
-        };
-        (words.next().is_none() && message.total <= MOST).then_some(message)
-    }
+/// Parses a message; `None` if it is not one.
+pub fn parse_message(text: &[u8]) -> Option<Sum> {
+    let mut words = str::from_utf8(text).ok()?.split(' ');
+    let sum = Sum {
+        epoch: words.next()?.into(),
+        version: words.next()?.parse().ok()?,
+        clients: words.next()?.parse().ok()?,
+        members: words.next()?.parse().ok()?,
+    };
+    (words.next().is_none() && sum.clients <= MOST).then_some(sum)
 }
 
 #[cfg(test)]
@@ -110,58 +89,47 @@ mod tests {
         Value::Array(values)
     }
 
-    #[test]
-    fn replies_are_read_and_nonsense_is_none() {
-        let read = Reply::read(reply(Value::Int(3))).expect("it is one");
-        assert_eq!(read.clock, 1);
-        let snapshot = read.snapshot.expect("it counts");
-        assert_eq!(
-            (snapshot.version, snapshot.total, snapshot.members),
-            (2, 3, 4)
-        );
-        assert_eq!((snapshot.own, snapshot.shares_id), (5, false));
-        assert_eq!(snapshot.age, Duration::from_millis(6));
-        assert_eq!(snapshot.untold, Duration::from_millis(8));
-        let most = Reply::read(reply(Value::Int(i64::MAX)));
-        let most = most.and_then(|read| read.snapshot).expect("it counts");
-        assert_eq!(most.total, MOST);
-        let void = Reply::read(Value::Array(vec![Value::Int(7)]));
-        let (clock, snapshot) = (7, None);
-        assert_eq!(void, Some(Reply { clock, snapshot }));
-        for nonsense in [
-            Value::Nil,
-            Value::Okay,
-            Value::Array(vec![]),
-            Value::Array(vec![Value::Int(-1)]),
-            reply(Value::Nil),
-            reply(Value::Int(-1)),
-            reply(Value::BulkString("9223372036854775808".into())),
-            reply(Value::BulkString("18446744073709551615".into())),
-        ] {
-            assert_eq!(Reply::read(nonsense.clone()), None, "{nonsense:?}");
+    fn sum(clients: u64) -> Sum {
+        Sum {
+            epoch: "e".into(),
+            version: 2,
+            clients,
+            members: 4,
         }
     }
 
     #[test]
-    fn messages_are_read_and_nonsense_is_none() {
-        let message = Message {
-            epoch: "e".into(),
-            version: 2,
-            total: MOST,
-            members: 4,
-        };
-        assert_eq!(Message::read(b"e 2 9223372036854775807 4"), Some(message));
-        for nonsense in [
-            "",
-            "e 2 3",
-            "e 2 3 4 5",
-            "e 2 -3 4",
-            "e 2 3 4 ",
-            "e 2 9223372036854775808 4",
-            "e 2 18446744073709551615 4",
-            "e 2 99999999999999999999 4",
+    fn replies_are_parsed_and_others_refused() {
+        for clients in [3, i64::MAX] {
+            let snapshot = Snapshot {
+                sum: sum(clients as u64),
+                own: 5,
+                age: Duration::from_millis(6),
+                shares_id: false,
+                unannounced: Duration::from_millis(8),
+            };
+            let parsed = parse_reply(reply(Value::Int(clients)));
+            assert_eq!(parsed, Some((1, Some(snapshot))));
+        }
+        let array = |clock| Value::Array(vec![Value::Int(clock)]);
+        assert_eq!(parse_reply(array(7)), Some((7, None)));
+        let too_large = reply(Value::BulkString("9223372036854775808".into()));
+        for invalid in [
+            Value::Nil,
+            array(-1),
+            reply(Value::Nil),
+            reply(Value::Int(-1)),
+            too_large,
         ] {
-            assert_eq!(Message::read(nonsense.as_bytes()), None, "{nonsense:?}");
+            assert_eq!(parse_reply(invalid.clone()), None, "{invalid:?}");
+        }
+    }
+
+    #[test]
+    fn messages_are_parsed_and_others_refused() {
+        assert_eq!(parse_message(b"e 2 9223372036854775807 4"), Some(sum(MOST)));
+        for invalid in "|e 2 3|e 2 3 4 5|e 2 -3 4|e 2 3 4 |e 2 9223372036854775808 4".split('|') {
+            assert_eq!(parse_message(invalid.as_bytes()), None, "{invalid:?}");
         }
     }
 }

@@ -90,23 +90,18 @@ pub enum Unavailable {
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        let why = match self {
             Unavailable::Silent { answered, members } => {
-                write!(f, "{answered} of {members} servers answered, try again")
+                return write!(f, "{answered} of {members} servers answered, try again");
             }
-            Unavailable::Registry => write!(
-                f,
-                "0 of an unknown number of servers answered: their registry did not, try again"
-            ),
-            Unavailable::Outside => write!(
-                f,
-                "0 of an unknown number of servers answered: this one is not registered now, try again"
-            ),
-            Unavailable::Unstable => write!(
-                f,
-                "0 of an unknown number of servers answered: their registry may lack some for a moment, try again"
-            ),
-        }
+            Unavailable::Registry => "their registry did not",
+            Unavailable::Outside => "this one is not registered now",
+            Unavailable::Unstable => "their registry may lack some for a moment",
+        };
+        write!(
+            f,
+            "0 of an unknown number of servers answered: {why}, try again"
+        )
     }
 }
 
