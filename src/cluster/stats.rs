@@ -77,7 +77,7 @@ impl Stats {
 
     fn update(&self, change: impl FnOnce(&mut StatsSnapshot)) {
         if let Some(state) = &self.state {
-            change(&mut ignore_poison(state.lock()));
+            change(&mut *ignore_poison(state.lock()));
         }
     }
 
