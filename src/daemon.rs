@@ -111,8 +111,9 @@ impl Daemon<'_> {
         let sockets = std::mem::take(&mut inherited.http);
         // Connections from the other servers are HTTP connections; those to the servers and to etcd
         // come on top.
-        let (from_servers, to_cluster) = match &self.cluster {
-            Some(cluster) if cluster.backend == Backend::Etcd => {
+        let backend = self.cluster.as_ref().map(|cluster| &cluster.backend);
+        let (from_servers, to_cluster) = match backend {
+            Some(Backend::Etcd) => {
                 let servers = limits::server_connections();
                 (servers, servers + MAX_ETCD_CONNECTIONS)
             }

@@ -39,21 +39,13 @@ impl Incident {
         let now = Millis::now();
         let begins = {
             let mut state = ignore_poison(self.state.lock());
-            match &mut *state {
-                Some(state) => {
-                    state.last = now;
-                    state.count += 1;
-                    false
-                }
-                None => {
-                    *state = Some(State {
-                        begun: now,
-                        last: now,
-                        count: 1,
-                    });
-                    true
-                }
-            }
+            let (begun, count) = state.map_or((now, 0), |state| (state.begun, state.count));
+            *state = Some(State {
+                begun,
+                last: now,
+                count: count + 1,
+            });
+            count == 0
         };
         if begins {
             warn!(reason:% = detail; "{}", self.what);
@@ -119,8 +111,8 @@ impl Incidents {
             &self.panicked,
         ];
         // Resolves each one, whatever the others return.
-        let going_on = all.iter().filter(|episode| episode.resolve(now_over));
-        going_on.count() > 0
+        let ongoing = all.iter().filter(|incident| incident.resolve(now_over));
+        ongoing.count() > 0
     }
 }
 
