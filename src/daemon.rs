@@ -25,7 +25,7 @@ use crate::systemd::notify::{self, Notifier};
 use shared::command::CommandSet;
 use shared::text::without_errno;
 
-/// Checks whether a daemon with these settings would start, as far as that can be told beside a
+/// Checks whether a daemon with these settings would start, as far as that can be checked beside a
 /// running one.
 pub fn check(options: &Options) -> Result<(), Error> {
     upgrade::check_version()?;

@@ -19,7 +19,7 @@ pub struct Incident {
 
 #[derive(Clone, Copy)]
 struct State {
-    begun: Millis,
+    started: Millis,
     last: Millis,
     count: u64,
 }
@@ -39,9 +39,9 @@ impl Incident {
         let now = Millis::now();
         let begins = {
             let mut state = ignore_poison(self.state.lock());
-            let (begun, count) = state.map_or((now, 0), |state| (state.begun, state.count));
+            let (started, count) = state.map_or((now, 0), |state| (state.started, state.count));
             *state = Some(State {
-                begun,
+                started,
                 last: now,
                 count: count + 1,
             });
@@ -68,7 +68,7 @@ impl Incident {
             }
         };
         if over.count > 1 {
-            let seconds = over.last.since(over.begun).as_secs_f64();
+            let seconds = over.last.since(over.started).as_secs_f64();
             warn!(times = over.count, seconds = (seconds * 10.0).round() / 10.0; "over: {}", self.what);
         }
         false
