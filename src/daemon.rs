@@ -26,7 +26,7 @@ use crate::systemd::notify::{self, Notifier};
 use shared::command::CommandSet;
 use shared::text::without_errno;
 
-/// Checks whether a daemon with these settings would start, as far as that can be told beside a
+/// Checks whether a daemon with these settings would start, as far as that can be checked beside a
 /// running one.
 pub fn check(options: &Options) -> Result<(), Error> {
     upgrade::check_version()?;
@@ -112,8 +112,9 @@ impl Daemon<'_> {
         let sockets = std::mem::take(&mut inherited.http);
         // Connections from the other servers are HTTP connections; those to the servers and to etcd
         // come on top.
-        let (from_servers, to_cluster) = match &self.cluster {
-            Some(cluster) if cluster.backend == Backend::Etcd => {
+        let backend = self.cluster.as_ref().map(|cluster| &cluster.backend);
+        let (from_servers, to_cluster) = match backend {
+            Some(Backend::Etcd) => {
                 let servers = limits::server_connections();
                 (servers, servers + MAX_ETCD_CONNECTIONS)
             }

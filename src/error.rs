@@ -128,27 +128,28 @@ impl fmt::Display for Error {
             | Error::Cluster(text)
             | Error::Passed(text) => f.write_str(text),
             Error::Listen { address, source } => {
-                write!(f, "can't listen on {address}: {}", without_errno(source))?;
-                match source.kind() {
-                    io::ErrorKind::AddrInUse => write!(
-                        f,
-                        "; another process has this port (see: ss -ltnp 'sport = :{}'), or another address of this daemon covers it",
-                        address.port()
-                    ),
+                let port = address.port();
+                let in_use = format!(
+                    "; another process has this port (see: ss -ltnp 'sport = :{port}'), or another address of this daemon covers it"
+                );
+                let hint = match source.kind() {
+                    io::ErrorKind::AddrInUse => &in_use,
                     io::ErrorKind::PermissionDenied => {
-                        f.write_str("; ports below 1024 need root or CAP_NET_BIND_SERVICE")
+                        "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
                     }
                     _ if source.raw_os_error() == Some(libc::EMFILE) => {
-                        f.write_str("; raise the limit on open files (ulimit -n, LimitNOFILE=)")
+                        "; raise the limit on open files (ulimit -n, LimitNOFILE=)"
                     }
-                    io::ErrorKind::InvalidInput if address.is_ipv6() => f.write_str(
-                        "; a link-local address needs the number of its interface, as in [fe80::1%2]:4242 (see: ip link)",
-                    ),
-                    io::ErrorKind::AddrNotAvailable => f.write_str(
-                        "; no interface of this machine has this address (see: ip address)",
-                    ),
-                    _ => Ok(()),
-                }
+                    io::ErrorKind::InvalidInput if address.is_ipv6() => {
+                        "; a link-local address needs the number of its interface, as in [fe80::1%2]:4242 (see: ip link)"
+                    }
+                    io::ErrorKind::AddrNotAvailable => {
+                        "; no interface of this machine has this address (see: ip address)"
+                    }
+                    _ => "",
+                };
+                let why = without_errno(source);
+                write!(f, "can't listen on {address}: {why}{hint}")
             }
             Error::Accept { address, source } => write!(
                 f,
@@ -196,22 +197,22 @@ impl fmt::Display for Error {
                 without_errno(source)
             ),
             Error::State { action, source } => {
-                write!(f, "can't {action}: {}", without_errno(source))?;
-                match source.kind() {
-                    io::ErrorKind::NotFound => f.write_str("; create the directory first"),
-                    io::ErrorKind::NotADirectory => f.write_str("; name a directory"),
-                    io::ErrorKind::IsADirectory => f.write_str("; move the directory of this name elsewhere"),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => f.write_str(
-                        "; let this user read and write there, or set --server-id instead of the state directory",
-                    ),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                        f.write_str("; make room there and start again")
+                let hint = match source.kind() {
+                    io::ErrorKind::NotFound => "; create the directory first",
+                    io::ErrorKind::NotADirectory => "; name a directory",
+                    io::ErrorKind::IsADirectory => "; move the directory of this name elsewhere",
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                        "; let this user read and write there, or set --server-id instead of the state directory"
                     }
-                    io::ErrorKind::FileTooLarge => f.write_str(
-                        "; raise the limit on the size of files (ulimit -f, LimitFSIZE=)",
-                    ),
-                    _ => Ok(()),
-                }
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                        "; make room there and start again"
+                    }
+                    io::ErrorKind::FileTooLarge => {
+                        "; raise the limit on the size of files (ulimit -f, LimitFSIZE=)"
+                    }
+                    _ => "",
+                };
+                write!(f, "can't {action}: {}{hint}", without_errno(source))
             }
             Error::Print(source) => write!(
                 f,

@@ -19,7 +19,7 @@ pub struct Incident {
 
 #[derive(Clone, Copy)]
 struct State {
-    begun: Millis,
+    started: Millis,
     last: Millis,
     count: u64,
 }
@@ -39,21 +39,13 @@ impl Incident {
         let now = Millis::now();
         let begins = {
             let mut state = ignore_poison(self.state.lock());
-            match &mut *state {
-                Some(state) => {
-                    state.last = now;
-                    state.count += 1;
-                    false
-                }
-                None => {
-                    *state = Some(State {
-                        begun: now,
-                        last: now,
-                        count: 1,
-                    });
-                    true
-                }
-            }
+            let (started, count) = state.map_or((now, 0), |state| (state.started, state.count));
+            *state = Some(State {
+                started,
+                last: now,
+                count: count + 1,
+            });
+            count == 0
         };
         if begins {
             warn!(reason:% = detail; "{}", self.what);
@@ -76,7 +68,7 @@ impl Incident {
             }
         };
         if over.count > 1 {
-            let seconds = over.last.since(over.begun).as_secs_f64();
+            let seconds = over.last.since(over.started).as_secs_f64();
             warn!(times = over.count, seconds = (seconds * 10.0).round() / 10.0; "over: {}", self.what);
         }
         false
@@ -119,8 +111,8 @@ impl Incidents {
             &self.panicked,
         ];
         // Resolves each one, whatever the others return.
-        let going_on = all.iter().filter(|episode| episode.resolve(now_over));
-        going_on.count() > 0
+        let ongoing = all.iter().filter(|incident| incident.resolve(now_over));
+        ongoing.count() > 0
     }
 }
 

@@ -134,10 +134,10 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// Counts a batch: `received` bytes were read at `begun` and held the requests in `batch`, and
+    /// Counts a batch: `received` bytes were read at `started` and held the requests in `batch`, and
     /// `sent` bytes of replies were written.
     #[inline]
-    pub fn answered(&self, batch: &BatchCounters, begun: Nanos, received: usize, sent: usize) {
+    pub fn answered(&self, batch: &BatchCounters, started: Nanos, received: usize, sent: usize) {
         let mut requests = 0;
         for (outcome, count) in batch.counts() {
             add(&self.outcomes[outcome], count.into());
@@ -145,7 +145,7 @@ impl Shard {
         }
         if requests > 0 {
             let durations = &self.durations[usize::from(batch.computes())];
-            durations.observe(requests, begun.until(Nanos::now()));
+            durations.observe(requests, started.until(Nanos::now()));
         }
         add(&self.received, received as u64);
         self.sent(sent);

@@ -89,7 +89,10 @@ fn each_path_answers_a_sentence_json_or_a_page() {
     let ready = get(http, "/readyz");
     assert_eq!(
         (ready.status, ready.body.as_str()),
-        (200, "ready; clients: 1, of whom 0 wait; room for 5 more\n")
+        (
+            200,
+            "ready; clients: 1, 0 of them waiting; room for 5 more\n"
+        )
     );
     let ready = get_with(http, "/readyz", JSON);
     assert_eq!(ready.field("content-type"), Some("application/json"));
@@ -119,7 +122,7 @@ fn each_path_answers_a_sentence_json_or_a_page() {
     assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));
     for shown in [
         daemon.ask("WHERE").trim(),
-        "1, of whom 0 wait",
+        "1, 0 of them waiting",
         "<svg ",
         "man blockchain-tcpd",
         env!("CARGO_PKG_VERSION"),
@@ -214,7 +217,7 @@ fn health_and_metrics_answer_while_a_thousand_trickle_and_all_is_full() {
             }
         }
     }
-    let not_ready = "not ready: full; clients: 80, of whom 16 wait; room for 0 more\n";
+    let not_ready = "not ready: full; clients: 80, 16 of them waiting; room for 0 more\n";
     wait_until("it is full again", || {
         get(daemon.http(), "/readyz").body == not_ready
     });
@@ -664,7 +667,7 @@ fn the_page_reads_well_in_a_text_browser() {
     for line in [
         "ready",
         "Clients",
-        "0, of whom 0 wait; 4 can be served, 128 more may wait",
+        "0, 0 of them waiting; 4 can be served, 128 more may wait",
         "Handed over",
     ] {
         assert!(

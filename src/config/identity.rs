@@ -171,24 +171,19 @@ fn lock(directory: &Path) -> Result<File, Error> {
 }
 
 fn try_lock(directory: &Path) -> Result<File, Error> {
-    let handle = File::open(directory).map_err(failed("open the state directory", directory))?;
-    let kind = handle
-        .metadata()
-        .map_err(failed("open the state directory", directory))?;
-    if !kind.is_dir() {
-        return Err(failed("use the state directory", directory)(
-            io::ErrorKind::NotADirectory.into(),
-        ));
-    }
+    let opened = File::open(directory).and_then(|handle| match handle.metadata()?.is_dir() {
+        true => Ok(handle),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    });
+    let handle = opened.map_err(failed("open the state directory", directory))?;
+    let directory = directory.to_path_buf();
     match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(handle),
-        Err(Errno::WOULDBLOCK) => Err(Error::StateInUse {
-            directory: directory.to_path_buf(),
-        }),
-        Err(error) => Err(Error::StateLock {
-            directory: directory.to_path_buf(),
-            source: error.into(),
-        }),
+        Err(Errno::WOULDBLOCK) => Err(Error::StateInUse { directory }),
+        Err(error) => {
+            let source = error.into();
+            Err(Error::StateLock { directory, source })
+        }
     }
 }
 

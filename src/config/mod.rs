@@ -1,4 +1,4 @@
-//! Settings, and what a process begins with: options, limits of the system, the id of the server.
+//! Configuration: options, limits of the system, the id of the server.
 
 pub mod identity;
 pub mod limits;

@@ -1,3 +1,3 @@
-//! systemd: what a service manager is told, and what it keeps.
+//! systemd: notifications to the service manager, and its descriptor store.
 
 pub mod notify;

@@ -556,7 +556,7 @@ fn what_makes_no_sense_is_refused() {
         (
             "--duration <DURATION>",
             "0s",
-            "must be more than nothing, such as 10s".to_string(),
+            "must be more than zero, such as 10s".to_string(),
         ),
     ] {
         let (name, _) = option.split_once(' ').expect("its value");

@@ -28,7 +28,8 @@ pub fn message(error: &clap::Error) -> String {
     text.trim_end().to_string()
 }
 
-/// What to say of the variable of this argument if it holds something that could not be quoted in an error.
+/// Returns an error message if the variable of this argument holds something that no message could
+/// quote.
 pub fn unreadable(argument: &clap::Arg) -> Option<String> {
     let variable = argument.get_env()?;
     let value = std::env::var_os(variable)?;
@@ -41,7 +42,8 @@ pub fn unreadable(argument: &clap::Arg) -> Option<String> {
     })
 }
 
-/// What to say of a faulty value that comes from a variable, which it does if its flag is not on the command line.
+/// Returns the error message for a wrong value that comes from a variable, which it does if its flag
+/// is not on the command line.
 pub fn wrong_variable(command: &clap::Command, error: &clap::Error) -> Option<String> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;
@@ -78,10 +80,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A duration with its unit that is more than nothing.
+/// Parses a duration with its unit that is more than zero.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("must be more than nothing, such as 10s".to_string()),
+        Duration::ZERO => Err("must be more than zero, such as 10s".to_string()),
         duration => Ok(duration),
     }
 }
@@ -90,7 +92,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
 /// `text` is not one.
 pub fn server_id(text: &[u8]) -> Result<Uuid, &'static str> {
     match Uuid::try_parse_ascii(text) {
-        Ok(id) if id.is_nil() => Err("the nil UUID is nobody's id"),
+        Ok(id) if id.is_nil() => Err("the nil UUID is not an id"),
         // The uuid crate accepts other forms, too.
         Ok(id) if text.len() == uuid::fmt::Hyphenated::LENGTH => Ok(id),
         _ if text.is_empty() => Err("it is empty"),

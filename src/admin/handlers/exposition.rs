@@ -61,7 +61,8 @@ fn open_metrics(state: &State<'_>) -> String {
     let own = registry.sub_registry_with_prefix("blockchain_tcpd");
     own.register_collector(Box::new(stats));
     if let Some(process) = Process::now() {
-        registry.register_collector(Box::new(process));
+        let process_registry = registry.sub_registry_with_prefix("process");
+        process_registry.register_collector(Box::new(process));
     }
     let mut text = String::new();
     // Writing into a String can't fail.
@@ -117,11 +118,11 @@ impl Collector for Stats {
         let mut rows = vec![
             info("build_info", "The version of the program", [("version", version)]),
             info("server_info", "The id of this server", [("id", &self.id.to_string())]),
-            gauge("ready", "Whether clients should be sent here", self.ready),
-            gauge("clients", "Clients connected", load.clients),
-            gauge("clients_limit", "Clients that can be served at the same time", load.workers),
-            gauge("queue_clients", "Clients that wait for a worker", load.waiting),
-            gauge("queue_limit", "Clients that may wait", load.queue),
+            gauge("ready", "Whether clients should be sent here", u64::from(self.ready)),
+            gauge("clients", "Clients connected", load.clients as u64),
+            gauge("clients_limit", "Clients that can be served at the same time", load.workers as u64),
+            gauge("queue_clients", "Clients that wait for a worker", load.waiting as u64),
+            gauge("queue_limit", "Clients that may wait", load.queue as u64),
             gauge("drain_seconds", "Time since the drain began", self.draining.as_secs_f64()),
             gauge("handover_seconds", "Duration of the last handover", sums.handover.as_secs_f64()),
             counter("connections_accepted", "Connections accepted", sums.accepted),
@@ -143,11 +144,11 @@ impl Collector for Stats {
             let age = cluster.age().unwrap_or(f64::INFINITY);
             rows.extend([
                 info("cluster_info", "The cluster of this server", [("mode", cluster.mode), ("name", &cluster.name)]),
-                gauge("cluster_connected", "Whether this server is in touch with its cluster", cluster.connected),
+                gauge("cluster_connected", "Whether this server is in touch with its cluster", u64::from(cluster.connected)),
                 gauge("cluster_servers", "Servers at the last contact with the cluster", cluster.servers),
                 gauge("cluster_clients", "Clients of all servers at the last contact with the cluster", cluster.clients),
                 gauge("cluster_age_seconds", "Time since the last contact with the cluster", age),
-                gauge("cluster_shares_id", "Whether another server of the cluster has the same id", cluster.shares_id),
+                gauge("cluster_shares_id", "Whether another server of the cluster has the same id", u64::from(cluster.shares_id)),
                 counter("cluster_heartbeats", "Heartbeats that were answered", cluster.heartbeats),
                 counters("cluster_censuses", "Polls of all servers, each for all who asked meanwhile", "outcome", censuses),
                 counters("cluster_errors", "Failed attempts to contact the cluster", "kind", cluster::ErrorKind::NAMES.into_iter().zip(cluster.errors)),
@@ -161,14 +162,14 @@ impl Collector for Process {
     #[rustfmt::skip] // a table: one metric a row
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut rows = vec![
-            counter("process_cpu_seconds", "Processor time", self.cpu_seconds),
-            gauge("process_start_time_seconds", "When the process started, since 1970", self.start_seconds),
-            gauge("process_resident_memory_bytes", "Memory in use", self.resident_bytes),
-            gauge("process_virtual_memory_bytes", "Address space in use", self.virtual_bytes),
-            gauge("process_threads", "Threads", self.threads),
+            counter("cpu_seconds", "Processor time", self.cpu_seconds),
+            gauge("start_time_seconds", "When the process started, since 1970", self.start_seconds),
+            gauge("resident_memory_bytes", "Memory in use", self.resident_bytes),
+            gauge("virtual_memory_bytes", "Address space in use", self.virtual_bytes),
+            gauge("threads", "Threads", self.threads),
         ];
-        rows.extend(self.open_fds.map(|open| gauge("process_open_fds", "Open file descriptors", open)));
-        rows.extend(self.max_fds.map(|most| gauge("process_max_fds", "Limit on open file descriptors", most)));
+        rows.extend(self.open_fds.map(|open| gauge("open_fds", "Open file descriptors", open)));
+        rows.extend(self.max_fds.map(|most| gauge("max_fds", "Limit on open file descriptors", most)));
         encode(rows, encoder)
     }
 }
@@ -226,18 +227,6 @@ impl From<u64> for Value<'_> {
     }
 }
 
-impl From<usize> for Value<'_> {
-    fn from(value: usize) -> Self {
-        Value::Integer(value as u64)
-    }
-}
-
-impl From<bool> for Value<'_> {
-    fn from(value: bool) -> Self {
-        Value::Integer(value.into())
-    }
-}
-
 impl From<f64> for Value<'_> {
     fn from(value: f64) -> Self {
         Value::Float(value)
@@ -281,7 +270,7 @@ fn by<'a, V: Into<Value<'a>>>(
 }
 
 fn info<const N: usize>(name: Text, help: Text, labels: [(Text, &str); N]) -> Row<'static> {
-    row(name, help, MetricType::Gauge, vec![sample(labels, true)])
+    row(name, help, MetricType::Gauge, vec![sample(labels, 1u64)])
 }
 
 fn gauge<'a>(name: Text, help: Text, value: impl Into<Value<'a>>) -> Row<'a> {

@@ -133,7 +133,7 @@ impl Handlers {
         Response::text(
             status,
             &format!(
-                "{verdict}; clients: {clients}, of whom {waiting} wait; room for {} more",
+                "{verdict}; clients: {clients}, {waiting} of them waiting; room for {} more",
                 state.load.room()
             ),
         )

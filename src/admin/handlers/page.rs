@@ -79,7 +79,7 @@ fn page(state: &State<'_>, history: &History) -> String {
     row(
         "Clients",
         &format!(
-            "{clients}, of whom {waiting} wait; {workers} can be served, {queue} more may wait"
+            "{clients}, {waiting} of them waiting; {workers} can be served, {queue} more may wait"
         ),
     );
     if let Some(cluster) = state.context.cluster.snapshot() {
@@ -103,7 +103,7 @@ fn page(state: &State<'_>, history: &History) -> String {
     row(
         "Clients so far",
         &format!(
-            "{}, of whom {} were refused",
+            "{}, {} of them refused",
             state.sums.accepted,
             state.sums.refused.iter().sum::<u64>()
         ),
