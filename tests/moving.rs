@@ -33,7 +33,7 @@ fn detach(mut server: Server, count: usize) -> Vec<Connection> {
     connections
 }
 
-/// Waits for so many released connections.
+/// Waits for this number of released connections.
 fn take(released: &Receiver<Connection>, count: usize) -> Vec<Connection> {
     let next = |_| released.recv_timeout(PATIENCE).expect("one more");
     (0..count).map(next).collect()
@@ -173,7 +173,7 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 const HOLD: CommandSet = &[CommandSpec {
     name: "HOLD",
     arguments: "",
-    summary: "waits to be told to go on",
+    summary: "waits until it may go on",
     kind: CommandClass::Query,
     execute: |context, _| {
         COUNT.get_or_init(|| context.clients.clone());

@@ -1,4 +1,4 @@
-//! A service manager in systemd's place: what it is told, and its file descriptor store.
+//! A service manager in systemd's place: the messages that it gets, and its file descriptor store.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -13,7 +13,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use super::{PATIENCE, Scratch};
 
-/// Its socket, which nobody reads unless a method here does.
+/// Its socket, which is not read unless a method here does.
 pub struct Manager {
     pub socket: UnixDatagram,
     scratch: Scratch,
@@ -41,7 +41,7 @@ impl Manager {
     pub fn next(&self) -> Vec<String> {
         let mut message = [0; 4096];
         let length = self.socket.recv(&mut message).expect("a message in time");
-        let text = std::str::from_utf8(&message[..length]).expect("ASCII");
+        let text = String::from_utf8_lossy(&message[..length]);
         text.lines().map(str::to_string).collect()
     }
 
@@ -49,28 +49,28 @@ impl Manager {
     pub fn wait_for(&self, line: &str) -> Vec<String> {
         loop {
             let message = self.next();
-            if message.iter().any(|told| told.starts_with(line)) {
+            if message.iter().any(|said| said.starts_with(line)) {
                 return message;
             }
         }
     }
 
-    /// Keeps descriptors until a barrier that comes behind a pack, and returns the pack if it is kept. Nothing else may be
+    /// Keeps descriptors until a barrier that comes behind a handover state, and returns the state if it is kept. Nothing else may be
     /// kept by then.
     pub fn store(&self, fate: Fate) -> JoinHandle<Option<OwnedFd>> {
         let (socket, path) = (self.socket.try_clone().expect("a socket"), self.path());
         thread::spawn(move || {
             let mut store: Vec<(String, OwnedFd)> = Vec::new();
-            let mut has_pack = false;
+            let mut has_state = false;
             loop {
                 let (text, sent) = receive(&socket).expect("a message in time");
                 let said = |line: &str| text.lines().any(|said| said == line);
                 let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
                 if said("FDSTORE=1") {
                     let sent = sent.expect("a descriptor");
-                    let is_pack = name == Some(handover_state::NAME);
-                    has_pack |= is_pack;
-                    if !is_pack || fate == Fate::Kept {
+                    let is_state = name == Some(handover_state::NAME);
+                    has_state |= is_state;
+                    if !is_state || fate == Fate::Kept {
                         store.push((name.expect("its name").to_string(), sent));
                     }
                 } else if said("FDSTOREREMOVE=1") {
@@ -78,9 +78,9 @@ impl Manager {
                     if fate == Fate::Unread {
                         return None;
                     }
-                } else if said("BARRIER=1") && has_pack {
+                } else if said("BARRIER=1") && has_state {
                     assert!(store.len() <= 1, "{store:?}");
-                    return store.pop().map(|(_, pack)| pack);
+                    return store.pop().map(|(_, state)| state);
                 } else if said("BARRIER=1") && fate == Fate::NoRoom {
                     // The barrier is closed behind it, and the probe never.
                     fill(&path);
@@ -124,14 +124,14 @@ fn receive(socket: &UnixDatagram) -> rustix::io::Result<(String, Option<OwnedFd>
     Ok((text, sent.next()))
 }
 
-/// What becomes of a pack that is to be stored. A probe is always kept.
+/// What becomes of a handover state that is to be stored. A probe is always kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It is kept.
     Kept,
     /// It is closed at once.
     Closed,
-    /// There is no room for it in the queue of the socket, which nobody reads any more.
+    /// There is no room for it in the queue of the socket, which is not read any more.
     NoRoom,
     /// It is not read.
     Unread,
