@@ -152,7 +152,9 @@ pub fn daemon_at(ip: [u8; 4]) -> (Daemon, u16) {
     let address = SocketAddr::from((ip, 0));
     let daemon = Daemon::start(["--listen", &address.to_string(), "--max-clients", "2"]);
     let listening = field(&daemon.log().wait_for("ready listen="), "listen");
-    let addresses = listening.split(',').map(|listen| listen.parse::<SocketAddr>());
+    let addresses = listening
+        .split(',')
+        .map(|listen| listen.parse::<SocketAddr>());
     let mut addresses = addresses.map(|listen| listen.expect("an address"));
     let own = addresses.find(|listen| listen.ip() == address.ip());
     (daemon, own.expect("its own").port())
