@@ -97,7 +97,7 @@ fn an_id_that_a_limit_on_files_forbids_is_an_error_that_names_it() {
     assert!(said.contains("LimitFSIZE="), "{said}");
 }
 
-/// So setlock, chpst and scripts keep a second one away: closed, the descriptor would keep nobody.
+/// So setlock, chpst and scripts keep a second one away: a closed descriptor would keep none away.
 #[test]
 fn a_lock_that_its_parent_left_open_is_held_over_a_handover() {
     let scratch = Scratch::new();

@@ -33,7 +33,7 @@ fn detach(mut server: Server, count: usize) -> Vec<Connection> {
     connections
 }
 
-/// Waits for so many released connections.
+/// Waits for this number of released connections.
 fn take(released: &Receiver<Connection>, count: usize) -> Vec<Connection> {
     let next = |_| released.recv_timeout(PATIENCE).expect("one more");
     (0..count).map(next).collect()

@@ -1,6 +1,6 @@
 //! What watches the daemon: the examples for Prometheus and the blackbox exporter, the rules, the dashboard, their documents.
 //!
-//! Which names there are and who uses them is in `names`, the dashboard and its drawing in `dashboard`, a whole run with
+//! Which names there are and where they are used is in `names`, the dashboard and its drawing in `dashboard`, a whole run with
 //! a real Prometheus in `watched`.
 
 mod dashboard;
@@ -27,10 +27,8 @@ fn read(file: &str) -> String {
 /// The names of the files of a folder of the examples, in their order.
 fn listed(within: &str) -> Vec<String> {
     let entries = fs::read_dir(folder().join(within)).expect("a folder");
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.expect("an entry").file_name())
-        .map(|name| name.to_string_lossy().into_owned())
-        .collect();
+    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string());
+    let mut names: Vec<String> = names.map(|name| name.expect("UTF-8")).collect();
     names.sort();
     assert!(!names.is_empty(), "{within}");
     names
@@ -39,15 +37,9 @@ fn listed(within: &str) -> Vec<String> {
 /// A copy of the examples that may be changed.
 fn copied() -> Scratch {
     let scratch = Scratch::new();
-    for within in ["", "rules", "tests"] {
-        let (from, to) = (folder().join(within), scratch.path().join(within));
-        fs::create_dir_all(&to).expect("a folder");
-        for name in listed(within) {
-            if from.join(&name).is_file() {
-                fs::copy(from.join(&name), to.join(&name)).expect("copied");
-            }
-        }
-    }
+    let mut copy = Command::new("cp");
+    copy.arg("-r").arg(folder().join(".")).arg(scratch.path());
+    assert!(copy.status().expect("cp runs").success());
     scratch
 }
 
@@ -74,61 +66,62 @@ fn promtool(within: &Path, arguments: &[&str]) -> (bool, String) {
     run(command)
 }
 
+/// The unit tests of the rules in this folder.
+fn unit_tests(within: &Path) -> (bool, String) {
+    let tests = listed("tests");
+    let arguments = ["test", "rules"].into_iter();
+    let arguments: Vec<&str> = arguments.chain(tests.iter().map(String::as_str)).collect();
+    promtool(&within.join("tests"), &arguments)
+}
+
 /// A rule, of an alert or of a recording.
 struct Rule {
     alerts: bool,
     name: String,
     expression: String,
-    /// All of it, as it is written.
+    /// All of it, without indentation.
     text: String,
+}
+
+impl Rule {
+    /// The rule that stands in this text, behind its hyphen.
+    fn of(text: &str) -> Self {
+        let (kind, rest) = text.split_once(": ").expect("a kind");
+        assert!(["alert", "record"].contains(&kind), "{text}");
+        let (name, _) = rest.split_once('\n').expect("a name");
+        let (_, expression) = text.split_once("\n        expr:").expect("an expression");
+        let mut lines = expression.lines();
+        let first = lines.next().map(|line| line.trim_start_matches(" >-"));
+        let more = lines.take_while(|line| line.starts_with("          "));
+        let expression: Vec<&str> = first.into_iter().chain(more).map(str::trim).collect();
+        let lines = text
+            .lines()
+            .map(|line| line.trim_start().to_string() + "\n");
+        Rule {
+            alerts: kind == "alert",
+            name: name.to_string(),
+            expression: expression.join(" "),
+            text: lines.collect(),
+        }
+    }
+
+    /// What follows this at the start of a line.
+    fn line(&self, start: &str) -> Option<&str> {
+        self.text.lines().find_map(|line| line.strip_prefix(start))
+    }
 }
 
 /// The rules of a file, read by their indentation: whether it is YAML at all is promtool's to say.
 fn rules(file: &str) -> Vec<Rule> {
     let text = read(&format!("packaging/prometheus/rules/{file}"));
-    let mut rules: Vec<Rule> = Vec::new();
-    let mut in_expression = false;
-    for line in text.lines() {
-        let trimmed = line.trim_start();
-        let indentation = line.len() - trimmed.len();
-        if trimmed.starts_with('#') || trimmed.is_empty() {
-            continue;
-        }
-        let begins = trimmed.strip_prefix("- ").filter(|_| indentation == 6);
-        if let Some((kind, name)) = begins.and_then(|begins| begins.split_once(": ")) {
-            assert!(["alert", "record"].contains(&kind), "{line}");
-            let (name, text) = (name.to_string(), String::new());
-            let (alerts, expression) = (kind == "alert", String::new());
-            in_expression = false;
-            rules.push(Rule {
-                alerts,
-                name,
-                expression,
-                text,
-            });
-        }
-        let Some(rule) = rules.last_mut().filter(|_| indentation >= 6) else {
-            continue;
-        };
-        rule.text += &format!("{trimmed}\n");
-        if indentation == 8 {
-            in_expression = trimmed.starts_with("expr:");
-        }
-        if in_expression {
-            let part = trimmed.trim_start_matches("expr:").trim();
-            rule.expression += &format!("{} ", part.trim_start_matches(">-"));
-        }
-    }
+    let lines = text.lines().map(str::trim_end);
+    let lines = lines.filter(|line| !line.is_empty() && !line.trim_start().starts_with('#'));
+    let text = lines.collect::<Vec<&str>>().join("\n");
+    let groups = text.split("\n  - name: ").skip(1);
+    let rules = groups.flat_map(|group| group.split("\n      - ").skip(1));
+    let rules: Vec<Rule> = rules.map(Rule::of).collect();
     assert!(rules.len() > 10, "{file}");
-    for rule in &rules {
-        assert!(!rule.expression.trim().is_empty(), "{}", rule.name);
-    }
     rules
-}
-
-fn alerts() -> BTreeSet<String> {
-    let alerts = rules("alerts.yml").into_iter().filter(|rule| rule.alerts);
-    alerts.map(|rule| rule.name).collect()
 }
 
 #[test]
@@ -179,7 +172,7 @@ fn blackbox_says_of(file: &Path) -> (bool, String) {
     run(command)
 }
 
-/// The list of servers is read by Prometheus when it runs, and by nobody before.
+/// The list of servers is read by Prometheus only when it runs.
 #[test]
 fn the_objectives_in_the_list_of_servers_are_known_ones() {
     let servers = read("packaging/prometheus/servers.yml");
@@ -200,46 +193,30 @@ fn the_objectives_in_the_list_of_servers_are_known_ones() {
 #[test]
 fn each_alert_fires_when_it_should_and_not_otherwise() {
     needs!("promtool");
-    let tests = listed("tests");
-    let mut arguments = vec!["test", "rules"];
-    arguments.extend(tests.iter().map(String::as_str));
-    let (good, said) = promtool(&folder().join("tests"), &arguments);
+    let (good, said) = unit_tests(&folder());
     assert!(good, "{said}");
-    assert_eq!(said.matches("SUCCESS").count(), tests.len(), "{said}");
+    assert_eq!(said.matches("SUCCESS").count(), listed("tests").len());
 
     // They do notice.
     let copy = copied();
     change(&copy.path().join("rules/alerts.yml"), |text| {
         text.replace("> 0.9\n", "> 0.95\n")
     });
-    let (good, said) = promtool(
-        &copy.path().join("tests"),
-        &["test", "rules", "saturation.yml"],
-    );
+    let (good, said) = unit_tests(copy.path());
     assert!(!good && said.contains("BlockchainTcpdNearLimit"), "{said}");
 }
 
 /// The rules with each range made this much longer, `[5m]` being `[300001ms]` for 1.
 fn with_ranges_longer(text: &str, by: i64) -> String {
     let mut parts = text.split('[');
-    let mut longer = parts.next().unwrap_or_default().to_string();
-    for part in parts {
-        let range = part.split_once(']').and_then(|(range, rest)| {
-            let unit = match range.chars().last()? {
-                'm' => 60_000,
-                'h' => 3_600_000,
-                'd' => 86_400_000,
-                _ => return None,
-            };
-            let count: i64 = range[..range.len() - 1].parse().ok()?;
-            Some((count * unit + by, rest))
-        });
-        match range {
-            Some((range, rest)) => longer.push_str(&format!("[{range}ms]{rest}")),
-            None => longer.push_str(&format!("[{part}")),
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |longer, part| match part.split_once(']') {
+        Some((range, rest)) if range.ends_with(['m', 'h', 'd']) => {
+            let range = (hours(range) * 3_600_000.0).round() as i64 + by;
+            format!("{longer}[{range}ms]{rest}")
         }
-    }
-    longer
+        _ => format!("{longer}[{part}"),
+    })
 }
 
 /// Prometheus 3 leaves a sample out that is exactly as old as the range is long, Prometheus 2 counts it. A range that is
@@ -248,55 +225,46 @@ fn with_ranges_longer(text: &str, by: i64) -> String {
 fn no_expectation_hangs_on_a_sample_as_old_as_its_range() {
     needs!("promtool");
     let (_, version) = promtool(&folder(), &["--version"]);
-    let by = if version.contains("version 2.") {
-        -1
-    } else {
-        1
-    };
+    let by = [1, -1][usize::from(version.contains("version 2."))];
     let copy = copied();
     for name in listed("rules") {
         let file = copy.path().join("rules").join(name);
         change(&file, |text| with_ranges_longer(text, by));
     }
-    let tests = listed("tests");
-    let mut arguments = vec!["test", "rules"];
-    arguments.extend(tests.iter().map(String::as_str));
-    let (good, said) = promtool(&copy.path().join("tests"), &arguments);
+    let (good, said) = unit_tests(copy.path());
     assert!(good, "{said}");
 }
 
-/// The alerts that the unit tests see firing, and those that they see quiet.
-fn tested() -> (BTreeSet<String>, BTreeSet<String>) {
-    let (mut firing, mut quiet) = (BTreeSet::new(), BTreeSet::new());
+/// The alerts that the unit tests see firing (true), and those that they see quiet.
+fn tested() -> BTreeSet<(bool, String)> {
+    let mut tested = BTreeSet::new();
     for name in listed("tests") {
         let text = read(&format!("packaging/prometheus/tests/{name}"));
-        let mut asked = None;
-        for line in text.lines().map(str::trim) {
-            if let Some((_, rest)) = line.split_once("ALERTS{alertname=\"") {
-                asked = rest.split('"').next().map(str::to_string);
-            } else if let Some(samples) = line.strip_prefix("exp_samples:")
-                && let Some(alert) = asked.take()
-            {
-                let seen = if samples.contains("[]") {
-                    &mut quiet
-                } else {
-                    &mut firing
-                };
-                seen.insert(alert);
-            }
+        for query in text.split("ALERTS{alertname=\"").skip(1) {
+            let (alert, rest) = query.split_once('"').expect("an alert");
+            let (_, samples) = rest.split_once("exp_samples:").expect("samples");
+            let quiet = samples
+                .lines()
+                .next()
+                .is_some_and(|line| line.contains("[]"));
+            tested.insert((!quiet, alert.to_string()));
         }
     }
-    (firing, quiet)
+    tested
 }
 
 #[test]
 fn each_alert_is_documented_and_tested_both_ways() {
-    let (firing, mut quiet) = tested();
-    // It is what it is for that this one always fires.
-    assert!(quiet.insert("Watchdog".to_string()));
-    let alerts = alerts();
-    assert_eq!(firing, alerts);
-    assert_eq!(quiet, alerts);
+    let alerts = rules("alerts.yml").into_iter().filter(|rule| rule.alerts);
+    let alerts: Vec<Rule> = alerts.collect();
+    let names: BTreeSet<String> = alerts.iter().map(|rule| rule.name.clone()).collect();
+    let mut tested = tested();
+    // This one always fires, which is its purpose.
+    assert!(tested.insert((false, "Watchdog".to_string())));
+    let both = names
+        .iter()
+        .flat_map(|name| [(true, name.clone()), (false, name.clone())]);
+    assert_eq!(tested, both.collect());
 
     let document = read("docs/alerts.md");
     let sections = document.split("\n## ").skip(1);
@@ -304,29 +272,25 @@ fn each_alert_is_documented_and_tested_both_ways() {
         .map(|section| section.split_once('\n').expect("a heading and a text"))
         .collect();
     let documented: BTreeSet<String> = sections.iter().map(|(name, _)| name.to_string()).collect();
-    assert_eq!(documented, alerts);
+    assert_eq!(documented, names);
     assert_eq!(sections.len(), documented.len(), "one twice");
 
-    for rule in rules("alerts.yml").into_iter().filter(|rule| rule.alerts) {
-        let (name, text) = (rule.name, rule.text);
-        let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
-        let severity = line("severity: ").unwrap_or_else(|| panic!("{name} has no severity"));
-        let (_, section) = sections
-            .iter()
-            .find(|(documented, _)| *documented == name)
-            .expect("documented");
-        match severity {
+    for rule in alerts {
+        let name = &rule.name;
+        let section = sections.iter().find(|(documented, _)| documented == name);
+        let (_, section) = section.expect("documented");
+        match rule.line("severity: ").expect(name) {
             "page" => assert!(section.contains("\nPage"), "{name}"),
             "ticket" => assert!(section.contains("icket"), "{name}"),
-            other => assert_eq!((other, name.as_str()), ("none", "Watchdog")),
+            other => assert_eq!((other, &**name), ("none", "Watchdog")),
         }
         // What two rules of the same alert say of it is written once.
-        if !text.contains("annotations: *") {
-            assert!(line("summary: ").is_some(), "{name} has no summary");
+        if !rule.text.contains("annotations: *") {
+            assert!(rule.line("summary: ").is_some(), "{name} has no summary");
             let manual = "/usr/share/doc/blockchain-tcpd/alerts.md.";
+            let words: Vec<&str> = rule.text.split_whitespace().collect();
             let refers = format!("See {name} in {manual}");
-            let said: Vec<&str> = text.split_whitespace().collect();
-            assert!(said.join(" ").contains(&refers), "{name}");
+            assert!(words.join(" ").contains(&refers), "{name}");
         }
     }
 }
@@ -338,12 +302,11 @@ fn the_rules_of_all_windows_are_alike() {
     let shape = |window: &str| -> Vec<String> {
         let end = format!("_{window}");
         let of_it = rules.iter().filter(|rule| rule.name.ends_with(&end));
-        let shapes = of_it.map(|rule| {
-            rule.text
-                .replace(&format!("_{window}"), "_WINDOW")
-                .replace(&format!("[{window}]"), "[WINDOW]")
-        });
-        shapes.collect()
+        let without = |rule: &Rule| {
+            let text = rule.text.replace(&end, "_WINDOW");
+            text.replace(&format!("[{window}]"), "[WINDOW]")
+        };
+        of_it.map(without).collect()
     };
     for alike in [&["5m", "10m", "30m", "1h", "2h", "6h"][..], &["3d", "30d"]] {
         let first = shape(alike[0]);
@@ -384,7 +347,7 @@ fn the_rates_in_the_document_are_those_of_the_rules_and_can_occur() {
     let near = |a: f64, b: f64| (a - b).abs() < 0.01 * b;
     let rules = rules("alerts.yml");
     for row in &rows {
-        let [
+        let &[
             objective,
             long,
             short,
@@ -394,7 +357,7 @@ fn the_rates_in_the_document_are_those_of_the_rules_and_can_occur() {
             noticed,
             alert,
             severity,
-        ] = row[..]
+        ] = &row[..]
         else {
             panic!("{row:?}");
         };
@@ -406,23 +369,16 @@ fn the_rates_in_the_document_are_those_of_the_rules_and_can_occur() {
         assert!(near(hours(long) / hours(short), 12.0), "{row:?}");
         let seconds = number(noticed) * if noticed.ends_with("min") { 60.0 } else { 1.0 };
         let waited = rate * budget / 100.0 * hours(long) * 3600.0;
-        assert!(
-            (seconds - waited).abs() < waited * 0.01,
-            "{row:?}: {waited}"
-        );
-        let rule = rules.iter().find(|rule| rule.name == alert);
-        let rule = rule.unwrap_or_else(|| panic!("{alert}"));
-        assert!(rule.text.contains(&format!("severity: {severity}\n")));
+        assert!(near(seconds, waited), "{row:?}: {waited}");
+        let rule = rules.iter().find(|rule| rule.name == alert).expect(alert);
+        assert_eq!(rule.line("severity: "), Some(severity));
         let objective = objective.trim_end_matches(" %");
         for window in [long, short] {
-            let compares = ["\"90|99[.]95\"", &format!("\"{objective}\"")]
-                .iter()
-                .any(|value| {
-                    ["=", "=~"].iter().any(|sign| {
-                        let burns = format!("burn_rate_{window}{{slo{sign}{value}}} > {rate} ");
-                        rule.expression.contains(&burns)
-                    })
-                });
+            let one = format!("slo=\"{objective}\"");
+            let compares = [&one, "slo=~\"90|99[.]95\""].iter().any(|slo| {
+                let burns = format!("burn_rate_{window}{{{slo}}} > {rate} ");
+                rule.expression.contains(&burns)
+            });
             assert!(compares, "{row:?}: {}", rule.expression);
         }
     }

@@ -351,9 +351,9 @@ fn connections_that_send_no_header_keep_no_client_out() {
     // On a machine that has no time, theirs may be over.
     let in_time = begun.elapsed() < Duration::from_secs(2);
     for one in &mut silent[..20] {
-        let told = one.rest();
-        let crowded = told.starts_with("ERR BUSY ") && told.contains("without a PROXY header");
-        assert!(crowded || !in_time, "{told}");
+        let said = one.rest();
+        let crowded = said.starts_with("ERR BUSY ") && said.contains("without a PROXY header");
+        assert!(crowded || !in_time, "{said}");
     }
     silent[39].send("UNKNOWN\r\n");
     assert!(silent[39].ask("WHY") == "42" || !in_time);
@@ -385,7 +385,7 @@ fn a_new_program_goes_on_with_a_header_that_is_not_whole() {
     }
     // It never counts, in no process.
     assert_eq!(check.ask("WHO"), "1");
-    // It has so long in each process.
+    // Its time begins anew in each process.
     silent.send([&passed_on("192.0.2.8:8")[..], b"WHO\n"].concat());
     assert_eq!(silent.line().as_deref(), Some("2"));
     drop(known);

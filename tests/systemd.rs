@@ -49,7 +49,7 @@ fn sockets_that_systemd_passes_are_served() {
     }
 }
 
-/// In a process of its own, which is this test again: it is told so by the variables that it must not leave.
+/// In a process of its own, which is this test again: the variables that it must not leave say so.
 #[test]
 fn no_variable_of_passed_sockets_is_left() {
     let variables = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
@@ -206,7 +206,7 @@ fn every_form_of_its_address_is_understood() {
     let length = socket.recv(&mut message).unwrap();
     assert!(message[..length].ends_with(b"READY=1\n"));
     daemon.stop();
-    // Nobody listens there, if there are such addresses here at all.
+    // Nothing listens there, if there are such addresses here at all.
     for kind in ["vsock", "vsock-stream", "vsock-dgram", "vsock-seqpacket"] {
         let daemon = start(&format!("{kind}:1:4242"));
         daemon.log().wait_for("can't notify the service manager");
@@ -235,43 +235,30 @@ fn unset(variables: &str) -> usize {
 
 #[test]
 fn a_variable_that_makes_no_sense_counts_as_unset() {
-    let long = format!("NOTIFY_SOCKET=/{}", "x".repeat(200));
-    let forever = format!("WATCHDOG_USEC={}", u64::MAX);
+    let (manager, long) = (Manager::new(), "/".repeat(200));
+    let notify = format!("NOTIFY_SOCKET={} ", manager.path().display());
+    let forever = u64::MAX.to_string();
     // The program that takes over reads them anew, but for those of passed sockets.
-    for (variables, times) in [
-        ("NOTIFY_SOCKET=", 0),
-        ("NOTIFY_SOCKET=notify", 2),
-        ("NOTIFY_SOCKET=@", 2),
-        ("NOTIFY_SOCKET=vsock:1", 2),
-        (&long, 2),
-        ("LISTEN_FDS=", 0),
-        ("LISTEN_FDS=0", 0),
-        ("LISTEN_FDS=-1", 1),
-        ("LISTEN_FDS=two", 1),
-        ("LISTEN_FDS=9", 1),
-        ("LISTEN_FDS=4294967295", 1),
-        ("LISTEN_FDS=1 LISTEN_PID=", 0),
-        ("LISTEN_FDS=1 LISTEN_PID=1", 0),
-        ("LISTEN_FDS=1 LISTEN_PID=-1", 1),
-        ("LISTEN_FDS=1 LISTEN_PID=0", 1),
-        ("LISTEN_FDS=1 LISTEN_PID=me", 1),
-        ("LISTEN_FDS=0 LISTEN_FDNAMES=line:http", 0),
+    for (variables, values, times) in [
+        ("NOTIFY_SOCKET=", "", 0),
+        ("NOTIFY_SOCKET=", "notify @ vsock:1 LONG", 2),
+        ("LISTEN_FDS=", " 0", 0),
+        ("LISTEN_FDS=", "-1 two 9 4294967295", 1),
+        ("LISTEN_FDS=1 LISTEN_PID=", " 1", 0),
+        ("LISTEN_FDS=1 LISTEN_PID=", "-1 0 me", 1),
+        ("LISTEN_FDS=0 LISTEN_FDNAMES=", "line:http", 0),
+        ("NOTIFY WATCHDOG_USEC=", "", 0),
+        ("NOTIFY WATCHDOG_USEC=", "0 1 -1 soon FOREVER", 2),
+        ("NOTIFY WATCHDOG_USEC=1000000 WATCHDOG_PID=", "1", 0),
     ] {
-        assert_eq!(unset(variables), times, "{variables}");
-    }
-    let manager = Manager::new();
-    for (variables, times) in [
-        ("WATCHDOG_USEC=", 0),
-        ("WATCHDOG_USEC=0", 2),
-        ("WATCHDOG_USEC=1", 2),
-        ("WATCHDOG_USEC=-1", 2),
-        ("WATCHDOG_USEC=soon", 2),
-        (&forever, 2),
-        ("WATCHDOG_USEC=1000000 WATCHDOG_PID=1", 0),
-    ] {
-        let notify = format!("NOTIFY_SOCKET={} {variables}", manager.path().display());
-        assert_eq!(unset(&notify), times, "{variables}");
-        manager.wait_for("STOPPING=1");
+        for value in values.split(' ') {
+            let value = value.replace("LONG", &long).replace("FOREVER", &forever);
+            let variables = variables.replace("NOTIFY ", &notify) + &value;
+            assert_eq!(unset(&variables), times, "{variables}");
+            if variables.starts_with(&notify) {
+                manager.wait_for("STOPPING=1");
+            }
+        }
     }
 }
 

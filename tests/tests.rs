@@ -7,13 +7,13 @@
 //! - `settings`: flags, variables, defaults, `--help`, what is refused at start and with which words and exit status
 //! - `identity`: the id and the state directory
 //! - `life`: signals, drain, exit statuses
-//! - `moving`: letting go of connections, open and unread
+//! - `moving`: detached connections, open and unread
 //! - `inherited`: what a parent leaves behind: ignored signals, timers, limits, umask, descriptors
 //! - `listening`: the pair of all addresses, sockets of other sorts of TCP
 //! - `full`: more clients than may be: BUSY, making room, the cap for an address
 //! - `handover`: a new program takes over, and no client notices
 //! - `etcd`: the consistent cluster: WHO over several servers and a real etcd, whatever becomes of either
-//! - `proxy`: PROXY headers: whose connection it is, who may say so, what is wrong with them
+//! - `proxy`: PROXY headers: whose connection it is, which networks are trusted, wrong and missing headers
 //! - `haproxy`: the example for HAProxy, tried with HAProxy, three daemons and real certificates
 //! - `http`: health, readiness and the page; what HTTP clients may do to it
 //! - `metrics`: what is counted, held against docs/metrics.md
@@ -21,7 +21,7 @@
 //! - `failures`: what the system refuses: descriptors, memory; panics
 //! - `log`: what is logged, and what can't flood it
 //! - `manual`: the manual page and the settings file of the package, held against the program
-//! - `systemd`: sockets that are passed, what systemd is told, the proof that clients are being served
+//! - `systemd`: socket activation, readiness, the watchdog, the file descriptor store
 //! - `check`: the monitoring plugin: its line and exit status, servers that mean harm, its manual, Nagios itself
 //! - `client`: the command-line client: one question, conversations in a terminal and through a pipe, the count live, its bench
 //! - `prometheus`: what watches the daemon: the rules, the alerts, the dashboard, and Prometheus itself

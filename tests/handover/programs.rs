@@ -233,7 +233,7 @@ fn a_program_that_vanishes_after_its_trial_costs_no_client_anything() {
     assert!(said.contains("No such file"), "{said}");
     assert_eq!(client.ask("Y"), "42");
     assert_eq!(client.ask("WHO"), "1");
-    // Or a log that nobody reads would end it.
+    // Or a log without a reader would end it.
     assert_ne!(ignored_signals(&daemon) & bit(libc::SIGPIPE), 0);
     daemon.stop();
 }

@@ -10,7 +10,7 @@ use shared::clock::Millis;
 use crate::support::kernel::{shell, through};
 use crate::support::{Client, Daemon, Process, unknown};
 
-/// A listening socket and the state of one client of it, who has sent a question that no process has read yet.
+/// A listening socket and the state of one client of it, which has sent a question that no process has read yet.
 struct LastProcess {
     listener: TcpListener,
     accepted: TcpStream,

@@ -4,56 +4,52 @@
 //!
 //! - time is [`FASTER`]: a number with the unit s, m, h or d after `[`, `for: `, `interval: ` or `offset ` is divided by it;
 //! - what happens every 15 s happens every 250 ms, for a window of a second must hold some samples;
-//! - 127.0.0.1, where those who watch are, is an address of their own; the servers have others.
+//! - 127.0.0.1, where Prometheus is, is an address of its own; the servers have others.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{BufReader, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{change, copied, dashboard};
+use crate::support::http::send;
 use crate::support::kernel::own_address;
-use crate::support::{Client, Daemon, Log, PATIENCE, Scratch, clean, program, wait_until};
+use crate::support::watch::{Repeated, repeat};
+use crate::support::{Client, Daemon, Process, Scratch, clean, program, wait_until};
 
 /// So that an hour is 12 seconds, and 5 minutes are one.
 const FASTER: u64 = 300;
 
 /// The text with its times divided.
 fn faster(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    let starts = ["[", "for: ", "interval: ", "offset "];
-    while let Some(first) = rest.chars().next() {
-        let start = starts.iter().find(|start| rest.starts_with(**start));
-        let Some(start) = start else {
-            out.push(first);
-            rest = &rest[first.len_utf8()..];
-            continue;
-        };
-        out += start;
-        rest = &rest[start.len()..];
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let seconds = match rest[digits..].chars().next() {
-            Some('s') => 1,
-            Some('m') => 60,
-            Some('h') => 3600,
-            Some('d') => 86400,
-            _ => continue,
-        };
-        if let Ok(number) = rest[..digits].parse::<u64>() {
-            out += &format!("{}ms", number * seconds * 1000 / FASTER);
-            rest = &rest[digits + 1..];
-        }
+    let mut text = text.to_string();
+    for start in ["[", "for: ", "interval: ", "offset "] {
+        let mut parts = text.split(start);
+        let first = parts.next().unwrap_or_default().to_string();
+        text = parts.fold(first, |out, part| {
+            let end = part
+                .find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(part.len());
+            let number = part[..end].parse::<u64>();
+            let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86400)];
+            let unit = units
+                .iter()
+                .find(|(unit, _)| part[end..].starts_with(*unit));
+            match (number, unit) {
+                (Ok(number), Some((_, seconds))) => {
+                    let time = number * seconds * 1000 / FASTER;
+                    format!("{out}{start}{time}ms{}", &part[end + 1..])
+                }
+                _ => format!("{out}{start}{part}"),
+            }
+        });
     }
-    out
+    text
 }
 
 #[test]
@@ -63,31 +59,10 @@ fn time_is_divided_where_it_should_be() {
     assert_eq!(faster(text), expected);
 }
 
-/// A program that runs until it is dropped.
-struct Running {
-    child: Child,
-    log: Log,
-}
-
-impl Running {
-    fn start(mut command: Command, is_ready: &str) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
-        let log = Log::follow(child.stderr.take().expect("stderr is piped"));
-        let running = Running { child, log };
-        running.log.wait_for(is_ready);
-        running
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if thread::panicking() {
-            eprintln!("--- its log:\n{}", self.log.whole());
-        }
-    }
+fn start(command: Command, is_ready: &str) -> Process {
+    let process = Process::start(command);
+    process.log.wait_for(is_ready);
+    process
 }
 
 /// What Alertmanager would be sent, at its port.
@@ -102,7 +77,15 @@ impl Receiver {
             for stream in listener.incoming().flatten() {
                 let writer = writer.clone();
                 // One that sends nothing more is not waited for.
-                thread::spawn(move || take_alerts(stream, &writer));
+                thread::spawn(move || {
+                    let mut stream = BufReader::new(stream);
+                    while let Some(body) = dashboard::request_body(&mut stream) {
+                        writer.lock().unwrap().push_str(&body);
+                        let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                        // The client may have gone.
+                        let _ = stream.get_mut().write_all(reply);
+                    }
+                });
             }
         });
         Receiver(received)
@@ -114,32 +97,11 @@ impl Receiver {
     }
 }
 
-/// Takes what is posted on this connection until it ends.
-fn take_alerts(stream: TcpStream, into: &Mutex<String>) -> Option<()> {
-    let mut stream = BufReader::new(stream);
-    loop {
-        let (mut length, mut line) = (0, String::new());
-        while stream.read_line(&mut line).ok().filter(|read| *read > 0)? > 2 {
-            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().ok()?;
-            }
-            line.clear();
-        }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).ok()?;
-        into.lock()
-            .unwrap()
-            .push_str(&String::from_utf8_lossy(&body));
-        let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-        stream.get_mut().write_all(reply).ok()?;
-    }
-}
-
-/// Those who watch.
+/// Prometheus and the blackbox exporter.
 struct Watchers {
     prometheus: SocketAddr,
     received: Receiver,
-    _running: [Running; 2],
+    _running: [Process; 2],
     _files: Scratch,
 }
 
@@ -171,12 +133,12 @@ impl Watchers {
         prometheus
             .current_dir(files.path())
             .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
-            // A minute unless told otherwise: what is sent before Alertmanager is known is lost until it is sent again.
+            // A minute by default: what is sent before Alertmanager is known is lost until it is sent again.
             .arg("--rules.alert.resend-delay=200ms")
             .arg(format!("--web.listen-address={ip}:9090"));
         let running = [
-            Running::start(blackbox, "Listening on"),
-            Running::start(prometheus, "Server is ready to receive web requests"),
+            start(blackbox, "Listening on"),
+            start(prometheus, "Server is ready to receive web requests"),
         ];
         Watchers {
             prometheus: SocketAddr::new(ip, 9090),
@@ -188,12 +150,11 @@ impl Watchers {
 
     /// What Prometheus's API answers.
     fn get(&self, path: &str) -> Value {
-        let mut stream =
-            TcpStream::connect_timeout(&self.prometheus, PATIENCE).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        write!(stream, "GET /api/v1/{path} HTTP/1.0\r\n\r\n").expect("it takes it");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
+        let answer = send(
+            self.prometheus,
+            format!("GET /api/v1/{path} HTTP/1.0\r\n\r\n"),
+        );
+        let answer = String::from_utf8(answer.expect("an answer")).expect("UTF-8");
         let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         let mut answer: Value = serde_json::from_str(body).expect("JSON");
         assert_eq!(answer["status"], "success", "{path}: {answer}");
@@ -243,94 +204,47 @@ fn server(ip: IpAddr, arguments: &[&str]) -> Daemon {
 }
 
 /// A client that keeps the only place of a server, and never makes room because it asks again and again.
-struct Busy {
-    leave: Arc<AtomicBool>,
-    asking: Option<JoinHandle<()>>,
-}
-
-impl Busy {
-    fn start(address: SocketAddr) -> Self {
-        let leave = Arc::new(AtomicBool::new(false));
-        let told = leave.clone();
-        let asking = thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
-                let mut client = Client::connect(address).expect("the server accepts");
-                // A probe may have been there first: then once more.
-                while !told.load(Ordering::Relaxed)
-                    && client.socket().write_all(b"PING\n").is_ok()
-                    && client.line().as_deref() == Some("PONG")
-                {
-                    thread::park_timeout(Duration::from_millis(20));
-                }
-            }
-        });
-        let asking = Some(asking);
-        Busy { leave, asking }
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.leave.store(true, Ordering::Relaxed);
-        // Whether it failed shows in what it was for.
-        let _ = self.asking.take().map(JoinHandle::join);
-    }
-}
-
-/// Clients that ask for more than there are turns for.
-struct Computing {
-    leave: Arc<AtomicBool>,
-    asking: Vec<JoinHandle<()>>,
-}
-
-impl Computing {
-    /// Half of the cores compute at a time.
-    fn clients() -> usize {
-        16 * thread::available_parallelism()
-            .map_or(2, usize::from)
-            .max(2)
-    }
-
-    fn start(address: SocketAddr) -> Self {
-        let leave = Arc::new(AtomicBool::new(false));
-        let ask = |_| {
-            let told = leave.clone();
-            thread::spawn(move || {
-                let mut client = Client::connect(address).expect("the server accepts");
-                while !told.load(Ordering::Relaxed) {
-                    client.send("NP 1\n".repeat(200));
-                    for _ in 0..200 {
-                        client.line().expect("a reply");
-                    }
-                }
-            })
-        };
-        let asking = (0..Computing::clients()).map(ask).collect();
-        Computing { leave, asking }
-    }
-}
-
-impl Drop for Computing {
-    fn drop(&mut self) {
-        self.leave.store(true, Ordering::Relaxed);
-        for asks in self.asking.drain(..) {
-            // Whether it failed shows in what it was for.
-            let _ = asks.join();
+fn busy(address: SocketAddr) -> Repeated<Option<Client>> {
+    repeat(None, move |client: &mut Option<Client>| {
+        let asked = client.get_or_insert_with(|| Client::connect(address).expect("it accepts"));
+        let sent = asked.socket().write_all(b"PING\n").is_ok();
+        // A probe may have been there first: then once more.
+        if !sent || asked.line().as_deref() != Some("PONG") {
+            *client = None;
         }
-    }
+        thread::park_timeout(Duration::from_millis(20));
+    })
+}
+
+/// A client that asks for more than may compute at a time.
+fn computing(address: SocketAddr) -> Repeated<Client> {
+    let client = Client::connect(address).expect("the server accepts");
+    repeat(client, |client| {
+        client.send("NP 1\n".repeat(200));
+        for _ in 0..200 {
+            client.line().expect("a reply");
+        }
+    })
 }
 
 #[test]
 fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
     needs!("prometheus", "prometheus-blackbox-exporter");
     let (first, second) = (own_address().ip(), own_address().ip());
-    let room = (32 + Computing::clients()).to_string();
+    // Half of the cores compute at a time.
+    let clients = 16
+        * thread::available_parallelism()
+            .map_or(2, usize::from)
+            .max(2);
+    let room = (32 + clients).to_string();
     let calculator = server(
         first,
         &["--commands", "server,calc", "--max-clients", &room],
     );
     let daemons = [calculator, server(second, &[])];
-    let computing = Computing::start(daemons[0].address);
+    let computing: Vec<_> = (0..clients)
+        .map(|_| computing(daemons[0].address))
+        .collect();
     let watchers = Watchers::start(&[(first, "90"), (second, "99.95")]);
 
     let both = "count(up{job=~\"blockchain-tcpd|blockchain-tcpd-probe\"} == 1) == 4";
@@ -338,28 +252,23 @@ fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
     // Two hours and more at 90 %. At 99.95 % a single probe that a busy machine delays is more than a compressed hour allows,
     // which says nothing about the rules: the second server is for later.
     let wrong = format!("alertname!=\"Watchdog\",alertstate=\"firing\",instance!=\"{second}\"");
-    let begun = watchers.query("vector(time())")[0]["value"][1].clone();
-    let begun: f64 = begun
-        .as_str()
-        .and_then(|time| time.parse().ok())
-        .expect("a time");
+    let begun = &watchers.query("vector(time())")[0]["value"][1];
+    let begun: f64 = begun.as_str().expect("a number").parse().expect("a time");
+    let two_hours = 2 * 3600 / FASTER;
     wait_until("two hours have passed", || {
-        // Nor does it that some compute without pause, of whom most are told that too many do.
+        // Clients that compute without pause, most of which are refused, do not matter either.
         assert_eq!(daemons[0].ask("WHO\nWHY\nFOO\nWHERE\n").lines().count(), 4);
-        watchers.finds(&format!(
-            "vector(time()) >= {begun} + {}",
-            2 * 3600 / FASTER
-        ))
+        watchers.finds(&format!("vector(time()) >= {begun} + {two_hours}"))
     });
-    let fired = format!("count_over_time(ALERTS{{{wrong}}}[{}s])", 2 * 3600 / FASTER);
+    let fired = format!("count_over_time(ALERTS{{{wrong}}}[{two_hours}s])");
     assert_eq!(watchers.query(&fired), Vec::<Value>::new());
     assert!(watchers.finds("ALERTS{alertname=\"Watchdog\",alertstate=\"firing\"}"));
-    wait_until("Alertmanager is told that Prometheus is alive", || {
+    wait_until("Alertmanager learns that Prometheus is alive", || {
         watchers.received.has("Watchdog")
     });
     let refused =
         "sum(blockchain_tcpd_requests_total{kind=\"computes\",outcome=\"unavailable\"}) > 0";
-    assert!(watchers.finds(refused), "some got no turn in time");
+    assert!(watchers.finds(refused), "some were refused");
     drop(computing);
     let of_both = "count(blockchain_tcpd:error_ratio_1h{sli=\"availability\"}) == 4";
     assert!(watchers.finds(of_both), "requests and probes are measured");
@@ -385,41 +294,35 @@ fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
         daemon.signal("KILL");
         daemon.wait();
     }
+    let wait_for = |alert: &str, server, severity| {
+        wait_until(&format!("{alert}: {severity} of {server}"), || {
+            watchers.fires(alert, server, severity)
+        });
+    };
     let silent = "BlockchainTcpdNotReporting";
-    wait_until("silence is a ticket at 90 %", || {
-        watchers.fires(silent, first, "ticket")
+    wait_for(silent, first, "ticket");
+    wait_for(silent, second, "page");
+    wait_until("Alertmanager learns of it", || {
+        watchers.received.has(silent)
     });
-    wait_until("and a page at 99.95 %", || {
-        watchers.fires(silent, second, "page")
-    });
-    wait_until("Alertmanager is told", || watchers.received.has(silent));
     let fast = "BlockchainTcpdBudgetFast";
-    wait_until("the budget of 99.95 % burns", || {
-        watchers.fires(fast, second, "page")
-    });
+    wait_for(fast, second, "page");
     assert!(!watchers.fires(silent, first, "page") && !watchers.fires(silent, second, "ticket"));
 
-    // There again, and full: each has room for one client, who stays. The first has a cluster with which it is never in touch.
+    // There again, and full: each has room for one client, which stays. The first has a cluster with which it is never in touch.
     let full = ["--max-clients", "1", "--queue", "0"];
-    let nobody = format!("redis://{}", own_address());
-    let alone = [&full[..], &["--cluster", &nobody]].concat();
+    let nowhere = format!("redis://{}", own_address());
+    let alone = [&full[..], &["--cluster", &nowhere]].concat();
     let daemons = [server(first, &alone), server(second, &full)];
-    let _busy = daemons.each_ref().map(|daemon| Busy::start(daemon.address));
+    let _busy = daemons.each_ref().map(|daemon| busy(daemon.address));
     wait_until("they report again", || {
         !watchers.fires(silent, first, "ticket") && !watchers.fires(silent, second, "page")
     });
-    let refusing = "BlockchainTcpdRefusing";
-    wait_until("that it refuses clients is a ticket", || {
-        watchers.fires(refusing, first, "ticket")
-    });
+    wait_for("BlockchainTcpdRefusing", first, "ticket");
     let away = "BlockchainTcpdClusterAway";
-    wait_until("that it is away from its cluster is a ticket", || {
-        watchers.fires(away, first, "ticket")
-    });
+    wait_for(away, first, "ticket");
     assert!(!watchers.fires(away, second, "ticket"), "it has no cluster");
-    wait_until("the budget of 90 % burns", || {
-        watchers.fires(fast, first, "page")
-    });
+    wait_for(fast, first, "page");
     assert!(watchers.fires(fast, second, "page"));
     for seen_by in ["requests", "probes"] {
         let seen = "blockchain_tcpd:error_ratio_5m{sli=\"availability\"";

@@ -2,6 +2,9 @@
 
 use super::{Scratch, clean};
 
+/// Makes a key and a certificate of it.
+const NEW: &str = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+
 /// A directory with `ca.crt` and `ca.key`, and what they have signed.
 pub struct Authority(Scratch);
 
@@ -9,9 +12,8 @@ impl Authority {
     /// A new one.
     pub fn new() -> Self {
         let authority = Authority(Scratch::new());
-        authority.openssl(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout ca.key -out ca.crt -subj /CN=ours",
-        );
+        let ours = "-keyout ca.key -out ca.crt -subj /CN=ours";
+        authority.openssl(&format!("{NEW} {ours}"));
         authority
     }
 
@@ -34,7 +36,7 @@ impl Authority {
     /// Makes `name.key` and `name.crt` for 127.0.0.1, with this subject, signed by `by.key`.
     pub fn certify_by(&self, by: &str, name: &str, subject: &str, constraints: &str) {
         self.openssl(&format!(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout {name}.key -out {name}.crt \
+            "{NEW} -keyout {name}.key -out {name}.crt \
              -subj {subject} -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:{constraints} -CA {by}.crt -CAkey {by}.key"
         ));
     }

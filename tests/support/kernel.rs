@@ -19,7 +19,7 @@ use shared::command::CommandSet;
 
 use super::{Client, Daemon, Log, Process, clean, program, skipped, wait_until};
 
-/// Whether the tests run as root, who may do some things that are tried here.
+/// Whether the tests run as root, which may do some things that are tried here.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -66,7 +66,7 @@ pub fn shell(commands: &str) -> [String; 3] {
     ["sh", "-c", &format!("{commands}\nexec \"$0\" \"$@\"")].map(str::to_string)
 }
 
-/// An address of this machine that nobody else uses.
+/// An address of this machine that no other test uses.
 pub fn own_address() -> SocketAddr {
     let random = uuid::Uuid::new_v4().into_bytes();
     let ip = Ipv4Addr::new(127, 64 | random[0] >> 2, random[1], 1 | random[2] >> 1);
@@ -176,7 +176,7 @@ fn tcp_socket() -> rustix::io::Result<OwnedFd> {
 }
 
 impl Client {
-    /// Sends short requests with long replies and reads nothing, until nothing more can be sent and so many threads of
+    /// Sends short requests with long replies and reads nothing, until nothing more can be sent and this number of threads of
     /// the daemon wait for their clients to read. Returns how many requests that were.
     pub fn flood(&mut self, daemon: &Daemon, stuck: usize) -> usize {
         self.socket().set_nonblocking(true).expect("a socket");

@@ -1,4 +1,4 @@
-//! A service manager in systemd's place: what it is told, and its file descriptor store.
+//! A service manager in systemd's place: the messages that it gets, and its file descriptor store.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -13,7 +13,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use super::{PATIENCE, Scratch};
 
-/// Its socket, which nobody reads unless a method here does.
+/// Its socket, which is not read unless a method here does.
 pub struct Manager {
     pub socket: UnixDatagram,
     scratch: Scratch,
@@ -41,7 +41,7 @@ impl Manager {
     pub fn next(&self) -> Vec<String> {
         let mut message = [0; 4096];
         let length = self.socket.recv(&mut message).expect("a message in time");
-        let text = std::str::from_utf8(&message[..length]).expect("ASCII");
+        let text = String::from_utf8_lossy(&message[..length]);
         text.lines().map(str::to_string).collect()
     }
 
@@ -49,7 +49,7 @@ impl Manager {
     pub fn wait_for(&self, line: &str) -> Vec<String> {
         loop {
             let message = self.next();
-            if message.iter().any(|told| told.starts_with(line)) {
+            if message.iter().any(|said| said.starts_with(line)) {
                 return message;
             }
         }
@@ -131,7 +131,7 @@ pub enum Fate {
     Kept,
     /// It is closed at once.
     Closed,
-    /// There is no room for it in the queue of the socket, which nobody reads any more.
+    /// There is no room for it in the queue of the socket, which is not read any more.
     NoRoom,
     /// It is not read.
     Unread,

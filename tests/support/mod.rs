@@ -142,7 +142,7 @@ impl Daemon {
         Daemon { process, address }
     }
 
-    /// The address of its HTTP server, which it must have been told to start.
+    /// The address of its HTTP server, which its arguments must switch on.
     pub fn http(&self) -> SocketAddr {
         let http = field(&self.process.log.wait_for("ready listen="), "http");
         http.parse().expect("HTTP is on")
@@ -161,7 +161,7 @@ impl Daemon {
         client.rest()
     }
 
-    /// Waits until so many clients are connected, the asking one not counted.
+    /// Waits until this number of clients are connected, the asking one not counted.
     pub fn wait_for_others(&self, clients: usize) {
         let who = format!("{}\n", clients + 1);
         wait_until(&format!("{clients} clients are connected"), || {
@@ -186,7 +186,7 @@ impl Daemon {
 
     /// The same if it has not ended yet.
     pub fn signal_if_there(&mut self, name: &str) {
-        // It is our child and not waited for, so that its id is nobody else's.
+        // It is our child and not waited for, so that no other process has its id.
         if self.ended().is_none() {
             kill(name, self.pid());
         }
@@ -280,7 +280,7 @@ impl Log {
         };
         let state = self.wait_while(|state| !state.ended && found(state).is_none());
         let (line, lines) = (found(&state), state.lines.join("\n"));
-        // Or whoever prints the log of the failed test would panic, too.
+        // Or printing the log of the failed test would panic, too.
         drop(state);
         line.unwrap_or_else(|| panic!("no {text:?} in the log:\n{lines}"))
     }
@@ -408,7 +408,7 @@ pub fn kill(signal: &str, process: u32) -> bool {
         .success()
 }
 
-/// A port that nobody has, of IPv6 and IPv4 where there are both.
+/// A free port, of IPv6 and IPv4 where there are both.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("127.0.0.1:0"));
     let address = listener.expect("a free port").local_addr();
@@ -484,7 +484,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What is left is in the way of nobody.
+        // What is left does no harm.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -548,10 +548,8 @@ pub fn skipped(why: &str) -> bool {
         _ => std::panic::Location::caller().to_string(),
     };
     let line = format!("{test}: {why}\n");
-    let mut stderr = io::stderr();
-    stderr
-        .write_all(format!("skipped: {line}").as_bytes())
-        .expect("stderr");
+    let shown = format!("skipped: {line}");
+    io::stderr().write_all(shown.as_bytes()).expect("stderr");
     if let Some(list) = std::env::var_os("BLOCKCHAIN_TCPD_TESTS_SKIPPED") {
         let mut list = OpenOptions::new().append(true).open(list).expect("a file");
         list.write_all(line.as_bytes()).expect("room for a line");

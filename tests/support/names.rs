@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::free_port;
-use super::{Daemon, Scratch, clean, skipped};
+use super::{Daemon, Scratch, clean, field, skipped};
 
 /// A port at which connections are neither taken nor refused: it listens with a backlog that is full.
 pub struct Deaf {
@@ -53,16 +53,20 @@ impl Silent {
     }
 }
 
+fn bind_name_server(address: &str) -> Option<UdpSocket> {
+    let socket = UdpSocket::bind(address).ok();
+    if socket.is_none() {
+        skipped(&format!("no name server can be at {address}"));
+    }
+    socket
+}
+
 /// A name server that never answers, for `/etc/resolv.conf`. Nothing where this may not be.
 pub struct DeafNameServer(UdpSocket);
 
 impl DeafNameServer {
     pub fn start() -> Option<Self> {
-        let socket = UdpSocket::bind("127.66.0.53:53");
-        if socket.is_err() {
-            skipped("no name server can be at 127.66.0.53");
-        }
-        socket.ok().map(DeafNameServer)
+        bind_name_server("127.66.0.53:53").map(DeafNameServer)
     }
 
     /// It is waited for, for longer than any test.
@@ -80,10 +84,7 @@ impl EmptyNameServer {
     pub const CONF: &'static str = "nameserver 127.66.0.54\n";
 
     pub fn start() -> Option<Self> {
-        let Ok(socket) = UdpSocket::bind("127.66.0.54:53") else {
-            skipped("no name server can be at 127.66.0.54");
-            return None;
-        };
+        let socket = bind_name_server("127.66.0.54:53")?;
         let queries = Arc::new(AtomicUsize::new(0));
         let counted = queries.clone();
         std::thread::spawn(move || {
@@ -105,18 +106,12 @@ impl EmptyNameServer {
     }
 }
 
-/// Runs a program where the only ephemeral port is 50002: who connects to that is connected to itself.
+/// Runs a program where the only ephemeral port is 50002: a client that connects to it is connected to itself.
 pub fn alone_with_a_port<T>(program: &str, run: impl FnOnce(Command) -> T) -> T {
     let range = "/proc/sys/net/ipv4/ip_local_port_range";
     let prepare = format!("ip link set lo up && echo 50002 50002 >{range} &&");
-    shown(
-        "/etc/hosts",
-        "127.0.0.1 localhost\n",
-        "-mn",
-        &prepare,
-        program,
-        run,
-    )
+    let hosts = "127.0.0.1 localhost\n";
+    shown("/etc/hosts", hosts, "-mn", &prepare, program, run)
 }
 
 /// How a program is shown other files than this machine's, for `needs!`.
@@ -134,10 +129,8 @@ pub fn shown<T>(
     let scratch = Scratch::new();
     let file = scratch.path().join("file");
     std::fs::write(&file, content).expect("a scratch file");
-    let script = format!(
-        "mount --bind {} {path} && {prepare} exec \"$0\" \"$@\"",
-        file.display()
-    );
+    let mount = format!("mount --bind {} {path}", file.display());
+    let script = format!("{mount} && {prepare} exec \"$0\" \"$@\"");
     let mut command = clean("unshare");
     command.args([flags, "--", "sh", "-c", &script, program]);
     run(command)
@@ -158,12 +151,11 @@ pub fn server_where(path: &str, content: &str, cluster: &str) -> Daemon {
 pub fn daemon_at(ip: [u8; 4]) -> (Daemon, u16) {
     let address = SocketAddr::from((ip, 0));
     let daemon = Daemon::start(["--listen", &address.to_string(), "--max-clients", "2"]);
-    let listening = daemon.log().wait_for("ready listen=");
-    let own = format!("{}:", address.ip());
-    let port = listening
-        .split(&own)
-        .nth(1)
-        .and_then(|rest| rest.split([' ', ',', '"']).next());
-    let port = port.and_then(|port| port.parse().ok()).expect("its port");
-    (daemon, port)
+    let listening = field(&daemon.log().wait_for("ready listen="), "listen");
+    let addresses = listening
+        .split(',')
+        .map(|listen| listen.parse::<SocketAddr>());
+    let mut addresses = addresses.map(|listen| listen.expect("an address"));
+    let own = addresses.find(|listen| listen.ip() == address.ip());
+    (daemon, own.expect("its own").port())
 }

@@ -37,12 +37,9 @@ impl Redis {
     /// Starts it again, and waits until it answers.
     pub fn run(&mut self) {
         let mut command = clean("redis-server");
-        command
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "no"])
-            .arg("--dir")
-            .arg(self.directory.path())
-            .args(&self.arguments);
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"]);
+        command.args(["--save", "", "--appendonly", "no", "--dir"]);
+        command.arg(self.directory.path()).args(&self.arguments);
         let child = command.stdout(Stdio::piped()).spawn();
         let mut child = child.expect("Redis starts");
         let log = Log::follow(child.stdout.take().expect("stdout is piped"));
@@ -67,12 +64,10 @@ impl Redis {
 
     /// What `redis-cli` says to this command.
     pub fn ask(&self, command: &[&str]) -> String {
-        let output = clean("redis-cli")
-            .args(["-p", &self.port.to_string(), "--no-auth-warning"])
-            .args(&self.cli)
-            .args(command)
-            .output()
-            .expect("redis-cli runs");
+        let mut cli = clean("redis-cli");
+        cli.args(["-p", &self.port.to_string(), "--no-auth-warning"]);
+        let output = cli.args(&self.cli).args(command).output();
+        let output = output.expect("redis-cli runs");
         let said = String::from_utf8_lossy(&output.stdout);
         said.trim_end().to_string()
     }
@@ -82,7 +77,7 @@ impl Redis {
         assert_eq!(self.ask(command), "OK", "{command:?}");
     }
 
-    /// Waits until so many connections are those of servers.
+    /// Waits until this number of connections are those of servers.
     pub fn wait_for_servers(&self, servers: usize) {
         wait_until(&format!("{servers} servers are connected"), || {
             let clients = self.ask(&["CLIENT", "LIST"]);

@@ -6,13 +6,14 @@ use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::wait_until;
+use super::{PATIENCE, wait_for_end};
 
 /// A program in a terminal; killed at the end if it is still there.
 pub struct Terminal {
@@ -86,12 +87,8 @@ impl Terminal {
 
     /// Gives the terminal another size.
     pub fn resize(&self, rows: u16, columns: u16) {
-        self.seen
-            .lock()
-            .unwrap()
-            .screen
-            .screen_mut()
-            .set_size(rows, columns);
+        let mut seen = self.seen.lock().unwrap();
+        seen.screen.screen_mut().set_size(rows, columns);
         resize(self.keyboard.as_fd(), rows, columns);
     }
 
@@ -115,10 +112,11 @@ impl Terminal {
 
     /// Waits until the screen is as wanted.
     pub fn wait_until(&self, what: &str, wanted: impl Fn(&[String]) -> bool) {
-        let shows = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_until(what, || wanted(&self.screen()));
-        }));
-        assert!(shows.is_ok(), "{what}: {:#?}", self.screen());
+        let deadline = Instant::now() + PATIENCE;
+        while !wanted(&self.screen()) {
+            assert!(Instant::now() < deadline, "{what}: {:#?}", self.screen());
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
     }
 
     /// Waits until a line of the screen contains this.
@@ -133,12 +131,7 @@ impl Terminal {
 
     /// Waits for its end.
     pub fn end(&mut self) -> ExitStatus {
-        let mut status = None;
-        wait_until("it ends", || {
-            status = self.child.try_wait().expect("it is our child");
-            status.is_some()
-        });
-        status.expect("waited for")
+        wait_for_end(&mut self.child).expect("it ends")
     }
 }
 

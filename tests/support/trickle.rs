@@ -2,49 +2,43 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
+use super::watch::{Repeated, repeat};
+use super::{PATIENCE, wait_until};
 
 /// A thousand clients that send a byte a second each, and come again when they are sent away; until it is dropped.
-pub struct Trickle(Arc<AtomicBool>);
+pub struct Trickle {
+    _sending: Repeated<usize>,
+}
 
 impl Trickle {
     /// Starts them against the server at `address`, and waits until all have connected.
     pub fn start(address: SocketAddr) -> Self {
         let mut streams: Vec<Option<TcpStream>> = (0..1000).map(|_| None).collect();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (told, (ready, is_ready)) = (stop.clone(), mpsc::channel());
-        thread::spawn(move || {
-            let (begun, mut limiter) = (Instant::now(), 0);
-            while !told.load(Ordering::Relaxed) {
-                let stream = &mut streams[limiter % 1000];
-                if !stream.as_mut().is_some_and(is_alive) {
-                    *stream = TcpStream::connect_timeout(&address, PATIENCE)
-                        .and_then(|stream| stream.set_nonblocking(true).map(|()| stream))
-                        .ok();
-                }
-                limiter += 1;
-                if limiter == 1000 {
-                    // It fails only if the test has failed.
-                    let _ = ready.send(());
-                } else if limiter > 1000 {
-                    let turn = Duration::from_millis(limiter as u64);
-                    thread::park_timeout(turn.saturating_sub(begun.elapsed()));
-                }
+        let (begun, done) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
+        let counter = done.clone();
+        let sending = repeat(0, move |number| {
+            let stream = &mut streams[*number % 1000];
+            if !stream.as_mut().is_some_and(is_alive) {
+                *stream = TcpStream::connect_timeout(&address, PATIENCE)
+                    .and_then(|stream| stream.set_nonblocking(true).map(|()| stream))
+                    .ok();
+            }
+            *number += 1;
+            counter.store(*number, Ordering::Relaxed);
+            if *number > 1000 {
+                let due = Duration::from_millis(*number as u64);
+                thread::park_timeout(due.saturating_sub(begun.elapsed()));
             }
         });
-        is_ready.recv_timeout(PATIENCE).expect("all have connected");
-        Trickle(stop)
-    }
-}
-
-impl Drop for Trickle {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        wait_until("all have connected", || {
+            done.load(Ordering::Relaxed) >= 1000
+        });
+        Trickle { _sending: sending }
     }
 }
 

@@ -5,8 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, RwLock};
 use std::thread;
 
-/// Passes on what comes to its address. Who writes the gate shuts it: nothing passes any more, nobody is told so, and what was
-/// under way goes on when it is open again.
+/// Passes on what comes to its address. A write lock of the gate shuts it: nothing passes any more, neither side learns of that,
+/// and what was under way goes on when it is open again.
 pub struct Way {
     pub address: SocketAddr,
     pub gate: Arc<RwLock<()>>,
