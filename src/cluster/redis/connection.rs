@@ -109,7 +109,10 @@ impl RedisConnection {
         self.send(redis::cmd("SUBSCRIBE").arg(channel))?;
         loop {
             match self.receive()? {
-                Value::Push { kind, .. } if kind == PushKind::Subscribe => return Ok(()),
+                Value::Push {
+                    kind: PushKind::Subscribe,
+                    ..
+                } => return Ok(()),
                 Value::Push { kind, data } => self.store_message(&kind, data),
                 _ => return Err(self.unexpected()),
             }
