@@ -55,7 +55,7 @@ fn sockets_that_systemd_passes_are_served() {
     for name in [Some("line"), None] {
         let (first, second) = (own_address(), own_address());
         let (one, two) = (first.to_string(), second.to_string());
-        let names = ["--fdname=line:line"];
+        let names = ["--fdname=tcp:line"];
         let mut tool = vec!["--listen", &*one, "--listen", &*two];
         tool.extend(name.map(|_| names[0]));
         let client = come(first);

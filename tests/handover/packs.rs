@@ -137,8 +137,8 @@ fn a_pack_that_cannot_be_read_costs_its_clients_and_nothing_else() {
     type Spoil = fn(&mut Vec<u8>);
     let spoilt: [(Spoil, &str); 3] = [
         (
-            |state| state[VERSION] = 5,
-            "its format has version 5, and this program knows version 4",
+            |state| state[VERSION] = 6,
+            "its format has version 6, and this program knows version 5",
         ),
         (|state| state[VERSION] = 0, "its format has version 0"),
         (
