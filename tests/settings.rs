@@ -112,7 +112,7 @@ fn listen_takes_several_addresses() {
     by_flag.env("BLOCKCHAIN_TCPD_LISTEN", "127.0.0.3:0");
     let mut by_variable = program();
     by_variable.args(["--max-clients", "4"]);
-    by_variable.env("BLOCKCHAIN_TCPD_LISTEN", "127.0.0.1:0,127.0.0.2:0");
+    by_variable.env("BLOCKCHAIN_TCPD_LISTEN", "127.0.0.1:0,tcp://127.0.0.2:0");
     for command in [by_flag, by_variable] {
         let addresses = addresses(command);
         assert_eq!(addresses.len(), 2, "{addresses:?}");
@@ -126,6 +126,16 @@ fn listen_takes_several_addresses() {
     assert_eq!(addresses.len(), 2, "{addresses:?}");
     assert_ne!(addresses[0], addresses[1]);
     assert!(addresses.iter().all(|address| !address.ends_with(":0")));
+}
+
+#[test]
+fn an_unknown_protocol_is_refused_with_those_that_there_are() {
+    let mut command = program();
+    command.args(["--listen", "gopher://127.0.0.1:0"]);
+    let (status, said) = run_to_end(command);
+    assert_eq!(status, 64, "{said}");
+    let why = "there is no protocol gopher, but: tcp";
+    assert!(said.contains(why), "{said}");
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn activated(tool: &[&str], arguments: &[&str]) -> Command {
 #[test]
 fn sockets_that_systemd_passes_are_served() {
     needs!("systemd-socket-activate");
-    for name in [Some("--fdname=line:line"), None] {
+    for name in [Some("--fdname=tcp:line"), None] {
         let (first, second) = (own_address(), own_address());
         let (one, two) = (first.to_string(), second.to_string());
         let mut tool = vec!["--listen", &*one, "--listen", &*two];

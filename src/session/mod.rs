@@ -118,19 +118,17 @@ impl Service {
         connection: &mut Connection<T>,
         slot: &WorkerSlot,
     ) -> CloseReason {
-        let unused = std::mem::take(&mut connection.client.read_buffer);
         let mut session = Session {
             service: self,
             slot,
             shard: self.shared.metrics.shard(slot.id()),
-            buffer: ReadBuffer::new(&unused),
-            resumes: !unused.is_empty(),
+            buffer: ReadBuffer::new(),
+            resumes: !connection.client.read_buffer.is_empty(),
             unread_at_drain: None,
             final_read_done: false,
             log: RequestLog::new(connection.client.number),
             connection,
         };
-        drop(unused);
         let reason = match session.begin() {
             Ok(()) => session.run(),
             Err(reason) => reason,
@@ -145,6 +143,8 @@ impl Service {
 impl<T: Transport> Session<'_, T> {
     /// Takes over the connection, and sends the replies that another worker could not send.
     fn begin(&mut self) -> Result<(), CloseReason> {
+        self.buffer
+            .resume(&std::mem::take(&mut self.connection.client.read_buffer));
         if let Some(since) = self.connection.waiting.take() {
             self.shard.waited(since);
         }

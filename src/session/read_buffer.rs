@@ -15,18 +15,22 @@ pub(super) struct ReadBuffer {
 }
 
 impl ReadBuffer {
-    /// Returns a buffer with bytes that were read elsewhere.
+    /// Returns an empty buffer.
     #[inline]
-    pub fn new(read: &[u8]) -> Self {
-        let mut buffer = ReadBuffer {
+    pub fn new() -> Self {
+        ReadBuffer {
             bytes: [0; READ_BUFFER],
-            filled: read.len().min(READ_BUFFER),
+            filled: 0,
             seen: 0,
             // A constant: a call would put two of these buffers on the stack.
             read_at: Nanos::START,
-        };
-        buffer.bytes[..buffer.filled].copy_from_slice(&read[..buffer.filled]);
-        buffer
+        }
+    }
+
+    /// Takes over bytes that were read elsewhere and not used.
+    pub fn resume(&mut self, unused: &[u8]) {
+        self.filled = unused.len().min(READ_BUFFER);
+        self.bytes[..self.filled].copy_from_slice(&unused[..self.filled]);
     }
 
     /// Returns the unused bytes.
