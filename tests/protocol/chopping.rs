@@ -10,6 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 use super::daemon;
 use crate::support::Client;
 
+/// - How the bytes are cut into packets makes no difference.
 #[test]
 fn replies_are_the_same_in_whatever_pieces_the_requests_come() {
     let daemon = daemon();

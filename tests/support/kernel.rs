@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use blockchain_tcpd::command::CommandSet;
 use blockchain_tcpd::handover::InheritedState;
 use blockchain_tcpd::options::{Asked, Options};
 use blockchain_tcpd::server::Server;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, sockopt};
 
 use super::{Client, Daemon, Log, PATIENCE, clean, program, wait_until};
 
@@ -22,7 +24,7 @@ pub fn is_root() -> bool {
 }
 
 /// Whether this machine lets the test run a command with these words before it; says so if it doesn't.
-pub fn can(wrapper: &[&str]) -> bool {
+pub fn can<S: AsRef<OsStr> + Debug>(wrapper: &[S]) -> bool {
     let output = through(wrapper).arg("--version").output();
     let can = output.is_ok_and(|output| output.status.success());
     if !can {
@@ -42,9 +44,19 @@ pub fn asked_for(variable: &str, default: usize) -> usize {
 }
 
 /// The daemon's program with these words before it, which must end in executing it.
-pub fn through(wrapper: &[&str]) -> Command {
-    let mut command = clean(wrapper[0]);
+pub fn through<S: AsRef<OsStr>>(wrapper: &[S]) -> Command {
+    let mut command = clean(&wrapper[0]);
     command.args(&wrapper[1..]).arg(program().get_program());
+    command
+}
+
+/// The daemon on a free port of 127.0.0.1, with these words before it and these arguments.
+pub fn wrapped<A: AsRef<OsStr>>(
+    wrapper: &[impl AsRef<OsStr>],
+    arguments: impl IntoIterator<Item = A>,
+) -> Command {
+    let mut command = through(wrapper);
+    command.args(["--listen", "127.0.0.1:0"]).args(arguments);
     command
 }
 
@@ -62,6 +74,12 @@ pub fn own_address() -> SocketAddr {
     let random = uuid::Uuid::new_v4().into_bytes();
     let ip = Ipv4Addr::new(127, 64 | random[0] >> 2, random[1], 1 | random[2] >> 1);
     SocketAddr::from((ip, 4242))
+}
+
+/// A socket of IPv4, of TCP or of this protocol.
+pub fn tcp_socket(protocol: Option<Protocol>) -> rustix::io::Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+    rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, protocol)
 }
 
 /// How many bytes the clients of `server` have sent that have not reached its socket yet, by the client's port.
@@ -109,12 +127,10 @@ pub fn local_server(arguments: &[&str], commands: &'static [CommandSet]) -> Serv
 impl Daemon {
     /// Starts the daemon like [`Daemon::start`], with these words before it (see [`through`]).
     pub fn start_through<A: AsRef<OsStr>>(
-        wrapper: &[&str],
+        wrapper: &[impl AsRef<OsStr>],
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
-        let mut command = through(wrapper);
-        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
-        Self::run(command)
+        Self::run(wrapped(wrapper, arguments))
     }
 
     /// Runs this command, whose stderr is its own affair, until the daemon accepts at `address`.
@@ -203,12 +219,7 @@ impl Client {
 
     /// Connects from this address of the machine.
     pub fn connect_from(source: impl Into<IpAddr>, address: SocketAddr) -> io::Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket = tcp_socket(None)?;
         rustix::net::bind(&socket, &SocketAddr::new(source.into(), 0))?;
         rustix::net::connect(&socket, &address)?;
         Self::over(TcpStream::from(socket))
@@ -216,13 +227,7 @@ impl Client {
 
     /// A client with room for few bytes that it has not read.
     pub fn connect_narrow(address: SocketAddr) -> Self {
-        let socket = rustix::net::socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .expect("a socket");
+        let socket = tcp_socket(None).expect("a socket");
         sockopt::set_socket_recv_buffer_size(&socket, 4096).expect("a small buffer");
         rustix::net::connect(&socket, &address).expect("the daemon accepts");
         Self::over(TcpStream::from(socket)).expect("it is connected")
