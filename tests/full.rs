@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::kernel::{asked_for, can, shell, wrapped};
+use crate::support::kernel::{asked_for, can, in_a_mount_namespace, shell, wrapped};
 use crate::support::repeat::{Repeated, repeat};
 use crate::support::trickle::Trickle;
 use crate::support::{Client, Daemon, are_answered, fails_with, wait_until};
@@ -264,17 +264,15 @@ fn in_a_control_group_with_too_few_threads_it_is_refused_and_never_aborts() {
 /// The files of the unified hierarchy, as the kernel would show them, in a mount namespace of the daemon's own.
 #[test]
 fn the_limit_of_a_control_group_above_is_named() {
-    let script = shell(
+    let Some(wrapper) = in_a_mount_namespace(
         "mount -t tmpfs none /sys/fs/cgroup || exit
         group=$(sed -n 's/^0:://p' /proc/self/cgroup)
         mkdir -p /sys/fs/cgroup/$group
         echo 90 >/sys/fs/cgroup/pids.max
         echo 8 >/sys/fs/cgroup/pids.current",
-    );
-    let wrapper = [&["unshare", "--mount"].map(String::from)[..], &script].concat();
-    if !can(&wrapper) {
+    ) else {
         return;
-    }
+    };
     let limit = "the control group's pids.max (TasksMax=) is 90, of which 8 are taken";
     assert_eq!(room(&wrapper, "64", limit), 50);
     Daemon::start_through(&wrapper, ["--max-clients", "50"]).served(1);

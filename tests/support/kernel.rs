@@ -16,7 +16,7 @@ use blockchain_tcpd::options::{Asked, Options};
 use blockchain_tcpd::server::Server;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, sockopt};
 
-use super::{Client, Daemon, Log, PATIENCE, clean, program, wait_until};
+use super::{Client, Daemon, Log, PATIENCE, clean, installed, program, wait_until};
 
 /// Whether the tests run as root, who may do some things that are tried here.
 pub fn is_root() -> bool {
@@ -67,6 +67,22 @@ pub fn shell(commands: &str) -> [String; 3] {
         "-c".to_string(),
         format!("{commands}\nexec \"$0\" \"$@\""),
     ]
+}
+
+/// Words for [`through`] that have a system call fail, as `fsync:error=EIO:when=2` says (strace(1)); nothing where that
+/// can't be done.
+pub fn strace(inject: &str) -> Option<Vec<String>> {
+    let call = inject.split(':').next().unwrap_or_default();
+    let words = format!("strace -D -f -qq -o /dev/null -e trace={call} -e inject={inject}");
+    let words: Vec<String> = words.split(' ').map(str::to_string).collect();
+    (installed("strace") && can(&words)).then_some(words)
+}
+
+/// Words for [`through`] that run a shell's `commands` in a mount namespace; nothing where that can't be done.
+pub fn in_a_mount_namespace(commands: &str) -> Option<Vec<String>> {
+    let words = ["unshare", "--mount"].map(str::to_string);
+    let words = [&words[..], &shell(commands)].concat();
+    can(&words).then_some(words)
 }
 
 /// An address of this machine that nobody else uses.
