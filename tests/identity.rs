@@ -176,7 +176,8 @@ fn an_id_is_kept_where_the_directory_cannot_be_synced_unless_the_disk_is_damaged
         assert_eq!(id_of(&start(scratch.path())), id);
     }
     if let Some(wrapper) = strace("fsync:error=EIO:when=2") {
-        let command = command(&wrapper, Scratch::new().path(), &[]);
+        let scratch = Scratch::new();
+        let command = command(&wrapper, scratch.path(), &[]);
         fails_with(command, 71, &["can't write the server's id to "]);
     }
 }

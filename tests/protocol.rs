@@ -83,7 +83,7 @@ fn daemon() -> Daemon {
 }
 
 /// The words in the items "`ERR WORD`…".
-fn words_of_the_document() -> BTreeSet<&'static str> {
+pub fn words_of_the_document() -> BTreeSet<&'static str> {
     let items = DOCUMENT.split("\n- `ERR ").skip(1);
     items.filter_map(|item| item.split('`').next()).collect()
 }
