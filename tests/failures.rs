@@ -1,18 +1,17 @@
 //! What the system refuses, and what fails inside: it is survived, logged once, and nothing is lost by it.
 
 use std::ffi::OsStr;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, OUTCOMES, Outcome};
+use blockchain_tcpd::command::{CommandClass, CommandSet, OUTCOMES, Outcome};
 use blockchain_tcpd::metrics::Closed;
 
-use crate::support::kernel::{can, local_server, own_address, shell, through, wrapped};
-use crate::support::{
-    Client, Daemon, Scratch, are_answered, assert_contains, fails_with, field, wait_until,
+use crate::support::kernel::{
+    can, local_server, own_address, own_command, shell, through, wrapped,
 };
+use crate::support::*;
 
 /// Words for `through` that limit the open files.
 fn limited(files: u32) -> [String; 3] {
@@ -25,7 +24,8 @@ fn times(log: &str, text: &str) -> usize {
 
 #[test]
 fn without_descriptors_it_waits_and_logs_it_once_and_then_serves_those_that_waited() {
-    let daemon = Daemon::start([""; 0]);
+    let daemon = http::daemon(&[]);
+    http::get(daemon.http(), "/metrics");
     let mut inside = daemon.served(1).remove(0);
     let waits = || daemon.blocked_in(libc::SYS_accept4) > 0;
     wait_until("it waits for the next", waits);
@@ -53,6 +53,10 @@ fn without_descriptors_it_waits_and_logs_it_once_and_then_serves_those_that_wait
         assert_eq!(client.line().as_deref(), Some("42"));
     }
     assert_eq!(inside.ask("WHO"), "22");
+    let metrics = http::get(daemon.http(), "/metrics").body;
+    let failed = "blockchain_tcpd_accept_errors_total{kind=\"descriptors\"} ";
+    assert_contains(&metrics, failed);
+    assert!(!metrics.contains(&format!("{failed}0\n")), "{metrics}");
     drop((waiting, last, inside));
     daemon.wait_for_others(0);
     let log = daemon.stop();
@@ -157,17 +161,9 @@ fn with_16_descriptors_it_does_not_start_and_says_why() {
 }
 
 /// A command with a mistake in it.
-const FAULTY: CommandSet = &[CommandSpec {
-    name: "FAIL",
-    arguments: "",
-    summary: "fails",
-    kind: CommandClass::Query,
-    execute: |context, _| {
-        let clients = context.clients.load(Ordering::SeqCst);
-        assert_eq!(clients, usize::MAX, "this is the mistake");
-        unreachable!()
-    },
-}];
+const FAULTY: CommandSet = &[own_command("FAIL", CommandClass::Query, |_, _| {
+    panic!("this is the mistake")
+})];
 
 /// - `ERR INTERNAL`: the server failed at this request, and then it closes.
 #[test]

@@ -1,7 +1,7 @@
 //! Health, readiness and the page; and what HTTP clients may do to the server, above all on purpose.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 
 use blockchain_tcpd::admin::{AdminServer, Context, Draining};
 use blockchain_tcpd::command::sets::server;
-use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, Reply as Value};
+use blockchain_tcpd::command::{CommandClass, CommandSet, Reply as Value};
 use blockchain_tcpd::listener;
 
 use crate::project::{Example, examples};
-use crate::support::http::{Reply, connect, daemon, get, get_with, send, try_get};
-use crate::support::kernel::{local_server, own_address};
+use crate::support::http::{Reply, daemon, get, get_with, request, send, try_get};
+use crate::support::kernel::{local_server, own_address, own_command};
 use crate::support::repeat::repeat;
 use crate::support::tables::{bytes, lines};
 use crate::support::trickle::Trickle;
-use crate::support::{
-    Client, Daemon, Scratch, assert_contains, clean, fails, fails_with, installed, program,
-    wait_until,
-};
+use crate::support::*;
 
 const JSON: &str = "Accept: application/json\r\n";
+
+/// A request in a connection that goes on.
+const ASK: &str = "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Has a new program take over, for the time with this number, and waits until it has.
 fn hand_over(daemon: &Daemon, handovers: usize) {
@@ -32,12 +32,6 @@ fn hand_over(daemon: &Daemon, handovers: usize) {
     let count = format!("blockchain_tcpd_handovers_total {handovers}\n");
     let is_over = || get(daemon.http(), "/metrics").body.contains(&count);
     wait_until("it has been handed over", is_over);
-}
-
-/// Sends these bytes to a new connection and waits for its end.
-fn exchange(address: SocketAddr, request: &str) -> String {
-    let bytes = send(address, request).expect("it is answered");
-    String::from_utf8(bytes).expect("UTF-8")
 }
 
 /// Nobody can set the clock of the machine that the tests run on: the system's function says what it would.
@@ -73,10 +67,11 @@ fn a_step_of_the_clock_changes_no_duration() {
 }
 
 #[test]
-fn each_path_answers_text_json_or_a_page_and_head_no_body() {
+fn each_path_is_answered_and_its_clients_never_count() {
     let daemon = daemon(&["--max-clients", "4", "--queue", "2"]);
     let http = daemon.http();
-    let _client = daemon.connect();
+    let mut client = daemon.connect();
+    let _open = [(); 8].map(|()| daemon.connect_http());
     daemon.wait_for_others(1);
     let has_left = || get(http, "/readyz").body.contains("; clients: 1,");
     wait_until("the asking client has left", has_left);
@@ -90,22 +85,18 @@ fn each_path_answers_text_json_or_a_page_and_head_no_body() {
         assert_eq!(reply.status.to_string(), status, "{row}");
         let content_type = reply.field("content-type").expect("it has one");
         assert!(content_type.starts_with(kind), "{row}: {content_type}");
-        assert!(
-            body.is_empty() || reply.body == format!("{body}\n"),
-            "{row}: {reply:?}"
-        );
+        let is_right = body.is_empty() || reply.body == format!("{body}\n");
+        assert!(is_right, "{row}: {reply:?}");
 
-        let request = format!("HEAD {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let head = Reply::of(&send(http, request).unwrap()).expect("a reply");
+        let head = daemon.ask_http(request("HEAD", path));
+        let head = Reply::of(head.as_bytes()).expect("a reply");
         assert_eq!((head.status, &*head.body), (reply.status, ""), "{row}");
         assert_ne!(head.field("content-length"), Some("0"), "{row}");
         let length = reply.body.len().to_string();
         assert_eq!(reply.field("content-length"), Some(&*length), "{row}");
+        assert_eq!(client.ask("WHO"), "1", "{row}");
     }
-    let post = exchange(
-        http,
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
-    );
+    let post = daemon.ask_http(request("POST", "/"));
     assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
     assert_contains(&post.to_lowercase(), "\r\nallow: get, head\r\n");
     let page = get(http, "/").body;
@@ -120,37 +111,21 @@ fn each_path_answers_text_json_or_a_page_and_head_no_body() {
 #[test]
 fn a_connection_is_kept_and_takes_several_requests_at_once_or_in_pieces() {
     let daemon = daemon(&["--max-clients", "2"]);
-    let mut stream = connect(daemon.http()).unwrap();
-    let three = "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2)
-        + "GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    let (first, rest) = three.split_at(100);
-    stream.write_all(first.as_bytes()).unwrap();
-    for byte in rest.bytes() {
-        stream.write_all(&[byte]).unwrap();
+    let mut client = daemon.connect_http();
+    client.send(format!("{ASK}{}", &ASK[..20]));
+    let last = request("GET", "/livez");
+    for byte in ASK[20..].bytes().chain(last.bytes()) {
+        client.send([byte]);
     }
-    let mut all = String::new();
-    stream.read_to_string(&mut all).unwrap();
+    let all = client.rest();
     assert_eq!(all.matches("HTTP/1.1 200 OK\r\n").count(), 3, "{all}");
     assert_eq!(all.matches("ready; clients: 0,").count(), 2, "{all}");
     assert!(all.ends_with("live: clients are being served\n"), "{all}");
     // HTTP/1.0 ends with the reply; half-closed, it is answered too.
-    let mut old = connect(daemon.http()).unwrap();
-    old.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").unwrap();
-    old.shutdown(Shutdown::Write).unwrap();
-    all.clear();
-    old.read_to_string(&mut all).unwrap();
-    assert_contains(&all, "ready; clients: 0,");
-}
-
-#[test]
-fn http_clients_never_count() {
-    let daemon = daemon(&["--max-clients", "2"]);
-    let mut client = daemon.connect();
-    let _open = [(); 8].map(|()| connect(daemon.http()).unwrap());
-    for path in ["/livez", "/readyz", "/metrics", "/"] {
-        assert_eq!(get(daemon.http(), path).status, 200);
-        assert_eq!(client.ask("WHO"), "1");
-    }
+    let mut old = daemon.connect_http();
+    old.send("GET /readyz HTTP/1.0\r\n\r\n");
+    old.shutdown();
+    assert_contains(&old.rest(), "ready; clients: 0,");
 }
 
 /// HTTP has its own thread and its own places.
@@ -176,10 +151,9 @@ fn a_thousand_bad_requests_harm_nothing() {
     let mut client = daemon.connect();
     get(http, "/livez");
     let before = (daemon.status_number("Threads"), daemon.descriptors());
-    let mut bad: Vec<Vec<u8>> = lines(include_str!("http/bad-requests.txt"))
-        .map(bytes)
-        .collect();
-    bad.push((0..=255).cycle().take(20_000).collect());
+    let bad = lines(include_str!("http/bad-requests.txt")).map(bytes);
+    let every_byte = (0..=255).cycle().take(20_000).collect();
+    let bad: Vec<Vec<u8>> = bad.chain([every_byte]).collect();
     let mut answered = 0;
     for (number, request) in bad.iter().cycle().take(1000).enumerate() {
         // It may be refused, and the connection closed, before all is sent.
@@ -206,18 +180,17 @@ fn a_thousand_bad_requests_harm_nothing() {
 #[test]
 fn unfinished_requests_keep_nobody_out() {
     let daemon = daemon(&["--max-clients", "2"]);
-    let http = daemon.http();
-    let mut slow: Vec<TcpStream> = (0..200).map(|_| connect(http).unwrap()).collect();
-    for stream in &mut slow {
+    let slow: Vec<Client> = (0..200).map(|_| daemon.connect_http()).collect();
+    for client in &slow {
         // Those that have made room already are gone.
-        let _ = stream.write_all(b"GET /livez HT");
+        let _ = client.socket().write_all(b"GET /livez HT");
     }
     for path in ["/livez", "/readyz", "/metrics", "/"] {
-        assert_eq!(get(http, path).status, 200, "{path}");
+        assert_eq!(get(daemon.http(), path).status, 200, "{path}");
     }
     assert!(daemon.descriptors() < 100, "{}", daemon.descriptors());
     // A begun request is answered that it took too long.
-    let late = exchange(http, "GET /livez HTTP/1.1\r\n");
+    let late = daemon.ask_http("GET /livez HTTP/1.1\r\n");
     assert!(late.starts_with("HTTP/1.1 408 "), "{late}");
 }
 
@@ -225,38 +198,37 @@ fn unfinished_requests_keep_nobody_out() {
 #[test]
 fn idle_connections_keep_nobody_out() {
     let daemon = daemon(&["--max-clients", "2"]);
-    let ask = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n";
-    let send = |streams: &mut [TcpStream], part: &[u8], is_whole: bool| {
-        for stream in streams {
-            stream.write_all(part).unwrap();
-            assert!(!is_whole || stream.read(&mut [0; 1000]).expect("no reset") > 0);
-        }
-    };
-    let mut idle = [(); 32].map(|()| connect(daemon.http()).unwrap());
-    send(&mut idle, ask, true);
-    let mut halves = [(); 20].map(|()| connect(daemon.http()).unwrap());
-    send(&mut halves, &ask[..20], false);
-    send(&mut halves, &ask[20..], true);
+    let mut idle = [(); 32].map(|()| daemon.connect_http());
+    for client in &mut idle {
+        client.send(ASK);
+        assert!(client.line().is_some());
+    }
+    let mut halves = [(); 20].map(|()| daemon.connect_http());
+    for client in &mut halves {
+        client.send(&ASK[..20]);
+    }
+    for client in &mut halves {
+        client.send(&ASK[20..]);
+        assert!(client.line().is_some());
+    }
 }
 
 #[test]
 fn a_blank_line_between_two_requests_is_no_request() {
     let daemon = daemon(&["--max-clients", "2"]);
-    let mut stream = connect(daemon.http()).unwrap();
-    let first = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n\r\n";
-    stream.write_all(first).unwrap();
-    assert!(stream.read(&mut [0; 1000]).unwrap() > 0);
+    let mut client = daemon.connect_http();
+    client.send(format!("{ASK}\r\n"));
+    while client.line().expect("a reply") != "\r" {}
+    assert!(client.line().expect("a body").starts_with("ready; "));
     // After the time that a request may take it is still there.
     let longer = Some(Duration::from_secs(6));
-    stream.set_read_timeout(longer).unwrap();
-    let waited = stream.read(&mut [0; 1000]).unwrap_err();
+    client.socket().set_read_timeout(longer).unwrap();
+    let waited = client.socket().read(&mut [0]).unwrap_err();
     assert_eq!(waited.kind(), ErrorKind::WouldBlock);
-    let second = b"\r\nHEAD /readyz HTTP/1.1\r\n\r\n";
-    stream.write_all(second).unwrap();
-    let mut all = String::new();
-    stream.read_to_string(&mut all).unwrap();
-    assert!(all.starts_with("HTTP/1.1 400 "), "{all}");
-    assert!(all.ends_with("\r\n\r\n"), "{all}");
+    client.send("\r\nHEAD /readyz HTTP/1.1\r\n\r\n");
+    let bad = client.rest();
+    assert!(bad.starts_with("HTTP/1.1 400 "), "{bad}");
+    assert!(bad.ends_with("\r\n\r\n"), "{bad}");
 }
 
 /// Each check is a new connection, some of which are made before the handover and ask only then.
@@ -264,22 +236,31 @@ fn a_blank_line_between_two_requests_is_no_request() {
 fn no_check_fails_while_a_new_program_takes_over() {
     let daemon = daemon(&["--max-clients", "4"]);
     let http = daemon.http();
-    let checks = [("/livez", 0), ("/readyz", 20), ("/metrics", 3)].map(|(path, pause)| {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let checks = [("/livez", 0), ("/readyz", 20), ("/metrics", 3)];
+    let checks = checks.map(|(path, pause)| {
         repeat(0, move |answered| {
-            let mut stream = connect(http).expect("it listens");
+            let mut client = Client::connect(http).expect("it listens");
             thread::park_timeout(Duration::from_millis(pause));
-            stream.write_all(request.as_bytes()).expect("it takes it");
-            let mut all = String::new();
-            stream.read_to_string(&mut all).expect("no reset");
-            assert!(all.starts_with("HTTP/1.1 200 "), "{path} after {answered}");
+            client.send(request("GET", path));
+            let reply = client.rest();
+            assert!(reply.starts_with("HTTP/1.1 200 "), "{path} {answered}");
             *answered += 1;
         })
     });
-    (1..=10).for_each(|handovers| hand_over(&daemon, handovers));
+    let mut kept = daemon.connect_http();
+    let mut client = daemon.served(1).remove(0);
+    for handovers in 1..=10 {
+        hand_over(&daemon, handovers);
+        assert_eq!(client.ask("WHO"), "1");
+    }
     for check in checks {
         assert!(check.end() > 10);
     }
+    let accepted = "blockchain_tcpd_connections_accepted_total 1\n";
+    assert_contains(&get(http, "/metrics").body, accepted);
+    // A connection that waits for its next request is closed in order.
+    assert_eq!(kept.rest(), "");
+    daemon.stop();
 }
 
 /// There is room in the queue for all clients that are admitted, and for those that look whether anybody is there.
@@ -287,11 +268,10 @@ fn no_check_fails_while_a_new_program_takes_over() {
 fn checks_take_no_places_of_clients() {
     let daemon = daemon(&["--max-clients", "1", "--queue", "0"]);
     let http = daemon.http();
-    let mut stream = connect(http).expect("it listens");
+    let mut client = daemon.connect_http();
     let checks = repeat((), move |()| {
-        let request = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
-        stream.write_all(request).expect("it takes it");
-        assert!(stream.read(&mut [0; 1000]).expect("no reset") > 0);
+        client.send("GET /livez HTTP/1.1\r\nHost: a\r\n\r\n");
+        while client.line().expect("a reply") != "live: clients are being served" {}
     });
     for _ in 0..2000 {
         let mut client = daemon.connect();
@@ -309,13 +289,13 @@ fn checks_take_no_places_of_clients() {
 #[test]
 fn an_http_client_that_takes_no_replies_keeps_nobody_waiting() {
     let daemon = daemon(&["--max-clients", "2"]);
-    let mut greedy = connect(daemon.http()).unwrap();
+    let greedy = daemon.connect_http();
     let soon = Some(Duration::from_millis(100));
-    greedy.set_write_timeout(soon).unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(10_000);
+    greedy.socket().set_write_timeout(soon).unwrap();
+    let requests = ASK.repeat(10_000);
     // The kernel takes some megabytes on both sides.
-    let taken = (0..1000).take_while(|_| greedy.write_all(&request).is_ok());
-    assert!(taken.count() < 1000, "it took all");
+    let mut sent = (0..1000).map(|_| greedy.socket().write_all(requests.as_bytes()));
+    assert!(sent.any(|sent| sent.is_err()), "it took all");
     assert!(daemon.status_number("VmRSS") < 20_000, "KiB");
     assert_eq!(get(daemon.http(), "/livez").status, 200);
     drop(greedy);
@@ -353,24 +333,6 @@ fn the_drain_notice_ends_before_clients_are_refused() {
     let notice = log.find("draining: /readyz says so").expect("a notice");
     let stopping = log.find("stopping reason=SIGTERM").expect("the end");
     assert!(notice < stopping, "{log}");
-}
-
-#[test]
-fn the_next_program_goes_on_at_the_same_address() {
-    let daemon = daemon(&["--max-clients", "4"]);
-    let http = daemon.http();
-    let mut kept = connect(http).unwrap();
-    let mut clients = daemon.served(1);
-    for handovers in 1..=3 {
-        // Connections that arrive meanwhile wait, and none is refused.
-        hand_over(&daemon, handovers);
-        assert_eq!(clients[0].ask("WHO"), "1");
-    }
-    let accepted = "blockchain_tcpd_connections_accepted_total 1\n";
-    assert_contains(&get(http, "/metrics").body, accepted);
-    // A connection that waits for its next request is closed in order.
-    assert_eq!(kept.read(&mut [0; 8]).expect("no reset"), 0);
-    daemon.stop();
 }
 
 #[test]
@@ -429,17 +391,11 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 static IS_HELD: AtomicBool = AtomicBool::new(false);
 
 /// HOLD keeps its worker from anything else.
-const HOLD: CommandSet = &[CommandSpec {
-    name: "HOLD",
-    arguments: "",
-    summary: "waits until it may go on",
-    kind: CommandClass::Query,
-    execute: |_, _| {
-        IS_HELD.store(true, Ordering::Relaxed);
-        wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));
-        Ok(Value::Text("WENT ON"))
-    },
-}];
+const HOLD: CommandSet = &[own_command("HOLD", CommandClass::Query, |_, _| {
+    IS_HELD.store(true, Ordering::Relaxed);
+    wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));
+    Ok(Value::Text("WENT ON"))
+})];
 
 /// A check that takes its time keeps nobody else waiting, and says what has not moved.
 #[test]

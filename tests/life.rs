@@ -12,9 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::support::kernel::{asked_for, can, on_their_way, own_address, shell, through};
-use crate::support::{
-    Client, Daemon, PATIENCE, are_answered, assert_contains, kill, program, wait_until,
-};
+use crate::support::*;
 
 /// Whether nobody listens at its address.
 fn refuses(daemon: &Daemon) -> bool {

@@ -13,9 +13,7 @@ use blockchain_tcpd::scoreboard::Phase;
 use crate::support::http::{daemon, get, get_with};
 use crate::support::kernel::local_server;
 use crate::support::tables::lines;
-use crate::support::{
-    Client, Daemon, PATIENCE, Scratch, are_answered, clean, installed, wait_until,
-};
+use crate::support::*;
 
 /// What is shown, by name and labels as they are written.
 struct Figures(BTreeMap<String, f64>);
@@ -263,20 +261,6 @@ fn clients_that_are_drained_or_handed_over_are_counted_as_such() {
         assert_eq!(closed[reason as usize], 3, "{closed:?}");
         assert_eq!(closed.iter().sum::<u64>(), 3, "{closed:?}");
     }
-}
-
-#[test]
-fn a_failing_accept_is_counted_by_what_is_lacking() {
-    let daemon = daemon(&["--max-clients", "2"]);
-    get(daemon.http(), "/metrics");
-    let _waiting = daemon.served(1);
-    daemon.limit_descriptors(true);
-    let mut late = daemon.connect();
-    daemon.log().wait_for("clients can't be accepted");
-    daemon.limit_descriptors(false);
-    assert_eq!(late.ask("WHY"), "42");
-    let errors = Figures::of(&daemon).value("accept_errors_total{kind=\"descriptors\"}");
-    assert!(errors >= 1.0, "{errors}");
 }
 
 #[test]

@@ -7,9 +7,7 @@ use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
-use crate::support::{
-    Client, Daemon, Scratch, assert_contains, clean, fails_with, program, wait_until,
-};
+use crate::support::*;
 
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 

@@ -2,9 +2,9 @@
 
 use std::sync::Mutex;
 
-use blockchain_tcpd::command::{CommandClass, CommandSet, CommandSpec, Permit, Reply, sets};
+use blockchain_tcpd::command::{CommandClass, CommandSet, Permit, Reply, sets};
 
-use crate::support::kernel::local_server;
+use crate::support::kernel::{local_server, own_command};
 use crate::support::{Client, Daemon, http};
 
 /// A daemon that computes, and so many connected clients.
@@ -27,18 +27,16 @@ const REFUSED: &str = "ERR UNAVAILABLE too many clients compute at once, try aga
 static TAKEN: Mutex<Vec<Permit>> = Mutex::new(Vec::new());
 
 /// `TAKE` takes all permits that there are, and keeps them.
-const TAKE: CommandSet = &[CommandSpec {
-    name: "TAKE",
-    arguments: "",
-    summary: "takes all permits",
-    kind: CommandClass::Compute,
-    execute: |context, request| {
+const TAKE: CommandSet = &[own_command(
+    "TAKE",
+    CommandClass::Compute,
+    |context, request| {
         while let Ok(permit) = context.limiter.take(request) {
             TAKEN.lock().unwrap().push(permit);
         }
         Ok(Reply::Text("TAKEN"))
     },
-}];
+)];
 
 /// - Computations take turns; an `NP` that gets none within half a second is answered `ERR UNAVAILABLE`.
 #[test]
@@ -62,48 +60,33 @@ fn a_computation_without_a_permit_is_refused_and_other_commands_need_none() {
     assert_eq!(waiting.ask("NP 4"), "7");
 }
 
+/// A buffer full of requests that all wait for permits keeps nobody waiting for longer than one request does.
 #[test]
-fn many_computations_are_answered_and_other_commands_meanwhile() {
+fn many_computations_are_answered_and_other_commands_and_checks_meanwhile() {
     let (daemon, mut computing) = calculator(64);
-    let places = ["9999999"; 20].join(" ");
-    let primes = ["179424671"; 20].join(" ");
-    let mut answered = 0;
-    for _ in 0..3 {
+    let (places, primes) = (["9999999"; 20].join(" "), ["179424671"; 20].join(" "));
+    for (places, primes, requests) in [
+        (&*places, &*primes, 4),
+        (&*places, &*primes, 4),
+        ("1", "2", 200),
+    ] {
         for client in &mut computing {
-            client.send(format!("NP {places}\n").repeat(4));
+            client.send(format!("NP {places}\n").repeat(requests));
         }
         assert_eq!(daemon.ask("WHO\n"), "65\n");
+        let health = http::get(daemon.http(), "/livez");
+        assert_eq!(health.status, 200, "{health:?}");
+        let mut answered = 0;
         for client in &mut computing {
-            for _ in 0..4 {
+            for _ in 0..requests {
                 let line = client.line().expect("a reply");
-                assert!(is_prime_or_refused(&line, &primes), "{line}");
+                assert!(is_prime_or_refused(&line, primes), "{line}");
                 answered += usize::from(line == primes);
             }
         }
+        eprintln!("{answered} of {} answered", 64 * requests);
+        assert!(answered > 0);
     }
-    assert!(answered > 0);
-}
-
-/// A buffer full of requests that all wait for permits keeps nobody waiting for longer than one request does.
-#[test]
-fn the_server_is_live_while_many_clients_pipeline_computations() {
-    const REQUESTS: usize = 200;
-    let (daemon, mut computing) = calculator(64);
-    for client in &mut computing {
-        client.send("NP 1\n".repeat(REQUESTS));
-    }
-    let health = http::get(daemon.http(), "/livez");
-    assert_eq!(health.status, 200, "{health:?}");
-    let mut answered = 0;
-    for client in &mut computing {
-        for _ in 0..REQUESTS {
-            let line = client.line().expect("a reply");
-            assert!(is_prime_or_refused(&line, "2"), "{line}");
-            answered += usize::from(line == "2");
-        }
-    }
-    eprintln!("{answered} of {} answered", 64 * REQUESTS);
-    assert!(answered > 0);
 }
 
 #[test]

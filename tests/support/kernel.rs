@@ -10,7 +10,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blockchain_tcpd::command::CommandSet;
+use blockchain_tcpd::command::{
+    CommandClass, CommandError, CommandSet, CommandSpec, Context, Reply, Request,
+};
 use blockchain_tcpd::handover::InheritedState;
 use blockchain_tcpd::options::{Asked, Options};
 use blockchain_tcpd::server::Server;
@@ -121,6 +123,21 @@ pub fn on_their_way(server: SocketAddr) -> HashMap<u16, usize> {
             )
         })
         .collect()
+}
+
+/// A command of the tests' own.
+pub const fn own_command(
+    name: &'static str,
+    kind: CommandClass,
+    execute: for<'a> fn(&'a Context, &Request<'a>) -> Result<Reply<'a>, CommandError<'a>>,
+) -> CommandSpec {
+    CommandSpec {
+        name,
+        arguments: "",
+        summary: "a command of the tests",
+        kind,
+        execute,
+    }
 }
 
 /// A server in this process, on a free port, with these settings and commands.
