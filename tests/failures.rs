@@ -8,9 +8,7 @@ use blockchain_tcpd::command::sets::server;
 use blockchain_tcpd::command::{CommandClass, CommandSet, OUTCOMES, Outcome};
 use blockchain_tcpd::metrics::Closed;
 
-use crate::support::kernel::{
-    can, local_server, own_address, own_command, shell, through, wrapped,
-};
+use crate::support::kernel::{can, local_server, own_command, shell, wrapped};
 use crate::support::*;
 
 /// Words for `through` that limit the open files.
@@ -113,23 +111,6 @@ fn with_64_descriptors_idle_clients_keep_nobody_out() {
     for _ in 0..2 * waiting {
         assert_eq!(daemon.connect().ask("WHY"), "42");
     }
-}
-
-/// A file that may grow no more is no end of the daemon.
-#[test]
-fn a_log_at_the_limit_of_a_file_is_no_end() {
-    let scratch = Scratch::new();
-    let log = scratch.path().join("log");
-    let address = own_address();
-    let script = format!("ulimit -f 4; exec 2>{}", log.display());
-    let mut command = through(&shell(&script));
-    command.args(["--listen", &address.to_string(), "--log", "debug"]);
-    let daemon = Daemon::run_unheard(command, address);
-    for _ in 0..100 {
-        assert_eq!(daemon.ask("WHY\n"), "42\n");
-    }
-    daemon.stop();
-    assert_eq!(std::fs::metadata(log).unwrap().len(), 4 * 512);
 }
 
 /// Listeners take descriptors too, and so does what was open when the daemon started.

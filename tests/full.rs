@@ -179,7 +179,7 @@ fn more_clients_than_the_system_has_threads_for_are_refused_with_the_limit_named
     }
 }
 
-/// For how many clients there is room within a limit, which must be named when so many are refused.
+/// The number of clients that a limit leaves room for; the refusal of this larger number must name the limit.
 fn room(wrapper: &[impl AsRef<OsStr>], refused: &str, limit: &str) -> usize {
     let command = wrapped(wrapper, ["--max-clients", refused]);
     let said = fails_with(command, 71, &[limit]);

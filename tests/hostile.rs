@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::SendFlags;
 
 use crate::protocol::are_replies;
-use crate::settings::FLAGS;
+use crate::settings::flags;
 use crate::support::{Client, Daemon, PATIENCE, assert_contains, installed};
 
 /// The daemon of these tests, with few workers, and how much memory it took before the first client.
@@ -53,7 +53,7 @@ impl Beset {
 /// - A client that takes longer than the write time-out (10 seconds unless set otherwise) to take its replies is cut off.
 #[test]
 fn a_client_that_never_reads_is_cut_off() {
-    assert!(FLAGS.contains(&("--write-timeout", "0s", Some("10s"))));
+    assert!(flags().contains(&("--write-timeout", "0s", Some("10s"))));
     let beset = Beset::start(&["--write-timeout", "500ms"]);
     let begun = Instant::now();
     let mut clients = [(); 2].map(|()| Client::connect_narrow(beset.daemon.address));
@@ -99,7 +99,7 @@ fn a_byte_sent_as_urgent_is_a_byte() {
 /// - Bytes that complete no request don't put off the idle time-out.
 #[test]
 fn a_client_that_completes_no_request_is_timed_out() {
-    assert!(FLAGS.contains(&("--idle-timeout", "5", Some("5m"))));
+    assert!(flags().contains(&("--idle-timeout", "5", Some("5m"))));
     let beset = Beset::start(&["--idle-timeout", "500ms"]);
     for (request, reply) in [("", ""), ("WHY\n", "42\n")] {
         let begun = Instant::now();

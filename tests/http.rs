@@ -62,7 +62,7 @@ fn a_step_of_the_clock_changes_no_duration() {
     assert!(after.contains(" s)"), "{before} {after}");
     let year = &after[..4];
     assert_ne!(&before[..4], year, "the clock was set");
-    // When it began is told by the clock as it is now.
+    // The time of the start follows the clock as it is now.
     assert_contains(page.field("date").expect("it has one"), year);
 }
 
@@ -468,11 +468,8 @@ fn the_page_is_whole_in_a_browser() {
     browser.arg(format!("http://{}/", daemon.http()));
     let output = browser.output().expect("chromium runs");
     let shown = String::from_utf8_lossy(&output.stdout);
-    for part in [
-        "</h1>",
-        "</html>",
-        "<title>0 clients - blockchain-tcpd</title>",
-    ] {
+    let title = "<title>0 clients - blockchain-tcpd</title>";
+    for part in ["</h1>", "</html>", title] {
         assert_contains(&shown, part);
     }
     assert_eq!(shown.matches("<polyline points=").count(), 2, "{shown}");

@@ -9,7 +9,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::support::kernel::{asked_for, can, in_a_mount_namespace, is_root, strace, wrapped};
-use crate::support::{Daemon, Scratch, assert_contains, fails_with};
+use crate::support::tables::{bytes, lines};
+use crate::support::*;
 
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
@@ -230,23 +231,11 @@ fn a_state_directory_must_be_a_directory() {
 
 #[test]
 fn a_damaged_id_is_an_error_and_stays_as_it_is() {
-    let garbage = format!("{ID}{:200}garbage", "");
-    let two = format!("{ID}\n{ID}\n");
-    let contents: [&[u8]; 9] = [
-        garbage.as_bytes(),
-        two.as_bytes(),
-        b"",
-        b"\n",
-        b"not an id\n",
-        b"6f0c2a52-5f0e-4b7e",
-        b"\x00\xff\x1b[31m\x80\n",
-        &[0; 37],
-        b"00000000-0000-0000-0000-000000000000\n",
-    ];
+    let contents = lines(include_str!("identity/damaged.txt")).map(bytes);
     for content in contents {
         let scratch = Scratch::new();
         let file = scratch.path().join("server-id");
-        fs::write(&file, content).unwrap();
+        fs::write(&file, &content).unwrap();
         let advice = ["write the right id into it", "or remove it"];
         let said = refused(scratch.path(), 78, &advice);
         assert_contains(&said, file.to_str().unwrap());

@@ -133,15 +133,8 @@ fn the_journal_gets_priorities_instead_of_times() {
     let with = |and: &str, arguments: &[&str]| {
         let stream = format!("$(stat -L -c %d:%i /proc/self/fd/2){and}");
         let mut command = through(&shell(&format!("export JOURNAL_STREAM={stream}")));
-        let free = [
-            "--listen",
-            "127.0.0.1:0",
-            "--max-clients",
-            "1",
-            "--queue",
-            "0",
-        ];
-        command.args(free).args(arguments);
+        let full = "--listen 127.0.0.1:0 --max-clients 1 --queue 0";
+        command.args(full.split(' ')).args(arguments);
         command
     };
     let daemon = Daemon::run(with("", &["--log", "debug"]));
@@ -149,11 +142,8 @@ fn the_journal_gets_priorities_instead_of_times() {
     daemon.is_full();
     drop(served);
     let log = daemon.stop();
-    for line in [
-        "<6>ready listen=",
-        "<7>accepted connection=",
-        "<4>clients are refused ",
-    ] {
+    let lines = "<6>ready listen=|<7>accepted connection=|<4>clients are refused ";
+    for line in lines.split('|') {
         assert!(log.lines().any(|logged| logged.starts_with(line)), "{log}");
     }
     assert!(log.lines().all(|line| line.starts_with('<')), "{log}");

@@ -7,7 +7,7 @@ use blockchain_tcpd::command::SETS;
 
 use crate::nc::shell;
 use crate::protocol::words_of_the_document;
-use crate::settings::{FLAGS, variable_of};
+use crate::settings::{flags, variable_of};
 use crate::support::{Daemon, assert_contains, installed, program};
 
 const MANUAL: &str = include_str!("../man/blockchain-tcpd.8");
@@ -49,9 +49,9 @@ pub fn as_source(line: &str) -> String {
 fn the_options_are_those_of_the_program_with_variables_and_defaults() {
     let synopsis = section("SYNOPSIS");
     let documented = items(section("OPTIONS"));
-    assert_eq!(documented.len(), FLAGS.len());
+    assert_eq!(documented.len(), flags().len());
     // In the order of --help.
-    for ((item, text), (flag, _, default)) in documented.iter().zip(FLAGS) {
+    for ((item, text), (flag, _, default)) in documented.iter().zip(flags()) {
         let option = flag.replacen("--", "Fl \\-", 1);
         let (option, unit) = (
             format!("{option} Ar "),
@@ -179,7 +179,7 @@ fn the_settings_file_of_the_package_has_every_setting_with_its_default() {
     let lines = settings.lines();
     let mut lines = lines.filter_map(|line| line.strip_prefix('#')?.split_once('='));
     let mut next = || lines.find(|(name, _)| name.starts_with("BLOCKCHAIN_TCPD_"));
-    for (flag, _, default) in FLAGS {
+    for (flag, _, default) in flags() {
         if !["--listen", "--http"].contains(&flag) {
             let (name, value) = next().expect(flag);
             assert_eq!(name, variable_of(flag));

@@ -161,7 +161,7 @@ fn requests_are_counted_by_command_and_by_outcome() {
     assert_eq!(figures.value("sent_bytes_total"), sent);
 }
 
-/// What is promised of requests that only ask can be told from the others.
+/// The objectives cover queries only, which must be separable from computations.
 #[test]
 fn computations_are_counted_apart_with_all_that_came_together_with_them() {
     let daemon = daemon(&["--commands", "server,calc", "--max-clients", "4"]);
@@ -182,15 +182,8 @@ fn every_end_of_a_client_has_its_reason() {
     assert!(idle.connect().rest().starts_with("ERR TIMEOUT"));
     counted(&idle, "connections_closed_total{reason=\"idle\"} 1");
 
-    let few = [
-        "--max-clients",
-        "2",
-        "--queue",
-        "1",
-        "--write-timeout",
-        "100ms",
-    ];
-    let daemon = daemon(&[&few[..], &["--max-clients-per-address", "2"]].concat());
+    let few = "--max-clients 2 --queue 1 --write-timeout 100ms --max-clients-per-address 2";
+    let daemon = daemon(&few.split(' ').collect::<Vec<_>>());
     daemon.ask("QUIT");
     counted(&daemon, "connections_closed_total{reason=\"quit\"} 1");
     let reset = daemon.connect();

@@ -47,7 +47,7 @@ fn bash_alone() {
     run_one_liners("bash", 2);
 }
 
-/// Runs all one-liners of this program, which are so many.
+/// Runs all one-liners of this program, of which there is this number.
 fn run_one_liners(program: &str, number: usize) {
     let lines = one_liners().filter(|(of, _)| *of == program);
     let lines: Vec<&str> = lines.map(|(_, line)| line).collect();

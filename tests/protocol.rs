@@ -10,8 +10,6 @@ mod connections;
 mod errors;
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::net::Shutdown;
 
 use crate::support::tables::exchanges;
 use crate::support::{Client, Daemon};
@@ -104,17 +102,6 @@ pub fn are_replies(text: &str) -> bool {
     has_end && text.split_terminator('\n').all(is_reply)
 }
 
-/// What these requests are answered, each byte of which is sent alone.
-fn byte_by_byte(daemon: &Daemon, requests: &[u8]) -> String {
-    let mut client = daemon.connect();
-    for byte in requests {
-        // After a QUIT it may have closed.
-        let _ = client.socket().write_all(&[*byte]);
-    }
-    let _ = client.socket().shutdown(Shutdown::Write);
-    client.whatever_comes()
-}
-
 #[test]
 fn every_sentence_is_quoted_by_a_test() {
     let sentences = sentences();
@@ -136,7 +123,8 @@ fn the_transcripts_are_what_the_daemon_answers() {
                 exchange.check(&replies);
                 assert!(are_replies(&replies), "{replies}");
                 if exchange.sent.len() < 100 {
-                    assert_eq!(byte_by_byte(&daemon, &exchange.sent), replies);
+                    let bytes = exchange.sent.chunks(1);
+                    assert_eq!(chopping::exchange(&daemon, bytes), replies);
                 }
             }
         }

@@ -7,41 +7,22 @@ use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
+use crate::support::tables::lines;
 use crate::support::*;
 
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
-/// Where it listens by default.
-const LOOPBACK: &str = "127.0.0.1:4242 [::1]:4242";
-
 /// Every flag, a value that it doesn't take, and the default that --help names, if it is a value.
-pub const FLAGS: [(&str, &str, Option<&str>); 25] = [
-    ("--listen", "localhost:4242", Some(LOOPBACK)),
-    ("--commands", "calc", Some("server")),
-    ("--max-clients", "0", Some("1024")),
-    ("--queue", "many", Some("128")),
-    ("--max-clients-per-address", "-1", Some("0")),
-    ("--proxy-from", "10.1.2.3/8", None),
-    ("--idle-timeout", "5", Some("5m")),
-    ("--write-timeout", "0s", Some("10s")),
-    ("--drain-timeout", "-3s", Some("30s")),
-    ("--drain-notice", "soon", Some("0s")),
-    ("--http", "4280", Some("127.0.0.1:4280")),
-    ("--cluster", "", None),
-    ("--cluster-name", "", Some("default")),
-    ("--cluster-heartbeat", "49ms", Some("500ms")),
-    ("--cluster-user-file", "", None),
-    ("--cluster-password-file", "", None),
-    ("--cluster-ca-file", "", None),
-    ("--cluster-certificate-file", "", None),
-    ("--cluster-key-file", "", None),
-    ("--cluster-sentinel-user-file", "", None),
-    ("--cluster-sentinel-password-file", "", None),
-    ("--advertise", "here:4280", None),
-    ("--state-directory", "", None),
-    ("--server-id", "00000000-0000-0000-0000-000000000000", None),
-    ("--log", "inof", Some("info")),
-];
+pub fn flags() -> Vec<(&'static str, &'static str, Option<&'static str>)> {
+    let row = |row: &'static str| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [flag, wrong, default] = cells[..] else {
+            panic!("{row}");
+        };
+        (flag, wrong, Some(default).filter(|text| !text.is_empty()))
+    };
+    lines(include_str!("settings/flags.txt")).map(row).collect()
+}
 
 pub fn variable_of(flag: &str) -> String {
     let name = flag.trim_start_matches('-').replace('-', "_");
@@ -81,7 +62,7 @@ fn takes_effect(flag: &str, value: &str, other: &str, effect: impl Fn(Daemon)) {
     }
 }
 
-/// Connects so many that stay and are not refused, and then one that is.
+/// Connects this number of clients, which stay, and then one that is refused.
 fn is_full_with(daemon: &Daemon, clients: usize) -> Vec<Client> {
     let mut stay: Vec<Client> = Vec::new();
     // Where some wait, one that idles makes room after half a second, which may be too soon on a slow machine.
@@ -223,7 +204,7 @@ fn an_empty_variable_counts_as_not_set() {
     let mut command = program();
     command.args(["--listen", "127.0.0.1:0"]);
     command.env("STATE_DIRECTORY", "");
-    command.envs(FLAGS.map(|(flag, ..)| (variable_of(flag), "")));
+    command.envs(flags().iter().map(|(flag, ..)| (variable_of(flag), "")));
     let daemon = Daemon::run(command);
     let ready = ["cluster", "max_clients", "queue"].map(|key| daemon.ready(key));
     assert_eq!(ready, ["none", "1024", "128"]);
@@ -280,7 +261,7 @@ fn help_names_every_flag_and_variable_with_its_default() {
     let readme = include_str!("../README.md");
     let sections = help.split(" --").skip(1);
     let mut sections = sections.filter(|section| section.contains(" <"));
-    for (flag, _, default) in FLAGS {
+    for (flag, _, default) in flags() {
         let section = sections.next().expect("a section for each");
         let (name, value) = section.split_once(" <").expect("it takes a value");
         assert_eq!(format!("--{name}"), flag, "in this order");
@@ -296,12 +277,8 @@ fn help_names_every_flag_and_variable_with_its_default() {
         assert_contains(row, first.unwrap_or_default());
     }
     assert_eq!(sections.next(), None);
-    let statuses = [
-        "64 wrong usage",
-        "71 refused by the system",
-        "78 wrong configuration",
-    ];
-    for part in ["500ms, 10s, 5m, 1h"].iter().chain(&statuses) {
+    let statuses = "64 wrong usage|71 refused by the system|78 wrong configuration";
+    for part in statuses.split('|').chain(["500ms, 10s, 5m, 1h"]) {
         assert_contains(&help, part);
     }
 }

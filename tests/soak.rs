@@ -72,7 +72,7 @@ fn go(mut client: Client, (way, request, expected): (&'static str, &[u8], &str))
 /// How often which outcome was seen.
 type Outcomes = BTreeMap<&'static str, usize>;
 
-/// Makes so many connections, of which each thread holds some open for a while; returns what became of them.
+/// Makes this number of connections, of which each thread holds some open for a while; returns their outcomes.
 fn soak(daemon: &Daemon, connections: usize, held: usize) -> Outcomes {
     let (begun, made, outcomes) = (Instant::now(), AtomicUsize::new(0), Mutex::default());
     let run = |seed| {

@@ -7,7 +7,7 @@ use blockchain_tcpd::command::{CommandClass, CommandSet, Permit, Reply, sets};
 use crate::support::kernel::{local_server, own_command};
 use crate::support::{Client, Daemon, http};
 
-/// A daemon that computes, and so many connected clients.
+/// A daemon that computes, and this number of connected clients.
 fn calculator(clients: usize) -> (Daemon, Vec<Client>) {
     let places = (clients + 16).to_string();
     let computes = ["--commands", "server,calc", "--max-clients", &places];

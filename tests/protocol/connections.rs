@@ -1,4 +1,4 @@
-//! The section on connections: who counts. Clients that are idle, take no replies, or make room are in tests/hostile.rs
+//! The section on connections: which clients count. Clients that are idle, take no replies, or make room are in tests/hostile.rs
 //! and tests/full.rs.
 
 use super::daemon;

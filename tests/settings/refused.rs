@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::{FLAGS, variable_of};
+use super::{flags, variable_of};
 use crate::support::tables::check_refusals;
 use crate::support::{fails_with, program};
 
@@ -19,7 +19,7 @@ fn a_wrong_setting_is_refused_in_these_words() {
 
 #[test]
 fn a_wrong_value_is_named_with_its_flag_or_its_variable() {
-    for (flag, bad, _) in FLAGS.iter().filter(|(_, bad, _)| !bad.is_empty()) {
+    for (flag, bad, _) in flags().into_iter().filter(|(_, bad, _)| !bad.is_empty()) {
         let variable = variable_of(flag);
         let mut command = program();
         command.arg(format!("{flag}={bad}")).env(&variable, bad);
