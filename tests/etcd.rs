@@ -16,7 +16,7 @@ use self::registry::{Etcd, free_address};
 use crate::support::http::get;
 use crate::support::manager::{Fate, Manager};
 use crate::support::watch::{Watch, watch};
-use crate::support::{Client, Daemon, clean, installed, program, wait_until};
+use crate::support::{Client, Daemon, clean, program, wait_until};
 
 const REGISTRY: &str = "0 of an unknown number of servers answered: their registry did not";
 const OUTSIDE: &str = "0 of an unknown number of servers answered: this one is not registered";
@@ -109,9 +109,7 @@ fn unavailable_until(client: &mut Client, sentences: &[&str], then: &str) -> Dur
 
 #[test]
 fn every_client_counts_on_every_server_at_once_and_no_server_does() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let servers = servers(&etcd, 3);
     let mut asking: Vec<Client> = servers.iter().map(client).collect();
@@ -150,9 +148,7 @@ fn every_client_counts_on_every_server_at_once_and_no_server_does() {
 
 #[test]
 fn a_server_that_does_not_answer_makes_who_unavailable_until_it_is_gone() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let servers = servers(&etcd, 3);
     let mut clients: Vec<Client> = servers.iter().map(client).collect();
@@ -183,9 +179,7 @@ fn a_server_that_does_not_answer_makes_who_unavailable_until_it_is_gone() {
 
 #[test]
 fn a_killed_server_is_missed_and_then_gone_and_one_that_starts_in_its_place_is_not_missed() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let mut servers = servers(&etcd, 3);
     let mut asking = client(&servers[0]);
@@ -214,9 +208,7 @@ fn a_killed_server_is_missed_and_then_gone_and_one_that_starts_in_its_place_is_n
 
 #[test]
 fn a_server_that_stops_is_gone_at_once_and_never_missed() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let mut servers = servers(&etcd, 3);
     let mut here = client(&servers[0]);
@@ -242,9 +234,7 @@ fn a_server_that_stops_is_gone_at_once_and_never_missed() {
 
 #[test]
 fn who_is_right_while_each_server_is_replaced_by_the_next_program() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let servers = servers(&etcd, 3);
     let clients: Vec<Client> = servers.iter().map(client).collect();
@@ -279,9 +269,7 @@ fn who_is_right_while_each_server_is_replaced_by_the_next_program() {
 /// that for none.
 #[test]
 fn a_server_that_leaves_its_clients_with_systemd_says_no_wrong_number_about_them() {
-    if !installed("etcd") || !installed("systemd-socket-activate") {
-        return;
-    }
+    needs!("etcd", "systemd-socket-activate");
     let etcd = Etcd::start(1);
     let asked = server(&etcd, &[]);
     let manager = Manager::new();
@@ -335,9 +323,7 @@ fn a_server_that_leaves_its_clients_with_systemd_says_no_wrong_number_about_them
 
 #[test]
 fn many_questions_at_once_take_no_longer_than_one() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let servers = servers(&etcd, 2);
     let mut asking = client(&servers[0]);

@@ -8,7 +8,7 @@ use blockchain_tcpd::command::sets::server;
 use blockchain_tcpd::command::{CommandClass, CommandSet, OUTCOMES, Outcome};
 use blockchain_tcpd::metrics::Closed;
 
-use crate::support::kernel::{can, local_server, own_command, shell, wrapped};
+use crate::support::kernel::{local_server, own_command, shell, wrapped};
 use crate::support::*;
 
 /// Words for `through` that limit the open files.
@@ -121,9 +121,7 @@ fn with_many_listeners_and_few_descriptors_no_client_is_left_hanging() {
         ulimit -n 140 || exit",
     );
     let wrapper = script.map(|word| word.replace("sh", "bash"));
-    if !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let (daemon, _, room) = with_few_descriptors(&wrapper, 41);
     let inside = daemon.served(room);
     (0..20).for_each(|_| daemon.is_full());

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::kernel::{asked_for, can, in_a_mount_namespace, shell, wrapped};
-use crate::support::repeat::{Repeated, repeat};
+use crate::support::kernel::{asked_for, in_a_mount_namespace, shell, wrapped};
 use crate::support::trickle::Trickle;
-use crate::support::{Client, Daemon, are_answered, fails_with, wait_until};
+use crate::support::watch::{Repeated, repeat};
+use crate::support::*;
 
 /// A client that is idle for less never makes room for another; the clock is accurate to a tick of at most 10 ms.
 const MINIMUM_IDLE: Duration = Duration::from_millis(490);
@@ -192,9 +192,7 @@ fn room(wrapper: &[impl AsRef<OsStr>], refused: &str, limit: &str) -> usize {
 fn a_limit_on_processes_is_named_and_what_it_leaves_room_for_starts() {
     let user = ["setpriv", "--reuid=64321", "--clear-groups"];
     let wrapper = [&user[..], &["prlimit", "--nproc=100:100"]].concat();
-    if !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let limit = "(ulimit -u, LimitNPROC=) is 100";
     let clients = room(&wrapper, "1000", limit);
     room(&wrapper, &(clients + 1).to_string(), limit);
@@ -209,9 +207,7 @@ fn a_limit_on_memory_is_named_and_what_it_leaves_room_for_starts() {
         ("--data=60000000:60000000", "ulimit -d"),
     ] {
         let wrapper = ["prlimit", limit];
-        if !can(&wrapper) {
-            return;
-        }
+        needs!(run & wrapper);
         // What a process takes before differs by some pages from one to the next.
         let clients = room(&wrapper, "9000", named) - 16;
         assert!(clients > 84, "{clients}");
@@ -249,13 +245,14 @@ impl Drop for Group {
 fn in_a_control_group_with_too_few_threads_it_is_refused_and_never_aborts() {
     let group = match Group::new(60) {
         Ok(group) => group,
-        Err(error) => return eprintln!("left out: no control group with a limit: {error}"),
+        Err(error) => {
+            skipped(&format!("no control group with a limit: {error}"));
+            return;
+        }
     };
     let processes = group.0.join("cgroup.procs");
     let wrapper = shell(&format!("echo $$ >{} || exit", processes.display()));
-    if !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let command = wrapped(&wrapper, ["--max-clients", "64"]);
     fails_with(command, 71, &["TasksMax=", "lower --max-clients"]);
     Daemon::start_through(&wrapper, ["--max-clients", "20"]).served(1);

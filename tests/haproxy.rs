@@ -99,7 +99,8 @@ fn server(address: IpAddr, arguments: &[&str]) -> Daemon {
 impl Site {
     /// Starts all of it, or nothing if a program is missing. `change` makes a line of the example another.
     fn start(arguments: &[&str], change: (&str, &str)) -> Option<Self> {
-        if !installed_anywhere("haproxy") || !installed("openssl") || !installed("socat") {
+        needs!("openssl", "socat");
+        if !installed_anywhere("haproxy") {
             return None;
         }
         let folder = Scratch::new();

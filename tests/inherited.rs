@@ -6,31 +6,18 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::handover::replace;
-use crate::support::kernel::{can, shell, through};
-use crate::support::{Daemon, Scratch, installed, run_to_end};
+use crate::support::kernel::{shell, through};
+use crate::support::{Daemon, Scratch, run_to_end};
 
 /// The daemon behind a shell's commands.
 fn after(commands: &str, arguments: &[&str]) -> Daemon {
-    let wrapper = shell(commands);
-    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-    Daemon::start_through(&wrapper, arguments)
+    Daemon::start_through(&shell(commands), arguments)
 }
 
-#[test]
-fn signals_that_its_parent_ignores_and_blocks_are_heard() {
-    let wrapper = ["env", "--ignore-signal", "--block-signal"];
-    if !can(&wrapper) {
-        return;
-    }
-    let daemon = Daemon::start_through(&wrapper, ["--max-clients", "8"]);
+/// Whether a client and a half of its request survive two handovers.
+fn hands_over_twice(daemon: Daemon) {
     let mut client = daemon.connect();
     client.send("WH");
-    for signal in ["HUP", "USR1"] {
-        daemon.signal(signal);
-        let said = format!("SIG{signal} changes nothing");
-        daemon.log().wait_for(&said);
-    }
-    // With SIGCHLD ignored it could not wait for the new program's trial.
     for _ in 0..2 {
         replace(&daemon);
     }
@@ -39,15 +26,26 @@ fn signals_that_its_parent_ignores_and_blocks_are_heard() {
 }
 
 #[test]
-fn a_timer_of_its_parent_is_no_end() {
-    if !installed("perl") {
-        return;
+fn signals_that_its_parent_ignores_and_blocks_are_heard() {
+    let wrapper = ["env", "--ignore-signal", "--block-signal"];
+    needs!(run & wrapper);
+    let daemon = Daemon::start_through(&wrapper, ["--max-clients", "8"]);
+    for signal in ["HUP", "USR1"] {
+        daemon.signal(signal);
+        let said = format!("SIG{signal} changes nothing");
+        daemon.log().wait_for(&said);
     }
+    // With SIGCHLD ignored it could not wait for the new program's trial.
+    hands_over_twice(daemon);
+}
+
+#[test]
+fn a_timer_of_its_parent_does_not_end_it() {
+    needs!("perl");
     let timer = "use Time::HiRes; Time::HiRes::ualarm(300_000); exec @ARGV";
     let daemon = Daemon::start_through(&["perl", "-e", timer], ["--max-clients", "8"]);
-    daemon
-        .log()
-        .wait_for(" WARN  a timer of the process that started this one");
+    let said = " WARN  a timer of the process that started this one";
+    daemon.log().wait_for(said);
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(600) {
         assert_eq!(daemon.ask("WHY\n"), "42\n");
@@ -76,7 +74,7 @@ fn before_a_limit_on_processor_time_it_drains() {
 }
 
 #[test]
-fn whatever_the_umask_this_user_reads_the_id_and_no_other_writes_it() {
+fn with_any_umask_this_user_reads_the_id_and_no_other_writes_it() {
     for (umask, expected) in [("0777", 0o600), ("0077", 0o600), ("0", 0o644)] {
         let scratch = Scratch::new();
         let directory = scratch.path().to_str().unwrap();
@@ -90,9 +88,7 @@ fn whatever_the_umask_this_user_reads_the_id_and_no_other_writes_it() {
 #[test]
 fn an_id_that_a_limit_on_files_forbids_is_an_error_that_names_it() {
     let scratch = Scratch::new();
-    let wrapper = shell("ulimit -f 0 || exit");
-    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-    let mut command = through(&wrapper);
+    let mut command = through(&shell("ulimit -f 0 || exit"));
     command.args(["--listen", "127.0.0.1:0", "--state-directory"]);
     command.arg(scratch.path());
     let (status, said) = run_to_end(command);
@@ -107,12 +103,9 @@ fn a_lock_that_its_parent_left_open_is_held_over_a_handover() {
     let scratch = Scratch::new();
     let lock = scratch.path().join("lock");
     let is_free = || {
-        let status = Command::new("flock")
-            .arg("-n")
-            .arg(&lock)
-            .arg("true")
-            .status();
-        status.unwrap().success()
+        let mut flock = Command::new("flock");
+        flock.arg("-n").arg(&lock).arg("true");
+        flock.status().unwrap().success()
     };
     let hold = format!("exec 9>{} && flock 9 || exit", lock.display());
     let daemon = after(&hold, &["--max-clients", "8"]);
@@ -128,18 +121,9 @@ fn without_standard_descriptors_and_with_its_directory_gone_it_hands_over() {
     let scratch = Scratch::new();
     let gone = scratch.path().join("gone");
     std::fs::create_dir(&gone).unwrap();
-    let prepare = format!(
-        "cd {0} && rmdir {0} && exec <&- >&- || exit",
-        gone.display()
-    );
-    let daemon = after(&prepare, &["--max-clients", "8"]);
-    let mut client = daemon.connect();
-    client.send("WH");
-    for _ in 0..2 {
-        replace(&daemon);
-    }
-    assert_eq!(client.ask("Y"), "42");
-    daemon.stop();
+    let gone = gone.display();
+    let prepare = format!("cd {gone} && rmdir {gone} && exec <&- >&- || exit");
+    hands_over_twice(after(&prepare, &["--max-clients", "8"]));
 }
 
 #[test]
@@ -147,10 +131,7 @@ fn a_relative_state_directory_is_the_same_after_a_handover() {
     let scratch = Scratch::new();
     std::fs::create_dir(scratch.path().join("state")).unwrap();
     let prepare = format!("cd {} || exit", scratch.path().display());
-    let daemon = after(
-        &prepare,
-        &["--max-clients", "8", "--state-directory", "state"],
-    );
+    let daemon = after(&prepare, &["--state-directory", "state"]);
     let id = daemon.ask("WHERE\n");
     replace(&daemon);
     assert_eq!(daemon.ask("WHERE\n"), id);

@@ -98,7 +98,7 @@ fn clients_that_wait_for_a_worker_are_answered_too() {
     wait_until("eight wait", || watching.ask("WHO") == "10");
     daemon.signal("TERM");
     for (number, client) in waiting.iter_mut().enumerate() {
-        let error = format!("ERR UNKNOWN no such command: \"r{number}\" (try HELP)\n");
+        let error = unknown(&format!("r{number}")) + "\n";
         assert_eq!(client.rest(), "WHY: the answer\n".repeat(1000) + &error);
     }
     assert_eq!(watching.rest(), "");
@@ -200,9 +200,7 @@ fn a_child_that_it_was_given_is_reaped() {
 #[test]
 fn signals_that_its_parent_had_blocked_reach_it() {
     let wrapper = ["env", "--block-signal=TERM,INT,HUP,URG"];
-    if !can(&wrapper) {
-        return;
-    }
+    needs!(run & wrapper);
     let daemon = Daemon::start_through(&wrapper, [""; 0]);
     let mut idle = daemon.served(1);
     daemon.signal("HUP");
@@ -369,7 +367,7 @@ impl Pipeliner {
         let mut requests = std::str::from_utf8(&sent).unwrap().lines();
         for reply in replies.lines() {
             let request = requests.next().expect("a reply to nothing");
-            let expected = format!("ERR UNKNOWN no such command: \"{request}\" (try HELP)");
+            let expected = unknown(request);
             assert_eq!(reply, expected);
         }
         let answered = replies.lines().count();

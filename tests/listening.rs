@@ -8,7 +8,7 @@ use rustix::net::ipproto;
 use crate::handover::replace;
 use crate::support::http::get;
 use crate::support::kernel::{shell, strace, tcp_socket, through};
-use crate::support::{Client, Daemon, are_answered, free_port, program};
+use crate::support::{Client, Daemon, are_answered, free_port, program, skipped};
 
 /// The daemon that listens there.
 fn listening(listen: &str, arguments: &[&str]) -> Command {
@@ -30,7 +30,8 @@ fn serves_both(port: u16) {
 #[test]
 fn all_addresses_of_ipv4_and_of_ipv6_are_a_pair_in_either_order() {
     if TcpListener::bind("[::]:0").is_err() {
-        return eprintln!("left out: no IPv6 here");
+        skipped("no IPv6 here");
+        return;
     }
     for pair in [
         "0.0.0.0:PORT,[::]:PORT",
@@ -78,7 +79,8 @@ fn all_addresses_of_ipv6_alone_are_those_of_ipv4_too() {
 fn a_socket_of_multipath_tcp_is_served() {
     let enabled = std::fs::read_to_string("/proc/sys/net/mptcp/enabled");
     if !enabled.is_ok_and(|enabled| enabled.trim() == "1") {
-        return eprintln!("left out: no MPTCP in this kernel");
+        skipped("no MPTCP in this kernel");
+        return;
     }
     let socket = || tcp_socket(Some(ipproto::MPTCP)).unwrap();
     let listener = socket();

@@ -8,7 +8,7 @@ use blockchain_tcpd::command::SETS;
 use crate::nc::shell;
 use crate::protocol::words_of_the_document;
 use crate::settings::{flags, variable_of};
-use crate::support::{Daemon, assert_contains, installed, program};
+use crate::support::{Daemon, assert_contains, installed_for_part, program};
 
 const MANUAL: &str = include_str!("../man/blockchain-tcpd.8");
 
@@ -90,7 +90,7 @@ fn commands_of_the_table() -> String {
 }
 
 #[test]
-fn the_commands_are_those_of_the_program() {
+fn the_commands_in_it_are_those_of_the_table() {
     const BEGIN: &str = ".\\\" The commands: make manual\n";
     const END: &str = ".\\\" End of the commands\n";
     let (before, rest) = MANUAL.split_once(BEGIN).expect("their beginning");
@@ -153,7 +153,7 @@ fn its_examples_do_what_they_are_for() {
         let line = format!("printf {}", line.replace("\\e", "\\"));
         let (_, netcat) = line.split_once("| ").expect("a netcat");
         let netcat = netcat.split(' ').next().expect("its name");
-        if installed(netcat) {
+        if installed_for_part(netcat) {
             daemon.wait_for_others(0);
             assert_eq!(shell(&line, netcat, &daemon), "1\n", "{line}");
         }

@@ -120,9 +120,7 @@ fn the_metrics_are_those_that_the_document_lists() {
 /// It reads the older format only; Prometheus itself reads the newer one, in `prometheus::watched`.
 #[test]
 fn promtool_finds_nothing_wrong() {
-    if !installed("promtool") {
-        return;
-    }
+    needs!("promtool");
     let daemon = daemon(&["--max-clients", "2", "--cluster", "redis://127.0.0.1:1"]);
     daemon.ask("WHO\nFOO\n");
     let older = get(daemon.http(), "/metrics");

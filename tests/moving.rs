@@ -1,8 +1,8 @@
-//! Letting go of connections: they come out of a server as values, open and unread. In-process: it is the library that
-//! does this, for whoever hands live connections on.
+//! Detaching connections: a server releases them as values, open and unread. In-process: the library does this, for whatever
+//! hands live connections on.
 
 use std::collections::HashMap;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,61 +13,62 @@ use blockchain_tcpd::command::sets::server;
 use blockchain_tcpd::command::{CommandClass, CommandError, CommandSet, CommandSpec, Reply};
 use blockchain_tcpd::connection::Connection;
 use blockchain_tcpd::scoreboard::Phase;
+use blockchain_tcpd::server::Server;
 use crossbeam_channel::Receiver;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::support::kernel::local_server;
-use crate::support::{Client, PATIENCE, wait_until};
+use crate::support::watch::repeat;
+use crate::support::{Client, PATIENCE, unknown, wait_until};
 
-/// The next connection that was let go of.
-fn next(released: &Receiver<Connection>) -> Connection {
-    released.recv_timeout(PATIENCE).expect("one more")
+/// Detaches all connections of a server, at once although its workers are blocked.
+fn detach(mut server: Server, count: usize) -> Vec<Connection> {
+    let begun = Instant::now();
+    let released = server.release(Phase::Detach);
+    let connections = take(&released, count);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    server.dismiss();
+    assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
+    connections
+}
+
+/// Waits for so many released connections.
+fn take(released: &Receiver<Connection>, count: usize) -> Vec<Connection> {
+    let next = |_| released.recv_timeout(PATIENCE).expect("one more");
+    (0..count).map(next).collect()
+}
+
+/// The client of this connection.
+fn client_of<T>(connection: &Connection, clients: &mut HashMap<SocketAddr, T>) -> T {
+    let client = clients.remove(&connection.client.peer);
+    client.expect("each comes once")
 }
 
 /// Reads to the end, beginning with what was read already. The client must have shut down its sending side.
 fn read(connection: &Connection) -> String {
     let mut bytes = connection.client.read_buffer.clone();
     let mut buffer = [0; 4096];
-    loop {
-        match connection.read(&mut buffer, RecvFlags::empty()) {
-            Ok(0) => return String::from_utf8(bytes).expect("ASCII"),
-            Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-            Err(error) => panic!("{error} after {} bytes", bytes.len()),
-        }
+    while let read @ 1.. = connection.read(&mut buffer, RecvFlags::empty()).unwrap() {
+        bytes.extend_from_slice(&buffer[..read]);
     }
+    String::from_utf8(bytes).expect("ASCII")
 }
 
 #[test]
-fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
+fn five_hundred_blocked_workers_release_their_clients_open_and_unread() {
     const CLIENTS: usize = 500;
-    let mut server = local_server(&["--max-clients", "500", "--queue", "0"], &[server::SET]);
-    let address = server.addresses()[0];
-    let mut clients: HashMap<SocketAddr, (usize, Client)> = HashMap::new();
+    let server = local_server(&["--max-clients", "500", "--queue", "0"], &[server::SET]);
+    let mut clients = HashMap::new();
     for index in 0..CLIENTS {
-        let mut client = Client::connect(address).unwrap();
+        let mut client = Client::connect(server.addresses()[0]).unwrap();
         assert_eq!(client.ask("PING"), "PONG");
-        if index % 2 == 1 {
-            client.send(format!("WHE{index}"));
-        }
-        clients.insert(client.socket().local_addr().unwrap(), (index, client));
+        let half = ["".to_string(), format!("WHE{index}")][index % 2].clone();
+        client.send(&half);
+        clients.insert(client.socket().local_addr().unwrap(), (half, client));
     }
-    let begun = Instant::now();
-    let released = server.release(Phase::Detach);
-    let connections: Vec<_> = (0..CLIENTS).map(|_| next(&released)).collect();
-    let took = begun.elapsed();
-    eprintln!("{CLIENTS} blocked workers let go within {took:?}");
-    assert!(took < Duration::from_secs(1), "{took:?}");
-    server.dismiss();
-    assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
-
-    for connection in connections {
-        let (index, mut client) = clients
-            .remove(&connection.client.peer)
-            .expect("each comes once");
-        let half = match index % 2 {
-            1 => format!("WHE{index}"),
-            _ => String::new(),
-        };
+    for connection in detach(server, CLIENTS) {
+        let (half, mut client) = client_of(&connection, &mut clients);
         client.send("later\n");
         client.shutdown();
         assert_eq!(read(&connection), format!("{half}later\n"));
@@ -79,87 +80,63 @@ fn five_hundred_blocked_workers_let_go_of_their_clients_open_and_unread() {
 /// What a client sends without pause is cut between two requests: before the cut all is answered, after it nothing,
 /// and no byte is lost.
 #[test]
-fn a_client_in_full_flow_is_let_go_of_between_two_requests() {
+fn a_client_that_sends_without_pause_is_released_between_two_requests() {
     const CLIENTS: usize = 8;
     let mut server = local_server(&["--max-clients", "8", "--queue", "0"], &[server::SET]);
-    let address = server.addresses()[0];
-    let stop = Arc::new(AtomicBool::new(false));
     let mut clients = HashMap::new();
     for _ in 0..CLIENTS {
-        let mut client = Client::connect(address).unwrap();
-        assert_eq!(client.ask("first"), echo("first"));
+        let mut client = Client::connect(server.addresses()[0]).unwrap();
+        assert_eq!(client.ask("first"), unknown("first"));
         let from = client.socket().local_addr().unwrap();
-        let mut sender = client.socket().try_clone().unwrap();
-        let stop = stop.clone();
-        let sending = thread::spawn(move || {
-            let mut sent = String::new();
-            let mut number = 0;
-            while !stop.load(Ordering::Relaxed) {
-                // Odd pieces, so that they end in the middle of requests.
-                let request = format!("r{number}\nr{}\nr{}", number + 1, number + 2);
-                number += 3;
-                sender.write_all(request.as_bytes()).unwrap();
-                sender.write_all(b"\n").unwrap();
-                sent.push_str(&request);
-                sent.push('\n');
-            }
-            sender.shutdown(std::net::Shutdown::Write).unwrap();
-            sent
+        let sender = client.socket().try_clone().unwrap();
+        let sending = repeat((sender, String::new()), |(sender, sent)| {
+            let number = sent.len();
+            // Odd pieces, so that they end in the middle of requests.
+            let piece = format!("r{number}\nr{number}b\nr{number}c");
+            sender.write_all(piece.as_bytes()).unwrap();
+            sender.write_all(b"\n").unwrap();
+            sent.push_str(&(piece + "\n"));
         });
-        let mut receiver = client.socket().try_clone().unwrap();
         let answered = Arc::new(AtomicUsize::new(0));
         let counter = answered.clone();
         let receiving = thread::spawn(move || {
-            let mut replies = Vec::new();
-            let mut buffer = [0; 64 * 1024];
-            loop {
-                match receiver.read(&mut buffer).unwrap() {
-                    0 => return String::from_utf8(replies).unwrap(),
-                    read => replies.extend_from_slice(&buffer[..read]),
-                }
-                counter.store(replies.len(), Ordering::Relaxed);
-            }
+            let replies = std::iter::from_fn(|| client.line());
+            let counted = replies.inspect(|_| _ = counter.fetch_add(1, Ordering::Relaxed));
+            counted.collect::<Vec<String>>()
         });
-        wait_until("it is in full flow", || {
-            answered.load(Ordering::Relaxed) > 10_000
+        wait_until("requests and replies flow", || {
+            answered.load(Ordering::Relaxed) > 200
         });
         clients.insert(from, (sending, receiving));
     }
-    let released = server.release(Phase::Detach);
-    let connections: Vec<_> = (0..CLIENTS).map(|_| next(&released)).collect();
-    stop.store(true, Ordering::Relaxed);
+    let connections = take(&server.release(Phase::Detach), CLIENTS);
     for connection in connections {
-        let (sending, receiving) = clients
-            .remove(&connection.client.peer)
-            .expect("each comes once");
-        let rest = read(&connection);
-        drop(connection);
-        let (sent, replies) = (sending.join().unwrap(), receiving.join().unwrap());
-        assert!(replies.ends_with('\n'));
+        let (sending, receiving) = client_of(&connection, &mut clients);
+        let reading = thread::spawn(move || read(&connection));
+        let (sender, sent) = sending.end();
+        sender.shutdown(std::net::Shutdown::Write).unwrap();
+        let (rest, replies) = (reading.join().unwrap(), receiving.join().unwrap());
         let answered = sent.len() - rest.len();
         assert_eq!(sent[answered..], rest);
-        let expected: String = sent[..answered]
-            .lines()
-            .map(|request| echo(request) + "\n")
-            .collect();
+        let expected: Vec<String> = sent[..answered].lines().map(unknown).collect();
         assert!(replies == expected, "{} requests", sent.lines().count());
     }
 }
 
-/// Whether all turns of the server below are taken.
+/// Whether all permits of the server below are taken.
 static ALL_TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// TAKE takes all turns that there are, and wants one more, however long it has to wait.
+/// TAKE takes all permits to compute that there are, and wants one more, however long it has to wait.
 const TAKE: CommandSet = &[CommandSpec {
     name: "TAKE",
     arguments: "",
-    summary: "takes all turns and wants one more",
+    summary: "takes all permits and wants one more",
     kind: CommandClass::Compute,
     execute: |context, request| {
-        let mut limiter = Vec::new();
+        let mut permits = Vec::new();
         loop {
             match context.limiter.take(request) {
-                Ok(turn) => limiter.push(turn),
+                Ok(permit) => permits.push(permit),
                 Err(CommandError::ComputeBusy) => ALL_TAKEN.store(true, Ordering::Relaxed),
                 Err(other) => return Err(other),
             }
@@ -169,7 +146,7 @@ const TAKE: CommandSet = &[CommandSpec {
 }];
 
 #[test]
-fn who_computes_is_let_go_of_with_the_request() {
+fn a_client_that_waits_to_compute_is_released_with_its_request() {
     for phase in [Phase::Detach, Phase::DrainThenDetach] {
         ALL_TAKEN.store(false, Ordering::Relaxed);
         let mut server = local_server(&["--max-clients", "2"], &[server::SET, TAKE]);
@@ -185,10 +162,6 @@ fn who_computes_is_let_go_of_with_the_request() {
         drop(handed_over);
         assert_eq!(client.rest(), "42\n");
     }
-}
-
-fn echo(request: &str) -> String {
-    format!("ERR UNKNOWN no such command: \"{request}\" (try HELP)")
 }
 
 /// The count of the server below, how many of its workers are held, and whether they may go on.
@@ -211,65 +184,53 @@ const HOLD: CommandSet = &[CommandSpec {
 }];
 
 #[test]
-fn the_busy_finish_their_request_the_waiting_come_untouched_and_all_count_until_dropped() {
+fn a_request_that_runs_is_answered_a_waiting_client_is_untouched_and_all_count_until_dropped() {
     const WORKERS: usize = 2;
-    const WAITING: usize = 5;
-    let mut server = local_server(
-        &["--max-clients", "2", "--queue", "5"],
-        &[server::SET, HOLD],
-    );
-    let address = server.addresses()[0];
-    let mut clients: Vec<_> = (0..WORKERS + WAITING)
-        .map(|_| {
-            let mut client = Client::connect(address).unwrap();
-            client.send("HOLD\nWHY\nWH");
-            client
-        })
-        .collect();
-    wait_until("all are let in, and as many served as may", || {
-        server.clients() == WORKERS + WAITING && HELD.load(Ordering::SeqCst) == WORKERS
+    const ALL: usize = 7;
+    let arguments = ["--max-clients", "2", "--queue", "5"];
+    let mut server = local_server(&arguments, &[server::SET, HOLD]);
+    let mut clients = HashMap::new();
+    for _ in 0..ALL {
+        let mut client = Client::connect(server.addresses()[0]).unwrap();
+        client.send("HOLD\nWHY\nWH");
+        clients.insert(client.socket().local_addr().unwrap(), client);
+    }
+    wait_until("all are admitted, and as many served as may", || {
+        server.clients() == ALL && HELD.load(Ordering::SeqCst) == WORKERS
     });
-    let count = COUNT.get().unwrap();
-    // Releasing waits for nobody: the workers are busy still.
+    let count = || COUNT.get().unwrap().load(Ordering::SeqCst);
+    // Releasing waits for no worker: they are busy still.
     let released = server.release(Phase::Detach);
-    assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING);
+    assert_eq!(count(), ALL);
     GO_ON.store(true, Ordering::Relaxed);
-    let connections: Vec<_> = (0..WORKERS + WAITING).map(|_| next(&released)).collect();
+    let connections = take(&released, ALL);
     server.dismiss();
     assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
-    assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING);
+    assert_eq!(count(), ALL);
 
     let mut answered = 0;
     for (gone, connection) in connections.into_iter().enumerate() {
-        let index = clients
-            .iter()
-            .position(|client| client.socket().local_addr().unwrap() == connection.client.peer)
-            .expect("each comes once");
-        let mut client = clients.swap_remove(index);
+        let mut client = client_of(&connection, &mut clients);
         client.shutdown();
         let left = read(&connection);
         drop(connection);
-        assert_eq!(count.load(Ordering::SeqCst), WORKERS + WAITING - gone - 1);
+        assert_eq!(count(), ALL - gone - 1);
+        let replies = client.rest();
         match &*left {
-            "HOLD\nWHY\nWH" => assert_eq!(client.rest(), ""),
-            "WH" => {
-                assert_eq!(client.rest(), "WENT ON\n42\n");
-                answered += 1;
-            }
-            _ => panic!("{left:?}"),
+            "HOLD\nWHY\nWH" => assert_eq!(replies, ""),
+            _ => assert_eq!((&*left, &*replies), ("WH", "WENT ON\n42\n")),
         }
+        answered += usize::from(left == "WH");
     }
     assert_eq!(answered, WORKERS);
 }
 
-/// One that takes no replies keeps nobody waiting: what it was not sent travels with it.
+/// A client that takes no replies delays nothing: what it was not sent is released with it.
 #[test]
-fn a_client_that_does_not_read_is_let_go_of_with_the_replies_that_it_has_not_taken() {
-    let mut server = local_server(
-        &["--max-clients", "1", "--write-timeout", "1h"],
-        &[server::SET],
-    );
-    let client = Client::connect_narrow(server.addresses()[0]);
+fn a_client_that_does_not_read_is_released_with_the_replies_that_it_has_not_taken() {
+    let arguments = ["--max-clients", "1", "--write-timeout", "1h"];
+    let server = local_server(&arguments, &[server::SET]);
+    let mut client = Client::connect_narrow(server.addresses()[0]);
     let mut socket = client.socket();
     socket.set_nonblocking(true).unwrap();
     let mut sent = 0;
@@ -283,21 +244,12 @@ fn a_client_that_does_not_read_is_let_go_of_with_the_replies_that_it_has_not_tak
         last.elapsed() > Duration::from_millis(300)
     });
     socket.set_nonblocking(false).unwrap();
-    let begun = Instant::now();
-    let connection = next(&server.release(Phase::Detach));
-    assert!(
-        begun.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        begun.elapsed()
-    );
+    let connection = detach(server, 1).remove(0);
     assert!(!connection.client.replies.is_empty());
     assert!(connection.client.active.is_none(), "it was not idle");
 
-    let reading = thread::spawn(move || {
-        let mut client = client;
-        client.shutdown();
-        client.rest()
-    });
+    client.shutdown();
+    let reading = thread::spawn(move || client.rest());
     let mut rest = &connection.client.replies[..];
     while !rest.is_empty() {
         let written = connection.write(rest, SendFlags::empty()).unwrap();

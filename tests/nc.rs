@@ -1,6 +1,6 @@
 //! The documented one-liners, with every netcat that they are documented for.
 
-use crate::support::{Daemon, Scratch, installed};
+use crate::support::{Daemon, Scratch};
 
 /// What the documents show: a program and a line for a shell that uses it.
 pub fn one_liners() -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -52,9 +52,7 @@ fn run_one_liners(program: &str, number: usize) {
     let lines = one_liners().filter(|(of, _)| *of == program);
     let lines: Vec<&str> = lines.map(|(_, line)| line).collect();
     assert_eq!(lines.len(), number);
-    if !installed(program) {
-        return;
-    }
+    needs!(program);
     let id = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
     let daemon = Daemon::start(["--max-clients", "4", "--server-id", id]);
     for one_liner in lines {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::nc::{one_liners, shell as run_shell};
 use crate::support::kernel::{shell, through};
-use crate::support::{Daemon, Scratch, assert_contains, installed};
+use crate::support::{Daemon, Scratch, assert_contains, installed_for_part, skipped};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -174,9 +174,11 @@ fn no_file_names_a_place_on_a_machine_of_ours() {
     let ours = ["see ", "work", "/x"].join("/");
     assert!(names_a_place_of_its_own(ours.as_bytes()));
     assert!(!names_a_place_of_its_own(b"bench/work/x ./work/x"));
-    if !root().join(".git").exists() || !installed("git") {
+    if !root().join(".git").exists() {
+        skipped("needs the repository");
         return;
     }
+    needs!("git");
     let mut git = Command::new("git");
     git.arg("-C").arg(root()).args(["ls-files", "-z"]);
     let listed = git.output().expect("git runs");
@@ -302,7 +304,7 @@ fn the_examples_in_the_documents_print_what_they_show() {
                 Some(program) if !command.contains("/dev/tcp/") => program,
                 _ => "bash",
             };
-            if installed(program) {
+            if installed_for_part(program) {
                 let really = run_shell(&command, "nc.openbsd", &daemon);
                 assert_eq!(shape(&really), shape(&printed), "{document}: {command}");
             }

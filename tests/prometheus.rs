@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Scratch, clean, installed};
+use crate::support::{Scratch, clean};
 
 /// Where the examples are.
 fn folder() -> PathBuf {
@@ -133,9 +133,7 @@ fn alerts() -> BTreeSet<String> {
 
 #[test]
 fn the_examples_are_well_formed() {
-    if !installed("promtool") || !installed("prometheus-blackbox-exporter") {
-        return;
-    }
+    needs!("promtool", "prometheus-blackbox-exporter");
     let check = ["check", "config", "prometheus.yml"];
     let (good, said) = promtool(&folder(), &check);
     assert!(good, "{said}");
@@ -201,9 +199,7 @@ fn the_objectives_in_the_list_of_servers_are_known_ones() {
 
 #[test]
 fn each_alert_fires_when_it_should_and_not_otherwise() {
-    if !installed("promtool") {
-        return;
-    }
+    needs!("promtool");
     let tests = listed("tests");
     let mut arguments = vec!["test", "rules"];
     arguments.extend(tests.iter().map(String::as_str));
@@ -250,9 +246,7 @@ fn with_ranges_longer(text: &str, by: i64) -> String {
 /// a millisecond shorter is to the one what it is to the other.
 #[test]
 fn no_expectation_hangs_on_a_sample_as_old_as_its_range() {
-    if !installed("promtool") {
-        return;
-    }
+    needs!("promtool");
     let (_, version) = promtool(&folder(), &["--version"]);
     let by = if version.contains("version 2.") {
         -1

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::protocol::proves;
 use crate::support::http::get;
 use crate::support::redis::Redis;
-use crate::support::{Client, Daemon, Scratch, installed, wait_until};
+use crate::support::{Client, Daemon, Scratch, wait_until};
 
 /// The default of `--cluster-heartbeat`.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -98,9 +98,7 @@ fn said(server: &Daemon) -> (usize, usize) {
 #[test]
 fn who_counts_the_clients_of_all_servers() {
     proves(r#"In a cluster `WHO` counts the clients of all servers that are available."#);
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     for clients in 4..=12 {
         let server = &trio.servers[clients as usize % 3];
@@ -128,9 +126,7 @@ fn who_counts_the_clients_of_all_servers() {
 /// While all is well: within 50 ms, in the median of 40 changes. A busy machine may need another attempt.
 #[test]
 fn a_change_is_known_everywhere_within_50_ms() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     let mut medians = Vec::new();
     for _ in 0..5 {
@@ -156,9 +152,7 @@ fn a_change_is_known_everywhere_within_50_ms() {
 
 #[test]
 fn a_server_that_has_just_started_answers_right_at_once() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let trio = Trio::new(&[]);
     for _ in 0..5 {
         // The first answer takes longer than a start.
@@ -172,9 +166,7 @@ fn a_server_that_has_just_started_answers_right_at_once() {
 
 #[test]
 fn a_clean_stop_takes_the_clients_away_at_once() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     let more: Vec<Client> = (0..5).map(|_| trio.servers[2].connect()).collect();
     trio.wait_for(8);
@@ -195,9 +187,7 @@ fn a_clean_stop_takes_the_clients_away_at_once() {
 
 #[test]
 fn the_clients_of_a_killed_server_are_gone_within_3_seconds() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     let more: Vec<Client> = (0..5).map(|_| trio.servers[2].connect()).collect();
     trio.wait_for(8);
@@ -210,9 +200,7 @@ fn the_clients_of_a_killed_server_are_gone_within_3_seconds() {
 
 #[test]
 fn a_server_that_starts_again_after_it_was_killed_leaves_nothing_behind() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     let state = Scratch::new();
     let directory = ["--state-directory", state.path().to_str().expect("UTF-8")];
@@ -231,9 +219,7 @@ fn a_server_that_starts_again_after_it_was_killed_leaves_nothing_behind() {
 /// SIGUSR2 in each, one after the other, and WHO is asked everywhere all the while.
 #[test]
 fn a_rolling_restart_never_shows_a_wrong_count() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     let more: Vec<Client> = (0..9).map(|i| trio.servers[i % 3].connect()).collect();
     trio.wait_for(12);
@@ -273,9 +259,7 @@ fn a_rolling_restart_never_shows_a_wrong_count() {
 /// its own clients are all that it knows of.
 #[test]
 fn a_server_that_slept_is_counted_again() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     let mut sleeper = trio.askers.remove(2);
     trio.servers[2].signal("STOP");
@@ -308,9 +292,7 @@ fn a_server_that_slept_is_counted_again() {
 
 #[test]
 fn clusters_in_one_redis_are_told_apart_by_name_and_database() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     let other = server(&trio.redis, &["--cluster-name", "other"]);
     let elsewhere = server_at(&format!("{}/3", trio.redis.url()), &[]);

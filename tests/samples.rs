@@ -16,14 +16,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::support::installed;
 use run::{Outcome, Run};
 
 /// A client in one language.
 struct Sample {
     /// Its file.
     file: &'static str,
-    /// The programs without which it is left out.
+    /// The programs that it needs.
     programs: &'static [&'static str],
     /// Words that build it, with the file behind; none if it needs no building. OUT is where everything goes to.
     build: &'static [&'static str],
@@ -52,8 +51,8 @@ impl Sample {
         }
     }
 
-    /// Whether it can be run here; otherwise it is left out, and that is said.
-    fn installed(&self) -> bool {
+    /// Whether all its programs are, by this check.
+    fn is(&self, installed: fn(&str) -> bool) -> bool {
         self.programs.iter().all(|program| installed(program))
     }
 
@@ -223,7 +222,7 @@ macro_rules! scenarios {
     ($of:ident: $($scenario:ident)*) => {
         $(#[test]
         fn $scenario() {
-            if SAMPLE.installed() {
+            if SAMPLE.is(crate::support::installed) {
                 crate::samples::$of::$scenario(&SAMPLE);
             }
         })*

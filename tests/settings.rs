@@ -62,22 +62,6 @@ fn takes_effect(flag: &str, value: &str, other: &str, effect: impl Fn(Daemon)) {
     }
 }
 
-/// Connects this number of clients, which stay, and then one that is refused.
-fn is_full_with(daemon: &Daemon, clients: usize) -> Vec<Client> {
-    let mut stay: Vec<Client> = Vec::new();
-    // Where some wait, one that idles makes room after half a second, which may be too soon on a slow machine.
-    wait_until(&format!("full with {clients}"), || {
-        stay.clear();
-        stay.extend((0..clients).map(|_| daemon.connect()));
-        let mut one_more = daemon.connect();
-        one_more.shutdown();
-        let refused = one_more.whatever_comes().starts_with("ERR BUSY ");
-        stay[0].send("WHO\n");
-        refused && stay[0].whatever_line().trim() == clients.to_string()
-    });
-    stay
-}
-
 #[test]
 fn listen_takes_several_addresses() {
     // Port 0 is another free port each time.
@@ -109,21 +93,22 @@ fn listen_takes_several_addresses() {
     }
 }
 
+/// What the limits do is tested in tests/full.rs.
 #[test]
 fn limits_of_clients_take_effect() {
     takes_effect("--max-clients", "3", "5", |daemon| {
-        is_full_with(&daemon, 3);
         assert_eq!(daemon.ready("max_clients"), "3");
+        let _all = daemon.served(3);
+        daemon.is_full();
     });
     takes_effect("--queue", "1", "4", |daemon| {
-        // Two are served.
-        is_full_with(&daemon, 3);
         assert_eq!(daemon.ready("queue"), "1");
     });
     takes_effect("--max-clients-per-address", "1", "2", |daemon| {
-        let _first = is_full_with(&daemon, 1);
+        let _first = daemon.served(1);
+        daemon.is_full();
         let mut other = Client::connect_from([127, 0, 0, 2], daemon.address).expect("another");
-        wait_until("both count", || other.ask("WHO") == "2");
+        assert_eq!(other.ask("WHO"), "2");
     });
 }
 

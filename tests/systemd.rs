@@ -1,10 +1,10 @@
-//! What systemd passes and is told, with its own test tool and with a socket in its place. The units and the package are
-//! tried in a booted Debian, by `tests/package`.
+//! Socket activation, readiness and watchdog messages, and the file descriptor store of systemd, with its own test tool and
+//! with a socket in its place. The units and the package are tried in a booted Debian, by `tests/package`.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -16,55 +16,34 @@ use blockchain_tcpd::handover_state;
 
 use crate::support::kernel::{local_server, own_address, shell, through};
 use crate::support::manager::{Fate, Manager, close_late};
-use crate::support::{
-    Client, Daemon, PATIENCE, Scratch, clean, installed, program, run_to_end, wait_until,
-};
+use crate::support::watch::repeat;
+use crate::support::{Client, Daemon, PATIENCE, Scratch, clean, program, run_to_end, wait_until};
 
-/// The daemon behind systemd's test tool, with these words for the tool and these for the daemon. The tool waits for a
-/// client before it starts the daemon.
+/// The daemon behind systemd's test tool, which waits for a client before it starts the daemon.
 fn activated(tool: &[&str], arguments: &[&str]) -> Command {
     let mut command = clean("systemd-socket-activate");
+    command.args(tool).arg(program().get_program());
+    command.args(arguments);
     command
-        .args(tool)
-        .arg(program().get_program())
-        .args(arguments);
-    command
-}
-
-/// Connects as soon as somebody listens.
-fn come(address: SocketAddr) -> thread::JoinHandle<Client> {
-    thread::spawn(move || {
-        wait_until("it listens", || TcpStream::connect(address).is_ok());
-        Client::connect(address).expect("it listens")
-    })
-}
-
-/// What its program says that started with these words and one client.
-fn refused(tool: &[&str], arguments: &[&str], address: SocketAddr) -> (i32, String) {
-    let client = come(address);
-    let said = run_to_end(activated(tool, arguments));
-    client.join().expect("it connected");
-    said
 }
 
 #[test]
 fn sockets_that_systemd_passes_are_served() {
-    if !installed("systemd-socket-activate") {
-        return;
-    }
-    for name in [Some("line"), None] {
+    needs!("systemd-socket-activate");
+    for name in [Some("--fdname=line:line"), None] {
         let (first, second) = (own_address(), own_address());
         let (one, two) = (first.to_string(), second.to_string());
-        let names = ["--fdname=line:line"];
         let mut tool = vec!["--listen", &*one, "--listen", &*two];
-        tool.extend(name.map(|_| names[0]));
-        let client = come(first);
+        tool.extend(name);
+        let knocking = repeat((), move |()| drop(TcpStream::connect(first)));
         let daemon = Daemon::run(activated(&tool, &[]));
+        drop(knocking);
         let ready = daemon.log().wait_for("ready listen=");
         assert!(ready.contains(&format!("listen={one},{two} ")), "{ready}");
         assert!(ready.contains("sockets=passed "), "{ready}");
-        assert_eq!(client.join().unwrap().ask("WHY"), "42");
-        assert_eq!(Client::connect(second).unwrap().ask("WHY"), "42");
+        for address in [first, second] {
+            assert_eq!(Client::connect(address).unwrap().ask("WHY"), "42");
+        }
         let log = daemon.stop();
         assert!(log.contains("stopping reason=SIGTERM"), "{log}");
     }
@@ -95,80 +74,56 @@ fn no_variable_of_passed_sockets_is_left() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_in_clear_words() {
-    if !installed("systemd-socket-activate") {
-        return;
-    }
-    let listen = |address: SocketAddr| address.to_string();
-    let address = own_address();
-    let (status, said) = refused(
-        &["--listen", &listen(address), "--fdname=metrics"],
-        &[],
-        address,
-    );
-    assert_eq!(status, 78, "{said}");
-    assert!(
-        said.contains("\"metrics\" that systemd passes as descriptor 3 has an unknown name"),
-        "{said}"
-    );
-
-    let address = own_address();
-    let both = ["--listen", "127.0.0.1:0"];
-    let (status, said) = refused(&["--listen", &listen(address)], &both, address);
-    assert_eq!(status, 78, "{said}");
-    assert!(
-        said.contains(
-            "systemd passes 1 sockets, and --listen (BLOCKCHAIN_TCPD_LISTEN) names others"
-        ),
-        "{said}"
-    );
-
+fn sockets_that_the_daemon_can_not_serve_are_refused() {
+    needs!("systemd-socket-activate");
     let scratch = Scratch::new();
     let path = scratch.path().join("socket");
-    let knock = path.clone();
-    let client = thread::spawn(move || {
-        wait_until("it listens", || {
-            std::os::unix::net::UnixStream::connect(&knock).is_ok()
+    let path = path.to_str().unwrap();
+    let tcp = own_address().to_string();
+    let no_tcp = "is not a listening TCP socket";
+    for (socket, tool, arguments, why) in [
+        (
+            &*tcp,
+            "--fdname=metrics",
+            &[][..],
+            "\"metrics\" that systemd passes as descriptor 3 has an unknown name",
+        ),
+        (
+            &tcp,
+            "--fdname=line",
+            &["--listen", "127.0.0.1:0"],
+            "systemd passes 1 sockets, and --listen (BLOCKCHAIN_TCPD_LISTEN) names others",
+        ),
+        (path, "--fdname=line", &[], no_tcp),
+        (&tcp, "--datagram", &[], no_tcp),
+    ] {
+        // Until the tool listens, and then until it has started the daemon.
+        let _knocking = repeat(socket.to_string(), |socket| {
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let _ = sender.send_to(b"WHY\n", &**socket);
+            let _ = TcpStream::connect(&**socket);
+            let _ = UnixStream::connect(&**socket);
+            thread::park_timeout(Duration::from_millis(10));
         });
-    });
-    let tool = ["--listen", path.to_str().unwrap()];
-    let (status, said) = run_to_end(activated(&tool, &[]));
-    client.join().unwrap();
-    assert_eq!(status, 78, "{said}");
-    assert!(said.contains("is not a listening TCP socket"), "{said}");
-
-    let address = own_address();
-    let tool = ["--datagram", "--listen", &listen(address)];
-    let knocking = thread::spawn(move || {
-        let socket = std::net::UdpSocket::bind((address.ip(), 0)).unwrap();
-        for _ in 0..50 {
-            // Nobody may be there yet, or any more.
-            let _ = socket.send_to(b"WHY\n", address);
-            thread::park_timeout(Duration::from_millis(20));
-        }
-    });
-    let (status, said) = run_to_end(activated(&tool, &[]));
-    knocking.join().unwrap();
-    assert_eq!(status, 78, "{said}");
-    assert!(said.contains("is not a listening TCP socket"), "{said}");
+        let (status, said) = run_to_end(activated(&["--listen", socket, tool], arguments));
+        assert_eq!(status, 78, "{said}");
+        assert!(said.contains(why), "{said}");
+    }
 }
 
 impl Manager {
-    fn start(&self, arguments: &[&str], watchdog: Option<Duration>) -> Daemon {
-        let mut command = program();
-        command.env("NOTIFY_SOCKET", self.path());
-        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
-        if let Some(time) = watchdog {
-            command.env("WATCHDOG_USEC", time.as_micros().to_string());
-        }
-        Daemon::run(command)
+    fn start(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
+        Daemon::start_with(arguments, |command| {
+            command.env("NOTIFY_SOCKET", self.path());
+            command.envs(variables.iter().copied());
+        })
     }
 }
 
 #[test]
-fn systemd_is_told_of_every_step() {
+fn systemd_learns_of_readiness_reloads_and_stops() {
     let manager = Manager::new();
-    let mut daemon = manager.start(&["--max-clients", "7", "--drain-timeout", "8s"], None);
+    let mut daemon = manager.start(&["--max-clients", "7", "--drain-timeout", "8s"], &[]);
     assert_eq!(manager.next(), ["STATUS=0 clients, 7 workers", "READY=1"]);
     let clients: Vec<_> = (0..3).map(|_| daemon.connect()).collect();
     manager.wait_for("STATUS=3 clients, 7 workers");
@@ -181,30 +136,30 @@ fn systemd_is_told_of_every_step() {
     assert_eq!(stopping[1], "STATUS=draining 3 clients");
     // From the signal on.
     let time = stopping[2].strip_prefix("EXTEND_TIMEOUT_USEC=").unwrap();
-    let time = Duration::from_micros(time.parse().unwrap());
-    let range = Duration::from_secs(9)..=Duration::from_secs(10);
-    assert!(range.contains(&time), "{time:?}");
+    let microseconds: u64 = time.parse().unwrap();
+    assert!((9_000_000..=10_000_000).contains(&microseconds), "{time}");
     assert!(daemon.wait().success());
     drop(clients);
 }
 
 /// The drain takes its whole time for a client that doesn't read, counted from the signal.
 #[test]
-fn a_service_manager_that_reads_no_more_keeps_no_signal_waiting() {
+fn a_service_manager_that_reads_no_more_delays_no_signal() {
     let arguments = ["--write-timeout", "1h", "--drain-timeout", "1s"];
-    for first in [None, Some("HUP"), Some("USR2")] {
+    for first in [
+        None,
+        Some(("HUP", "SIGHUP changes nothing")),
+        Some(("USR2", "goes on with the clients")),
+    ] {
         let manager = Manager::new();
-        let mut daemon = manager.start(&arguments, None);
+        let mut daemon = manager.start(&arguments, &[]);
         manager.wait_for("READY=1");
         let mut stuck = Client::connect_narrow(daemon.address);
         stuck.flood(&daemon, 1);
         manager.fill();
-        if let Some(first) = first {
-            daemon.signal(first);
-            daemon.log().wait_for(match first {
-                "HUP" => "SIGHUP changes nothing",
-                _ => "goes on with the clients",
-            });
+        if let Some((signal, said)) = first {
+            daemon.signal(signal);
+            daemon.log().wait_for(said);
         }
         let begun = Instant::now();
         daemon.signal("TERM");
@@ -217,10 +172,10 @@ fn a_service_manager_that_reads_no_more_keeps_no_signal_waiting() {
 }
 
 #[test]
-fn what_must_not_be_lost_comes_when_the_service_manager_reads_again() {
+fn messages_that_must_not_be_lost_come_when_the_service_manager_reads_again() {
     let manager = Manager::new();
     manager.fill();
-    let daemon = manager.start(&["--drain-timeout", "1h", "--write-timeout", "1h"], None);
+    let daemon = manager.start(&["--drain-timeout", "1h", "--write-timeout", "1h"], &[]);
     manager.wait_for("READY=1");
     let mut stuck = Client::connect_narrow(daemon.address);
     stuck.flood(&daemon, 1);
@@ -242,11 +197,8 @@ fn every_form_of_its_address_is_understood() {
     let socket = UnixDatagram::bind_addr(&address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let start = |address: &str| {
-        let mut command = program();
-        command.args(["--listen", "127.0.0.1:0"]);
-        Daemon::run({
+        Daemon::start_with([""; 0], |command| {
             command.env("NOTIFY_SOCKET", address);
-            command
         })
     };
     let daemon = start(&format!("@{name}"));
@@ -263,16 +215,15 @@ fn every_form_of_its_address_is_understood() {
     }
 }
 
-/// How often the log of a daemon with these variables, and this one for a process of its own, says that one counts as unset.
-fn unset(variables: &[(&str, &str)]) -> usize {
-    let script = shell("export LISTEN_PID=${LISTEN_PID-$$}");
-    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
-    let mut command = through(&wrapper);
+/// How often the log of a daemon with these variables, and LISTEN_PID for its process, says that one counts as unset.
+fn unset(variables: &str) -> usize {
+    let mut command = through(&shell("export LISTEN_PID=${LISTEN_PID-$$}"));
     command.args(["--listen", "127.0.0.1:0"]);
-    command.envs(variables.iter().copied());
+    let variables = variables.split_whitespace();
+    command.envs(variables.map(|variable| variable.split_once('=').unwrap()));
     let daemon = Daemon::run(command);
     assert_eq!(daemon.ask("WHY\n"), "42\n");
-    // Which starts again what is told regularly.
+    // The next program starts again what is sent regularly.
     daemon.signal("USR2");
     daemon.log().wait_for("goes on with the clients");
     let log = daemon.stop();
@@ -284,58 +235,53 @@ fn unset(variables: &[(&str, &str)]) -> usize {
 
 #[test]
 fn a_variable_that_makes_no_sense_counts_as_unset() {
-    let long = format!("/{}", "x".repeat(200));
+    let long = format!("NOTIFY_SOCKET=/{}", "x".repeat(200));
+    let forever = format!("WATCHDOG_USEC={}", u64::MAX);
     // The program that takes over reads them anew, but for those of passed sockets.
-    for (value, times) in [("", 0), ("notify", 2), ("@", 2), ("vsock:1", 2), (&long, 2)] {
-        assert_eq!(unset(&[("NOTIFY_SOCKET", value)]), times, "{value:?}");
+    for (variables, times) in [
+        ("NOTIFY_SOCKET=", 0),
+        ("NOTIFY_SOCKET=notify", 2),
+        ("NOTIFY_SOCKET=@", 2),
+        ("NOTIFY_SOCKET=vsock:1", 2),
+        (&long, 2),
+        ("LISTEN_FDS=", 0),
+        ("LISTEN_FDS=0", 0),
+        ("LISTEN_FDS=-1", 1),
+        ("LISTEN_FDS=two", 1),
+        ("LISTEN_FDS=9", 1),
+        ("LISTEN_FDS=4294967295", 1),
+        ("LISTEN_FDS=1 LISTEN_PID=", 0),
+        ("LISTEN_FDS=1 LISTEN_PID=1", 0),
+        ("LISTEN_FDS=1 LISTEN_PID=-1", 1),
+        ("LISTEN_FDS=1 LISTEN_PID=0", 1),
+        ("LISTEN_FDS=1 LISTEN_PID=me", 1),
+        ("LISTEN_FDS=0 LISTEN_FDNAMES=line:http", 0),
+    ] {
+        assert_eq!(unset(variables), times, "{variables}");
     }
     let manager = Manager::new();
-    let notify = ("NOTIFY_SOCKET", manager.path());
-    let notify = (notify.0, notify.1.to_str().unwrap());
-    let forever = u64::MAX.to_string();
-    for (value, times) in [
-        ("", 0),
-        ("0", 2),
-        ("1", 2),
-        ("-1", 2),
-        ("soon", 2),
+    for (variables, times) in [
+        ("WATCHDOG_USEC=", 0),
+        ("WATCHDOG_USEC=0", 2),
+        ("WATCHDOG_USEC=1", 2),
+        ("WATCHDOG_USEC=-1", 2),
+        ("WATCHDOG_USEC=soon", 2),
         (&forever, 2),
+        ("WATCHDOG_USEC=1000000 WATCHDOG_PID=1", 0),
     ] {
-        let times_here = unset(&[notify, ("WATCHDOG_USEC", value)]);
-        assert_eq!(times_here, times, "{value:?}");
+        let notify = format!("NOTIFY_SOCKET={} {variables}", manager.path().display());
+        assert_eq!(unset(&notify), times, "{variables}");
         manager.wait_for("STOPPING=1");
     }
-    let (watchdog, other) = (("WATCHDOG_USEC", "1000000"), ("WATCHDOG_PID", "1"));
-    assert_eq!(unset(&[notify, watchdog, other]), 0);
-    manager.wait_for("STOPPING=1");
-    for (value, times) in [
-        ("", 0),
-        ("0", 0),
-        ("-1", 1),
-        ("two", 1),
-        ("9", 1),
-        ("4294967295", 1),
-    ] {
-        assert_eq!(unset(&[("LISTEN_FDS", value)]), times, "{value:?}");
-    }
-    for (process, times) in [("", 0), ("1", 0), ("-1", 1), ("0", 1), ("me", 1)] {
-        let times_here = unset(&[("LISTEN_FDS", "1"), ("LISTEN_PID", process)]);
-        assert_eq!(times_here, times, "{process:?}");
-    }
-    let names = ("LISTEN_FDNAMES", "line:http");
-    assert_eq!(unset(&[("LISTEN_FDS", "0"), names]), 0);
 }
 
-/// A watchdog for nobody in particular is for this process.
+/// A watchdog for no process in particular is for this one.
 #[test]
 fn a_process_of_the_watchdog_that_makes_no_sense_counts_as_unset() {
     for (process, times) in [("", 0), ("me", 1), ("-1", 1), ("0", 1)] {
         let manager = Manager::new();
-        let mut command = program();
-        command.args(["--listen", "127.0.0.1:0"]);
-        command.env("NOTIFY_SOCKET", manager.path());
-        command.envs([("WATCHDOG_USEC", "1000000"), ("WATCHDOG_PID", process)]);
-        let daemon = Daemon::run(command);
+        let watchdog = [("WATCHDOG_USEC", "1000000"), ("WATCHDOG_PID", process)];
+        let daemon = manager.start(&[], &watchdog);
         manager.wait_for("WATCHDOG=1");
         let log = daemon.stop();
         let unset = log.matches("WATCHDOG_PID counts as unset").count();
@@ -343,51 +289,49 @@ fn a_process_of_the_watchdog_that_makes_no_sense_counts_as_unset() {
     }
 }
 
-/// A daemon that this socket is passed to, with this address of a service manager and this time to drain.
-fn passed(socket: TcpListener, names: &str, notify: Option<&str>, drain: &str) -> Daemon {
-    let script = shell("exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1");
-    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
-    let mut command = through(&wrapper);
+/// A daemon that a socket is passed to, with these names, this address of a service manager and this time to drain.
+fn passed(names: &str, notify: Option<&str>, drain: &str) -> Daemon {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let pass = shell("exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1");
+    let mut command = through(&pass);
     command.args(["--drain-timeout", drain, "--max-clients", "2"]);
     command.env("LISTEN_FDNAMES", names);
     command.envs(notify.map(|notify| ("NOTIFY_SOCKET", notify)));
-    Daemon::run({
-        command.stdin(OwnedFd::from(socket));
-        command
-    })
+    command.stdin(OwnedFd::from(socket));
+    Daemon::run(command)
 }
 
 /// The replies to this are more than the kernel keeps for a client that doesn't read.
 const REQUESTS: usize = 20_000;
 
 #[test]
-fn clients_that_nobody_would_keep_are_drained() {
-    let nowhere = Scratch::new();
-    let nowhere = nowhere.path().join("notify");
-    let (relay, late, deaf) = (Manager::new(), Manager::new(), Manager::new());
+fn clients_that_no_service_manager_would_keep_are_drained() {
+    let (nowhere, relay, late, deaf) = (
+        Scratch::new(),
+        Manager::new(),
+        Manager::new(),
+        Manager::new(),
+    );
     let reader = relay.socket.try_clone().unwrap();
     // It takes no descriptors, so that the kernel closes them.
     thread::spawn(move || while reader.recv(&mut [0; 4096]).is_ok() {});
     let reader = late.socket.try_clone().unwrap();
     thread::spawn(move || close_late(&reader));
+    let keeps_none = "keeps no descriptors (FileDescriptorStoreMax=)";
     for (notify, why) in [
         (None, "there is no NOTIFY_SOCKET"),
         (Some("".into()), "there is no NOTIFY_SOCKET"),
         (Some("vsock:1:1".into()), "NOTIFY_SOCKET is vsock"),
-        (Some(nowhere), "No such file or directory"),
         (
-            Some(relay.path()),
-            "keeps no descriptors (FileDescriptorStoreMax=)",
+            Some(nowhere.path().join("notify")),
+            "No such file or directory",
         ),
-        (
-            Some(late.path()),
-            "keeps no descriptors (FileDescriptorStoreMax=)",
-        ),
+        (Some(relay.path()), keeps_none),
+        (Some(late.path()), keeps_none),
         (Some(deaf.path()), "does not answer in time"),
     ] {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let notify = notify.as_deref().map(|path| path.to_str().unwrap());
-        let mut daemon = passed(socket, "line", notify, "10s");
+        let notify = notify.as_deref().and_then(|path| path.to_str());
+        let mut daemon = passed("line", notify, "10s");
         let mut client = daemon.connect();
         client.send("a\n".repeat(REQUESTS));
         wait_until("it can write no more", || {
@@ -407,42 +351,49 @@ fn clients_that_nobody_would_keep_are_drained() {
 
 #[test]
 fn names_for_more_sockets_than_there_are_count_as_none() {
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let daemon = passed(socket, "line:http", None, "10s");
+    let daemon = passed("line:http", None, "10s");
     assert_eq!(daemon.ask("WHY\n"), "42\n");
     let log = daemon.stop();
     let unset = log.matches("LISTEN_FDNAMES counts as unset").count();
     assert_eq!(unset, 1, "{log}");
 }
 
+/// With a service manager that keeps the clients; and with one that does so only when the daemon has ended.
 #[test]
-fn clients_that_can_be_kept_are_kept() {
-    let manager = Manager::new();
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let daemon = passed(socket, "line", manager.path().to_str(), "0s");
-    let mut client = daemon.connect();
-    assert_eq!(client.ask("WHY"), "42");
-    let kept = manager.store(Fate::Kept);
-    let log = daemon.stop();
-    assert!(
-        log.contains("the service manager keeps the clients"),
-        "{log}"
-    );
-    assert!(!log.contains("nobody keeps"), "{log}");
-    let pack = kept.join().unwrap().unwrap();
-    let arrived = handover_state::receive(&pack).unwrap();
-    assert_eq!(arrived.contents.unwrap().clients.len(), 1);
-    client.socket().set_nonblocking(true).unwrap();
-    assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");
-    drop(arrived.descriptors);
+fn clients_that_are_or_may_yet_be_kept_stay_connected() {
+    for (fate, said) in [
+        (Fate::Kept, "the service manager keeps the clients"),
+        (
+            Fate::Unread,
+            "ERROR clients are closed unless the service manager still takes them",
+        ),
+    ] {
+        let manager = Manager::new();
+        let daemon = passed("line", manager.path().to_str(), "0s");
+        let mut client = daemon.connect();
+        assert_eq!(client.ask("WHY"), "42");
+        let store = manager.store(fate);
+        let log = daemon.stop();
+        assert!(log.contains(said), "{log}");
+        assert!(!log.contains("nobody keeps"), "{log}");
+        let keeps = log.contains("keeps the clients");
+        assert_eq!(keeps, fate == Fate::Kept, "{log}");
+        let state = store.join().unwrap();
+        assert_eq!(state.is_some(), keeps);
+        let late = || manager.store(Fate::Kept).join().unwrap().unwrap();
+        let kept = handover_state::receive(&state.unwrap_or_else(late)).unwrap();
+        assert_eq!(kept.contents.unwrap().clients.len(), 1);
+        client.socket().set_nonblocking(true).unwrap();
+        assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");
+        drop(kept.descriptors);
+    }
 }
 
 #[test]
 fn clients_that_are_not_kept_after_all_are_closed_in_order() {
     for fate in [Fate::Closed, Fate::NoRoom] {
         let manager = Manager::new();
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut daemon = passed(socket, "line", manager.path().to_str(), "6s");
+        let mut daemon = passed("line", manager.path().to_str(), "6s");
         let mut half = daemon.connect();
         half.send("WHY\nWH");
         assert_eq!(half.line().as_deref(), Some("42"));
@@ -465,43 +416,22 @@ fn clients_that_are_not_kept_after_all_are_closed_in_order() {
 }
 
 #[test]
-fn clients_that_may_yet_be_kept_are_left_alone() {
+fn the_watchdog_is_fed_also_while_the_server_is_full() {
     let manager = Manager::new();
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let daemon = passed(socket, "line", manager.path().to_str(), "0s");
-    let mut client = daemon.connect();
-    assert_eq!(client.ask("WHY"), "42");
-    let unread = manager.store(Fate::Unread);
-    let log = daemon.stop();
-    let said = "ERROR clients are closed unless the service manager still takes them";
-    assert!(log.contains(said), "{log}");
-    assert!(!log.contains("keeps the clients"), "{log}");
-    assert!(unread.join().unwrap().is_none());
-    let pack = manager.store(Fate::Kept).join().unwrap().unwrap();
-    let arrived = handover_state::receive(&pack).unwrap();
-    assert_eq!(arrived.contents.unwrap().clients.len(), 1);
-    client.socket().set_nonblocking(true).unwrap();
-    assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");
-    drop(arrived.descriptors);
-}
-
-#[test]
-fn the_watchdog_is_fed_while_clients_are_served_and_through_a_full_house() {
-    let manager = Manager::new();
-    let time = Duration::from_millis(600);
-    let daemon = manager.start(&["--max-clients", "2", "--queue", "2"], Some(time));
+    let watchdog = [("WATCHDOG_USEC", "600000")];
+    let daemon = manager.start(&["--max-clients", "2", "--queue", "2"], &watchdog);
     let mut clients = Vec::new();
-    for full in [0, 1, 2, 3] {
+    for _ in 0..4 {
         for _ in 0..3 {
             manager.wait_for("WATCHDOG=1");
         }
-        if full < 2 {
+        if clients.len() < 2 {
             let mut client = daemon.connect();
             assert_eq!(client.ask("WHY"), "42");
             clients.push(client);
         }
     }
-    // Nobody was sent away for it.
+    // No client was sent away for it.
     for client in &mut clients {
         assert_eq!(client.ask("WHY"), "42");
     }

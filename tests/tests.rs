@@ -30,6 +30,9 @@
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
 #![allow(missing_docs)]
 
+#[macro_use]
+mod support;
+
 mod check;
 mod client;
 mod etcd;
@@ -56,5 +59,4 @@ mod redis;
 mod samples;
 mod settings;
 mod soak;
-mod support;
 mod systemd;

@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use super::{ID, PLUGIN, start, timed};
-use crate::support::{Log, PATIENCE, Scratch, clean, installed, kill, run_to_end, wait_until};
+use crate::support::{Log, PATIENCE, Scratch, clean, kill, run_to_end, wait_until};
 
 const COMMAND: &str = include_str!("../../packaging/nagios/blockchain-tcp.cfg");
 const EXAMPLE: &str = include_str!("../../packaging/nagios/nagios-example.cfg");
@@ -128,9 +128,7 @@ impl Drop for Nagios {
 
 #[test]
 fn nagios_finds_nothing_wrong_with_the_command_and_the_example() {
-    if !installed("nagios4") {
-        return;
-    }
+    needs!("nagios4");
     let folder = Nagios::prepare(4242);
     let mut command = clean("nagios4");
     command.arg("-v").arg(folder.path().join("nagios.cfg"));
@@ -159,9 +157,7 @@ fn nagios_finds_nothing_wrong_with_the_command_and_the_example() {
 
 #[test]
 fn nagios_sees_the_daemon_work_and_sees_it_gone() {
-    if !installed("nagios4") {
-        return;
-    }
+    needs!("nagios4");
     let daemon = start();
     let nagios = Nagios::start(Nagios::prepare(daemon.address.port()));
     nagios.wait_for("0");

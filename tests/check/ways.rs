@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{CRITICAL, ID, OK, Outcome, PLUGIN, at_port, check, run};
 use crate::support::Daemon;
-use crate::support::names::{Deaf, Silent, alone_with_a_port, can_show, daemon_at, shown};
+use crate::support::names::{Deaf, Silent, UNSHARE_MOUNTS, alone_with_a_port, daemon_at, shown};
 
 /// Runs the plugin where the file at `path` holds this.
 fn check_with(
@@ -39,7 +39,7 @@ fn the_host_is_localhost_unless_named_and_ipv4_and_ipv6_can_be_chosen() {
 #[test]
 fn ipv6_works_too() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("left out: no IPv6 here");
+        crate::support::skipped("no IPv6 here");
         return;
     }
     let daemon = Daemon::start(["--listen", "[::1]:0", "--max-clients", "2"]);
@@ -59,9 +59,7 @@ fn ipv6_works_too() {
 
 #[test]
 fn a_name_without_address_is_critical() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     // Without a network there is nobody to ask, and so there is no such name.
     let nobody = "nameserver 127.0.0.1\n";
     let host = "nosuch.invalid";
@@ -80,9 +78,7 @@ fn a_name_without_address_is_critical() {
 
 #[test]
 fn a_lookup_that_takes_too_long_ends_at_the_time_out() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     // What goes to this server comes back on the loopback interface and is nobody's.
     let silent = "nameserver 192.0.2.1\n";
     let prepare = "ip link set lo up && ip route add default dev lo &&";
@@ -118,9 +114,7 @@ fn one_that_doesnt_pick_up_is_critical_at_the_time_out() {
 
 #[test]
 fn all_addresses_of_a_name_are_tried() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     let (one, other) = ([127, 66, 0, 1], [127, 77, 0, 2]);
     let hosts = "127.66.0.1 ledger\n127.77.0.2 ledger\n";
     // Whichever the system names first: the daemon is at the one, and then at the other.
@@ -151,9 +145,7 @@ fn all_addresses_of_a_name_are_tried() {
 
 #[test]
 fn an_address_that_says_nothing_is_left_for_the_next() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     let (one, other) = ([127, 66, 0, 7], [127, 77, 0, 8]);
     let hosts = "127.66.0.7 ledger\n127.77.0.8 ledger\n";
     let mut tried = 0;
@@ -176,9 +168,7 @@ fn an_address_that_says_nothing_is_left_for_the_next() {
 
 #[test]
 fn one_that_is_connected_to_itself_is_critical() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     let outcome = alone_with_a_port(PLUGIN, |mut command| {
         command.args(["-H", "127.0.0.1", "-p", "50002"]);
         run(command)

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::run;
+use crate::support::Scratch;
 use crate::support::terminal::Terminal;
-use crate::support::{Scratch, installed};
 
 /// What is typed, and what must be offered for its last word.
 const OFFERED: [(&str, &[&str]); 11] = [
@@ -92,9 +92,7 @@ fn first_words(mut command: Command) -> Vec<String> {
 
 #[test]
 fn bash_completes() {
-    if !installed("bash") {
-        return;
-    }
+    needs!("bash");
     let (scratch, path) = script("bash", "blockchain-tcp");
     let hosts = one_host(&scratch);
     // Bash splits words at an equals sign, and some versions name it as the current word.
@@ -122,9 +120,7 @@ fn bash_completes() {
 
 #[test]
 fn fish_completes() {
-    if !installed("fish") {
-        return;
-    }
+    needs!("fish");
     let (scratch, path) = script("fish", "blockchain-tcp.fish");
     let folder = folder();
     let files = NO_FILES.map(|before| format!("{before}a-f"));
@@ -193,9 +189,7 @@ fn clear(terminal: &mut Terminal) {
 
 #[test]
 fn bash_completes_what_is_typed() {
-    if !installed("bash") {
-        return;
-    }
+    needs!("bash");
     let (scratch, path) = script("bash", "blockchain-tcp");
     let folder = folder();
     let hosts = one_host(&scratch);
@@ -220,9 +214,7 @@ fn bash_completes_what_is_typed() {
 
 #[test]
 fn zsh_completes_what_is_typed() {
-    if !installed("zsh") {
-        return;
-    }
+    needs!("zsh");
     let (scratch, _) = script("zsh", "_blockchain-tcp");
     let folder = folder();
     let mut command = Command::new("zsh");

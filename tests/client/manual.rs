@@ -8,7 +8,7 @@ use blockchain_tcpd::command::SETS;
 use super::{Ran, client, ran, run};
 use crate::manual::{as_source, items, section_of};
 use crate::project;
-use crate::support::{Client, Daemon, Scratch, installed};
+use crate::support::{Client, Daemon, Scratch};
 
 const MANUAL: &str = include_str!("../../man/blockchain-tcp.1");
 
@@ -246,9 +246,7 @@ fn script(text: &str, server: &Daemon) -> Ran {
 
 /// The example that has these words, and what it prints on a server with three clients besides.
 fn example(words: &str, check: impl Fn(&Ran) -> bool) {
-    if !installed("bash") || !installed("jq") {
-        return;
-    }
+    needs!("bash", "jq");
     let examples = examples();
     let found = examples.iter().filter(|text| text.contains(words));
     let found: Vec<&String> = found.collect();
@@ -286,9 +284,7 @@ fn the_examples_of_one_question_do_what_they_are_for() {
 /// What they do where they can't do what they are for.
 #[test]
 fn the_examples_of_one_question_fail_as_they_must() {
-    if !installed("bash") {
-        return;
-    }
+    needs!("bash");
     let find = |words: &str| {
         let mut examples = examples().into_iter();
         examples.find(|text| text.contains(words)).expect(words)
@@ -364,9 +360,7 @@ fn json_is_as_it_shows() {
 /// Those in README's section about the client.
 #[test]
 fn readme_shows_what_it_prints() {
-    if !installed("bash") {
-        return;
-    }
+    needs!("bash");
     let readme = include_str!("../../README.md");
     let mut examples = project::examples(readme);
     examples.retain(|example| example.command.contains("blockchain-tcp "));

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::scripted::{Does, Scripted};
 use super::{HINT, client, ran};
-use crate::support::names::{can_show, daemon_at, shown};
+use crate::support::names::{UNSHARE_MOUNTS, daemon_at, shown};
 use crate::support::terminal::Terminal;
 use crate::support::{Daemon, Log, kill, program, run_to_end, wait_until};
 
@@ -545,9 +545,7 @@ fn what_can_not_be_written_ends_it() {
 /// One of two servers hangs; the count goes on at the other.
 #[test]
 fn an_address_that_says_nothing_any_more_is_left_for_the_next() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     let (one, port) = daemon_at([127, 66, 0, 9]);
     let other = format!("127.77.0.10:{port}");
     let mut command = program();

@@ -12,6 +12,11 @@
 //! - `chaos`: many at random, for a minute or for hours; `account`: what came of it; `plot`: that as a picture
 #![allow(missing_docs)]
 
+#[allow(dead_code)] // most of it is for the tests on one daemon
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
 mod account;
 mod available;
 mod balanced;
@@ -25,8 +30,5 @@ mod plot;
 mod random;
 mod server;
 mod stalls;
-#[allow(dead_code)] // most of it is for the tests on one daemon
-#[path = "../support/mod.rs"]
-mod support;
 mod truth;
 mod world;

@@ -18,7 +18,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::random::Random;
 use crate::support::kernel::is_root;
-use crate::support::{clean, installed, located};
+use crate::support::{clean, installed, located, must_test_all, skipped};
 
 /// All names of namespaces begin so; then follow the process that made them, its network, and the host.
 const PREFIX: &str = "btcpd-";
@@ -55,18 +55,13 @@ impl Network {
     /// Runs `test` in a thread that is on the switch of a new network of so many hosts, if this machine can do it and has all of
     /// these programs. Says so if not.
     pub fn with(hosts: u8, programs: &[&str], test: impl FnOnce(Network) + Send + 'static) {
-        let lacks = |program: &&&str| !installed(program);
-        if ["ip", "bridge", "tc"]
-            .iter()
-            .chain(programs)
-            .any(|program| lacks(&program))
-        {
+        needs!("ip", "bridge", "tc");
+        if !programs.iter().all(|program| installed(program)) {
             return;
         }
         if !is_root() {
-            let all = std::env::var_os("BLOCKCHAIN_TCPD_TEST_ALL").is_some_and(|all| all == "1");
-            assert!(!all, "only root can make networks");
-            eprintln!("left out: only root can make networks");
+            assert!(!must_test_all(), "only root can make networks");
+            skipped("only root can make networks");
             return;
         }
         end_well();

@@ -5,19 +5,18 @@ use std::time::Instant;
 
 use super::registry::Etcd;
 use super::wait_for;
+use crate::support::Daemon;
 use crate::support::names::{
-    DeafNameServer, EmptyNameServer, Silent, alone_with_a_port, can_show, server_where,
+    DeafNameServer, EmptyNameServer, Silent, UNSHARE_MOUNTS, alone_with_a_port, server_where,
 };
 use crate::support::way::Way;
-use crate::support::{Daemon, installed};
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_blockchain-tcpd");
 
 #[test]
 fn an_address_that_says_nothing_is_left_for_the_next() {
-    if !can_show() || !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
+    needs!(run & UNSHARE_MOUNTS);
     let etcd = Etcd::start(1);
     let hosts = "127.66.0.13 place.example\n127.77.0.14 place.example\n";
     let (one, other) = ([127, 66, 0, 13], [127, 77, 0, 14]);
@@ -39,9 +38,8 @@ fn an_address_that_says_nothing_is_left_for_the_next() {
 
 #[test]
 fn a_name_that_no_name_server_answers_for_delays_no_other() {
-    if !can_show() || !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
+    needs!(run & UNSHARE_MOUNTS);
     let Some(deaf) = DeafNameServer::start() else {
         return;
     };
@@ -59,9 +57,8 @@ fn a_name_that_no_name_server_answers_for_delays_no_other() {
 
 #[test]
 fn a_host_that_does_not_resolve_is_not_looked_up_with_each_call() {
-    if !can_show() || !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
+    needs!(run & UNSHARE_MOUNTS);
     let Some(names) = EmptyNameServer::start() else {
         return;
     };
@@ -84,9 +81,7 @@ fn a_host_that_does_not_resolve_is_not_looked_up_with_each_call() {
 
 #[test]
 fn one_that_is_connected_to_itself_has_no_etcd() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     let server = alone_with_a_port(DAEMON, |mut command| {
         let http = ["--http", "127.0.0.1:4280", "--advertise", "127.0.0.1:4280"];
         let cluster = ["--cluster", "etcd://127.0.0.1:50002"];

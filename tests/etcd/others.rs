@@ -8,15 +8,13 @@ use std::time::{Duration, Instant};
 use super::registry::{Etcd, free_address, somebody};
 use super::{OUTSIDE, REGISTRY, YOUNG, client, server, servers, unavailable_until, wait_for};
 use crate::support::http::get;
-use crate::support::{Daemon, installed, wait_until};
+use crate::support::{Daemon, wait_until};
 
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
 #[test]
 fn servers_of_the_same_id_are_counted_each_and_say_so() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let twins = [(); 2].map(|()| server(&etcd, &["--server-id", ID]));
     let clients = twins.each_ref().map(client);
@@ -41,9 +39,7 @@ fn patience() -> Duration {
 
 #[test]
 fn whoever_does_not_answer_as_a_server_does_makes_who_unavailable_in_time() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let hello = |mut socket: TcpStream| {
         let mut question = [0; 1024];
         let _ = socket.read(&mut question);
@@ -131,9 +127,7 @@ fn whoever_does_not_answer_as_a_server_does_makes_who_unavailable_in_time() {
 
 #[test]
 fn another_server_at_the_address_of_one_does_not_answer_for_it() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let servers = servers(&etcd, 1);
     let alone = Daemon::start(["--http", "127.0.0.1:0"]);
@@ -152,9 +146,7 @@ fn another_server_at_the_address_of_one_does_not_answer_for_it() {
 
 #[test]
 fn what_can_not_be_read_may_be_a_server() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let servers = servers(&etcd, 1);
     let mut asking = client(&servers[0]);
@@ -169,9 +161,7 @@ fn what_can_not_be_read_may_be_a_server() {
 /// What a process has left that ended is taken away by the next at its address; another server that has it by mistake lives.
 #[test]
 fn a_server_with_the_address_of_another_does_not_take_its_place() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let servers = servers(&etcd, 1);
     let mut here = client(&servers[0]);
@@ -206,9 +196,7 @@ fn a_server_with_the_address_of_another_does_not_take_its_place() {
 /// It makes WHO unavailable on the others, which say where nobody answers; so does it itself.
 #[test]
 fn a_server_that_can_not_be_reached_where_it_says_is_told_so_and_named_by_the_others() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let servers = servers(&etcd, 2);
     let mut here = client(&servers[0]);

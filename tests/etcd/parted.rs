@@ -10,7 +10,7 @@ use super::{
 };
 use crate::support::watch::watch;
 use crate::support::way::Way;
-use crate::support::{Client, installed, wait_until};
+use crate::support::{Client, wait_until};
 
 /// What WHO answers until it is `end`: each answer that is another than the one before, and after how long it came.
 fn course(client: &mut Client, end: &str) -> Vec<(String, Duration)> {
@@ -31,9 +31,7 @@ fn course(client: &mut Client, end: &str) -> Vec<(String, Duration)> {
 /// back, twice as long as a lease holds.
 #[test]
 fn a_server_that_is_cut_off_from_etcd_alone_is_counted_missed_and_then_left_out() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let way = Way::new(etcd.addresses()[0]);
     let others = servers(&etcd, 2);

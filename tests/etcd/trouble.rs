@@ -14,16 +14,14 @@ use super::{
 };
 use crate::support::certificates::Authority;
 use crate::support::watch::watch;
-use crate::support::{Client, Daemon, Scratch, fails, installed, wait_until};
+use crate::support::{Client, Daemon, Scratch, fails, wait_until};
 
 /// Without a leader until there is another: two of etcd's time-outs, and an attempt of a server's.
 const LEADERLESS: Duration = Duration::from_secs(2);
 
 #[test]
 fn one_member_of_etcd_may_be_lost_and_a_quorum_comes_back() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(3);
     let servers = servers(&etcd, 2);
     let mut clients: Vec<Client> = servers.iter().map(client).collect();
@@ -71,9 +69,7 @@ fn one_member_of_etcd_may_be_lost_and_a_quorum_comes_back() {
 /// and nobody waits for long.
 #[test]
 fn a_member_of_etcd_that_is_asked_in_vain_makes_who_a_little_later_and_never_unavailable() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(3);
     let lost = (etcd.leader() + 1) % 3;
     let url = etcd.url_from(lost);
@@ -103,9 +99,7 @@ fn a_member_of_etcd_that_is_asked_in_vain_makes_who_a_little_later_and_never_una
 
 #[test]
 fn an_etcd_that_has_lost_everything_is_not_believed_before_all_can_be_back() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let servers = servers(&etcd, 3);
     let mut clients: Vec<Client> = servers.iter().map(client).collect();
@@ -134,9 +128,7 @@ fn an_etcd_that_has_lost_everything_is_not_believed_before_all_can_be_back() {
 
 #[test]
 fn a_server_starts_without_etcd_and_is_there_when_etcd_is() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     etcd.kill(0);
     let server = server(&etcd, &[]);
@@ -155,9 +147,7 @@ fn a_server_starts_without_etcd_and_is_there_when_etcd_is() {
 
 #[test]
 fn an_etcd_that_asks_who_comes_is_told() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let secrets = Scratch::new();
     let file = |name: &str, text: &str| {
@@ -234,9 +224,7 @@ fn shows_no_secret(log: &str) {
 
 #[test]
 fn tls_is_spoken_with_whom_the_certificates_name_and_nobody_else() {
-    if !installed("etcd") || !installed("openssl") {
-        return;
-    }
+    needs!("etcd", "openssl");
     let authority = Authority::new();
     authority.certify("server", "/CN=etcd");
     let files = ["server.crt", "server.key", "ca.crt"].map(|file| authority.path(file).into());
@@ -289,9 +277,7 @@ fn as_user(secrets: &Scratch) -> [String; 4] {
 /// common name is refused when etcd asks for users, and one without is a user by its password.
 #[test]
 fn a_certificate_is_shown_to_an_etcd_that_asks_for_one() {
-    if !installed("etcd") || !installed("openssl") {
-        return;
-    }
+    needs!("etcd", "openssl");
     let authority = Authority::new();
     authority.certify("server", "/CN=etcd");
     authority.certify("nobody", "/");
@@ -362,9 +348,7 @@ fn reworded(to: SocketAddr, words: &'static [(&'static str, &'static str)]) -> S
 /// words than those before and after it, and without a code.
 #[test]
 fn a_token_that_is_too_old_is_replaced_whatever_the_words() {
-    if !installed("etcd") || !installed("openssl") {
-        return;
-    }
+    needs!("etcd", "openssl");
     let keys = Authority::new();
     keys.openssl("genrsa -out jwt.key 2048");
     keys.openssl("rsa -in jwt.key -pubout -out jwt.pub");
@@ -460,9 +444,7 @@ fn what_repeats_a_password_or_a_token_is_not_repeated_and_a_refusal_is_no_loop()
 
 #[test]
 fn an_etcd_without_its_gateway_is_told_what_to_switch_on() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start_with(1, |_| None, &["--enable-grpc-gateway=false"]);
     let server = server(&etcd, &[]);
     let line = server.log().wait_for("cut off from the cluster");
@@ -499,9 +481,7 @@ fn settings_that_can_not_work_are_refused() {
 /// The roster lacks somebody who lives then, and nobody answers a sum without him.
 #[test]
 fn a_lease_that_is_taken_from_a_server_that_lives_makes_no_number_wrong() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(1);
     let servers = servers(&etcd, 3);
     let clients: Vec<Client> = servers.iter().map(client).collect();
@@ -526,9 +506,7 @@ fn a_lease_that_is_taken_from_a_server_that_lives_makes_no_number_wrong() {
 /// They ask for longer than a client must be idle to make room for another.
 #[test]
 fn whoever_waits_for_the_census_is_not_said_to_make_room() {
-    if !installed("etcd") {
-        return;
-    }
+    needs!("etcd");
     let etcd = Etcd::start(3);
     let (http, url) = (free_address().to_string(), etcd.url());
     let cluster = ["--http", &http, "--advertise", &http, "--cluster", &url];

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::names::Names;
 use super::{promtool, read, run};
-use crate::support::{Scratch, clean, installed};
+use crate::support::{Scratch, clean};
 
 const FILE: &str = "packaging/grafana/blockchain-tcpd.json";
 
@@ -219,9 +219,7 @@ fn its_expressions_are_good_and_use_only_what_is_documented() {
             );
         }
     }
-    if !installed("promtool") {
-        return;
-    }
+    needs!("promtool");
     let scratch = Scratch::new();
     let check = |rules: &str| {
         fs::write(scratch.path().join("panels.yml"), rules).expect("written");
@@ -266,9 +264,7 @@ pub fn drawn(prometheus: &str, arguments: &[&str]) -> (bool, String) {
 
 #[test]
 fn the_drawing_has_each_panel_with_its_title() {
-    if !installed("perl") {
-        return;
-    }
+    needs!("perl");
     let answer = r#"{"status":"success","data":{"resultType":"matrix","result":[
         {"metric":{"instance":"<a&b>"},"values":[[1000,"1"],[1010,"NaN"],[1020,"3.5"]]},
         {"metric":{"instance":"c"},"values":[[1000,"0"],[1020,"0"]]}]}}"#;

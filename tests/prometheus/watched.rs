@@ -19,9 +19,7 @@ use serde_json::Value;
 
 use super::{change, copied, dashboard};
 use crate::support::kernel::own_address;
-use crate::support::{
-    Client, Daemon, Log, PATIENCE, Scratch, clean, installed, program, wait_until,
-};
+use crate::support::{Client, Daemon, Log, PATIENCE, Scratch, clean, program, wait_until};
 
 /// So that an hour is 12 seconds, and 5 minutes are one.
 const FASTER: u64 = 300;
@@ -324,9 +322,7 @@ impl Drop for Computing {
 
 #[test]
 fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
-    if !installed("prometheus") || !installed("prometheus-blackbox-exporter") {
-        return;
-    }
+    needs!("prometheus", "prometheus-blackbox-exporter");
     let (first, second) = (own_address().ip(), own_address().ip());
     let room = (32 + Computing::clients()).to_string();
     let calculator = server(

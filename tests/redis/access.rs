@@ -5,11 +5,9 @@ use std::fs;
 use super::trouble::says;
 use super::{figure, server_at, who};
 use crate::support::certificates::Authority;
-use crate::support::kernel::{can, shell, through};
+use crate::support::kernel::{shell, through};
 use crate::support::redis::Redis;
-use crate::support::{
-    Daemon, Scratch, fails, free_port, installed, program, run_to_end, wait_until,
-};
+use crate::support::{Daemon, Scratch, fails, free_port, program, run_to_end, wait_until};
 
 const SECRET: &str = "correct-horse-battery-staple";
 
@@ -32,9 +30,7 @@ fn shows_no_secret(server: &Daemon) {
 
 #[test]
 fn the_password_is_read_from_a_file_and_may_change() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let files = Scratch::new();
     let password = file(&files, "password", &format!("{SECRET}\n"));
     let mut redis = Redis::start(&["--requirepass", SECRET]);
@@ -68,9 +64,7 @@ fn the_password_is_read_from_a_file_and_may_change() {
 /// It repeats the arguments of commands that it doesn't know.
 #[test]
 fn the_password_is_not_shown_by_who_does_not_know_the_command() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let files = Scratch::new();
     let password = file(&files, "password", SECRET);
     // Redis truncates what it repeats.
@@ -109,9 +103,7 @@ fn the_password_is_not_shown_by_who_does_not_know_the_command() {
 /// What is said does not depend on the password, so that nothing that is missing tells of it.
 #[test]
 fn a_password_that_is_a_part_of_the_answer_is_neither_told_nor_cut_out() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let redis = Redis::start(&["--requirepass", SECRET]);
     let files = Scratch::new();
     let said = ["a", "ERR", "WRONGPASS", "another one"].map(|guess| {
@@ -156,9 +148,7 @@ fn a_password_that_is_repeated_in_other_words_is_not_shown() {
 /// Redis 7.0 words it in one way, later ones and Valkey in another.
 #[test]
 fn a_right_that_is_missing_within_the_script_is_a_denial() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let redis = Redis::start(&[]);
     let files = Scratch::new();
     let password = file(&files, "password", SECRET);
@@ -192,9 +182,7 @@ const RARE: [&str; 3] = ["hgetall", "hdel", "zrem"];
 /// The line of the manual makes a user that can do what is needed, and nothing else.
 #[test]
 fn a_user_with_the_rights_that_the_manual_names_is_enough() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let manual = include_str!("../../man/blockchain-tcpd.8");
     let line = manual
         .lines()
@@ -272,9 +260,7 @@ fn credentials_that_systemd_passes_are_used_unless_they_are_blank() {
         let blank = format!("\nSetCredential={name}:\\n\n");
         assert!(unit.contains(&blank), "systemd 257 would log it: {name}");
     }
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let credentials = Scratch::new();
     for (name, _) in &loaded {
         file(&credentials, name, "\n");
@@ -296,9 +282,7 @@ fn credentials_that_systemd_passes_are_used_unless_they_are_blank() {
 
 #[test]
 fn tls_is_spoken_with_whom_the_named_authority_vouches_for_and_with_nobody_else() {
-    if !installed("redis-server") || !installed("openssl") {
-        return;
-    }
+    needs!("redis-server", "openssl");
     let authority = Authority::new();
     authority.certify("server", "/CN=redis");
     let ours = authority.path("ca.crt");
@@ -344,9 +328,7 @@ fn tls_is_spoken_with_whom_the_named_authority_vouches_for_and_with_nobody_else(
 /// As Redis does unless it is told otherwise. Keys and chains have several forms.
 #[test]
 fn a_certificate_is_shown_to_a_redis_that_asks_for_one() {
-    if !installed("redis-server") || !installed("openssl") {
-        return;
-    }
+    needs!("redis-server", "openssl");
     let authority = Authority::new();
     authority.certify("server", "/CN=redis");
     authority.certify_by("ca", "between", "/CN=between", "TRUE");
@@ -431,9 +413,7 @@ fn a_certificate_is_shown_to_a_redis_that_asks_for_one() {
 
 #[test]
 fn a_certificate_that_cannot_be_shown_is_said_at_start() {
-    if !installed("openssl") {
-        return;
-    }
+    needs!("openssl");
     let authority = Authority::new();
     authority.certify("one", "/CN=one");
     authority.certify("two", "/CN=two");
@@ -601,9 +581,7 @@ fn settings_that_cannot_work_are_said_at_start() {
 fn a_name_server_that_is_away_keeps_no_server_from_starting() {
     // Without any network, and with a name server in it.
     let unshare = ["unshare", "--mount", "--net"];
-    if !can(&unshare) {
-        return;
-    }
+    needs!(run & unshare);
     let files = Scratch::new();
     let servers = file(&files, "resolv.conf", "nameserver 192.0.2.1\n");
     let alone = format!("ip link set lo up; mount --bind {servers} /etc/resolv.conf");

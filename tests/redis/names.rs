@@ -3,9 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use super::sentinel::Sentinel;
-use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, server_where};
+use crate::support::names::{
+    DeafNameServer, Silent, UNSHARE_MOUNTS, alone_with_a_port, server_where,
+};
 use crate::support::redis::Redis;
-use crate::support::{Daemon, free_port, installed};
+use crate::support::{Daemon, free_port};
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_blockchain-tcpd");
 
@@ -22,9 +24,8 @@ fn redis_at(ip: Ipv4Addr, port: u16, arguments: &[&str]) -> Redis {
 /// Whichever the system names first: the Redis is at the one, and then at the other.
 #[test]
 fn an_address_that_says_nothing_or_takes_no_writes_is_left_for_the_next() {
-    if !can_show() || !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
+    needs!(run & UNSHARE_MOUNTS);
     let (one, other) = (Ipv4Addr::new(127, 66, 0, 11), Ipv4Addr::new(127, 77, 0, 12));
     let hosts = format!("{one} place.example\n{other} place.example\n");
     let (mut tried, mut refused) = (0, 0);
@@ -50,9 +51,8 @@ fn an_address_that_says_nothing_or_takes_no_writes_is_left_for_the_next() {
 
 #[test]
 fn a_name_that_no_name_server_answers_for_delays_no_other() {
-    if !can_show() || !installed("redis-server") || !installed("redis-sentinel") {
-        return;
-    }
+    needs!("redis-server", "redis-sentinel");
+    needs!(run & UNSHARE_MOUNTS);
     let Some(deaf) = DeafNameServer::start() else {
         return;
     };
@@ -72,9 +72,8 @@ fn a_name_that_no_name_server_answers_for_delays_no_other() {
 /// A Redis that is full, at a host whose name looks like an answer about an unknown command.
 #[test]
 fn only_what_a_redis_says_tells_that_it_is_too_old_and_not_its_name() {
-    if !can_show() || !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
+    needs!(run & UNSHARE_MOUNTS);
     let redis = Redis::start(&["--maxclients", "1"]);
     let _only = TcpStream::connect(("127.0.0.1", redis.port)).expect("it listens");
     let name = "unsupported-command.example";
@@ -92,9 +91,7 @@ fn only_what_a_redis_says_tells_that_it_is_too_old_and_not_its_name() {
 
 #[test]
 fn one_that_is_connected_to_itself_has_no_redis() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     let server = alone_with_a_port(DAEMON, |mut command| {
         let cluster = ["--cluster", "redis://127.0.0.1:50002"];
         command.args(["--listen", "127.0.0.1:4242"]).args(cluster);

@@ -10,7 +10,7 @@ use super::{BELIEVED, HEARTBEAT, Trio, figure};
 use crate::support::kernel::{shell, through};
 use crate::support::manager::{Fate, Manager};
 use crate::support::watch::{Watch, watch};
-use crate::support::{Client, Daemon, installed, wait_until};
+use crate::support::{Client, Daemon, wait_until};
 
 /// A service manager, and the socket that it passes.
 struct Socket {
@@ -48,9 +48,7 @@ impl Socket {
 
 #[test]
 fn a_server_that_systemd_restarts_is_counted_once_all_the_while() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     let socket = Socket::new();
     let mut server = socket.start(None, &trio.redis.url());

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{HEARTBEAT, figure, server_at, who};
 use crate::support::certificates::Authority;
 use crate::support::redis::Redis;
-use crate::support::{Log, Scratch, clean, free_port, installed, wait_until};
+use crate::support::{Log, Scratch, clean, free_port, wait_until};
 
 /// A Sentinel of the test's own, which believes what it is told. Dropped, it is killed.
 pub struct Sentinel {
@@ -69,9 +69,7 @@ impl Drop for Sentinel {
 /// Theirs may be another than that of Redis, or the same, or none.
 #[test]
 fn sentinels_may_have_a_user_and_a_password_of_their_own() {
-    if !installed("redis-server") || !installed("redis-sentinel") {
-        return;
-    }
+    needs!("redis-server", "redis-sentinel");
     let redis = Redis::start(&["--requirepass", "of-redis"]);
     let files = Scratch::new();
     let file = |name: &str, text: &str| {
@@ -110,9 +108,7 @@ fn sentinels_may_have_a_user_and_a_password_of_their_own() {
 
 #[test]
 fn tls_may_be_spoken_by_the_sentinels_alone_or_by_redis_alone() {
-    if !installed("redis-server") || !installed("redis-sentinel") || !installed("openssl") {
-        return;
-    }
+    needs!("redis-server", "redis-sentinel", "openssl");
     let authority = Authority::new();
     authority.certify("server", "/CN=server");
     let [certificate, key, ca] =
@@ -158,9 +154,7 @@ fn tls_may_be_spoken_by_the_sentinels_alone_or_by_redis_alone() {
 
 #[test]
 fn a_master_that_is_none_any_more_and_lives_is_left() {
-    if !installed("redis-server") || !installed("redis-sentinel") {
-        return;
-    }
+    needs!("redis-server", "redis-sentinel");
     let (old, new) = (Redis::start(&[]), Redis::start(&[]));
     let sentinels = [(); 2].map(|()| Sentinel::start(&old));
     let [asked, other] = sentinels.each_ref().map(|sentinel| sentinel.port);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{BELIEVED, HEARTBEAT, Trio, figure, said, server, server_at, who};
 use crate::support::redis::Redis;
 use crate::support::way::Way;
-use crate::support::{Client, free_port, installed, wait_until};
+use crate::support::{Client, free_port, wait_until};
 
 const STATE: &str = "blockchain-tcpd:{default}:state";
 const ALIVE: &str = "blockchain-tcpd:{default}:alive";
@@ -59,52 +59,46 @@ fn is_survived(
 
 #[test]
 fn redis_is_killed_and_comes_back_empty() {
-    if installed("redis-server") {
-        is_survived(&mut Trio::new(&[]), "unreachable", Redis::kill, Redis::run);
-    }
+    needs!("redis-server");
+    is_survived(&mut Trio::new(&[]), "unreachable", Redis::kill, Redis::run);
 }
 
 #[test]
 fn redis_hangs() {
-    if installed("redis-server") {
-        is_survived(
-            &mut Trio::new(&[]),
-            "late",
-            |redis| redis.signal("STOP"),
-            |redis| redis.signal("CONT"),
-        );
-    }
+    needs!("redis-server");
+    is_survived(
+        &mut Trio::new(&[]),
+        "late",
+        |redis| redis.signal("STOP"),
+        |redis| redis.signal("CONT"),
+    );
 }
 
 #[test]
 fn redis_becomes_a_replica_that_takes_no_writes() {
-    if installed("redis-server") {
-        is_survived(
-            &mut Trio::new(&[]),
-            "read_only",
-            |redis| redis.order(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]),
-            |redis| redis.order(&["REPLICAOF", "NO", "ONE"]),
-        );
-    }
+    needs!("redis-server");
+    is_survived(
+        &mut Trio::new(&[]),
+        "read_only",
+        |redis| redis.order(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]),
+        |redis| redis.order(&["REPLICAOF", "NO", "ONE"]),
+    );
 }
 
 #[test]
 fn redis_has_no_memory_left() {
-    if installed("redis-server") {
-        is_survived(
-            &mut Trio::new(&[]),
-            "refused",
-            |redis| redis.order(&["CONFIG", "SET", "maxmemory", "1"]),
-            |redis| redis.order(&["CONFIG", "SET", "maxmemory", "0"]),
-        );
-    }
+    needs!("redis-server");
+    is_survived(
+        &mut Trio::new(&[]),
+        "refused",
+        |redis| redis.order(&["CONFIG", "SET", "maxmemory", "1"]),
+        |redis| redis.order(&["CONFIG", "SET", "maxmemory", "0"]),
+    );
 }
 
 /// Something happens to what is in Redis: nobody's answer is wrong for longer than two heartbeats, and nobody is cut off.
 fn is_mended(harm: impl FnOnce(&Trio)) {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     let more: Vec<Client> = (0..4).map(|i| trio.servers[i % 2].connect()).collect();
     trio.wait_for(7);
@@ -154,9 +148,7 @@ fn the_sum_is_nonsense() {
 /// It is counted from time to time.
 #[test]
 fn the_sum_is_wrong() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let redis = Redis::start(&[]);
     let servers = [(); 2].map(|()| server(&redis, &["--cluster-heartbeat", "50ms"]));
     let mut clients = servers.each_ref().map(|server| server.connect());
@@ -177,9 +169,7 @@ fn the_script_is_flushed() {
 /// As those are that waited while a server slept or beat: they are read after a reply that says more.
 #[test]
 fn a_message_that_is_older_than_what_is_known_changes_nothing() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     let epoch = trio.redis.ask(&["HGET", STATE, "epoch"]);
     let channel = "blockchain-tcpd:{default}:changes:0";
@@ -211,9 +201,7 @@ fn the_clock_of_redis_is_set_forward() {
 /// As after a crash, of a Redis that writes everything down from time to time: it knows these servers, with other numbers.
 #[test]
 fn redis_comes_back_with_what_it_knew_before() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     // So that the state is no new one.
     wait_until("the cluster is some seconds old", || {
@@ -241,9 +229,7 @@ fn redis_comes_back_with_what_it_knew_before() {
 /// Somebody else has something of this name: that is said, and heals when it is gone.
 #[test]
 fn a_key_is_of_another_type() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     trio.redis.order(&["SET", STATE, "mine"]);
     for server in &trio.servers {
@@ -261,9 +247,7 @@ fn a_key_is_of_another_type() {
 /// All connections are cut, as a proxy or an operator may do: they are made again, and nobody's answer is wrong.
 #[test]
 fn connections_are_cut() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut trio = Trio::new(&[]);
     for _ in 0..6 {
         trio.redis.ask(&["CLIENT", "KILL", "SKIPME", "yes"]);
@@ -283,9 +267,7 @@ fn connections_are_cut() {
 /// Redis away is no reason not to start.
 #[test]
 fn a_server_starts_without_redis_and_finds_it_later() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     let mut redis = Redis::start(&[]);
     redis.kill();
     let servers = [server(&redis, &[]), server(&redis, &[])];
@@ -448,9 +430,7 @@ fn what_is_missing_where_hello_is_not_known_is_said() {
 /// Two servers of one id: WHO counts both, WHERE is not unique, and that is said.
 #[test]
 fn two_servers_of_one_id_are_both_counted_and_named() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
     let redis = Redis::start(&[]);
     let twins = [(); 2].map(|()| server(&redis, &["--server-id", ID]));
@@ -486,9 +466,7 @@ fn two_servers_of_one_id_are_both_counted_and_named() {
 /// Its server may have begun anew since, and the one that it tells of be gone.
 #[test]
 fn a_heartbeat_that_was_under_way_for_long_brings_nobody_back() {
-    if !installed("redis-server") {
-        return;
-    }
+    needs!("redis-server");
     const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
     let redis = Redis::start(&[]);
     let way = Way::new(([127, 0, 0, 1], redis.port).into());

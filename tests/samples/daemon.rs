@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use super::{LONG, NOTHING, Outcome, Run, Sample, asked, repeated};
 use crate::support::http::{self, get};
-use crate::support::kernel::{can, own_address};
+use crate::support::kernel::own_address;
 use crate::support::names::Deaf;
 use crate::support::{Daemon, Scratch, program, wait_until};
 
@@ -115,9 +115,7 @@ fn finds_it_by_name(sample: &Sample, addresses: &[&str], port: u16) {
 }
 
 pub fn tries_every_address_of_a_name(sample: &Sample) {
-    if !can(&["unshare", "--mount"]) {
-        return;
-    }
+    needs!(run & ["unshare", "--mount"]);
     let mut daemons = vec![Daemon::start([""; 0])];
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
         let mut command = program();
@@ -130,9 +128,7 @@ pub fn tries_every_address_of_a_name(sample: &Sample) {
 }
 
 pub fn passes_over_addresses_that_let_nobody_in(sample: &Sample) {
-    if !can(&["unshare", "--mount"]) {
-        return;
-    }
+    needs!(run & ["unshare", "--mount"]);
     let mut command = program();
     let ip = own_address().ip().to_string();
     command.args(["--listen", &format!("{ip}:0")]);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::server::{Peer, Server, answer, printed, requests};
 use super::{LONG, NOTHING, Outcome, Run, Sample, all_answered, asked, repeated};
 use crate::support::kernel::own_address;
-use crate::support::{PATIENCE, installed, wait_until};
+use crate::support::{PATIENCE, wait_until};
 
 /// A time-out that the server is meant to miss at times, and not otherwise.
 const SHORT: &str = "1";
@@ -165,9 +165,7 @@ pub fn comes_back_when_it_is_reset_before_it_asks_on(sample: &Sample) {
 
 /// Requests and replies are far more than the buffers between the two have room for.
 pub fn never_waits_for_a_server_that_waits(sample: &Sample) {
-    if !installed("perl") {
-        return;
-    }
+    needs!("perl");
     let mut perl = Command::new("perl");
     perl.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/narrow.pl"));
     let server = Run::start(perl, Stdio::piped());

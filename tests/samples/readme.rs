@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::{SAMPLES, anywhere, folder, out};
 use crate::project::examples;
-use crate::support::{Daemon, Scratch, installed};
+use crate::support::{Daemon, Scratch, installed_for_part};
 
 fn readme() -> String {
     std::fs::read_to_string(folder().join("README.md")).expect("it is there")
@@ -46,7 +46,7 @@ fn every_sample_is_run_as_readme_shows() {
         let command = row.split('`').nth(1).expect("a command");
         assert!(command.contains(file) && command.ends_with(" localhost 4242 WHO WHERE WHY"));
         let program = command.split(' ').next().expect("a program");
-        if sample.installed() && installed(program) {
+        if sample.is(installed_for_part) && installed_for_part(program) {
             let printed = shell(command, &daemon);
             assert_eq!(
                 printed,
@@ -65,7 +65,7 @@ fn its_examples_print_what_they_show() {
     assert!(!examples.is_empty());
     for example in examples {
         let program = example.command.split(' ').next().expect("a program");
-        if installed(program) {
+        if installed_for_part(program) {
             let printed = shell(&example.command, &daemon);
             let mut lines: Vec<&str> = printed.lines().collect();
             let mut shown: Vec<&str> = example.printed.lines().collect();
@@ -99,7 +99,7 @@ fn formatters_and_linters_find_nothing() {
     ];
     std::fs::create_dir_all(out()).expect("a folder");
     for check in checks {
-        if !installed(check[0]) {
+        if !installed_for_part(check[0]) {
             continue;
         }
         let output = anywhere(&mut Command::new(check[0]))

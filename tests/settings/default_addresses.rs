@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::kernel::{can, shell, through};
-use crate::support::{Daemon, assert_contains, fails_with, installed};
+use crate::support::kernel::{shell, through};
+use crate::support::{Daemon, assert_contains, fails_with, skipped};
 
 /// The program in a network of its own, where nothing else listens.
 fn in_its_own_network(prepare: &str, arguments: &[&str]) -> Command {
@@ -36,9 +36,7 @@ fn has_ipv6() -> bool {
 
 #[test]
 fn both_loopback_addresses_are_the_default_and_one_may_be_missing() {
-    if !can(&["unshare", "-n"]) {
-        return;
-    }
+    needs!(run & ["unshare", "-n"]);
     if has_ipv6() {
         let mut command = in_its_own_network("true", &[]);
         command.env("BLOCKCHAIN_TCPD_LISTEN", "");
@@ -61,7 +59,10 @@ fn both_loopback_addresses_are_the_default_and_one_may_be_missing() {
 /// Each program understands the address of a link with its interface (RFC 4007, section 11).
 #[test]
 fn an_address_of_a_link_names_its_interface_wherever_an_address_is() {
-    if !can(&["unshare", "-n"]) || !has_ipv6() || !installed("curl") {
+    needs!("curl");
+    needs!(run & ["unshare", "-n"]);
+    if !has_ipv6() {
+        skipped("no IPv6 here");
         return;
     }
     let links = "ip link add to0 type veth peer name to1 && ip link set to1 up && ip link set to0 up && \

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fmt::Debug;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Command;
@@ -17,36 +16,47 @@ use blockchain_tcpd::handover::InheritedState;
 use blockchain_tcpd::options::{Asked, Options};
 use blockchain_tcpd::server::Server;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, sockopt};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use super::{Client, Daemon, Log, PATIENCE, clean, installed, program, wait_until};
+use super::{Client, Daemon, Log, Process, clean, installed, program, skipped, wait_until};
 
 /// Whether the tests run as root, who may do some things that are tried here.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether this machine lets the test run a command with these words before it; says so if it doesn't.
-pub fn can<S: AsRef<OsStr> + Debug>(wrapper: &[S]) -> bool {
-    let output = through(wrapper).arg("--version").output();
-    let can = output.is_ok_and(|output| output.status.success());
-    if !can {
-        eprintln!("left out: no {wrapper:?} here");
+/// Whether this machine allows a command to be run through these words. If not, the test is to return: it is reported as
+/// skipped, with the refusal; a program of them that is missing may fail it (see [`super::installed`]).
+#[must_use]
+#[track_caller]
+pub fn can<W: AsRef<OsStr>>(wrapper: &[W]) -> bool {
+    if !super::installed(&wrapper[0].as_ref().to_string_lossy()) {
+        return false;
     }
-    can
+    let output = through(wrapper).arg("--version").output();
+    let words: Vec<_> = wrapper
+        .iter()
+        .map(|word| word.as_ref().to_string_lossy())
+        .collect();
+    let output = output.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    let refusal = String::from_utf8_lossy(&output.stderr);
+    // What executes other programs has this status for one that it can't find.
+    let missing = output.status.code() == Some(127);
+    assert!(!missing || !super::must_test_all(), "{words:?}: {refusal}");
+    output.status.success() || {
+        let refusal = refusal.lines().last().unwrap_or("no reason given");
+        skipped(&format!("{}: {refusal}", words.join(" ").escape_debug()))
+    }
 }
 
 /// A number from the environment, such as how often something is tried.
 pub fn asked_for(variable: &str, default: usize) -> usize {
-    match std::env::var(variable) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")),
-        Err(_) => default,
-    }
+    let value = std::env::var(variable).ok();
+    value.map_or(default, |text| text.parse().expect(variable))
 }
 
 /// The daemon's program with these words before it, which must end in executing it.
-pub fn through<S: AsRef<OsStr>>(wrapper: &[S]) -> Command {
+pub fn through<W: AsRef<OsStr>>(wrapper: &[W]) -> Command {
     let mut command = clean(&wrapper[0]);
     command.args(&wrapper[1..]).arg(program().get_program());
     command
@@ -64,11 +74,7 @@ pub fn wrapped<A: AsRef<OsStr>>(
 
 /// Words for [`through`] that run a shell's `commands` and then the daemon.
 pub fn shell(commands: &str) -> [String; 3] {
-    [
-        "sh".to_string(),
-        "-c".to_string(),
-        format!("{commands}\nexec \"$0\" \"$@\""),
-    ]
+    ["sh", "-c", &format!("{commands}\nexec \"$0\" \"$@\"")].map(str::to_string)
 }
 
 /// Words for [`through`] that have a system call fail, as `fsync:error=EIO:when=2` says (strace(1)); nothing where that
@@ -107,22 +113,15 @@ pub fn on_their_way(server: SocketAddr) -> HashMap<u16, usize> {
     };
     let ip = u32::from_ne_bytes(server.ip().octets());
     let server = format!("{ip:08X}:{:04X}", server.port());
+    let number = |hex: &str| usize::from_str_radix(hex, 16).expect("proc_net_tcp");
+    let established = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (_, port) = fields[1].split_once(':')?;
+        let (unsent, _unread) = fields[4].split_once(':')?;
+        (fields[2..4] == [&*server, "01"]).then(|| (number(port) as u16, number(unsent)))
+    };
     let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
-    let established = table.lines().filter_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let (local, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
-        let (unsent, _unread) = fields.next()?.split_once(':')?;
-        (peer == server && state == "01").then_some((local, unsent))
-    });
-    established
-        .map(|(local, unsent)| {
-            let port = local.split_once(':').expect("address:port").1;
-            (
-                u16::from_str_radix(port, 16).expect("a port"),
-                usize::from_str_radix(unsent, 16).expect("a number of bytes"),
-            )
-        })
-        .collect()
+    table.lines().filter_map(established).collect()
 }
 
 /// A command of the tests' own.
@@ -144,23 +143,20 @@ pub const fn own_command(
 pub fn local_server(arguments: &[&str], commands: &'static [CommandSet]) -> Server {
     let program = ["blockchain-tcpd", "--listen", "127.0.0.1:0"];
     let arguments = program.iter().chain(arguments);
-    match Options::parse_from(arguments).expect("good settings") {
-        Asked::Serve(options) => {
-            let id = uuid::Uuid::new_v4();
-            let (nothing, metrics) = (InheritedState::default(), Arc::default());
-            let server = Server::start(&options, id, nothing, commands, metrics, 0, None);
-            let mut server = server.expect("it starts");
-            server.begin();
-            server
-        }
-        Asked::Print(text) => panic!("{text}"),
-    }
+    let Asked::Serve(options) = Options::parse_from(arguments).expect("good settings") else {
+        panic!("nothing to serve");
+    };
+    let (id, nothing) = (uuid::Uuid::new_v4(), InheritedState::default());
+    let server = Server::start(&options, id, nothing, commands, Arc::default(), 0, None);
+    let mut server = server.expect("it starts");
+    server.begin();
+    server
 }
 
 impl Daemon {
     /// Starts the daemon like [`Daemon::start`], with these words before it (see [`through`]).
-    pub fn start_through<A: AsRef<OsStr>>(
-        wrapper: &[impl AsRef<OsStr>],
+    pub fn start_through<W: AsRef<OsStr>, A: AsRef<OsStr>>(
+        wrapper: &[W],
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
         Self::run(wrapped(wrapper, arguments))
@@ -169,11 +165,9 @@ impl Daemon {
     /// Runs this command, whose stderr is its own affair, until the daemon accepts at `address`.
     pub fn run_unheard(mut command: Command, address: SocketAddr) -> Self {
         let child = command.spawn().expect("the daemon starts");
-        let daemon = Daemon {
-            child,
-            log: Log::follow(io::empty()),
-            address,
-        };
+        let log = Log::follow(io::empty());
+        let process = Process { child, log };
+        let daemon = Daemon { process, address };
         wait_until("it accepts", || TcpStream::connect(address).is_ok());
         daemon
     }
@@ -184,35 +178,29 @@ impl Daemon {
             std::fs::symlink_metadata(format!("/proc/{}/fd/{number}", self.pid())).is_ok()
         };
         let limit = no_more.then(|| (0..).find(|number| !in_use(number)).expect("a free one"));
-        let pid = rustix::process::Pid::from_raw(self.pid().cast_signed());
-        let resource = rustix::process::Resource::Nofile;
-        let maximum = rustix::process::getrlimit(resource).maximum;
+        let pid = Pid::from_raw(self.pid().cast_signed());
+        let maximum = getrlimit(Resource::Nofile).maximum;
         let current = limit.or(maximum);
-        rustix::process::prlimit(pid, resource, rustix::process::Rlimit { current, maximum })
-            .expect("it is our child");
+        prlimit(pid, Resource::Nofile, Rlimit { current, maximum }).expect("it is our child");
     }
 
     /// How many of its threads are blocked in this system call.
     pub fn blocked_in(&self, call: libc::c_long) -> usize {
-        let call = call.to_string();
+        let is_in = |thread: &io::Result<std::fs::DirEntry>| {
+            let file = thread.as_ref().expect("a thread").path().join("syscall");
+            let doing = std::fs::read_to_string(file).unwrap_or_default();
+            doing.starts_with(&format!("{call} "))
+        };
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it lives");
-        threads
-            .filter(|thread| {
-                let thread = thread.as_ref().expect("a thread").path();
-                let doing = std::fs::read_to_string(thread.join("syscall")).unwrap_or_default();
-                doing.split(' ').next() == Some(&*call)
-            })
-            .count()
+        threads.filter(is_in).count()
     }
 
     /// The time on the processor that it has had so far.
     pub fn cpu_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it lives");
-        let after_name = stat.rsplit(')').next().expect("proc(5)");
-        let ticks: u64 = after_name
-            .split_whitespace()
-            .skip(11)
-            .take(2)
+        let (_, after_name) = stat.rsplit_once(')').expect("proc(5)");
+        let times = after_name.split_whitespace().skip(11).take(2);
+        let ticks: u64 = times
             .map(|ticks| ticks.parse::<u64>().expect("proc(5)"))
             .sum();
         // The kernel tells programs hundredths, however long its own ticks are (time(7)).
@@ -266,16 +254,6 @@ impl Client {
         Self::over(TcpStream::from(socket)).expect("it is connected")
     }
 
-    /// A client over this connection.
-    pub fn over(stream: TcpStream) -> io::Result<Self> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        stream.set_nodelay(true)?;
-        Ok(Client {
-            stream: BufReader::new(stream),
-        })
-    }
-
     /// Leaves by a reset.
     pub fn reset(self) {
         sockopt::set_socket_linger(self.socket(), Some(Duration::ZERO)).expect("a socket");
@@ -284,20 +262,19 @@ impl Client {
     /// Waits for the end, however it comes, and returns what came before.
     pub fn whatever_comes(&mut self) -> String {
         let mut bytes = Vec::new();
-        match self.stream.read_to_end(&mut bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                panic!("no end after {:?}", String::from_utf8_lossy(&bytes))
-            }
-            Ok(_) | Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
-        }
+        let end = self.stream.read_to_end(&mut bytes);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let late = end.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        assert!(!late, "no end after {text:?}");
+        text
     }
 
     /// Waits for a line or the end, however that comes, and returns what came.
     pub fn whatever_line(&mut self) -> String {
         let mut line = String::new();
-        match self.stream.read_line(&mut line) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("nothing came"),
-            Ok(_) | Err(_) => line,
-        }
+        let end = self.stream.read_line(&mut line);
+        let late = end.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        assert!(!late, "nothing came");
+        line
     }
 }

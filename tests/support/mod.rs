@@ -8,7 +8,6 @@ pub mod kernel;
 pub mod manager;
 pub mod names;
 pub mod redis;
-pub mod repeat;
 pub mod tables;
 pub mod terminal;
 pub mod trickle;
@@ -16,11 +15,12 @@ pub mod watch;
 pub mod way;
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Far more than anything here takes on a slow and busy machine.
@@ -78,14 +78,14 @@ pub fn located_in_shell() -> String {
 /// switches HTTP off.
 pub fn clean(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(located(program.as_ref()));
-    for (variable, _) in std::env::vars_os() {
-        let name = variable.to_string_lossy().into_owned();
-        if name.starts_with("BLOCKCHAIN_TCPD_")
-            || ["STATE_DIRECTORY", "JOURNAL_STREAM", "NOTIFY_SOCKET"].contains(&name.as_str())
-        {
-            command.env_remove(variable);
-        }
+    for variable in ["STATE_DIRECTORY", "JOURNAL_STREAM", "NOTIFY_SOCKET"] {
+        command.env_remove(variable);
     }
+    let names = std::env::vars_os().map(|(name, _)| name);
+    let is_ours = |name: &OsString| name.to_string_lossy().starts_with("BLOCKCHAIN_TCPD_");
+    names.filter(is_ours).for_each(|name| {
+        command.env_remove(name);
+    });
     // Each would want the same port; a test of it says which.
     command.env("BLOCKCHAIN_TCPD_HTTP", "");
     command.stdin(Stdio::null());
@@ -94,8 +94,7 @@ pub fn clean(program: impl AsRef<OsStr>) -> Command {
 
 /// A running daemon. Dropped, it is killed.
 pub struct Daemon {
-    child: Child,
-    log: Log,
+    process: Process,
     /// The first address of its ready line.
     pub address: SocketAddr,
 }
@@ -103,38 +102,33 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the daemon on a free port of 127.0.0.1, with these arguments besides, and waits until it is ready.
     pub fn start<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
+        Self::start_with(arguments, |_| ())
+    }
+
+    /// The same, with this change to the command.
+    pub fn start_with<A: AsRef<OsStr>>(
+        arguments: impl IntoIterator<Item = A>,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let mut command = program();
         command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        change(&mut command);
         Self::run(command)
     }
 
     /// Runs this command, which must end in the daemon itself (not in a child of it), and waits until it is ready.
-    pub fn run(mut command: Command) -> Self {
-        let mut child = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the daemon starts");
-        let log = Log::follow(child.stderr.take().expect("stderr is piped"));
-        // From here on it is killed if something goes wrong.
-        let mut daemon = Daemon {
-            child,
-            log,
-            address: SocketAddr::from(([0; 4], 0)),
-        };
-        let ready = daemon.log.wait_for("ready listen=");
-        daemon.address = field(&ready, "listen")
-            .split(',')
-            .next()
-            .and_then(|address| address.parse().ok())
-            .unwrap_or_else(|| panic!("no address in {ready:?}"));
-        daemon
+    pub fn run(command: Command) -> Self {
+        let process = Process::start(command);
+        let listen = field(&process.log.wait_for("ready listen="), "listen");
+        let first = listen.split(',').next().expect("a part");
+        let address = first.parse().expect("an address");
+        Daemon { process, address }
     }
 
     /// The address of its HTTP server, which it must have been told to start.
     pub fn http(&self) -> SocketAddr {
-        let ready = self.log.wait_for("ready listen=");
-        let address = field(&ready, "http").parse();
-        address.unwrap_or_else(|_| panic!("no HTTP in {ready:?}"))
+        let http = field(&self.process.log.wait_for("ready listen="), "http");
+        http.parse().expect("HTTP is on")
     }
 
     /// Connects a client.
@@ -158,7 +152,7 @@ impl Daemon {
 
     /// The value of `key=` in its ready line.
     pub fn ready(&self, key: &str) -> String {
-        field(&self.log.wait_for("ready listen="), key)
+        field(&self.log().wait_for("ready listen="), key)
     }
 
     /// Sends all of `input` in a connection of its own, shuts down its sending side, and returns all that comes back.
@@ -179,12 +173,12 @@ impl Daemon {
 
     /// The process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.child.id()
     }
 
     /// The log so far.
     pub fn log(&self) -> &Log {
-        &self.log
+        &self.process.log
     }
 
     /// Sends a signal by its name, such as TERM.
@@ -202,55 +196,42 @@ impl Daemon {
 
     /// How the process ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("it is our child")
+        self.process.child.try_wait().expect("it is our child")
     }
 
     /// Waits until the process ends.
     pub fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        wait_until("the daemon ends", || {
-            status = self.ended();
-            status.is_some()
-        });
-        status.expect("waited for")
+        wait_for_end(&mut self.process.child)
+            .unwrap_or_else(|| panic!("it runs on: {:?}", self.process.log.lines()))
     }
 
     /// SIGTERM, the end, the whole log. It must have ended with status 0.
     pub fn stop(mut self) -> String {
         self.signal("TERM");
         let status = self.wait();
-        let log = self.log.whole();
+        let log = self.process.log.whole();
         assert!(status.success(), "{status}: {log}");
         log
     }
 
     /// A number in /proc/PID/status, such as `Threads` or `VmRSS` (in KiB).
     pub fn status_number(&self, name: &str) -> u64 {
-        let file = format!("/proc/{}/status", self.pid());
-        let status = std::fs::read_to_string(file).expect("the daemon lives");
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-            .unwrap_or_else(|| panic!("no {name} in {status}"))
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the daemon lives");
+        let line = |line: &str| {
+            line.strip_prefix(name)?
+                .strip_prefix(':')
+                .map(str::to_string)
+        };
+        let value = status.lines().find_map(line).expect(name);
+        let number = value.split_whitespace().next().expect("a value");
+        number.parse().expect("a number")
     }
 
     /// How many descriptors it has open.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
-            .expect("the daemon lives")
-            .count()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- the daemon's log:\n{}", self.log.whole());
-        }
+        let listed = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        listed.expect("the daemon lives").count()
     }
 }
 
@@ -269,23 +250,21 @@ impl Log {
     pub fn follow(stream: impl io::Read + Send + 'static) -> Self {
         let log = Log(Arc::default());
         let writer = log.clone();
-        std::thread::spawn(move || {
-            let mut stream = BufReader::new(stream);
-            loop {
-                let mut line = Vec::new();
-                let read = stream.read_until(b'\n', &mut line).unwrap_or(0);
-                let mut state = writer.0.0.lock().unwrap();
-                if read == 0 {
-                    state.ended = true;
-                } else {
-                    let line = String::from_utf8_lossy(&line).trim_end().to_string();
-                    state.lines.push(line);
-                }
-                writer.0.1.notify_all();
-                if read == 0 {
-                    return;
-                }
+        let add = move |line: io::Result<Vec<u8>>| {
+            let (state, changed) = &*writer.0;
+            let mut state = state.lock().unwrap();
+            match line {
+                Ok(line) => state
+                    .lines
+                    .push(String::from_utf8_lossy(&line).trim_end().to_string()),
+                Err(_) => state.ended = true,
             }
+            changed.notify_all();
+        };
+        std::thread::spawn(move || {
+            let end = Err(io::ErrorKind::UnexpectedEof.into());
+            let lines = BufReader::new(stream).split(b'\n');
+            lines.take_while(Result::is_ok).chain([end]).for_each(add);
         });
         log
     }
@@ -297,44 +276,40 @@ impl Log {
 
     /// Waits for a line that contains `text`, and returns the first such.
     pub fn wait_for(&self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        let mut state = self.0.0.lock().unwrap();
-        loop {
-            if let Some(line) = state.lines.iter().find(|line| line.contains(text)) {
-                return line.clone();
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if state.ended || left.is_zero() {
-                let lines = state.lines.join("\n");
-                // Or whoever prints the log of the failed test would panic, too.
-                drop(state);
-                panic!("no {text:?} in the log:\n{lines}");
-            }
-            state = self.0.1.wait_timeout(state, left).unwrap().0;
-        }
+        let found = |state: &LogState| {
+            let mut lines = state.lines.iter();
+            lines.find(|line| line.contains(text)).cloned()
+        };
+        let state = self.wait_while(|state| !state.ended && found(state).is_none());
+        let (line, lines) = (found(&state), state.lines.join("\n"));
+        // Or whoever prints the log of the failed test would panic, too.
+        drop(state);
+        line.unwrap_or_else(|| panic!("no {text:?} in the log:\n{lines}"))
     }
 
     /// Waits for the end of the stream and returns all of it.
     pub fn whole(&self) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        let mut state = self.0.0.lock().unwrap();
-        while !state.ended && Instant::now() < deadline {
-            state = self.0.1.wait_timeout(state, PATIENCE).unwrap().0;
-        }
-        state.lines.join("\n")
+        self.wait_while(|state| !state.ended).lines.join("\n")
+    }
+
+    fn wait_while(&self, condition: impl Fn(&LogState) -> bool) -> MutexGuard<'_, LogState> {
+        let (state, changed) = &*self.0;
+        let waits = |state: &mut LogState| condition(state);
+        let state = changed.wait_timeout_while(state.lock().unwrap(), PATIENCE, waits);
+        state.unwrap().0
     }
 }
 
 /// The value of `key=` in a line of the log, without its quotes.
 pub fn field(line: &str, key: &str) -> String {
-    let start = line
-        .find(&format!(" {key}="))
+    let (_, value) = line
+        .split_once(&format!(" {key}="))
         .unwrap_or_else(|| panic!("no {key}= in {line:?}"));
-    let value = &line[start + key.len() + 2..];
-    match value.strip_prefix('"') {
-        Some(quoted) => quoted.split('"').next().unwrap_or_default().to_string(),
-        None => value.split(' ').next().unwrap_or_default().to_string(),
-    }
+    let (value, end) = match value.strip_prefix('"') {
+        Some(quoted) => (quoted, '"'),
+        None => (value, ' '),
+    };
+    value.split(end).next().unwrap_or_default().to_string()
 }
 
 /// A client that sends bytes and waits for lines.
@@ -345,13 +320,16 @@ pub struct Client {
 impl Client {
     /// Connects, with time-outs so that nothing hangs.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    /// A client over this connection.
+    pub fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Client {
-            stream: BufReader::new(stream),
-        })
+        let stream = BufReader::new(stream);
+        Ok(Client { stream })
     }
 
     /// The socket.
@@ -361,23 +339,17 @@ impl Client {
 
     /// Sends all of these bytes.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream
-            .get_mut()
-            .write_all(bytes.as_ref())
-            .expect("the daemon takes it");
+        let sent = self.stream.get_mut().write_all(bytes.as_ref());
+        sent.expect("the daemon takes it");
     }
 
     /// Waits for a line and returns it without its end; nothing at the end of the stream.
     pub fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        match self.stream.read_line(&mut line).expect("a reply in time") {
-            0 => None,
-            _ => Some(
-                line.strip_suffix('\n')
-                    .unwrap_or_else(|| panic!("a cut line: {line:?}"))
-                    .to_string(),
-            ),
-        }
+        let read = self.stream.read_line(&mut line).expect("a reply in time");
+        let whole = line.strip_suffix('\n').map(str::to_string);
+        assert!(read == 0 || whole.is_some(), "a cut line: {line:?}");
+        whole
     }
 
     /// Sends a line and waits for its reply.
@@ -394,10 +366,10 @@ impl Client {
     /// Waits for the end of the stream and returns all that came before it.
     pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();
-        self.stream
-            .read_to_end(&mut rest)
-            .unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&rest)));
-        String::from_utf8(rest).expect("ASCII")
+        let read = self.stream.read_to_end(&mut rest);
+        let rest = String::from_utf8(rest).expect("ASCII");
+        read.unwrap_or_else(|error| panic!("{error} after {rest:?}"));
+        rest
     }
 }
 
@@ -414,6 +386,11 @@ pub fn assert_contains(text: &str, part: &str) {
     assert!(text.contains(part), "no {part:?} in {text:?}");
 }
 
+/// The reply to a word that is no command.
+pub fn unknown(word: &str) -> String {
+    format!("ERR UNKNOWN no such command: \"{word}\" (try HELP)")
+}
+
 /// Waits until `condition` holds.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -424,10 +401,22 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until this process ends.
+pub fn wait_for_end(child: &mut Child) -> Option<ExitStatus> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            return Some(status);
+        }
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    None
+}
+
 /// Sends a signal by its name, such as TERM. Returns whether the process was there.
 pub fn kill(signal: &str, process: u32) -> bool {
     let mut kill = Command::new("kill");
-    kill.args(["-s", signal, &process.to_string()]);
+    let kill = kill.args(["-s", signal, &process.to_string()]);
     kill.stderr(Stdio::null())
         .status()
         .expect("kill runs")
@@ -460,27 +449,46 @@ pub fn fails_with(command: Command, status: i32, parts: &[&str]) -> String {
 }
 
 /// Runs a command to its end: its exit status and what it said on stderr.
-#[allow(clippy::zombie_processes)] // it is waited for on every way, which clippy doesn't see in a loop
 pub fn run_to_end(mut command: Command) -> (i32, String) {
-    let mut child = command
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("it starts");
-    let log = Log::follow(child.stderr.take().expect("stderr is piped"));
-    let mut status = None;
-    let deadline = Instant::now() + PATIENCE;
-    while status.is_none() && Instant::now() < deadline {
-        status = child.try_wait().expect("it is our child");
-        std::thread::park_timeout(Duration::from_millis(2));
+    command.stdout(Stdio::null());
+    Process::start(command).wait()
+}
+
+/// A running program. Dropped, it is killed.
+pub struct Process {
+    pub child: Child,
+    /// What it says on stderr.
+    pub log: Log,
+}
+
+impl Process {
+    pub fn start(mut command: Command) -> Self {
+        let child = command.stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let log = Log::follow(child.stderr.take().expect("stderr is piped"));
+        Process { child, log }
     }
-    if status.is_none() {
-        child.kill().expect("it is our child");
-        child.wait().expect("it is our child");
-        panic!("it didn't end: {}", log.whole());
+
+    /// Waits for its end: its exit status and what it said.
+    pub fn wait(mut self) -> (i32, String) {
+        let status = wait_for_end(&mut self.child).expect("it ends");
+        (status.code().unwrap_or(-1), self.log.whole())
     }
-    let code = status.and_then(|status| status.code()).unwrap_or(-1);
-    (code, log.whole())
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!(
+                "--- the log of process {}:\n{}",
+                self.child.id(),
+                self.log.whole()
+            );
+        }
+    }
 }
 
 /// A directory of this test's own, removed at the end.
@@ -507,19 +515,72 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether `program` is there to test with. A test that lacks it says so and is left out; where everything must be
-/// tested, which BLOCKCHAIN_TCPD_TEST_ALL=1 says, or where a variable names it, it fails.
+/// Returns from a test, which then counts as skipped, unless these programs are installed; with `run`, unless this
+/// machine allows a command to be run through these words (see [`kernel::can`]).
+macro_rules! needs {
+    (run $wrapper:expr) => {
+        if !$crate::support::kernel::can($wrapper) {
+            return Default::default();
+        }
+    };
+    ($($program:expr),+) => {
+        if !($($crate::support::installed($program))&+) {
+            return Default::default();
+        }
+    };
+}
+
+/// Whether `program` is installed. If not, the test is to return: it is reported as skipped. It fails instead where
+/// everything must be tested, which BLOCKCHAIN_TCPD_TEST_ALL=1 says, or where a variable names the program.
+#[must_use]
+#[track_caller]
 pub fn installed(program: &str) -> bool {
+    found(program) || skipped(&format!("needs {program}"))
+}
+
+/// The same where only a part of the test needs `program`.
+#[must_use]
+#[track_caller]
+pub fn installed_for_part(program: &str) -> bool {
+    found(program) || skipped(&format!("the part that needs {program}"))
+}
+
+fn found(program: &str) -> bool {
     let located = located(OsStr::new(program));
     let path = std::env::var_os("PATH").unwrap_or_default();
     // A path that is absolute takes the place of the directory.
     let found = std::env::split_paths(&path).any(|directory| directory.join(&located).is_file());
     if !found {
-        let told = *located != *program;
-        assert!(!told, "{} is not {located:?}", variable_for(program));
-        let all = std::env::var_os("BLOCKCHAIN_TCPD_TEST_ALL").is_some_and(|all| all == "1");
-        assert!(!all, "{program} is not installed");
-        eprintln!("left out: {program} is not installed");
+        let named = *located != *program;
+        assert!(!named, "{} is not {located:?}", variable_for(program));
+        assert!(!must_test_all(), "{program} is not installed");
     }
     found
+}
+
+/// Whether a missing program fails a test.
+pub fn must_test_all() -> bool {
+    std::env::var_os("BLOCKCHAIN_TCPD_TEST_ALL").is_some_and(|all| all == "1")
+}
+
+/// Reports the running test as skipped, because libtest can't: on stderr past its capture, and in the file that
+/// BLOCKCHAIN_TCPD_TESTS_SKIPPED names, which `tests/run` prints at its end. Returns false.
+#[track_caller]
+pub fn skipped(why: &str) -> bool {
+    let thread = std::thread::current();
+    let test = match thread.name() {
+        Some(test) if test != "main" => test.to_string(),
+        // --test-threads=1 runs every test in the main thread.
+        _ => std::panic::Location::caller().to_string(),
+    };
+    let line = format!("{test}: {why}\n");
+    let mut stderr = io::stderr();
+    stderr
+        .write_all(format!("skipped: {line}").as_bytes())
+        .expect("stderr");
+    if let Some(list) = std::env::var_os("BLOCKCHAIN_TCPD_TESTS_SKIPPED") {
+        let mut list = OpenOptions::new().append(true).open(list).expect("a file");
+        list.write_all(line.as_bytes()).expect("room for a line");
+    }
+    false
 }

@@ -10,8 +10,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::free_port;
-use super::kernel::can;
-use super::{Daemon, Scratch, clean};
+use super::{Daemon, Scratch, clean, skipped};
 
 /// A port at which connections are neither taken nor refused: it listens with a backlog that is full.
 pub struct Deaf {
@@ -61,7 +60,7 @@ impl DeafNameServer {
     pub fn start() -> Option<Self> {
         let socket = UdpSocket::bind("127.66.0.53:53");
         if socket.is_err() {
-            eprintln!("left out: no name server can be at 127.66.0.53");
+            skipped("no name server can be at 127.66.0.53");
         }
         socket.ok().map(DeafNameServer)
     }
@@ -82,7 +81,7 @@ impl EmptyNameServer {
 
     pub fn start() -> Option<Self> {
         let Ok(socket) = UdpSocket::bind("127.66.0.54:53") else {
-            eprintln!("left out: no name server can be at 127.66.0.54");
+            skipped("no name server can be at 127.66.0.54");
             return None;
         };
         let queries = Arc::new(AtomicUsize::new(0));
@@ -120,10 +119,8 @@ pub fn alone_with_a_port<T>(program: &str, run: impl FnOnce(Command) -> T) -> T 
     )
 }
 
-/// Whether a program may be shown other files than this machine's.
-pub fn can_show() -> bool {
-    can(&["unshare", "-m", "--"])
-}
+/// How a program is shown other files than this machine's, for `needs!`.
+pub const UNSHARE_MOUNTS: [&str; 3] = ["unshare", "-m", "--"];
 
 /// Runs a program where the file at `path` holds this, in the namespaces of these flags, prepared by a shell.
 pub fn shown<T>(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{ask, start};
 use crate::client::HINT;
 use crate::client::ran;
-use crate::support::names::{Deaf, Silent, alone_with_a_port, can_show, daemon_at, shown};
+use crate::support::names::{Deaf, Silent, UNSHARE_MOUNTS, alone_with_a_port, daemon_at, shown};
 use crate::support::{Daemon, Scratch};
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_blockchain-tcp");
@@ -17,9 +17,7 @@ const CLIENT: &str = env!("CARGO_BIN_EXE_blockchain-tcp");
 fn the_server_is_localhost_at_4242_unless_named() {
     // Alone in a network of its own.
     let hosts = "127.0.0.1 localhost\n";
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     for variable in [None, Some("")] {
         let ran = shown("/etc/hosts", hosts, "-mn", "", CLIENT, |mut command| {
             command.arg("who");
@@ -44,7 +42,7 @@ fn ipv4_and_ipv6_can_be_chosen() {
     }
     ask("[::1]:4242", "-4 why").fails(69, "blockchain-tcp: \"::1\" has no IPv4 address");
     if TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("left out: no IPv6 here");
+        crate::support::skipped("no IPv6 here");
         return;
     }
     // As the only address, which is the first.
@@ -59,9 +57,7 @@ fn ipv4_and_ipv6_can_be_chosen() {
 
 #[test]
 fn a_name_without_address_is_69() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     // Without a network there is nobody to ask, and so there is no such name.
     let nobody = "nameserver 127.0.0.1\n";
     let ran = shown(
@@ -83,9 +79,7 @@ fn a_name_without_address_is_69() {
 /// Whichever the system names first: the daemon is at the one, and then at the other.
 #[test]
 fn all_addresses_of_a_name_are_tried() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     let (one, other) = ([127, 66, 0, 3], [127, 77, 0, 4]);
     let hosts = "127.66.0.3 ledger\n127.77.0.4 ledger\n";
     for (up, down) in [(one, other), (other, one)] {
@@ -106,9 +100,7 @@ fn all_addresses_of_a_name_are_tried() {
 /// Also one that lets everybody in and never says anything: whichever the system names first.
 #[test]
 fn an_address_that_says_nothing_is_left_for_the_next() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     let (one, other) = ([127, 66, 0, 5], [127, 77, 0, 6]);
     let hosts = "127.66.0.5 ledger\n127.77.0.6 ledger\n";
     let mut tried = 0;
@@ -153,9 +145,7 @@ fn an_address_that_says_nothing_is_left_for_the_next() {
 /// A lookup may take a whole time-out, which a server that says nothing has taken already.
 #[test]
 fn a_conversation_looks_for_no_more_addresses_when_the_only_one_says_nothing() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     let (_daemon, port) = daemon_at([127, 66, 0, 7]);
     let silent = TcpListener::bind(SocketAddr::from(([127, 77, 0, 8], port))).expect("a free port");
     let scratch = Scratch::new();
@@ -181,9 +171,7 @@ fn a_conversation_looks_for_no_more_addresses_when_the_only_one_says_nothing() {
 
 #[test]
 fn many_silent_addresses_take_no_longer_than_two() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     let silent: Vec<Silent> = (1..=8)
         .map(|last| Silent::at(SocketAddr::from(([127, 66, 1, last], 4243))))
         .collect();
@@ -203,9 +191,7 @@ fn many_silent_addresses_take_no_longer_than_two() {
 
 #[test]
 fn one_that_is_connected_to_itself_is_refused() {
-    if !can_show() {
-        return;
-    }
+    needs!(run & UNSHARE_MOUNTS);
     // The one request would be answered by itself, the other by no blockchain-tcpd.
     for words in ["later", "ping", "bench -d 100ms", "watch", "connect"] {
         let ran = alone_with_a_port(CLIENT, |mut command| {

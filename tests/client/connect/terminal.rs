@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::{Session, connect, fake};
 use crate::support::terminal::Terminal;
-use crate::support::{Daemon, installed, wait_until};
+use crate::support::{Daemon, wait_until};
 
 #[test]
 fn it_says_where_one_is_and_answers_line_by_line() {
@@ -241,9 +241,7 @@ fn the_session_of_the_calculators_manual_is_so() {
 
 #[test]
 fn a_terminal_that_does_not_block_is_waited_for() {
-    if !installed("perl") {
-        return;
-    }
+    needs!("perl");
     let daemon = Daemon::start(["--max-clients", "4"]);
     for term in ["dumb", "xterm"] {
         let client = connect(daemon.address, &[]);
