@@ -1,52 +1,18 @@
-//! Signals and the drain: what was received is answered, nothing is cut, and it ends when it was told to.
+//! Signals and the drain: what was received is answered, no reply is cut, and the daemon ends in time.
 
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::support::kernel::{asked_for, on_their_way, own_address, shell, through};
-use crate::support::{Client, Daemon, PATIENCE, kill, program, wait_until};
-
-#[test]
-fn sigterm_and_sigint_answer_what_was_received_and_end_it_with_status_0() {
-    for signal in ["TERM", "INT"] {
-        let mut daemon = Daemon::start([""; 0]);
-        let mut idle = daemon.connect();
-        assert_eq!(idle.ask("PING"), "PONG");
-        let mut half = daemon.connect();
-        half.send("WHY\nWHERE");
-        assert_eq!(half.line().as_deref(), Some("42"));
-        let mut asking = daemon.connect();
-        assert_eq!(asking.ask("PING"), "PONG");
-        // It is halted meanwhile, so that much of this is unread when the signal comes.
-        daemon.signal("STOP");
-        asking.send("WHY\n".repeat(10_000));
-        let from = asking.socket().local_addr().unwrap().port();
-        wait_until("all has reached its machine", || {
-            on_their_way(daemon.address)[&from] == 0
-        });
-        daemon.signal(signal);
-        daemon.signal("CONT");
-        assert!(asking.rest() == "42\n".repeat(10_000));
-        // An end, not a reset, which would be an error.
-        assert_eq!(idle.rest(), "");
-        assert_eq!(half.rest(), "");
-        let status = daemon.wait();
-        let log = daemon.log().whole();
-        assert!(status.success(), "{status}: {log}");
-        let stopping = format!("stopping reason=SIG{signal} clients=3");
-        assert!(log.contains(&stopping), "{log}");
-        assert!(!log.contains("cut off"), "{log}");
-        assert!(refuses(&daemon));
-    }
-}
+use crate::support::kernel::{asked_for, can, on_their_way, own_address, shell, through};
+use crate::support::*;
 
 /// Whether nobody listens at its address.
 fn refuses(daemon: &Daemon) -> bool {
@@ -54,47 +20,94 @@ fn refuses(daemon: &Daemon) -> bool {
         .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// Keeps asking until the server closes; returns how many answers there were, all of them whole.
-fn keep_asking(mut client: Client) -> JoinHandle<usize> {
-    thread::spawn(move || {
+/// Halts the daemon and sends it this, all of which is unread then.
+fn send_unread(daemon: &Daemon, client: &mut Client, requests: &str) {
+    daemon.signal("STOP");
+    client.send(requests);
+    let port = client.socket().local_addr().unwrap().port();
+    let has_arrived = || on_their_way(daemon.address)[&port] == 0;
+    wait_until("all has arrived", has_arrived);
+}
+
+/// Waits for the end with status 0, and returns the log.
+fn ends_well(daemon: &mut Daemon) -> String {
+    let (status, log) = (daemon.wait(), daemon.log().whole());
+    assert!(status.success(), "{status}: {log}");
+    log
+}
+
+/// Sends the process of this daemon a signal until it ends. One that comes within a quarter of a second of another is
+/// taken for the same.
+fn end_at_once(daemon: &mut Daemon, process: u32, signal: &str) -> ExitStatus {
+    let mut status = None;
+    wait_until("it ends", || {
+        kill(signal, process);
+        thread::park_timeout(Duration::from_millis(20));
+        status = daemon.ended();
+        status.is_some()
+    });
+    status.expect("it has ended")
+}
+
+#[test]
+fn sigterm_and_sigint_answer_what_was_received_and_end_it_with_status_0() {
+    for signal in ["TERM", "INT"] {
+        let mut daemon = Daemon::start([""; 0]);
+        let [mut idle, mut half, mut asking] = [(); 3].map(|()| daemon.connect());
+        assert_eq!(idle.ask("PING"), "PONG");
+        half.send("WHY\nWHERE");
+        assert_eq!(half.line().as_deref(), Some("42"));
+        assert_eq!(asking.ask("PING"), "PONG");
+        send_unread(&daemon, &mut asking, &"WHY\n".repeat(10_000));
+        daemon.signal(signal);
+        daemon.signal("CONT");
+        assert!(asking.rest() == "42\n".repeat(10_000));
+        // An end, not a reset, which would be an error.
+        assert_eq!((idle.rest(), half.rest()), Default::default());
+        let log = ends_well(&mut daemon);
+        assert_contains(&log, &format!("stopping reason=SIG{signal} clients=3"));
+        assert!(!log.contains("cut off"), "{log}");
+        assert!(refuses(&daemon));
+    }
+}
+
+/// - When the server is told to stop, it answers every request that has arrived from the clients that it has accepted, cuts
+///   no reply, and closes.
+#[test]
+fn clients_that_wait_for_a_worker_are_answered_too() {
+    let mut daemon = Daemon::start(["--max-clients", "2", "--queue", "9"]);
+    let mut watching = daemon.connect();
+    let mut active = daemon.connect();
+    // It never makes room.
+    let active = thread::spawn(move || {
         let mut answers = 0;
-        while client.socket().write_all(b"PING\n").is_ok() {
-            match client.line() {
+        while active.socket().write_all(b"PING\n").is_ok() {
+            match active.line() {
                 Some(reply) => assert_eq!(reply, "PONG"),
                 None => break,
             }
             answers += 1;
         }
         answers
-    })
-}
-
-#[test]
-fn clients_that_wait_for_a_worker_are_answered_too() {
-    let mut daemon = Daemon::start(["--max-clients", "2", "--queue", "9"]);
-    let mut watching = daemon.connect();
-    let active = keep_asking(daemon.connect());
-    let mut waiting: Vec<Client> = (0..8)
-        .map(|number| {
-            let mut client = daemon.connect();
-            client.send(format!("WHY\nr{number}\nWHO"));
-            client
-        })
-        .collect();
+    });
+    let mut waiting = [(); 8].map(|()| daemon.connect());
+    for (number, client) in waiting.iter_mut().enumerate() {
+        client.send("HELP WHY\n".repeat(1000));
+        client.send(format!("r{number}\nWHO"));
+    }
     wait_until("eight wait", || watching.ask("WHO") == "10");
     daemon.signal("TERM");
     for (number, client) in waiting.iter_mut().enumerate() {
-        let expected = format!("42\nERR UNKNOWN no such command: \"r{number}\" (try HELP)\n");
-        assert_eq!(client.rest(), expected);
+        let error = unknown(&format!("r{number}")) + "\n";
+        assert_eq!(client.rest(), "WHY: the answer\n".repeat(1000) + &error);
     }
     assert_eq!(watching.rest(), "");
     assert!(active.join().unwrap() > 0);
-    let status = daemon.wait();
-    assert!(status.success(), "{status}");
+    ends_well(&mut daemon);
 }
 
 #[test]
-fn while_it_drains_nobody_new_is_let_in_and_a_second_signal_ends_it_at_once() {
+fn while_it_drains_it_refuses_connections_and_a_second_signal_ends_it_at_once() {
     for (first, second, number) in [
         ("TERM", "TERM", 15),
         ("INT", "TERM", 15),
@@ -105,16 +118,10 @@ fn while_it_drains_nobody_new_is_let_in_and_a_second_signal_ends_it_at_once() {
         stuck.flood(&daemon, 1);
         daemon.signal(first);
         daemon.log().wait_for("stopping ");
-        wait_until("its door is closed", || refuses(&daemon));
-        // What comes within a quarter of a second is taken for the same.
-        let mut status = None;
-        wait_until("it ends", || {
-            daemon.signal(second);
-            std::thread::park_timeout(Duration::from_millis(20));
-            status = daemon.ended();
-            status.is_some()
-        });
-        assert_eq!(status.and_then(|status| status.signal()), Some(number));
+        wait_until("it refuses connections", || refuses(&daemon));
+        let process = daemon.pid();
+        let status = end_at_once(&mut daemon, process, second);
+        assert_eq!(status.signal(), Some(number));
     }
 }
 
@@ -122,40 +129,31 @@ fn while_it_drains_nobody_new_is_let_in_and_a_second_signal_ends_it_at_once() {
 #[test]
 fn a_signal_that_comes_twice_at_once_is_one() {
     let mut daemon = Daemon::start([""; 0]);
-    let mut client = daemon.connect();
-    assert_eq!(client.ask("WHY"), "42");
-    daemon.signal("STOP");
-    client.send("WHY\n".repeat(1000));
-    let from = client.socket().local_addr().unwrap().port();
-    wait_until("all has reached its machine", || {
-        on_their_way(daemon.address)[&from] == 0
-    });
-    daemon.signal("TERM");
-    daemon.signal("INT");
-    daemon.signal("CONT");
-    daemon.signal("TERM");
+    let mut client = daemon.served(1).remove(0);
+    send_unread(&daemon, &mut client, &"WHY\n".repeat(1000));
+    for signal in ["TERM", "INT", "CONT", "TERM"] {
+        daemon.signal(signal);
+    }
     assert!(client.rest() == "42\n".repeat(1000));
-    let status = daemon.wait();
-    assert!(status.success(), "{status}");
+    ends_well(&mut daemon);
 }
 
 /// A daemon that is process 1 of its namespace, and its id outside; nothing where such can't be made.
 fn process_1(arguments: &[&str]) -> Option<(Daemon, u32)> {
     let wrapper = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
-    needs!(run & wrapper);
-    let daemon = Daemon::start_through(&wrapper, arguments);
-    let process = children(daemon.pid())[0];
-    Some((daemon, process))
+    can(&wrapper).then(|| {
+        let daemon = Daemon::start_through(&wrapper, arguments);
+        let process = children(daemon.pid())[0];
+        (daemon, process)
+    })
 }
 
 /// The children of a process, those that have ended and are not reaped with them.
 fn children(process: u32) -> Vec<u32> {
     let path = format!("/proc/{process}/task/{process}/children");
     let children = std::fs::read_to_string(path).expect("it lives");
-    let children = children.split_whitespace();
-    children
-        .map(|child| child.parse().expect("an id"))
-        .collect()
+    let ids = children.split_whitespace();
+    ids.map(|id| id.parse().expect("an id")).collect()
 }
 
 #[test]
@@ -166,15 +164,8 @@ fn a_second_signal_ends_process_1_with_its_status() {
         };
         kill("TERM", process);
         daemon.log().wait_for("draining: /readyz says so");
-        let mut status = None;
-        // What comes within a quarter of a second is taken for the same.
-        wait_until("it ends", || {
-            kill(signal, process);
-            std::thread::park_timeout(Duration::from_millis(20));
-            status = daemon.ended();
-            status.is_some()
-        });
-        assert_eq!(status.and_then(|status| status.code()), Some(code));
+        let status = end_at_once(&mut daemon, process, signal);
+        assert_eq!(status.code(), Some(code));
     }
 }
 
@@ -184,12 +175,10 @@ fn process_1_reaps_orphans() {
         return;
     };
     let leave_one = || {
-        let target = process.to_string();
-        let left = Command::new("nsenter")
-            .args(["--target", &target, "--pid", "--mount"])
-            .args(["sh", "-c", "sleep 0.1 &"])
-            .status();
-        assert!(left.unwrap().success());
+        let mut left = Command::new("nsenter");
+        left.args(["--target", &process.to_string(), "--pid", "--mount"]);
+        left.args(["sh", "-c", "sleep 0.1 &"]);
+        assert!(left.status().unwrap().success());
     };
     leave_one();
     wait_until("it is reaped", || children(process).is_empty());
@@ -203,9 +192,7 @@ fn process_1_reaps_orphans() {
 /// As a container's entry point does that starts something in the background and then becomes the daemon.
 #[test]
 fn a_child_that_it_was_given_is_reaped() {
-    let script = shell("sleep 0.1 & ");
-    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
-    let daemon = Daemon::start_through(&wrapper, [""; 0]);
+    let daemon = Daemon::start_through(&shell("sleep 0.1 & "), [""; 0]);
     wait_until("it is reaped", || children(daemon.pid()).is_empty());
     daemon.stop();
 }
@@ -215,21 +202,17 @@ fn signals_that_its_parent_had_blocked_reach_it() {
     let wrapper = ["env", "--block-signal=TERM,INT,HUP,URG"];
     needs!(run & wrapper);
     let daemon = Daemon::start_through(&wrapper, [""; 0]);
-    let mut idle = daemon.connect();
-    assert_eq!(idle.ask("WHY"), "42");
+    let mut idle = daemon.served(1);
     daemon.signal("HUP");
     daemon.log().wait_for("SIGHUP changes nothing");
     daemon.stop();
-    assert_eq!(idle.rest(), "");
+    assert_eq!(idle[0].rest(), "");
 }
 
 #[test]
-fn without_time_to_drain_those_who_wait_for_nothing_are_still_closed_in_order() {
+fn without_time_to_drain_idle_clients_are_still_closed_in_order() {
     let daemon = Daemon::start(["--drain-timeout", "0s"]);
-    let mut clients: Vec<Client> = (0..50).map(|_| daemon.connect()).collect();
-    for client in &mut clients {
-        assert_eq!(client.ask("WHY"), "42");
-    }
+    let mut clients = daemon.served(50);
     let log = daemon.stop();
     assert!(!log.contains("cut off"), "{log}");
     for client in &mut clients {
@@ -252,26 +235,19 @@ fn an_error_that_nobody_reads_keeps_nobody_waiting() {
 }
 
 #[test]
-fn at_the_deadline_those_who_take_nothing_are_cut_off_and_the_log_says_how_many() {
+fn at_the_deadline_clients_that_do_not_read_are_cut_off_and_logged() {
     let mut daemon = Daemon::start(["--write-timeout", "1h", "--drain-timeout", "300ms"]);
-    let mut good = daemon.connect();
-    assert_eq!(good.ask("WHY"), "42");
-    let mut stuck: Vec<Client> = (1..=3)
-        .map(|number| {
-            let mut client = Client::connect_narrow(daemon.address);
-            client.flood(&daemon, number);
-            client
-        })
-        .collect();
-    good.send("WHY\n");
-    assert_eq!(good.line().as_deref(), Some("42"));
+    let mut good = daemon.served(1);
+    let mut stuck = [(); 3].map(|()| Client::connect_narrow(daemon.address));
+    for (number, client) in stuck.iter_mut().enumerate() {
+        client.flood(&daemon, number + 1);
+    }
+    are_answered(&mut good);
     daemon.signal("TERM");
-    assert_eq!(good.rest(), "");
-    let status = daemon.wait();
-    let log = daemon.log().whole();
-    assert!(status.success(), "{status}: {log}");
-    assert!(log.contains("cut off"), "{log}");
-    assert!(log.contains(" clients=3"), "{log}");
+    assert_eq!(good[0].rest(), "");
+    let log = ends_well(&mut daemon);
+    assert_contains(&log, "cut off");
+    assert_contains(&log, " clients=3");
     for client in &mut stuck {
         // They are not left without an end, whatever it is.
         client.whatever_comes();
@@ -283,10 +259,8 @@ fn other_signals_change_nothing() {
     let daemon = Daemon::start([""; 0]);
     let mut client = daemon.connect();
     client.send("WH");
-    for _ in 0..20 {
-        for signal in ["HUP", "USR1", "PIPE", "URG"] {
-            daemon.signal(signal);
-        }
+    for signal in ["HUP", "USR1", "PIPE", "URG"].repeat(20) {
+        daemon.signal(signal);
     }
     daemon.log().wait_for("SIGHUP changes nothing");
     daemon.log().wait_for("SIGUSR1 changes nothing");
@@ -295,21 +269,7 @@ fn other_signals_change_nothing() {
     daemon.stop();
 }
 
-#[test]
-fn without_stderr_it_serves_and_stops() {
-    let address = own_address();
-    let script = shell("exec 2>&-");
-    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
-    let mut command = through(&wrapper);
-    command.args(["--listen", &address.to_string(), "--log", "debug"]);
-    let daemon = Daemon::run_unheard(command, address);
-    assert_eq!(daemon.ask("WHY\n"), "42\n");
-    daemon.signal("HUP");
-    assert_eq!(daemon.ask("WHY\n"), "42\n");
-    daemon.stop();
-}
-
-/// Fills a pipe, so that whoever writes to it next would wait.
+/// Fills a pipe, so that the next writer would wait.
 fn fill(pipe: &PipeWriter) {
     // Opened anew, or all that write to it would stop blocking.
     let mut filler = std::fs::OpenOptions::new()
@@ -327,153 +287,144 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// Whoever reads the log has stopped reading, and the pipe is full: what can't be said must not keep anyone waiting.
+/// Standard error is closed, a file that may grow no more, or a pipe that is full and that nobody reads.
 #[test]
-fn a_log_that_nobody_reads_keeps_nobody_waiting() {
-    let (never_read, stderr) = std::io::pipe().unwrap();
-    let address = own_address();
-    let mut command = program();
-    command.args(["--listen", &address.to_string()]);
-    command.args(["--max-clients", "1", "--queue", "0"]);
-    command.stderr(stderr.try_clone().unwrap());
-    let daemon = Daemon::run_unheard(command, address);
-    fill(&stderr);
-
-    wait_until("it is free", || daemon.ask("WHY\n") == "42\n");
-    let mut client = daemon.connect();
-    assert_eq!(client.ask("WHY"), "42");
-    let busy = daemon.connect().rest();
-    assert!(busy.starts_with("ERR BUSY "), "{busy:?}");
-    daemon.signal("HUP");
-    assert_eq!(client.ask("WHY"), "42");
-    drop(client);
-    wait_until("another is let in", || daemon.ask("WHY\n") == "42\n");
-    daemon.stop();
-    drop(never_read);
+fn a_log_that_cannot_be_written_keeps_nobody_waiting() {
+    let scratch = Scratch::new();
+    let log = scratch.path().join("log");
+    let limited = format!("ulimit -f 4; exec 2>{}", log.display());
+    let (_never_read, stderr) = std::io::pipe().unwrap();
+    for script in ["exec 2>&-", &limited, "true"] {
+        let address = own_address();
+        let mut command = through(&shell(script));
+        command.args(["--listen", &address.to_string(), "--log", "debug"]);
+        command.args(["--max-clients", "1", "--queue", "0"]);
+        command.stderr(stderr.try_clone().unwrap());
+        let daemon = Daemon::run_unheard(command, address);
+        fill(&stderr);
+        for _ in 0..100 {
+            wait_until("it is free", || daemon.ask("WHY\n") == "42\n");
+        }
+        let mut client = daemon.served(1);
+        daemon.is_full();
+        daemon.signal("HUP");
+        are_answered(&mut client);
+        drop(client);
+        wait_until("another is served", || daemon.ask("WHY\n") == "42\n");
+        daemon.stop();
+    }
+    assert_eq!(std::fs::metadata(log).unwrap().len(), 4 * 512);
 }
 
-/// So many requests of a client may be unanswered before it waits: more than the server reads at a time, and little
-/// enough to be answered soon.
+/// How many requests of a client may be unanswered before it waits: more than the server reads at a time, and few enough
+/// to be answered soon.
 const AHEAD: usize = 2048;
 
 /// One of many clients that write without waiting for replies.
 struct Pipeliner {
     port: u16,
+    progress: Arc<Progress>,
+    /// Returns all that it has written and all that it has read.
+    thread: JoinHandle<(Vec<u8>, Vec<u8>)>,
+}
+
+#[derive(Default)]
+struct Progress {
     /// How many bytes it has written, at least.
-    sent: Arc<AtomicUsize>,
+    sent: AtomicUsize,
     /// How many replies it has read.
-    answered: Arc<AtomicUsize>,
-    writing: JoinHandle<Vec<u8>>,
-    reading: JoinHandle<Vec<u8>>,
+    answered: AtomicUsize,
 }
 
 impl Pipeliner {
-    fn start(daemon: &Daemon, together: &Arc<Barrier>) -> Self {
-        let client = daemon.connect();
-        let port = client.socket().local_addr().unwrap().port();
-        let (mut writer, mut reader) = (
-            client.socket().try_clone().unwrap(),
-            client.socket().try_clone().unwrap(),
-        );
-        let ended = Arc::new(AtomicBool::new(false));
-        let (sent, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (counter, behind, end) = (sent.clone(), answered.clone(), ended.clone());
-        let together = together.clone();
-        let writing = thread::spawn(move || {
-            together.wait();
-            let mut all = Vec::new();
-            let mut number = 0;
-            while !end.load(Ordering::Relaxed) {
-                if number > behind.load(Ordering::Relaxed) + AHEAD {
-                    thread::park_timeout(Duration::from_millis(5));
-                    continue;
-                }
-                let mut block = Vec::new();
-                for _ in 0..16 {
-                    writeln!(block, "r{number}").unwrap();
-                    number += 1;
-                }
-                all.extend_from_slice(&block);
-                if writer.write_all(&block).is_err() {
-                    break;
-                }
-                counter.store(all.len(), Ordering::Relaxed);
-            }
-            all
-        });
-        let counter = answered.clone();
-        let reading = thread::spawn(move || {
-            let mut all = Vec::new();
-            let mut buffer = vec![0; 64 * 1024];
-            loop {
-                match reader.read(&mut buffer).expect("an end, not a reset") {
-                    0 => break,
-                    read => {
-                        all.extend_from_slice(&buffer[..read]);
-                        let lines = buffer[..read].iter().filter(|&&byte| byte == b'\n');
-                        counter.fetch_add(lines.count(), Ordering::Relaxed);
-                    }
-                }
-            }
-            ended.store(true, Ordering::Relaxed);
-            // What the writer is blocked in fails.
-            let _ = reader.shutdown(Shutdown::Both);
-            all
-        });
+    fn start(daemon: &Daemon) -> Self {
+        let socket = daemon.connect().socket().try_clone().unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let progress = Arc::new(Progress::default());
+        let counted = progress.clone();
+        let thread = thread::spawn(move || pipeline(socket, &counted));
         Pipeliner {
             port,
-            sent,
-            answered,
-            writing,
-            reading,
+            progress,
+            thread,
         }
+    }
+
+    fn sent(&self) -> usize {
+        self.progress.sent.load(Ordering::Relaxed)
+    }
+
+    fn answered(&self) -> usize {
+        self.progress.answered.load(Ordering::Relaxed)
     }
 
     /// Waits for the end. The replies must be those to a prefix of the requests, whole, and at least to all those that
     /// are whole within the first `arrived` bytes.
     fn check(self, arrived: usize) {
-        let (sent, replies) = (self.writing.join().unwrap(), self.reading.join().unwrap());
+        let (sent, replies) = self.thread.join().unwrap();
         let replies = String::from_utf8(replies).unwrap();
         assert!(replies.ends_with('\n'), "a cut reply");
         let mut requests = std::str::from_utf8(&sent).unwrap().lines();
-        let mut answered = 0;
         for reply in replies.lines() {
             let request = requests.next().expect("a reply to nothing");
-            let expected = format!("ERR UNKNOWN no such command: \"{request}\" (try HELP)");
+            let expected = unknown(request);
             assert_eq!(reply, expected);
-            answered += 1;
         }
-        let due = sent[..arrived].iter().filter(|&&byte| byte == b'\n');
-        assert!(answered >= due.count(), "only {answered} are answered");
+        let answered = replies.lines().count();
+        assert!(answered >= lines_in(&sent[..arrived]), "{answered}");
     }
+}
+
+/// Keeps numbered requests unanswered until the end; returns all that was written and read.
+fn pipeline(mut socket: TcpStream, progress: &Progress) -> (Vec<u8>, Vec<u8>) {
+    let (mut sent, mut replies, mut answered) = (Vec::new(), Vec::new(), 0);
+    let (mut numbers, mut buffer) = (0.., vec![0; 64 * 1024]);
+    let soon = Some(Duration::from_millis(5));
+    socket.set_read_timeout(soon).unwrap();
+    loop {
+        while numbers.start < answered + AHEAD {
+            let block = numbers.by_ref().take(16);
+            let block: String = block.map(|number| format!("r{number}\n")).collect();
+            sent.extend_from_slice(block.as_bytes());
+            // Once the server has closed, it fails.
+            if socket.write_all(block.as_bytes()).is_ok() {
+                progress.sent.store(sent.len(), Ordering::Relaxed);
+            }
+        }
+        match socket.read(&mut buffer) {
+            Ok(0) => return (sent, replies),
+            Ok(read) => {
+                replies.extend_from_slice(&buffer[..read]);
+                answered += lines_in(&buffer[..read]);
+                progress.answered.store(answered, Ordering::Relaxed);
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+        }
+    }
+}
+
+fn lines_in(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte == b'\n').count()
 }
 
 #[test]
 fn sigterm_under_64_pipelining_clients_loses_no_request_and_cuts_no_reply() {
     for round in 0..asked_for("BLOCKCHAIN_TCPD_TEST_ROUNDS", 10) {
         let mut daemon = Daemon::start([""; 0]);
-        let together = Arc::new(Barrier::new(64));
-        let clients: Vec<Pipeliner> = (0..64)
-            .map(|_| Pipeliner::start(&daemon, &together))
-            .collect();
-        wait_until("all are in full flow", || {
-            let flows = |client: &Pipeliner| client.answered.load(Ordering::Relaxed) > 16;
-            clients.iter().all(flows)
-        });
+        let clients = [(); 64].map(|()| Pipeliner::start(&daemon));
+        let all = |what, holds: fn(&Pipeliner) -> bool| {
+            wait_until(what, || clients.iter().all(holds));
+        };
+        all("all are in full flow", |client| client.answered() > 16);
         // Every other time it is halted meanwhile, so that much is unread when the signal comes.
         if round % 2 == 0 {
             daemon.signal("STOP");
-            let ahead = |client: &Pipeliner| {
-                let answered = client.answered.load(Ordering::Relaxed);
-                client.sent.load(Ordering::Relaxed) > (answered + AHEAD) * "r0\n".len()
-            };
-            wait_until("all are ahead of it", || clients.iter().all(ahead));
+            all("all are ahead of it", |client| {
+                client.sent() > (client.answered() + AHEAD) * "r0\n".len()
+            });
         }
         // What was written before, less what is on its way now, has arrived, whatever was written in between.
-        let sent: Vec<usize> = clients
-            .iter()
-            .map(|client| client.sent.load(Ordering::Relaxed))
-            .collect();
+        let sent = clients.each_ref().map(Pipeliner::sent);
         let on_their_way = on_their_way(daemon.address);
         daemon.signal("TERM");
         daemon.signal("CONT");
@@ -481,9 +432,7 @@ fn sigterm_under_64_pipelining_clients_loses_no_request_and_cuts_no_reply() {
             let arrived = sent.saturating_sub(on_their_way[&client.port]);
             client.check(arrived);
         }
-        let status = daemon.wait();
-        let log = daemon.log().whole();
-        assert!(status.success(), "{status}: {log}");
+        let log = ends_well(&mut daemon);
         assert!(!log.contains("cut off"), "{log}");
     }
 }

@@ -1,28 +1,36 @@
 //! Sockets that listen: all addresses of both versions, and other sorts of TCP.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
+use rustix::net::ipproto;
 
 use crate::handover::replace;
 use crate::support::http::get;
-use crate::support::kernel::{shell, through};
-use crate::support::{Client, Daemon, field, free_port, program};
+use crate::support::kernel::{shell, strace, tcp_socket, through};
+use crate::support::{Client, Daemon, are_answered, free_port, program, skipped};
 
-fn asks(address: SocketAddr) {
-    assert_eq!(
-        Client::connect(address).unwrap().ask("WHY"),
-        "42",
-        "{address}"
-    );
+/// The daemon that listens there.
+fn listening(listen: &str, arguments: &[&str]) -> Command {
+    let mut command = program();
+    command.args(["--max-clients", "8"]).args(arguments);
+    command.env("BLOCKCHAIN_TCPD_LISTEN", listen);
+    command
+}
+
+/// Both loopback addresses must lead to it.
+fn serves_both(port: u16) {
+    let loopback: [SocketAddr; 2] = [
+        (Ipv4Addr::LOCALHOST, port).into(),
+        (Ipv6Addr::LOCALHOST, port).into(),
+    ];
+    are_answered(&mut loopback.map(|address| Client::connect(address).unwrap()));
 }
 
 #[test]
 fn all_addresses_of_ipv4_and_of_ipv6_are_a_pair_in_either_order() {
     if TcpListener::bind("[::]:0").is_err() {
-        crate::support::skipped("no IPv6 here");
+        skipped("no IPv6 here");
         return;
     }
     for pair in [
@@ -32,38 +40,22 @@ fn all_addresses_of_ipv4_and_of_ipv6_are_a_pair_in_either_order() {
     ] {
         let port = free_port();
         let pair = pair.replace("PORT", &port.to_string());
-        let mut command = program();
-        command.env("BLOCKCHAIN_TCPD_LISTEN", &pair);
-        command.args(["--max-clients", "8"]);
-        let daemon = Daemon::run(command);
-        let ready = daemon.log().wait_for("ready listen=");
-        assert_eq!(field(&ready, "listen"), pair);
+        let daemon = Daemon::run(listening(&pair, &[]));
+        assert_eq!(daemon.ready("listen"), pair);
         for _ in 0..2 {
-            asks((Ipv4Addr::LOCALHOST, port).into());
-            asks((Ipv6Addr::LOCALHOST, port).into());
+            serves_both(port);
             replace(&daemon);
         }
         daemon.stop();
     }
-}
-
-#[test]
-fn the_pair_may_be_one_for_clients_and_one_for_http() {
-    if TcpListener::bind("[::]:0").is_err() {
-        crate::support::skipped("no IPv6 here");
-        return;
-    }
-    let (ipv4, ipv6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
-    for [line, http] in [[ipv4, ipv6], [ipv6, ipv4]] {
+    // One may be for clients and the other for HTTP.
+    for [line, http] in [["0.0.0.0:", "[::]:"], ["[::]:", "0.0.0.0:"]] {
         let port = free_port();
-        let [line, http] = [line, http].map(|ip: IpAddr| SocketAddr::new(ip, port));
-        let mut command = program();
-        command.args(["--listen", &line.to_string(), "--http", &http.to_string()]);
-        command.args(["--max-clients", "8"]);
-        let daemon = Daemon::run(command);
+        let [line, http] = [line, http].map(|ip| format!("{ip}{port}"));
+        let daemon = Daemon::run(listening(&line, &["--http", &http]));
         for _ in 0..2 {
-            asks(line);
-            assert_eq!(get(http, "/livez").status, 200);
+            assert_eq!(daemon.ask("WHY\n"), "42\n");
+            assert_eq!(get(daemon.http(), "/livez").status, 200);
             replace(&daemon);
         }
         daemon.stop();
@@ -76,11 +68,8 @@ fn all_addresses_of_ipv6_alone_are_those_of_ipv4_too() {
     let only = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only");
     if only.is_ok_and(|only| only.trim() == "0") {
         let port = free_port();
-        let mut command = program();
-        command.args(["--listen", &format!("[::]:{port}"), "--max-clients", "8"]);
-        let daemon = Daemon::run(command);
-        asks((Ipv4Addr::LOCALHOST, port).into());
-        asks((Ipv6Addr::LOCALHOST, port).into());
+        let daemon = Daemon::run(listening(&format!("[::]:{port}"), &[]));
+        serves_both(port);
         daemon.stop();
     }
 }
@@ -90,37 +79,31 @@ fn all_addresses_of_ipv6_alone_are_those_of_ipv4_too() {
 fn a_socket_of_multipath_tcp_is_served() {
     let enabled = std::fs::read_to_string("/proc/sys/net/mptcp/enabled");
     if !enabled.is_ok_and(|enabled| enabled.trim() == "1") {
-        crate::support::skipped("no MPTCP in this kernel");
+        skipped("no MPTCP in this kernel");
         return;
     }
-    let socket = || -> OwnedFd {
-        let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
-        let protocol = Some(ipproto::MPTCP);
-        rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, protocol).unwrap()
-    };
-    let listening = socket();
-    rustix::net::bind(&listening, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    rustix::net::listen(&listening, 8).unwrap();
-    let script = shell("exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1");
-    let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
-    let mut command = through(&wrapper);
+    let socket = || tcp_socket(Some(ipproto::MPTCP)).unwrap();
+    let listener = socket();
+    rustix::net::bind(&listener, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    rustix::net::listen(&listener, 8).unwrap();
+    let passed = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1";
+    let mut command = through(&shell(passed));
     command.args(["--max-clients", "8", "--log", "debug"]);
-    command.stdin(Stdio::from(listening));
+    command.stdin(Stdio::from(listener));
     let daemon = Daemon::run(command);
     daemon.log().wait_for("option=SO_OOBINLINE");
     let connected = socket();
     rustix::net::connect(&connected, &daemon.address).unwrap();
-    let mut multipath = Client::over(connected.into()).unwrap();
-    let mut plain = daemon.connect();
-    for client in [&mut multipath, &mut plain] {
+    let mut clients = [Client::over(connected.into()).unwrap(), daemon.connect()];
+    for client in &mut clients {
         client.send("WHY\nWH");
         assert_eq!(client.line().as_deref(), Some("42"));
     }
     replace(&daemon);
-    for client in [&mut multipath, &mut plain] {
+    for client in &mut clients {
         assert_eq!(client.ask("Y"), "42");
-        assert_eq!(client.ask("QUIT"), "BYE");
-        assert_eq!(client.rest(), "");
+        client.send("QUIT\n");
+        assert_eq!(client.rest(), "BYE\n");
     }
     daemon.stop();
 }
@@ -128,19 +111,9 @@ fn a_socket_of_multipath_tcp_is_served() {
 #[test]
 fn a_socket_that_can_have_none_of_the_options_is_served() {
     // The first is std's, for an address that was in use a moment ago.
-    let wrapper = [
-        "strace",
-        "-D",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=setsockopt",
-        "-e",
-        "inject=setsockopt:error=ENOPROTOOPT:when=2+",
-    ];
-    needs!(run & wrapper);
+    let Some(wrapper) = strace("setsockopt:error=ENOPROTOOPT:when=2+") else {
+        return;
+    };
     let daemon = Daemon::start_through(&wrapper, ["--max-clients", "8", "--log", "debug"]);
     for option in ["TCP_NODELAY", "SO_KEEPALIVE", "SO_SNDBUF", "SO_OOBINLINE"] {
         daemon.log().wait_for(&format!("option={option}"));

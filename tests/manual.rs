@@ -6,8 +6,9 @@ use std::process::Command;
 use shared::command::SETS;
 
 use crate::nc::shell;
-use crate::settings::{FLAGS, variable_of};
-use crate::support::{Daemon, installed_for_part, program};
+use crate::protocol::words_of_the_document;
+use crate::settings::{flags, variable_of};
+use crate::support::{Daemon, assert_contains, installed_for_part, program};
 
 const MANUAL: &str = include_str!("../man/blockchain-tcpd.8");
 
@@ -33,40 +34,35 @@ pub fn items(section: &str) -> Vec<(&str, &str)> {
 
 /// An option as the manual's source has it: from a line of `--help` such as `-H, --hostname <HOST>  Name …`.
 pub fn as_source(line: &str) -> String {
-    let line = line
-        .split("  ")
-        .next()
-        .unwrap_or_default()
-        .replace("...", "");
-    let words = line
-        .split_whitespace()
-        .map(|word| match word.strip_prefix("--") {
-            Some(long) => format!("Fl \\-{long}"),
-            None if word.starts_with('-') => format!("Fl {} ,", word.trim_matches(['-', ','])),
-            None => format!("Ar {}", word.trim_matches(['<', '>']).to_lowercase()),
-        });
+    let option = line.split("  ").next().unwrap_or_default();
+    let option = option.replace("...", "");
+    let words = option.split_whitespace();
+    let words = words.map(|word| match word.strip_prefix("--") {
+        Some(long) => format!("Fl \\-{long}"),
+        None if word.starts_with('-') => format!("Fl {} ,", word.trim_matches(['-', ','])),
+        None => format!("Ar {}", word.trim_matches(['<', '>']).to_lowercase()),
+    });
     words.collect::<Vec<_>>().join(" ")
 }
 
 #[test]
-fn every_option_is_in_it_with_its_variable_and_default_and_no_other() {
-    let synopsis = MANUAL.split_once("\n.Sh SYNOPSIS\n").expect("one").1;
+fn the_options_are_those_of_the_program_with_variables_and_defaults() {
+    let synopsis = section("SYNOPSIS");
     let documented = items(section("OPTIONS"));
-    assert_eq!(documented.len(), FLAGS.len());
-    for ((item, text), (flag, _, default)) in documented.iter().zip(FLAGS) {
-        let name = flag.trim_start_matches('-');
-        let (option, variable) = item.split_once(" , Ev ").expect("a flag and a variable");
-        let option = option.strip_prefix("Fl \\-").expect("a flag");
-        let (option, unit) = option.split_once(" Ar ").expect("what it takes");
-        assert_eq!(option, name, "in the order of --help");
-        assert_eq!(variable, variable_of(flag));
-        assert!(
-            synopsis.contains(&format!(".Op Fl \\-{name} Ar {unit}\n")),
-            "{name}"
+    assert_eq!(documented.len(), flags().len());
+    // In the order of --help.
+    for ((item, text), (flag, _, default)) in documented.iter().zip(flags()) {
+        let option = flag.replacen("--", "Fl \\-", 1);
+        let (option, unit) = (
+            format!("{option} Ar "),
+            item.strip_prefix(&format!("{option} Ar ")),
         );
+        let (unit, variable) = unit.and_then(|rest| rest.split_once(" , Ev ")).expect(item);
+        assert_eq!(variable, variable_of(flag));
+        assert_contains(synopsis, &format!(".Op {option}{unit}\n"));
         let (_, said) = text.split_once("Default:").expect("a default");
         for default in default.unwrap_or_default().split_whitespace() {
-            assert!(said.contains(&format!(".Ql {default}")), "{name}: {said}");
+            assert_contains(said, &format!(".Ql {default}"));
         }
     }
 }
@@ -110,58 +106,51 @@ fn the_commands_in_it_are_those_of_the_table() {
 }
 
 #[test]
-fn every_command_and_error_is_in_it_and_no_other() {
-    let daemon = Daemon::start(["--max-clients", "2", "--commands", "server,calc"]);
-    let help = daemon.ask("HELP\n");
-    let commands: BTreeSet<&str> = help.split_whitespace().collect();
-    let document = include_str!("../docs/protocol.md");
-    let errors: BTreeSet<&str> = document
-        .split("`ERR ")
-        .skip(1)
-        .filter_map(|rest| rest.split('`').next())
-        .filter(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase()))
-        .collect();
+fn the_words_of_the_protocol_are_its_commands_and_errors() {
     let items = items(section("PROTOCOL"));
-    let words: Vec<&str> = items
+    let words = items
         .iter()
-        .filter_map(|(item, _)| item.strip_prefix("Ql ")?.split(' ').next())
-        .collect();
-    let documented: BTreeSet<&str> = words.iter().copied().collect();
-    assert_eq!(words.len(), documented.len(), "each once");
-    assert_eq!(documented, &commands | &errors);
+        .filter_map(|(item, _)| item.strip_prefix("Ql ")?.split(' ').next());
+    let commands = SETS
+        .iter()
+        .flat_map(|(_, set)| set.iter().map(|command| command.name));
+    let errors = words_of_the_document().into_iter();
+    let mut expected: Vec<&str> = commands.chain(errors).collect();
+    let mut words: Vec<&str> = words.collect();
+    words.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(words, expected);
 }
 
 #[test]
-fn every_exit_status_is_in_it_and_no_other() {
-    let documented: BTreeSet<u8> = items(section("EXIT STATUS"))
+fn the_exit_statuses_are_those_of_the_program() {
+    let documented = items(section("EXIT STATUS"));
+    let documented = documented
         .iter()
-        .map(|(item, _)| item.parse().expect("a number"))
-        .collect();
-    let errors = include_str!("../src/error.rs");
-    let (_, table) = errors
-        .split_once("pub fn exit_status")
-        .expect("it is there");
-    let (table, _) = table.split_once("\n    }\n").expect("its end");
-    let mut returned: BTreeSet<u8> = table
-        .split("=> ")
-        .skip(1)
-        .filter_map(|arm| arm.split([',', '\n']).next()?.trim().parse().ok())
-        .collect();
-    returned.insert(0);
-    assert_eq!(documented, returned);
+        .map(|(item, _)| item.parse().expect("a number"));
+    let table = include_str!("../src/error.rs").split_once("pub fn exit_status");
+    let table = table
+        .expect("it is there")
+        .1
+        .split("\n    }\n")
+        .next()
+        .unwrap_or_default();
+    let arms = table.split("=> ").skip(1);
+    let returned = arms.filter_map(|arm| arm.split([',', '\n']).next()?.trim().parse().ok());
+    let returned: BTreeSet<u8> = returned.chain([0]).collect();
+    assert_eq!(documented.collect::<BTreeSet<u8>>(), returned);
 }
 
 #[test]
 fn its_examples_do_what_they_are_for() {
     let daemon = Daemon::start(["--max-clients", "4"]);
-    let examples = section("EXAMPLES");
-    let asking: Vec<String> = examples
-        .lines()
-        .filter(|line| line.starts_with("printf "))
-        .map(|line| line.replace("\\e", "\\"))
-        .collect();
-    assert_eq!(asking.len(), 5);
-    for line in asking {
+    let examples = |beginning: &'static str| {
+        let lines = section("EXAMPLES").lines();
+        lines.filter_map(move |line| line.strip_prefix(beginning))
+    };
+    assert_eq!(examples("printf ").count(), 5);
+    for line in examples("printf ") {
+        let line = format!("printf {}", line.replace("\\e", "\\"));
         let (_, netcat) = line.split_once("| ").expect("a netcat");
         let netcat = netcat.split(' ').next().expect("its name");
         if installed_for_part(netcat) {
@@ -169,20 +158,15 @@ fn its_examples_do_what_they_are_for() {
             assert_eq!(shell(&line, netcat, &daemon), "1\n", "{line}");
         }
     }
-    let mut asking = Command::new(CLIENT.as_str());
-    let by_client = examples
-        .lines()
-        .find_map(|line| line.strip_prefix(".Dl blockchain-tcp "));
     daemon.wait_for_others(0);
-    asking.args(by_client.expect("one").split(' '));
-    asking.env("BLOCKCHAIN_TCP_SERVER", daemon.address.to_string());
-    assert_eq!(asking.output().expect("it runs").stdout, b"1\n");
-    let by_hand = examples
-        .lines()
-        .find_map(|line| line.strip_prefix(".Dl blockchain-tcpd "))
-        .expect("one");
+    let mut client = Command::new(CLIENT.as_str());
+    let arguments = examples(".Dl blockchain-tcp ").next().expect("one");
+    client.args(arguments.split(' '));
+    client.env("BLOCKCHAIN_TCP_SERVER", daemon.address.to_string());
+    assert_eq!(client.output().expect("it runs").stdout, b"1\n");
     let mut command = program();
-    command.args(by_hand.split(' '));
+    let arguments = examples(".Dl blockchain-tcpd ").next().expect("one");
+    command.args(arguments.split(' '));
     Daemon::run(command).stop();
 }
 
@@ -190,25 +174,17 @@ fn its_examples_do_what_they_are_for() {
 #[test]
 fn the_settings_file_of_the_package_has_every_setting_with_its_default() {
     let settings = include_str!("../packaging/debian/blockchain-tcpd.default");
-    let mut lines = settings
-        .lines()
-        .filter_map(|line| line.strip_prefix("#BLOCKCHAIN_TCPD_"));
-    let settings_of_ours = FLAGS
-        .iter()
-        .filter(|(flag, ..)| !["--listen", "--http"].contains(flag));
-    for (flag, _, default) in settings_of_ours {
-        let (name, value) = lines
-            .next()
-            .and_then(|line| line.split_once('='))
-            .expect(flag);
-        assert_eq!(format!("BLOCKCHAIN_TCPD_{name}"), variable_of(flag));
-        if let Some(default) = default {
-            assert_eq!(value, *default);
+    let is_set = |line: &str| !line.is_empty() && !line.starts_with('#');
+    assert_eq!(settings.lines().find(|line| is_set(line)), None);
+    let lines = settings.lines();
+    let mut lines = lines.filter_map(|line| line.strip_prefix('#')?.split_once('='));
+    let mut next = || lines.find(|(name, _)| name.starts_with("BLOCKCHAIN_TCPD_"));
+    for (flag, _, default) in flags() {
+        if !["--listen", "--http"].contains(&flag) {
+            let (name, value) = next().expect(flag);
+            assert_eq!(name, variable_of(flag));
+            assert_eq!(value, default.unwrap_or(value));
         }
     }
-    assert_eq!(lines.next(), None);
-    let set = settings
-        .lines()
-        .find(|line| !line.is_empty() && !line.starts_with('#'));
-    assert_eq!(set, None, "only comments");
+    assert_eq!(next(), None);
 }

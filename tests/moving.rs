@@ -15,7 +15,7 @@ use blockchain_tcpd::transport::connection::Connection;
 use crossbeam_channel::Receiver;
 use rustix::net::{RecvFlags, SendFlags};
 use shared::command::sets::server;
-use shared::command::{CommandClass, CommandError, CommandSet, CommandSpec, Reply};
+use shared::command::{CommandClass, CommandError, CommandSet, CommandSpec, Value, ValueType};
 
 use crate::support::kernel::local_server;
 use crate::support::watch::repeat;

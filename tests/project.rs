@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::nc::{one_liners, shell};
-use crate::support::{self, Daemon, Scratch, installed_for_part};
+use crate::nc::{one_liners, shell as run_shell};
+use crate::support::kernel::{shell, through};
+use crate::support::{Daemon, Scratch, assert_contains, installed_for_part, skipped};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -32,127 +33,79 @@ fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
 
 /// Each package of Cargo.lock that this machine's kind builds, with the oldest Rust that it says it needs.
 #[test]
-fn the_oldest_rust_is_the_one_that_what_is_locked_needs() {
-    let own = env!("CARGO_PKG_RUST_VERSION");
+fn the_oldest_rust_is_the_one_that_the_locked_packages_need() {
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--locked", "--format-version", "1"])
-        .args(["--filter-platform", &platform])
-        .current_dir(root())
-        .output();
-    let output = output.expect("cargo runs");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--locked", "--format-version", "1"]);
+    cargo.args(["--filter-platform", &platform]);
+    let output = cargo.current_dir(root()).output().expect("cargo runs");
     assert!(output.status.success(), "{output:?}");
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let parts = |version: &str| -> Vec<u32> {
-        let parts = version.split('.').map(|part| part.parse());
+        let parts = version.split('.').take(2).map(str::parse);
         parts.collect::<Result<_, _>>().expect("numbers")
     };
-    let own = &parts(own)[..2];
     let packages = metadata["packages"].as_array().expect("packages");
     let others = packages
         .iter()
         .filter(|package| !package["source"].is_null());
     let needed = others.filter_map(|package| package["rust_version"].as_str());
-    let newest = needed.map(|version| parts(version)[..2].to_vec()).max();
-    let newest = newest.expect("some say so");
-    assert!(
-        own >= &newest[..],
-        "rust-version in Cargo.toml is below {newest:?}"
-    );
-    let said = format!("Rust ({} or later)", env!("CARGO_PKG_RUST_VERSION"));
-    assert!(read("README.md").contains(&said), "{said}");
-    let fuzz = format!("rust-version = \"{}\"", env!("CARGO_PKG_RUST_VERSION"));
-    assert!(read("fuzz/Cargo.toml").contains(&fuzz), "{fuzz}");
+    let newest = needed.map(parts).max().expect("some say so");
+    let own = env!("CARGO_PKG_RUST_VERSION");
+    assert!(parts(own) >= newest, "rust-version is below {newest:?}");
+    assert_contains(&read("README.md"), &format!("Rust ({own} or later)"));
+    let fuzz = format!("rust-version = \"{own}\"");
+    assert_contains(&read("fuzz/Cargo.toml"), &fuzz);
 }
 
 #[test]
-fn no_event_loop_is_in_the_tree_of_dependencies() {
+fn the_dependencies_include_these_packages_and_no_event_loop() {
     let lock = read("Cargo.lock");
-    let names: BTreeSet<&str> = lock
-        .lines()
-        .filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'))
-        .collect();
-    assert!(names.contains("crossbeam-channel"));
-    for name in [
-        "tokio",
-        "mio",
-        "hyper",
-        "smol",
-        "async-io",
-        "async-std",
-        "futures-executor",
-    ] {
-        assert!(!names.contains(name), "{name}");
+    let is_locked = |name: &&str| lock.contains(&format!("\nname = \"{name}\"\n"));
+    let packages = ["", "crates/shared/", "crates/client/"];
+    let manifests = packages
+        .map(|package| read(&format!("{package}Cargo.toml")))
+        .concat();
+    let ours = "crossbeam-channel threadpool uuid log env_logger signal-hook ctrlc";
+    for name in ours.split(' ') {
+        assert!(is_locked(&name), "{name}");
+        let is_named = |after| manifests.contains(&format!("\n{name}{after}"));
+        assert!(is_named(" = ") || is_named(".workspace = true"), "{name}");
     }
-}
-
-#[test]
-fn the_seven_packages_are_ours() {
-    let manifests = [
-        "Cargo.toml",
-        "crates/shared/Cargo.toml",
-        "crates/client/Cargo.toml",
-    ]
-    .map(read);
-    for name in [
-        "crossbeam-channel",
-        "threadpool",
-        "uuid",
-        "log",
-        "env_logger",
-        "signal-hook",
-        "ctrlc",
-    ] {
-        let is_dependency = |line: &str| {
-            let rest = line.strip_prefix(name);
-            rest.is_some_and(|rest| rest.starts_with([' ', '.']))
-        };
-        let named = manifests
-            .iter()
-            .any(|manifest| manifest.lines().any(is_dependency));
-        assert!(named, "{name}");
-    }
+    let loops = "tokio mio hyper smol async-io async-std futures-executor";
+    let mut loops = loops.split(' ');
+    assert_eq!(loops.find(|name| is_locked(name)), None);
 }
 
 /// Whether a path on the machine that something was made on is in `text`, which would be of no use elsewhere.
 fn names_a_place_of_its_own(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    let within =
+        |before: &str| before.ends_with(|last: char| last == '.' || last.is_ascii_lowercase());
     ["work", "farm"].iter().any(|folder| {
         let path = format!("/{folder}/");
-        let mut found = text.windows(path.len()).enumerate();
-        found.any(|(at, window)| {
-            let before = at.checked_sub(1).map(|before| text[before]);
-            let within = before.is_some_and(|byte| matches!(byte, b'a'..=b'z' | b'.'));
-            window == path.as_bytes() && !within
-        })
+        let mut found = text.match_indices(&path);
+        found.any(|(at, _)| !within(&text[..at]))
     })
 }
 
 #[test]
 fn no_file_names_a_place_on_a_machine_of_ours() {
-    assert!(names_a_place_of_its_own(
-        &["see ", "work", "/x"].join("/").into_bytes()
-    ));
+    let ours = ["see ", "work", "/x"].join("/");
+    assert!(names_a_place_of_its_own(ours.as_bytes()));
     assert!(!names_a_place_of_its_own(b"bench/work/x ./work/x"));
     if !root().join(".git").exists() {
-        crate::support::skipped("needs the repository");
+        skipped("needs the repository");
         return;
     }
     needs!("git");
-    let listed = Command::new("git")
-        .arg("-C")
-        .arg(root())
-        .args(["ls-files", "-z"])
-        .output();
-    let listed = listed.expect("git runs");
-    assert!(
-        listed.status.success(),
-        "{}",
-        String::from_utf8_lossy(&listed.stderr)
-    );
+    let mut git = Command::new("git");
+    git.arg("-C").arg(root()).args(["ls-files", "-z"]);
+    let listed = git.output().expect("git runs");
+    assert!(listed.status.success(), "{listed:?}");
     let listed = String::from_utf8(listed.stdout).expect("UTF-8");
-    let files: Vec<&str> = listed.split_terminator('\0').collect();
-    assert!(files.contains(&"Cargo.toml"));
-    for file in files {
+    assert!(listed.split('\0').any(|file| file == "Cargo.toml"));
+    for file in listed.split_terminator('\0') {
         // One that is deleted but not yet committed can't be read.
         if let Ok(content) = fs::read(root().join(file)) {
             assert!(!names_a_place_of_its_own(&content), "{file}");
@@ -172,49 +125,24 @@ fn every_source_file_says_first_what_it_is_for() {
 }
 
 #[test]
-fn readme_links_to_every_record_of_a_decision() {
+fn links_lead_to_files_and_readme_links_to_every_record_of_a_decision() {
+    let documents = files(&root().join("docs"), ".md").into_iter();
+    for document in documents.chain([root().join("README.md")]) {
+        let text = fs::read_to_string(&document).expect("a document");
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', '#']).next());
+        let folder = document.parent().expect("a folder");
+        let mut links = links.filter(|link| !link.contains("://"));
+        let broken = links.find(|link| !folder.join(link).exists());
+        assert_eq!(broken, None, "{}", document.display());
+    }
     let readme = read("README.md");
     for file in files(&root().join("docs/adr"), ".md") {
-        let name = file
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
-        assert!(readme.contains(&format!("(docs/adr/{name})")), "{name}");
+        let file = file.strip_prefix(root()).expect("a file of ours");
+        assert_contains(&readme, &format!("({})", file.display()));
     }
-    let mut links = readme
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split(')').next());
-    let broken = links.find(|link| !link.contains("://") && !root().join(link).exists());
-    assert_eq!(broken, None);
-}
-
-#[test]
-fn each_of_the_twelve_factors_is_shown_by_a_file_and_says_what_is_not_claimed() {
-    let document = read("docs/twelve-factors.md");
-    let rows: Vec<Vec<&str>> = document
-        .lines()
-        .filter(|line| line.starts_with("| ") && !line.starts_with("| |"))
-        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
-        .collect();
-    let numbers: Vec<&str> = rows.iter().map(|row| row[0]).collect();
-    let roman = "I II III IV V VI VII VIII IX X XI XII";
-    assert_eq!(numbers.join(" "), roman);
-    for row in rows {
-        let [_, _, here, shown, not_claimed] = row[..] else {
-            panic!("{row:?}");
-        };
-        assert!(!here.is_empty() && !not_claimed.is_empty(), "{row:?}");
-        assert!(shown.contains("]("), "no file: {row:?}");
-    }
-    let mut links = document
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split(')').next())
-        .filter(|link| !link.contains("://"));
-    let broken = links.find(|link| !root().join("docs").join(link).exists());
-    assert_eq!(broken, None);
 }
 
 /// A command that a document shows after a `$ `, and what it shows below as printed.
@@ -244,24 +172,16 @@ pub fn examples(document: &str) -> Vec<Example> {
 
 /// Whether a line of a shell asks the daemon something, by whatever netcat.
 fn asks(line: &str) -> bool {
-    line.contains("4242")
-        && (line.contains("nc ") || line.contains("ncat ") || asks_without_nc(line))
-}
-
-fn asks_without_nc(line: &str) -> bool {
-    line.contains("socat ") || line.contains("/dev/tcp/")
+    let netcats = ["nc ", "ncat ", "socat ", "/dev/tcp/"];
+    line.contains("4242") && netcats.iter().any(|netcat| line.contains(netcat))
 }
 
 /// Ids and counts differ from one time to the next: `<id>` and `<count>` stand for them.
 fn shape(printed: &str) -> String {
-    let lines = printed.lines().map(|line| {
-        if uuid::Uuid::parse_str(line).is_ok() {
-            "<id>\n".to_string()
-        } else if line != "42" && line.parse::<usize>().is_ok() {
-            "<count>\n".to_string()
-        } else {
-            format!("{line}\n")
-        }
+    let lines = printed.lines().map(|line| match line {
+        id if uuid::Uuid::parse_str(id).is_ok() => "<id>\n".to_string(),
+        count if count != "42" && count.parse::<usize>().is_ok() => "<count>\n".to_string(),
+        line => format!("{line}\n"),
     });
     lines.collect()
 }
@@ -276,20 +196,14 @@ fn the_examples_that_start_the_daemon_do_so() {
         let Some((before, arguments)) = command.split_once(SHOWN) else {
             continue;
         };
-        let script =
-            support::kernel::shell(&format!("cd {} && {before} true", scratch.path().display()));
-        let wrapper: Vec<&str> = script.iter().map(String::as_str).collect();
-        if arguments.contains("--help") {
-            let output = support::kernel::through(&wrapper)
-                .args(arguments.split_whitespace())
-                .output();
-            assert!(
-                output.is_ok_and(|output| output.status.success()),
-                "{command}"
-            );
+        let script = format!("cd {} && {before} true", scratch.path().display());
+        let arguments = arguments.split_whitespace();
+        if arguments.clone().any(|argument| argument == "--help") {
+            let output = through(&shell(&script)).args(arguments).output();
+            assert!(output.expect("it runs").status.success(), "{command}");
         } else {
-            let daemon = Daemon::start_through(&wrapper, arguments.split_whitespace());
-            let id = std::fs::read_to_string(scratch.path().join("state/server-id")).unwrap();
+            let daemon = Daemon::start_through(&shell(&script), arguments);
+            let id = fs::read_to_string(scratch.path().join("state/server-id")).unwrap();
             assert_eq!(daemon.ask("WHERE\n"), id);
             served = true;
         }
@@ -305,23 +219,21 @@ fn the_examples_in_the_documents_print_what_they_show() {
         examples.retain(|example| asks(&example.command));
         assert!(!examples.is_empty(), "no examples in {document}");
         for Example { command, printed } in examples {
-            let program = command
-                .rsplit("| ")
-                .next()
-                .and_then(|netcat| netcat.split(' ').next());
-            let program = match program {
+            let last = command.rsplit("| ").next().unwrap_or_default();
+            let program = match last.split(' ').next() {
                 Some("nc") => "nc.openbsd",
                 Some(program) if !command.contains("/dev/tcp/") => program,
                 _ => "bash",
             };
             if installed_for_part(program) {
-                let really = shell(&command, "nc.openbsd", &daemon);
+                let really = run_shell(&command, "nc.openbsd", &daemon);
                 assert_eq!(shape(&really), shape(&printed), "{document}: {command}");
             }
         }
     }
 }
 
+/// What is asked may differ; how it is sent may not.
 #[test]
 fn the_one_liners_that_readme_shows_are_tested_ones() {
     let readme = read("README.md").replace("\\|", "|");
@@ -330,19 +242,13 @@ fn the_one_liners_that_readme_shows_are_tested_ones() {
     let shown = spans
         .chain(shown)
         .filter(|line| asks(line) && !line.contains('\n'));
-    let shown: Vec<String> = shown.collect();
-    assert!(!shown.is_empty());
-    // What is asked may differ; how it is sent may not.
-    let sent = |line: &str| {
-        line.split_once(" | ")
-            .map_or(line, |(_, sent)| sent)
-            .to_string()
-    };
+    let sent = |line: &str| line.rsplit(" | ").next().unwrap_or(line).to_string();
     let tested: BTreeSet<String> = one_liners().map(|(_, line)| sent(line)).collect();
-    for line in shown {
-        assert!(
-            tested.contains(&sent(&line)),
-            "not in tests/nc/one-liners.txt: {line}"
-        );
-    }
+    let shown: BTreeSet<String> = shown.map(|line| sent(&line)).collect();
+    assert!(!shown.is_empty());
+    let untested: Vec<_> = shown.difference(&tested).collect();
+    assert!(
+        untested.is_empty(),
+        "not in tests/nc/one-liners.txt: {untested:?}"
+    );
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use blockchain_tcpd::handover::state;
 use shared::command::sets::server;
-use shared::command::{CommandClass, CommandSet, CommandSpec, Reply};
+use shared::command::{CommandClass, CommandSet, CommandSpec, Value, ValueType};
 
 use crate::support::kernel::{local_server, own_address, shell, through};
 use crate::support::manager::{Fate, Manager, close_late};

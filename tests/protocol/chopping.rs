@@ -1,15 +1,16 @@
 //! Arbitrary requests, cut arbitrarily: the replies are those to the same bytes in one piece, and those that a simple
 //! model of the document expects.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr};
+use std::io::Write as _;
+use std::net::Shutdown;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::daemon;
-use crate::support::Client;
+use crate::support::Daemon;
 
+/// - How the bytes are cut into packets makes no difference.
 #[test]
 fn replies_are_the_same_in_whatever_pieces_the_requests_come() {
     let daemon = daemon();
@@ -22,8 +23,8 @@ fn replies_are_the_same_in_whatever_pieces_the_requests_come() {
     };
     TestRunner::new(config)
         .run(&input, |(requests, cuts)| {
-            let whole = exchange(daemon.address, &[&requests]);
-            let chopped = exchange(daemon.address, &pieces(&requests, &cuts));
+            let whole = exchange(&daemon, [&requests]);
+            let chopped = exchange(&daemon, pieces(&requests, &cuts));
             prop_assert_eq!(&whole, &chopped);
             let expected = model(&requests, &id);
             prop_assert_eq!(without_sentences(&whole), expected);
@@ -84,22 +85,19 @@ fn pieces<'a>(mut bytes: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
 }
 
 /// Sends each piece in a write of its own, shuts down, and returns all replies.
-fn exchange(address: SocketAddr, pieces: &[&[u8]]) -> String {
-    let client = Client::connect(address).expect("the daemon accepts");
-    let mut socket = client.socket();
+pub fn exchange(daemon: &Daemon, pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
+    let mut client = daemon.connect();
     for piece in pieces {
         // After a QUIT the daemon may have closed already.
-        if socket.write_all(piece).is_err() {
+        if client.socket().write_all(piece.as_ref()).is_err() {
             break;
         }
         // Lets the daemon read this piece alone, mostly.
         std::thread::yield_now();
     }
-    let _ = socket.shutdown(Shutdown::Write);
-    let mut replies = Vec::new();
+    let _ = client.socket().shutdown(Shutdown::Write);
     // A reset after the daemon's end takes nothing from what is compared.
-    let _ = socket.read_to_end(&mut replies);
-    String::from_utf8(replies).expect("ASCII")
+    client.whatever_comes()
 }
 
 /// Errors cut after their word: the document leaves the sentences open.

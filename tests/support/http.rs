@@ -3,11 +3,30 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-use super::{Daemon, PATIENCE};
+use super::{Client, Daemon, PATIENCE};
 
 /// A daemon with HTTP on a free port, with these arguments besides.
 pub fn daemon(arguments: &[&str]) -> Daemon {
     Daemon::start(["--http", "127.0.0.1:0"].iter().chain(arguments))
+}
+
+/// A request for `path`, after which the server closes.
+pub fn request(method: &str, path: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+}
+
+impl Daemon {
+    /// Connects to its HTTP server.
+    pub fn connect_http(&self) -> Client {
+        Client::connect(self.http()).expect("it accepts")
+    }
+
+    /// Sends its HTTP server these bytes and returns all that comes until it closes.
+    pub fn ask_http(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut client = self.connect_http();
+        client.send(bytes);
+        client.rest()
+    }
 }
 
 /// A reply.

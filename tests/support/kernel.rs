@@ -13,11 +13,13 @@ use blockchain_tcpd::config::options::{Options, ParsedArgs};
 use blockchain_tcpd::handover::InheritedState;
 use blockchain_tcpd::protocol::PROTOCOLS;
 use blockchain_tcpd::server::{Server, Setup};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-use shared::command::CommandSet;
+use shared::command::{
+    Call, CommandClass, CommandError, CommandSet, CommandSpec, Context, Value, ValueType,
+};
 
-use super::{Client, Daemon, Log, Process, clean, program, skipped, wait_until};
+use super::{Client, Daemon, Log, Process, clean, installed, program, skipped, wait_until};
 
 /// Whether the tests run as root, which may do some things that are tried here.
 pub fn is_root() -> bool {
@@ -61,9 +63,35 @@ pub fn through<W: AsRef<OsStr>>(wrapper: &[W]) -> Command {
     command
 }
 
+/// The daemon on a free port of 127.0.0.1, with these words before it and these arguments.
+pub fn wrapped<A: AsRef<OsStr>>(
+    wrapper: &[impl AsRef<OsStr>],
+    arguments: impl IntoIterator<Item = A>,
+) -> Command {
+    let mut command = through(wrapper);
+    command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+    command
+}
+
 /// Words for [`through`] that run a shell's `commands` and then the daemon.
 pub fn shell(commands: &str) -> [String; 3] {
     ["sh", "-c", &format!("{commands}\nexec \"$0\" \"$@\"")].map(str::to_string)
+}
+
+/// Words for [`through`] that have a system call fail, as `fsync:error=EIO:when=2` says (strace(1)); nothing where that
+/// can't be done.
+pub fn strace(inject: &str) -> Option<Vec<String>> {
+    let call = inject.split(':').next().unwrap_or_default();
+    let words = format!("strace -D -f -qq -o /dev/null -e trace={call} -e inject={inject}");
+    let words: Vec<String> = words.split(' ').map(str::to_string).collect();
+    (installed("strace") && can(&words)).then_some(words)
+}
+
+/// Words for [`through`] that run a shell's `commands` in a mount namespace; nothing where that can't be done.
+pub fn in_a_mount_namespace(commands: &str) -> Option<Vec<String>> {
+    let words = ["unshare", "--mount"].map(str::to_string);
+    let words = [&words[..], &shell(commands)].concat();
+    can(&words).then_some(words)
 }
 
 /// An address of this machine that no other test uses.
@@ -71,6 +99,12 @@ pub fn own_address() -> SocketAddr {
     let random = uuid::Uuid::new_v4().into_bytes();
     let ip = Ipv4Addr::new(127, 64 | random[0] >> 2, random[1], 1 | random[2] >> 1);
     SocketAddr::from((ip, 4242))
+}
+
+/// A socket of IPv4, of TCP or of this protocol.
+pub fn tcp_socket(protocol: Option<Protocol>) -> rustix::io::Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+    rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, protocol)
 }
 
 /// How many bytes the clients of `server` have sent that have not reached its socket yet, by the client's port.
@@ -89,6 +123,22 @@ pub fn on_their_way(server: SocketAddr) -> HashMap<u16, usize> {
     };
     let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
     table.lines().filter_map(established).collect()
+}
+
+/// A command of the tests' own.
+pub const fn own_command(
+    name: &'static str,
+    class: CommandClass,
+    execute: for<'a> fn(&'a Context, &Call<'a>) -> Result<Value<'a>, CommandError<'a>>,
+) -> CommandSpec {
+    CommandSpec {
+        name,
+        parameters: &[],
+        result: ValueType::Text,
+        summary: "a command of the tests",
+        class,
+        execute,
+    }
 }
 
 /// A server in this process, on a free port, with these settings and commands.
@@ -119,9 +169,7 @@ impl Daemon {
         wrapper: &[W],
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
-        let mut command = through(wrapper);
-        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
-        Self::run(command)
+        Self::run(wrapped(wrapper, arguments))
     }
 
     /// Runs this command, whose stderr is its own affair, until the daemon accepts at `address`.
@@ -170,11 +218,6 @@ impl Daemon {
     }
 }
 
-fn tcp_socket() -> rustix::io::Result<OwnedFd> {
-    let (family, flags) = (AddressFamily::INET, SocketFlags::CLOEXEC);
-    rustix::net::socket_with(family, SocketType::STREAM, flags, None)
-}
-
 impl Client {
     /// Sends short requests with long replies and reads nothing, until nothing more can be sent and this number of threads of
     /// the daemon wait for their clients to read. Returns how many requests that were.
@@ -207,7 +250,7 @@ impl Client {
 
     /// Connects from this address of the machine.
     pub fn connect_from(source: impl Into<IpAddr>, address: SocketAddr) -> io::Result<Self> {
-        let socket = tcp_socket()?;
+        let socket = tcp_socket(None)?;
         rustix::net::bind(&socket, &SocketAddr::new(source.into(), 0))?;
         rustix::net::connect(&socket, &address)?;
         Self::over(TcpStream::from(socket))
@@ -215,7 +258,7 @@ impl Client {
 
     /// A client with room for few bytes that it has not read.
     pub fn connect_narrow(address: SocketAddr) -> Self {
-        let socket = tcp_socket().expect("a socket");
+        let socket = tcp_socket(None).expect("a socket");
         sockopt::set_socket_recv_buffer_size(&socket, 4096).expect("a small buffer");
         rustix::net::connect(&socket, &address).expect("the daemon accepts");
         Self::over(TcpStream::from(socket)).expect("it is connected")

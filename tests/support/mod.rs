@@ -8,6 +8,7 @@ pub mod kernel;
 pub mod manager;
 pub mod names;
 pub mod redis;
+pub mod tables;
 pub mod terminal;
 pub mod trickle;
 pub mod watch;
@@ -151,6 +152,25 @@ impl Daemon {
     /// Connects a client.
     pub fn connect(&self) -> Client {
         Client::connect(self.address).expect("the daemon accepts")
+    }
+
+    /// Connects so many clients, each of which has been answered.
+    pub fn served(&self, clients: usize) -> Vec<Client> {
+        let mut clients: Vec<Client> = (0..clients).map(|_| self.connect()).collect();
+        are_answered(&mut clients);
+        clients
+    }
+
+    /// Connects a client, which must be answered `ERR BUSY` and nothing else.
+    pub fn is_full(&self) {
+        let reply = self.connect().rest();
+        assert!(reply.starts_with("ERR BUSY "), "{reply:?}");
+        assert_eq!(reply.lines().count(), 1, "{reply:?}");
+    }
+
+    /// The value of `key=` in its ready line.
+    pub fn ready(&self, key: &str) -> String {
+        field(&self.log().wait_for("ready listen="), key)
     }
 
     /// Sends all of `input` in a connection of its own, shuts down its sending side, and returns all that comes back.
@@ -371,6 +391,19 @@ impl Client {
     }
 }
 
+/// Each of these clients must be answered.
+pub fn are_answered(clients: &mut [Client]) {
+    for client in clients {
+        assert_eq!(client.ask("WHY"), "42");
+    }
+}
+
+/// This must be somewhere in the text.
+#[track_caller]
+pub fn assert_contains(text: &str, part: &str) {
+    assert!(text.contains(part), "no {part:?} in {text:?}");
+}
+
 /// The reply to a word that is no command.
 pub fn unknown(word: &str) -> String {
     format!("ERR UNKNOWN no such command: \"{word}\" (try HELP)")
@@ -420,6 +453,17 @@ pub fn fails<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> (i32, S
     let mut command = program();
     command.args(arguments);
     run_to_end(command)
+}
+
+/// Runs a command to its end: it must end with this status and say all this on stderr, which is returned.
+#[track_caller]
+pub fn fails_with(command: Command, status: i32, parts: &[&str]) -> String {
+    let (ended, said) = run_to_end(command);
+    assert_eq!(ended, status, "{said}");
+    for part in parts {
+        assert_contains(&said, part);
+    }
+    said
 }
 
 /// Runs a command to its end: its exit status and what it said on stderr.

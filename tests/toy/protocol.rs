@@ -4,7 +4,7 @@
 use blockchain_tcpd::protocol::{
     Codec, Exchange, Goodbye, Input, Next, Progress, Protocol, Protocols,
 };
-use shared::command::{CommandClass, CommandError, Line, Outcome, Reply};
+use shared::command::{CommandClass, CommandError, Line, Outcome, Value, join};
 
 /// The registry: one line for each protocol.
 pub const WITH_TOY: Protocols =
@@ -54,13 +54,13 @@ impl Codec for ToyCodec {
                         error.word().to_string(),
                     ),
                     Ok(reply) => {
-                        if request.entry.kind == CommandClass::Quit {
+                        if request.spec.class == CommandClass::Quit {
                             next = Next::Close;
                         }
                         let text = match reply {
-                            Reply::Number(number) => number.to_string(),
-                            Reply::Text(text) => text.to_string(),
-                            Reply::Owned(text) => text,
+                            Value::Integer(number) => number.to_string(),
+                            Value::Integers(numbers) => join(&numbers),
+                            Value::Text(text) => text.into_owned(),
                         };
                         (Outcome::value(request.index), text)
                     }
