@@ -411,12 +411,11 @@ impl Server {
         info!(clients = connections.len(); "hands over its clients");
         let mut clients = Vec::with_capacity(connections.len());
         for connection in connections {
-            match connection.into_parts() {
-                Ok(client) => clients.push(client),
-                Err(connection) => {
-                    let socket = connection.say_goodbye(Goodbye::Drained);
-                    self.admission.shared.linger.push(socket);
-                }
+            if connection.is_movable() {
+                clients.push(connection.into_parts());
+            } else {
+                let socket = connection.say_goodbye(Goodbye::Drained);
+                self.admission.shared.linger.push(socket);
             }
         }
         // After the goodbyes, which these sockets wait for.

@@ -105,16 +105,11 @@ impl<T: Transport> Connection<T> {
         self.transport.is_movable() && self.codec.save().is_some()
     }
 
-    /// Stops counting the client here, and returns its state and transport for the next process;
-    /// or the connection itself, if it can't be moved.
-    pub fn into_parts(mut self) -> Result<(state::ConnectionState, T), Self> {
-        match self.codec.save() {
-            Some(saved) if self.transport.is_movable() => {
-                self.client.codec = saved;
-                Ok((self.client, self.transport))
-            }
-            _ => Err(self),
-        }
+    /// Stops counting the client here, and returns its state and transport for the next process.
+    /// Only for a movable connection.
+    pub fn into_parts(mut self) -> (state::ConnectionState, T) {
+        self.client.codec = self.codec.save().unwrap_or_default();
+        (self.client, self.transport)
     }
 
     /// Reads the available bytes. Waits for the first one unless `flags` say otherwise; 0 is the
