@@ -448,7 +448,7 @@ mod tests {
             let mut connection = Connection::new(1, &LineProtocol, late, peer, guard);
             let ended = service.serve(&mut connection, slot);
             assert!(matches!(ended, CloseReason::Idle(_)), "{ended:?}");
-            assert_eq!(*connection.socket().sent.borrow(), replies.as_bytes());
+            assert_eq!(*connection.transport().sent.borrow(), replies.as_bytes());
         }
     }
 }
