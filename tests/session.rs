@@ -501,16 +501,16 @@ impl Printed {
 
     /// Waits for the next line; what is behind the last line end is one without it, and nothing comes at the end.
     fn line(&mut self) -> Option<String> {
-        let mut line = None;
+        let (mut line, mut length) = (None, 0);
         wait_until("a line is printed", || {
             let state = self.state.lock().unwrap();
             let rest = &state.0[self.looked_at..];
-            let length = rest.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
-            let length = length.or((state.1 && !rest.is_empty()).then_some(rest.len()));
-            line = length.map(|length| String::from_utf8_lossy(&rest[..length]).into_owned());
+            let end = rest.iter().position(|byte| *byte == b'\n');
+            length = end.map_or(if state.1 { rest.len() } else { 0 }, |at| at + 1);
+            line = (length > 0).then(|| String::from_utf8_lossy(&rest[..length]).into_owned());
             line.is_some() || state.1
         });
-        self.looked_at += line.as_ref().map_or(0, String::len);
+        self.looked_at += length;
         line
     }
 
