@@ -393,7 +393,7 @@ static IS_HELD: AtomicBool = AtomicBool::new(false);
 const HOLD: CommandSet = &[own_command("HOLD", CommandClass::Query, |_, _| {
     IS_HELD.store(true, Ordering::Relaxed);
     wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));
-    Ok(Value::Text("WENT ON"))
+    Ok(Value::from("WENT ON"))
 })];
 
 /// A check that takes its time keeps nobody else waiting, and says what has not moved.
@@ -401,7 +401,8 @@ const HOLD: CommandSet = &[own_command("HOLD", CommandClass::Query, |_, _| {
 fn a_server_that_hangs_is_not_live_and_says_why() {
     const COMMANDS: &[CommandSet] = &[server::SET, HOLD];
     let server = local_server(&["--max-clients", "1"], COMMANDS);
-    let listener = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener =
+        listener::bind_beside("127.0.0.1:0".parse().unwrap(), listener::HTTP, &[]).unwrap();
     let context = Context {
         health: Arc::new(server.health()),
         metrics: server.metrics.clone(),

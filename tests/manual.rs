@@ -8,7 +8,7 @@ use shared::command::SETS;
 use crate::nc::shell;
 use crate::protocol::words_of_the_document;
 use crate::settings::{flags, variable_of};
-use crate::support::{Daemon, assert_contains, installed_for_part, program};
+use crate::support::{CLIENT, Daemon, assert_contains, installed_for_part, program};
 
 const MANUAL: &str = include_str!("../man/blockchain-tcpd.8");
 

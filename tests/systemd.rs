@@ -371,7 +371,7 @@ fn clients_that_are_or_may_yet_be_kept_stay_connected() {
         assert_eq!(state.is_some(), keeps);
         let late = || manager.store(Fate::Kept).join().unwrap().unwrap();
         let kept = state::receive(&state.unwrap_or_else(late)).unwrap();
-        assert_eq!(kept.contents.unwrap().clients.len(), 1);
+        assert_eq!(kept.state.unwrap().clients.len(), 1);
         client.socket().set_nonblocking(true).unwrap();
         assert!(client.socket().peek(&mut [0]).is_err(), "it is connected");
         drop(kept.descriptors);

@@ -23,6 +23,7 @@
 //! - `manual`: the manual page and the settings file of the package, held against the program
 //! - `systemd`: socket activation, readiness, the watchdog, the file descriptor store
 //! - `check`: the monitoring plugin: its line and exit status, servers that mean harm, its manual, Nagios itself
+//! - `session`: plays the sessions that `check`, `client` and `samples` have as `*.txt`, and the servers in them
 //! - `client`: the command-line client: one question, conversations in a terminal and through a pipe, the count live, its bench
 //! - `prometheus`: what watches the daemon: the rules, the alerts, the dashboard, and Prometheus itself
 //! - `samples`: the clients of `examples/clients`, against the daemon and against servers that mean harm
@@ -58,6 +59,7 @@ mod protocol;
 mod proxy;
 mod redis;
 mod samples;
+mod session;
 mod settings;
 mod soak;
 mod systemd;

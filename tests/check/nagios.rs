@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use super::{ID, PLUGIN, start, timed};
+use super::{ID, start, timed};
+use crate::support::PLUGIN;
 use crate::support::{Log, PATIENCE, Scratch, clean, kill, run_to_end, wait_until};
 
 const COMMAND: &str = include_str!("../../packaging/nagios/blockchain-tcp.cfg");
@@ -67,7 +68,7 @@ impl Nagios {
         let command = replaced(
             COMMAND,
             "/usr/lib/nagios/plugins/check_blockchain_tcp",
-            PLUGIN,
+            PLUGIN.as_str(),
         );
         let example = replaced(EXAMPLE, "4242", &port.to_string());
         for (name, text) in [

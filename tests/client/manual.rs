@@ -35,7 +35,7 @@ fn rows<'a>(help: &'a str, heading: &str) -> Vec<(&'a str, &'a str)> {
 }
 
 /// The options of a help, as the manual's source has them.
-fn options(help: &str) -> Vec<String> {
+pub fn options(help: &str) -> Vec<String> {
     help.lines()
         .map(str::trim_start)
         .filter(|line| line.starts_with('-'))
@@ -44,7 +44,7 @@ fn options(help: &str) -> Vec<String> {
 }
 
 /// The defaults that a help or a manual's section shows, in its order.
-fn defaults<'a>(text: &'a str, before: &str, behind: char) -> Vec<&'a str> {
+pub fn defaults<'a>(text: &'a str, before: &str, behind: char) -> Vec<&'a str> {
     text.split(before)
         .skip(1)
         .filter_map(|rest| rest.split(behind).next())

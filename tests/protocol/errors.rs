@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use shared::command::NoRoom;
 use shared::command::Unavailable;
-use shared::command::{BadHeader, CommandError, sets};
+use shared::command::{BadHeader, CommandError, ParameterType, sets};
 
 use super::words_of_the_document;
 
 /// - More words may come in later versions; a client takes one that it doesn't know as it takes `INTERNAL`.
 #[test]
 fn the_server_says_no_word_that_the_document_lacks() {
-    let (wanted, given) = ("a number", &b"x"[..]);
+    let (wanted, given) = (&ParameterType::Word, &b"x"[..]);
     let known: BTreeSet<&str> = [
         CommandError::Unknown(b"x"),
         CommandError::Usage(&sets::server::SET[0]),

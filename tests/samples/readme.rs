@@ -1,10 +1,10 @@
-//! The README of the samples: every command that it shows, run as it is shown; and what formatters and linters say.
+//! The README of the samples: every command that it shows, run as it is shown.
 
 use std::process::Command;
 
 use super::{SAMPLES, anywhere, folder, out};
 use crate::project::examples;
-use crate::support::{Daemon, Scratch, installed_for_part};
+use crate::support::{Daemon, Scratch, installed};
 
 fn readme() -> String {
     std::fs::read_to_string(folder().join("README.md")).expect("it is there")
@@ -13,13 +13,8 @@ fn readme() -> String {
 /// Runs a line of bash in a copy of the samples, with the daemon's port for 4242, and returns all that it prints.
 fn shell(line: &str, daemon: &Daemon) -> String {
     let scratch = Scratch::new();
-    let copied = Command::new("cp")
-        .args([
-            "-r".as_ref(),
-            folder().as_os_str(),
-            scratch.path().as_os_str(),
-        ])
-        .status();
+    let mut copy = Command::new("cp");
+    let copied = copy.arg("-r").arg(folder()).arg(scratch.path()).status();
     assert!(copied.is_ok_and(|status| status.success()));
     let line = line.replace("4242", &daemon.address.port().to_string());
     std::fs::create_dir_all(out()).expect("a folder");
@@ -46,13 +41,9 @@ fn every_sample_is_run_as_readme_shows() {
         let command = row.split('`').nth(1).expect("a command");
         assert!(command.contains(file) && command.ends_with(" localhost 4242 WHO WHERE WHY"));
         let program = command.split(' ').next().expect("a program");
-        if sample.is(installed_for_part) && installed_for_part(program) {
-            let printed = shell(command, &daemon);
-            assert_eq!(
-                printed,
-                format!("WHO\t1\nWHERE\t{id}\nWHY\t42\n"),
-                "{command}"
-            );
+        if sample.installed() && installed(program) {
+            let expected = format!("WHO\t1\nWHERE\t{id}\nWHY\t42\n");
+            assert_eq!(shell(command, &daemon), expected, "{command}");
             daemon.wait_for_others(0);
         }
     }
@@ -65,7 +56,7 @@ fn its_examples_print_what_they_show() {
     assert!(!examples.is_empty());
     for example in examples {
         let program = example.command.split(' ').next().expect("a program");
-        if installed_for_part(program) {
+        if installed(program) {
             let printed = shell(&example.command, &daemon);
             let mut lines: Vec<&str> = printed.lines().collect();
             let mut shown: Vec<&str> = example.printed.lines().collect();
@@ -74,54 +65,5 @@ fn its_examples_print_what_they_show() {
             shown.sort_unstable();
             assert_eq!(lines, shown, "{}", example.command);
         }
-    }
-}
-
-/// What cargo and its companions don't look at, because it is no example of cargo's.
-#[test]
-fn formatters_and_linters_find_nothing() {
-    let checks: [&[&str]; 4] = [
-        &["rustfmt", "--check", "--edition", "2021", "client.rs"],
-        &[
-            "clippy-driver",
-            "--edition",
-            "2021",
-            "-D",
-            "warnings",
-            "--emit",
-            "metadata",
-            "-o",
-            "OUT/clippy",
-            "client.rs",
-        ],
-        &["gofmt", "-l", "client.go"],
-        &["go", "vet", "client.go"],
-    ];
-    std::fs::create_dir_all(out()).expect("a folder");
-    for check in checks {
-        if !installed_for_part(check[0]) {
-            continue;
-        }
-        let output = anywhere(&mut Command::new(check[0]))
-            .args(check[1..].iter().map(|word| super::placed(word)))
-            .current_dir(folder())
-            .output()
-            .expect("it runs");
-        let said =
-            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success() && said.is_empty(),
-            "{check:?}: {said}"
-        );
-    }
-}
-
-#[test]
-fn no_line_of_a_sample_is_longer_than_a_screen() {
-    let files = SAMPLES.iter().map(|sample| sample.file);
-    for file in files.chain(["README.md"]) {
-        let text = std::fs::read_to_string(folder().join(file)).expect("it is there");
-        let long = text.lines().find(|line| line.chars().count() > 132);
-        assert_eq!(long, None, "{file}");
     }
 }

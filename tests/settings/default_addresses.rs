@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::kernel::{shell, through};
-use crate::support::{Daemon, assert_contains, fails_with, skipped};
+use crate::support::{CLIENT, Daemon, PLUGIN, assert_contains, fails_with, skipped};
 
 /// The program in a network of its own, where nothing else listens.
 fn in_its_own_network(prepare: &str, arguments: &[&str]) -> Command {

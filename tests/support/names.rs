@@ -23,6 +23,8 @@ impl Deaf {
     pub fn at(address: SocketAddr) -> Self {
         let listener =
             rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        // Another server may have been there.
+        rustix::net::sockopt::set_socket_reuseaddr(&listener, true).expect("a socket");
         rustix::net::bind(&listener, &address).expect("a free port");
         rustix::net::listen(&listener, 0).expect("it is bound");
         let address = rustix::net::getsockname(&listener).expect("it is bound");
