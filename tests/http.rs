@@ -100,7 +100,7 @@ fn each_path_is_answered_and_its_clients_never_count() {
     let page = get(http, "/").body;
     assert_contains(&page, daemon.ask("WHERE").trim());
     assert_contains(&page, env!("CARGO_PKG_VERSION"));
-    for shown in ["1, of whom 0 wait", "<svg ", "man blockchain-tcpd"] {
+    for shown in ["1, 0 of them waiting", "<svg ", "man blockchain-tcpd"] {
         assert_contains(&page, shown);
     }
     assert!(!page.contains("<script"));
@@ -141,7 +141,7 @@ fn health_and_metrics_are_answered_while_a_thousand_clients_trickle_and_the_serv
         assert!(path == "/readyz" || reply.status == 200, "{path}");
     }
     eprintln!("150 answers of HTTP; the slowest after {slowest:?}");
-    let full = "not ready: full; clients: 80, of whom 16 wait; room for 0 more\n";
+    let full = "not ready: full; clients: 80, 16 of them waiting; room for 0 more\n";
     wait_until("full again", || get(http, "/readyz").body == full);
 }
 
@@ -364,7 +364,7 @@ fn systemd_may_pass_the_http_socket() {
     // Another address besides makes no sense.
     let visit = thread::spawn(move || connects(line));
     let command = activated(&["--http", "127.0.0.1:0"]);
-    let said = "--http (BLOCKCHAIN_TCPD_HTTP) names others";
+    let said = "--http (BLOCKCHAIN_TCPD_HTTP) is set too";
     fails_with(command, 78, &[said]);
     visit.join().unwrap();
 }
@@ -442,7 +442,7 @@ fn the_page_reads_well_in_a_text_browser() {
     let page = format!("http://{}/", daemon.http());
     let output = Command::new("w3m").args(["-dump", &page]).output();
     let shown = String::from_utf8(output.expect("w3m runs").stdout).expect("UTF-8");
-    let clients = "0, of whom 0 wait; 4 can be served, 128 more may wait";
+    let clients = "0, 0 of them waiting; 4 can be served, 128 more may wait";
     for expected in ["ready", "Clients", clients, "Handed over"] {
         let is_shown = shown.lines().any(|line| line.trim() == expected);
         assert!(is_shown, "no {expected:?} in\n{shown}");

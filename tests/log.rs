@@ -54,7 +54,7 @@ fn a_busy_server_is_quiet() {
         .lines()
         .filter_map(|line| message(line).split(' ').next());
     let words: Vec<&str> = words.collect();
-    assert_eq!(words, ["the", "ready", "stopping", "stopped"], "{log}");
+    assert_eq!(words, ["this", "ready", "stopping", "stopped"], "{log}");
 }
 
 #[test]

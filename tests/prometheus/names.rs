@@ -91,6 +91,10 @@ impl Names {
                             .map_err(|why| format!("{name}: {why}"))?;
                         rest = after;
                     }
+                    // A range, such as [5m].
+                    if let Some(range) = rest.strip_prefix('[') {
+                        rest = range.split_once(']').ok_or("no ]")?.1;
+                    }
                 }
             }
         }
