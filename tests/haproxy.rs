@@ -334,11 +334,11 @@ fn a_client_without_the_right_certificate_reaches_no_server() {
         assert_eq!(refused.line(), None, "{certificate:?}");
         wait_until(&format!("{certificate:?} is logged"), || {
             let lines = site.balancer.log.lines();
-            let refusals = lines[before..]
+            let mut refusals = lines[before..]
                 .iter()
                 .filter(|line| line.contains(" refused: "));
             let why = |line: &String| reasons.iter().any(|reason| line.contains(reason));
-            refusals.cloned().any(|line| why(&line))
+            refusals.any(|line| why(&line))
         });
     }
     // Nor does one without TLS, or one that trusts another authority than the server's.

@@ -79,7 +79,8 @@ impl Stats {
 
     fn update(&self, change: impl FnOnce(&mut StatsSnapshot)) {
         if let Some(state) = &self.state {
-            change(&mut *ignore_poison(state.lock()));
+            let mut state = ignore_poison(state.lock());
+            change(&mut state);
         }
     }
 
