@@ -338,7 +338,7 @@ fn a_client_without_the_right_certificate_reaches_no_server() {
                 .iter()
                 .filter(|line| line.contains(" refused: "));
             let why = |line: &String| reasons.iter().any(|reason| line.contains(reason));
-            refusals.any(|line| why(&line))
+            refusals.any(why)
         });
     }
     // Nor does one without TLS, or one that trusts another authority than the server's.
