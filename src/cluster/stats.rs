@@ -72,7 +72,9 @@ impl Stats {
 
     /// Returns a snapshot; `None` without a cluster.
     pub fn snapshot(&self) -> Option<StatsSnapshot> {
-        self.state.as_ref().map(|state| ignore_poison(state.lock()).clone())
+        self.state
+            .as_ref()
+            .map(|state| ignore_poison(state.lock()).clone())
     }
 
     fn update(&self, change: impl FnOnce(&mut StatsSnapshot)) {

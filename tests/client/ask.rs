@@ -173,22 +173,6 @@ fn an_error_of_the_server_is_1_and_on_standard_error() {
 }
 
 #[test]
-fn a_task_that_is_misspelt_is_named() {
-    let daemon = start();
-    for (word, task) in [("conect", "connect"), ("Wacth", "watch")] {
-        ask(daemon.address, word).fails(
-            1,
-            &format!(
-                "ERR UNKNOWN no such command: \"{word}\" (try HELP)\n\
-                 blockchain-tcp: is the task {task:?} meant? (see --help)"
-            ),
-        );
-    }
-    let error = &ask(daemon.address, "--json conect").json()["error"];
-    assert_eq!(error["word"], "UNKNOWN");
-}
-
-#[test]
 fn json_is_one_object_with_the_numbers_of_the_reply() {
     let object = |answer: &'static [u8], words: &str| {
         let server = Server::answering(answer);

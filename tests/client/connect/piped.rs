@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::process::{Child, Stdio};
 
-use super::{connect, fake, restarted};
+use super::{connect, fake};
 use crate::client::{HINT, Ran, ran};
 use crate::handover::replace;
 use crate::support::{Daemon, Log, wait_until};
@@ -134,8 +134,6 @@ impl Drop for Coprocess {
     }
 }
 
-const LOST: &str = "blockchain-tcp: connection lost; the next line connects again";
-
 #[test]
 fn each_reply_comes_before_the_next_line() {
     let daemon = Daemon::start(["--max-clients", "4"]);
@@ -146,43 +144,6 @@ fn each_reply_comes_before_the_next_line() {
     assert_eq!(client.ask("who"), "1\n");
     assert_eq!(client.end(), (Some(0), String::new()));
     assert_eq!(client.errors.whole(), "");
-}
-
-#[test]
-fn a_lost_connection_is_said_while_it_waits_and_made_anew() {
-    let daemon = Daemon::start(["--max-clients", "4"]);
-    let address = daemon.address;
-    let mut client = Coprocess::start(address);
-    assert_eq!(client.ask("why"), "42\n");
-    drop(daemon);
-    client.errors.wait_for(LOST);
-    let daemon = restarted(address);
-    assert_eq!(client.ask("ping"), "PONG\n");
-    let again = format!("blockchain-tcp: connected again to {address}");
-    client.errors.wait_for(&again);
-    drop(daemon);
-    // Whether it was noticed before or not: there is no reply.
-    client.send("why");
-    assert_eq!(client.end(), (Some(69), String::new()));
-    let refused = format!("blockchain-tcp: can't connect to {address}: Connection refused\n{HINT}");
-    assert!(
-        client.errors.whole().ends_with(&refused),
-        "{}",
-        client.errors.whole()
-    );
-}
-
-#[test]
-fn the_idle_time_out_is_said_and_costs_no_reply() {
-    let daemon = Daemon::start(["--idle-timeout", "1s"]);
-    let mut client = Coprocess::start(daemon.address);
-    assert_eq!(client.ask("why"), "42\n");
-    client
-        .errors
-        .wait_for("blockchain-tcp: ERR TIMEOUT no request for too long");
-    client.errors.wait_for(LOST);
-    assert_eq!(client.ask("ping"), "PONG\n");
-    assert_eq!(client.end(), (Some(0), String::new()));
 }
 
 #[test]
