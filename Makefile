@@ -22,7 +22,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc bench-generators fuzz soak chaos availability manual deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc fuzz soak chaos availability manual deb apt-repository install
 
 help: ## prints this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,9 +50,6 @@ bench-cluster: ## measures the cost of a cluster over Redis, with 3 to 1,000 ser
 
 bench-calc: ## measures how clients that compute delay clients that only ask; ARGS='--clients 64'
 	$(CARGO) bench --locked --bench calc -- $(ARGS)
-
-bench-generators: ## compares the client's bench with an independent load generator; ARGS='--rounds 21'
-	$(CARGO) bench --locked --bench generators -- $(ARGS)
 
 fuzz: ## fuzzes the line protocol, PROXY headers, the handover state, HTTP and Redis's replies; SECONDS=600
 	./fuzz/run $(SECONDS)

@@ -62,6 +62,15 @@ pub fn wrong_variable(command: &clap::Command, error: &clap::Error) -> Option<St
     Some(text.replace(&format!("'{argument}'"), &variable.to_string_lossy()))
 }
 
+/// Ignores the variable of an argument if it is empty.
+pub fn without_empty_variable(argument: clap::Arg) -> clap::Arg {
+    let variable = argument.get_env().and_then(std::env::var_os);
+    match variable.is_some_and(|value| value.is_empty()) {
+        true => argument.env(None::<&str>),
+        false => argument,
+    }
+}
+
 /// Parses a duration with its unit.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let duration = text

@@ -21,8 +21,8 @@ pub enum Expected {
         /// The repeated line.
         repeated: Vec<u8>,
     },
-    /// A number, whose lower bound the caller checks.
-    Number,
+    /// A number of clients, whose lower bound the caller checks.
+    Count,
 }
 
 impl Expected {
@@ -32,6 +32,14 @@ impl Expected {
         Expected::Line {
             length: line.len(),
             repeated: line.repeat(CHUNK / line.len() + 2),
+        }
+    }
+
+    /// Expects replies like the first one, given here without its end: to WHO any number.
+    pub fn like(request: &str, line: &[u8]) -> Self {
+        match request.trim().eq_ignore_ascii_case("WHO") && number(line).is_some() {
+            true => Expected::Count,
+            false => Expected::same_as(line),
         }
     }
 
@@ -53,15 +61,15 @@ impl Expected {
                 Verdict::Right
             }
             Expected::Line { .. } => Verdict::Wrong(quoted(line)),
-            Expected::Number => {
-                number(line).map_or_else(|| Verdict::Wrong(quoted(line)), Verdict::Number)
+            Expected::Count => {
+                number(line).map_or_else(|| Verdict::Wrong(quoted(line)), Verdict::Count)
             }
         }
     }
 }
 
 /// Parses a line of decimal digits only.
-pub fn number(line: &[u8]) -> Option<u64> {
+fn number(line: &[u8]) -> Option<u64> {
     if !line.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -69,12 +77,12 @@ pub fn number(line: &[u8]) -> Option<u64> {
 }
 
 /// Result of verifying a reply.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The expected line.
     Right,
-    /// A number.
-    Number(u64),
+    /// A number of clients.
+    Count(u64),
     /// An error: its word, the whole line in quotes, and whether the server closes the connection
     /// after it.
     Refused {
@@ -88,7 +96,7 @@ pub enum Verdict {
 
 /// A number of consecutive replies with the same verdict.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct Verified {
     pub count: u32,
     pub verdict: Verdict,
 }
@@ -103,20 +111,9 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Resets the state for a new connection.
-    pub fn restart(&mut self) {
-        self.right = 0;
-        self.part.clear();
-    }
-
-    #[cfg(test)]
-    fn is_within(&self) -> bool {
-        self.right > 0 || !self.part.is_empty()
-    }
-
     /// Takes the next replies from `bytes`. Returns `None` if the rest is an incomplete reply. A
     /// line that has no end within [`LONGEST_REPLY`] is wrong.
-    pub fn next(&mut self, expected: &Expected, bytes: &mut &[u8]) -> Option<Found> {
+    pub fn next(&mut self, expected: &Expected, bytes: &mut &[u8]) -> Option<Verified> {
         if let Expected::Line { length, repeated } = expected
             && self.part.is_empty()
         {
@@ -131,7 +128,7 @@ impl Reading {
             }
             if count > 0 {
                 let verdict = Verdict::Right;
-                return Some(Found { count, verdict });
+                return Some(Verified { count, verdict });
             }
         }
         let end = bytes.iter().position(|byte| *byte == b'\n');
@@ -152,7 +149,7 @@ impl Reading {
             Some(_) => expected.verify(&line),
             None => Verdict::Wrong(quoted(&line)),
         };
-        Some(Found { count: 1, verdict })
+        Some(Verified { count: 1, verdict })
     }
 }
 
@@ -169,99 +166,57 @@ fn common(read: &[u8], expected: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    /// Returns what is found in these pieces, and whether a part is left.
-    fn found(expected: &Expected, pieces: &[&[u8]]) -> (Vec<Found>, bool) {
+    /// Returns the number of right replies in these pieces, and the other verdicts.
+    fn verified(expected: &Expected, pieces: &[&[u8]]) -> (u32, Vec<Verdict>) {
         let mut reading = Reading::default();
-        let mut all = Vec::new();
+        let (mut right, mut others) = (0, Vec::new());
         for piece in pieces {
             let mut rest = *piece;
             while !rest.is_empty() {
-                all.extend(reading.next(expected, &mut rest));
+                match reading.next(expected, &mut rest) {
+                    Some(Verified { count, verdict }) if verdict == Verdict::Right => {
+                        right += count
+                    }
+                    other => others.extend(other.map(|verified| verified.verdict)),
+                }
             }
         }
-        (all, reading.is_within())
-    }
-
-    fn right(count: u32) -> Found {
-        let verdict = Verdict::Right;
-        Found { count, verdict }
-    }
-
-    fn wrong(quoted: &str) -> Found {
-        let verdict = Verdict::Wrong(quoted.to_string());
-        Found { count: 1, verdict }
-    }
-
-    fn refused(word: &str, line: &str, ends: bool) -> Found {
-        let (word, line) = (word.to_string(), quoted(line.as_bytes()));
-        let verdict = Verdict::Refused { word, line, ends };
-        Found { count: 1, verdict }
+        (right, others)
     }
 
     #[test]
-    fn right_replies_are_counted_however_they_are_cut() {
+    fn replies_are_verified_however_they_are_cut() {
         let expected = Expected::same_as(b"42");
-        assert_eq!(found(&expected, &[b"42\n42\n4"]), (vec![right(2)], true));
-        let bytes: &[&[u8]] = &[b"4", b"2", b"\n", b"42\n42", b"\n"];
-        assert_eq!(
-            found(&expected, bytes),
-            (vec![right(1), right(1), right(1)], false)
-        );
         let many = b"42\n".repeat(CHUNK / 3);
-        let all = found(&expected, &[b"42\n4", b"2\n", &many]);
-        assert_eq!(
-            all,
-            (vec![right(1), right(1), right(CHUNK as u32 / 3)], false)
-        );
-    }
-
-    #[test]
-    fn whatever_else_comes_is_found_between_right_ones() {
-        let expected = Expected::same_as(b"42");
-        let wanted = vec![right(1), wrong("\"43\""), right(1), wrong("\"\""), right(1)];
-        let stream = b"42\n43\n42\n\n42\n";
-        assert_eq!(found(&expected, &[stream]), (wanted, false));
-        for cut in 1..stream.len() {
-            let (first, second) = stream.split_at(cut);
-            let (all, _) = found(&expected, &[first, second]);
-            let right: u32 = all
-                .iter()
-                .filter(|one| one.verdict == Verdict::Right)
-                .map(|one| one.count)
-                .sum();
-            assert_eq!(
-                (
-                    right,
-                    all.iter()
-                        .filter(|one| one.verdict != Verdict::Right)
-                        .count()
-                ),
-                (3, 2),
-                "{cut}"
-            );
-        }
-        let longer = [wrong("\"421\""), wrong("\"4\""), wrong("\"42\\x0d\"")];
-        assert_eq!(found(&expected, &[b"421\n4\n42\r\n"]).0, longer);
-    }
-
-    #[test]
-    fn errors_are_known_by_their_words() {
-        let expected = Expected::same_as(b"42");
-        let wanted = vec![
+        let pieces: &[&[u8]] = &[b"42\n4", b"2\n", &many, b"4"];
+        assert_eq!(verified(&expected, pieces), (CHUNK as u32 / 3 + 2, vec![]));
+        let stream = b"42\n43\n42\n\n42\nERR UNAVAILABLE so\nERR BUSY\nERR x\n421\n42\r\n42\n";
+        let wrong = |line: &str| Verdict::Wrong(format!("\"{line}\""));
+        let refused = |word: &str, line: &str, ends| Verdict::Refused {
+            word: word.to_string(),
+            line: format!("\"{line}\""),
+            ends,
+        };
+        let others = vec![
+            wrong("43"),
+            wrong(""),
             refused("UNAVAILABLE", "ERR UNAVAILABLE so", false),
             refused("BUSY", "ERR BUSY", true),
-            wrong("\"ERR x\""),
+            wrong("ERR x"),
+            wrong("421"),
+            wrong("42\\x0d"),
         ];
-        assert_eq!(
-            found(&expected, &[b"ERR UNAVAILABLE so\nERR BUSY\nERR x\n"]),
-            (wanted, false)
-        );
+        for cut in 0..stream.len() {
+            let (first, second) = stream.split_at(cut);
+            let all = verified(&expected, &[first, second]);
+            assert_eq!(all, (4, others.clone()), "{cut}");
+        }
     }
 
     #[test]
-    fn numbers_are_digits_only_and_a_line_without_an_end_is_wrong() {
-        let one = |bytes: &[u8]| found(&Expected::Number, &[bytes]).0.remove(0).verdict;
-        assert_eq!(one(b"17\n"), Verdict::Number(17));
+    fn counts_are_digits_only_and_a_line_without_an_end_is_wrong() {
+        let one = |bytes: &[u8]| verified(&Expected::Count, &[bytes]).1.remove(0);
+        assert_eq!(one(b"17\n"), Verdict::Count(17));
         for bytes in [&b"+1\n"[..], b"\n", b"1 \n", b"99999999999999999999\n"] {
             assert!(matches!(one(bytes), Verdict::Wrong(_)), "{bytes:?}");
         }
