@@ -1,9 +1,10 @@
 //! How long clients wait while a new program takes over: the longest wait of any of them, median
 //! and worst over many times.
 //!
-//! Beside it is the longest wait when nothing happens: what this machine's noise makes of it. All
-//! clients ask for the count, which must be right all the while; a mistake in any reply, or a lost
-//! connection, ends the run.
+//! Beside it is the longest wait when nothing happens: what this machine's noise makes of it. Every
+//! reply is matched with its request: clients send words that the server does not know, which it
+//! repeats in its replies. One client asks for the count, which must be right all the while. A
+//! mistake in any reply, or a lost connection, ends the run.
 //!
 //! `tests/package` uses the same clients for `systemctl restart` and `systemctl reload` in a booted
 //! Debian.
@@ -14,6 +15,7 @@ mod common;
 use std::env;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -31,6 +33,12 @@ use common::{Length, Result};
 /// between two requests.
 const CLIENTS: &str = "clients";
 
+/// Number of different words that the clients send in turn, each client from another one on.
+const WORDS: u64 = 1000;
+
+/// How often the count is asked for in a second.
+const COUNTS: u64 = 1000;
+
 /// Measures the waits of clients while a new program takes over at SIGUSR2.
 #[derive(Parser)]
 #[command(name = "handover")]
@@ -40,7 +48,8 @@ struct Options {
         long,
         value_name = "N,N",
         value_delimiter = ',',
-        default_value = "1000,10000"
+        default_value = "1000,10000",
+        value_parser = clap::value_parser!(u64).range(2..)
     )]
     clients: Vec<u64>,
 
@@ -128,63 +137,107 @@ fn measure(options: &Options) -> Result<()> {
 
 /// Clients that ask all the while.
 struct Clients {
+    number: u64,
+    pause: Duration,
+    /// One client that asks for the count.
+    counter: Load,
+    /// All others.
+    others: Load,
+}
+
+/// Some of the clients.
+struct Load {
     generator: Generator,
     workload: Arc<Workload>,
-    pause: Duration,
     sum: Stats,
 }
 
 impl Clients {
     /// Connects clients, each of which asks again after `pause`, or at once if it is zero.
-    fn connect(address: SocketAddr, clients: u64, pause: Duration) -> Result<Self> {
-        let mut workload = Workload::new(address, b"WHO", Expected::Count);
-        workload.clients = clients;
-        workload.is_alone = true;
-        // More than a restart by systemd takes.
-        workload.timeout = Duration::from_secs(60);
-        workload.last_replies = workload.timeout;
-        let rate = clients as f64 / pause.as_secs_f64();
+    fn connect(address: SocketAddr, number: u64, pause: Duration) -> Result<Self> {
+        let words = |form: fn(u64) -> String| (0..WORDS).map(form).collect::<Vec<_>>().join("\n");
+        let requests = words(|word| format!("T{word:03}"));
+        let replies =
+            words(|word| format!("ERR UNKNOWN no such command: \"T{word:03}\" (try HELP)"));
+        let mut workload = Workload::new(
+            address,
+            requests.as_bytes(),
+            Expected::same_as(replies.as_bytes()),
+        );
+        let rate = number as f64 / pause.as_secs_f64();
         workload.rate = (!pause.is_zero()).then_some(rate.max(1.0) as u32);
-        let workload = Arc::new(workload);
+        let others = Load::connect(workload, number, 1..number)?;
+        let mut workload = Workload::new(address, b"WHO", Expected::Count);
+        workload.is_alone = true;
+        // As if all clients asked so often.
+        workload.rate = Some((number * COUNTS).try_into()?);
         Ok(Clients {
-            generator: Generator::connect(workload.clone(), 0..clients, AT_ONCE)?,
-            workload,
+            number,
             pause,
-            sum: Stats::default(),
+            counter: Load::connect(workload, number, 0..1)?,
+            others,
         })
     }
 
     /// Lets the clients ask while something happens, and each once more after it. Returns the
     /// longest wait in milliseconds.
     fn lap(&mut self, happens: impl FnOnce() -> Result<()> + Send) -> Result<f64> {
-        let (workload, pause) = (&self.workload, self.pause);
-        let generator = &mut self.generator;
-        let (happened, stats) = thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                thread::sleep(pause.max(Duration::from_millis(50)));
+        let pause = self.pause.max(Duration::from_millis(50));
+        let workloads = [self.counter.workload.clone(), self.others.workload.clone()];
+        let (happened, counted, answered) = thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                thread::sleep(pause);
                 let happened = happens();
-                thread::sleep(pause.max(Duration::from_millis(50)));
-                workload.interrupt();
+                thread::sleep(pause);
+                workloads.iter().for_each(|workload| workload.interrupt());
                 happened
             });
-            let stats = common::run(generator);
-            (thread.join(), stats)
+            let counter = scope.spawn(|| self.counter.run());
+            let answered = self.others.run();
+            (thread.join(), counter.join(), answered)
         });
-        workload.resume();
-        let stats = stats?;
-        happened.map_err(|_| "a thread has panicked")??;
-        let longest = stats.latencies.max() as f64 / 1e6;
-        self.sum.add(stats);
+        workloads.iter().for_each(|workload| workload.resume());
+        let panicked = |_| "a thread has panicked";
+        let longest = answered?.max(counted.map_err(panicked)??);
+        happened.map_err(panicked)??;
         Ok(longest)
     }
 
     /// Returns what became of all requests. It is an error if one has no reply.
     fn outcome(mut self) -> Result<String> {
-        self.generator.check()?;
-        let (clients, sum) = (self.workload.clients, self.sum);
-        match sum.given_up {
-            0 => Ok(format!("clients={clients} answered={}", sum.answered)),
-            lost => Err(format!("{lost} requests have no reply").into()),
+        self.counter.generator.check()?;
+        self.others.generator.check()?;
+        let (clients, counted) = (self.number, self.counter.sum.answered);
+        let answered = counted + self.others.sum.answered;
+        match self.counter.sum.given_up + self.others.sum.given_up {
+            0 if counted > 0 => Ok(format!(
+                "clients={clients} answered={answered} counted={counted}"
+            )),
+            lost => Err(format!("{lost} requests have no reply, {counted} counts").into()),
         }
+    }
+}
+
+impl Load {
+    /// Connects these of all clients.
+    fn connect(mut workload: Workload, all: u64, clients: Range<u64>) -> Result<Self> {
+        workload.clients = all;
+        // More than a restart by systemd takes.
+        workload.timeout = Duration::from_secs(60);
+        workload.last_replies = workload.timeout;
+        let workload = Arc::new(workload);
+        Ok(Load {
+            generator: Generator::connect(workload.clone(), clients, AT_ONCE)?,
+            workload,
+            sum: Stats::default(),
+        })
+    }
+
+    /// Runs until it is interrupted, and returns the longest wait in milliseconds.
+    fn run(&mut self) -> Result<f64> {
+        let stats = common::run(&mut self.generator)?;
+        let longest = stats.latencies.max() as f64 / 1e6;
+        self.sum.add(stats);
+        Ok(longest)
     }
 }

@@ -9,28 +9,32 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use shared::dial::socket::{begin_to_connect_from, is_connected};
 
-use super::replies::{Reading, Verdict, Verified};
+use super::replies::{Reading, Verdict, Verified, cycle};
 use super::workload::{Window, Workload};
 use super::{Error, Stats};
 
 /// Approximate size in bytes of a block of requests, which one call sends.
 const BLOCK: usize = 64 * 1024;
 
-/// The request, repeated.
+/// The requests, repeated.
 pub struct Requests {
     /// Length of a request, its end included.
     length: usize,
+    /// Length of all different requests.
+    cycle: usize,
     block: Vec<u8>,
 }
 
 impl Requests {
-    /// Returns as many requests as are sent at once, and one more, as a block may begin within one.
+    /// Returns as many requests as are sent at once, and all once more, as a block may begin
+    /// anywhere.
     pub fn new(workload: &Workload) -> Self {
-        let line = [&workload.request[..], b"\n"].concat();
-        let times = (workload.depth as usize).min(BLOCK / line.len()) + 1;
+        let (length, lines) = cycle(&workload.request);
+        let at_once = (workload.depth as usize).min(BLOCK / length) * length;
         Requests {
-            length: line.len(),
-            block: line.repeat(times),
+            length,
+            cycle: lines.len(),
+            block: lines.repeat(at_once.div_ceil(lines.len()) + 1),
         }
     }
 }
@@ -55,8 +59,8 @@ pub struct Client {
     in_flight: VecDeque<Sent>,
     /// Number of requests in flight.
     count: u32,
-    /// Number of bytes sent of the next request.
-    partial: usize,
+    /// Position in the cycle of requests of the next byte to send.
+    position: usize,
     /// Whether a request was sent on this connection.
     has_asked: bool,
     reading: Reading,
@@ -75,7 +79,7 @@ impl Client {
             waiting_since: Instant::now(),
             in_flight: VecDeque::new(),
             count: 0,
-            partial: 0,
+            position: 0,
             has_asked: false,
             reading: Reading::default(),
             again: None,
@@ -85,10 +89,15 @@ impl Client {
     /// Starts to connect, and returns the socket, to be polled.
     pub fn begin(
         &mut self,
-        address: SocketAddr,
+        workload: &Workload,
+        requests: &Requests,
         source: Option<SocketAddr>,
     ) -> Result<&TcpStream, Error> {
-        let socket = begin_to_connect_from(source, address).map_err(Error::NotConnected)?;
+        let Requests { length, cycle, .. } = requests;
+        self.position = self.number as usize % (cycle / length) * length;
+        self.reading = Reading::new(&workload.expected, self.number);
+        let connecting = begin_to_connect_from(source, workload.address);
+        let socket = connecting.map_err(Error::NotConnected)?;
         (self.again, self.is_connecting) = (None, true);
         self.waiting_since = Instant::now();
         Ok(self.socket.insert(socket))
@@ -141,9 +150,8 @@ impl Client {
         stats.given_up += lost.map(|sent| u64::from(sent.count)).sum::<u64>();
         self.socket = None;
         self.is_connecting = false;
-        (self.count, self.partial) = (0, 0);
+        self.count = 0;
         self.has_asked = false;
-        self.reading = Reading::default();
         self.again = again;
     }
 
@@ -173,16 +181,16 @@ impl Client {
             if room == 0 {
                 return;
             }
-            let to = requests.block.len().min(room as usize * requests.length);
-            let bytes = &requests.block[self.partial..to];
+            let partial = self.position % requests.length;
+            let to = self.position - partial + room as usize * requests.length;
+            let bytes = &requests.block[self.position..to.min(requests.block.len())];
             // The socket is full and will become writable, or it is broken, which the next read
             // finds.
             let Ok(sent) = send(socket, bytes, SendFlags::NOSIGNAL) else {
                 return;
             };
-            let reached = self.partial + sent;
-            let count = (reached / requests.length) as u32;
-            self.partial = reached % requests.length;
+            let count = ((partial + sent) / requests.length) as u32;
+            self.position = (self.position + sent) % requests.cycle;
             if self.count == 0 {
                 self.waiting_since = now;
             }

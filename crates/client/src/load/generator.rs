@@ -270,7 +270,7 @@ impl Generator {
         let turn = self.connections.checked_rem(self.workload.sources.into());
         let source = turn.map(|turn| (Ipv4Addr::new(127, 0, turn as u8 + 1, 1), 0).into());
         self.connections += 1;
-        let socket = self.clients[key].begin(self.workload.address, source)?;
+        let socket = self.clients[key].begin(&self.workload, &self.requests, source)?;
         // Edge-triggered, so that no re-arming system call is needed.
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll, socket, EventData::new_u64(key as u64), flags)

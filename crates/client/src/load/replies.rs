@@ -13,12 +13,13 @@ const LONGEST_WORD: usize = 24;
 
 /// What every reply must be.
 pub enum Expected {
-    /// This line, its end included. It is repeated so that it covers a whole read, also one that
-    /// begins within a line.
-    Line {
-        /// Length of the line.
+    /// These lines in turn, all of the same length.
+    Lines {
+        /// Length of a line, its end included.
         length: usize,
-        /// The repeated line.
+        /// Length of all lines.
+        cycle: usize,
+        /// The lines, repeated so that they cover a whole read wherever it begins.
         repeated: Vec<u8>,
     },
     /// A number of clients, whose lower bound the caller checks.
@@ -26,12 +27,14 @@ pub enum Expected {
 }
 
 impl Expected {
-    /// Expects the same line as the first reply, given here without its end.
-    pub fn same_as(line: &[u8]) -> Self {
-        let line = [line, b"\n"].concat();
-        Expected::Line {
-            length: line.len(),
-            repeated: line.repeat(CHUNK / line.len() + 2),
+    /// Expects this line, given here without its end. Several lines of the same length, separated
+    /// by line ends, are expected in turn, by each client from another one on.
+    pub fn same_as(lines: &[u8]) -> Self {
+        let (length, lines) = cycle(lines);
+        Expected::Lines {
+            length,
+            cycle: lines.len(),
+            repeated: lines.repeat(CHUNK / lines.len() + 2),
         }
     }
 
@@ -43,7 +46,8 @@ impl Expected {
         }
     }
 
-    fn verify(&self, line: &[u8]) -> Verdict {
+    /// Verifies a line; `position` is that of the expected one.
+    fn verify(&self, line: &[u8], position: usize) -> Verdict {
         if let Some(refusal) = line.strip_prefix(b"ERR ") {
             let mut words = refusal.splitn(2, |byte| *byte == b' ');
             let word = words.next().unwrap_or_default();
@@ -57,15 +61,23 @@ impl Expected {
             }
         }
         match self {
-            Expected::Line { length, repeated } if *line == repeated[..length - 1] => {
-                Verdict::Right
-            }
-            Expected::Line { .. } => Verdict::Wrong(quoted(line)),
+            Expected::Lines {
+                length, repeated, ..
+            } if *line == repeated[position..position + length - 1] => Verdict::Right,
+            Expected::Lines { .. } => Verdict::Wrong(quoted(line)),
             Expected::Count => {
                 number(line).map_or_else(|| Verdict::Wrong(quoted(line)), Verdict::Count)
             }
         }
     }
+}
+
+/// Returns the length of the first of these lines, its end included, and all lines with the end of
+/// the last.
+pub fn cycle(lines: &[u8]) -> (usize, Vec<u8>) {
+    let lines = [lines, b"\n"].concat();
+    let end = lines.iter().position(|byte| *byte == b'\n');
+    (end.map_or(1, |end| end + 1), lines)
 }
 
 /// Parses a line of decimal digits only.
@@ -104,27 +116,43 @@ pub struct Verified {
 /// State of the reply stream of a connection.
 #[derive(Default)]
 pub struct Reading {
-    /// Length of the expected line's prefix that was received, while all bytes are as expected.
-    right: usize,
-    /// Otherwise the part of the line that was received.
+    /// Position in the cycle of the expected lines, while all bytes are as expected; otherwise that
+    /// of the line's begin.
+    position: usize,
+    /// The part of an unexpected line that was received.
     part: Vec<u8>,
 }
 
 impl Reading {
+    /// Begins a connection of the client with this number.
+    pub fn new(expected: &Expected, number: u64) -> Self {
+        let position = match expected {
+            Expected::Lines { length, cycle, .. } => number as usize % (cycle / length) * length,
+            Expected::Count => 0,
+        };
+        let part = Vec::new();
+        Reading { position, part }
+    }
+
     /// Takes the next replies from `bytes`. Returns `None` if the rest is an incomplete reply. A
     /// line that has no end within [`LONGEST_REPLY`] is wrong.
     pub fn next(&mut self, expected: &Expected, bytes: &mut &[u8]) -> Option<Verified> {
-        if let Expected::Line { length, repeated } = expected
+        if let Expected::Lines {
+            length,
+            cycle,
+            repeated,
+        } = expected
             && self.part.is_empty()
         {
-            let common = common(bytes, &repeated[self.right..]);
-            let reached = self.right + common;
-            let count = u32::try_from(reached / length).unwrap_or(u32::MAX);
-            self.right = reached % length;
+            let common = common(bytes, &repeated[self.position..]);
+            let received = self.position % length + common;
+            let count = u32::try_from(received / length).unwrap_or(u32::MAX);
+            self.position = (self.position + common) % cycle;
             *bytes = &bytes[common..];
             if !bytes.is_empty() {
-                self.part.extend_from_slice(&repeated[..self.right]);
-                self.right = 0;
+                let begin = self.position - received % length;
+                self.part.extend_from_slice(&repeated[begin..self.position]);
+                self.position = begin;
             }
             if count > 0 {
                 let verdict = Verdict::Right;
@@ -146,9 +174,12 @@ impl Reading {
             line = Cow::Owned(std::mem::take(&mut self.part));
         }
         let verdict = match end {
-            Some(_) => expected.verify(&line),
+            Some(_) => expected.verify(&line, self.position),
             None => Verdict::Wrong(quoted(&line)),
         };
+        if let Expected::Lines { length, cycle, .. } = expected {
+            self.position = (self.position + length) % cycle;
+        }
         Some(Verified { count: 1, verdict })
     }
 }
@@ -174,9 +205,10 @@ mod tests {
             let mut rest = *piece;
             while !rest.is_empty() {
                 match reading.next(expected, &mut rest) {
-                    Some(Verified { count, verdict }) if verdict == Verdict::Right => {
-                        right += count
-                    }
+                    Some(Verified {
+                        count,
+                        verdict: Verdict::Right,
+                    }) => right += count,
                     other => others.extend(other.map(|verified| verified.verdict)),
                 }
             }
@@ -211,6 +243,23 @@ mod tests {
             let all = verified(&expected, &[first, second]);
             assert_eq!(all, (4, others.clone()), "{cut}");
         }
+    }
+
+    #[test]
+    fn each_request_has_its_own_reply() {
+        let expected = Expected::same_as(b"one\ntwo\nsix");
+        let many = b"one\ntwo\nsix\n".repeat(CHUNK / 12);
+        let all = verified(&expected, &[b"one\ntw", b"o\nsix\n", &many]);
+        assert_eq!(all, (CHUNK as u32 / 4 + 2, vec![]));
+        let wrong = |line: &str| Verdict::Wrong(format!("\"{line}\""));
+        let swapped = verified(&expected, &[b"one\nsix\nt", b"wo\none\ntwo\ntwo\n"]);
+        assert_eq!(swapped, (3, vec![wrong("six"), wrong("two"), wrong("two")]));
+        let mut third = Reading::new(&expected, 5);
+        let count = |verified: Option<Verified>| verified.map(|verified| verified.count);
+        assert_eq!(
+            count(third.next(&expected, &mut &b"six\none\n"[..])),
+            Some(2)
+        );
     }
 
     #[test]

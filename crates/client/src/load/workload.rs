@@ -20,7 +20,8 @@ type CpuClock = Box<dyn Fn() -> Duration + Send + Sync>;
 pub struct Workload {
     /// The server.
     pub address: SocketAddr,
-    /// The request, without its line end.
+    /// The request, without its line end. Several of the same length, separated by line ends, are
+    /// sent in turn, by each client from another one on.
     pub request: Vec<u8>,
     /// What each reply must be.
     pub expected: Expected,

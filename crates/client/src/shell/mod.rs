@@ -2,11 +2,13 @@
 //! pipe ([`piped`]).
 //!
 //! At a terminal, [`editor`] reads lines behind a [`prompt`], with history and [`completion`];
-//! [`monitor`] watches the connection meanwhile, and [`help`] formats what `help` shows.
+//! [`monitor`] watches the connection meanwhile, and [`help`] formats what `help` shows. [`modes`]
+//! restores the terminal at signals.
 
 mod completion;
 mod editor;
 mod help;
+mod modes;
 mod monitor;
 mod piped;
 mod prompt;

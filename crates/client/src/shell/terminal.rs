@@ -7,6 +7,7 @@ use shared::dial::Reply;
 
 use super::completion::Names;
 use super::editor::{Editor, Input};
+use super::modes::restore_at_signals;
 use super::monitor::with_monitor;
 use super::prompt::Prompt;
 use super::{help, is_quit, request};
@@ -18,6 +19,10 @@ use crate::output::{Exchange, Output};
 /// Runs until the user leaves.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut link = Link::new(options, Some(""));
+    restore_at_signals().map_err(|source| Failure::System {
+        action: "handle signals",
+        source,
+    })?;
     let mut editor = Editor::new()?;
     begin(&mut link, &mut editor)?;
     let mut connections = link.connections();
