@@ -3,7 +3,7 @@
 //!
 //! A host that is cut off keeps its own inside: clients that are connected to a server from its own host stay connected.
 
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -13,12 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::random::Random;
+use crate::support::backends::Place;
 use crate::support::kernel::is_root;
-use crate::support::{clean, installed, located};
+use crate::support::{clean, installed, kill};
 
 /// All names of namespaces begin so; then follow the process that made them, its network, and the host.
 const PREFIX: &str = "btcpd-";
@@ -55,12 +55,8 @@ impl Network {
     /// Runs `test` in a thread that is on the switch of a new network of so many hosts, if this machine can do it and has all of
     /// these programs. Says so if not.
     pub fn with(hosts: u8, programs: &[&str], test: impl FnOnce(Network) + Send + 'static) {
-        let lacks = |program: &&&str| !installed(program);
-        if ["ip", "bridge", "tc"]
-            .iter()
-            .chain(programs)
-            .any(|program| lacks(&program))
-        {
+        let mut programs = ["ip", "bridge", "tc"].iter().chain(programs);
+        if programs.any(|program| !installed(program)) {
             return;
         }
         if !is_root() {
@@ -88,82 +84,52 @@ impl Network {
         sweep(|owner| !Path::new(&format!("/proc/{owner}")).exists());
         let made = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{made}", std::process::id());
+        let host = |number| Host {
+            network: name.clone(),
+            number,
+        };
         let mut network = Network {
             name: name.clone(),
-            hosts: Vec::new(),
+            hosts: (1..=hosts).map(host).collect(),
             emulates: false,
             _turn: turn,
         };
         ip(&["netns", "add", &name]);
-        let on_switch = |words: &str| ip(&words_after(&["-n", &name], words));
-        on_switch("link set lo up");
-        on_switch("link add br0 type bridge stp_state 0");
-        on_switch("link set br0 address 02:00:00:00:00:fe up");
-        on_switch("addr add 10.77.0.254/24 dev br0");
-        network.emulates = try_to_run(clean("tc").args(words_after(
-            &["-n", &name],
-            "qdisc add dev lo root netem delay 1ms",
-        )));
+        let netem = "qdisc add dev lo root netem delay 1ms";
+        network.emulates = try_to_run(clean("tc").args(words_after(&["-n", &name], netem)));
         if network.emulates {
             tc(&name, "qdisc del dev lo root");
         }
-        for number in 1..=hosts {
-            let host = Host {
-                network: name.clone(),
-                number,
+        // All know where the others are, so that nobody has to search for them after having been cut off.
+        let everybody: Vec<u8> = (1..=hosts).chain([254]).collect();
+        let neighbours = |device: &str, own: u8| {
+            let others = everybody.iter().filter(|other| **other != own);
+            let line = |other| {
+                format!(
+                    "neigh replace 10.77.0.{other} lladdr 02:00:00:00:00:{other:02x} nud permanent dev {device}\n"
+                )
             };
-            let namespace = host.namespace();
+            others.map(line).collect::<String>()
+        };
+        let mut on_switch = "link set lo up\nlink add br0 type bridge stp_state 0\n\
+             link set br0 address 02:00:00:00:00:fe up\naddr add 10.77.0.254/24 dev br0\n"
+            .to_string();
+        for Host { number, .. } in &network.hosts {
+            let namespace = format!("{name}-{number}");
             ip(&["netns", "add", &namespace]);
-            network.hosts.push(host.clone());
-            let port = host.port();
-            on_switch(&format!(
-                "link add {port} type veth peer name eth0 address 02:00:00:00:00:{number:02x} netns {namespace}"
-            ));
-            on_switch(&format!("link set {port} master br0 up"));
-            for words in [
-                "link set lo up".to_string(),
-                "link set eth0 up".to_string(),
-                format!("addr add {}/24 dev eth0", host.address()),
-            ] {
-                ip(&words_after(&["-n", &namespace], &words));
-            }
+            on_switch += &format!(
+                "link add port{number} type veth peer name eth0 address 02:00:00:00:00:{number:02x} netns {namespace}\n\
+                 link set port{number} master br0 up\n"
+            );
         }
-        network.introduce();
+        batch(&name, &(on_switch + &neighbours("br0", 254)));
+        for Host { number, .. } in &network.hosts {
+            let up = "link set lo up\nlink set eth0 up\n";
+            let address = format!("addr add 10.77.0.{number}/24 dev eth0\n");
+            let lines = up.to_string() + &address + &neighbours("eth0", *number);
+            batch(&format!("{name}-{number}"), &lines);
+        }
         network
-    }
-
-    /// Has all know where the others are, so that nobody has to search for them after having been cut off.
-    fn introduce(&self) {
-        let everybody: Vec<u8> = self
-            .hosts
-            .iter()
-            .map(|host| host.number)
-            .chain([254])
-            .collect();
-        let namespaces = self
-            .hosts
-            .iter()
-            .map(|host| (host.namespace(), "eth0", host.number));
-        for (namespace, device, number) in namespaces.chain([(self.name.clone(), "br0", 254)]) {
-            let others = everybody.iter().filter(|other| **other != number);
-            let lines: String = others
-                .map(|other| {
-                    format!(
-                        "neigh replace 10.77.0.{other} lladdr 02:00:00:00:00:{other:02x} nud permanent dev {device}\n"
-                    )
-                })
-                .collect();
-            let mut shell = clean("sh");
-            shell
-                .args([
-                    "-c",
-                    "printf %s \"$2\" | ip -n \"$1\" -batch -",
-                    "sh",
-                    &namespace,
-                ])
-                .arg(lines);
-            run(&mut shell);
-        }
     }
 
     /// The host of this number, the first 1.
@@ -202,14 +168,7 @@ impl Network {
             let discipline = format!("tbf rate {rate}kbit burst 1600 limit 12000");
             (discipline, format!("{rate} kbit/s, moments without"))
         };
-        tc(
-            &host.network,
-            &format!("qdisc add dev {} root {discipline}", host.port()),
-        );
-        tc(
-            &host.namespace(),
-            &format!("qdisc add dev eth0 root {discipline}"),
-        );
+        host.queue("add", &discipline);
         Disturbance {
             host: host.clone(),
             how,
@@ -222,11 +181,8 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         let own = format!("{}-", self.name);
-        remove(
-            namespaces()
-                .into_iter()
-                .filter(|name| *name == self.name || name.starts_with(&own)),
-        );
+        let is_own = |name: &String| *name == self.name || name.starts_with(&own);
+        remove(namespaces().into_iter().filter(is_own));
     }
 }
 
@@ -244,15 +200,16 @@ impl Host {
         format!("port{}", self.number)
     }
 
-    /// A command that becomes `program` on this host. ^C of the test's terminal is not for it.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        use std::os::unix::process::CommandExt as _;
-        let mut command = clean("ip");
-        command
-            .args(["netns", "exec", &self.namespace(), "nice", "-n", URGENT])
-            .arg(located(program.as_ref()))
-            .process_group(0);
-        command
+    /// Where its processes run. ^C of the test's terminal is not for them.
+    pub fn place(&self) -> Place {
+        let namespace = self.namespace();
+        let wrapper = [
+            "setsid", "ip", "netns", "exec", &namespace, "nice", "-n", URGENT,
+        ];
+        Place {
+            ip: self.address(),
+            wrapper: wrapper.map(str::to_string).to_vec(),
+        }
     }
 
     /// From now on the calling thread is on this host.
@@ -265,20 +222,22 @@ impl Host {
         self.switch_port(true);
     }
 
+    /// Changes how its packets queue up, in both directions.
+    fn queue(&self, verb: &str, discipline: &str) {
+        for (namespace, device) in [
+            (&self.network, &self.port()),
+            (&self.namespace(), &"eth0".to_string()),
+        ] {
+            let words = format!("qdisc {verb} dev {device} root {discipline}");
+            tc(namespace, words.trim_end());
+        }
+    }
+
     fn switch_port(&self, on: bool) {
         // 3 is "forwarding".
         let state = if on { "3" } else { "0" };
-        let words = [
-            "-n",
-            &self.network,
-            "link",
-            "set",
-            "dev",
-            &self.port(),
-            "state",
-            state,
-        ];
-        run(clean("bridge").args(words));
+        let words = format!("link set dev {} state {state}", self.port());
+        run(clean("bridge").args(words_after(&["-n", &self.network], &words)));
     }
 }
 
@@ -298,12 +257,7 @@ impl Drop for Disturbance {
             // It panics if a port can't be switched, and then the test has failed.
             let _ = losing.join();
         }
-        let host = &self.host;
-        tc(
-            &host.network,
-            &format!("qdisc del dev {} root", host.port()),
-        );
-        tc(&host.namespace(), "qdisc del dev eth0 root");
+        self.host.queue("del", "");
     }
 }
 
@@ -314,6 +268,12 @@ fn enter(namespace: &str) {
 
 fn words_after<'a>(first: &[&'a str], words: &'a str) -> Vec<&'a str> {
     first.iter().copied().chain(words.split(' ')).collect()
+}
+
+/// Has ip do what these lines say in a namespace.
+fn batch(namespace: &str, lines: &str) {
+    let script = r#"printf %s "$2" | ip -n "$1" -batch -"#;
+    run(clean("sh").args(["-c", script, "sh", namespace, lines]));
 }
 
 fn ip(words: &[&str]) {
@@ -338,13 +298,9 @@ fn run(command: &mut Command) {
 }
 
 fn namespaces() -> Vec<String> {
-    let listed = std::fs::read_dir("/run/netns")
-        .into_iter()
-        .flatten()
-        .flatten();
-    listed
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+    let listed = std::fs::read_dir("/run/netns").into_iter().flatten();
+    let name = |entry: DirEntry| entry.file_name().to_string_lossy().into_owned();
+    listed.flatten().map(name).collect()
 }
 
 /// Ends who lives in these namespaces, and removes them.
@@ -353,13 +309,10 @@ fn remove(namespaces: impl Iterator<Item = String>) {
         let output = clean("ip").args(["netns", "pids", &namespace]).output();
         let pids = output.map(|output| output.stdout).unwrap_or_default();
         for pid in String::from_utf8_lossy(&pids).lines() {
-            let pid = pid
-                .parse()
-                .ok()
-                .filter(|pid| *pid != std::process::id().cast_signed());
-            if let Some(pid) = pid.and_then(Pid::from_raw) {
+            let pid = pid.parse().unwrap_or(0);
+            if pid != 0 && pid != std::process::id() {
                 // It may have ended.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
+                kill("KILL", pid);
             }
         }
         run(clean("ip").args(["netns", "del", &namespace]));

@@ -4,7 +4,7 @@
 //! leaves may be gone from the moment at which it says so, and is surely gone when the server has closed, too. So there is a least
 //! and a most at every moment, and they differ only while something happens.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// A moment: the time since the test began.
@@ -44,6 +44,10 @@ struct State {
 }
 
 impl State {
+    fn goes_on(&self, life: u64) -> bool {
+        self.life == life && self.is_open
+    }
+
     fn add(&mut self, now: Moment, least: i64, most: i64) {
         let (_, before, before_most) = *self.steps.last().expect("never empty");
         self.steps
@@ -73,7 +77,7 @@ impl Truth {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap()
     }
 
     /// A client is about to connect. Returns to which process, if there is one.
@@ -90,7 +94,7 @@ impl Truth {
     pub fn connected(&self, life: u64) {
         let mut state = self.lock();
         state.busy -= 1;
-        if state.life == life && state.is_open {
+        if state.goes_on(life) {
             state.add(self.clock.now(), 1, 0);
         }
     }
@@ -99,7 +103,7 @@ impl Truth {
     pub fn leaves(&self, life: u64) {
         let mut state = self.lock();
         state.busy += 1;
-        if state.life == life && state.is_open {
+        if state.goes_on(life) {
             state.add(self.clock.now(), -1, 0);
         }
     }
@@ -115,8 +119,7 @@ impl Truth {
 
     /// Whether this process goes on serving as far as anybody knows.
     pub fn goes_on(&self, life: u64) -> bool {
-        let state = self.lock();
-        state.life == life && state.is_open
+        self.lock().goes_on(life)
     }
 
     /// The process is about to end.
@@ -151,20 +154,12 @@ impl Truth {
         let state = self.lock();
         let steps = &state.steps;
         // What held already at `from`.
-        let first = steps
-            .partition_point(|(at, ..)| *at <= from)
-            .saturating_sub(1);
-        let held = steps[first..].iter().take_while(|(at, ..)| *at <= to);
-        held.fold(None, |range: Option<(i64, i64)>, (_, least, most)| {
-            let (lowest, highest) = range.unwrap_or((*least, *most));
-            Some((lowest.min(*least), highest.max(*most)))
-        })
-        .unwrap_or((0, 0))
-    }
-
-    /// All that is known, for the account.
-    pub fn steps(&self) -> Vec<(Moment, i64, i64)> {
-        self.lock().steps.clone()
+        let first = steps.partition_point(|(at, ..)| *at <= from);
+        let (_, mut lowest, mut highest) = steps[first.saturating_sub(1)];
+        for (_, least, most) in steps[first..].iter().take_while(|(at, ..)| *at <= to) {
+            (lowest, highest) = (lowest.min(*least), highest.max(*most));
+        }
+        (lowest, highest)
     }
 }
 
