@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::support::backends::{Backend, Etcd, Kind, Place, Redis, Sentinel};
@@ -15,7 +16,7 @@ use crate::support::manager::{Fate, Manager};
 use crate::support::names::{DeafNameServer, Silent, alone_with_a_port, can_show, server_where};
 use crate::support::watch::{Watch, watch};
 use crate::support::way::Way;
-use crate::support::{Client, Daemon, Scratch, fails, free_port, installed, wait_until};
+use crate::support::{Client, Daemon, Scratch, fails, free_port, installed, wait_until, words};
 
 /// An id that servers share.
 pub const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
@@ -41,19 +42,18 @@ pub fn free_address() -> SocketAddr {
 }
 
 /// A server of this cluster, with these arguments besides.
-pub fn server(cluster: &str, arguments: &[&str]) -> Daemon {
+pub fn server(cluster: &str, arguments: &str) -> Daemon {
     server_at(free_address(), cluster, arguments)
 }
 
 /// One with its HTTP there.
-pub fn server_at(http: SocketAddr, cluster: &str, arguments: &[&str]) -> Daemon {
-    let http = http.to_string();
-    let own = ["--http", &http, "--advertise", &http, "--max-clients", "32"];
-    let heartbeat = ["--cluster-heartbeat", "250ms"];
-    let heartbeat = heartbeat.iter().filter(|_| cluster.starts_with("etcd"));
-    let cluster = ["--cluster", cluster];
-    let all = own.iter().chain(&cluster).chain(heartbeat);
-    Daemon::start(all.chain(arguments))
+pub fn server_at(http: SocketAddr, cluster: &str, arguments: &str) -> Daemon {
+    let own = format!("--http {http} --advertise {http} --max-clients 32 --cluster {cluster}");
+    let heartbeat = match cluster.starts_with("etcd") {
+        true => "--cluster-heartbeat 250ms",
+        false => "",
+    };
+    Daemon::start(words(&format!("{own} {heartbeat} {arguments}")))
 }
 
 /// A client that is known to count.
@@ -99,13 +99,25 @@ pub fn all_say_for(time: Duration, askers: &mut [Client], clients: usize) {
     }
 }
 
-/// Tests these rows at the same time: most of that time is waiting.
+/// Tests these rows, four at a time: most of that time is waiting.
 pub fn at_once<T: Send>(rows: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
-    let test = &test;
+    let rows: Vec<T> = rows.into_iter().collect();
+    let rows = Mutex::new(rows);
+    let next = || rows.lock().unwrap().pop();
     std::thread::scope(|scope| {
-        for row in rows {
-            scope.spawn(move || test(row));
+        for _ in 0..4 {
+            scope.spawn(|| std::iter::from_fn(next).for_each(&test));
         }
+    });
+}
+
+/// Stops its process, and waits until it has.
+pub fn stop(server: &Daemon) {
+    server.signal("STOP");
+    let status = format!("/proc/{}/status", server.pid());
+    wait_until("it stands still", || {
+        let status = std::fs::read_to_string(&status).expect("it lives");
+        status.contains("State:\tT")
     });
 }
 
@@ -178,18 +190,18 @@ impl Cluster {
             servers: Vec::new(),
             askers: Vec::new(),
         };
-        (0..servers).for_each(|_| cluster.add(&[]));
+        (0..servers).for_each(|_| cluster.add(""));
         cluster.wait_for(servers);
         test(cluster);
     }
 
     /// A further server, with these arguments besides.
-    pub fn server(&self, arguments: &[&str]) -> Daemon {
+    pub fn server(&self, arguments: &str) -> Daemon {
         server(&self.backend.url(), arguments)
     }
 
     /// Adds one, and a client of it that asks.
-    pub fn add(&mut self, arguments: &[&str]) {
+    pub fn add(&mut self, arguments: &str) {
         self.servers.push(self.server(arguments));
         self.askers.extend(self.servers.last().map(client));
     }
@@ -260,7 +272,7 @@ pub fn who_is_right_while_each_server_is_replaced_by_the_next_program(kind: Kind
 pub fn servers_of_one_id_are_each_counted_and_named(kind: Kind) {
     const SAME: &str = "another server of the cluster has the same id";
     Cluster::with(kind, 1, |mut cluster| {
-        (0..2).for_each(|_| cluster.add(&["--server-id", ID]));
+        (0..2).for_each(|_| cluster.add(&format!("--server-id {ID}")));
         cluster.wait_for(3);
         for twin in &cluster.servers[1..] {
             twin.log().wait_for(SAME);
@@ -283,14 +295,14 @@ pub fn servers_of_one_id_are_each_counted_and_named(kind: Kind) {
 pub fn servers_start_without_their_backend_and_find_it_later(kind: Kind) {
     Cluster::with(kind, 0, |mut cluster| {
         cluster.backend.process(0).0.kill();
-        (0..2).for_each(|_| cluster.add(&[]));
+        (0..2).for_each(|_| cluster.add(""));
         let alone = if kind == Kind::Etcd { REGISTRY } else { "1" };
         for answer in cluster.who() {
             assert!(answer.starts_with(alone), "{answer}");
         }
         match &cluster.backend {
             Backend::Etcd(etcd) => etcd.run(0),
-            other => other.redis().run(&[]),
+            other => other.redis().run(""),
         }
         // etcd may take a second, and its leases two.
         let (allowed, bound): (&[&str], _) = match kind {
@@ -398,23 +410,22 @@ pub fn tls_is_spoken_with_those_whom_the_authority_certifies_and_nobody_else(kin
     let (port, redis, etcd);
     let (tls, plain, without_tls) = match kind {
         Kind::Etcd => {
-            etcd = Etcd::start_with(1, Some(files), &[]);
+            etcd = Etcd::start_with(1, Some(files), "");
             port = etcd.address(0).port();
             ("etcds", "etcd", etcd.health_address())
         }
         _ => {
             port = free_port();
-            let number = port.to_string();
             let [certificate, key, authority] = &files;
-            let arguments = ["--tls-port", &number, "--tls-auth-clients", "no"];
-            let files = ["--tls-cert-file", certificate, "--tls-key-file", key];
-            let authority = ["--tls-ca-cert-file", authority];
-            redis = Redis::start(&[&arguments[..], &files, &authority].concat());
+            redis = Redis::start(&format!(
+                "--tls-port {port} --tls-auth-clients no --tls-cert-file {certificate} --tls-key-file {key} \
+                 --tls-ca-cert-file {authority}"
+            ));
             ("rediss", "redis", redis.address())
         }
     };
     let url = format!("{tls}://127.0.0.1:{port}");
-    let servers = [(); 2].map(|()| server(&url, &["--cluster-ca-file", &ours]));
+    let servers = [(); 2].map(|()| server(&url, &format!("--cluster-ca-file {ours}")));
     wait_for(&mut servers.each_ref().map(client), 2);
     let others = Authority::new();
     let theirs = others.path("ca.crt");
@@ -424,7 +435,7 @@ pub fn tls_is_spoken_with_those_whom_the_authority_certifies_and_nobody_else(kin
         (&format!("{plain}://127.0.0.1:{port}"), &ours, ""),
         (&format!("{tls}://{without_tls}"), &ours, ""),
     ] {
-        let stranger = server(url, &["--cluster-ca-file", authority]);
+        let stranger = server(url, &format!("--cluster-ca-file {authority}"));
         cut_off_by(&stranger, said);
         assert_eq!(figure(&stranger, "connected"), 0.0, "{url}");
         assert!(
@@ -508,6 +519,30 @@ pub fn one_that_is_connected_to_itself_has_no_backend(scheme: &str) {
     cut_off_by(&server, "127.0.0.1:50002: Connection refused");
 }
 
+/// Settings, and what is said about them.
+const WRONG: &str = r#"
+--cluster memcached://127.0.0.1 => no scheme "memcached"
+--cluster redis://nowhere.invalid => can't find the address of nowhere.invalid:6379
+--cluster redis://u:secret@127.0.0.1 => --cluster-password-file
+REDIS --cluster-name a·b => --cluster-name is "a b"
+REDIS --cluster-name {x} => --cluster-name is "{x}"
+REDIS --cluster-password-file FILES/missing => missing: No such file
+REDIS --cluster-password-file FILES/empty => must hold one line
+REDIS --cluster-password-file FILES/two => must hold one line
+REDIS --cluster-password-file /dev/zero => /dev/zero: it is not a regular file
+REDIS --cluster-password-file /proc/self/mem => /proc/self/mem
+REDIS --cluster-user-file FILES/user => without a password
+REDIS --cluster-sentinel-user-file FILES/user => give it a --cluster-sentinel-password-file
+REDIS --cluster-sentinel-password-file FILES/empty => must hold one line
+REDIS --cluster-ca-file FILES/user => holds no whole certificate
+REDIS --cluster-ca-file FILES/half => holds no whole certificate
+ETCD => needs --advertise
+ETCD --http 127.0.0.1:0 => needs --advertise
+ETCD --http= --advertise 127.0.0.1:1 => needs HTTP
+ETCD --http 127.0.0.1:0 --advertise 127.0.0.1:0 => can't be any
+ETCD --http 127.0.0.1:0 --advertise 0.0.0.0:4280 => --advertise
+"#;
+
 #[test]
 fn settings_that_cannot_work_are_said_at_start() {
     let files = Scratch::new();
@@ -515,94 +550,14 @@ fn settings_that_cannot_work_are_said_at_start() {
     file(&files, "two", "one\ntwo\n");
     file(&files, "user", "someone\n");
     file(&files, "half", "-----BEGIN CERTIFICATE-----\nAAAA\n");
-    let redis = "--cluster redis://127.0.0.1:1";
-    let etcd = "--cluster etcd://127.0.0.1:1";
-    for (cluster, more, why) in [
-        (
-            "",
-            "--cluster memcached://127.0.0.1",
-            "no scheme \"memcached\"",
-        ),
-        (
-            "",
-            "--cluster redis://nowhere.invalid",
-            "can't find the address of nowhere.invalid:6379",
-        ),
-        (
-            "",
-            "--cluster redis://u:secret@127.0.0.1",
-            "--cluster-password-file",
-        ),
-        (redis, "--cluster-name a~b", "--cluster-name is \"a b\""),
-        (redis, "--cluster-name {x}", "--cluster-name is \"{x}\""),
-        (
-            redis,
-            "--cluster-password-file FILES/missing",
-            "missing: No such file",
-        ),
-        (
-            redis,
-            "--cluster-password-file FILES/empty",
-            "must hold one line",
-        ),
-        (
-            redis,
-            "--cluster-password-file FILES/two",
-            "must hold one line",
-        ),
-        (
-            redis,
-            "--cluster-password-file /dev/zero",
-            "/dev/zero: it is not a regular file",
-        ),
-        (
-            redis,
-            "--cluster-password-file /proc/self/mem",
-            "/proc/self/mem",
-        ),
-        (
-            redis,
-            "--cluster-user-file FILES/user",
-            "without a password",
-        ),
-        (
-            redis,
-            "--cluster-sentinel-user-file FILES/user",
-            "give it a --cluster-sentinel-password-file",
-        ),
-        (
-            redis,
-            "--cluster-sentinel-password-file FILES/empty",
-            "must hold one line",
-        ),
-        (
-            redis,
-            "--cluster-ca-file FILES/user",
-            "holds no whole certificate",
-        ),
-        (
-            redis,
-            "--cluster-ca-file FILES/half",
-            "holds no whole certificate",
-        ),
-        (etcd, "--http 127.0.0.1:0", "needs --advertise"),
-        (etcd, "--http= --advertise 127.0.0.1:1", "needs HTTP"),
-        (
-            etcd,
-            "--http 127.0.0.1:0 --advertise 127.0.0.1:0",
-            "can't be any",
-        ),
-        (
-            etcd,
-            "--http 127.0.0.1:0 --advertise 0.0.0.0:4280",
-            "--advertise",
-        ),
-    ] {
-        for check in ["", "--check"] {
-            let words = format!("--listen 127.0.0.1:0 {cluster} {more} {check}");
-            let words = words.replace("FILES", files.path().to_str().expect("UTF-8"));
-            let words = words.split_ascii_whitespace();
-            let (status, said) = fails(words.map(|word| word.replace("~", " ")));
+    let folder = files.path().to_str().expect("UTF-8");
+    let rows = WRONG.replace("FILES", folder);
+    let rows = rows.replace("REDIS", "--cluster redis://127.0.0.1:1");
+    let rows = rows.replace("ETCD", "--cluster etcd://127.0.0.1:1");
+    for row in rows.trim().lines() {
+        let (settings, why) = row.split_once(" => ").expect("two parts");
+        for check in ["", " --check"] {
+            let (status, said) = fails(words(&format!("--listen=127.0.0.1:0 {settings}{check}")));
             assert_eq!(status, 78, "{said}");
             assert!(said.contains(why), "{why}: {said}");
             assert!(!said.contains("secret"), "{said}");

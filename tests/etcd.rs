@@ -10,7 +10,7 @@ mod trouble;
 use std::time::{Duration, Instant};
 
 use crate::clusters::{
-    self, Cluster, ONE_OF_TWO, OUTSIDE, TWO_OF_THREE, YOUNG, answers_until, client, server_at,
+    self, Cluster, ONE_OF_TWO, OUTSIDE, TWO_OF_THREE, YOUNG, answers_until, client, server_at, stop,
 };
 use crate::support::Client;
 use crate::support::backends::Kind;
@@ -104,7 +104,7 @@ fn every_client_counts_on_every_server_at_once_and_no_server_does() {
 fn a_server_that_hangs_or_is_killed_makes_who_unavailable_until_it_is_gone() {
     Cluster::with(Kind::Etcd, 3, |mut cluster| {
         let mut hung = cluster.askers.pop().expect("the third");
-        cluster.servers[2].signal("STOP");
+        stop(&cluster.servers[2]);
         let took = answers_until(&mut cluster.askers[0], &[TWO_OF_THREE], "2");
         eprintln!("a stopped server is gone after {took:?}");
         // One who asked just before that waited for its answer.
@@ -136,7 +136,7 @@ fn a_server_that_hangs_or_is_killed_makes_who_unavailable_until_it_is_gone() {
         other.wait();
         let begun = Instant::now();
         // It has another id, but only one can listen there.
-        let next = server_at(there, &cluster.backend.url(), &[]);
+        let next = server_at(there, &cluster.backend.url(), "");
         answers_until(asker, &[ONE_OF_TWO], "1");
         let took = begun.elapsed();
         assert!(took < LEASE, "not after the lease: {took:?}");
@@ -178,7 +178,7 @@ fn many_questions_at_once_take_no_longer_than_one() {
             assert!(took < Duration::from_secs(2), "{took:?}");
         };
         ask(&mut cluster.askers[0], "2");
-        cluster.servers[1].signal("STOP");
+        stop(&cluster.servers[1]);
         ask(&mut cluster.askers[0], ONE_OF_TWO);
         // A server whose workers wait is well, and says so before they are done.
         let busy = &cluster.servers[0];

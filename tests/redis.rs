@@ -9,7 +9,7 @@ mod trouble;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::clusters::{self, Cluster, client, figure, said, server, wait_for};
+use crate::clusters::{self, Cluster, client, figure, said, server, stop, wait_for};
 use crate::protocol::proves;
 use crate::support::backends::Kind;
 use crate::support::http::get;
@@ -46,15 +46,15 @@ fn who_counts_the_clients_of_all_servers_of_one_name_in_one_database() {
         let ids: BTreeSet<String> = askers.map(|asker| asker.ask("WHERE")).collect();
         assert_eq!(ids.len(), 3, "WHERE tells them apart");
 
-        let other = cluster.server(&["--cluster-name", "other"]);
-        let elsewhere = server(&format!("{}/3", cluster.backend.url()), &[]);
+        let other = cluster.server("--cluster-name other");
+        let elsewhere = server(&format!("{}/3", cluster.backend.url()), "");
         let mut strangers = [client(&other), client(&elsewhere)];
         cluster.askers.push(client(&cluster.servers[0]));
         cluster.wait_for(4);
         wait_for(&mut strangers, 1);
         let redis = cluster.backend.redis();
-        assert_eq!(redis.ask_in(3, &["DBSIZE"]), "2");
-        assert_eq!(redis.ask(&["DBSIZE"]), "4");
+        assert_eq!(redis.ask_in(3, "DBSIZE"), "2");
+        assert_eq!(redis.ask("DBSIZE"), "4");
     });
 }
 
@@ -88,8 +88,8 @@ fn a_server_that_has_just_started_answers_right_at_once() {
     Cluster::with(Kind::Redis, 3, |cluster| {
         for _ in 0..5 {
             // The first answer takes longer than a start.
-            cluster.backend.redis().order(&["CLIENT", "PAUSE", "250"]);
-            let server = cluster.server(&[]);
+            cluster.backend.redis().order("CLIENT PAUSE 250");
+            let server = cluster.server("");
             assert_eq!(server.ask("WHO\n"), "4\n");
             // If it were killed, the next one would still count the client that asked.
             server.stop();
@@ -101,7 +101,7 @@ fn a_server_that_has_just_started_answers_right_at_once() {
 fn the_clients_of_a_server_that_ends_are_gone_in_time() {
     Cluster::with(Kind::Redis, 2, |mut cluster| {
         let state = Scratch::new();
-        let directory = ["--state-directory", state.path().to_str().expect("UTF-8")];
+        let directory = format!("--state-directory {}", state.path().display());
         let third = |cluster: &mut Cluster| {
             let third = cluster.server(&directory);
             let clients: Vec<Client> = (0..6).map(|_| client(&third)).collect();
@@ -147,7 +147,7 @@ fn the_clients_of_a_server_that_ends_are_gone_in_time() {
 fn a_server_that_slept_is_counted_again() {
     Cluster::with(Kind::Redis, 3, |mut cluster| {
         let mut sleeper = cluster.askers.remove(2);
-        cluster.servers[2].signal("STOP");
+        stop(&cluster.servers[2]);
         let asleep = Instant::now();
         cluster.wait_for(2);
         let servers = cluster.servers[..2].iter().cycle();

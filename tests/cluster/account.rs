@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clients::{Answer, Said};
+use crate::clients::Answer;
 use crate::judge::{Judge, Promise};
 use crate::truth::Moment;
 
@@ -33,7 +33,7 @@ impl Account {
         let (server, asked, answered) = (answer.server, answer.asked, answer.answered);
         let verdict = judge.hear(answer);
         self.answers += 1;
-        self.unavailable += usize::from(answer.said == Said::Unavailable);
+        self.unavailable += usize::from(answer.said.is_none());
         if verdict.is_calm {
             self.calm += 1;
             self.fresh += usize::from(verdict.age.is_some_and(|age| age <= FRESH));

@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::clients::Gate;
 use crate::judge::Harm;
+use crate::network::Host;
 use crate::support::backends::Kind;
 use crate::support::wait_until;
 use crate::world::World;
@@ -18,71 +18,6 @@ const MARGIN: Duration = Duration::from_millis(500);
 fn takes(what: &str, took: Duration, bound: Duration) {
     eprintln!("{what}: {took:?}");
     assert!(took < bound, "{what}: {took:?}");
-}
-
-#[test]
-fn the_clients_of_a_killed_server_are_gone_within_three_seconds() {
-    World::with(3, Kind::Redis, |mut world| {
-        let staying = world.gate(1).visitors(2);
-        let killed = world.gate(0).visitors(5);
-        world.wait_for_who(1, 8);
-        let begun = Instant::now();
-        world.servers[0].end("KILL");
-        world.wait_for_who(1, 3);
-        takes(
-            "gone after SIGKILL",
-            begun.elapsed(),
-            Duration::from_secs(3),
-        );
-        world.wait_for_who(2, 3);
-
-        // The same server, started again, takes its old self away at once.
-        drop(killed);
-        world.servers[0].start();
-        let killed = world.gate(0).visitors(5);
-        world.wait_for_who(1, 8);
-        world.servers[0].end("KILL");
-        drop(killed);
-        world.servers[0].start();
-        let took = world.wait_for_who(1, 3);
-        takes("gone after the next start", took, HEARTBEAT + MARGIN);
-        drop(staying);
-    });
-}
-
-/// Asks without pause until nobody else counts, and so knows when it was the first time.
-fn alone_at(gate: &Gate) -> Instant {
-    gate.there(|| {
-        let mut visitor = gate.visit().expect("it serves");
-        while visitor.ask("WHO").expect("an answer") != "1" {
-            thread::sleep(Duration::from_micros(200));
-        }
-        let alone = Instant::now();
-        gate.part_with(visitor);
-        alone
-    })
-}
-
-#[test]
-fn the_clients_of_a_server_that_stops_are_gone_at_once() {
-    World::with(2, Kind::Redis, |mut world| {
-        for _ in 0..5 {
-            let leaving = world.gate(0).visitors(5);
-            world.wait_for_who(1, 6);
-            let gate = world.gate(1);
-            let asking = thread::spawn(move || alone_at(&gate));
-            world.servers[0].end("TERM");
-            let ended = Instant::now();
-            let gone = asking.join().expect("they are gone at last");
-            takes(
-                "gone after the end of the process",
-                gone.saturating_duration_since(ended),
-                MARGIN,
-            );
-            drop(leaving);
-            world.servers[0].start();
-        }
-    });
 }
 
 #[test]
@@ -124,29 +59,13 @@ pub fn cut_off(world: &mut World, cuts: &[(&[usize], u64)], calm: Duration) {
         let hosts = world.hosts(cut);
         let begin = |server: &usize| world.begin(Harm::Silent(*server), "cut off");
         let faults: Vec<usize> = cut.iter().map(begin).collect();
-        world.network.cut_off(&hosts);
+        hosts.iter().for_each(Host::cut_off);
         // What is to be seen is what happens in this time.
         thread::sleep(Duration::from_millis(*time));
-        hosts.iter().for_each(|host| host.reconnect());
+        hosts.iter().for_each(Host::reconnect);
         faults.into_iter().for_each(|fault| world.over(fault));
         thread::sleep(calm);
     }
-}
-
-#[test]
-fn a_redis_that_comes_back_empty_makes_no_count_dip() {
-    World::with(4, Kind::Redis, |mut world| {
-        world.visit_all(10, Duration::from_millis(50), 0);
-        for _ in 0..3 {
-            thread::sleep(HEARTBEAT * 2);
-            let fault = world.begin(Harm::Backend, "Redis comes back empty");
-            world.backend.redis().process.kill();
-            world.backend.redis().run_empty(None);
-            world.over(fault);
-            thread::sleep(HEARTBEAT * 4);
-        }
-        world.must_be_right(500);
-    });
 }
 
 #[test]
@@ -157,7 +76,7 @@ fn what_a_failover_lost_is_made_good() {
         world.wait_for_who(2, 9);
         // From here on the replica learns nothing more.
         let replica = world.backend_host(1);
-        world.network.cut_off(std::slice::from_ref(&replica));
+        replica.cut_off();
         world.gate(0).part_with_all(leaving);
         let more = world.gate(1).visitors(4);
         world.wait_for_who(2, 8);
@@ -191,7 +110,7 @@ fn a_redis_that_lives_after_it_was_replaced_separates_nobody_from_the_others() {
         // Not only when it asks, once a heartbeat, a server is told that another Redis takes the writes.
         for server in &mut world.servers {
             server.end("TERM");
-            server.also(&["--cluster-heartbeat", "10s"]);
+            server.also("--cluster-heartbeat 10s");
             server.start();
         }
         world.wait_for_all(1);

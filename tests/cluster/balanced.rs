@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
 
 use crate::clients::Reports;
-use crate::network::{ENDS_BY_ITSELF, INTERRUPTED, Network};
+use crate::network::{INTERRUPTED, Network};
 use crate::random::Random;
 use crate::server::Server;
 use crate::support::backends::{Process, Redis};
@@ -112,7 +112,7 @@ fn clients_of_the_balancer_are_answered_while_servers_are_restarted_and_killed()
     Network::with(5, &programs, |network| {
         let seconds = asked_for("BLOCKCHAIN_TCPD_AVAILABILITY_SECONDS", 20) as u64;
         let scratch = Scratch::new();
-        let redis = Redis::start_at(network.host(4).place(), 6379, &[]);
+        let redis = Redis::start_at(network.host(4).place(), 6379, "");
         let reports = Reports::new(Clock::new());
         let balancer = network.host(5).place();
         let mut servers: Vec<Server> = (0..3)
@@ -120,8 +120,7 @@ fn clients_of_the_balancer_are_answered_while_servers_are_restarted_and_killed()
                 let (server, host) = (usize::from(number), network.host(number + 1));
                 let mut server = Server::new(server, host, &redis.url(), scratch.path(), &reports);
                 // What the example's comments ask for.
-                server.also(&["--proxy-from", &balancer.ip.to_string()]);
-                server.also(&["--drain-notice", "5s"]);
+                server.also(&format!("--proxy-from {} --drain-notice 5s", balancer.ip));
                 server.start();
                 server
             })
@@ -161,7 +160,6 @@ fn clients_of_the_balancer_are_answered_while_servers_are_restarted_and_killed()
             for number in 0..ASKERS {
                 scope.spawn(move || asks(number));
             }
-            ENDS_BY_ITSELF.store(true, Ordering::SeqCst);
             for server in (0..3).cycle() {
                 // Every fourth is killed. The next turn comes when the balancer has had time to see the last.
                 let is_kill = (restarts + kills) % 4 == 1;
@@ -177,7 +175,6 @@ fn clients_of_the_balancer_are_answered_while_servers_are_restarted_and_killed()
                     break;
                 }
             }
-            ENDS_BY_ITSELF.store(false, Ordering::SeqCst);
             over.store(true, Ordering::Relaxed);
         });
         let seen = seen.into_inner().expect("nobody panics");

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::account::Account;
 use crate::judge::{Harm, Promise};
-use crate::network::{ENDS_BY_ITSELF, Host, INTERRUPTED};
+use crate::network::INTERRUPTED;
 use crate::random::Random;
 use crate::support::backends::{Backend, Kind};
 use crate::support::kernel::asked_for;
@@ -46,9 +46,7 @@ fn run(kind: Kind) {
             running: Vec::new(),
             next_line: Moment::ZERO,
         };
-        ENDS_BY_ITSELF.store(true, Ordering::SeqCst);
         chaos.happen(Duration::from_secs(seconds), seed);
-        ENDS_BY_ITSELF.store(false, Ordering::SeqCst);
         chaos.conclude(seed);
     });
 }
@@ -58,25 +56,115 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Something that can be done, and returns what ends it.
-type Does = Box<dyn FnOnce(&mut World) -> End>;
-type End = Box<dyn FnOnce(&mut World)>;
+/// What may be done: to a server, and, from `Empty` on, to a Redis or a member of etcd.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+enum Act {
+    Kill,
+    Restart,
+    Replace,
+    Stop,
+    CutOff,
+    Disturb,
+    /// The Redis that takes writes is killed, and comes back empty before the other takes over.
+    Empty,
+    /// It is killed, and the other takes over.
+    FailOver,
+    /// The other takes over, because it was asked to.
+    Promote,
+    KillMember,
+    KillTwoMembers,
+    StopMember,
+    CutOffMember,
+}
 
-/// What may be done: to these servers; if there are none, to what they meet at.
-struct Act {
-    servers: Vec<usize>,
-    harm: fn(usize) -> Harm,
-    what: &'static str,
-    time: Duration,
-    does: Does,
+use Act::*;
+
+impl Act {
+    fn is_on_backend(self) -> bool {
+        self >= Empty
+    }
+
+    fn harm(self, target: usize) -> Harm {
+        match self {
+            Kill => Harm::Killed(target),
+            Restart => Harm::Restarted(target),
+            Replace => Harm::Nothing(target),
+            Stop => Harm::Stopped(target),
+            CutOff | Disturb => Harm::Silent(target),
+            _ => Harm::Backend,
+        }
+    }
+
+    fn begin(self, world: &mut World, target: usize) {
+        match self {
+            Kill => world.servers[target].end("KILL"),
+            Restart => world.servers[target].end("TERM"),
+            Replace => world.servers[target].hand_over(),
+            Stop => world.servers[target].signal("STOP"),
+            CutOff => world.gate(target).host.cut_off(),
+            Disturb => {
+                let seed = world.judge.faults.len() as u64;
+                let line = world.gate(target).host.disturb(seed);
+                world.lines.insert(target, line);
+            }
+            Empty | KillMember => world.backend.process(target).0.kill(),
+            FailOver => {
+                world.backend.process(target).0.kill();
+                let sentinels = world.backend.sentinels();
+                sentinels.wait_until_master_is(1 - target);
+            }
+            Promote => {
+                let sentinels = world.backend.sentinels();
+                // Soon after another failover they refuse.
+                if sentinels.promote() {
+                    sentinels.wait_until_master_is(1 - target);
+                }
+            }
+            KillTwoMembers => {
+                let etcd = world.backend.etcd();
+                etcd.process(target).kill();
+                etcd.process((target + 1) % 3).kill();
+            }
+            StopMember => world.backend.process(target).0.signal("STOP"),
+            CutOffMember => world.backend_host(target).cut_off(),
+        }
+    }
+
+    fn end(self, world: &mut World, target: usize) {
+        match self {
+            Kill | Restart => world.servers[target].start(),
+            Replace => {}
+            Stop => world.servers[target].signal("CONT"),
+            CutOff => world.gate(target).host.reconnect(),
+            Disturb => drop(world.lines.remove(&target)),
+            Empty => world.backend.sentinels().redis[target].run_empty(None),
+            FailOver => {
+                let redis = &world.backend.sentinels().redis;
+                redis[target].run_empty(Some(&redis[1 - target]));
+            }
+            Promote => {}
+            KillMember | KillTwoMembers => {
+                let etcd = world.backend.etcd();
+                let killed = (0..3).filter(|member| !etcd.process(*member).runs());
+                killed.for_each(|member| etcd.run(member));
+            }
+            StopMember => world.backend.process(target).0.signal("CONT"),
+            CutOffMember => world.backend_host(target).reconnect(),
+        }
+        // It was over before the other Redis had begun to follow.
+        if self.is_on_backend() && self != FailOver {
+            world.backend.settle();
+        }
+    }
 }
 
 /// What is being done.
 struct Running {
-    servers: Vec<usize>,
+    act: Act,
+    /// Servers, or one Redis or member of etcd.
+    targets: Vec<usize>,
     faults: Vec<usize>,
     until: Moment,
-    end: End,
 }
 
 struct Chaos {
@@ -93,9 +181,7 @@ impl Chaos {
         self.calm();
         while self.now() < time && !INTERRUPTED.load(Ordering::SeqCst) {
             for _ in 0..[1, 1, 1, 2, 2, 3][self.random.below(6)] {
-                if let Some(act) = self.draw() {
-                    self.begin(act);
-                }
+                self.draw();
                 let pause = self.milliseconds(0, 1200);
                 self.let_pass(pause);
             }
@@ -134,7 +220,9 @@ impl Chaos {
             let is_over = |running: &Running| running.until <= now;
             if let Some(over) = self.running.iter().position(is_over) {
                 let running = self.running.swap_remove(over);
-                (running.end)(&mut self.world);
+                for target in running.targets {
+                    running.act.end(&mut self.world, target);
+                }
                 let faults = running.faults.into_iter();
                 faults.for_each(|fault| self.world.over(fault));
             } else if now >= until {
@@ -166,233 +254,74 @@ impl Chaos {
         }
     }
 
-    fn begin(&mut self, act: Act) {
-        let on_server = |server: &usize| (*server, format!("server {}: {}", server + 1, act.what));
-        let mut faults: Vec<(usize, String)> = act.servers.iter().map(on_server).collect();
-        if faults.is_empty() {
-            faults.push((0, act.what.to_string()));
+    fn begin(&mut self, act: Act, targets: Vec<usize>, time: Duration) {
+        let mut faults = Vec::new();
+        for target in &targets {
+            let what = format!("{act:?} {}", target + 1);
+            faults.push(self.world.begin(act.harm(*target), what));
+            act.begin(&mut self.world, *target);
         }
-        let faults = faults.into_iter();
-        let begin = |(server, what)| self.world.begin((act.harm)(server), what);
-        let faults = faults.map(begin).collect();
-        let end = (act.does)(&mut self.world);
         self.running.push(Running {
-            servers: act.servers,
+            act,
+            targets,
             faults,
-            until: self.now() + act.time,
-            end,
+            until: self.now() + time,
         });
     }
 
-    /// Something that can be done now.
-    fn draw(&mut self) -> Option<Act> {
-        let busy = self.running.iter().flat_map(|running| &running.servers);
-        let busy: Vec<usize> = busy.copied().collect();
-        let free = 0..self.world.servers.len();
-        let free: Vec<usize> = free.filter(|server| !busy.contains(server)).collect();
-        // Two at a time, so that there are always some to whom nothing is done.
-        if busy.len() >= 2 {
-            return None;
-        }
-        let server = free[self.random.below(free.len())];
-        let (harm, what, time, does): (fn(usize) -> Harm, _, _, Does) = match self.random.below(20)
-        {
-            kind @ 0..=4 => {
-                let (signal, harm, what, most): (_, fn(usize) -> Harm, _, _) = match kind {
-                    0..=2 => ("KILL", Harm::Killed, "killed", 4000),
-                    _ => ("TERM", Harm::Restarted, "restarted", 1),
-                };
-                let does = move |world: &mut World| -> End {
-                    world.servers[server].end(signal);
-                    Box::new(move |world| world.servers[server].start())
-                };
-                (harm, what, self.milliseconds(0, most), Box::new(does))
-            }
-            5 | 6 => {
-                let does = move |world: &mut World| -> End {
-                    world.servers[server].hand_over();
-                    Box::new(|_| {})
-                };
-                (
-                    Harm::Nothing,
-                    "a new program takes over",
-                    Duration::ZERO,
-                    Box::new(does),
-                )
-            }
-            7..=9 => {
-                let (least, most, what) = [
-                    (100, 1000, "stopped for a moment"),
-                    (1000, 1350, "stopped for almost as long as it may"),
-                    (2500, 5000, "stopped for longer than it may"),
-                ][self.random.below(3)];
-                let does = move |world: &mut World| -> End {
-                    world.servers[server].signal("STOP");
-                    Box::new(move |world| world.servers[server].signal("CONT"))
-                };
-                (
-                    Harm::Stopped,
-                    what,
-                    self.milliseconds(least, most),
-                    Box::new(does),
-                )
-            }
-            kind @ 10..=12 if kind < 12 || busy.is_empty() => {
-                let mut servers = vec![server];
-                if kind == 12 {
-                    servers.push((server + 1 + self.random.below(free.len() - 1)) % free.len());
-                }
-                let cut = servers.clone();
-                return Some(Act {
-                    servers,
-                    harm: Harm::Silent,
-                    what: "cut off",
-                    time: self.milliseconds(200, 5000),
-                    does: Box::new(move |world| {
-                        let hosts = world.hosts(&cut);
-                        world.network.cut_off(&hosts);
-                        Box::new(move |_| hosts.iter().for_each(Host::reconnect))
-                    }),
-                });
-            }
-            13 | 14 | 12 => {
-                let seed = self.random.next();
-                let does = move |world: &mut World| -> End {
-                    let line = world.network.disturb(&world.gate(server).host, seed);
-                    if let Some(fault) = world.judge.faults.last_mut() {
-                        fault.what += &format!(" ({})", line.how);
-                    }
-                    Box::new(|_| drop(line))
-                };
-                (
-                    Harm::Silent,
-                    "on a bad line",
-                    self.milliseconds(1000, 4000),
-                    Box::new(does),
-                )
-            }
-            _ => return self.draw_for_backend(),
-        };
-        Some(Act {
-            servers: vec![server],
-            harm,
-            what,
-            time,
-            does,
-        })
-    }
-
-    fn draw_for_backend(&mut self) -> Option<Act> {
-        if self
+    /// Begins something that can be done now.
+    fn draw(&mut self) {
+        let (on_backend, on_servers): (Vec<&Running>, Vec<&Running>) = self
             .running
             .iter()
-            .any(|running| running.servers.is_empty())
-        {
-            return None;
+            .partition(|running| running.act.is_on_backend());
+        let busy = on_servers.iter().flat_map(|running| &running.targets);
+        let busy: Vec<usize> = busy.copied().collect();
+        // Two at a time, so that there are always some to whom nothing is done.
+        if busy.len() >= 2 {
+            return;
         }
-        let (kind, mut member) = (self.random.below(5), self.random.below(3));
-        let is_etcd = match &self.world.backend {
-            Backend::Sentinels(sentinels) => {
-                member = sentinels.are_calm().then(|| sentinels.master())??;
-                false
-            }
-            _ => true,
-        };
-        let (what, least, most, does): (_, _, _, Does) = match kind {
-            0 | 1 if is_etcd => {
-                let does = move |world: &mut World| -> End {
-                    let killed = move |lost| (member + lost) % 3;
-                    for lost in 0..=kind {
-                        world.backend.etcd().process(killed(lost)).kill();
-                    }
-                    Box::new(move |world| {
-                        (0..=kind).for_each(|lost| world.backend.etcd().run(killed(lost)));
-                        world.backend.settle();
-                    })
-                };
-                (
-                    ["a member of etcd killed", "two members of etcd killed"][kind],
-                    500,
-                    4000,
-                    Box::new(does),
-                )
-            }
-            0 => {
-                let does = move |world: &mut World| -> End {
-                    world.backend.process(member).0.kill();
-                    Box::new(move |world| {
-                        world.backend.sentinels().redis[member].run_empty(None);
-                        world.backend.settle();
-                    })
-                };
-                ("Redis comes back empty", 0, 400, Box::new(does))
-            }
-            1 => {
-                let does = move |world: &mut World| -> End {
-                    world.backend.process(member).0.kill();
-                    world.backend.sentinels().wait_until_master_is(1 - member);
-                    Box::new(move |world| {
-                        let redis = &world.backend.sentinels().redis;
-                        redis[member].run_empty(Some(&redis[1 - member]));
-                    })
-                };
-                ("Redis killed, the other takes over", 0, 1, Box::new(does))
-            }
-            2 if !is_etcd => {
-                let does = move |world: &mut World| -> End {
-                    let sentinels = world.backend.sentinels();
-                    // Soon after another failover they refuse.
-                    if sentinels.promote() {
-                        sentinels.wait_until_master_is(1 - member);
-                    }
-                    Box::new(|world| world.backend.settle())
-                };
-                (
-                    "the other Redis takes over when asked",
-                    0,
-                    1,
-                    Box::new(does),
-                )
-            }
-            2 | 3 => {
-                let does = move |world: &mut World| -> End {
-                    world.backend.process(member).0.signal("STOP");
-                    Box::new(move |world| {
-                        world.backend.process(member).0.signal("CONT");
-                        world.backend.settle();
-                    })
-                };
-                (
-                    "Redis or a member of etcd stopped",
-                    200,
-                    3000,
-                    Box::new(does),
-                )
-            }
+        let backend_is_free = on_backend.is_empty();
+        let free = 0..self.world.servers.len();
+        let free: Vec<usize> = free.filter(|server| !busy.contains(server)).collect();
+        let (kind, server) = (self.random.below(20), self.random.below(free.len()));
+        let mut targets = vec![free[server]];
+        let (act, least, most) = match kind {
+            0..=2 => (Kill, 0, 4000),
+            3 | 4 => (Restart, 0, 0),
+            5 | 6 => (Replace, 0, 0),
+            7 => (Stop, 100, 1000),
+            8 => (Stop, 1000, 1350),
+            9 => (Stop, 2500, 5000),
+            10..=12 => (CutOff, 200, 5000),
+            13 | 14 => (Disturb, 1000, 4000),
+            _ if !backend_is_free => return,
             _ => {
-                let does = move |world: &mut World| -> End {
-                    let host = world.backend_host(member);
-                    world.network.cut_off(std::slice::from_ref(&host));
-                    Box::new(move |world| {
-                        host.reconnect();
-                        world.backend.settle();
-                    })
-                };
-                (
-                    "Redis or a member of etcd cut off",
-                    200,
-                    3000,
-                    Box::new(does),
-                )
+                let is_etcd = matches!(self.world.backend, Backend::Etcd(_));
+                targets[0] = self.random.below(3);
+                if let Backend::Sentinels(sentinels) = &self.world.backend {
+                    let master = sentinels.are_calm().then(|| sentinels.master());
+                    let Some(master) = master.flatten() else {
+                        return;
+                    };
+                    targets[0] = master;
+                }
+                match kind {
+                    15 if is_etcd => (KillMember, 500, 4000),
+                    16 if is_etcd => (KillTwoMembers, 500, 4000),
+                    15 => (Empty, 0, 400),
+                    16 => (FailOver, 0, 0),
+                    17 if !is_etcd => (Promote, 0, 0),
+                    17 | 18 => (StopMember, 200, 3000),
+                    _ => (CutOffMember, 200, 3000),
+                }
             }
         };
-        Some(Act {
-            servers: Vec::new(),
-            harm: |_| Harm::Backend,
-            what,
-            time: self.milliseconds(least, most),
-            does,
-        })
+        if kind == 12 && busy.is_empty() {
+            targets.push(free[(server + 1) % free.len()]);
+        }
+        let time = self.milliseconds(least, most);
+        self.begin(act, targets, time);
     }
 
     /// All leave, and the account is given.

@@ -16,15 +16,6 @@ use crate::truth::{Clock, Moment, Truth};
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What a server said to WHO.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
-    /// So many clients.
-    Clients(i64),
-    /// `ERR UNAVAILABLE`.
-    Unavailable,
-}
-
 /// An answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
@@ -34,8 +25,8 @@ pub struct Answer {
     pub asked: Moment,
     /// When the answer had come.
     pub answered: Moment,
-    /// What it was.
-    pub said: Said,
+    /// So many clients; nothing for ERR UNAVAILABLE.
+    pub said: Option<i64>,
 }
 
 /// What all clients report.
@@ -212,8 +203,8 @@ impl Gate {
             while !over.load(Ordering::Relaxed) {
                 let asked = self.reports.clock.now();
                 let said = visitor.ask("WHO").and_then(|line| match line.parse() {
-                    Ok(clients) => Ok(Said::Clients(clients)),
-                    Err(_) if line.starts_with("ERR UNAVAILABLE ") => Ok(Said::Unavailable),
+                    Ok(clients) => Ok(Some(clients)),
+                    Err(_) if line.starts_with("ERR UNAVAILABLE ") => Ok(None),
                     Err(_) => Err(io::Error::other(line)),
                 });
                 let said = match said {

@@ -22,7 +22,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clients::{Answer, Said};
+use crate::clients::Answer;
 use crate::stalls::Stalls;
 use crate::truth::{Moment, Truth};
 
@@ -164,14 +164,12 @@ impl Judge {
             .stalls
             .between(asked.saturating_sub(self.bound), answered);
         let (wrong, age) = match answer.said {
-            Said::Unavailable if self.promise == Promise::Available => {
-                (Some("unavailable".to_string()), None)
-            }
-            Said::Unavailable => {
+            None if self.promise == Promise::Available => (Some("unavailable".to_string()), None),
+            None => {
                 let wrong = is_calm.then(|| "unavailable without a reason".to_string());
                 (wrong, None)
             }
-            Said::Clients(clients) => {
+            Some(clients) => {
                 let (least, most) = self.allowed(answer);
                 let is_right = (least..=most).contains(&clients);
                 let wrong = || format!("{clients} clients, and {least} to {most} would be right");
@@ -363,17 +361,11 @@ mod tests {
             };
             for (answers, is_right) in [(right, true), (wrong, false)] {
                 for (asked, clients) in answers {
-                    let number = Said::Clients(*clients);
-                    let said = if *clients == NONE {
-                        Said::Unavailable
-                    } else {
-                        number
-                    };
                     let verdict = judge.hear(&Answer {
                         server: 0,
                         asked: at(*asked),
                         answered: at(asked + 1),
-                        said,
+                        said: (*clients != NONE).then_some(*clients),
                     });
                     let judged = verdict.wrong.is_none();
                     assert_eq!(judged, is_right, "{clients} at {asked}: {:?}", judge.faults);

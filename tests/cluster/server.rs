@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::clients::{Gate, Reports};
 use crate::network::Host;
-use crate::support::{Daemon, program, wait_until};
+use crate::support::{Daemon, program, wait_until, words};
 use crate::truth::Truth;
 
 /// A server. Dropped, it is killed.
@@ -43,10 +43,10 @@ impl Server {
             },
         };
         let (state, http) = (state.display().to_string(), server.http());
-        server.also(&["--listen", &address.to_string(), "--cluster", cluster]);
-        server.also(&["--http", &http, "--advertise", &http]);
-        server.also(&["--max-clients", "64", "--idle-timeout", "24h"]);
-        server.also(&["--state-directory", &state]);
+        server.also(&format!(
+            "--listen {address} --cluster {cluster} --http {http} --advertise {http} --max-clients 64 \
+             --idle-timeout 24h --state-directory {state}"
+        ));
         server
     }
 
@@ -56,9 +56,8 @@ impl Server {
     }
 
     /// It is started with these arguments, too.
-    pub fn also(&mut self, arguments: &[&str]) {
-        let arguments = arguments.iter().map(ToString::to_string);
-        self.arguments.extend(arguments);
+    pub fn also(&mut self, arguments: &str) {
+        self.arguments.extend(words(arguments));
     }
 
     /// It is started with this value instead of the one that `option` had.

@@ -1,11 +1,12 @@
 //! Servers, what they meet at, and their clients.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clients::{Clients, Gate, Reports};
 use crate::judge::{Fault, Harm, Judge, Promise};
-use crate::network::{Host, Network};
+use crate::network::{Disturbance, Host, Network};
 use crate::server::Server;
 use crate::stalls::Stalls;
 use crate::support::Scratch;
@@ -20,6 +21,8 @@ pub struct World {
     pub backend: Backend,
     pub reports: Arc<Reports>,
     pub judge: Judge,
+    /// The bad lines of servers.
+    pub lines: BTreeMap<usize, Disturbance>,
     stalls: Arc<Stalls>,
     _scratch: Scratch,
     pub network: Network,
@@ -74,6 +77,7 @@ impl World {
             backend,
             reports,
             judge,
+            lines: BTreeMap::new(),
             stalls,
             _scratch: scratch,
             network,

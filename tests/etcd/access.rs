@@ -25,36 +25,29 @@ fn enable_auth(etcd: &Etcd) {
         "user grant-role tcpd tcpd",
         "auth enable",
     ] {
-        etcd.order(&command.split(' ').collect::<Vec<_>>());
+        etcd.order(command);
     }
 }
 
 /// The arguments for that user with this password, which is in a file of this name.
-fn as_user(secrets: &Scratch, name: &str, password: &str) -> [String; 4] {
+fn as_user(secrets: &Scratch, name: &str, password: &str) -> String {
     let (user, password) = (
         file(secrets, "user", "tcpd\n"),
         file(secrets, name, password),
     );
-    let [first, second] = ["--cluster-user-file", "--cluster-password-file"].map(str::to_string);
-    [first, user, second, password]
-}
-
-/// The arguments as they are given to a server.
-fn words(arguments: &[String]) -> Vec<&str> {
-    arguments.iter().map(String::as_str).collect()
+    format!("--cluster-user-file {user} --cluster-password-file {password}")
 }
 
 #[test]
 fn an_etcd_that_asks_who_comes_is_told() {
     Cluster::with(Kind::Etcd, 0, |cluster| {
         let secrets = Scratch::new();
-        let log = ["--log".to_string(), "trace".to_string()];
         let server_as = |name, password| {
-            let arguments = [&as_user(&secrets, name, password)[..], &log].concat();
-            cluster.server(&words(&arguments))
+            let user = as_user(&secrets, name, password);
+            cluster.server(&format!("{user} --log trace"))
         };
         // One that nobody asks says nothing.
-        let (known, unknown) = (server_as("password", "secret\n"), cluster.server(&[]));
+        let (known, unknown) = (server_as("password", "secret\n"), cluster.server(""));
         let mut clients = (client(&known), client(&unknown));
         answers_until(&mut clients.0, &[OUTSIDE, YOUNG], "2");
         enable_auth(cluster.backend.etcd());
@@ -122,27 +115,16 @@ fn a_certificate_is_shown_to_an_etcd_that_asks_for_one() {
     }
     let files = ["server.crt", "server.key", "ca.crt"].map(|file| authority.path(file));
     let ca = files[2].clone();
-    let etcd = Etcd::start_with(
-        1,
-        Some(files),
-        &["--client-cert-auth", "--trusted-ca-file", &ca],
-    );
-    let with = |name: &str, more: &[String]| {
+    let arguments = format!("--client-cert-auth --trusted-ca-file {ca}");
+    let etcd = Etcd::start_with(1, Some(files), &arguments);
+    let with = |name: &str, more: &str| {
         let [certificate, key] = ["crt", "key"].map(|end| authority.path(&format!("{name}.{end}")));
-        let files = [
-            "--cluster-certificate-file",
-            &certificate,
-            "--cluster-key-file",
-            &key,
-        ];
-        server(
-            &etcd.url(),
-            &[&["--cluster-ca-file", &ca], &files[..], &words(more)].concat(),
-        )
+        let own = format!("--cluster-certificate-file {certificate} --cluster-key-file {key}");
+        server(&etcd.url(), &format!("--cluster-ca-file {ca} {own} {more}"))
     };
-    let without = server(&etcd.url(), &["--cluster-ca-file", &ca]);
+    let without = server(&etcd.url(), &format!("--cluster-ca-file {ca}"));
     without.log().wait_for("--cluster-certificate-file");
-    let servers = [with("nobody", &[]), with("somebody", &[])];
+    let servers = ["nobody", "somebody"].map(|name| with(name, ""));
     wait_for(&mut servers.each_ref().map(client), 2);
     drop((servers, without));
     enable_auth(&etcd);
@@ -200,7 +182,7 @@ fn a_token_that_is_too_old_is_replaced_whatever_the_words() {
     keys.openssl("rsa -in jwt.key -pubout -out jwt.pub");
     let (public, private) = (keys.path("jwt.pub"), keys.path("jwt.key"));
     let token = format!("jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=5m");
-    let etcd = Etcd::start_with(1, None, &["--auth-token", &token]);
+    let etcd = Etcd::start_with(1, None, &format!("--auth-token {token}"));
     enable_auth(&etcd);
     let secrets = Scratch::new();
     let user = as_user(&secrets, "password", "secret\n");
@@ -215,12 +197,12 @@ fn a_token_that_is_too_old_is_replaced_whatever_the_words() {
         reworded(etcd_itself, without_code),
         reworded(etcd_itself, with_code),
     ];
-    let servers = addresses.map(|address| server(&format!("etcd://{address}"), &words(&user)));
+    let servers = addresses.map(|address| server(&format!("etcd://{address}"), &user));
     let mut askers = servers.each_ref().map(client);
     wait_for(&mut askers, 3);
     for round in 0..3 {
         let name = format!("somebody{round}:else");
-        etcd.order(&["--user=root:root", "user", "add", &name]);
+        etcd.order(&format!("--user=root:root user add {name}"));
         // Long before the token expires.
         for asker in &mut askers {
             answers_until(asker, &[REGISTRY, OUTSIDE, YOUNG, TWO_OF_THREE], "3");
@@ -262,8 +244,7 @@ fn what_repeats_a_password_or_a_token_is_not_repeated_and_a_refusal_is_no_loop()
     });
     let secrets = Scratch::new();
     let user = as_user(&secrets, "password", "secret\n");
-    let arguments = [&words(&user)[..], &["--log", "trace"]].concat();
-    let server = server(&format!("etcd://{address}"), &arguments);
+    let server = server(&format!("etcd://{address}"), &format!("{user} --log trace"));
     wait_until("it has been denied several times", || {
         asked.load(Ordering::SeqCst) > 8
     });
@@ -280,7 +261,7 @@ fn an_etcd_without_its_gateway_is_told_what_to_switch_on() {
     if !installed("etcd") {
         return;
     }
-    let etcd = Etcd::start_with(1, None, &["--enable-grpc-gateway=false"]);
-    let line = cut_off_by(&server(&etcd.url(), &[]), "enable-grpc-gateway: true");
+    let etcd = Etcd::start_with(1, None, "--enable-grpc-gateway=false");
+    let line = cut_off_by(&server(&etcd.url(), ""), "enable-grpc-gateway: true");
     assert!(line.contains("--enable-grpc-gateway"), "{line}");
 }

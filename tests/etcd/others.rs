@@ -88,7 +88,7 @@ fn whoever_does_not_answer_as_a_server_does_makes_who_unavailable_in_time() {
             });
             assert_eq!(asker.ask("WHY"), "42");
             wait_until("it is named", || names(server, address));
-            etcd.order(&["del", &key]);
+            etcd.order(&format!("del {key}"));
             answers_until(asker, &[REGISTRY, OUTSIDE, YOUNG], "1");
         }
 
@@ -100,15 +100,15 @@ fn whoever_does_not_answer_as_a_server_does_makes_who_unavailable_in_time() {
         let key = etcd.register(alone.http());
         answers_until(asker, &["1", REGISTRY], ONE_OF_TWO);
         server.log().wait_for("another server answers there");
-        etcd.order(&["del", &key]);
+        etcd.order(&format!("del {key}"));
         answers_until(asker, &[ONE_OF_TWO, REGISTRY, OUTSIDE, YOUNG], "1");
 
         // What can't be read may be a server.
         let key = format!("/blockchain-tcpd/default/members/{ID}/{ID}");
-        etcd.order(&["put", &key, "127.0.0.1:1"]);
+        etcd.order(&format!("put {key} 127.0.0.1:1"));
         assert!(asker.ask("WHO").contains(REGISTRY));
         server.log().wait_for("etcd holds nonsense");
-        etcd.order(&["del", &key]);
+        etcd.order(&format!("del {key}"));
         answers_until(asker, &[REGISTRY], "1");
     });
 }
@@ -159,7 +159,7 @@ fn a_server_that_has_a_wrong_address_is_told_so_and_is_missed() {
         let members = || {
             let prefix = "/blockchain-tcpd/default/members/";
             let etcd = cluster.backend.etcd();
-            let keys = etcd.order(&["get", "--prefix", "--keys-only", prefix]);
+            let keys = etcd.order(&format!("get --prefix --keys-only {prefix}"));
             keys.split_whitespace()
                 .map(str::to_string)
                 .collect::<Vec<_>>()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{BUSY, HEARTBEAT, LEASE, LOOKS, are_right_or_unavailable, leave, takes_a_lease};
 use crate::clusters::{
     BACK, Cluster, OUTSIDE, REGISTRY, YOUNG, answers_until, client, cut_off_by, free_address,
-    server, wait_for,
+    server, stop, wait_for,
 };
 use crate::support::backends::{Etcd, Kind};
 use crate::support::watch::watch;
@@ -39,7 +39,7 @@ fn one_member_of_etcd_may_be_lost_and_a_quorum_comes_back() {
     }
     let etcd = Etcd::start(3);
     let asked = (etcd.leader() + 1) % 3;
-    let servers = [(); 2].map(|()| server(&etcd.url_from(asked), &[]));
+    let servers = [(); 2].map(|()| server(&etcd.url_from(asked), ""));
     let mut askers = servers.each_ref().map(client);
     wait_for(&mut askers, 2);
     let process = etcd.process(asked);
@@ -92,7 +92,7 @@ fn an_etcd_that_has_lost_everything_is_not_believed_before_all_can_be_back() {
     Cluster::with(Kind::Etcd, 3, |mut cluster| {
         let (etcd, servers) = (cluster.backend.etcd(), &cluster.servers);
         // The first comes back long before the others.
-        servers[1..].iter().for_each(|server| server.signal("STOP"));
+        servers[1..].iter().for_each(stop);
         etcd.process(0).kill();
         etcd.wipe(0);
         cut_off_by(&servers[0], UNAVAILABLE);
@@ -119,8 +119,8 @@ fn a_lease_that_is_taken_from_a_server_that_lives_makes_no_number_wrong() {
         let more = client(&cluster.servers[1]);
         for _ in 0..3 {
             let etcd = cluster.backend.etcd();
-            for lease in etcd.order(&["lease", "list"]).lines().skip(1) {
-                etcd.order(&["lease", "revoke", lease]);
+            for lease in etcd.order("lease list").lines().skip(1) {
+                etcd.order(&format!("lease revoke {lease}"));
             }
             cluster.wait_for(5);
         }
@@ -179,7 +179,7 @@ fn course(client: &mut Client, end: &str) -> Vec<(String, Duration)> {
 fn a_server_that_is_cut_off_from_etcd_alone_is_counted_missed_and_then_left_out() {
     Cluster::with(Kind::Etcd, 2, |mut cluster| {
         let way = Way::new(cluster.backend.etcd().address(0));
-        let separated = server(&format!("etcd://{}", way.address), &[]);
+        let separated = server(&format!("etcd://{}", way.address), "");
         let mut there = client(&separated);
         cluster.wait_for(3);
         assert_eq!(there.ask("WHO"), "3");

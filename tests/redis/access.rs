@@ -25,8 +25,10 @@ fn shows_no_secret(server: &Daemon) {
 
 /// A server with the password in this file, which logs all that it can.
 fn server_with(redis: &str, password: &str) -> Daemon {
-    let arguments = ["--cluster-password-file", password, "--log", "trace"];
-    server(redis, &arguments)
+    server(
+        redis,
+        &format!("--cluster-password-file {password} --log trace"),
+    )
 }
 
 #[test]
@@ -36,15 +38,15 @@ fn the_password_is_read_from_a_file_and_may_change() {
     }
     let files = Scratch::new();
     let password = file(&files, "password", &format!("{SECRET}\n"));
-    let mut redis = Redis::start(&["--requirepass", SECRET]);
+    let mut redis = Redis::start(&format!("--requirepass {SECRET}"));
     redis.password = SECRET.to_string();
     let servers = [(); 2].map(|()| server_with(&redis.url(), &password));
     let mut clients = servers.each_ref().map(client);
     wait_for(&mut clients, 2);
 
-    redis.order(&["CONFIG", "SET", "requirepass", "another"]);
+    redis.order("CONFIG SET requirepass another");
     redis.password = "another".to_string();
-    redis.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    redis.ask("CLIENT KILL TYPE pubsub");
     for server in &servers {
         server.log().wait_for("WRONGPASS");
         wait_for_errors(server, "denied");
@@ -66,8 +68,9 @@ fn a_password_that_is_repeated_is_not_shown() {
     let rows = [(&short, "HELLO"), (&short, "AUTH"), (&long, "AUTH")];
     for (secret, unknown) in rows.into_iter().filter(|_| is_there) {
         let password = file(&files, "password", secret);
-        let renamed = ["--rename-command", unknown, ""];
-        let redis = Redis::start(&[&["--requirepass", secret], &renamed[..]].concat());
+        let redis = Redis::start(&format!(
+            r#"--requirepass {secret} --rename-command {unknown} """#
+        ));
         let server = server_with(&redis.url(), &password);
         let line = cut_off_by(&server, "");
         // Valkey 9.1 asks for the password before it looks for the command.
@@ -81,18 +84,14 @@ fn a_password_that_is_repeated_is_not_shown() {
         shows_no_secret(&server);
     }
     let password = file(&files, "password", SECRET);
-    for (reply, shown) in [
-        (
-            format!("-ERR user default with {SECRET} is unknown"),
-            "says to AUTH: ERR",
-        ),
-        (format!("-{SECRET}"), "says to AUTH: an error"),
-        (
-            format!("-ERR unknown command 'AUTH default {}'", &SECRET[..17]),
-            "ERR unknown command",
-        ),
+    let truncated = &SECRET[..17];
+    for row in [
+        format!("says to AUTH: ERR <- -ERR user default with {SECRET} is unknown"),
+        format!("says to AUTH: an error <- -{SECRET}"),
+        format!("ERR unknown command <- -ERR unknown command 'AUTH default {truncated}'"),
     ] {
-        let server = server_with(&says(reply + "\r\n", ""), &password);
+        let (shown, reply) = row.split_once(" <- ").expect("two parts");
+        let server = server_with(&says(format!("{reply}\r\n"), ""), &password);
         let line = server.log().wait_for(shown);
         assert!(!line.contains("correct"), "{line}");
         shows_no_secret(&server);
@@ -105,7 +104,7 @@ fn a_password_that_is_a_part_of_the_answer_is_neither_told_nor_cut_out() {
     if !installed("redis-server") {
         return;
     }
-    let redis = Redis::start(&["--requirepass", SECRET]);
+    let redis = Redis::start(&format!("--requirepass {SECRET}"));
     let files = Scratch::new();
     let said = ["a", "ERR", "WRONGPASS", "another one"].map(|guess| {
         let server = server_with(&redis.url(), &file(&files, "password", guess));
@@ -123,16 +122,14 @@ fn a_right_that_is_missing_within_the_script_is_a_denial() {
         let files = Scratch::new();
         let password = file(&files, "password", SECRET);
         let user = file(&files, "user", "tcpd\n");
-        let user = ["--cluster-user-file", &user];
-        let access = [&user[..], &["--cluster-password-file", &password]].concat();
-        let secret = format!(">{SECRET}");
+        let access = format!("--cluster-user-file {user} --cluster-password-file {password}");
         for rights in [
-            &["~*", "&*", "+@all", "-hset"][..],
-            &["%R~blockchain-tcpd:*", "&*", "+@all"],
-            &["~*", "resetchannels", "&other", "+@all"],
+            "~* &* +@all -hset",
+            "%R~blockchain-tcpd:* &* +@all",
+            "~* resetchannels &other +@all",
         ] {
-            let user = ["ACL", "SETUSER", "tcpd", "reset", "on", &secret];
-            cluster.backend.redis().order(&[&user[..], rights].concat());
+            let user = format!("ACL SETUSER tcpd reset on >{SECRET} {rights}");
+            cluster.backend.redis().order(&user);
             let server = cluster.server(&access);
             wait_for_errors(&server, "denied");
             let refused = errors(&server, "refused");
@@ -154,25 +151,17 @@ fn a_user_with_the_rights_that_the_manual_names_is_enough() {
     let mut lines = manual.lines();
     let line = lines.find_map(|line| line.strip_prefix(".Dl ACL SETUSER "));
     let line = line.expect("the manual has it").replace("PASSWORD", SECRET);
-    let words: Vec<&str> = ["ACL", "SETUSER"]
-        .into_iter()
-        .chain(line.split(' '))
-        .collect();
-    let redis = Redis::start(&[]);
-    redis.order(&words);
-    redis.order(&["ACL", "SETUSER", "default", "resetkeys", "-@write"]);
+    let redis = Redis::start("");
+    redis.order(&format!("ACL SETUSER {line}"));
+    redis.order("ACL SETUSER default resetkeys -@write");
     let files = Scratch::new();
     let user = file(&files, "user", "blockchain-tcpd\n");
     let password = file(&files, "password", SECRET);
-    let user = [
-        "--cluster-user-file",
-        &user,
-        "--cluster-password-file",
-        &password,
-    ];
-    let access = [&["--cluster-heartbeat", "50ms"], &user[..]].concat();
+    let access = format!(
+        "--cluster-heartbeat 50ms --cluster-user-file {user} --cluster-password-file {password}"
+    );
     let is_called = |command: &&str| {
-        let called = redis.ask(&["INFO", "commandstats"]);
+        let called = redis.ask("INFO commandstats");
         called.contains(&format!("cmdstat_{command}:"))
     };
     let mut logs = Vec::new();
@@ -204,10 +193,10 @@ fn a_user_with_the_rights_that_the_manual_names_is_enough() {
     let mut needless = line.split(' ').filter_map(|word| word.strip_prefix('+'));
     assert_eq!(needless.find(|command| !is_called(command)), None);
     // Without the script in its cache, too.
-    redis.order(&["SCRIPT", "FLUSH"]);
+    redis.order("SCRIPT FLUSH");
     assert_eq!(figure(&server(&redis.url(), &access), "connected"), 1.0);
     // And one without rights is told so.
-    let nobody = server(&redis.url(), &[]);
+    let nobody = server(&redis.url(), "");
     nobody.log().wait_for("NOPERM");
 }
 
@@ -238,7 +227,7 @@ fn credentials_that_systemd_passes_are_used_unless_they_are_blank() {
     if !installed("redis-server") {
         return;
     }
-    for arguments in [&[][..], &["--requirepass", SECRET]] {
+    for arguments in ["", &format!("--requirepass {SECRET}")] {
         let redis = Redis::start(arguments);
         let server = server_with_credentials(&credentials, &redis.url());
         wait_until_connected(&server);
@@ -281,25 +270,20 @@ fn a_certificate_is_shown_to_a_redis_that_asks_for_one() {
     write("both.key", read("both.crt"));
     let files = ["server.crt", "server.key", "ca.crt"];
     let [certificate, key, ca] = files.map(|file| authority.path(file));
-    let port = free_port().to_string();
-    let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key];
-    let authorities = ["--tls-port", &port, "--tls-ca-cert-file", &ca];
-    let _redis = Redis::start(&[files, authorities].concat());
+    let port = free_port();
+    let _redis = Redis::start(&format!(
+        "--tls-port {port} --tls-cert-file {certificate} --tls-key-file {key} --tls-ca-cert-file {ca}"
+    ));
     let url = format!("rediss://127.0.0.1:{port}");
-    let without = server(&url, &["--cluster-ca-file", &ca]);
+    let without = server(&url, &format!("--cluster-ca-file {ca}"));
     let line = without.log().wait_for("CertificateRequired");
     assert!(line.contains("--cluster-certificate-file"), "{line}");
     assert!(errors(&without, "denied") > 0.0);
     for name in ["pkcs8", "sec1", "pkcs1", "ed25519", "chained", "both"] {
         let certificate = authority.path(&format!("{name}.crt"));
         let key = authority.path(&format!("{name}.key"));
-        let own = [
-            "--cluster-certificate-file",
-            &certificate,
-            "--cluster-key-file",
-            &key,
-        ];
-        let server = server(&url, &[&["--cluster-ca-file", &ca], &own[..]].concat());
+        let own = format!("--cluster-certificate-file {certificate} --cluster-key-file {key}");
+        let server = server(&url, &format!("--cluster-ca-file {ca} {own}"));
         wait_until_connected(&server);
     }
     // By systemd; and what is wrong may be mended while it runs.
@@ -320,6 +304,19 @@ fn a_certificate_is_shown_to_a_redis_that_asks_for_one() {
     wait_until_connected(&server);
 }
 
+/// A certificate, its key, and what is said about them.
+const CANNOT_BE_SHOWN: &str = "
+one.crt - one.crt is a certificate without its private key: name that with --cluster-key-file
+- one.key one.key is a private key without its certificate: name that with --cluster-certificate-file
+one.crt two.key two.key is not the private key of the first certificate in
+one.crt pkcs8.key pkcs8.key holds an encrypted private key
+one.crt sec1.key sec1.key holds an encrypted private key
+one.crt one.crt one.crt holds no whole private key
+one.key one.key one.key holds no whole certificate
+small.crt small.key small.key holds a private key of a kind that is not supported
+one.crt missing can't read
+";
+
 #[test]
 fn a_certificate_that_cannot_be_shown_is_said_at_start() {
     if !installed("openssl") {
@@ -336,49 +333,19 @@ fn a_certificate_that_cannot_be_shown_is_said_at_start() {
     ] {
         authority.openssl(make);
     }
-    for (certificate, key, why) in [
-        (
-            "one.crt",
-            "",
-            "one.crt is a certificate without its private key: name that with --cluster-key-file",
-        ),
-        (
-            "",
-            "one.key",
-            "one.key is a private key without its certificate: name that with --cluster-certificate-file",
-        ),
-        (
-            "one.crt",
-            "two.key",
-            "two.key is not the private key of the first certificate in",
-        ),
-        (
-            "one.crt",
-            "pkcs8.key",
-            "pkcs8.key holds an encrypted private key",
-        ),
-        (
-            "one.crt",
-            "sec1.key",
-            "sec1.key holds an encrypted private key",
-        ),
-        ("one.crt", "one.crt", "one.crt holds no whole private key"),
-        ("one.key", "one.key", "one.key holds no whole certificate"),
-        (
-            "small.crt",
-            "small.key",
-            "small.key holds a private key of a kind that is not supported",
-        ),
-        ("one.crt", "missing", "can't read"),
-    ] {
-        let flags = [("certificate", certificate), ("key", key)].into_iter();
-        let files = flags
-            .filter(|(_, file)| !file.is_empty())
-            .map(|(kind, file)| format!("--cluster-{kind}-file={}", authority.path(file)));
-        let cluster = ["--listen=127.0.0.1:0", "--cluster=rediss://127.0.0.1:1"];
-        let (status, said) = fails(cluster.map(str::to_string).into_iter().chain(files));
+    for row in CANNOT_BE_SHOWN.trim().lines() {
+        let mut words = row.splitn(3, ' ');
+        let mut next = || words.next().expect("three parts");
+        let mut arguments = vec!["--listen=127.0.0.1:0".to_string()];
+        arguments.push("--cluster=rediss://127.0.0.1:1".to_string());
+        for (kind, file) in [("certificate", next()), ("key", next())] {
+            if file != "-" {
+                arguments.push(format!("--cluster-{kind}-file={}", authority.path(file)));
+            }
+        }
+        let (status, said) = fails(arguments);
         assert_eq!(status, 78, "{said}");
-        assert!(said.contains(why), "{why}: {said}");
+        assert!(said.contains(next()), "{row}: {said}");
         assert!(!said.contains("BEGIN"), "{said}");
     }
 }

@@ -34,7 +34,7 @@ fn an_address_that_takes_no_writes_is_left_for_the_next() {
     let mut refused = 0;
     for master in [0, 1] {
         let port = free_port();
-        let redis = ips.map(|ip| Redis::start_at(Place::local(ip), port, &[]));
+        let redis = ips.map(|ip| Redis::start_at(Place::local(ip), port, ""));
         let replica = &redis[1 - master];
         replica.process.kill();
         replica.run_empty(Some(&redis[master]));
@@ -53,7 +53,7 @@ fn only_what_a_redis_says_tells_that_it_is_too_old_and_not_its_name() {
     if !can_show() || !installed("redis-server") {
         return;
     }
-    let redis = Redis::start(&["--maxclients", "1"]);
+    let redis = Redis::start("--maxclients 1");
     let _only = TcpStream::connect(redis.address()).expect("it listens");
     let name = format!("unsupported-command.example:{}", redis.port);
     let hosts = "127.0.0.1 unsupported-command.example\n";

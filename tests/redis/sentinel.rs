@@ -16,18 +16,17 @@ fn sentinels_may_have_a_user_and_a_password_of_their_own() {
     if !installed("redis-server") || !installed("redis-sentinel") {
         return;
     }
-    let redis = Redis::start(&["--requirepass", "of-redis"]);
+    let redis = Redis::start("--requirepass of-redis");
     let files = Scratch::new();
     let of_redis = file(&files, "redis", "of-redis\n");
     let own = file(&files, "own", "of-the-sentinels\n");
     let user = file(&files, "user", "watcher\n");
-    let password = ["--cluster-password-file", &of_redis];
-    let sentinel_password = ["--cluster-sentinel-password-file", &own];
-    let apart = [&password[..], &sentinel_password].concat();
-    let as_user = [&apart[..], &["--cluster-sentinel-user-file", &user]].concat();
+    let password = format!("--cluster-password-file {of_redis}");
+    let apart = format!("{password} --cluster-sentinel-password-file {own}");
+    let as_user = format!("{apart} --cluster-sentinel-user-file {user}");
     let watcher = "user default off\nuser watcher on >of-the-sentinels allchannels +@all";
     for (lines, arguments, is_let_in) in [
-        ("requirepass of-the-sentinels", &apart[..], true),
+        ("requirepass of-the-sentinels", &apart, true),
         (watcher, &as_user, true),
         ("requirepass of-redis", &password, true),
         ("", &password, true),
@@ -53,21 +52,17 @@ fn tls_may_be_spoken_by_the_sentinels_alone_or_by_redis_alone() {
     }
     let authority = Authority::new();
     authority.certify("server", "/CN=server");
-    let of = |name: &str, file: &str| [format!("tls-{name}"), authority.path(file)];
-    let [certificate, key] = [of("cert-file", "server.crt"), of("key-file", "server.key")];
-    let tls = [certificate, key, of("ca-cert-file", "ca.crt")];
+    let files = ["server.crt", "server.key", "ca.crt"].map(|file| authority.path(file));
+    let [certificate, key, ca] = &files;
     let ports = [free_port(), free_port()];
-    let settings = |port: u16| {
-        let port = [["tls-port".to_string(), port.to_string()]];
-        let clients = [["tls-auth-clients".to_string(), "no".to_string()]];
-        port.into_iter().chain(clients).chain(tls.clone())
-    };
-    let flags = settings(ports[0]).flat_map(|[name, value]| [format!("--{name}"), value]);
-    let flags: Vec<String> = flags.collect();
-    let redis = Redis::start(&flags.iter().map(String::as_str).collect::<Vec<_>>());
-    let lines: String = settings(ports[1])
-        .map(|[name, value]| format!("{name} {value}\n"))
-        .collect();
+    let [flags, lines] = [("--", " "), ("", "\n")].map(|(before, after)| {
+        format!(
+            "{before}tls-auth-clients no{after}{before}tls-cert-file {certificate}{after}\
+             {before}tls-key-file {key}{after}{before}tls-ca-cert-file {ca}{after}{before}tls-port "
+        )
+    });
+    let redis = Redis::start(&format!("{flags}{}", ports[0]));
+    let lines = format!("{lines}{}", ports[1]);
     let to_tls = Sentinel::start((redis.place.ip, ports[0]).into(), "");
     let to_plain = Sentinel::start(redis.address(), &lines);
     for (scheme, port, is_fine) in [
@@ -78,7 +73,7 @@ fn tls_may_be_spoken_by_the_sentinels_alone_or_by_redis_alone() {
         ("rediss-sentinel", ports[1], false),
     ] {
         let url = format!("{scheme}://127.0.0.1:{port}/main");
-        let server = server(&url, &["--cluster-ca-file", &authority.path("ca.crt")]);
+        let server = server(&url, &format!("--cluster-ca-file {ca}"));
         if is_fine {
             wait_until_connected(&server);
         } else {
@@ -93,11 +88,11 @@ fn a_redis_that_is_no_master_any_more_and_lives_is_left() {
     if !installed("redis-server") || !installed("redis-sentinel") {
         return;
     }
-    let (old, new) = (Redis::start(&[]), Redis::start(&[]));
+    let (old, new) = (Redis::start(""), Redis::start(""));
     let sentinels = [(); 2].map(|()| Sentinel::start(old.address(), ""));
     let [asked, other] = sentinels.each_ref().map(|sentinel| sentinel.address);
     let url = format!("redis-sentinel://{asked},{other}/main");
-    let servers = [(); 2].map(|()| server(&url, &[]));
+    let servers = [(); 2].map(|()| server(&url, ""));
     let mut clients = servers.each_ref().map(client);
     wait_for(&mut clients, 2);
     old.wait_for_servers(2);

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Log, Scratch, clean, free_port, kill, located, wait_until};
+use super::{Log, Scratch, clean, free_port, kill, located, wait_until, words};
 
 /// Where processes run.
 #[derive(Clone)]
@@ -88,16 +88,18 @@ impl Drop for Process {
 }
 
 /// Asks a Redis or a Sentinel. Returns the parts of its reply, or the error that it says; nothing if it does not answer soon.
-fn ask(url: &str, words: &[&str]) -> Option<Vec<String>> {
+fn ask(url: &str, command: &str) -> Option<Vec<String>> {
     let client = redis::Client::open(url).ok()?;
     let mut connection = client
         .get_connection_with_timeout(Duration::from_secs(5))
         .ok()?;
     let patience = Some(Duration::from_secs(5));
     connection.set_read_timeout(patience).ok()?;
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]);
-    match command.query(&mut connection) {
+    let words = words(command);
+    match redis::cmd(&words[0])
+        .arg(&words[1..])
+        .query(&mut connection)
+    {
         Ok(redis::Value::Array(parts)) => Some(parts.iter().map(text).collect()),
         Ok(one) => Some(vec![text(&one)]),
         Err(error) => Some(vec![error.code()?.to_string()]),
@@ -121,37 +123,36 @@ pub struct Redis {
 
 impl Redis {
     /// Starts one with these arguments besides. It keeps nothing on the disk.
-    pub fn start(arguments: &[&str]) -> Self {
+    pub fn start(arguments: &str) -> Self {
         let place = Place::local(Ipv4Addr::LOCALHOST);
         Redis::start_at(place, free_port(), arguments)
     }
 
     /// Starts one there.
-    pub fn start_at(place: Place, port: u16, arguments: &[&str]) -> Self {
+    pub fn start_at(place: Place, port: u16, arguments: &str) -> Self {
         let redis = Redis {
             place,
             port,
             process: Process::default(),
             password: String::new(),
             directory: Scratch::new(),
-            arguments: arguments.iter().map(ToString::to_string).collect(),
+            arguments: words(arguments),
         };
-        redis.run(&[]);
+        redis.run("");
         redis
     }
 
     /// Starts it again with these arguments besides, and waits until it answers.
-    pub fn run(&self, arguments: &[&str]) {
+    pub fn run(&self, arguments: &str) {
+        let own = format!(
+            "--port {} --bind {} --protected-mode no --save \"\" --appendonly no --repl-diskless-sync-delay 0 --repl-timeout 5 --dir {}",
+            self.port,
+            self.place.ip,
+            self.directory.path().display()
+        );
         let mut command = self.place.command("redis-server");
-        let (port, ip) = (self.port.to_string(), self.place.ip.to_string());
-        command
-            .args(["--port", &port, "--bind", &ip, "--protected-mode", "no"])
-            .args(["--save", "", "--appendonly", "no"])
-            .args(["--repl-diskless-sync-delay", "0", "--repl-timeout", "5"])
-            .arg("--dir")
-            .arg(self.directory.path())
-            .args(&self.arguments)
-            .args(arguments);
+        command.args(words(&own));
+        command.args(&self.arguments).args(words(arguments));
         let log = self.process.run(&mut command);
         log.wait_for("Ready to accept connections");
     }
@@ -160,9 +161,9 @@ impl Redis {
     pub fn run_empty(&self, replica_of: Option<&Redis>) {
         // A replica writes down what it was sent, and would know that again.
         let _ = fs::remove_file(self.directory.path().join("dump.rdb"));
-        match replica_of.map(|master| (master.place.ip.to_string(), master.port.to_string())) {
-            Some((ip, port)) => self.run(&["--replicaof", &ip, &port]),
-            None => self.run(&[]),
+        match replica_of {
+            Some(master) => self.run(&format!("--replicaof {} {}", master.place.ip, master.port)),
+            None => self.run(""),
         }
     }
 
@@ -176,7 +177,7 @@ impl Redis {
         format!("redis://{}", self.address())
     }
 
-    fn parts(&self, database: u8, command: &[&str]) -> Vec<String> {
+    fn parts(&self, database: u8, command: &str) -> Vec<String> {
         let user = match &*self.password {
             "" => String::new(),
             password => format!(":{password}@"),
@@ -186,23 +187,23 @@ impl Redis {
     }
 
     /// What it answers to this command.
-    pub fn ask(&self, command: &[&str]) -> String {
+    pub fn ask(&self, command: &str) -> String {
         self.parts(0, command).join("\n")
     }
 
     /// What it answers to this command about another database.
-    pub fn ask_in(&self, database: u8, command: &[&str]) -> String {
+    pub fn ask_in(&self, database: u8, command: &str) -> String {
         self.parts(database, command).join("\n")
     }
 
     /// Has it do something, which must go well.
-    pub fn order(&self, command: &[&str]) {
+    pub fn order(&self, command: &str) {
         assert_eq!(self.ask(command), "OK", "{command:?}");
     }
 
     /// How many connections are those of servers.
     pub fn servers(&self) -> usize {
-        let clients = self.ask(&["CLIENT", "LIST"]);
+        let clients = self.ask("CLIENT LIST");
         clients.matches("name=blockchain-tcpd ").count()
     }
 
@@ -216,7 +217,7 @@ impl Redis {
     /// Whether it is a replica that has all of its master.
     fn follows(&self, master: &Redis) -> bool {
         let (ip, port) = (master.place.ip.to_string(), master.port.to_string());
-        let role = self.parts(0, &["ROLE"]);
+        let role = self.parts(0, "ROLE");
         role.len() == 5 && role[..4] == ["slave", &ip, &port, "connected"]
     }
 }
@@ -259,20 +260,19 @@ impl Sentinel {
 
     /// From now on this one is the master.
     pub fn choose(&self, master: &Redis) {
-        let (ip, port) = (master.place.ip.to_string(), master.port.to_string());
-        assert_eq!(self.ask(&["remove", "main"]), ["OK"]);
-        let monitor = self.ask(&["monitor", "main", &ip, &port, "1"]);
-        assert_eq!(monitor, ["OK"]);
+        let (ip, port) = (master.place.ip, master.port);
+        assert_eq!(self.ask("remove main"), ["OK"]);
+        assert_eq!(self.ask(&format!("monitor main {ip} {port} 1")), ["OK"]);
     }
 
-    fn ask(&self, command: &[&str]) -> Vec<String> {
-        let words = [&["SENTINEL"], command].concat();
-        ask(&format!("redis://{}", self.address), &words).unwrap_or_default()
+    fn ask(&self, command: &str) -> Vec<String> {
+        let command = format!("SENTINEL {command}");
+        ask(&format!("redis://{}", self.address), &command).unwrap_or_default()
     }
 
     /// Where it says that the master is, if it has heard from it of late and nothing is about to change that.
     fn settled_master(&self) -> Option<Vec<String>> {
-        let known = self.ask(&["master", "main"]);
+        let known = self.ask("master main");
         let value = |what: &str| {
             let at = known.iter().position(|key| key == what)?;
             known.get(at + 1).cloned()
@@ -282,7 +282,7 @@ impl Sentinel {
         let is_settled = value("flags")? == "master"
             && is_recent("last-ok-ping-reply")?
             && is_recent("last-ping-sent")?;
-        is_settled.then(|| self.ask(&["get-master-addr-by-name", "main"]))
+        is_settled.then(|| self.ask("get-master-addr-by-name main"))
     }
 }
 
@@ -295,7 +295,7 @@ pub struct Sentinels {
 impl Sentinels {
     /// Starts them, and waits until all know each other.
     fn start(places: &[Place]) -> Self {
-        let redis = [0, 1].map(|one| Redis::start_at(places[one].clone(), 6379, &[]));
+        let redis = [0, 1].map(|one| Redis::start_at(places[one].clone(), 6379, ""));
         redis[1].process.kill();
         redis[1].run_empty(Some(&redis[0]));
         wait_until("the replica has all", || redis[1].follows(&redis[0]));
@@ -305,8 +305,8 @@ impl Sentinels {
         let sentinels: Vec<Sentinel> = places[2..].iter().map(start).collect();
         for sentinel in &sentinels {
             wait_until("the Sentinels know each other", || {
-                let known =
-                    ["sentinels", "replicas"].map(|what| sentinel.ask(&[what, "main"]).len());
+                let known = ["sentinels", "replicas"]
+                    .map(|what| sentinel.ask(&format!("{what} main")).len());
                 known == [2, 1]
             });
         }
@@ -319,7 +319,7 @@ impl Sentinels {
         let master = said.next()??;
         let is_it = |redis: &Redis| redis.place.ip.to_string() == master[0];
         let place = self.redis.iter().position(is_it)?;
-        let is_master = self.redis[place].ask(&["ROLE"]).starts_with("master");
+        let is_master = self.redis[place].ask("ROLE").starts_with("master");
         (said.all(|other| other.as_ref() == Some(&master)) && is_master).then_some(place)
     }
 
@@ -340,7 +340,7 @@ impl Sentinels {
 
     /// Asks for the other one to take over. Soon after another failover they refuse.
     pub fn promote(&self) -> bool {
-        self.sentinels[0].ask(&["failover", "main"]) == ["OK"]
+        self.sentinels[0].ask("failover main") == ["OK"]
     }
 
     /// Whether one takes writes and the other has all of it.
@@ -372,11 +372,11 @@ pub struct Etcd {
 impl Etcd {
     /// Starts one of so many members.
     pub fn start(members: usize) -> Self {
-        Etcd::start_with(members, None, &[])
+        Etcd::start_with(members, None, "")
     }
 
     /// Starts one with these files for TLS and these arguments besides.
-    pub fn start_with(members: usize, tls: Option<[String; 3]>, arguments: &[&str]) -> Self {
+    pub fn start_with(members: usize, tls: Option<[String; 3]>, arguments: &str) -> Self {
         Etcd::start_at(
             vec![Place::local(Ipv4Addr::LOCALHOST); members],
             tls,
@@ -384,7 +384,7 @@ impl Etcd {
         )
     }
 
-    fn start_at(places: Vec<Place>, tls: Option<[String; 3]>, arguments: &[&str]) -> Self {
+    fn start_at(places: Vec<Place>, tls: Option<[String; 3]>, arguments: &str) -> Self {
         let member = |place: Place| Member {
             client: place.address(2379),
             peer: place.address(2380),
@@ -396,7 +396,7 @@ impl Etcd {
             scratch: Scratch::new(),
             members: places.into_iter().map(member).collect(),
             tls,
-            arguments: arguments.iter().map(ToString::to_string).collect(),
+            arguments: words(arguments),
         };
         (0..etcd.members.len()).for_each(|member| etcd.run(member));
         etcd.wait();
@@ -441,20 +441,17 @@ impl Etcd {
         let scheme = self.tls.as_ref().map_or("http", |_| "https");
         let client = format!("{scheme}://{}", one.client);
         let peer = format!("http://{}", one.peer);
-        let name = format!("m{member}");
+        let (data, health) = (self.data(member), one.health);
+        // Without the cost, a password takes so long that a busy machine is not done in time.
+        let own = format!(
+            "--data-dir {data} --name m{member} --listen-client-urls {client} --advertise-client-urls {client} \
+             --listen-peer-urls {peer} --initial-advertise-peer-urls {peer} --initial-cluster {} \
+             --listen-metrics-urls http://{health} --heartbeat-interval 50 --election-timeout 500 \
+             --unsafe-no-fsync --log-level fatal --bcrypt-cost 4",
+            peers.join(",")
+        );
         let mut command = one.place.command("etcd");
-        command
-            .args(["--data-dir", &self.data(member), "--name", &name])
-            .args(["--listen-client-urls", &client])
-            .args(["--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer])
-            .args(["--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &peers.join(",")])
-            .args(["--listen-metrics-urls", &format!("http://{}", one.health)])
-            .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
-            .args(["--unsafe-no-fsync", "--log-level", "fatal"])
-            // Else a password costs so much that a busy machine is not done in time.
-            .args(["--bcrypt-cost", "4"]);
+        command.args(words(&own));
         if let Some([certificate, key, _]) = &self.tls {
             command.args(["--cert-file", certificate, "--key-file", key]);
         }
@@ -473,7 +470,7 @@ impl Etcd {
 
     /// Which member leads. All must run.
     pub fn leader(&self) -> usize {
-        let said = self.order(&["endpoint", "status"]);
+        let said = self.order("endpoint status");
         let leads = |member: &Member| {
             let mut lines = said.lines().map(|line| line.split(", "));
             let line = lines.find(|line| line.clone().next() == Some(&member.client.to_string()));
@@ -497,14 +494,14 @@ impl Etcd {
     }
 
     /// Has etcdctl do something, which must go well. Returns what it says.
-    pub fn order(&self, arguments: &[&str]) -> String {
+    pub fn order(&self, arguments: &str) -> String {
         let mut command = clean("etcdctl");
         command.env("ETCDCTL_API", "3");
         command.args(["--endpoints", &self.hosts(0)]);
         if let Some([certificate, key, authority]) = &self.tls {
             command.args(["--cacert", authority, "--cert", certificate, "--key", key]);
         }
-        let output = command.args(arguments).output().expect("etcdctl");
+        let output = command.args(words(arguments)).output().expect("etcdctl");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let failed = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {said}{failed}");
@@ -515,7 +512,7 @@ impl Etcd {
     pub fn register(&self, address: SocketAddr) -> String {
         let (id, incarnation) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
         let key = format!("/blockchain-tcpd/default/members/{id}/{incarnation}");
-        self.order(&["put", &key, &format!(r#"{{"advertise":"{address}"}}"#)]);
+        self.order(&format!(r#"put {key} {{"advertise":"{address}"}}"#));
         key
     }
 }
@@ -565,10 +562,10 @@ impl Backend {
         match kind {
             Kind::Redis => {
                 let (place, port) = (places[0].clone(), places[0].address(6379).port());
-                Backend::Redis(Redis::start_at(place, port, &[]))
+                Backend::Redis(Redis::start_at(place, port, ""))
             }
             Kind::Sentinels => Backend::Sentinels(Sentinels::start(&places)),
-            Kind::Etcd => Backend::Etcd(Etcd::start_at(places, None, &[])),
+            Kind::Etcd => Backend::Etcd(Etcd::start_at(places, None, "")),
         }
     }
 

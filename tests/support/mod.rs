@@ -410,6 +410,15 @@ pub fn kill(signal: &str, process: u32) -> bool {
         .success()
 }
 
+/// The words of a command line. `""` is an empty one, and in a word `·` stands for a blank.
+pub fn words(line: &str) -> Vec<String> {
+    let word = |word: &str| match word {
+        "\"\"" => String::new(),
+        word => word.replace('·', " "),
+    };
+    line.split_whitespace().map(word).collect()
+}
+
 /// A port that nobody has, of IPv6 and IPv4 where there are both.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("127.0.0.1:0"));
