@@ -178,7 +178,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Runs `test` on so many servers that know each other. If a program is not installed, it says so.
+    /// Runs `test` on this number of servers that know each other, unless a program is not installed.
     pub fn with(kind: Kind, servers: usize, test: impl FnOnce(Cluster)) {
         let is_installed = |program: &&str| installed(program);
         if !kind.programs().iter().all(is_installed) {
@@ -377,7 +377,7 @@ pub fn the_clients_of_a_server_that_systemd_restarts_are_counted_all_the_while(k
             assert!(kept.is_some());
             server = socket.start(kept, &cluster.backend.url());
         }
-        // Until those for whom nobody speaks any more would be gone.
+        // Until the clients would be forgotten if no server counted them.
         std::thread::sleep(Duration::from_secs(3));
         for watch in watches {
             let (answers, asker) = watch.end();

@@ -1,7 +1,7 @@
 //! The consistent cluster: what WHO answers over several servers and a real etcd, whatever becomes of either. What holds over
 //! Redis, too, is in `clusters`.
 //!
-//! What else may be registered in etcd is in `others`, what etcd may do in `trouble`, whom it lets in in `access`.
+//! What else may be registered in etcd is in `others`, what etcd may do in `trouble`, authentication in `access`.
 
 mod access;
 mod others;

@@ -28,13 +28,13 @@ fn a_rolling_restart_never_shows_a_wrong_count_and_drops_nobody() {
         world.wait_for_all(16);
         restart_all(&mut world, 10);
         for (gate, staying) in gates.iter().zip(staying) {
-            gate.part_with_all(staying);
+            gate.disconnect_all(staying);
         }
         world.must_be_right(50);
     });
 }
 
-/// Replaces each server by the next program, so many times, while clients come and go.
+/// Replaces each server by the next program in each round, while clients come and go.
 pub fn restart_all(world: &mut World, rounds: usize) {
     world.visit_all(10, Duration::from_millis(20), 0);
     for _ in 0..rounds {
@@ -52,7 +52,7 @@ fn servers_that_are_cut_off_are_missed_and_found_again() {
     });
 }
 
-/// Cuts these servers off for so many milliseconds each, while clients come and go.
+/// Cuts these servers off, each for this time in milliseconds, while clients come and go.
 pub fn cut_off(world: &mut World, cuts: &[(&[usize], u64)], calm: Duration) {
     world.visit_all(10, Duration::from_millis(50), 0);
     for (cut, time) in cuts {
@@ -77,7 +77,7 @@ fn what_a_failover_lost_is_made_good() {
         // From here on the replica learns nothing more.
         let replica = world.backend_host(1);
         replica.cut_off();
-        world.gate(0).part_with_all(leaving);
+        world.gate(0).disconnect_all(leaving);
         let more = world.gate(1).visitors(4);
         world.wait_for_who(2, 8);
         world.backend.process(0).0.kill();

@@ -277,7 +277,7 @@ impl Chaos {
             .partition(|running| running.act.is_on_backend());
         let busy = on_servers.iter().flat_map(|running| &running.targets);
         let busy: Vec<usize> = busy.copied().collect();
-        // Two at a time, so that there are always some to whom nothing is done.
+        // Two at a time, so that nothing is done to the others.
         if busy.len() >= 2 {
             return;
         }

@@ -70,7 +70,7 @@ impl Reports {
 pub struct Visitor {
     client: Client,
     /// To which process.
-    life: u64,
+    incarnation: u64,
 }
 
 impl Visitor {
@@ -103,7 +103,7 @@ pub struct Gate {
 impl Gate {
     /// Connects a client, unless nobody serves. The calling thread must be on the server's host.
     pub fn visit(&self) -> Option<Visitor> {
-        let life = self.truth.connects()?;
+        let incarnation = self.truth.connects()?;
         let connected = Client::connect(self.address).and_then(|mut client| {
             match client.try_ask("PING")?.as_str() {
                 "PONG" => Ok(client),
@@ -112,68 +112,71 @@ impl Gate {
         });
         match connected {
             Ok(client) => {
-                self.truth.connected(life);
-                Some(Visitor { client, life })
+                self.truth.connected(incarnation);
+                Some(Visitor {
+                    client,
+                    incarnation,
+                })
             }
             Err(error) => {
-                self.complain(life, "a client could not connect", &error);
-                self.truth.gone(life);
+                self.complain(incarnation, "a client could not connect", &error);
+                self.truth.gone(incarnation);
                 None
             }
         }
     }
 
     /// A client leaves, and must not have been dropped before.
-    pub fn part_with(&self, mut visitor: Visitor) {
-        let life = visitor.life;
+    pub fn disconnect(&self, mut visitor: Visitor) {
+        let incarnation = visitor.incarnation;
         if let Err(error) = visitor.ask("PING") {
-            self.complain(life, "a client was dropped", &error);
+            self.complain(incarnation, "a client was dropped", &error);
         }
-        self.truth.leaves(life);
+        self.truth.leaves(incarnation);
         if let Err(error) = visitor.leave() {
-            self.complain(life, "a client was not let go", &error);
+            self.complain(incarnation, "a client was not let go", &error);
         }
-        self.truth.gone(life);
+        self.truth.gone(incarnation);
     }
 
-    /// So many clients that stay until they are parted with. They come from the server's host.
+    /// Connects clients that stay until they are disconnected. They come from the server's host.
     pub fn visitors(&self, number: usize) -> Vec<Visitor> {
         let visit = |_| self.visit().expect("it serves");
-        self.there(|| (0..number).map(visit).collect())
+        self.on_host(|| (0..number).map(visit).collect())
     }
 
     /// These clients leave.
-    pub fn part_with_all(&self, visitors: Vec<Visitor>) {
+    pub fn disconnect_all(&self, visitors: Vec<Visitor>) {
         let visitors = visitors.into_iter();
-        self.there(|| visitors.for_each(|visitor| self.part_with(visitor)));
+        self.on_host(|| visitors.for_each(|visitor| self.disconnect(visitor)));
     }
 
     /// Does something on the server's host.
-    pub fn there<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
-        let there = || {
+    pub fn on_host<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+        let on_host = || {
             self.host.enter();
             what()
         };
-        let done = thread::scope(|scope| scope.spawn(there).join());
+        let done = thread::scope(|scope| scope.spawn(on_host).join());
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// A mistake unless the server ends at this time.
-    fn complain(&self, life: u64, what: &str, error: &io::Error) {
-        if self.truth.goes_on(life) {
+    fn complain(&self, incarnation: u64, what: &str, error: &io::Error) {
+        if self.truth.goes_on(incarnation) {
             self.reports
                 .wrong(format!("server {}: {what}: {error}", self.server + 1));
         }
     }
 
-    /// Comes and goes, up to so many.
+    /// Connects and disconnects clients at random, up to `most` at a time.
     fn crowd(&self, most: usize, pace: Duration, seed: u64, over: &AtomicBool) {
         let mut random = Random::new(seed);
         let mut crowd: Vec<Visitor> = Vec::new();
         // It is often near a number for a while, so that there are long times of few and of many.
         let mut aim = most / 2;
         while !over.load(Ordering::Relaxed) {
-            crowd.retain(|visitor| self.truth.goes_on(visitor.life));
+            crowd.retain(|visitor| self.truth.goes_on(visitor.incarnation));
             if random.below(40) == 0 {
                 aim = random.below(most + 1);
             }
@@ -184,12 +187,12 @@ impl Gate {
                 crowd.extend(self.visit());
             } else if !crowd.is_empty() {
                 let leaver = crowd.swap_remove(random.below(crowd.len()));
-                self.part_with(leaver);
+                self.disconnect(leaver);
             }
             thread::sleep(random.between(Duration::ZERO, pace * 2));
         }
         for visitor in crowd {
-            self.part_with(visitor);
+            self.disconnect(visitor);
         }
     }
 
@@ -210,7 +213,7 @@ impl Gate {
                 let said = match said {
                     Ok(said) => said,
                     Err(error) => {
-                        self.complain(visitor.life, "no answer to WHO", &error);
+                        self.complain(visitor.incarnation, "no answer to WHO", &error);
                         break;
                     }
                 };
@@ -222,10 +225,10 @@ impl Gate {
                 });
                 thread::sleep(PAUSE);
             }
-            let life = visitor.life;
-            self.truth.leaves(life);
+            let incarnation = visitor.incarnation;
+            self.truth.leaves(incarnation);
             drop(visitor.leave());
-            self.truth.gone(life);
+            self.truth.gone(incarnation);
         }
     }
 }

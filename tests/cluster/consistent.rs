@@ -37,13 +37,13 @@ fn a_server_that_hangs_keeps_its_place_when_another_is_given_its_address() {
         world.servers[1].start();
         // As long as its lease holds. The third asks at that address in vain in any case.
         let gate = world.gate(1);
-        gate.there(|| {
+        gate.on_host(|| {
             let mut visitor = gate.visit().expect("it serves");
             while stopped.elapsed() < Duration::from_millis(1400) {
                 let said = visitor.ask("WHO").expect("an answer");
                 assert!(said.starts_with("ERR UNAVAILABLE"), "{said}");
             }
-            gate.part_with(visitor);
+            gate.disconnect(visitor);
         });
         world.servers[0].signal("CONT");
         drop(clients);

@@ -46,7 +46,7 @@ pub struct Host {
 }
 
 impl Network {
-    /// Runs `test` in a thread that is on the switch of a new network of so many hosts, if this machine can do it and has all of
+    /// Runs `test` in a thread that is on the switch of a new network of this number of hosts, if this machine can do it and has all of
     /// these programs. Says so if not.
     pub fn with(hosts: u8, programs: &[&str], test: impl FnOnce(Network) + Send + 'static) {
         let mut programs = ["ip", "bridge", "tc"].iter().chain(programs);

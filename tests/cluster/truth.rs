@@ -33,10 +33,10 @@ pub struct Truth {
 }
 
 struct State {
-    /// From when on there were at least and at most so many.
+    /// Each moment at which the least and the most have changed.
     steps: Vec<(Moment, i64, i64)>,
     /// The process that serves.
-    life: u64,
+    incarnation: u64,
     /// Whether it lets clients in, and keeps them.
     is_open: bool,
     /// How many connect or leave just now.
@@ -44,8 +44,8 @@ struct State {
 }
 
 impl State {
-    fn goes_on(&self, life: u64) -> bool {
-        self.life == life && self.is_open
+    fn goes_on(&self, incarnation: u64) -> bool {
+        self.incarnation == incarnation && self.is_open
     }
 
     fn add(&mut self, now: Moment, least: i64, most: i64) {
@@ -62,7 +62,7 @@ impl Truth {
             clock,
             state: Mutex::new(State {
                 steps: vec![(Moment::ZERO, 0, 0)],
-                life: 0,
+                incarnation: 0,
                 is_open: false,
                 busy: 0,
             }),
@@ -86,40 +86,40 @@ impl Truth {
         state.is_open.then(|| {
             state.add(self.clock.now(), 0, 1);
             state.busy += 1;
-            state.life
+            state.incarnation
         })
     }
 
     /// It was answered.
-    pub fn connected(&self, life: u64) {
+    pub fn connected(&self, incarnation: u64) {
         let mut state = self.lock();
         state.busy -= 1;
-        if state.goes_on(life) {
+        if state.goes_on(incarnation) {
             state.add(self.clock.now(), 1, 0);
         }
     }
 
     /// A client is about to leave.
-    pub fn leaves(&self, life: u64) {
+    pub fn leaves(&self, incarnation: u64) {
         let mut state = self.lock();
         state.busy += 1;
-        if state.goes_on(life) {
+        if state.goes_on(incarnation) {
             state.add(self.clock.now(), -1, 0);
         }
     }
 
     /// A client is gone, or never came.
-    pub fn gone(&self, life: u64) {
+    pub fn gone(&self, incarnation: u64) {
         let mut state = self.lock();
         state.busy -= 1;
-        if state.life == life {
+        if state.incarnation == incarnation {
             state.add(self.clock.now(), 0, -1);
         }
     }
 
     /// Whether this process goes on serving as far as anybody knows.
-    pub fn goes_on(&self, life: u64) -> bool {
-        self.lock().goes_on(life)
+    pub fn goes_on(&self, incarnation: u64) -> bool {
+        self.lock().goes_on(incarnation)
     }
 
     /// The process is about to end.
@@ -136,7 +136,7 @@ impl Truth {
         let mut state = self.lock();
         let now = self.clock.now();
         state.steps.push((now, 0, 0));
-        state.life += 1;
+        state.incarnation += 1;
     }
 
     /// Another process serves.
@@ -175,20 +175,20 @@ fn the_least_and_the_most_are_those_of_the_whole_time_asked_about() {
     assert!(truth.connects().is_none(), "nobody serves");
     truth.begins();
     moment();
-    let life = truth.connects().expect("it serves");
+    let incarnation = truth.connects().expect("it serves");
     moment();
-    truth.connected(life);
+    truth.connected(incarnation);
     moment();
-    truth.leaves(life);
-    truth.gone(life);
+    truth.leaves(incarnation);
+    truth.gone(incarnation);
     moment();
-    let life = truth.connects().expect("it serves");
-    truth.connected(life);
+    let incarnation = truth.connects().expect("it serves");
+    truth.connected(incarnation);
     truth.ends();
     moment();
     truth.ended();
-    truth.leaves(life);
-    truth.gone(life);
+    truth.leaves(incarnation);
+    truth.gone(incarnation);
     moment();
     let moments = moments.into_inner();
     let at = moments.iter().map(|at| truth.between(*at, *at));

@@ -35,7 +35,7 @@ impl Drop for World {
 }
 
 impl World {
-    /// Runs `test` with so many servers, which are started and know each other. If this machine can't, it says so.
+    /// Runs `test` with this number of servers, which are started and know each other. If this machine can't, it says so.
     pub fn with(servers: u8, kind: Kind, test: impl FnOnce(World) + Send + 'static) {
         let hosts = match kind {
             Kind::Redis => 1,
@@ -132,7 +132,7 @@ impl World {
     pub fn wait_for_who(&self, server: usize, clients: usize) -> Duration {
         let begun = Instant::now();
         let (right, gate) = (clients.to_string(), self.gate(server));
-        gate.there(|| {
+        gate.on_host(|| {
             let mut visitor = gate.visit().expect("it serves");
             let mut said = String::new();
             while said != right {
@@ -142,7 +142,7 @@ impl World {
                 std::thread::sleep(Duration::from_millis(1));
             }
             let took = begun.elapsed();
-            gate.part_with(visitor);
+            gate.disconnect(visitor);
             took
         })
     }
@@ -156,7 +156,7 @@ impl World {
         begun.elapsed()
     }
 
-    /// All clients leave. Fails if a client or an answer was wrong, or if there were no more than so many answers.
+    /// All clients leave. Fails if a client or an answer was wrong, or if there were too few answers.
     pub fn must_be_right(&mut self, enough: usize) {
         self.clients.leave();
         let mut wrongs = self.reports.take_wrongs();

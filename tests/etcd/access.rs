@@ -1,4 +1,4 @@
-//! Whom etcd lets in: users, certificates, tokens; and what of that is never shown.
+//! How a server authenticates to etcd: users, certificates, tokens; and what of that is never logged.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -31,7 +31,7 @@ fn answers(does: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> SocketAddr 
 }
 
 #[test]
-fn whoever_does_not_answer_as_a_server_does_makes_who_unavailable_in_time() {
+fn an_address_where_no_server_answers_makes_who_unavailable_in_time() {
     let says = |text: &'static [u8]| {
         answers(move |socket| {
             let _ = socket.write_all(text);

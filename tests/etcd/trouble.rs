@@ -109,7 +109,7 @@ fn an_etcd_that_has_lost_everything_is_not_believed_before_all_can_be_back() {
     });
 }
 
-/// As a leader that stood still does before it learns that it is none any more: etcd takes leases that are being kept alive.
+/// etcd expires leases that are being kept alive, as a leader does that stood still and has been replaced meanwhile.
 /// The membership lacks somebody who lives then, and nobody answers a sum without it.
 #[test]
 fn a_lease_that_is_taken_from_a_server_that_lives_makes_no_number_wrong() {

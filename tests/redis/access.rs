@@ -1,4 +1,4 @@
-//! Who a server is to Redis, and whom it believes there.
+//! How a server authenticates to Redis, and which Redis it trusts.
 
 use std::fs;
 

@@ -16,7 +16,7 @@ use super::{Log, Scratch, clean, free_port, kill, located, wait_until, words};
 pub struct Place {
     /// Where they listen.
     pub ip: Ipv4Addr,
-    /// The command that runs their commands there. On the loopback interface there is none.
+    /// The command that runs their commands there. It is empty on the loopback interface.
     pub wrapper: Vec<String>,
 }
 
@@ -207,7 +207,7 @@ impl Redis {
         clients.matches("name=blockchain-tcpd ").count()
     }
 
-    /// Waits until so many connections are those of servers.
+    /// Waits until this number of servers is connected.
     pub fn wait_for_servers(&self, servers: usize) {
         wait_until(&format!("{servers} servers are connected"), || {
             self.servers() == servers
@@ -370,7 +370,7 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts one of so many members.
+    /// Starts one with this number of members.
     pub fn start(members: usize) -> Self {
         Etcd::start_with(members, None, "")
     }
