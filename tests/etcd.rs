@@ -10,7 +10,8 @@ mod trouble;
 use std::time::{Duration, Instant};
 
 use crate::clusters::{
-    self, Cluster, ONE_OF_TWO, OUTSIDE, TWO_OF_THREE, YOUNG, answers_until, client, server_at, stop,
+    self, Cluster, ONE_OF_TWO, OUTSIDE, REGISTRY, TWO_OF_THREE, YOUNG, answers_until, client,
+    server_at, stop,
 };
 use crate::support::Client;
 use crate::support::backends::Kind;
@@ -60,10 +61,11 @@ fn every_client_counts_on_every_server_at_once_and_no_server_does() {
                 4 => leave(clients.swap_remove(round / 5 % clients.len())),
                 _ => clients.push(client(&cluster.servers[round % 3])),
             }
-            assert_eq!(
-                cluster.who(),
-                [(); 3].map(|()| (clients.len() + 3).to_string())
-            );
+            let right = (clients.len() + 3).to_string();
+            for asker in &mut cluster.askers {
+                // On a busy machine etcd may be late.
+                answers_until(asker, &[REGISTRY], &right);
+            }
         }
         let wait = |asker: &mut Client| {
             let asked = Instant::now();
@@ -87,12 +89,16 @@ fn every_client_counts_on_every_server_at_once_and_no_server_does() {
                 assert!(!log.contains(level), "{log}");
             }
             for asker in &mut cluster.askers {
-                assert_eq!(asker.ask("WHO"), (2 * others).to_string());
+                answers_until(asker, &[REGISTRY], &(2 * others).to_string());
             }
             for watch in watches {
                 let (answers, _asker) = watch.end();
                 let most = 2 * others + gone.len();
-                let is_right = |answer: &String| answer.parse().is_ok_and(|n: usize| n <= most);
+                let is_right = |answer: &String| match answer.parse::<usize>() {
+                    Ok(clients) => clients <= most,
+                    // On a busy machine etcd may be late.
+                    Err(_) => answer.starts_with(REGISTRY),
+                };
                 let wrong = answers.iter().find(|answer| !is_right(answer));
                 assert_eq!(wrong, None, "of {}", answers.len());
             }

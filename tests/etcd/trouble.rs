@@ -118,7 +118,10 @@ fn a_lease_that_is_taken_from_a_server_that_lives_makes_no_number_wrong() {
         for _ in 0..3 {
             let etcd = cluster.backend.etcd();
             for lease in etcd.order("lease list").lines().skip(1) {
-                etcd.order(&format!("lease revoke {lease}"));
+                // A server that is registered again meanwhile may have revoked its last one.
+                if let Err(why) = etcd.try_order(&format!("lease revoke {lease}")) {
+                    assert!(why.contains("lease not found"), "{why}");
+                }
             }
             cluster.wait_for(5);
         }

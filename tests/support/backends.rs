@@ -495,6 +495,12 @@ impl Etcd {
 
     /// Has etcdctl do something, which must go well. Returns what it says.
     pub fn order(&self, arguments: &str) -> String {
+        let said = self.try_order(arguments);
+        said.unwrap_or_else(|why| panic!("{arguments:?}: {why}"))
+    }
+
+    /// Has etcdctl do something. Returns what it says, or why it failed.
+    pub fn try_order(&self, arguments: &str) -> Result<String, String> {
         let mut command = clean("etcdctl");
         command.env("ETCDCTL_API", "3");
         command.args(["--endpoints", &self.hosts(0)]);
@@ -504,8 +510,10 @@ impl Etcd {
         let output = command.args(words(arguments)).output().expect("etcdctl");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let failed = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {said}{failed}");
-        said
+        match output.status.success() {
+            true => Ok(said),
+            false => Err(said + &failed),
+        }
     }
 
     /// Registers a server that is said to listen there. Returns its key.
