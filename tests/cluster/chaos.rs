@@ -334,7 +334,6 @@ impl Chaos {
             judge.promise,
             self.account.words(judge, now)
         ));
-        self.account.is_evidence(judge, now);
         if !self.account.wrongs.is_empty() {
             let logs = self.world.servers.iter().enumerate();
             let logs = logs
@@ -347,5 +346,6 @@ impl Chaos {
                 file.display()
             );
         }
+        self.account.is_evidence(judge, now);
     }
 }
