@@ -287,11 +287,12 @@ mod tests {
     #[test]
     fn what_is_right_depends_on_what_was_true_and_what_was_done() {
         type Answers<'a> = &'a [(u64, i64)];
+        type Row<'a> = (Promise, &'a [(Harm, u64, u64)], Answers<'a>, Answers<'a>);
         let lease = [
             (Harm::Silent(1), 2000, 6000),
             (Harm::Silent(1), 15_000, 15_200),
         ];
-        let rows: [(Promise, &[(Harm, u64, u64)], Answers, Answers); 8] = [
+        let rows: [Row; 8] = [
             // In calm times only what was true a moment ago is right.
             (
                 Available,
