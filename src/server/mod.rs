@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use uuid::Uuid;
 
-use crate::cluster::{self, Cluster, Member};
+use crate::cluster::{self, Census, Cluster, Member};
 use crate::config::limits;
 use crate::config::options::{Listen, Options};
 use crate::error::Error;
@@ -54,7 +54,7 @@ const STORE: Duration = Duration::from_secs(5);
 const LONGEST_RELEASE: Duration = Duration::from_secs(5);
 
 /// Interval between checks whether all workers have released their connections.
-const LOOK: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Minimum duration of a drain: clients that wait for nothing are closed properly even if the
 /// timeout is shorter.
@@ -148,7 +148,10 @@ impl Server {
         });
         let count = admission.clients.count();
         let context = Context::new(count.clone(), setup.id, setup.commands);
-        let context = context.in_cluster(cluster.census.clone());
+        let context = match &cluster.census {
+            Census::Alone => context,
+            census => context.in_cluster(census.clone()),
+        };
         let limiter = context.limiter.clone();
         let (release, released) = crossbeam_channel::unbounded();
         let service = Service {
@@ -372,7 +375,7 @@ impl Server {
             if clients.is_empty() || Instant::now() >= deadline {
                 break;
             }
-            std::thread::park_timeout(LOOK);
+            std::thread::park_timeout(POLL_INTERVAL);
         }
         for socket in inherited.lingering {
             self.admission.shared.linger.resume(socket);
@@ -463,7 +466,7 @@ impl Server {
             if is_all || begun.elapsed() >= LONGEST_RELEASE {
                 return connections;
             }
-            std::thread::park_timeout(LOOK);
+            std::thread::park_timeout(POLL_INTERVAL);
         }
     }
 
