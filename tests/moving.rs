@@ -78,7 +78,7 @@ fn five_hundred_blocked_workers_release_their_clients_open_and_unread() {
 }
 
 /// What a client sends without pause is cut between two requests: before the cut all is answered, after it nothing,
-/// and no byte is lost.
+/// and no byte is lost. Replies that the client was too slow to take are released with it.
 #[test]
 fn a_client_that_sends_without_pause_is_released_between_two_requests() {
     const CLIENTS: usize = 8;
@@ -112,7 +112,12 @@ fn a_client_that_sends_without_pause_is_released_between_two_requests() {
     let connections = take(&server.release(Phase::Detach), CLIENTS);
     for mut connection in connections {
         let (sending, receiving) = client_of(&connection, &mut clients);
-        let reading = thread::spawn(move || read(&mut connection));
+        let reading = thread::spawn(move || {
+            let left = connection.client.replies.len();
+            let sent = connection.write_replies(0, SendFlags::empty());
+            assert_eq!(sent, Ok(left), "as whoever continues with it sends them");
+            read(&mut connection)
+        });
         let (sender, sent) = sending.end();
         sender.shutdown(std::net::Shutdown::Write).unwrap();
         let (rest, replies) = (reading.join().unwrap(), receiving.join().unwrap());
