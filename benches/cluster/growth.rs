@@ -1,6 +1,7 @@
 //! Redis and the servers of a cluster, from few to many: commands, processor time, and how soon a change is known.
 
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use shared::clock::Nanos;
 use shared::command::Census as _;
 use uuid::Uuid;
 
-use crate::Result;
-use crate::redis::{Done, Redis};
+use crate::common::figures::{median, quantile};
+use crate::common::{Result, server};
 
 /// How often it is measured how soon a change is known.
 const CHANGES: usize = 40;
@@ -34,7 +35,7 @@ impl Server {
         let mut cluster = Cluster::new(Some(settings.clone()), Uuid::new_v4(), None)
             .map_err(|error| error.to_string())?;
         let clients = Arc::new(AtomicUsize::new(0));
-        let waker = cluster.waker.clone().ok_or("no bell")?;
+        let waker = cluster.waker.clone().ok_or("no waker")?;
         let joined = cluster.join(clients.clone());
         joined.map_err(|error| error.to_string())?;
         Ok(Server {
@@ -65,6 +66,37 @@ fn own_cpu() -> f64 {
     seconds(ClockId::ProcessCPUTime) - seconds(ClockId::ThreadCPUTime)
 }
 
+/// What a Redis has done so far.
+#[derive(Default)]
+struct Work {
+    /// Commands, those of scripts included.
+    commands: f64,
+    /// Processor time, in seconds.
+    cpu: f64,
+    /// Bytes sent.
+    sent: f64,
+}
+
+/// Returns what this Redis has done so far.
+fn work(redis: &server::Server) -> Result<Work> {
+    let mut stream = TcpStream::connect(redis.address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"INFO everything\r\nQUIT\r\n")?;
+    let mut work = Work::default();
+    for line in BufReader::new(stream).lines() {
+        let line = line?;
+        let (name, value) = line.split_once(':').unwrap_or_default();
+        let number = || value.trim().parse::<f64>();
+        match name {
+            "total_commands_processed" => work.commands = number()?,
+            "used_cpu_sys" | "used_cpu_user" => work.cpu += number()?,
+            "total_net_output_bytes" => work.sent = number()?,
+            _ => {}
+        }
+    }
+    Ok(work)
+}
+
 /// What happened in some time, for each server and second.
 struct Cost {
     commands: f64,
@@ -75,16 +107,16 @@ struct Cost {
 }
 
 fn cost(
-    redis: &Redis,
+    redis: &server::Server,
     servers: usize,
     time: Duration,
     mut busy: impl FnMut(Duration),
 ) -> Result<Cost> {
-    let (before, own, begun): (Done, f64, _) = (redis.done()?, own_cpu(), Instant::now());
+    let (before, own, begun): (Work, f64, _) = (work(redis)?, own_cpu(), Instant::now());
     while begun.elapsed() < time {
         busy(begun.elapsed());
     }
-    let (after, seconds) = (redis.done()?, begun.elapsed().as_secs_f64());
+    let (after, seconds) = (work(redis)?, begun.elapsed().as_secs_f64());
     let each = seconds * servers as f64;
     Ok(Cost {
         commands: (after.commands - before.commands) / each,
@@ -124,9 +156,9 @@ pub fn measure(counts: &[usize], time: Duration) -> Result<()> {
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for &count in counts {
-        let redis = Redis::start()?;
+        let redis = server::Server::redis()?;
         let settings = Settings::new(&ClusterArgs {
-            cluster: redis.url(),
+            cluster: format!("redis://{}", redis.address),
             name: "bench".to_string(),
             heartbeat: Duration::from_millis(500),
             advertise: None::<SocketAddr>,
@@ -144,9 +176,8 @@ pub fn measure(counts: &[usize], time: Duration) -> Result<()> {
         })?;
         let mut news_took = Vec::new();
         for turn in 0..CHANGES {
-            news_took.push(news(&servers, turn)?);
+            news_took.push(news(&servers, turn)?.as_secs_f64() * 1e3);
         }
-        news_took.sort();
         // Each has one client more every second, not all at once.
         let mut added = 0;
         let busy = cost(&redis, count, time, |elapsed| {
@@ -169,8 +200,8 @@ pub fn measure(counts: &[usize], time: Duration) -> Result<()> {
             row(&busy),
             quiet.redis_share,
             busy.redis_share,
-            news_took[CHANGES / 2].as_secs_f64() * 1e3,
-            news_took[CHANGES - 1].as_secs_f64() * 1e3,
+            median(&news_took),
+            quantile(&news_took, 1.0),
         );
         for server in &servers {
             server.cluster.pause();

@@ -20,6 +20,15 @@ pub enum AddressFamily {
 }
 
 impl AddressFamily {
+    /// Returns the family that the flags `-4` and `-6` name.
+    pub fn from_flags(v4: bool, v6: bool) -> Self {
+        match (v4, v6) {
+            (true, _) => AddressFamily::V4,
+            (_, true) => AddressFamily::V6,
+            _ => AddressFamily::Any,
+        }
+    }
+
     fn wants(self, address: &SocketAddr) -> bool {
         match self {
             AddressFamily::Any => true,
