@@ -10,7 +10,7 @@
 //! - `| LINE`: lines with which the screen ends; `times N TEXT`: how often the terminal was sent that
 //! - `? STATUS`: its input ends, and it does with this status (128 and its number after a signal), or any (`*`); with `open` behind,
 //!   it ends before its input. All that it has printed must have been expected. Without this line the status is 0.
-//! - `took MIN MAX`: the seconds that took; `signal NAME` to the process, or with `child` behind to its only child;
+//! - `took MIN MAX`: the seconds that took; `signal NAME` to the process;
 //!   `resize ROWS COLUMNS`; `switch` to the terminal before
 //! - `daemon ARGUMENTS`, `stop`, `kill`, `replace` (by a handover), `client` connects and stays, `leave`
 //! - `server [ADDRESS]` and the lines of a [`script`] below; `asked N REQUEST` at least so often; `came N+` at least so many clients;
@@ -195,14 +195,8 @@ impl Session {
                 );
             }
             "signal" => {
-                let (name, child) = text.split_once(' ').unwrap_or((&text, ""));
-                let mut pid = self.process_id();
-                if child == "child" {
-                    let file = format!("/proc/{pid}/task/{pid}/children");
-                    let children = std::fs::read_to_string(file).expect("it lives");
-                    pid = children.trim().parse().expect("one child");
-                }
-                assert!(kill(name, pid));
+                let pid = self.process_id();
+                assert!(kill(&text, pid));
             }
             "resize" => {
                 let (rows, columns) = number();

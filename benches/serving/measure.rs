@@ -20,6 +20,10 @@ use crate::results::{Figures, Measure};
 /// The part of a measurement's time that goes before it.
 const WARM_UP: f64 = 0.2;
 
+/// How long a client waits for a connection or a reply: no server needs so long, but a machine that
+/// does much else may.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Number of loopback addresses that clients connect from. Each has about 28,000 ports, and a port
 /// stays taken for a minute after a client has closed: one address would be used up within a
 /// second.
@@ -109,6 +113,7 @@ fn workload(server: &Server, pid: Pid, contestant: Contestant, seconds: Duration
     let mut workload = Workload::new(server.address, request, Expected::same_as(reply));
     workload.warm_up = seconds.mul_f64(WARM_UP);
     workload.duration = seconds;
+    workload.timeout = TIMEOUT;
     workload.sources = SOURCES;
     workload.cpu_clock = Box::new(move || cpu_time(pid).unwrap_or_default());
     workload

@@ -4,11 +4,11 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use super::scripted::{Asked, Does, Scripted};
-use super::{HINT, client, ran};
+use super::client;
+use super::scripted::{Action, Request, Scripted};
 use crate::support::names::{UNSHARE_MOUNTS, daemon_at, shown};
 use crate::support::terminal::Terminal;
-use crate::support::{CLIENT, Daemon, Log, kill, program, run_to_end, wait_until};
+use crate::support::{CLIENT, Daemon, Log, kill, program, wait_until};
 
 /// `watch` of this server, which is asked often.
 fn watch(server: impl ToString) -> Command {
@@ -21,21 +21,21 @@ fn watch(server: impl ToString) -> Command {
 const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
 
 /// A server with an id that answers WHO with this line.
-fn counting(reply: impl Fn(Asked<'_>) -> String + Send + Sync + 'static) -> Scripted {
-    Scripted::start(move |asked| {
-        Does::Say(match asked.request {
+fn counting(reply: impl Fn(Request<'_>) -> String + Send + Sync + 'static) -> Scripted {
+    Scripted::start(move |request| {
+        Action::Send(match request.line {
             "WHERE" => format!("{ID}\n"),
-            _ => format!("{}\n", reply(asked)),
+            _ => format!("{}\n", reply(request)),
         })
     })
 }
 
 /// A server that answers once on each connection.
 fn stalling() -> Scripted {
-    Scripted::start(|asked| match asked.number {
-        0 => Does::Say("7\n".to_string()),
-        1 => Does::Say(format!("{ID}\n")),
-        _ => Does::Stall,
+    Scripted::start(|request| match request.number {
+        0 => Action::Send("7\n".to_string()),
+        1 => Action::Send(format!("{ID}\n")),
+        _ => Action::Stall,
     })
 }
 
@@ -258,7 +258,7 @@ fn elsewhere_there_is_a_line_for_each_time() {
 
 #[test]
 fn it_asks_as_often_as_told_and_on_one_connection() {
-    let server = counting(|asked| (asked.number + 1).to_string());
+    let server = counting(|request| (request.number + 1).to_string());
     let begun = std::time::Instant::now();
     let mut command = client();
     command.args(["watch", &server.address.to_string(), "--every", "100ms"]);
@@ -272,7 +272,7 @@ fn it_asks_as_often_as_told_and_on_one_connection() {
 #[test]
 fn an_error_is_said_once_as_long_as_it_lasts() {
     let error = "ERR UNAVAILABLE a server can't be reached";
-    let server = counting(move |asked| match asked.number % 8 {
+    let server = counting(move |request| match request.number % 8 {
         3..6 => error.to_string(),
         _ => "7".to_string(),
     });
@@ -302,11 +302,11 @@ fn an_error_is_said_once_as_long_as_it_lasts() {
 /// As it does when it is tired of waiting, or makes room for others.
 #[test]
 fn a_connection_that_the_server_has_ended_costs_no_count() {
-    let server = Scripted::start(|asked| match (asked.number, asked.connection % 2) {
-        (1, _) => Does::Say(format!("{ID}\n")),
-        (0..3, _) => Does::Say("7\n".to_string()),
-        (_, 0) => Does::SayAndClose(String::new()),
-        _ => Does::SayAndClose("ERR TIMEOUT no request for too long\n".to_string()),
+    let server = Scripted::start(|request| match (request.number, request.connection % 2) {
+        (1, _) => Action::Send(format!("{ID}\n")),
+        (0..3, _) => Action::Send("7\n".to_string()),
+        (_, 0) => Action::SendAndClose(String::new()),
+        _ => Action::SendAndClose("ERR TIMEOUT no request for too long\n".to_string()),
     });
     let mut watching = Watching::start(watch(server.address));
     wait_until("it has connected anew", || server.connections() >= 4);
@@ -322,7 +322,7 @@ fn the_end_comes_at_once_even_if_a_reply_does_not() {
     terminal.wait_for("7 clients");
     ends_well(terminal);
     // And if there was none ever.
-    let server = Scripted::start(|_| Does::Stall);
+    let server = Scripted::start(|_| Action::Stall);
     let mut command = watch(server.address);
     command.args(["--timeout", "1h"]);
     let mut watching = Watching::start(command);
@@ -340,76 +340,6 @@ fn a_reply_that_takes_too_long_is_a_gap_and_not_the_end() {
     watching.errors.wait_for(lost);
     watching.errors.wait_for("back");
     assert!(server.connections() > 1);
-}
-
-#[test]
-fn without_a_first_count_there_is_nothing_to_show() {
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("an address")
-    };
-    let refused = ran(watch(nobody).output().expect("it runs"));
-    assert_eq!((refused.status, refused.output.as_str()), (69, ""));
-    assert_eq!(
-        refused.errors,
-        format!("blockchain-tcp: can't connect to {nobody}: Connection refused\n{HINT}\n")
-    );
-    let json = ran(watch(nobody).arg("--json").output().expect("it runs"));
-    let object: Value = serde_json::from_str(&json.output).expect("JSON");
-    assert_eq!((json.status, json.errors.as_str()), (69, ""));
-    assert!(
-        object["error"]["message"]
-            .as_str()
-            .is_some_and(|text| text.starts_with("can't connect"))
-    );
-    let mut terminal = Terminal::start(watch(nobody), 24, 80);
-    assert_eq!(terminal.end().code(), Some(69));
-    terminal.wait_for("can't connect");
-
-    let busy = Scripted::start(|_| Does::SayAndClose("ERR BUSY no room\n".to_string()));
-    let full = ran(watch(busy.address).output().expect("it runs"));
-    assert_eq!(
-        (full.status, full.errors.as_str()),
-        (75, "ERR BUSY no room\n")
-    );
-    let other = Scripted::start(|_| Does::Say("hello\n".to_string()));
-    let wrong = ran(watch(other.address).output().expect("it runs"));
-    assert_eq!(wrong.status, 76);
-    assert!(
-        wrong
-            .errors
-            .contains("WHO is answered \"hello\" instead of"),
-        "{wrong:?}"
-    );
-    // These could be taken for the count, or leave nothing to wait for.
-    for said in ["17\n18\n", "SSH-2.0-OpenSSH_9\r\n"] {
-        let other = Scripted::start(|asked| match asked.number {
-            0 => Does::Say(said.to_string()),
-            _ => Does::Stall,
-        });
-        let (status, errors) = run_to_end(watch(other.address));
-        assert_eq!(status, 76, "{errors}");
-    }
-}
-
-#[test]
-fn what_can_not_be_written_ends_it() {
-    let daemon = Daemon::start(["--max-clients", "8"]);
-    let full = std::fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .expect("/dev/full");
-    let ended = ran(watch(daemon.address)
-        .stdout(full)
-        .output()
-        .expect("it ends"));
-    assert_eq!(ended.status, 74);
-    assert!(
-        ended
-            .errors
-            .contains("can't write to standard output: No space left on device"),
-        "{ended:?}"
-    );
 }
 
 /// One of two servers hangs; the count goes on at the other.

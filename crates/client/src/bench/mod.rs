@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use shared::dial::{self, Connection, Deadline, Reply};
+use shared::dial::{self, Deadline};
 use shared::stdio;
 use shared::text::excerpt;
 
@@ -70,23 +70,23 @@ fn check(request: &str) -> Result<(), Failure> {
 }
 
 fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
-    let request = &bench.request;
+    let request = bench.request.as_bytes();
     let first = options
         .route()
         .ask(options.timeout, |mut connection, deadline| {
-            let line = first_reply(&mut connection, request, deadline)?;
-            Ok((connection, line))
+            let reply = connection.ask(request, deadline)?;
+            Ok((connection, reply))
         });
-    let (connection, line) = first?;
-    let line = line?;
+    let (connection, reply) = first?;
+    let line = reply.value()?;
     let address = connection.address();
     // Closed before the load begins, because the server may have room for no more than the clients.
     // A failure to close does not matter here.
     connection.finish();
     let _ = connection.end(Deadline::after(options.timeout.min(CLOSE_TIMEOUT)));
-    let expected = Expected::like(request, &line);
+    let expected = Expected::like(request, line.as_bytes());
 
-    let mut workload = Workload::new(address, request.as_bytes(), expected);
+    let mut workload = Workload::new(address, request, expected);
     workload.clients = bench.clients.into();
     workload.depth = bench.depth;
     workload.rate = bench.rate;
@@ -115,18 +115,6 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         workload,
         stats,
     })
-}
-
-/// Returns the first reply as received, or the error that came instead.
-fn first_reply(
-    connection: &mut Connection,
-    request: &str,
-    deadline: Deadline,
-) -> Result<Result<Vec<u8>, Failure>, dial::Failure> {
-    connection.send(format!("{request}\n").as_bytes(), deadline)?;
-    let line = connection.line(request, deadline)?;
-    let refused = Reply::read(request, &line)?.value().err();
-    Ok(refused.map_or(Ok(line), |refusal| Err(refusal.into())))
 }
 
 /// Runs the load in this number of threads, and returns the sum of their stats.

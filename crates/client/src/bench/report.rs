@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use indicatif::HumanCount;
 use serde_json::{Map, Value, json};
 use shared::text::excerpt;
@@ -22,9 +21,6 @@ const LATENCIES: [(&str, f64); 5] = [
     ("p99.9", 0.999),
     ("max", 1.0),
 ];
-
-/// Percentiles of the delay of sending.
-const DELAYS: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("max", 1.0)];
 
 /// Names of times, and the times in nanoseconds.
 type Times = Vec<(&'static str, f64)>;
@@ -99,14 +95,6 @@ impl Report {
             let requests = counted(stats.given_up, "request", "requests");
             line("", format!("without {requests} that had no reply"));
         }
-        let delays = percentiles(&stats.delays, &DELAYS).into_iter();
-        let delays = delays.map(|(name, nanoseconds)| format!("{name} {}", time(nanoseconds)));
-        let late: Vec<String> = delays.collect();
-        if !late.is_empty() {
-            let late = late.join(", ");
-            let from = "latencies count from when they were due";
-            line("sent", format!("late by {late}; {from}"));
-        }
         line("errors", HumanCount(stats.errors.total()).to_string());
         for error in self.errors() {
             line("", error);
@@ -142,9 +130,9 @@ impl Report {
         if self.stats.time.is_zero() || latencies.is_empty() {
             return Vec::new();
         }
-        let mut all = vec![("mean", latencies.mean())];
-        all.extend(percentiles(latencies, &LATENCIES));
-        all
+        let value = |(name, quantile)| (name, latencies.value_at_quantile(quantile) as f64);
+        let mean = ("mean", latencies.mean());
+        std::iter::once(mean).chain(LATENCIES.map(value)).collect()
     }
 
     /// Returns the report as a JSON object.
@@ -173,7 +161,6 @@ impl Report {
             "rate": self.rate(),
             "latency_us": microseconds(self.latencies()),
             "given_up": stats.given_up,
-            "send_delay_us": microseconds(percentiles(&stats.delays, &DELAYS)),
             "errors": counts,
             "first_wrong": errors.first_wrong,
             "sent": stats.sent,
@@ -200,15 +187,6 @@ fn load(workload: &Workload) -> String {
             let rate = counted(rate.into(), "request", "requests");
             format!("{rate} a second from {clients}, {each}with at most {flight} on the way")
         }
-    }
-}
-
-/// Returns these percentiles; none if nothing was recorded.
-fn percentiles(times: &Histogram<u64>, names: &[(&'static str, f64)]) -> Times {
-    let value = |(name, quantile): &(_, _)| (*name, times.value_at_quantile(*quantile) as f64);
-    match times.is_empty() {
-        true => Vec::new(),
-        false => names.iter().map(value).collect(),
     }
 }
 
@@ -240,7 +218,7 @@ mod tests {
     fn latencies_are_what_they_are_called() {
         let mut stats = Stats::default();
         for milliseconds in 1..=1000 {
-            stats.note_latency(Duration::from_millis(milliseconds), 1);
+            stats.record_latency(Duration::from_millis(milliseconds), 1);
         }
         let address = ([127, 0, 0, 1], 4242).into();
         let mut report = Report {

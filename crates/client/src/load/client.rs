@@ -64,8 +64,6 @@ pub struct Client {
     /// Whether a request was sent on this connection.
     has_asked: bool,
     reading: Reading,
-    /// When to reconnect.
-    again: Option<Instant>,
 }
 
 impl Client {
@@ -82,7 +80,6 @@ impl Client {
             position: 0,
             has_asked: false,
             reading: Reading::default(),
-            again: None,
         }
     }
 
@@ -98,7 +95,7 @@ impl Client {
         self.reading = Reading::new(&workload.expected, self.number);
         let connecting = begin_to_connect_from(source, workload.address);
         let socket = connecting.map_err(Error::NotConnected)?;
-        (self.again, self.is_connecting) = (None, true);
+        self.is_connecting = true;
         self.waiting_since = Instant::now();
         Ok(self.socket.insert(socket))
     }
@@ -116,11 +113,6 @@ impl Client {
     /// Returns whether requests are in flight.
     pub fn is_waiting(&self) -> bool {
         self.count > 0
-    }
-
-    /// Returns whether it is time to reconnect.
-    pub fn is_due(&self, now: Instant) -> bool {
-        self.again.is_some_and(|again| again <= now)
     }
 
     /// Returns whether connecting or the next reply has timed out.
@@ -141,9 +133,8 @@ impl Client {
         due.saturating_sub(self.scheduled)
     }
 
-    /// Closes the connection, to be made again at the time `again`, if given. The requests in
-    /// flight get no reply.
-    pub fn close(&mut self, again: Option<Instant>, window: &Window, stats: &mut Stats) {
+    /// Closes the connection. The requests in flight get no reply.
+    pub fn close(&mut self, window: &Window, stats: &mut Stats) {
         let now = Instant::now();
         let lost = self.in_flight.drain(..);
         let lost = lost.filter(|sent| window.counts(sent.at, now));
@@ -152,7 +143,6 @@ impl Client {
         self.is_connecting = false;
         self.count = 0;
         self.has_asked = false;
-        self.again = again;
     }
 
     /// Returns whether the connection is established; checks the result of connecting when called
@@ -204,9 +194,6 @@ impl Client {
                         let at = schedule.due(self.number, self.scheduled);
                         self.scheduled += 1;
                         self.in_flight.push_back(Sent { at, count: 1 });
-                        if window.holds(at) {
-                            stats.note_delay(now.saturating_duration_since(at));
-                        }
                     }
                 }
             }
@@ -270,15 +257,15 @@ impl Client {
             Verdict::Right => true,
             Verdict::Count(number) if !is_in_window || workload.allows(number) => true,
             Verdict::Count(number) => {
-                stats.errors.note_wrong(format!("\"{number}\""));
+                stats.errors.record_wrong(format!("\"{number}\""));
                 false
             }
             Verdict::Refused { word, .. } => {
-                stats.errors.note_reply(word);
+                stats.errors.record_reply(word);
                 false
             }
             Verdict::Wrong(quoted) => {
-                stats.errors.note_wrong(quoted);
+                stats.errors.record_wrong(quoted);
                 false
             }
         };
@@ -289,7 +276,7 @@ impl Client {
         self.waiting_since = now;
         self.take(count, |sent| {
             if is_right && window.counts(sent.at, now) {
-                stats.note_latency(now.saturating_duration_since(sent.at), sent.count);
+                stats.record_latency(now.saturating_duration_since(sent.at), sent.count);
             }
         });
         Ok(())

@@ -22,11 +22,8 @@ use super::{Error, Stats};
 /// queues are short.
 pub const AT_ONCE: usize = 32;
 
-/// Interval between checks of time-outs and reconnections.
-const ROUND: Duration = Duration::from_millis(10);
-
-/// Pause before a client reconnects.
-const PACE: Duration = Duration::from_millis(100);
+/// Interval between checks of time-outs.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The most events per system call.
 const EVENTS: usize = 1024;
@@ -100,10 +97,10 @@ impl Generator {
                 self.begin(begun)?;
                 begun += 1;
             }
-            self.poll_strictly(ROUND, Sends::Once)?;
+            self.poll_strictly(CHECK_INTERVAL, Sends::Once)?;
             served = self.stats.received() as usize;
             let now = Instant::now();
-            if now.saturating_duration_since(checked) >= ROUND {
+            if now.saturating_duration_since(checked) >= CHECK_INTERVAL {
                 checked = now;
                 let timeout = self.workload.timeout;
                 let mut begun = self.clients[..begun].iter();
@@ -155,7 +152,7 @@ impl Generator {
         }
         self.send_all();
         let mut cpu = None;
-        let mut looked = begin;
+        let mut checked = begin;
         loop {
             let now = Instant::now();
             self.window.to = workload.end(begin);
@@ -165,15 +162,18 @@ impl Generator {
             if now >= self.window.to {
                 break;
             }
-            if now.saturating_duration_since(looked) >= ROUND {
-                looked = now;
-                self.look_round(now, true);
+            if now.saturating_duration_since(checked) >= CHECK_INTERVAL {
+                checked = now;
+                self.check_timeouts(now);
             }
-            let pause = self.keep_the_schedule().unwrap_or(ROUND);
-            self.poll_once(pause.min(self.window.to - now).min(ROUND), Sends::All)?;
+            let pause = self.send_due().unwrap_or(CHECK_INTERVAL);
+            self.poll_once(
+                pause.min(self.window.to - now).min(CHECK_INTERVAL),
+                Sends::All,
+            )?;
         }
         let cpu = cpu.map(|before| (workload.cpu_clock)().saturating_sub(before));
-        self.wait_for_the_last()?;
+        self.drain()?;
         let mut stats = std::mem::take(&mut self.stats);
         stats.cpu = cpu.unwrap_or_default();
         stats.time = self.window.to.saturating_duration_since(self.window.from);
@@ -190,7 +190,7 @@ impl Generator {
 
     /// Lets clients send whose requests are due. Returns the time until the next one is due, or
     /// `None` without a schedule.
-    fn keep_the_schedule(&mut self) -> Option<Duration> {
+    fn send_due(&mut self) -> Option<Duration> {
         let schedule = self.window.schedule?;
         let now = Instant::now();
         let clients = self.clients.len() as u64;
@@ -210,7 +210,7 @@ impl Generator {
     }
 
     /// Sends what was due before the end, and waits for all replies, but not longer than for one.
-    fn wait_for_the_last(&mut self) -> Result<(), Error> {
+    fn drain(&mut self) -> Result<(), Error> {
         let (begun, to) = (Instant::now(), self.window.to);
         let sends = match self.window.schedule {
             Some(_) => Sends::All,
@@ -222,44 +222,40 @@ impl Generator {
         loop {
             let now = Instant::now();
             let passed = now.saturating_duration_since(begun);
-            let waits =
-                |client: &Client| client.is_waiting() || client.unsent(&self.window, to) > 0;
+            let waits = |client: &Client| {
+                client.is_waiting()
+                    || client.socket().is_some() && client.unsent(&self.window, to) > 0
+            };
             let is_interrupted = self.workload.interrupted().is_some();
             if !self.clients.iter().any(waits)
                 || is_interrupted && passed > self.workload.last_replies
-                || passed > self.workload.timeout + 2 * ROUND
+                || passed > self.workload.timeout + 2 * CHECK_INTERVAL
             {
                 break;
             }
-            self.look_round(now, sends == Sends::All);
-            self.poll_once(ROUND, sends)?;
+            self.check_timeouts(now);
+            self.poll_once(CHECK_INTERVAL, sends)?;
         }
         for client in &mut self.clients {
             let unsent = client.unsent(&self.window, to);
             if self.workload.interrupted().is_none() {
-                self.stats.errors.note_unsent(unsent);
+                self.stats.errors.record_unsent(unsent);
             }
             let before = client.unsent(&self.window, self.window.from);
             self.stats.given_up += unsent.saturating_sub(before);
             if client.is_waiting() {
-                client.close(None, &self.window, &mut self.stats);
+                client.close(&self.window, &mut self.stats);
             }
         }
         self.workload.publish(&self.stats, &mut self.published);
         Ok(())
     }
 
-    /// Disconnects clients that have timed out, and reconnects those that are due.
-    fn look_round(&mut self, now: Instant, again: bool) {
+    /// Disconnects clients that have timed out, and publishes the counters.
+    fn check_timeouts(&mut self, now: Instant) {
         for key in 0..self.clients.len() {
-            let client = &self.clients[key];
-            if client.is_late(now, self.workload.timeout) {
+            if self.clients[key].is_late(now, self.workload.timeout) {
                 self.lose(key, Error::Timeout);
-            } else if again
-                && client.is_due(now)
-                && let Err(error) = self.begin(key)
-            {
-                self.lose(key, error);
             }
         }
         self.workload.publish(&self.stats, &mut self.published);
@@ -277,12 +273,11 @@ impl Generator {
             .map_err(|error| Error::NotConnected(error.into()))
     }
 
-    /// Records that a client lost its connection, and schedules its reconnection.
+    /// Records that a client lost its connection. It sends no more requests.
     fn lose(&mut self, key: usize, error: Error) {
         self.workload.lose();
-        let again = Some(Instant::now() + PACE);
-        self.clients[key].close(again, &self.window, &mut self.stats);
-        self.stats.errors.note_lost(error);
+        self.clients[key].close(&self.window, &mut self.stats);
+        self.stats.errors.record_lost(error);
     }
 
     /// Polls as [`Generator::poll_once`] does; a lost connection is an error.
@@ -346,7 +341,7 @@ impl Generator {
         let has_reply = client.has_asked() && !client.is_waiting();
         match sends {
             Sends::All if workload.reconnects && has_reply => {
-                client.close(None, window, stats);
+                client.close(window, stats);
                 return self.begin(key);
             }
             Sends::Once if client.has_asked() => {}

@@ -2,14 +2,11 @@
 
 use std::borrow::Cow;
 
-use shared::dial::{LONGEST_REPLY, is_fatal};
+use shared::dial::{LONGEST_REPLY, Refusal, Reply, is_fatal};
 use shared::text::quoted;
 
 /// Number of bytes to read at a time.
 pub const CHUNK: usize = 64 * 1024;
-
-/// The longest error word that is recognized.
-const LONGEST_WORD: usize = 24;
 
 /// What every reply must be.
 pub enum Expected {
@@ -39,8 +36,8 @@ impl Expected {
     }
 
     /// Expects replies like the first one, given here without its end: to WHO any number.
-    pub fn like(request: &str, line: &[u8]) -> Self {
-        match request.trim().eq_ignore_ascii_case("WHO") && number(line).is_some() {
+    pub fn like(request: &[u8], line: &[u8]) -> Self {
+        match request.trim_ascii().eq_ignore_ascii_case(b"WHO") && number(line).is_some() {
             true => Expected::Count,
             false => Expected::same_as(line),
         }
@@ -48,26 +45,24 @@ impl Expected {
 
     /// Verifies a line; `position` is that of the expected one.
     fn verify(&self, line: &[u8], position: usize) -> Verdict {
-        if let Some(refusal) = line.strip_prefix(b"ERR ") {
-            let mut words = refusal.splitn(2, |byte| *byte == b' ');
-            let word = words.next().unwrap_or_default();
-            if (1..=LONGEST_WORD).contains(&word.len()) && word.iter().all(u8::is_ascii_uppercase) {
-                let word = String::from_utf8_lossy(word).into_owned();
-                return Verdict::Refused {
-                    ends: is_fatal(&word),
-                    line: quoted(line),
-                    word,
-                };
-            }
-        }
         match self {
             Expected::Lines {
                 length, repeated, ..
-            } if *line == repeated[position..position + length - 1] => Verdict::Right,
-            Expected::Lines { .. } => Verdict::Wrong(quoted(line)),
+            } if *line == repeated[position..position + length - 1] => return Verdict::Right,
+            Expected::Lines { .. } => {}
             Expected::Count => {
-                number(line).map_or_else(|| Verdict::Wrong(quoted(line)), Verdict::Count)
+                if let Some(number) = number(line) {
+                    return Verdict::Count(number);
+                }
             }
+        }
+        match Reply::read("", line) {
+            Ok(Reply::Refused(Refusal { word, .. })) => Verdict::Refused {
+                ends: is_fatal(&word),
+                line: quoted(line),
+                word,
+            },
+            _ => Verdict::Wrong(quoted(line)),
         }
     }
 }
@@ -222,7 +217,7 @@ mod tests {
         let many = b"42\n".repeat(CHUNK / 3);
         let pieces: &[&[u8]] = &[b"42\n4", b"2\n", &many, b"4"];
         assert_eq!(verified(&expected, pieces), (CHUNK as u32 / 3 + 2, vec![]));
-        let stream = b"42\n43\n42\n\n42\nERR UNAVAILABLE so\nERR BUSY\nERR x\n421\n42\r\n42\n";
+        let stream = b"42\n43\n42\n\n42\nERR UNAVAILABLE so\nERR BUSY full\nERR x\n421\n42\r\n42\n";
         let wrong = |line: &str| Verdict::Wrong(format!("\"{line}\""));
         let refused = |word: &str, line: &str, ends| Verdict::Refused {
             word: word.to_string(),
@@ -233,7 +228,7 @@ mod tests {
             wrong("43"),
             wrong(""),
             refused("UNAVAILABLE", "ERR UNAVAILABLE so", false),
-            refused("BUSY", "ERR BUSY", true),
+            refused("BUSY", "ERR BUSY full", true),
             wrong("ERR x"),
             wrong("421"),
             wrong("42\\x0d"),

@@ -28,9 +28,6 @@ pub struct Stats {
     /// Latencies in nanoseconds of the right replies whose requests were in flight within the
     /// window.
     pub latencies: Histogram<u64>,
-    /// Delays in nanoseconds between a request's due time and its sending, of requests that were
-    /// due within the window.
-    pub delays: Histogram<u64>,
     /// Requests that belong into the latencies, but got no reply.
     pub given_up: u64,
     /// Errors at any time.
@@ -43,12 +40,11 @@ pub struct Stats {
 
 /// Kinds of errors, each with what its number counts. Other requests in flight on a connection that
 /// timed out are not counted.
-pub const KINDS: [(&str, &str); 6] = [
+pub const KINDS: [(&str, &str); 5] = [
     (WRONG, "wrong replies"),
     ("closed", "connections closed by the server"),
     ("broken", "connections broken"),
     ("timeout", "replies that took too long"),
-    ("connect", "attempts to connect again"),
     (UNSENT, "requests not sent"),
 ];
 
@@ -67,15 +63,15 @@ pub struct Errors {
 
 impl Default for Stats {
     fn default() -> Self {
-        let none = Histogram::new_with_bounds(1, LONGEST_LATENCY, DIGITS);
+        let latencies = Histogram::new_with_bounds(1, LONGEST_LATENCY, DIGITS);
         // All three are constants: a histogram that this refuses is refused in every test.
-        let none = none.expect("1 is allowed, at least twice as much, and up to 5 digits");
+        let latencies =
+            latencies.expect("1 is allowed, at least twice as much, and up to 5 digits");
         Stats {
             sent: 0,
             answered: 0,
             replies: 0,
-            latencies: none.clone(),
-            delays: none,
+            latencies,
             given_up: 0,
             errors: Errors::default(),
             cpu: Duration::ZERO,
@@ -86,14 +82,11 @@ impl Default for Stats {
 
 impl Stats {
     /// Records the latency of right replies.
-    pub fn note_latency(&mut self, latency: Duration, count: u32) {
-        let latency = nanoseconds(latency);
-        self.latencies.saturating_record_n(latency, count.into());
-    }
-
-    /// Records how much later than due a request was sent.
-    pub fn note_delay(&mut self, delay: Duration) {
-        self.delays.saturating_record(nanoseconds(delay));
+    pub fn record_latency(&mut self, latency: Duration, count: u32) {
+        let latency = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        // 1 is the least value that the histogram records.
+        self.latencies
+            .saturating_record_n(latency.max(1), count.into());
     }
 
     /// Returns the number of replies, right or not.
@@ -107,23 +100,14 @@ impl Stats {
         self.sent += other.sent;
         self.answered += other.answered;
         self.replies += other.replies;
-        for (own, other) in [
-            (&mut self.latencies, &other.latencies),
-            (&mut self.delays, &other.delays),
-        ] {
-            // `Stats::default` makes all histograms, with the same bounds.
-            own.add(other).expect("no value is beyond the bounds");
-        }
+        // `Stats::default` makes all histograms, with the same bounds.
+        let added = self.latencies.add(other.latencies);
+        added.expect("no value is beyond the bounds");
         self.given_up += other.given_up;
         self.errors.add(other.errors);
         self.cpu += other.cpu;
         self.time = self.time.max(other.time);
     }
-}
-
-/// Returns at least 1, the least value that the histogram records.
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
 impl Errors {
@@ -138,32 +122,31 @@ impl Errors {
     }
 
     /// Counts a wrong reply.
-    pub fn note_wrong(&mut self, quoted: String) {
+    pub fn record_wrong(&mut self, quoted: String) {
         *self.counts.entry(WRONG).or_default() += 1;
         self.first_wrong.get_or_insert(quoted);
     }
 
     /// Counts requests that were due, and never sent.
-    pub fn note_unsent(&mut self, count: u64) {
+    pub fn record_unsent(&mut self, count: u64) {
         *self.counts.entry(UNSENT).or_default() += count;
     }
 
     /// Counts an error reply.
-    pub fn note_reply(&mut self, word: String) {
+    pub fn record_reply(&mut self, word: String) {
         let room = self.replies.len() < WORDS || self.replies.contains_key(&word);
         let word = if room { word } else { "OTHER".to_string() };
         *self.replies.entry(word).or_default() += 1;
     }
 
     /// Counts a lost connection.
-    pub fn note_lost(&mut self, error: Error) {
+    pub fn record_lost(&mut self, error: Error) {
         let kind = match error {
             Error::Closed => "closed",
-            Error::Broken(_) => "broken",
+            Error::Broken(_) | Error::NotConnected(_) | Error::System(_) => "broken",
             Error::Timeout => "timeout",
-            Error::NotConnected(_) | Error::System(_) => "connect",
-            Error::Refused { word, .. } => return self.note_reply(word),
-            Error::Wrong(quoted) => return self.note_wrong(quoted),
+            Error::Refused { word, .. } => return self.record_reply(word),
+            Error::Wrong(quoted) => return self.record_wrong(quoted),
         };
         *self.counts.entry(kind).or_default() += 1;
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -89,26 +89,23 @@ impl Workload {
 
     /// Ends the load now.
     pub fn interrupt(&self) {
-        *self
-            .interrupted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.lock() = Some(Instant::now());
     }
 
     /// Returns when the load was ended before its time.
     pub fn interrupted(&self) -> Option<Instant> {
-        *self
-            .interrupted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.lock()
     }
 
     /// Lets the load run again after an interrupt.
     pub fn resume(&self) {
-        *self
-            .interrupted
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.interrupted
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when a load ends that began at `begin`.

@@ -50,27 +50,27 @@ fn with_arguments(entry: &CommandSpec) -> String {
 /// Returns the words of the request, or `None` if the command line runs a task, as `is_task`
 /// decides.
 pub fn words(matches: &ArgMatches, is_task: impl Fn(&str) -> bool) -> Option<Vec<OsString>> {
-    let (name, asked) = matches.subcommand()?;
+    let (name, request) = matches.subcommand()?;
     // A request after `--` is an external subcommand, even if it is named like a task.
-    let is_unknown = asked.ids().any(|id| id.as_str() == UNKNOWN_WORDS);
+    let is_unknown = request.ids().any(|id| id.as_str() == UNKNOWN_WORDS);
     if is_task(name) && !is_unknown {
         return None;
     }
     let id = if is_unknown { UNKNOWN_WORDS } else { WORDS };
-    let arguments = asked.get_many::<OsString>(id).into_iter().flatten();
+    let arguments = request.get_many::<OsString>(id).into_iter().flatten();
     let name = OsString::from(name);
     Some(std::iter::once(name).chain(arguments.cloned()).collect())
 }
 
 /// Returns the template of `--help`, with separate lists for tasks and requests, which clap would
-/// merge. `line` has the tasks.
-fn help_template(line: &Command) -> String {
+/// merge. `tasks` is the command line that has the tasks.
+fn help_template(tasks: &Command) -> String {
     let mut text = "{about}\n\n{usage-heading} {usage}\n\nTasks:\n".to_string();
-    let mut row = |name: &str, says: &str| {
+    let mut row = |name: &str, summary: &str| {
         // Writing into a String can't fail.
-        let _ = writeln!(text, "  {name:<14}  {says}");
+        let _ = writeln!(text, "  {name:<14}  {summary}");
     };
-    for task in line.get_subcommands() {
+    for task in tasks.get_subcommands() {
         let about = task.get_about().map(ToString::to_string);
         row(task.get_name(), &about.unwrap_or_default());
     }

@@ -2,13 +2,11 @@
 //! pipe ([`piped`]).
 //!
 //! At a terminal, [`editor`] reads lines behind a [`prompt`], with history and [`completion`];
-//! [`monitor`] watches the connection meanwhile, and [`help`] formats what `help` shows. [`modes`]
-//! restores the terminal at signals.
+//! [`monitor`] watches the connection meanwhile, and [`help`] formats what `help` shows.
 
 mod completion;
 mod editor;
 mod help;
-mod modes;
 mod monitor;
 mod piped;
 mod prompt;

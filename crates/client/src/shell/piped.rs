@@ -13,17 +13,15 @@ use crate::link::{LOST, Link};
 use crate::options::Options;
 use crate::output::{Exchange, Output};
 
-/// The longest line of input: far longer than a request may be.
-const LONGEST_LINE: u64 = 64 * 1024;
-
 /// Runs until the end of the input.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let output = Output::new(options.json);
     let mut link = Link::new(options, Some("blockchain-tcp: "));
-    let mut input = BufReader::new(Input);
     link.connect()?;
     let mut status = ExitCode::SUCCESS;
-    while let Some(line) = next_line(&mut input)? {
+    // The last line needs no end.
+    for line in BufReader::new(Input).split(b'\n') {
+        let line = line.map_err(Failure::Read)?;
         let Some(request) = request(&line) else {
             continue;
         };
@@ -55,21 +53,6 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         Some(message) if message.exit_status() != REFUSED => Err(message),
         _ => Ok(status),
     }
-}
-
-/// Returns the next line of the input; the last line needs no end. Returns `None` at the end of the
-/// input.
-fn next_line(input: &mut BufReader<Input>) -> Result<Option<Vec<u8>>, Failure> {
-    let mut line = Vec::new();
-    let mut limited = input.take(LONGEST_LINE);
-    let read = limited
-        .read_until(b'\n', &mut line)
-        .map_err(Failure::Read)?;
-    if line.pop_if(|byte| *byte == b'\n').is_none() && read as u64 == LONGEST_LINE {
-        let text = format!("a line of the input is longer than {LONGEST_LINE} bytes");
-        return Err(Failure::Usage(text));
-    }
-    Ok((read > 0).then_some(line))
 }
 
 /// Standard input, which may be non-blocking.

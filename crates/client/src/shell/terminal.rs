@@ -7,7 +7,6 @@ use shared::dial::Reply;
 
 use super::completion::Names;
 use super::editor::{Editor, Input};
-use super::modes::restore_at_signals;
 use super::monitor::with_monitor;
 use super::prompt::Prompt;
 use super::{help, is_quit, request};
@@ -19,13 +18,8 @@ use crate::output::{Exchange, Output};
 /// Runs until the user leaves.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut link = Link::new(options, Some(""));
-    restore_at_signals().map_err(|source| Failure::System {
-        action: "handle signals",
-        source,
-    })?;
     let mut editor = Editor::new()?;
     begin(&mut link, &mut editor)?;
-    let mut connections = link.connections();
     let mut printer = editor.printer();
     let output = Output::new(options.json);
     loop {
@@ -53,13 +47,6 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             }
             if !ask(&mut link, output, request)? {
                 break;
-            }
-        }
-        // If this connection is lost, the names are requested from the next.
-        if connections != link.connections() && link.address().is_some() {
-            connections = link.connections();
-            if let Ok(list) = link.ask(b"HELP") {
-                editor.complete(Names::new(&help::names(&list)));
             }
         }
     }

@@ -24,11 +24,11 @@ pub enum Failure {
     /// No thread could be started for the lookup.
     Thread(io::Error),
     /// The name has no address of the requested family.
-    Kind {
+    Family {
         /// The name.
         host: String,
         /// The family.
-        kind: &'static str,
+        family: &'static str,
     },
     /// None of the addresses accepted the connection.
     Connect(Vec<(SocketAddr, io::Error)>),
@@ -67,9 +67,9 @@ pub enum Failure {
         /// The request.
         request: String,
         /// What was received.
-        said: Vec<u8>,
+        received: Vec<u8>,
         /// What the protocol allows, in words.
-        right: &'static str,
+        expected: &'static str,
     },
     /// The server sent more than the replies.
     More {
@@ -130,15 +130,15 @@ impl fmt::Display for Failure {
                     without_errno(error)
                 )
             }
-            Failure::Kind { host, kind } => {
-                write!(f, "{} has no {kind} address", quoted(host.as_bytes()))
+            Failure::Family { host, family } => {
+                write!(f, "{} has no {family} address", quoted(host.as_bytes()))
             }
             Failure::Connect(refusals) => {
                 f.write_str("can't connect to ")?;
                 for (number, (address, error)) in refusals.iter().take(ADDRESSES_NAMED).enumerate()
                 {
-                    let parting = if number > 0 { ", to " } else { "" };
-                    write!(f, "{parting}{address}: {}", without_errno(error))?;
+                    let separator = if number > 0 { ", to " } else { "" };
+                    write!(f, "{separator}{address}: {}", without_errno(error))?;
                 }
                 match refusals.len().saturating_sub(ADDRESSES_NAMED) {
                     0 => Ok(()),
@@ -173,14 +173,14 @@ impl fmt::Display for Failure {
             }
             Failure::Wrong {
                 request,
-                said,
-                right,
+                received,
+                expected,
             } => {
                 write!(
                     f,
-                    "{} is answered {} instead of {right}",
+                    "{} is answered {} instead of {expected}",
                     excerpt(request),
-                    quoted(said)
+                    quoted(received)
                 )
             }
             Failure::More { part } => {

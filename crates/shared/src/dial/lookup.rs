@@ -47,9 +47,9 @@ pub fn addresses(
     let mut addresses = lookup(server, deadline)?;
     addresses.retain(|address| family.wants(address));
     if addresses.is_empty() {
-        return Err(Failure::Kind {
+        return Err(Failure::Family {
             host: server.host.clone(),
-            kind: if family == AddressFamily::V6 {
+            family: if family == AddressFamily::V6 {
                 "IPv6"
             } else {
                 "IPv4"

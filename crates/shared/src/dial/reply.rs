@@ -141,11 +141,11 @@ fn refused(refusal: &str) -> Option<Reply> {
 }
 
 /// Returns the failure of a request that got an invalid reply.
-pub(super) fn wrong(request: &str, said: &[u8]) -> Failure {
+pub(super) fn wrong(request: &str, received: &[u8]) -> Failure {
     Failure::Wrong {
         request: request.to_string(),
-        said: said.to_vec(),
-        right: reply_format(request).map_or("a line of printable ASCII", |(right, _)| right),
+        received: received.to_vec(),
+        expected: reply_format(request).map_or("a line of printable ASCII", |(words, _)| words),
     }
 }
 
