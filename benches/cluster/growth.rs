@@ -16,11 +16,11 @@ use uuid::Uuid;
 use crate::common::figures::{median, quantile};
 use crate::common::{Result, server};
 
-/// How often it is measured how soon a change is known.
+/// Number of measurements of how soon a change is known.
 const CHANGES: usize = 40;
 
-/// Of so many servers at most it is looked when they know.
-const LOOKED_AT: usize = 50;
+/// The most servers whose counts are polled.
+const POLLED: usize = 50;
 
 /// One server, as far as its cluster is concerned.
 struct Server {
@@ -57,7 +57,7 @@ impl Server {
     }
 }
 
-/// Processor time of this process without this thread, which only looks on: in seconds.
+/// Returns the CPU time in seconds of this process without this thread, which only polls.
 fn own_cpu() -> f64 {
     let seconds = |clock| {
         let time = clock_gettime(clock);
@@ -127,9 +127,9 @@ fn cost(
     })
 }
 
-/// How long it takes until all that are looked at know of one more client of one of them.
-fn news(servers: &[Server], turn: usize) -> Result<Duration> {
-    let step = servers.len().div_ceil(LOOKED_AT);
+/// Returns how long it takes until all polled servers count one more client of one of them.
+fn delay(servers: &[Server], turn: usize) -> Result<Duration> {
+    let step = servers.len().div_ceil(POLLED);
     let expected = servers[0].who() + 1;
     servers[turn * 7 % servers.len()].add();
     let begun = Instant::now();
@@ -146,10 +146,10 @@ fn news(servers: &[Server], turn: usize) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// Prints the costs and delays of so many servers.
+/// Prints the costs and delays of these numbers of servers.
 pub fn measure(counts: &[usize], time: Duration) -> Result<()> {
     println!(
-        "Redis with so many servers; commands (those of scripts included), CPU (µs) and bytes are for each server and second:\n"
+        "Redis with these numbers of servers; commands (those of scripts included), CPU (µs) and bytes are for each server and second:\n"
     );
     println!(
         "| servers | quiet: commands | Redis's CPU | own CPU | bytes | busy: commands | Redis's CPU | own CPU | bytes | Redis in all, quiet, busy | known after, median (worst) |"
@@ -174,9 +174,9 @@ pub fn measure(counts: &[usize], time: Duration) -> Result<()> {
         let quiet = cost(&redis, count, time, |_| {
             std::thread::sleep(Duration::from_millis(5))
         })?;
-        let mut news_took = Vec::new();
+        let mut delays = Vec::new();
         for turn in 0..CHANGES {
-            news_took.push(news(&servers, turn)?.as_secs_f64() * 1e3);
+            delays.push(delay(&servers, turn)?.as_secs_f64() * 1e3);
         }
         // Each has one client more every second, not all at once.
         let mut added = 0;
@@ -200,8 +200,8 @@ pub fn measure(counts: &[usize], time: Duration) -> Result<()> {
             row(&busy),
             quiet.redis_share,
             busy.redis_share,
-            median(&news_took),
-            quantile(&news_took, 1.0),
+            median(&delays),
+            quantile(&delays, 1.0),
         );
         for server in &servers {
             server.cluster.pause();

@@ -18,8 +18,9 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use rustix::process::{Signal, kill_process};
@@ -138,7 +139,6 @@ fn measure(options: &Options) -> Result<()> {
 /// Clients that ask all the while.
 struct Clients {
     number: u64,
-    pause: Duration,
     /// One client that asks for the count.
     counter: Load,
     /// All others.
@@ -173,22 +173,21 @@ impl Clients {
         workload.rate = Some((number * COUNTS).try_into()?);
         Ok(Clients {
             number,
-            pause,
             counter: Load::connect(workload, number, 0..1)?,
             others,
         })
     }
 
-    /// Lets the clients ask while something happens, and each once more after it. Returns the
+    /// Lets the clients ask while something happens, and each once before and after it. Returns the
     /// longest wait in milliseconds.
     fn lap(&mut self, happens: impl FnOnce() -> Result<()> + Send) -> Result<f64> {
-        let pause = self.pause.max(Duration::from_millis(50));
+        let number = self.number;
         let workloads = [self.counter.workload.clone(), self.others.workload.clone()];
         let (happened, counted, answered) = thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                thread::sleep(pause);
+                wait_for_replies(&workloads[1], number);
                 let happened = happens();
-                thread::sleep(pause);
+                wait_for_replies(&workloads[1], number);
                 workloads.iter().for_each(|workload| workload.interrupt());
                 happened
             });
@@ -215,6 +214,15 @@ impl Clients {
             )),
             lost => Err(format!("{lost} requests have no reply, {counted} counts").into()),
         }
+    }
+}
+
+/// Waits until this number of further requests is answered, or until no more replies can come.
+fn wait_for_replies(workload: &Workload, number: u64) {
+    let answered = || workload.answered.load(Ordering::Relaxed);
+    let (enough, begun) = (answered() + number, Instant::now());
+    while answered() < enough && begun.elapsed() < workload.timeout {
+        thread::park_timeout(Duration::from_millis(1));
     }
 }
 

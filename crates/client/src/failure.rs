@@ -28,6 +28,8 @@ pub enum Failure {
     Interrupted,
     /// The server has room for some of the clients, but not for all. The text is the whole message.
     Full(String),
+    /// A client of several has no connection, or no reply. The text is the whole message.
+    NoReply(String),
     /// A peer replied as our server never does. The text is the whole message.
     Wrong(String),
     /// Writing to standard output failed.
@@ -52,7 +54,7 @@ impl Failure {
             Failure::Usage(_) => 64,
             Failure::Dial(failure) if failure.is_local_resource_error() => 71,
             Failure::Dial(failure) if failure.is_foreign() => 76,
-            Failure::Dial(_) => 69,
+            Failure::Dial(_) | Failure::NoReply(_) => 69,
             Failure::Refused(refusal) if refusal.word == BUSY => 75,
             Failure::Full(_) => 75,
             Failure::Refused(_) => REFUSED,
@@ -107,7 +109,10 @@ impl From<Refusal> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(text) | Failure::Full(text) | Failure::Wrong(text) => f.write_str(text),
+            Failure::Usage(text)
+            | Failure::Full(text)
+            | Failure::NoReply(text)
+            | Failure::Wrong(text) => f.write_str(text),
             Failure::Dial(failure) if failure.is_foreign() => {
                 write!(f, "this is not a blockchain-tcpd: {failure}")
             }

@@ -19,7 +19,7 @@ mod watch;
 use std::process::ExitCode;
 
 use failure::Failure;
-use options::{Options, ParsedArgs, Task};
+use options::{Options, ParsedArgs, Task, completions};
 use output::Output;
 
 fn main() -> ExitCode {
@@ -36,8 +36,11 @@ fn run() -> Result<ExitCode, Failure> {
     };
     match task {
         Task::Ask(words) => ask::run(&options, &words),
-        Task::Connect => shell::run(&options),
-        Task::Watch(watch) => watch::run(&options, &watch),
-        Task::Bench(bench) => bench::run(&options, &bench),
+        Task::Connect(_) => shell::run(&options),
+        Task::Watch { watch, .. } => watch::run(&options, &watch),
+        Task::Bench { bench, .. } => bench::run(&options, &bench),
+        Task::Completions { shell } => {
+            Output::print(&completions::script(shell)).map(|()| ExitCode::SUCCESS)
+        }
     }
 }

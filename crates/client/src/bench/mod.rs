@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use shared::dial::{self, Deadline};
+use shared::dial::Deadline;
 use shared::stdio;
 use shared::text::excerpt;
 
@@ -179,35 +179,19 @@ fn join<T>(thread: JoinHandle<Result<T, load::Error>>) -> Result<T, load::Error>
 
 /// Converts an error of the generator.
 fn failure(error: load::Error, workload: &Workload) -> Failure {
-    let request = String::from_utf8_lossy(&workload.request).into_owned();
-    let part = Vec::new();
-    let failure = match error {
+    match error {
         // The server disconnects one client to make room for another.
         load::Error::Refused { word, line } if word == BUSY || word == "TIMEOUT" => {
             let clients = report::counted(workload.clients, "client", "clients");
-            return Failure::Full(format!(
+            Failure::Full(format!(
                 "the server has no room for {clients} at the same time: it said {line}"
-            ));
+            ))
         }
-        load::Error::Refused { .. } | load::Error::Wrong(_) => {
-            return Failure::Wrong(error.to_string());
-        }
-        load::Error::System(source) => {
-            let action = "measure";
-            return Failure::System { action, source };
-        }
-        load::Error::Closed => dial::Failure::Closed { request, part },
-        load::Error::Broken(error) => dial::Failure::Broken {
-            request,
-            error,
-            part,
+        load::Error::Refused { .. } | load::Error::Wrong(_) => Failure::Wrong(error.to_string()),
+        load::Error::System(source) => Failure::System {
+            action: "measure",
+            source,
         },
-        load::Error::NotConnected(error) => dial::Failure::Connect(vec![(workload.address, error)]),
-        load::Error::Timeout => {
-            let doing = format!("not all clients had an answer to {}", excerpt(&request));
-            let timeout = workload.timeout;
-            dial::Failure::Late { doing, timeout }
-        }
-    };
-    failure.into()
+        _ => Failure::NoReply(error.to_string()),
+    }
 }

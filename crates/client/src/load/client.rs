@@ -94,7 +94,7 @@ impl Client {
         self.position = self.number as usize % (cycle / length) * length;
         self.reading = Reading::new(&workload.expected, self.number);
         let connecting = begin_to_connect_from(source, workload.address);
-        let socket = connecting.map_err(Error::NotConnected)?;
+        let socket = connecting.map_err(Error::System)?;
         self.is_connecting = true;
         self.waiting_since = Instant::now();
         Ok(self.socket.insert(socket))

@@ -55,7 +55,7 @@ impl fmt::Display for Error {
             }
             Error::Refused { line, .. } => write!(f, "the server said {line}"),
             Error::Wrong(text) => f.write_str(text),
-            Error::System(error) => write!(f, "can't wait for sockets: {}", without_errno(error)),
+            Error::System(error) => write!(f, "the system says {}", without_errno(error)),
         }
     }
 }

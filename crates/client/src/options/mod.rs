@@ -1,7 +1,7 @@
 //! Command line of the client: options, environment variables, and a task or one of the
 //! [`requests`]. [`completions`] generates shell completions.
 
-mod completions;
+pub mod completions;
 mod requests;
 
 use std::env;
@@ -39,7 +39,7 @@ struct Cli {
     #[command(flatten)]
     options: Options,
     #[command(subcommand)]
-    task: Subtask,
+    task: Task,
 }
 
 /// The end of `--help`.
@@ -102,14 +102,18 @@ pub struct Options {
 
 /// The server of a task.
 #[derive(Args, Clone, Debug)]
-struct To {
+pub struct To {
     /// The server, instead of --server
     #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
     to: Option<Server>,
 }
 
+/// The task to run.
 #[derive(Debug, Subcommand)]
-enum Subtask {
+pub enum Task {
+    /// Sends this request, word by word.
+    #[command(skip)]
+    Ask(Vec<OsString>),
     /// Converses line by line: a prompt with history and completion, or a pipe
     #[command(
         after_help = "The history is in $BLOCKCHAIN_TCP_HISTORY, else in $XDG_STATE_HOME/blockchain-tcp/history, else in \
@@ -178,24 +182,11 @@ fn number_up_to(most: u32, text: &str) -> Result<u32, String> {
     }
 }
 
-/// The task to run.
-#[derive(Debug)]
-pub enum Task {
-    /// Sends this request, word by word.
-    Ask(Vec<OsString>),
-    /// Opens the interactive shell, or a pipe.
-    Connect,
-    /// Shows the number of clients.
-    Watch(Watch),
-    /// Runs the benchmark.
-    Bench(Bench),
-}
-
 /// Result of parsing the command line.
 pub enum ParsedArgs {
     /// Run this task.
     Run(Options, Task),
-    /// Print this text: `--help`, `--version` or completions.
+    /// Print this text: `--help` or `--version`.
     Print(String),
 }
 
@@ -224,21 +215,19 @@ impl Options {
 
     fn from_matches(matches: &ArgMatches) -> Result<ParsedArgs, Failure> {
         let mut options = Options::from_arg_matches(matches).map_err(|error| usage(&error))?;
-        let (to, task) = match requests::words(matches, Subtask::has_subcommand) {
-            Some(words) => (None, Task::Ask(words)),
-            None => match Subtask::from_arg_matches(matches).map_err(|error| usage(&error))? {
-                Subtask::Connect(to) => (to.to, Task::Connect),
-                Subtask::Watch { to, watch } => (to.to, Task::Watch(watch)),
-                Subtask::Bench { to, bench } => (to.to, Task::Bench(bench)),
-                Subtask::Completions { shell } => {
-                    return Ok(ParsedArgs::Print(completions::script(shell)));
-                }
-            },
+        let task = match requests::words(matches, Task::has_subcommand) {
+            Some(words) => Task::Ask(words),
+            None => Task::from_arg_matches(matches).map_err(|error| usage(&error))?,
+        };
+        let to = match &task {
+            Task::Ask(_) => &None,
+            Task::Connect(to) | Task::Watch { to, .. } | Task::Bench { to, .. } => &to.to,
+            Task::Completions { .. } => return Ok(ParsedArgs::Run(options, task)),
         };
         // Only a variable that is needed has to be right, so clap doesn't read them.
         let is_default = |id| matches.value_source(id) == Some(ValueSource::DefaultValue);
         if let Some(to) = to {
-            options.server = to;
+            options.server = to.clone();
         } else if is_default("server") {
             set_from(
                 "BLOCKCHAIN_TCP_SERVER",

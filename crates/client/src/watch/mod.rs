@@ -41,6 +41,8 @@ pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
     stdio::has_output().map_err(Failure::Print)?;
     let is_drawn = !options.json && std::io::stdout().is_terminal() && terminal::can_be_drawn_on();
     on_interrupt(move || {
+        // A drawing ends first, and no other begins.
+        let _drawing = std::io::stdout().lock();
         if is_drawn {
             // The terminal has echoed ^C.
             let _ = stdio::print(CLEAR_LINE);
@@ -130,6 +132,7 @@ impl Screen {
             let _ = writeln!(text, "{CLEAR_LINE}{line}");
         }
         self.drawn = lines.len();
+        let _drawing = std::io::stdout().lock();
         stdio::print(&(text + CLEAR_REST)).map_err(Failure::Print)
     }
 }
