@@ -74,7 +74,7 @@ pub struct Options {
     #[arg(long, value_name = "UUID", value_parser = id)]
     pub id: Option<Uuid>,
 
-    /// The whole check may take so long; after that it is CRITICAL
+    /// The longest time of the whole check; after that it is CRITICAL
     #[arg(short, long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_hyphen_values = true)]
     pub timeout: Duration,
 

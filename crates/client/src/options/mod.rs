@@ -76,7 +76,7 @@ pub struct Options {
     )]
     pub server: Server,
 
-    /// A connection, and then each reply, may take so long [env: BLOCKCHAIN_TCP_TIMEOUT]
+    /// The longest wait for a connection, and then for each reply [env: BLOCKCHAIN_TCP_TIMEOUT]
     #[arg(
         short,
         long,
