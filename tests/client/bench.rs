@@ -113,21 +113,6 @@ fn many_clients_count_themselves() {
 }
 
 #[test]
-fn other_requests_are_verified_too() {
-    let daemon = Daemon::start(["--max-clients", "64"]);
-    let address = daemon.address.to_string();
-    for request in ["WHERE", "HELP", " help  why "] {
-        let words = [
-            "bench", &address, "--json", "-d100ms", "-c4", "-p3", "-r", request,
-        ];
-        let ran = run(words);
-        assert_eq!(ran.status, 0, "{ran:?}");
-        let report: Value = serde_json::from_str(&ran.output).expect("JSON");
-        assert!(number(&report["requests"]) > 0.0, "{report}");
-    }
-}
-
-#[test]
 fn a_wrong_reply_is_found() {
     for wrong in ["43", "4", "422", "", " 42", "ERR lower"] {
         let server = says(move |request| {
@@ -274,13 +259,13 @@ fn a_stall_is_in_the_percentiles_of_a_rate_and_of_nothing_else() {
         wait_until("the load runs", || answered(&daemon) > before + 500);
         daemon.signal("STOP");
         let stopped = Instant::now();
-        wait_until("a stall", || stopped.elapsed() > Duration::from_secs(1));
+        wait_until("a stall", || stopped.elapsed() > Duration::from_secs(2));
         daemon.signal("CONT");
         let report = running.join().expect("a report");
         let of = |key: &str| number(&report["latency_us"][key]) / 1e6;
         assert!(of("max") > 0.9, "{report}");
         match shows {
-            // A quarter of the requests was due meanwhile, the last of them for a moment.
+            // Half of the requests was due meanwhile, the last of them for a moment.
             true => assert!(of("p90") > 0.3 && of("p99") > 0.8, "{report}"),
             false => assert!(of("p99") < 0.1, "{report}"),
         }
@@ -340,41 +325,6 @@ fn a_reply_that_comes_when_the_time_is_over_has_its_latency() {
         (&0.into(), &3.into())
     );
     assert!(number(&report["latency_us"]["p50"]) >= 600e3, "{report}");
-}
-
-#[test]
-fn ended_before_the_load_begins_there_is_no_report() {
-    let server = Scripted::start(|request| match request.connection {
-        0 => Action::Send("42\n".to_string()),
-        _ => Action::Stall,
-    });
-    let mut command = client();
-    command.args(["bench", &server.address.to_string(), "-t", "1h"]);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().expect("it starts");
-    wait_until("clients come", || server.connections() > 1);
-    kill_process(Pid::from_child(&child), Signal::INT).expect("it lives");
-    let ended = ran(child.wait_with_output().expect("it ends"));
-    assert_eq!(
-        (ended.status, ended.output, ended.errors),
-        (130, String::new(), String::new())
-    );
-}
-
-#[test]
-fn replies_may_come_a_byte_at_a_time() {
-    let server = Scripted::start(|request| match request.line {
-        "WHO" => Action::SendBytewise("17\n".to_string()),
-        _ => Action::SendBytewise("forty-two\n".to_string()),
-    });
-    for request in ["WHO", "LONG"] {
-        let report = report(
-            server.address,
-            &format!("-d 200ms -c 3 -p 3 -r {request}"),
-            0,
-        );
-        assert_eq!(report["sent"], report["answered"]);
-    }
 }
 
 #[test]

@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub enum Action {
     /// Sends this, as it is.
     Send(String),
-    /// Sends this, a byte at a time.
-    SendBytewise(String),
     /// Sends this and closes.
     SendAndClose(String),
     /// Sends nothing any more.
@@ -78,11 +76,6 @@ fn converse(stream: TcpStream, connection: usize, script: &impl Fn(Request<'_>) 
         // A client that has closed meanwhile is no failure of the server's.
         match script(request) {
             Action::Send(text) => drop(output.write_all(text.as_bytes())),
-            Action::SendBytewise(text) => {
-                for byte in text.bytes() {
-                    drop(output.write_all(&[byte]));
-                }
-            }
             Action::SendAndClose(text) => {
                 drop(output.write_all(text.as_bytes()));
                 return;
