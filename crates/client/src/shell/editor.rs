@@ -122,7 +122,8 @@ impl Editor {
     }
 }
 
-/// Removes the lines that are not UTF-8 from a history file: the editor would load none of the others.
+/// Removes the lines that are not UTF-8 from a history file, with which the editor would load none
+/// of the others.
 fn repair(path: &Path) -> io::Result<()> {
     let text = fs::read(path)?;
     if str::from_utf8(&text).is_err() {
