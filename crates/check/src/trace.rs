@@ -3,36 +3,34 @@
 use std::time::Instant;
 
 /// Trace of the check, one entry per line.
-pub struct Notes {
+pub struct Trace {
     level: u8,
     begun: Instant,
     lines: Vec<String>,
 }
 
-impl Notes {
+impl Trace {
     /// Returns an empty trace; `level` is the number of `-v` options.
     pub fn new(level: u8) -> Self {
-        Notes {
+        Trace {
             level,
             begun: Instant::now(),
             lines: Vec::new(),
         }
     }
 
-    /// Returns whether the status line shows more.
-    pub fn longer_line(&self) -> bool {
+    /// Returns whether the status line names the address that answered.
+    pub fn has_address(&self) -> bool {
         self.level > 0
     }
 
     /// Adds a step at level 2 (`-vv`) or higher; from level 3 on with its time.
     pub fn add(&mut self, text: impl FnOnce() -> String) {
+        let passed = self.begun.elapsed().as_secs_f64();
         match self.level {
             0 | 1 => {}
             2 => self.lines.push(text()),
-            _ => {
-                let passed = self.begun.elapsed().as_secs_f64();
-                self.lines.push(format!("{passed:.6} s: {}", text()));
-            }
+            _ => self.lines.push(format!("{passed:.6} s: {}", text())),
         }
     }
 
