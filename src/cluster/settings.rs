@@ -20,6 +20,11 @@ const LOOKUP: Duration = Duration::from_secs(2);
 /// Number of heartbeat intervals without a heartbeat after which a server counts as gone.
 const EXPIRY: u32 = 4;
 
+/// Default ports, which also tell the kinds of host apart.
+const REDIS_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+const ETCD_PORT: u16 = 2379;
+
 /// Cluster options as given on the command line.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterArgs {
@@ -40,6 +45,10 @@ pub struct ClusterArgs {
 pub struct Settings {
     /// Redis or etcd.
     pub backend: Backend,
+    /// Number of the database in Redis.
+    pub database: u32,
+    /// Name of the master, if the hosts are Sentinels.
+    pub master: Option<String>,
     /// Hosts to try. At least one, except in [`Settings::unusable`].
     pub hosts: Vec<Server>,
     /// Whether to use TLS with Redis or etcd.
@@ -57,15 +66,10 @@ pub struct Settings {
 }
 
 /// Service in which the servers of a cluster register.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
-    /// A Redis database.
-    Redis {
-        /// Number of the database.
-        database: u32,
-        /// Name of the master, if the hosts are Sentinels.
-        master: Option<String>,
-    },
+    /// Redis, perhaps found by Sentinels.
+    Redis,
     /// An etcd.
     #[default]
     Etcd,
@@ -77,15 +81,15 @@ impl Settings {
         let (scheme, rest) = args.cluster.split_once("://").ok_or_else(|| {
             invalid("--cluster is not the address of a cluster: it has no scheme such as redis://")
         })?;
-        let (parse_path, tls, sentinel_tls, port): (fn(&str) -> _, _, _, _) = match scheme {
-            "redis" => (redis_path, false, false, 6379),
-            "rediss" => (redis_path, true, false, 6379),
-            "redis-sentinel" => (sentinel_path, false, false, 26379),
-            "rediss-sentinel" => (sentinel_path, true, true, 26379),
-            "redis-sentinel+rediss" => (sentinel_path, true, false, 26379),
-            "rediss-sentinel+redis" => (sentinel_path, false, true, 26379),
-            "etcd" => (etcd_path, false, false, 2379),
-            "etcds" => (etcd_path, true, false, 2379),
+        let (port, tls, sentinel_tls) = match scheme {
+            "redis" => (REDIS_PORT, false, false),
+            "rediss" => (REDIS_PORT, true, false),
+            "redis-sentinel" => (SENTINEL_PORT, false, false),
+            "rediss-sentinel" => (SENTINEL_PORT, true, true),
+            "redis-sentinel+rediss" => (SENTINEL_PORT, true, false),
+            "rediss-sentinel+redis" => (SENTINEL_PORT, false, true),
+            "etcd" => (ETCD_PORT, false, false),
+            "etcds" => (ETCD_PORT, true, false),
             _ => {
                 return Err(invalid(format!(
                     "--cluster knows no scheme {scheme:?}: there are redis, rediss, redis-sentinel, rediss-sentinel, \
@@ -104,8 +108,8 @@ impl Settings {
         }
         let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         let hosts: Result<Vec<_>, _> = hosts.split(',').map(|text| host(text, port)).collect();
-        let settings = Settings {
-            backend: parse_path(path)?,
+        let mut settings = Settings {
+            backend: Backend::Redis,
             hosts: hosts?,
             tls,
             sentinel_tls,
@@ -113,13 +117,30 @@ impl Settings {
             heartbeat: args.heartbeat,
             credentials: args.credentials.clone().or_from_systemd(),
             advertise: args.advertise,
+            ..Settings::default()
         };
-        if port == 6379 && settings.hosts.len() > 1 {
-            return Err(invalid(
-                "--cluster redis:// names one host; several are Sentinels: redis-sentinel://HOST,HOST/MASTER",
-            ));
+        match port {
+            REDIS_PORT if settings.hosts.len() > 1 => {
+                return Err(invalid(
+                    "--cluster redis:// names one host; several are Sentinels: redis-sentinel://HOST,HOST/MASTER",
+                ));
+            }
+            REDIS_PORT if path.is_empty() => {}
+            REDIS_PORT => settings.database = database(path)?,
+            SENTINEL_PORT => {
+                let (master, number) = path.split_once('/').unwrap_or((path, "0"));
+                let what = "--cluster redis-sentinel://HOST,HOST/MASTER: MASTER";
+                settings.database = database(number)?;
+                settings.master = Some(name(master, what)?);
+            }
+            _ if path.is_empty() => settings.backend = Backend::Etcd,
+            _ => {
+                return Err(invalid(format!(
+                    "--cluster etcd:// has only hosts: take away {path:?}"
+                )));
+            }
         }
-        check_advertised(&settings)?;
+        settings.check_advertised()?;
         Ok(settings)
     }
 
@@ -166,22 +187,42 @@ impl Settings {
                 Ok(_) => missing = Some(format!("{host} has no address")),
                 Err(error) => {
                     let why = dns::reason(&error);
-                    let problem = match dns::is_missing(&error) {
-                        true => &mut missing,
-                        false => &mut unknown,
-                    };
-                    *problem = Some(format!("can't find the address of {host}: {why}"));
+                    let problem = Some(format!("can't find the address of {host}: {why}"));
+                    match dns::is_missing(&error) {
+                        true => missing = problem,
+                        false => unknown = problem,
+                    }
                 }
             }
         }
-        match (unknown, missing) {
-            (Some(problem), _) => warn!("starts although it {problem}"),
-            (None, Some(problem)) => {
-                return Err(invalid(format!(
-                    "--cluster: {problem}; name a host that resolves, or an IP address"
-                )));
-            }
-            (None, None) => {}
+        if let Some(problem) = unknown {
+            warn!("starts although it {problem}");
+            return Ok(());
+        }
+        missing.map_or(Ok(()), |problem| {
+            Err(invalid(format!(
+                "--cluster: {problem}; name a host that resolves, or an IP address"
+            )))
+        })
+    }
+
+    /// Checks that the address of `--advertise` can be the address of one server.
+    fn check_advertised(&self) -> Result<(), Error> {
+        let Some(address) = self.advertise else {
+            return match self.backend {
+                Backend::Redis => Ok(()),
+                Backend::Etcd => Err(invalid(
+                    "--cluster etcd:// needs --advertise (BLOCKCHAIN_TCPD_ADVERTISE): the address at which the other servers reach the \
+                     HTTP of this one",
+                )),
+            };
+        };
+        let ip = address.ip().to_canonical();
+        let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if ip.is_unspecified() || ip.is_multicast() || is_broadcast || address.port() == 0 {
+            return Err(invalid(
+                "--advertise is the address that the other servers connect to: it can't be any address, that of many, or any port",
+            ));
         }
         Ok(())
     }
@@ -192,62 +233,13 @@ impl Settings {
     }
 }
 
-/// Checks that the address of `--advertise` can be the address of one server.
-fn check_advertised(settings: &Settings) -> Result<(), Error> {
-    let Some(address) = settings.advertise else {
-        return match settings.backend {
-            Backend::Redis { .. } => Ok(()),
-            Backend::Etcd => Err(invalid(
-                "--cluster etcd:// needs --advertise (BLOCKCHAIN_TCPD_ADVERTISE): the address at which the other servers reach the \
-                 HTTP of this one",
-            )),
-        };
-    };
-    let ip = address.ip().to_canonical();
-    let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
-    if ip.is_unspecified() || ip.is_multicast() || is_broadcast || address.port() == 0 {
-        return Err(invalid(
-            "--advertise is the address that the other servers connect to: it can't be any address, that of many, or any port",
-        ));
-    }
-    Ok(())
-}
-
 fn invalid(text: impl Into<String>) -> Error {
     Error::Cluster(text.into())
 }
 
-fn etcd_path(path: &str) -> Result<Backend, Error> {
-    match path {
-        "" => Ok(Backend::Etcd),
-        _ => Err(invalid(format!(
-            "--cluster etcd:// has only hosts: take away {path:?}"
-        ))),
-    }
-}
-
-/// Parses `DATABASE`, 0 if it is missing.
-fn redis_path(path: &str) -> Result<Backend, Error> {
-    let database = database(if path.is_empty() { "0" } else { path })?;
-    let master = None;
-    Ok(Backend::Redis { database, master })
-}
-
-/// Parses `MASTER` or `MASTER/DATABASE`.
-fn sentinel_path(path: &str) -> Result<Backend, Error> {
-    let (master, number) = path.split_once('/').unwrap_or((path, "0"));
-    let what = "--cluster redis-sentinel://HOST,HOST/MASTER: MASTER";
-    let (database, master) = (database(number)?, Some(name(master, what)?));
-    Ok(Backend::Redis { database, master })
-}
-
 fn database(text: &str) -> Result<u32, Error> {
-    let problem = || {
-        invalid(format!(
-            "--cluster: {text:?} is not the number of a database"
-        ))
-    };
-    text.parse().map_err(|_| problem())
+    let problem = format!("--cluster: {text:?} is not the number of a database");
+    text.parse().map_err(|_| invalid(problem))
 }
 
 fn name(text: &str, what: &str) -> Result<String, Error> {
@@ -336,8 +328,8 @@ mod tests {
             assert_eq!(names.join(" "), hosts);
             assert_eq!([parsed.tls, parsed.sentinel_tls], tls, "{cluster}");
             let parsed = match parsed.backend {
-                Backend::Redis { database, master } => {
-                    format!("{database} {}", master.unwrap_or_default())
+                Backend::Redis => {
+                    format!("{} {}", parsed.database, parsed.master.unwrap_or_default())
                 }
                 Backend::Etcd => "etcd".to_string(),
             };

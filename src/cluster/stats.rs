@@ -58,7 +58,7 @@ impl Stats {
     pub fn new(settings: Option<&Settings>) -> Self {
         let state = settings.map(|settings| StatsSnapshot {
             mode: match settings.backend {
-                Backend::Redis { .. } => "available",
+                Backend::Redis => "available",
                 Backend::Etcd => "consistent",
             },
             name: settings.name.clone(),

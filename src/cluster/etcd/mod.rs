@@ -10,7 +10,7 @@
 //! all other servers at once.
 
 mod client;
-mod connector;
+mod http_response;
 mod membership;
 mod peer_request;
 mod peers;
@@ -27,13 +27,12 @@ use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 
-use self::client::Etcd;
 use self::membership::{Entry, Membership};
 pub use self::peer_request::answer;
 use self::peers::Peers;
 pub use self::registration::Registration;
 use self::tombstones::Tombstones;
-use self::transport::EtcdTransport;
+use self::transport::Etcd;
 use super::{Node, STACK_SIZE, Unavailable};
 use crate::error::Error;
 use crate::log_throttle::Incident;
@@ -62,9 +61,9 @@ const PANIC_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub struct CensusService {
     state: Mutex<State>,
-    /// Notified of a question, or of the end.
+    /// Notified of a question.
     asked: Condvar,
-    /// Notified of the end of a poll, or of all polls.
+    /// Notified of the end of a poll.
     completed: Condvar,
 }
 
@@ -76,10 +75,6 @@ struct State {
     last: Option<Poll>,
     /// Since when a question need not wait for another poll after a failed one.
     fail_fast_since: Option<Nanos>,
-    /// Whether the thread is polling.
-    is_open: bool,
-    /// Whether the thread is to end.
-    is_stopped: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -116,29 +111,20 @@ impl CensusService {
     ) -> Result<(), Error> {
         let poller = Poller {
             service: self.clone(),
-            etcd: Etcd::new(EtcdTransport::new(node.settings.clone(), dns, PATIENCE)),
+            etcd: Etcd::new(node.settings.clone(), dns, PATIENCE),
             node,
             tombstones,
             peers: Peers::default(),
             incident: Incident::new("WHO is unavailable: a server of the cluster does not answer"),
             silent: HashSet::new(),
         };
-        ignore_poison(self.state.lock()).is_open = true;
-        let spawned = thread::spawn_with("census", STACK_SIZE, move || poller.run());
-        ignore_poison(self.state.lock()).is_open = spawned.is_ok();
-        spawned.map(|_| ())
+        thread::spawn_with("census", STACK_SIZE, move || poller.run()).map(|_| ())
     }
 
     /// From now on, no question waits for another poll after a failed one: the clients are about to
     /// be released in a handover.
     pub fn fail_fast(&self) {
         ignore_poison(self.state.lock()).fail_fast_since = Some(Nanos::now());
-    }
-
-    /// Stops polling. Questions that wait are answered at once.
-    pub fn stop(&self) {
-        ignore_poison(self.state.lock()).is_stopped = true;
-        self.asked.notify_all();
     }
 
     /// Returns the number of clients of all servers, for a question that was read when it was
@@ -151,7 +137,7 @@ impl CensusService {
             }
             let waited = Duration::from_nanos(asked.until(Nanos::now()));
             let left = LONGEST.saturating_sub(waited);
-            if !state.is_open || left.is_zero() {
+            if left.is_zero() {
                 let failed = state.last.and_then(|last| last.result.err());
                 return Err(failed.unwrap_or(Unavailable::Registry));
             }
@@ -164,24 +150,19 @@ impl CensusService {
         }
     }
 
-    /// Waits until a poll is due. Returns whether a question asks for it; `None` if the thread is
-    /// to end.
-    fn wait(&self) -> Option<bool> {
-        let is_idle = |state: &mut State| !state.is_stopped && !state.is_asked();
+    /// Waits until a poll is due. Returns whether a question asks for it.
+    fn wait(&self) -> bool {
         let state = ignore_poison(self.state.lock());
-        let waited = self.asked.wait_timeout_while(state, IDLE, is_idle);
+        let waited = self
+            .asked
+            .wait_timeout_while(state, IDLE, |state| !state.is_asked());
         let state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        (!state.is_stopped).then(|| state.is_asked())
+        state.is_asked()
     }
 
     fn complete(&self, start: Nanos, result: Result<u64, Unavailable>) {
         let end = Nanos::now();
         ignore_poison(self.state.lock()).last = Some(Poll { start, end, result });
-        self.completed.notify_all();
-    }
-
-    fn close(&self) {
-        ignore_poison(self.state.lock()).is_open = false;
         self.completed.notify_all();
     }
 }
@@ -200,26 +181,25 @@ struct Poller {
 
 impl Poller {
     fn run(mut self) {
-        while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+        loop {
+            while catch_unwind(AssertUnwindSafe(|| self.serve())).is_ok() {}
             self.peers = Peers::default();
             std::thread::park_timeout(PANIC_PAUSE);
         }
-        self.incident.resolve(true);
-        self.service.close();
     }
 
+    /// Waits until a poll is due, polls, and answers the questions.
     fn serve(&mut self) {
-        while let Some(is_asked) = self.service.wait() {
-            let start = Nanos::now();
-            let result = self.poll();
-            if !self.incident.resolve(false) {
-                self.silent.clear();
-            }
-            if is_asked {
-                self.node.stats.count_census(result.is_ok());
-            }
-            self.service.complete(start, result);
+        let is_asked = self.service.wait();
+        let start = Nanos::now();
+        let result = self.poll();
+        if !self.incident.resolve(false) {
+            self.silent.clear();
         }
+        if is_asked {
+            self.node.stats.count_census(result.is_ok());
+        }
+        self.service.complete(start, result);
     }
 
     fn poll(&mut self) -> Result<u64, Unavailable> {
@@ -308,9 +288,7 @@ mod tests {
 
     /// Creates a service without a thread: the test completes the polls itself.
     fn open() -> Arc<CensusService> {
-        let service = Arc::new(CensusService::default());
-        ignore_poison(service.state.lock()).is_open = true;
-        service
+        Arc::default()
     }
 
     #[test]
@@ -320,7 +298,7 @@ mod tests {
         service.complete(before, Ok(1));
         let waiting = service.clone();
         let answer = std::thread::spawn(move || waiting.clients(asked));
-        assert_eq!(service.wait(), Some(true));
+        assert!(service.wait());
         service.complete(before, Ok(2));
         service.complete(Nanos::now(), Ok(3));
         assert_eq!(answer.join().unwrap(), Ok(3));
@@ -343,7 +321,7 @@ mod tests {
         let asked = Nanos::now();
         let waiting = service.clone();
         let answer = std::thread::spawn(move || waiting.clients(asked));
-        assert_eq!(service.wait(), Some(true), "that was before");
+        assert!(service.wait(), "that was before");
         service.complete(Nanos::now(), Err(Unavailable::Unstable));
         assert_eq!(answer.join().unwrap(), Err(Unavailable::Unstable));
         let later = Nanos::now();
@@ -352,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_bounded_and_ends_with_the_service() {
+    fn a_wait_is_bounded() {
         let (service, asked) = (open(), Nanos::now());
         assert_eq!(service.clients(asked), Err(Unavailable::Registry));
         let waited = Duration::from_nanos(asked.until(Nanos::now()));
@@ -360,12 +338,5 @@ mod tests {
         let now = Instant::now();
         assert_eq!(service.clients(asked), Err(Unavailable::Registry));
         assert!(now.elapsed() < LONGEST, "counted from the question");
-        let waiting = service.clone();
-        let answer = std::thread::spawn(move || waiting.clients(Nanos::now()));
-        assert_eq!(service.wait(), Some(true));
-        service.close();
-        assert_eq!(answer.join().unwrap(), Err(Unavailable::Registry));
-        service.stop();
-        assert_eq!(service.wait(), None);
     }
 }
