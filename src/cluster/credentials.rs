@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::error::{ClusterError, Result};
+use crate::config::options::Options;
 use shared::text::without_errno;
 
 /// Largest size of a credential file in bytes.
@@ -51,6 +52,23 @@ impl Login {
 }
 
 impl Credentials {
+    /// Returns the files that these options name.
+    pub fn new(options: &Options) -> Self {
+        Credentials {
+            login: Login {
+                user: options.cluster_user_file.clone(),
+                password: options.cluster_password_file.clone(),
+            },
+            sentinel_login: Login {
+                user: options.cluster_sentinel_user_file.clone(),
+                password: options.cluster_sentinel_password_file.clone(),
+            },
+            ca: options.cluster_ca_file.clone(),
+            certificate: options.cluster_certificate_file.clone(),
+            key: options.cluster_key_file.clone(),
+        }
+    }
+
     /// Adds the files that systemd passes (systemd.exec(5), `LoadCredential=`), where an option
     /// names none. A blank file from systemd counts as absent: the unit's `SetCredential=` creates
     /// it.

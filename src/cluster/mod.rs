@@ -22,13 +22,12 @@ use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags};
 use uuid::Uuid;
 
-pub use self::credentials::{Credentials, Login};
 pub use self::error::{ClusterError, ErrorKind};
 pub use self::etcd::answer;
 use self::etcd::{CensusService, Registration};
 use self::outage::Outage;
 use self::redis::{Heartbeat, Others};
-pub use self::settings::{Backend, ClusterArgs, Settings};
+pub use self::settings::{Backend, Settings};
 pub use self::stats::{Stats, StatsSnapshot};
 use crate::error::Error;
 use crate::handover::state;

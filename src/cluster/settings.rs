@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::credentials::Credentials;
+use crate::config::options::Options;
 use crate::error::Error;
 use shared::dial::Server;
 use shared::dial::dns::{self, DnsCache};
@@ -25,22 +26,7 @@ const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 const ETCD_PORT: u16 = 2379;
 
-/// Cluster options as given on the command line.
-#[derive(Clone, Debug, Default)]
-pub struct ClusterArgs {
-    /// `--cluster`.
-    pub cluster: String,
-    /// `--cluster-name`.
-    pub name: String,
-    /// `--cluster-heartbeat`.
-    pub heartbeat: Duration,
-    /// Files that the options name.
-    pub credentials: Credentials,
-    /// `--advertise`.
-    pub advertise: Option<SocketAddr>,
-}
-
-/// Cluster settings, parsed from [`ClusterArgs`].
+/// Cluster settings, parsed from [`Options`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Redis or etcd.
@@ -76,9 +62,13 @@ pub enum Backend {
 }
 
 impl Settings {
-    /// Parses the options. Does not read credentials or look up hosts: see [`Settings::check`].
-    pub fn new(args: &ClusterArgs) -> Result<Self, Error> {
-        let (scheme, rest) = args.cluster.split_once("://").ok_or_else(|| {
+    /// Parses the options, if they name a cluster. Does not read credentials or look up hosts: see
+    /// [`Settings::check`].
+    pub fn new(options: &Options) -> Result<Option<Self>, Error> {
+        let Some(cluster) = &options.cluster else {
+            return Ok(None);
+        };
+        let (scheme, rest) = cluster.split_once("://").ok_or_else(|| {
             invalid("--cluster is not the address of a cluster: it has no scheme such as redis://")
         })?;
         let (port, tls, sentinel_tls) = match scheme {
@@ -113,10 +103,10 @@ impl Settings {
             hosts: hosts?,
             tls,
             sentinel_tls,
-            name: name(&args.name, "--cluster-name")?,
-            heartbeat: args.heartbeat,
-            credentials: args.credentials.clone().or_from_systemd(),
-            advertise: args.advertise,
+            name: name(&options.cluster_name, "--cluster-name")?,
+            heartbeat: options.cluster_heartbeat,
+            credentials: Credentials::new(options).or_from_systemd(),
+            advertise: options.advertise,
             ..Settings::default()
         };
         match port {
@@ -141,18 +131,23 @@ impl Settings {
             }
         }
         settings.check_advertised()?;
-        Ok(settings)
+        if settings.backend == Backend::Etcd && options.http.is_none() {
+            return Err(invalid(
+                "--cluster etcd:// needs HTTP, by which the servers ask each other, but --http (BLOCKCHAIN_TCPD_HTTP) disables it",
+            ));
+        }
+        Ok(Some(settings))
     }
 
     /// Returns settings for a server that must continue although its options are invalid. With
     /// etcd, where a wrong count must not be reported, the settings have no hosts; with Redis,
     /// there are no settings (`None`).
-    pub fn unusable(args: &ClusterArgs) -> Option<Self> {
-        let is_etcd = args.cluster.starts_with("etcd");
+    pub fn unusable(options: &Options) -> Option<Self> {
+        let is_etcd = options.cluster.as_ref()?.starts_with("etcd");
         is_etcd.then(|| Settings {
-            name: args.name.clone(),
-            heartbeat: args.heartbeat,
-            advertise: Some(args.advertise.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into())),
+            name: options.cluster_name.clone(),
+            heartbeat: options.cluster_heartbeat,
+            advertise: options.advertise,
             ..Settings::default()
         })
     }
@@ -179,31 +174,26 @@ impl Settings {
     /// Refuses hosts of which none exists. Logs a warning if that is still unknown at `by`: the
     /// lookup may succeed later.
     fn resolve(&self, dns: &DnsCache, by: Instant) -> Result<(), Error> {
-        let (mut missing, mut unknown) = (None, None);
+        let (mut is_unknown, mut problem) = (false, String::new());
         self.host_order(dns, 0, by);
         for host in &self.hosts {
-            match dns.addresses(&host.host, host.port, Instant::now()) {
+            let (why, is_missing) = match dns.addresses(&host.host, host.port, Instant::now()) {
                 Ok(addresses) if !addresses.is_empty() => return Ok(()),
-                Ok(_) => missing = Some(format!("{host} has no address")),
-                Err(error) => {
-                    let why = dns::reason(&error);
-                    let problem = Some(format!("can't find the address of {host}: {why}"));
-                    match dns::is_missing(&error) {
-                        true => missing = problem,
-                        false => unknown = problem,
-                    }
-                }
+                Ok(_) => ("it has none".to_string(), true),
+                Err(error) => (dns::reason(&error), dns::is_missing(&error)),
+            };
+            if !is_missing || !is_unknown {
+                problem = format!("can't find the address of {host}: {why}");
             }
+            is_unknown |= !is_missing;
         }
-        if let Some(problem) = unknown {
+        if is_unknown {
             warn!("starts although it {problem}");
             return Ok(());
         }
-        missing.map_or(Ok(()), |problem| {
-            Err(invalid(format!(
-                "--cluster: {problem}; name a host that resolves, or an IP address"
-            )))
-        })
+        Err(invalid(format!(
+            "--cluster: {problem}; name a host that resolves, or an IP address"
+        )))
     }
 
     /// Checks that the address of `--advertise` can be the address of one server.
@@ -276,14 +266,15 @@ fn host(text: &str, default_port: u16) -> Result<Server, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::options::ParsedArgs;
 
     fn settings(cluster: &str) -> Result<Settings, Error> {
-        Settings::new(&ClusterArgs {
-            cluster: cluster.to_string(),
-            name: "shop".to_string(),
-            advertise: Some(([192, 0, 2, 1], 4280).into()),
-            ..ClusterArgs::default()
-        })
+        let cluster = ["blockchain-tcpd", "--cluster", cluster];
+        let arguments = cluster.into_iter().chain(["--advertise", "192.0.2.1:4280"]);
+        match Options::parse_from(arguments)? {
+            ParsedArgs::Serve(options) => Settings::new(&options).map(Option::unwrap),
+            ParsedArgs::Print(text) => panic!("{text}"),
+        }
     }
 
     #[test]

@@ -111,9 +111,12 @@ impl CensusService {
     ) -> Result<(), Error> {
         let poller = Poller {
             service: self.clone(),
-            etcd: Etcd::new(node.settings.clone(), dns, PATIENCE),
-            node,
-            tombstones,
+            registry: Registry {
+                etcd: Etcd::new(node.settings.clone(), dns, PATIENCE),
+                node,
+                tombstones,
+                removed: Vec::new(),
+            },
             peers: Peers::default(),
             incident: Incident::new("WHO is unavailable: a server of the cluster does not answer"),
             silent: HashSet::new(),
@@ -170,9 +173,7 @@ impl CensusService {
 /// The thread that polls the cluster.
 struct Poller {
     service: Arc<CensusService>,
-    node: Arc<Node>,
-    etcd: Etcd,
-    tombstones: Arc<Tombstones>,
+    registry: Registry,
     peers: Peers,
     incident: Incident,
     /// Servers that have not answered during the current incident.
@@ -197,23 +198,19 @@ impl Poller {
             self.silent.clear();
         }
         if is_asked {
-            self.node.stats.count_census(result.is_ok());
+            self.registry.node.stats.count_census(result.is_ok());
         }
         self.service.complete(start, result);
     }
 
     fn poll(&mut self) -> Result<u64, Unavailable> {
         let deadline = Instant::now() + DEADLINE;
-        self.etcd.set_deadline(deadline);
-        let (node, etcd, tombstones) = (&self.node, &mut self.etcd, &self.tombstones);
-        let mut removed = Vec::new();
-        let mut refresh = || {
-            let (others, tombstones) = read_others(node, etcd, tombstones)?;
-            removed = tombstones;
-            Ok(others)
-        };
-        let others = refresh()?;
-        let answers = self.peers.poll(&others, deadline, &mut refresh)?;
+        let registry = &mut self.registry;
+        registry.etcd.set_deadline(deadline);
+        let others = registry.others()?;
+        let answers = self
+            .peers
+            .poll(&others, deadline, &mut || registry.others())?;
         if !answers.errors.is_empty() {
             for (index, (address, error)) in answers.errors.iter().enumerate() {
                 let begins = index == 0 && self.incident.record(error);
@@ -226,30 +223,31 @@ impl Poller {
             let members = answered + answers.errors.len() as u16;
             return Err(Unavailable::Silent { answered, members });
         }
-        self.check_removed(&removed, deadline)?;
-        let own = self.node.clients.load(Ordering::SeqCst) as u64;
+        self.check_removed(deadline)?;
+        let node = &self.registry.node;
+        let own = node.clients.load(Ordering::SeqCst) as u64;
         // Checked after the count is read: after the deregistration the count is no longer known
         // here.
-        if self.node.stats.is_deregistered() {
+        if node.stats.is_deregistered() {
             return Err(Unavailable::Outside);
         }
         let clients = answers.clients.saturating_add(own);
         let servers = u64::from(answers.servers) + 1;
-        self.node.stats.set_total(servers, clients);
+        node.stats.set_total(servers, clients);
         Ok(clients)
     }
 
     /// Returns an error if a server that has disappeared from the membership is alive: the
     /// membership lacks it, and the sum lacks its clients.
-    fn check_removed(&mut self, removed: &[Entry], deadline: Instant) -> Result<(), Unavailable> {
+    fn check_removed(&mut self, deadline: Instant) -> Result<(), Unavailable> {
+        let removed = &self.registry.removed;
         if removed.is_empty() {
             return Ok(());
         }
         let alive = self.peers.alive(removed, deadline);
-        for entry in removed {
-            if !alive.contains(&entry.member) {
-                self.tombstones.remove(entry.member);
-            }
+        let silent = removed.iter().map(|entry| entry.member);
+        for member in silent.filter(|member| !alive.contains(member)) {
+            self.registry.tombstones.remove(member);
         }
         match alive[..] {
             [] => Ok(()),
@@ -258,28 +256,36 @@ impl Poller {
     }
 }
 
-/// Reads all other servers from etcd, and those that have recently disappeared. Fails unless etcd
-/// answers and lists this server.
-fn read_others(
-    node: &Node,
-    etcd: &mut Etcd,
-    tombstones: &Tombstones,
-) -> Result<(Vec<Entry>, Vec<Entry>), Unavailable> {
-    let membership = Membership::read(etcd, &node.settings.name).map_err(|error| {
-        // The registration logs this if it lasts.
-        debug!(reason:% = error; "no census: the membership can't be read");
-        Unavailable::Registry
-    })?;
-    let removed = tombstones.update(&membership);
-    if membership.find(node.member).is_none() {
-        return Err(Unavailable::Outside);
+/// Reads the membership for the polls.
+struct Registry {
+    node: Arc<Node>,
+    etcd: Etcd,
+    tombstones: Arc<Tombstones>,
+    /// Servers that have recently disappeared, as of the last reading.
+    removed: Vec<Entry>,
+}
+
+impl Registry {
+    /// Reads all other servers from etcd. Fails unless etcd answers and lists this server.
+    fn others(&mut self) -> Result<Vec<Entry>, Unavailable> {
+        let node = &self.node;
+        let membership = Membership::read(&mut self.etcd, &node.settings.name);
+        let membership = membership.map_err(|error| {
+            // The registration logs this if it lasts.
+            debug!(reason:% = error; "no census: the membership can't be read");
+            Unavailable::Registry
+        })?;
+        self.removed = self.tombstones.update(&membership);
+        if membership.find(node.member).is_none() {
+            return Err(Unavailable::Outside);
+        }
+        if !membership.is_complete() {
+            return Err(Unavailable::Unstable);
+        }
+        let mut others = membership.entries;
+        others.retain(|entry| entry.member != node.member);
+        Ok(others)
     }
-    if !membership.is_complete() {
-        return Err(Unavailable::Unstable);
-    }
-    let mut others = membership.entries;
-    others.retain(|entry| entry.member != node.member);
-    Ok((others, removed))
 }
 
 #[cfg(test)]

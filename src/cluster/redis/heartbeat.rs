@@ -165,12 +165,10 @@ impl Heartbeat {
 
     /// Waits until a heartbeat is due, or something has arrived. Returns whether the waker is set.
     fn wait(&self, session: &Session) -> bool {
-        let mut polled = vec![
+        let mut polled = [
             PollFd::new(&*self.node.waker, PollFlags::IN),
             PollFd::new(&session.connection, PollFlags::IN),
         ];
-        let sentinel = self.resolver.sentinel();
-        polled.extend(sentinel.map(|sentinel| PollFd::new(sentinel, PollFlags::IN)));
         // A failed poll is repeated.
         let _ = poll_until(&mut polled, session.due());
         !polled[0].revents().is_empty()

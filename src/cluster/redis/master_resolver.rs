@@ -22,9 +22,6 @@ const TOO_OLD: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, 
 const CLOSED: &str = "at the first command (does it expect TLS, rediss://, or is it a proxy that doesn't know HELLO? Redis 6 or \
                       later is needed)";
 
-/// Channel on which a Sentinel announces a new master.
-const SWITCH_MASTER: &str = "+switch-master";
-
 /// Finds the master and connects to it, whenever a connection is needed.
 pub struct MasterResolver {
     settings: Arc<Settings>,
@@ -86,39 +83,23 @@ impl MasterResolver {
         RedisConnection::connect(host, &self.dns, tls, deadline)
     }
 
-    /// Returns the connection on which a Sentinel announces a new master: then a check is due.
-    pub fn sentinel(&self) -> Option<&RedisConnection> {
-        self.sentinel.as_ref()
-    }
-
-    /// Checks once a heartbeat interval, and when a Sentinel announces a new master, whether the
-    /// connected Redis is still the master, as far as a Sentinel can be asked. Fails if it is not:
-    /// a demoted master accepts writes from clients that have not learned of the failover.
+    /// Checks once a heartbeat interval whether the connected Redis is still the master, as far as a
+    /// Sentinel can be asked. Fails if it is not: a demoted master accepts writes from clients that
+    /// have not learned of the failover.
     pub fn check(&mut self) -> Result<()> {
-        let settings = self.settings.clone();
-        let Some(name) = &settings.master else {
-            return Ok(());
+        let (settings, now) = (self.settings.clone(), Instant::now());
+        let name = match &settings.master {
+            Some(name) if now >= self.next_check => name,
+            _ => return Ok(()),
         };
-        let (now, interval) = (Instant::now(), settings.heartbeat);
-        let announced = match &mut self.sentinel {
-            Some(sentinel) => sentinel.read_message(),
-            None => Ok(false),
-        };
-        if announced.is_err() {
-            // The next check asks another Sentinel.
-            self.drop_sentinel();
-        }
-        if now < self.next_check && !announced.unwrap_or(false) {
-            return Ok(());
-        }
-        self.next_check = now + interval;
+        let interval = settings.heartbeat;
         let deadline = now + interval / 4;
+        self.next_check = now + interval;
         let master = match self.sentinel.take() {
             Some(mut sentinel) => {
                 sentinel.set_deadline(deadline);
-                let answer = self.query_master(&mut sentinel, name);
-                self.sentinel = Some(sentinel);
-                answer.inspect_err(|_| self.drop_sentinel())
+                // If it fails, the next check asks another Sentinel.
+                self.ask(sentinel, name)
             }
             None => {
                 let answer = self.ask_sentinels(name, deadline);
@@ -136,12 +117,6 @@ impl MasterResolver {
         }
     }
 
-    fn drop_sentinel(&mut self) {
-        if let Some(sentinel) = self.sentinel.take() {
-            self.dns.failed(sentinel.address());
-        }
-    }
-
     /// Asks the Sentinels, one after the other, for the host of the master.
     fn ask_sentinels(&mut self, name: &str, deadline: Instant) -> Result<Server> {
         let settings = self.settings.clone();
@@ -150,7 +125,8 @@ impl MasterResolver {
         for (attempt, index) in order.into_iter().enumerate() {
             // The last share is for the master.
             let by = share(deadline, settings.hosts.len() - attempt + 1);
-            match self.ask_sentinel(&settings.hosts[index], name, by) {
+            let sentinel = self.dial(&settings.hosts[index], settings.sentinel_tls, by);
+            match sentinel.and_then(|sentinel| self.ask(sentinel, name)) {
                 // The next call asks another Sentinel first: this one may be partitioned from the
                 // others.
                 Ok(host) => {
@@ -164,24 +140,14 @@ impl MasterResolver {
         Err(last)
     }
 
-    fn ask_sentinel(&mut self, host: &Server, name: &str, deadline: Instant) -> Result<Server> {
-        let mut sentinel = self.dial(host, self.settings.sentinel_tls, deadline)?;
+    /// Asks a Sentinel for the host of the master, and keeps the connection if it answers.
+    fn ask(&mut self, mut sentinel: RedisConnection, name: &str) -> Result<Server> {
         let answer = self.query_master(&mut sentinel, name);
-        let host = answer.inspect_err(|_| self.dns.failed(sentinel.address()))?;
-        let newer = self.subscribe(&mut sentinel, name);
-        let answers =
-            |error: &ClusterError| matches!(error.kind, ErrorKind::Refused | ErrorKind::Denied);
-        // Without announcements, the periodic checks suffice.
-        self.sentinel = newer.as_ref().err().is_none_or(answers).then_some(sentinel);
-        Ok(newer.unwrap_or(host))
-    }
-
-    /// Subscribes to announcements, then asks again: a failover before the subscription would be
-    /// missed otherwise.
-    fn subscribe(&self, sentinel: &mut RedisConnection, name: &str) -> Result<Server> {
-        sentinel.query(redis::cmd("HELLO").arg(3))?;
-        sentinel.query(redis::cmd("SUBSCRIBE").arg(SWITCH_MASTER))?;
-        self.query_master(sentinel, name)
+        match answer {
+            Ok(_) => self.sentinel = Some(sentinel),
+            Err(_) => self.dns.failed(sentinel.address()),
+        }
+        answer
     }
 
     /// Asks a Sentinel for the host of the master; authenticates if the Sentinel asks for that.
