@@ -277,54 +277,36 @@ mod tests {
         }
     }
 
+    /// Addresses with their hosts, database and master, and TLS with Redis or etcd and the Sentinels.
+    const ADDRESSES: &str = "\
+redis://127.0.0.1; 127.0.0.1:6379; 0; none
+rediss://[::1]:7000/3; [::1]:7000; 3; first
+redis-sentinel://a:1,b/m/2; a:1 b:26379; 2 m; none
+rediss-sentinel://a/m; a:26379; 0 m; both
+redis-sentinel+rediss://a/m; a:26379; 0 m; first
+rediss-sentinel+redis://a/m; a:26379; 0 m; second
+etcd://a,b,c:5; a:2379 b:2379 c:5; etcd; none
+etcds://[fe80::1%2]; [fe80::1%2]:2379; etcd; first";
+
     #[test]
     fn addresses_are_parsed() {
-        for (cluster, hosts, backend, tls) in [
-            ("redis://127.0.0.1", "127.0.0.1:6379", "0", [false, false]),
-            ("rediss://[::1]:7000/3", "[::1]:7000", "3", [true, false]),
-            (
-                "redis-sentinel://a:1,b/m/2",
-                "a:1 b:26379",
-                "2 m",
-                [false, false],
-            ),
-            ("rediss-sentinel://a/m", "a:26379", "0 m", [true, true]),
-            (
-                "redis-sentinel+rediss://a/m",
-                "a:26379",
-                "0 m",
-                [true, false],
-            ),
-            (
-                "rediss-sentinel+redis://a/m",
-                "a:26379",
-                "0 m",
-                [false, true],
-            ),
-            (
-                "etcd://a,b,c:5",
-                "a:2379 b:2379 c:5",
-                "etcd",
-                [false, false],
-            ),
-            (
-                "etcds://[fe80::1%2]",
-                "[fe80::1%2]:2379",
-                "etcd",
-                [true, false],
-            ),
-        ] {
+        for line in ADDRESSES.lines() {
+            let (cluster, expected) = line.split_once("; ").unwrap();
             let parsed = settings(cluster).unwrap();
-            let names: Vec<String> = parsed.hosts.iter().map(Server::to_string).collect();
-            assert_eq!(names.join(" "), hosts);
-            assert_eq!([parsed.tls, parsed.sentinel_tls], tls, "{cluster}");
-            let parsed = match parsed.backend {
-                Backend::Redis => {
-                    format!("{} {}", parsed.database, parsed.master.unwrap_or_default())
-                }
-                Backend::Etcd => "etcd".to_string(),
+            let hosts: Vec<String> = parsed.hosts.iter().map(Server::to_string).collect();
+            let backend = match (parsed.backend, parsed.database, parsed.master) {
+                (Backend::Etcd, ..) => "etcd".to_string(),
+                (_, database, None) => database.to_string(),
+                (_, database, Some(master)) => format!("{database} {master}"),
             };
-            assert_eq!(parsed.trim_end(), backend, "{cluster}");
+            let tls = match (parsed.tls, parsed.sentinel_tls) {
+                (false, false) => "none",
+                (true, false) => "first",
+                (false, true) => "second",
+                (true, true) => "both",
+            };
+            let parsed = format!("{}; {backend}; {tls}", hosts.join(" "));
+            assert_eq!(parsed, expected, "{cluster}");
         }
     }
 
