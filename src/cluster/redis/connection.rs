@@ -273,6 +273,41 @@ Refused: ERR unknown command";
         }
     }
 
+    /// Values of all types, in which `/` stands for a line end.
+    const VALUES: &str = "\
++OK/ +/ :-7/ _/ $-1/ *-1/ ,-1.5e3/ #t/ #f/ (34928903284093850943850943825024385/ $0// $4//// *0/ ~1/:1/ \
+*3/*0/*1/:1/$1/*/ %1/+a/*1/_/ %2/+a/:1/+b/:2/ ~2/+a/#t/ =5/txt:x/ >3/$7/message/$1/x/$1/y/ -ERR/ !3/ERR/ \
+|1/+ttl/:3600/*1/:1/ *2/|1/+ttl/:3600/:1/:2/";
+
+    /// A stream that times out after each byte.
+    struct Dribble<'a>(&'a [u8], bool);
+
+    impl io::Read for Dribble<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            match self.1 {
+                true => Err(io::ErrorKind::TimedOut.into()),
+                false => self.0.read(&mut buffer[..1]),
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_may_come_in_any_pieces() {
+        let mut parser = Parser::new();
+        for text in VALUES.split(' ').map(|text| text.replace('/', "\r\n")) {
+            let whole = redis::parse_redis_value(text.as_bytes()).unwrap();
+            let mut pieces = Dribble(text.as_bytes(), false);
+            let value = loop {
+                match parser.parse_value(&mut pieces) {
+                    Err(error) if error.is_timeout() => {}
+                    parsed => break parsed.unwrap(),
+                }
+            };
+            assert_eq!((value, pieces.0), (whole, &b""[..]), "{text:?}");
+        }
+    }
+
     /// The redis crate refuses a value that is deeper than a hundred levels.
     #[test]
     fn a_value_that_is_too_deep_is_refused_within_the_stack() {
