@@ -79,3 +79,24 @@ fn dechunk(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
         bytes = &chunk[size + 2..];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_joined_once_all_are_there() {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let parse = |bytes: &str| HttpResponse::parse(bytes.as_bytes(), 1000);
+        let whole = format!("{head}4\r\nabcd\r\n2;x=y\r\nef\r\n0\r\n\r\n");
+        for length in 0..whole.len() {
+            assert_eq!(parse(&whole[..length]), Ok(None), "{length}");
+        }
+        let response = parse(&whole).unwrap().unwrap();
+        assert_eq!((&response.body[..], response.status), (&b"abcdef"[..], 200));
+        assert!(parse(&format!("{head}x\r\n")).is_err());
+        let endless = format!("{head}ffffffffffffffff\r\n");
+        assert_eq!(parse(&endless), Ok(None));
+        assert!(parse(&(endless + &"x".repeat(1000))).is_err());
+    }
+}
