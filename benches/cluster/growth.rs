@@ -1,12 +1,13 @@
 //! Redis and the servers of a cluster, from few to many: commands, processor time, and how soon a change is known.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::cluster::{Census, Cluster, ClusterArgs, Settings};
+use blockchain_tcpd::cluster::{Census, Cluster, Settings};
+use blockchain_tcpd::config::options::{Options, ParsedArgs};
 use blockchain_tcpd::waker::Waker;
 use rustix::time::{ClockId, clock_gettime};
 use shared::clock::Nanos;
@@ -157,14 +158,20 @@ pub fn measure(counts: &[usize], time: Duration) -> Result<()> {
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for &count in counts {
         let redis = server::Server::redis()?;
-        let settings = Settings::new(&ClusterArgs {
-            cluster: format!("redis://{}", redis.address),
-            name: "bench".to_string(),
-            heartbeat: Duration::from_millis(500),
-            advertise: None::<SocketAddr>,
-            ..ClusterArgs::default()
-        })
-        .map_err(|error| error.to_string())?;
+        let arguments = [
+            "bench",
+            "--cluster",
+            &format!("redis://{}", redis.address),
+            "--cluster-name",
+            "bench",
+        ];
+        let settings = match Options::parse_from(arguments) {
+            Ok(ParsedArgs::Serve(options)) => Settings::new(&options),
+            Ok(ParsedArgs::Print(text)) => return Err(text.into()),
+            Err(error) => Err(error),
+        };
+        let settings = settings.map_err(|error| error.to_string())?;
+        let settings = settings.ok_or("no cluster")?;
         let settings = Arc::new(settings);
         let mut servers = Vec::new();
         for _ in 0..count {

@@ -375,10 +375,10 @@ fn messages_without_end_hold_up_no_heartbeat() {
 #[test]
 fn what_nobody_asked_for_is_skipped() {
     let address = says(
-        "|1\r\n+ttl\r\n:3600\r\n%1\r\n+a\r\n|1\r\n+b\r\n#t\r\n*?\r\n:1\r\n.\r\n\
-         >2\r\n:1\r\n(12345678901234567890\r\n>?\r\n+news\r\n$?\r\n;2\r\nhi\r\n;0\r\n.\r\n\
+        "|1\r\n+ttl\r\n:3600\r\n%1\r\n+a\r\n|1\r\n+b\r\n#t\r\n*1\r\n:1\r\n\
+         >2\r\n+big\r\n(12345678901234567890\r\n>2\r\n+news\r\n$2\r\nhi\r\n\
          >3\r\n+subscribe\r\n+x\r\n:1\r\n\
-         |?\r\n+a\r\n,inf\r\n.\r\n*1\r\n|1\r\n+a\r\n_\r\n:7\r\n>4\r\n+b\r\n=5\r\ntxt:x\r\n!3\r\nERR\r\n~1\r\n#f\r\n\
+         |1\r\n+a\r\n,inf\r\n*1\r\n|1\r\n+a\r\n_\r\n:7\r\n>4\r\n+b\r\n=5\r\ntxt:x\r\n!3\r\nERR\r\n~1\r\n#f\r\n\
          *9\r\n:1\r\n$1\r\ne\r\n:1\r\n|1\r\n+a\r\n+b\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n",
         "",
     );

@@ -217,8 +217,10 @@ mod tests {
         for requests in 1..3 {
             let (peer, mut peers) = (server(requests), Peers::default());
             for _ in 0..10 {
-                let (answers, refreshed) = poll(&mut peers, &[peer], &[], 10_000);
-                assert_eq!((answers.servers, answers.clients, refreshed), (1, 7, 0));
+                let (answers, refreshed) = poll(&mut peers, &[peer], &[peer], 10_000);
+                // A connection that is closed at this moment costs another attempt.
+                assert_eq!((answers.servers, answers.clients), (1, 7));
+                assert!(refreshed <= 1 && answers.errors.is_empty());
             }
         }
     }
