@@ -3,7 +3,7 @@
 //! Threads that want to run every few milliseconds note when they could not.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::truth::{Clock, Moment};
@@ -35,7 +35,7 @@ impl Stalls {
                     let now = clock.now();
                     let late = (now - last).saturating_sub(BEAT);
                     if late >= SHORTEST {
-                        let mut noted = stalls.noted.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut noted = stalls.noted.lock().unwrap();
                         noted.push((now, late));
                     }
                     last = now;
@@ -52,7 +52,7 @@ impl Stalls {
 
     /// For how long the machine stood still between these moments.
     pub fn between(&self, from: Moment, to: Moment) -> Duration {
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = self.noted.lock().unwrap();
         let first = noted.partition_point(|(end, _)| *end < from);
         let overlaps = noted[first..]
             .iter()
@@ -62,7 +62,7 @@ impl Stalls {
 
     /// How often, and for how long at most.
     pub fn all(&self) -> (usize, Duration) {
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = self.noted.lock().unwrap();
         let longest = noted.iter().map(|(_, late)| *late).max();
         (noted.len(), longest.unwrap_or_default())
     }
