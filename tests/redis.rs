@@ -9,7 +9,7 @@ mod trouble;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::clusters::{self, Cluster, client, figure, said, server, stop, wait_for};
+use crate::clusters::{self, Cluster, client, figure, said, server, stop};
 use crate::protocol::proves;
 use crate::support::backends::Kind;
 use crate::support::http::get;
@@ -51,7 +51,7 @@ fn who_counts_the_clients_of_all_servers_of_one_name_in_one_database() {
         let mut strangers = [client(&other), client(&elsewhere)];
         cluster.askers.push(client(&cluster.servers[0]));
         cluster.wait_for(4);
-        wait_for(&mut strangers, 1);
+        assert_eq!(strangers.each_mut().map(|one| one.ask("WHO")), ["1", "1"]);
         let redis = cluster.backend.redis();
         assert_eq!(redis.ask_in(3, "DBSIZE"), "2");
         assert_eq!(redis.ask("DBSIZE"), "4");
@@ -135,8 +135,8 @@ fn the_clients_of_a_server_that_ends_are_gone_in_time() {
         let again = cluster.server(&directory);
         let gone = cluster.wait_for(2);
         assert!(gone < HEARTBEAT * 2, "started again: {gone:?}");
-        servers(&cluster, 3.0);
-        assert_eq!(figure(&again, "shares_id"), 0.0);
+        let figures = ["servers", "shares_id"].map(|name| figure(&again, name));
+        assert_eq!(figures, [3.0, 0.0]);
         drop(clients);
     });
 }

@@ -16,11 +16,9 @@ const SLOWEST: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub struct Account {
     answers: usize,
-    /// Those in times when nothing had been done to anybody for long enough.
+    /// Those in times when nothing had been done to anybody for long enough, and the machine ran.
     calm: usize,
-    /// Those of them before which the machine ran: how old they are is the cluster's affair.
-    measured: usize,
-    /// Those of these that say what was true [`FRESH`].
+    /// Those of them that say what was true [`FRESH`].
     fresh: usize,
     oldest: Duration,
     unavailable: usize,
@@ -36,9 +34,8 @@ impl Account {
         let verdict = judge.hear(answer);
         self.answers += 1;
         self.unavailable += usize::from(answer.said.is_none());
-        self.calm += usize::from(verdict.is_calm);
-        if verdict.is_calm && verdict.ran {
-            self.measured += 1;
+        if verdict.is_calm {
+            self.calm += 1;
             self.fresh += usize::from(verdict.age.is_some_and(|age| age <= FRESH));
             self.oldest = self.oldest.max(verdict.age.unwrap_or_default());
         }
@@ -56,8 +53,7 @@ impl Account {
     /// Sees to it that what was heard says something: that nobody was wrong would also be true of a cluster that was silent.
     pub fn is_evidence(&self, judge: &Judge, now: Moment) {
         let seconds = now.as_secs() as usize * judge.truths.len();
-        let (answers, calm) = (self.answers, self.calm);
-        let (measured, fresh) = (self.measured, self.fresh);
+        let (answers, calm, fresh) = (self.answers, self.calm, self.fresh);
         let numbers = answers - self.unavailable;
         assert!(answers > seconds * 5, "only {answers} answers");
         assert!(
@@ -68,8 +64,8 @@ impl Account {
             numbers > answers / 2,
             "only {numbers} numbers in {answers} answers"
         );
-        let is_fresh = judge.promise != Promise::Available || fresh > measured - measured / 20;
-        assert!(is_fresh, "only {fresh} of {measured} are {FRESH:?} old");
+        let is_fresh = judge.promise != Promise::Available || fresh > calm - calm / 20;
+        assert!(is_fresh, "only {fresh} of {calm} are {FRESH:?} old");
     }
 
     /// All of it in words.
@@ -77,14 +73,13 @@ impl Account {
         let (stalls, stalled) = judge.stalls.all();
         let (faults, wrongs) = (judge.faults.len(), self.wrongs.len());
         let mut lines = vec![format!(
-            "{:.0} s, {faults} faults: {} answers within {:?}, {} of them ERR UNAVAILABLE; {} in calm times, of {} of them, \
-             while the machine ran, {} are {FRESH:?} old, all {:?}; the machine stood still {stalls} times, for up to {stalled:?}; {wrongs} wrong",
+            "{:.0} s, {faults} faults: {} answers within {:?}, {} of them ERR UNAVAILABLE; {} in calm times, {} of them \
+             {FRESH:?} old, all {:?}; the machine stood still {stalls} times, for up to {stalled:?}; {wrongs} wrong",
             now.as_secs_f64(),
             self.answers,
             self.slowest,
             self.unavailable,
             self.calm,
-            self.measured,
             self.fresh,
             self.oldest,
         )];

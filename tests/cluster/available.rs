@@ -1,6 +1,5 @@
 //! A cluster over Redis, and one thing at a time that is done to it.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::judge::Harm;
@@ -46,26 +45,45 @@ pub fn restart_all(world: &mut World, rounds: usize) {
 #[test]
 fn servers_that_are_cut_off_are_missed_and_found_again() {
     World::with(4, Kind::Redis, |mut world| {
-        let cuts: [(&[usize], u64); 3] = [(&[0], 4000), (&[1, 2], 4000), (&[3], 1000)];
-        cut_off(&mut world, &cuts, HEARTBEAT * 4);
+        cut_off(&mut world, 190, 400);
         world.must_be_right(500);
     });
 }
 
-/// Cuts these servers off, each for this time in milliseconds, while clients come and go.
-pub fn cut_off(world: &mut World, cuts: &[(&[usize], u64)], calm: Duration) {
+/// Cuts servers off while clients come and go: two times until the others miss them, and then for so short that nobody does, which
+/// is as long as clients have this number of answers. Each time all is right for this number of answers more.
+pub fn cut_off(world: &mut World, short: usize, calm: usize) {
     world.visit_all(10, Duration::from_millis(50), 0);
-    for (cut, time) in cuts {
+    for cut in [&[0][..], &[1, 2], &[3]] {
         let hosts = world.hosts(cut);
         let begin = |server: &usize| world.begin(Harm::Silent(*server), "cut off");
         let faults: Vec<usize> = cut.iter().map(begin).collect();
         hosts.iter().for_each(Host::cut_off);
-        // What is to be seen is what happens in this time.
-        thread::sleep(Duration::from_millis(*time));
+        match cut {
+            [3] => world.wait_for_answers(short),
+            _ => world.wait_for_servers(cut),
+        }
         hosts.iter().for_each(Host::reconnect);
         faults.into_iter().for_each(|fault| world.over(fault));
-        thread::sleep(calm);
+        world.wait_for_servers(&[]);
+        world.wait_for_answers(calm);
     }
+}
+
+#[test]
+fn a_redis_that_comes_back_empty_makes_no_count_dip() {
+    World::with(4, Kind::Redis, |mut world| {
+        world.visit_all(10, Duration::from_millis(50), 0);
+        for _ in 0..3 {
+            world.wait_for_answers(200);
+            let fault = world.begin(Harm::Backend, "Redis comes back empty");
+            world.backend.process(0).0.kill();
+            world.backend.redis().run_empty(None);
+            world.over(fault);
+            world.wait_for_answers(400);
+        }
+        world.must_be_right(500);
+    });
 }
 
 #[test]

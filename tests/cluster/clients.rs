@@ -57,6 +57,11 @@ impl Reports {
         std::mem::take(&mut self.wrongs.lock().unwrap())
     }
 
+    /// How many answers have come that were not taken.
+    pub fn answers(&self) -> usize {
+        self.answers.lock().unwrap().len()
+    }
+
     fn answer(&self, answer: Answer) {
         self.answers.lock().unwrap().push(answer);
     }

@@ -17,7 +17,7 @@
 //!
 //! **Consistent.** What each had at some moment between question and answer. Left out is at most who could not keep its lease:
 //! who was silent or ended for that long, or was started while etcd was away. `ERR UNAVAILABLE` is allowed while anything is
-//! done to anybody, and for a lease and two heartbeats after that, and where the machine stood still.
+//! done to anybody, and for a lease and two heartbeats after that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,10 +118,8 @@ pub struct Verdict {
     pub wrong: Option<String>,
     /// How old what it says of others is, at least; nothing if it was never true.
     pub age: Option<Duration>,
-    /// Whether nothing has been done to anybody for long enough.
+    /// Whether nothing has been done to anybody for long enough, and the machine ran.
     pub is_calm: bool,
-    /// Whether the machine ran all the time.
-    pub ran: bool,
 }
 
 impl Judge {
@@ -162,16 +160,12 @@ impl Judge {
             Promise::Consistent => self.settling(answer) + LEASE,
         };
         let is_calm = !self.any(asked.saturating_sub(before), answered, Harm::is_some);
-        let stalled = |before| {
-            let since = asked.saturating_sub(before);
-            self.stalls.between(since, answered)
-        };
+        let since = asked.saturating_sub(self.bound);
+        let ran = self.stalls.between(since, answered).is_zero();
         let (wrong, age) = match answer.said {
             None if self.promise == Promise::Available => (Some("unavailable".to_string()), None),
             None => {
-                // A server waits for another for a time, in which that one may not have run.
-                let has_run = stalled(self.settling(answer)) < self.bound;
-                let wrong = (is_calm && has_run).then(|| "unavailable without a reason".into());
+                let wrong = is_calm.then(|| "unavailable without a reason".to_string());
                 (wrong, None)
             }
             Some(clients) => {
@@ -185,8 +179,7 @@ impl Judge {
         Verdict {
             wrong: wrong.map(|what| format!("server {server} says, after {took:?}: {what}")),
             age,
-            is_calm,
-            ran: stalled(self.bound).is_zero(),
+            is_calm: is_calm && ran,
         }
     }
 

@@ -179,16 +179,23 @@ impl Host {
         run(clean("bridge").args(words.split(' ')));
     }
 
-    /// Makes all that it sends and receives slow, and loses some of it: packets queue up for a narrow line, and all are lost for
-    /// moments.
+    /// Makes all that it sends and receives slow, and loses some of it: each packet by chance, if the kernel can do that; else
+    /// packets queue up for a narrow line, and all are lost for moments.
     pub fn disturb(&self, seed: u64) -> Disturbance {
         let over = Arc::new(AtomicBool::new(false));
         let mut random = Random::new(seed);
+        let (delay, loss) = (5 + random.below(40), 2 + random.below(20));
+        let netem = format!(" netem delay {delay}ms {}ms loss {loss}%", delay / 2);
+        if self.queue("add", &netem) {
+            return Disturbance {
+                host: self.clone(),
+                over,
+                losing: None,
+            };
+        }
         let rate = 128 + random.below(384);
-        self.queue(
-            "add",
-            &format!(" tbf rate {rate}kbit burst 1600 limit 12000"),
-        );
+        let tbf = format!(" tbf rate {rate}kbit burst 1600 limit 12000");
+        assert!(self.queue("add", &tbf), "tc can't do{tbf}");
         let (is_over, host) = (over.clone(), self.clone());
         let losing = thread::spawn(move || {
             while !is_over.load(Ordering::Relaxed) {
@@ -205,13 +212,16 @@ impl Host {
         }
     }
 
-    /// Changes how its packets queue up, in both directions.
-    fn queue(&self, verb: &str, discipline: &str) {
+    /// Changes how its packets queue up, in both directions. Returns whether the kernel can do that.
+    fn queue(&self, verb: &str, discipline: &str) -> bool {
         let (port, namespace) = (format!("port{}", self.number), self.namespace());
-        for (namespace, device) in [(&self.network, &*port), (&namespace, "eth0")] {
-            let words = format!("-n {namespace} qdisc {verb} dev {device} root{discipline}");
-            run(clean("tc").args(words.split(' ')));
-        }
+        [(&self.network, &*port), (&namespace, "eth0")]
+            .iter()
+            .all(|(namespace, device)| {
+                let words = format!("-n {namespace} qdisc {verb} dev {device} root{discipline}");
+                let output = clean("tc").args(words.split(' ')).output();
+                output.expect("tc starts").status.success()
+            })
     }
 }
 
@@ -229,7 +239,9 @@ impl Drop for Disturbance {
             // It panics if a port can't be switched, and then the test has failed.
             let _ = losing.join();
         }
-        self.host.queue("del", "");
+        let is_mended = self.host.queue("del", "");
+        // A panic while things are removed would hide why.
+        assert!(is_mended || thread::panicking(), "the line stays bad");
     }
 }
 

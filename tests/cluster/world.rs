@@ -9,9 +9,10 @@ use crate::judge::{Fault, Harm, Judge, Promise};
 use crate::network::{Disturbance, Host, Network};
 use crate::server::Server;
 use crate::stalls::Stalls;
-use crate::support::Scratch;
 use crate::support::backends::{Backend, Kind};
+use crate::support::http::get;
 use crate::support::kernel::asked_for;
+use crate::support::{Scratch, wait_until};
 use crate::truth::Clock;
 
 /// All of it. The fields end in this order.
@@ -154,6 +155,29 @@ impl World {
             self.wait_for_who(server, clients);
         }
         begun.elapsed()
+    }
+
+    /// Waits until clients have had this number of answers more.
+    pub fn wait_for_answers(&self, number: usize) {
+        let before = self.reports.answers();
+        wait_until(&format!("{number} answers"), || {
+            self.reports.answers() >= before + number
+        });
+    }
+
+    /// Waits until each server but these knows of all but these.
+    pub fn wait_for_servers(&self, missed: &[usize]) {
+        let line = "\nblockchain_tcpd_cluster_servers ";
+        let number = (self.servers.len() - missed.len()).to_string();
+        let servers = self.servers.iter().enumerate();
+        for (_, server) in servers.filter(|(server, _)| !missed.contains(server)) {
+            let http = server.http().parse().expect("an address");
+            wait_until(&format!("server {http} knows of {number}"), || {
+                let metrics = get(http, "/metrics").body;
+                let (_, known) = metrics.split_once(line).expect("a metric");
+                known.split('\n').next() == Some(&number)
+            });
+        }
     }
 
     /// All clients leave. Fails if a client or an answer was wrong, or if there were too few answers.
