@@ -1,14 +1,15 @@
 //! What etcd may do: lose a member or its quorum, begin anew, take leases away, be out of reach of one server.
 
+use std::io::{Read as _, Write as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{BUSY, HEARTBEAT, LEASE, LOOKS, are_right_or_unavailable, leave, takes_a_lease};
 use crate::clusters::{
-    BACK, Cluster, OUTSIDE, REGISTRY, YOUNG, answers_until, client, cut_off_by, free_address,
-    server, stop, wait_for,
+    BACK, Cluster, ID, OUTSIDE, REGISTRY, TWO_OF_THREE, YOUNG, answers_until, client, cut_off_by,
+    free_address, server, stop, wait_for,
 };
-use crate::support::backends::{Etcd, Kind};
+use crate::support::backends::{Etcd, Kind, somebody};
 use crate::support::watch::watch;
 use crate::support::way::Way;
 use crate::support::{Client, Daemon, wait_until};
@@ -128,6 +129,45 @@ fn a_lease_that_is_taken_from_a_server_that_lives_makes_no_number_wrong() {
         let (answers, _last) = watched.end();
         are_right_or_unavailable(&answers, &["4", "5"]);
         drop(more);
+    });
+}
+
+/// A server that is slow to answer leaves no time to ask one that has disappeared from the membership: who is not heard then may
+/// live.
+#[test]
+fn a_server_that_was_not_asked_long_enough_is_not_taken_for_gone() {
+    Cluster::with(Kind::Etcd, 2, |mut cluster| {
+        let etcd = cluster.backend.etcd();
+        let members = || {
+            let keys = etcd.order("get --prefix --keys-only /blockchain-tcpd/default/members/");
+            let keys = keys.split_whitespace().map(str::to_string);
+            keys.collect::<Vec<String>>()
+        };
+        let id = cluster.askers[1].ask("WHERE");
+        let key = members().into_iter().find(|key| key.contains(&id));
+        let key = key.expect("it is registered");
+        let slow = somebody(|mut socket| {
+            // It may have gone.
+            while socket.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {
+                thread::park_timeout(Duration::from_millis(600));
+                let said = format!("{ID} {ID} 0");
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}", said.len());
+                let _ = socket.write_all(format!("{head}\r\n\r\n{said}").as_bytes());
+            }
+        });
+        let its_key = format!("/blockchain-tcpd/default/members/{ID}/{ID}");
+        etcd.order(&format!(r#"put {its_key} {{"advertise":"{slow}"}}"#));
+        let asker = &mut cluster.askers[0];
+        answers_until(asker, &[TWO_OF_THREE], "2");
+        stop(&cluster.servers[1]);
+        etcd.order(&format!("del {key}"));
+        for _ in 0..3 {
+            let answer = asker.ask("WHO");
+            assert!(answer.starts_with(YOUNG), "{answer}");
+        }
+        cluster.servers[1].signal("CONT");
+        etcd.order(&format!("del {its_key}"));
+        cluster.wait_for(2);
     });
 }
 

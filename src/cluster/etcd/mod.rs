@@ -52,6 +52,10 @@ const LONGEST: Duration = Duration::from_millis(900);
 /// Time that one etcd member may take to answer before the next is asked.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// Time that a server that has disappeared from the membership has to answer whether it is alive: if
+/// less of the poll is left, its silence says nothing.
+const SHORTEST_CHECK: Duration = Duration::from_millis(500);
+
 /// Interval of polls without a question, for the metrics and the log.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -259,19 +263,23 @@ impl Poller {
         Ok(clients)
     }
 
-    /// Returns an error if a server that has disappeared from the membership is alive: the
+    /// Returns an error if a server that has disappeared from the membership is alive, or may be: the
     /// membership lacks it, and the sum lacks its clients.
     fn check_removed(&mut self, removed: &[Entry], deadline: Instant) -> Result<(), Unavailable> {
         if removed.is_empty() {
             return Ok(());
         }
-        let alive = self.peers.alive(removed, deadline);
+        let is_short = Instant::now() + SHORTEST_CHECK > deadline;
+        let (mut kept, silent) = self.peers.alive(removed, deadline);
+        if is_short {
+            kept.extend(silent);
+        }
         for entry in removed {
-            if !alive.contains(&entry.member) {
+            if !kept.contains(&entry.member) {
                 self.tombstones.remove(entry.member);
             }
         }
-        match alive[..] {
+        match kept[..] {
             [] => Ok(()),
             _ => Err(Unavailable::Unstable),
         }
