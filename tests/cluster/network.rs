@@ -16,15 +16,12 @@ use std::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::random::Random;
-use crate::support::backends::Place;
+use crate::support::backends::{Place, URGENT};
 use crate::support::kernel::is_root;
 use crate::support::{clean, installed, kill, must_test_all, skipped};
 
 /// All names of namespaces begin so; then follow the process that made them, its network, and the host.
 const PREFIX: &str = "btcpd-";
-
-/// The niceness of all that belongs to a network: what else this machine does shall not show in what is measured.
-const URGENT: &str = "-15";
 
 /// Networks are made one after the other, and used one at a time, so that no test disturbs what another measures.
 static TURN: Mutex<()> = Mutex::new(());
@@ -60,7 +57,8 @@ impl Network {
         }
         end_well();
         let thread = thread::spawn(move || {
-            // This thread's, and that of all threads that come from it. If it can't be, times are less exact.
+            // All that belongs to a network, the threads of the test too: what else this machine does shall not show in what is
+            // measured. If it can't be, times are less exact.
             let _ = rustix::process::nice(URGENT.parse().expect("a number"));
             let network = Network::new(hosts);
             enter(&network.name);
@@ -143,12 +141,10 @@ impl Host {
         format!("{}-{}", self.network, self.number)
     }
 
-    /// Where its processes run. ^C of the test's terminal is not for them.
+    /// Where its processes run.
     pub fn place(&self) -> Place {
         let namespace = self.namespace();
-        let wrapper = [
-            "setsid", "ip", "netns", "exec", &namespace, "nice", "-n", URGENT,
-        ];
+        let wrapper = ["ip", "netns", "exec", &namespace, "nice", "-n", URGENT];
         Place {
             ip: self.address(),
             wrapper: wrapper.map(str::to_string).to_vec(),

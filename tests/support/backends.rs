@@ -5,43 +5,49 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{Log, Scratch, clean, free_port, kill, located, wait_until, words};
 
+/// The niceness of what the servers meet at, if it may be had: an etcd that gets no time on a busy machine is late, and then no
+/// server answers.
+pub const URGENT: &str = "-15";
+
 /// Where processes run.
 #[derive(Clone)]
 pub struct Place {
     /// Where they listen.
     pub ip: Ipv4Addr,
-    /// The command that runs their commands there. It is empty on the loopback interface.
+    /// The command that runs their commands there.
     pub wrapper: Vec<String>,
 }
 
 impl Place {
     /// An address of the loopback interface.
     pub fn local(ip: Ipv4Addr) -> Self {
-        let wrapper = Vec::new();
+        let wrapper = ["nice", "-n", URGENT].map(str::to_string).to_vec();
         Place { ip, wrapper }
     }
 
     /// A command that becomes `program` there.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        match self.wrapper.split_first() {
-            None => clean(program),
-            Some((first, rest)) => {
-                let mut command = clean(first);
-                command.args(rest).arg(located(program.as_ref()));
-                command
-            }
+        let mut command = clean(&self.wrapper[0]);
+        command.args(&self.wrapper[1..]);
+        command.arg(located(program.as_ref()));
+        if !self.ip.is_loopback() {
+            // ^C of the test's terminal is not for it. In a session of its own it would get its time apart from the test, whose
+            // `stalls` would not be its own.
+            command.process_group(0);
         }
+        command
     }
 
     /// An address there: at this port on a host of its own, at a free one on the loopback interface.
     fn address(&self, port: u16) -> SocketAddr {
-        let is_shared = self.wrapper.is_empty();
+        let is_shared = self.ip.is_loopback();
         SocketAddr::from((self.ip, if is_shared { free_port() } else { port }))
     }
 }
