@@ -1,4 +1,4 @@
-//! A cluster of either kind on the loopback interface, and what holds for both kinds: `redis` and `etcd` run the scenarios.
+//! A cluster of either kind on the loopback interface, and what holds for both kinds.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,6 +19,9 @@ use crate::support::names::{
 use crate::support::watch::{Watch, watch};
 use crate::support::way::Way;
 use crate::support::{Client, Daemon, Scratch, fails, free_port, installed, wait_until, words};
+
+/// What each test of both kinds runs on.
+const KINDS: [Kind; 2] = [Kind::Redis, Kind::Etcd];
 
 /// An id that servers share.
 pub const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
@@ -197,6 +200,13 @@ impl Cluster {
         test(cluster);
     }
 
+    /// Runs `test` on either kind, one after the other.
+    fn with_each(servers: usize, test: impl Fn(Kind, Cluster)) {
+        for kind in KINDS {
+            Cluster::with(kind, servers, |cluster| test(kind, cluster));
+        }
+    }
+
     /// A further server, with these arguments besides.
     pub fn server(&self, arguments: &str) -> Daemon {
         server(&self.backend.url(), arguments)
@@ -237,8 +247,9 @@ impl Cluster {
 }
 
 /// SIGUSR2 in each, one after the other, and WHO is asked everywhere all the while.
-pub fn who_is_right_while_each_server_is_replaced_by_the_next_program(kind: Kind) {
-    Cluster::with(kind, 3, |mut cluster| {
+#[test]
+fn who_is_right_while_each_server_is_replaced_by_the_next_program() {
+    Cluster::with_each(3, |_, mut cluster| {
         let clients = cluster.clients(9);
         cluster.wait_for(12);
         for _ in 0..3 {
@@ -267,9 +278,10 @@ pub fn who_is_right_while_each_server_is_replaced_by_the_next_program(kind: Kind
 }
 
 /// WHERE is not unique then, which is said and shown.
-pub fn servers_of_one_id_are_each_counted_and_named(kind: Kind) {
+#[test]
+fn servers_of_one_id_are_each_counted_and_named() {
     const SAME: &str = "another server of the cluster has the same id";
-    Cluster::with(kind, 1, |mut cluster| {
+    Cluster::with_each(1, |_, mut cluster| {
         (0..2).for_each(|_| cluster.add(&format!("--server-id {ID}")));
         cluster.wait_for(3);
         for twin in &cluster.servers[1..] {
@@ -290,8 +302,9 @@ pub fn servers_of_one_id_are_each_counted_and_named(kind: Kind) {
 }
 
 /// What the servers meet at is away, which is no reason not to start.
-pub fn servers_start_without_their_backend_and_find_it_later(kind: Kind) {
-    Cluster::with(kind, 0, |mut cluster| {
+#[test]
+fn servers_start_without_their_backend_and_find_it_later() {
+    Cluster::with_each(0, |kind, mut cluster| {
         cluster.backend.process(0).0.kill();
         (0..2).for_each(|_| cluster.add(""));
         let alone = if kind == Kind::Etcd { REGISTRY } else { "1" };
@@ -356,8 +369,9 @@ impl Socket {
 
 /// `systemctl restart`: systemd keeps the clients, and what they send meanwhile, until the next process takes them. Nobody takes
 /// that for none.
-pub fn the_clients_of_a_server_that_systemd_restarts_are_counted_all_the_while(kind: Kind) {
-    Cluster::with(kind, 3, |mut cluster| {
+#[test]
+fn the_clients_of_a_server_that_systemd_restarts_are_counted_all_the_while() {
+    Cluster::with_each(3, |kind, mut cluster| {
         let socket = Socket {
             manager: Manager::new(),
             listener: TcpListener::bind("127.0.0.1:0").expect("a free port"),
@@ -399,9 +413,14 @@ pub fn the_clients_of_a_server_that_systemd_restarts_are_counted_all_the_while(k
 }
 
 /// Neither an authority that has not signed the certificate, nor another name, nor no TLS at all.
-pub fn tls_is_spoken_with_those_whom_the_authority_certifies_and_nobody_else(kind: Kind) {
-    const CERTIFICATE: &str = "invalid peer certificate";
+#[test]
+fn tls_is_spoken_with_those_whom_the_authority_certifies_and_nobody_else() {
     needs!("openssl");
+    KINDS.into_iter().for_each(speaks_tls);
+}
+
+fn speaks_tls(kind: Kind) {
+    const CERTIFICATE: &str = "invalid peer certificate";
     if !kind.programs().iter().all(|program| installed(program)) {
         return;
     }
@@ -449,9 +468,10 @@ pub fn tls_is_spoken_with_those_whom_the_authority_certifies_and_nobody_else(kin
 }
 
 /// Whichever address of a host the system names first: the backend is at the one, and then at the other.
-pub fn an_address_that_says_nothing_is_left_for_the_next(kind: Kind) {
+#[test]
+fn an_address_that_says_nothing_is_left_for_the_next() {
     needs!(run & UNSHARE_MOUNTS);
-    Cluster::with(kind, 0, |cluster| {
+    Cluster::with_each(0, |_, cluster| {
         let (url, ips) = (cluster.backend.url(), [[127, 66, 0, 11], [127, 77, 0, 12]]);
         let (scheme, backend) = url.split_once("://").expect("a URL");
         let hosts = ips.map(|ip| format!("{} place.example\n", Ipv4Addr::from(ip)));
@@ -473,13 +493,14 @@ pub fn an_address_that_says_nothing_is_left_for_the_next(kind: Kind) {
 }
 
 /// What localhost is stands in /etc/hosts.
-pub fn a_name_that_no_name_server_answers_for_delays_no_other(kind: Kind) {
+#[test]
+fn a_name_that_no_name_server_answers_for_delays_no_other() {
     needs!(run & UNSHARE_MOUNTS);
     needs!("redis-sentinel");
     let Some(deaf) = DeafNameServer::start() else {
         return;
     };
-    Cluster::with(kind, 0, |cluster| {
+    Cluster::with_each(0, |_, cluster| {
         let sentinel;
         let cluster = match &cluster.backend {
             Backend::Etcd(etcd) => format!("etcd://dead.example,{}", localhost(etcd.address(0))),
@@ -503,17 +524,20 @@ pub fn localhost(address: SocketAddr) -> String {
     format!("localhost:{}", address.port())
 }
 
-pub fn one_that_is_connected_to_itself_has_no_backend(scheme: &str) {
+#[test]
+fn one_that_is_connected_to_itself_has_no_backend() {
     needs!(run & UNSHARE_MOUNTS);
-    let daemon = env!("CARGO_BIN_EXE_blockchain-tcpd");
-    let server = alone_with_a_port(daemon, |mut command| {
-        let http = ["--http", "127.0.0.1:4280", "--advertise", "127.0.0.1:4280"];
-        let cluster = ["--cluster", &format!("{scheme}://127.0.0.1:50002")];
-        command.args(["--listen", "127.0.0.1:4242"]).args(http);
-        command.args(cluster);
-        Daemon::run(command)
-    });
-    cut_off_by(&server, "127.0.0.1:50002: Connection refused");
+    for scheme in ["redis", "etcd"] {
+        let daemon = env!("CARGO_BIN_EXE_blockchain-tcpd");
+        let server = alone_with_a_port(daemon, |mut command| {
+            let http = ["--http", "127.0.0.1:4280", "--advertise", "127.0.0.1:4280"];
+            let cluster = ["--cluster", &format!("{scheme}://127.0.0.1:50002")];
+            command.args(["--listen", "127.0.0.1:4242"]).args(http);
+            command.args(cluster);
+            Daemon::run(command)
+        });
+        cut_off_by(&server, "127.0.0.1:50002: Connection refused");
+    }
 }
 
 /// Settings, and what is said about them.

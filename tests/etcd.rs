@@ -143,26 +143,6 @@ fn a_server_that_hangs_or_is_killed_makes_who_unavailable_until_it_is_gone() {
 }
 
 #[test]
-fn who_is_right_while_each_server_is_replaced_by_the_next_program() {
-    clusters::who_is_right_while_each_server_is_replaced_by_the_next_program(Kind::Etcd);
-}
-
-#[test]
-fn the_clients_of_a_server_that_systemd_restarts_are_counted_all_the_while() {
-    clusters::the_clients_of_a_server_that_systemd_restarts_are_counted_all_the_while(Kind::Etcd);
-}
-
-#[test]
-fn servers_of_one_id_are_each_counted_and_named() {
-    clusters::servers_of_one_id_are_each_counted_and_named(Kind::Etcd);
-}
-
-#[test]
-fn servers_start_without_etcd_and_find_it_later() {
-    clusters::servers_start_without_their_backend_and_find_it_later(Kind::Etcd);
-}
-
-#[test]
 fn many_questions_at_once_take_no_longer_than_one() {
     Cluster::with(Kind::Etcd, 2, |mut cluster| {
         let ask = |asker: &mut Client, right: &str| {
@@ -187,21 +167,6 @@ fn many_questions_at_once_take_no_longer_than_one() {
             assert_eq!(live.status, 200, "{}", live.body);
         }
     });
-}
-
-#[test]
-fn an_address_that_says_nothing_is_left_for_the_next() {
-    clusters::an_address_that_says_nothing_is_left_for_the_next(Kind::Etcd);
-}
-
-#[test]
-fn a_name_that_no_name_server_answers_for_delays_no_other() {
-    clusters::a_name_that_no_name_server_answers_for_delays_no_other(Kind::Etcd);
-}
-
-#[test]
-fn one_that_is_connected_to_itself_has_no_etcd() {
-    clusters::one_that_is_connected_to_itself_has_no_backend("etcd");
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod trouble;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::clusters::{self, Cluster, client, figure, said, server, stop};
+use crate::clusters::{Cluster, client, figure, said, server, stop};
 use crate::protocol::proves;
 use crate::support::backends::Kind;
 use crate::support::http::get;
@@ -173,24 +173,4 @@ fn a_server_that_slept_is_counted_again() {
         assert!(healed < HEARTBEAT * 2, "{healed:?}");
         drop(more);
     });
-}
-
-#[test]
-fn who_is_right_while_each_server_is_replaced_by_the_next_program() {
-    clusters::who_is_right_while_each_server_is_replaced_by_the_next_program(Kind::Redis);
-}
-
-#[test]
-fn the_clients_of_a_server_that_systemd_restarts_are_counted_all_the_while() {
-    clusters::the_clients_of_a_server_that_systemd_restarts_are_counted_all_the_while(Kind::Redis);
-}
-
-#[test]
-fn servers_of_one_id_are_each_counted_and_named() {
-    clusters::servers_of_one_id_are_each_counted_and_named(Kind::Redis);
-}
-
-#[test]
-fn servers_start_without_redis_and_find_it_later() {
-    clusters::servers_start_without_their_backend_and_find_it_later(Kind::Redis);
 }

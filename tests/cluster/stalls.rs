@@ -1,6 +1,7 @@
 //! When the machine stood still: a test on it can't tell that from a server that is late, and must not blame the server.
 //!
-//! Threads that want to run every few milliseconds note when they could not.
+//! Threads that want to run every few milliseconds note when they could not. Servers and Redis get their time with them (see
+//! `Place::command`): a Redis that gets none for a heartbeat is away, and no more is promised then than docs/cluster.md says.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

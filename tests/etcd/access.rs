@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::clusters::{
-    self, Cluster, ONE_OF_TWO, OUTSIDE, REGISTRY, TWO_OF_THREE, YOUNG, answers_until, client,
-    cut_off_by, file, server, wait_for,
+    Cluster, ONE_OF_TWO, OUTSIDE, REGISTRY, TWO_OF_THREE, YOUNG, answers_until, client, cut_off_by,
+    file, server, wait_for,
 };
 use crate::support::backends::{Etcd, Kind, somebody};
 use crate::support::certificates::Authority;
@@ -91,11 +91,6 @@ fn shows_no_secret(log: &str) {
             assert_eq!(found, None, "{secret}");
         }
     }
-}
-
-#[test]
-fn tls_is_spoken_with_those_whom_the_authority_certifies_and_nobody_else() {
-    clusters::tls_is_spoken_with_those_whom_the_authority_certifies_and_nobody_else(Kind::Etcd);
 }
 
 /// etcd that wants certificates of its clients. Its gateway does not pass on who they are: a client whose certificate has a

@@ -4,8 +4,8 @@ use std::fs;
 
 use super::trouble::says;
 use crate::clusters::{
-    self, BACK, Cluster, client, cut_off_by, errors, figure, file, server, wait_for,
-    wait_for_errors, wait_until_connected,
+    BACK, Cluster, client, cut_off_by, errors, figure, file, server, wait_for, wait_for_errors,
+    wait_until_connected,
 };
 use crate::support::backends::{Kind, Redis};
 use crate::support::certificates::Authority;
@@ -226,11 +226,6 @@ fn credentials_that_systemd_passes_are_used_unless_they_are_blank() {
         shows_no_secret(&server);
         file(&credentials, "cluster-password", SECRET);
     }
-}
-
-#[test]
-fn tls_is_spoken_with_those_whom_the_authority_certifies_and_nobody_else() {
-    clusters::tls_is_spoken_with_those_whom_the_authority_certifies_and_nobody_else(Kind::Redis);
 }
 
 /// As Redis does unless it is told otherwise. Keys and chains have several forms.

@@ -2,26 +2,11 @@
 
 use std::net::{Ipv4Addr, TcpStream};
 
-use crate::clusters::{self, cut_off_by, file};
-use crate::support::backends::{Kind, Place, Redis};
+use crate::clusters::{cut_off_by, file};
+use crate::support::backends::{Place, Redis};
 use crate::support::kernel::{can, shell, through};
 use crate::support::names::{UNSHARE_MOUNTS, server_where};
 use crate::support::{Daemon, Scratch, free_port, run_to_end};
-
-#[test]
-fn an_address_that_says_nothing_is_left_for_the_next() {
-    clusters::an_address_that_says_nothing_is_left_for_the_next(Kind::Redis);
-}
-
-#[test]
-fn a_name_that_no_name_server_answers_for_delays_no_other() {
-    clusters::a_name_that_no_name_server_answers_for_delays_no_other(Kind::Redis);
-}
-
-#[test]
-fn one_that_is_connected_to_itself_has_no_redis() {
-    clusters::one_that_is_connected_to_itself_has_no_backend("redis");
-}
 
 /// Whichever the system names first: the master is at the one, and then at the other.
 #[test]
