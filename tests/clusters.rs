@@ -48,12 +48,13 @@ pub fn free_address() -> SocketAddr {
 
 /// A server of this cluster, with these arguments besides.
 pub fn server(cluster: &str, arguments: &str) -> Daemon {
-    server_at(free_address(), cluster, arguments)
+    let http = free_address();
+    server_at(http, http, cluster, arguments)
 }
 
-/// One with its HTTP there.
-pub fn server_at(http: SocketAddr, cluster: &str, arguments: &str) -> Daemon {
-    let own = format!("--http {http} --advertise {http} --max-clients 32 --cluster {cluster}");
+/// One with its HTTP there, which says that it is at this address.
+pub fn server_at(http: SocketAddr, says: SocketAddr, cluster: &str, arguments: &str) -> Daemon {
+    let own = format!("--http {http} --advertise {says} --max-clients 32 --cluster {cluster}");
     let heartbeat = match cluster.starts_with("etcd") {
         true => "--cluster-heartbeat 250ms",
         false => "",

@@ -134,7 +134,7 @@ fn a_server_that_hangs_or_is_killed_makes_who_unavailable_until_it_is_gone() {
         other.wait();
         let begun = Instant::now();
         // It has another id, but only one can listen there.
-        let next = server_at(there, &cluster.backend.url(), "");
+        let next = server_at(there, there, &cluster.backend.url(), "");
         answers_until(asker, &[ONE_OF_TWO], "1");
         let took = begun.elapsed();
         assert!(took < LEASE, "not after the lease: {took:?}");

@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clusters::{
-    Cluster, ID, ONE_OF_TWO, OUTSIDE, REGISTRY, YOUNG, answers_until, free_address,
+    Cluster, ID, ONE_OF_TWO, OUTSIDE, REGISTRY, YOUNG, answers_until, free_address, server_at,
 };
-use crate::support::backends::{Kind, somebody};
+use crate::support::backends::{Kind, MEMBERS, somebody};
 use crate::support::http::get;
 use crate::support::{Daemon, wait_until};
 
@@ -104,7 +104,7 @@ fn an_address_where_no_server_answers_makes_who_unavailable_in_time() {
         assert_eq!(asker.ask("WHO"), "1");
 
         // What can't be read may be a server.
-        let key = format!("/blockchain-tcpd/default/members/{ID}/{ID}");
+        let key = format!("{MEMBERS}{ID}/{ID}");
         etcd.order(&format!("put {key} 127.0.0.1:1"));
         assert!(asker.ask("WHO").contains(REGISTRY));
         server.log().wait_for("etcd holds nonsense");
@@ -119,18 +119,7 @@ fn an_address_where_no_server_answers_makes_who_unavailable_in_time() {
 fn a_server_that_has_a_wrong_address_is_told_so_and_is_missed() {
     Cluster::with(Kind::Etcd, 2, |mut cluster| {
         let url = cluster.backend.url();
-        let lost = |advertised: SocketAddr| {
-            let (http, advertised) = (free_address().to_string(), advertised.to_string());
-            let own = [
-                "--http",
-                &http,
-                "--advertise",
-                &advertised,
-                "--cluster",
-                &url,
-            ];
-            Daemon::start(own.into_iter().chain(["--cluster-heartbeat", "250ms"]))
-        };
+        let lost = |advertised| server_at(free_address(), advertised, &url, "");
         // Each is named, also while WHO is unavailable anyway.
         let addresses = [(); 2].map(|()| free_address());
         let servers = addresses.map(lost);
@@ -156,14 +145,7 @@ fn a_server_that_has_a_wrong_address_is_told_so_and_is_missed() {
         cluster.askers.pop();
         cluster.servers.pop().expect("the second").stop();
         cluster.wait_for(1);
-        let members = || {
-            let prefix = "/blockchain-tcpd/default/members/";
-            let etcd = cluster.backend.etcd();
-            let keys = etcd.order(&format!("get --prefix --keys-only {prefix}"));
-            keys.split_whitespace()
-                .map(str::to_string)
-                .collect::<Vec<_>>()
-        };
+        let members = || cluster.backend.etcd().members();
         let first = members();
         assert_eq!(first.len(), 1);
         let address = cluster.servers[0].http();

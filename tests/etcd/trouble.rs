@@ -138,13 +138,8 @@ fn a_lease_that_is_taken_from_a_server_that_lives_makes_no_number_wrong() {
 fn a_server_that_was_not_asked_long_enough_is_not_taken_for_gone() {
     Cluster::with(Kind::Etcd, 2, |mut cluster| {
         let etcd = cluster.backend.etcd();
-        let members = || {
-            let keys = etcd.order("get --prefix --keys-only /blockchain-tcpd/default/members/");
-            let keys = keys.split_whitespace().map(str::to_string);
-            keys.collect::<Vec<String>>()
-        };
         let id = cluster.askers[1].ask("WHERE");
-        let key = members().into_iter().find(|key| key.contains(&id));
+        let key = etcd.members().into_iter().find(|key| key.contains(&id));
         let key = key.expect("it is registered");
         let slow = somebody(|mut socket| {
             // It may have gone.
@@ -155,8 +150,7 @@ fn a_server_that_was_not_asked_long_enough_is_not_taken_for_gone() {
                 let _ = socket.write_all(format!("{head}\r\n\r\n{said}").as_bytes());
             }
         });
-        let its_key = format!("/blockchain-tcpd/default/members/{ID}/{ID}");
-        etcd.order(&format!(r#"put {its_key} {{"advertise":"{slow}"}}"#));
+        let its_key = etcd.register_as(ID, ID, slow);
         let asker = &mut cluster.askers[0];
         answers_until(asker, &[TWO_OF_THREE], "2");
         stop(&cluster.servers[1]);

@@ -356,6 +356,9 @@ impl Sentinels {
     }
 }
 
+/// What the key of each server begins with.
+pub const MEMBERS: &str = "/blockchain-tcpd/default/members/";
+
 /// A member of an etcd.
 struct Member {
     place: Place,
@@ -524,10 +527,21 @@ impl Etcd {
 
     /// Registers a server that is said to listen there. Returns its key.
     pub fn register(&self, address: SocketAddr) -> String {
-        let (id, incarnation) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
-        let key = format!("/blockchain-tcpd/default/members/{id}/{incarnation}");
+        let [id, incarnation] = [(); 2].map(|()| uuid::Uuid::new_v4().to_string());
+        self.register_as(&id, &incarnation, address)
+    }
+
+    /// The same with this id and this incarnation.
+    pub fn register_as(&self, id: &str, incarnation: &str, address: SocketAddr) -> String {
+        let key = format!("{MEMBERS}{id}/{incarnation}");
         self.order(&format!(r#"put {key} {{"advertise":"{address}"}}"#));
         key
+    }
+
+    /// The keys of all servers that are registered.
+    pub fn members(&self) -> Vec<String> {
+        let keys = self.order(&format!("get --prefix --keys-only {MEMBERS}"));
+        keys.split_whitespace().map(str::to_string).collect()
     }
 }
 
