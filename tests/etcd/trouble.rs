@@ -165,6 +165,19 @@ fn a_server_that_was_not_asked_long_enough_is_not_taken_for_gone() {
     });
 }
 
+/// There is no other to ask meanwhile.
+#[test]
+fn the_only_member_of_etcd_is_waited_for_until_the_deadline() {
+    Cluster::with(Kind::Etcd, 1, |mut cluster| {
+        let (process, asker) = (cluster.backend.process(0).0, &mut cluster.askers[0]);
+        process.signal("STOP");
+        asker.send("WHO\n");
+        thread::park_timeout(Duration::from_millis(400));
+        process.signal("CONT");
+        assert_eq!(asker.line().as_deref(), Some("1"));
+    });
+}
+
 /// They ask for longer than a client must be idle to make room for another.
 #[test]
 fn a_client_that_waits_for_the_census_is_not_said_to_make_room() {

@@ -61,7 +61,7 @@ const TOKEN_PREFIX: usize = 16;
 pub struct EtcdTransport {
     settings: Arc<Settings>,
     dns: Arc<DnsCache>,
-    /// Time that one member may take to answer.
+    /// Time that one member may take to answer before the next is asked.
     patience: Duration,
     /// HTTP client of each host, by its index. Created when needed, with the credentials of that
     /// moment.
@@ -85,8 +85,8 @@ enum Token {
 }
 
 impl EtcdTransport {
-    /// Creates a transport to the etcd of these `settings`, whose members have `patience` to
-    /// answer. Sends nothing yet.
+    /// Creates a transport to the etcd of these `settings`, whose members have `patience` to answer
+    /// before the next is asked. Sends nothing yet.
     pub fn new(settings: Arc<Settings>, dns: Arc<DnsCache>, patience: Duration) -> Self {
         EtcdTransport {
             settings,
@@ -113,7 +113,11 @@ impl EtcdTransport {
         let order = self.settings.host_order(&self.dns, first, until);
         for (attempt, index) in order.into_iter().enumerate() {
             self.host = index;
-            self.host_deadline = self.deadline.min(Instant::now() + self.patience);
+            // After the last host, no other is asked.
+            self.host_deadline = match attempt + 1 < self.settings.hosts.len() {
+                true => self.deadline.min(Instant::now() + self.patience),
+                false => self.deadline,
+            };
             let error = match self.call_host(path, request, &mut renews) {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
