@@ -42,15 +42,6 @@ fn leave(mut client: Client) {
     assert_eq!(client.rest(), "BYE\n");
 }
 
-/// Fails if one of these answers is neither right nor ERR UNAVAILABLE.
-fn are_right_or_unavailable(answers: &[String], right: &[&str]) {
-    let is_right = |answer: &&String| {
-        right.contains(&answer.as_str()) || answer.starts_with("ERR UNAVAILABLE ")
-    };
-    let wrong: Vec<_> = answers.iter().filter(|answer| !is_right(answer)).collect();
-    assert!(wrong.is_empty(), "of {}: {wrong:?}", answers.len());
-}
-
 #[test]
 fn every_client_counts_on_every_server_at_once_and_no_server_does() {
     Cluster::with(Kind::Etcd, 3, |mut cluster| {
