@@ -51,6 +51,10 @@ const LONGEST: Duration = Duration::from_millis(900);
 /// Time that one etcd member may take to answer before the next is asked.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// Time that a server that has disappeared from the membership has to answer whether it is alive: if
+/// less of the poll is left, its silence says nothing.
+const SHORTEST_CHECK: Duration = Duration::from_millis(500);
+
 /// Interval of polls without a question, for the metrics and the log.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -237,19 +241,23 @@ impl Poller {
         Ok(clients)
     }
 
-    /// Returns an error if a server that has disappeared from the membership is alive: the
+    /// Returns an error if a server that has disappeared from the membership is alive, or may be: the
     /// membership lacks it, and the sum lacks its clients.
     fn check_removed(&mut self, deadline: Instant) -> Result<(), Unavailable> {
         let removed = &self.registry.removed;
         if removed.is_empty() {
             return Ok(());
         }
-        let alive = self.peers.alive(removed, deadline);
-        let silent = removed.iter().map(|entry| entry.member);
-        for member in silent.filter(|member| !alive.contains(member)) {
+        let is_short = Instant::now() + SHORTEST_CHECK > deadline;
+        let (mut kept, silent) = self.peers.alive(removed, deadline);
+        if is_short {
+            kept.extend(silent);
+        }
+        let gone = removed.iter().map(|entry| entry.member);
+        for member in gone.filter(|member| !kept.contains(member)) {
             self.registry.tombstones.remove(member);
         }
-        match alive[..] {
+        match kept[..] {
             [] => Ok(()),
             _ => Err(Unavailable::Unstable),
         }

@@ -51,7 +51,8 @@ fn lease_time(settings: &Settings) -> Duration {
 
 /// Returns the peers that answer a test request.
 fn responding(peers: &[Entry]) -> Vec<Member> {
-    Peers::default().alive(peers, Instant::now() + TEST_TIMEOUT)
+    let (alive, _) = Peers::default().alive(peers, Instant::now() + TEST_TIMEOUT);
+    alive
 }
 
 /// The thread that keeps the server registered.

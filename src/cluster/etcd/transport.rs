@@ -49,7 +49,7 @@ const TOKEN_PREFIX: usize = 16;
 pub struct Etcd {
     settings: Arc<Settings>,
     dns: Arc<DnsCache>,
-    /// Time that one member may take to answer.
+    /// Time that one member may take to answer before the next is asked.
     patience: Duration,
     /// Kept-alive connection to the current host.
     connection: Option<Stream>,
@@ -72,8 +72,8 @@ enum Token {
 }
 
 impl Etcd {
-    /// Creates a client of the etcd of these `settings`, whose members have `patience` to answer.
-    /// Sends nothing yet.
+    /// Creates a client of the etcd of these `settings`, whose members have `patience` to answer
+    /// before the next is asked. Sends nothing yet.
     pub fn new(settings: Arc<Settings>, dns: Arc<DnsCache>, patience: Duration) -> Self {
         Etcd {
             settings,
@@ -103,7 +103,11 @@ impl Etcd {
                 self.connection = None;
             }
             self.host = index;
-            self.host_deadline = self.deadline.min(Instant::now() + self.patience);
+            // After the last host, no other is asked.
+            self.host_deadline = match attempt + 1 < self.settings.hosts.len() {
+                true => self.deadline.min(Instant::now() + self.patience),
+                false => self.deadline,
+            };
             let error = match self.call_host(path, request, &mut renews) {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
