@@ -397,6 +397,7 @@ fn the_clients_of_a_server_that_systemd_restarts_are_counted_all_the_while() {
                 |answer: &str| kind == Kind::Etcd && answer.starts_with("ERR UNAVAILABLE ");
             let wrong = said.iter().find(|said| *said != "303" && !may_lack(said));
             assert_eq!(wrong, None);
+            assert!(said.contains("303"), "it never answered a number: {said:?}");
             cluster.askers.push(asker);
         }
         cluster.wait_for(303);
