@@ -53,8 +53,8 @@ pub struct Acceptor {
     pub rounds: Arc<AtomicU64>,
 }
 
-/// Starts the accept loop of `listener`, whose clients speak `protocol`. Connections that must send a PROXY header go to
-/// `proxy_filter`. If the listener fails for good, the loop calls `failed`.
+/// Starts the accept loop of `listener`, whose clients speak `protocol`. Connections that must send
+/// a PROXY header go to `proxy_filter`. If the listener fails for good, the loop calls `failed`.
 pub fn start(
     admission: Arc<Admission>,
     listener: Arc<Listener>,

@@ -146,7 +146,7 @@ mod tests {
         summary: "the name of the thread",
         class: CommandClass::Compute,
         execute: |context, request| {
-            let _turn = context.limiter.take(request)?;
+            let _permit = context.limiter.take(request)?;
             let thread = std::thread::current();
             Ok(Value::from(thread.name().unwrap_or_default().to_string()))
         },

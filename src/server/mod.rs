@@ -354,15 +354,15 @@ impl Server {
                 return self.close(clients, deadline.max(Instant::now() + LEAST_DRAIN));
             }
             Stored::Unconfirmed(why) => error!(
-                "clients are closed unless the service manager still takes them; it has not answered: {why}"
+                "the service manager has not confirmed that it keeps the clients; otherwise they are closed: {why}"
             ),
         }
         // The exit of the process ends all threads at once, sooner than one after the other.
         std::mem::forget(self);
     }
 
-    /// Closes clients that nobody keeps: sends the rest of their replies until `deadline`, then lets
-    /// them close first.
+    /// Closes clients that the service manager did not take: sends their remaining replies until
+    /// `deadline`, half-closes, and waits for them to close.
     fn close(self, mut inherited: InheritedState, deadline: Instant) {
         let clients = &mut inherited.clients;
         loop {
@@ -399,8 +399,8 @@ impl Server {
         self.cluster.fail_fast();
         self.release(phase);
         let connections = self.collect();
-        // As late as possible: below, the guards are dropped, and without a pause the other servers
-        // would be told that the clients are gone.
+        // As late as possible: the code below stops counting the clients here, which the other
+        // servers must not be told.
         let census = self.cluster.pause();
         let left_behind = self
             .admission
@@ -409,7 +409,7 @@ impl Server {
             .saturating_sub(connections.len());
         self.admission.shared.incidents.resolve(true);
         if left_behind > 0 {
-            warn!(clients = left_behind; "left behind: these clients' requests took too long to wait for");
+            warn!(clients = left_behind; "clients are lost in the handover: their requests took too long to wait for");
         }
         info!(clients = connections.len(); "hands over its clients");
         let mut clients = Vec::with_capacity(connections.len());
@@ -630,8 +630,7 @@ fn start_workers(
     )
 }
 
-/// Returns the clients whose protocol is one of `protocols`. The others, of a program that spoke
-/// more of them, are closed.
+/// Returns the clients whose protocol is one of `protocols`, and closes the others.
 fn known_protocols(mut clients: Vec<PendingConn>, protocols: Protocols) -> Vec<PendingConn> {
     clients.retain(|(client, _)| {
         let is_known = protocols.find(&client.protocol).is_some();
