@@ -354,7 +354,7 @@ fn clients_that_are_or_may_yet_be_kept_stay_connected() {
         (Fate::Kept, "the service manager keeps the clients"),
         (
             Fate::Unread,
-            "ERROR the service manager has not confirmed that it keeps the clients",
+            "ERROR clients are closed unless the service manager still takes them",
         ),
     ] {
         let manager = Manager::new();

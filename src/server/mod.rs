@@ -354,7 +354,7 @@ impl Server {
                 return self.close(clients, deadline.max(Instant::now() + LEAST_DRAIN));
             }
             Stored::Unconfirmed(why) => error!(
-                "the service manager has not confirmed that it keeps the clients; otherwise they are closed: {why}"
+                "clients are closed unless the service manager still takes them, which it has not confirmed: {why}"
             ),
         }
         // The exit of the process ends all threads at once, sooner than one after the other.
