@@ -8,7 +8,7 @@ use crate::report::{Report, Status};
 /// Returns the report on these answers.
 pub fn report(options: &Options, answers: &Answers) -> Report {
     let time = answers.time.as_secs_f64();
-    // Counts beyond the precision of f64 compare the same with any threshold.
+    // Exact up to 2^53 clients.
     let clients = answers.clients as f64;
     let (time_status, time_reason) = compare(time, &options.warning, &options.critical);
     let (warning, critical) = (&options.warning_clients, &options.critical_clients);

@@ -111,7 +111,8 @@ pub fn print_text(text: &str) -> ExitCode {
 }
 
 /// Prints a line and returns the exit status. The guidelines demand the line: if it is lost, as it
-/// is where standard output is closed, the status is UNKNOWN.
+/// is where standard output is closed, the status is UNKNOWN. A reader that closes the pipe early
+/// wants no line.
 fn print(text: &str, status: Status) -> ExitCode {
     let status = match stdio::print(&format!("{text}\n")) {
         // A broken pipe is not an error: the reader has closed it early.
