@@ -95,7 +95,10 @@ fn each_path_is_answered_and_its_clients_never_count() {
         assert_eq!(client.ask("WHO"), "1", "{row}");
     }
     let nothing = daemon.ask_http(request("GET", "/nothing"));
-    assert!(nothing.starts_with("HTTP/1.1 404 Not Found\r\n"), "{nothing}");
+    assert!(
+        nothing.starts_with("HTTP/1.1 404 Not Found\r\n"),
+        "{nothing}"
+    );
     let post = daemon.ask_http(request("POST", "/"));
     let refused = "HTTP/1.1 405 Method Not Allowed\r\n";
     assert!(post.starts_with(refused), "{post}");

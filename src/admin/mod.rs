@@ -11,7 +11,6 @@ mod event_loop;
 mod handlers;
 mod http_conn;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,14 +57,6 @@ impl AdminServer {
                 listeners,
                 running: None,
             });
-        }
-        let system = |action| move |source: io::Error| Error::System { action, source };
-        for listener in &listeners {
-            // A connection may be reset between poll(2) and accept(2), which must not block then.
-            let socket = &listener.socket;
-            socket
-                .set_nonblocking(true)
-                .map_err(system("prepare a socket for HTTP"))?;
         }
         let wake = Arc::new(Waker::new()?);
         let (stop, stopped) = crossbeam_channel::bounded(0);

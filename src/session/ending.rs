@@ -56,7 +56,7 @@ impl Service {
                     self.shared.linger.push(socket);
                 }
             }
-            Some(CloseReason::Released) => {
+            Some(CloseReason::Released | CloseReason::Deferred) => {
                 // Without a receiver, the connection is closed.
                 let _ = self.released.send(connection);
             }
@@ -75,7 +75,7 @@ impl Service {
             Some(CloseReason::Broken(Errno::CONNRESET | Errno::PIPE)) => Closed::Reset,
             Some(CloseReason::Broken(_)) => Closed::Failed,
             Some(CloseReason::Finished { .. }) => Closed::Drained,
-            Some(CloseReason::Released) => Closed::HandedOver,
+            Some(CloseReason::Released | CloseReason::Deferred) => Closed::HandedOver,
             None => Closed::Panicked,
         }
     }
