@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,13 +31,12 @@ use crate::server::pool;
 use crate::server::proxy_filter::{Filtered, PendingConn, ProxyFilter};
 use crate::server::queue::Job;
 use crate::session::scoreboard::{Phase, Scoreboard};
-use crate::session::{CloseReason, Service, Shared};
+use crate::session::{CloseReason, Service};
 use crate::thread;
 use crate::transport::connection::Connection;
 use crate::transport::lingering_close::{LingeringSocket, LingeringSockets};
 use crate::waker::Waker;
 use shared::clock::{Millis, Nanos};
-use shared::command::Context;
 use shared::text::without_errno;
 
 /// Number of clients that the front has at a time once the workers run.
@@ -54,58 +53,50 @@ const LONGEST_ROUND: Duration = Duration::from_millis(1);
 /// the others.
 const MOST_ACCEPTED: usize = 64;
 
+/// Longest wait for the answer of the thread, which waits for nothing itself.
+const LONGEST_ANSWER: Duration = Duration::from_secs(5);
+
 /// Pause after the system lacked a resource.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Barrier at which the workers wait until they may begin. They begin all at once: a worker that
-/// already served would slow down the start of the others.
-#[derive(Clone, Default)]
-pub struct StartBarrier(Arc<OnceLock<()>>);
+/// Set when the workers may begin. They begin all at once: a worker that already served would slow
+/// down the start of the others.
+pub type StartBarrier = Arc<OnceLock<()>>;
 
-impl StartBarrier {
-    /// Waits until the barrier is open.
-    pub fn wait(&self) {
-        self.0.wait();
-    }
-
-    fn open(&self) {
-        self.0.get_or_init(|| ());
-    }
-
-    fn is_open(&self) -> bool {
-        self.0.get().is_some()
-    }
-}
-
-/// What the front begins with.
+/// What accepting needs.
 pub struct Setup {
     /// The listeners and the protocol of each.
     pub listeners: Vec<(Arc<Listener>, &'static dyn Protocol)>,
     /// Admits the clients.
     pub admission: Arc<Admission>,
-    /// Serves them.
+    /// Ends sessions, as the workers do.
     pub service: Arc<Service>,
     /// Holds the connections of proxies.
     pub proxy_filter: ProxyFilter,
-    /// Holds the sockets that linger.
-    pub lingering: LingeringSockets,
-    /// Wakes the thread.
-    pub waker: Arc<Waker>,
-    /// Clients of the last process.
-    pub clients: Vec<Connection>,
-    /// Connections of the last process without their PROXY header.
-    pub pending: Vec<PendingConn>,
     /// Receives the error of a listener that fails for good.
     pub failed: Sender<Error>,
+}
+
+/// What other threads see of the front.
+pub struct Pulse {
+    /// Wakes the thread, which causes a round.
+    pub waker: Arc<Waker>,
+    /// Number of its rounds.
+    pub rounds: AtomicU64,
+    /// Number of its clients.
+    pub clients: AtomicUsize,
 }
 
 /// The running front.
 pub struct Front {
     commands: Sender<Command>,
-    waker: Arc<Waker>,
-    barrier: StartBarrier,
-    rounds: Arc<AtomicU64>,
-    ended: Receiver<()>,
+    /// What other threads see of it.
+    pub pulse: Arc<Pulse>,
+    /// The barrier for the workers.
+    pub barrier: StartBarrier,
+    /// Disconnects when the thread has ended: after it has stopped, no socket lingers, and all
+    /// handles of the lingering close are gone.
+    pub ended: Receiver<()>,
 }
 
 /// A message to the thread.
@@ -118,98 +109,66 @@ enum Command {
 }
 
 impl Front {
-    /// Starts the thread.
-    pub fn start(setup: Setup) -> Result<Self, Error> {
-        let Setup {
-            listeners,
-            admission,
-            service,
-            proxy_filter,
-            lingering,
-            waker,
-            clients,
-            pending,
-            failed,
-        } = setup;
+    /// Starts the thread, which `waker` wakes, with `clients` of the last process, and its
+    /// connections that are `pending` for lack of a PROXY header.
+    pub fn start(
+        setup: Setup,
+        waker: Arc<Waker>,
+        lingering: LingeringSockets,
+        clients: Vec<Connection>,
+        pending: Vec<PendingConn>,
+    ) -> Result<Self, Error> {
         let scoreboard = Arc::new(Scoreboard::new(1));
         scoreboard.set_phase(Phase::ServeReady);
+        let mut ready_service = (*setup.service).clone();
+        ready_service.shared.scoreboard = scoreboard;
+        ready_service.context.may_wait = false;
         let barrier = StartBarrier::default();
         let mut accepting = Accepting {
-            listeners,
-            ready_service: Service {
-                shared: Shared {
-                    scoreboard: scoreboard.clone(),
-                    ..service.shared.clone()
-                },
-                context: Context {
-                    may_wait: false,
-                    ..service.context.clone()
-                },
-                ..(*service).clone()
-            },
-            scoreboard,
-            admission,
-            service,
-            proxy_filter,
+            setup,
+            ready_service,
             clients: RefCell::default(),
             barrier: barrier.clone(),
             accept_again: None,
             is_saturated: false,
             stop: None,
-            failed,
         };
         let (commands, received) = crossbeam_channel::unbounded();
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
-        let rounds = Arc::new(AtomicU64::new(0));
-        let (counter, wakes) = (rounds.clone(), waker.clone());
+        let pulse = Arc::new(Pulse {
+            waker,
+            rounds: AtomicU64::new(0),
+            clients: AtomicUsize::new(0),
+        });
+        let own = pulse.clone();
         thread::spawn("front", move || {
             for client in clients {
-                accepting.serve(client);
+                accepting.serve(client, Millis::now());
             }
-            let mut filtered = Vec::new();
             for conn in pending {
-                let now = Millis::now();
-                accepting.proxy_filter.receive(conn, now, &mut filtered);
+                accepting.await_header(conn, Millis::now());
             }
-            accepting.admit(filtered);
             let front = FrontThread {
                 accepting: Some(accepting),
                 lingering,
                 commands: received,
-                waker: wakes,
-                rounds: counter,
+                pulse: own,
             };
             front.run();
             drop(running);
         })?;
         Ok(Front {
             commands,
-            waker,
+            pulse,
             barrier,
-            rounds,
             ended,
         })
     }
 
-    /// Returns the barrier for the workers.
-    pub fn barrier(&self) -> StartBarrier {
-        self.barrier.clone()
-    }
-
     /// Lets the workers begin.
     pub fn begin(&self) {
-        self.barrier.open();
-        self.waker.wake();
-    }
-
-    /// Returns what wakes the thread, and the number of its rounds: a wake-up causes one.
-    pub fn pulse(&self) -> (Arc<Waker>, Arc<AtomicU64>) {
-        (self.waker.clone(), self.rounds.clone())
-    }
-
-    /// Makes the thread notice that the admission is closed.
-    pub fn wake(&self) {
-        self.waker.wake();
+        self.barrier.get_or_init(|| ());
+        self.pulse.waker.wake();
     }
 
     /// Stops accepting, passes all clients to the workers, and returns the connections without a
@@ -228,14 +187,8 @@ impl Front {
         let (to, answer) = crossbeam_channel::bounded(1);
         // It fails only if the thread is gone, with everything that it had.
         let _ = self.commands.send(command(to));
-        self.waker.wake();
-        answer.recv().unwrap_or_default()
-    }
-
-    /// Returns a channel that disconnects when the thread has ended: after it has stopped, no
-    /// socket lingers, and all handles of the lingering close are gone.
-    pub fn ended(&self) -> Receiver<()> {
-        self.ended.clone()
+        self.pulse.waker.wake();
+        answer.recv_timeout(LONGEST_ANSWER).unwrap_or_default()
     }
 }
 
@@ -244,7 +197,7 @@ impl Drop for Front {
         // Nobody waits for what is left.
         let (to, _) = crossbeam_channel::bounded(1);
         let _ = self.commands.send(Command::Stop(Millis(0), to));
-        self.waker.wake();
+        self.pulse.waker.wake();
     }
 }
 
@@ -254,20 +207,14 @@ struct FrontThread {
     accepting: Option<Accepting>,
     lingering: LingeringSockets,
     commands: Receiver<Command>,
-    waker: Arc<Waker>,
-    rounds: Arc<AtomicU64>,
+    pulse: Arc<Pulse>,
 }
 
 /// What the front has until it stops accepting.
 struct Accepting {
-    listeners: Vec<(Arc<Listener>, &'static dyn Protocol)>,
-    admission: Arc<Admission>,
-    /// Ends sessions, as the workers do.
-    service: Arc<Service>,
+    setup: Setup,
     /// Serves without waiting.
     ready_service: Service,
-    scoreboard: Arc<Scoreboard>,
-    proxy_filter: ProxyFilter,
     /// The clients, the longest ago served first.
     clients: RefCell<Vec<Connection>>,
     barrier: StartBarrier,
@@ -275,7 +222,6 @@ struct Accepting {
     accept_again: Option<Millis>,
     is_saturated: bool,
     stop: Option<(Millis, Sender<Vec<PendingConn>>)>,
-    failed: Sender<Error>,
 }
 
 impl FrontThread {
@@ -296,38 +242,14 @@ impl FrontThread {
     fn wait(&mut self, ready: &mut Vec<bool>) {
         let now = Millis::now();
         let mut next = self.lingering.next_check();
-        let mut at = |moment: Millis| next = Some(next.map_or(moment, |next| next.min(moment)));
         let mut polled = Vec::with_capacity(ready.len() + 4);
-        polled.push(PollFd::new(&*self.waker, PollFlags::IN));
+        polled.push(PollFd::new(&*self.pulse.waker, PollFlags::IN));
         let clients;
         if let Some(accepting) = &self.accepting {
             clients = accepting.clients.borrow();
-            let events = match accepting.accepts(now) {
-                true => PollFlags::IN,
-                false => PollFlags::empty(),
-            };
-            let listeners = accepting.listeners.iter();
-            polled.extend(listeners.map(|(listener, _)| PollFd::new(&listener.socket, events)));
-            for client in clients.iter() {
-                polled.push(PollFd::new(client.transport(), PollFlags::IN));
-            }
-            let pending = accepting.proxy_filter.sockets();
-            polled.extend(pending.map(|stream| PollFd::new(stream, PollFlags::IN)));
-            if accepting.barrier.is_open() {
-                let active = clients.iter().filter_map(|client| client.client.active);
-                active
-                    .min()
-                    .into_iter()
-                    .for_each(|active| at(active.after(PATIENCE)));
-            }
-            accepting
-                .proxy_filter
-                .next_deadline()
-                .into_iter()
-                .for_each(&mut at);
-            let again = accepting.accept_again.filter(|again| *again > now);
-            again.into_iter().for_each(&mut at);
-            accepting.stop.iter().for_each(|(until, _)| at(*until));
+            accepting.poll(&clients, &mut polled, now);
+            let deadline = accepting.next_deadline(&clients, now);
+            next = next.into_iter().chain(deadline).min();
         }
         // 1 ms more: the clock advances in steps, and could still be just before the deadline.
         let time = next.map(|next| next.since(now) + Duration::from_millis(1));
@@ -338,7 +260,7 @@ impl FrontThread {
             Ok(_) => {
                 ready.extend(polled.iter().skip(1).map(|fd| !fd.revents().is_empty()));
                 if !polled[0].revents().is_empty() {
-                    self.waker.clear();
+                    self.pulse.waker.clear();
                 }
             }
             Err(Errno::INTR) => ready.resize(polled.len() - 1, false),
@@ -353,7 +275,7 @@ impl FrontThread {
 
     /// Does what is to be done. Returns whether there is more to come.
     fn round(&mut self, ready: &[bool]) -> bool {
-        self.rounds.fetch_add(1, Ordering::Relaxed);
+        self.pulse.rounds.fetch_add(1, Ordering::Relaxed);
         let now = Millis::now();
         if let Some(accepting) = &mut self.accepting {
             accepting.round(ready, now);
@@ -376,27 +298,69 @@ impl FrontThread {
             // The handles of the lingering close that it had are gone.
             goes_on = self.lingering.advance(now);
         }
+        let accepting = self.accepting.as_mut();
+        let clients = accepting.map_or(0, |accepting| accepting.clients.get_mut().len());
+        self.pulse.clients.store(clients, Ordering::Relaxed);
         goes_on || self.accepting.is_some()
     }
 }
 
 impl Accepting {
+    /// Appends what is polled for: listeners, clients, and connections without a PROXY header.
+    fn poll<'a>(&'a self, clients: &'a [Connection], polled: &mut Vec<PollFd<'a>>, now: Millis) {
+        let accepts = match self.accepts(now) {
+            true => PollFlags::IN,
+            false => PollFlags::empty(),
+        };
+        let listeners = self.setup.listeners.iter();
+        polled.extend(listeners.map(|(listener, _)| PollFd::new(&listener.socket, accepts)));
+        let clients = clients.iter().map(Connection::transport);
+        let sockets = clients.chain(self.setup.proxy_filter.sockets());
+        polled.extend(sockets.map(|socket| PollFd::new(socket, PollFlags::IN)));
+    }
+
+    /// Returns when something is due without an event.
+    fn next_deadline(&self, clients: &[Connection], now: Millis) -> Option<Millis> {
+        let active = clients.iter().filter_map(|client| client.client.active);
+        let deadlines = [
+            active
+                .min()
+                .map(|active| active.after(PATIENCE))
+                .filter(|_| self.passes()),
+            self.setup.proxy_filter.next_deadline(),
+            self.accept_again.filter(|again| *again > now),
+            self.stop.as_ref().map(|(until, _)| *until),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Returns whether there are workers to pass clients to.
+    fn passes(&self) -> bool {
+        self.barrier.get().is_some()
+    }
+
+    /// Returns whether a client has asked nothing for a while.
+    fn is_silent(client: &Connection, now: Millis) -> bool {
+        let active = client.client.active;
+        active.is_some_and(|active| now.since(active) >= PATIENCE)
+    }
+
     /// Returns whether new clients are accepted now.
     fn accepts(&self, now: Millis) -> bool {
         self.accept_again.is_none_or(|again| now >= again)
-            && !self.admission.closed.load(Ordering::Relaxed)
+            && !self.setup.admission.closed.load(Ordering::Relaxed)
     }
 
     fn round(&mut self, ready: &[bool], now: Millis) {
         let begun = Nanos::now();
-        let (listeners, ready) = ready.split_at(self.listeners.len());
+        let (listeners, ready) = ready.split_at(self.setup.listeners.len());
         let (clients, pending) = ready.split_at(self.clients.get_mut().len());
         self.serve_clients(clients, now);
         let mut filtered = Vec::new();
-        self.proxy_filter.advance(pending, now, &mut filtered);
-        self.admit(filtered);
+        self.setup.proxy_filter.advance(pending, now, &mut filtered);
+        self.admit(filtered, now);
         // From the last on: one that fails for good is removed.
-        for index in (0..self.listeners.len()).rev() {
+        for index in (0..self.setup.listeners.len()).rev() {
             if listeners[index] && self.accepts(now) {
                 self.accept(index, now);
             }
@@ -407,62 +371,61 @@ impl Accepting {
     /// Serves the clients that are ready, and passes the silent ones on.
     fn serve_clients(&mut self, ready: &[bool], now: Millis) {
         let clients = std::mem::take(self.clients.get_mut());
-        let passes = self.barrier.is_open();
-        let mut served = Vec::new();
+        let mut served = Vec::with_capacity(clients.len());
         for (client, ready) in clients.into_iter().zip(ready) {
-            let is_silent = || {
-                client
-                    .client
-                    .active
-                    .is_some_and(|active| now.since(active) >= PATIENCE)
-            };
             if *ready {
                 served.push(client);
-            } else if passes && is_silent() {
-                self.admission.enqueue(client);
+            } else if self.passes() && Self::is_silent(&client, now) {
+                self.setup.admission.enqueue(client);
             } else {
                 self.clients.get_mut().push(client);
             }
         }
-        served.into_iter().for_each(|client| self.serve(client));
+        served
+            .into_iter()
+            .for_each(|client| self.serve(client, now));
     }
 
     /// Answers what has arrived from a client. It stays here unless it has to wait for something
-    /// else than its next request.
-    fn serve(&self, client: Connection) {
-        let serve = |client: &mut Connection, slot: &_| self.ready_service.serve(client, slot);
+    /// else than its next request, or only trickles.
+    fn serve(&self, client: Connection, now: Millis) {
+        let (service, admission) = (&self.ready_service, &self.setup.admission);
+        let serve = |client: &mut Connection, slot: &_| service.serve(client, slot);
         let end = |client: Connection, ended| match ended {
             Some(CloseReason::Released) if client.client.replies.is_empty() => {
-                self.clients.borrow_mut().push(client);
+                match self.passes() && Self::is_silent(&client, now) {
+                    true => admission.enqueue(client),
+                    false => self.clients.borrow_mut().push(client),
+                }
             }
-            Some(CloseReason::Released | CloseReason::Deferred) => self.admission.enqueue(client),
-            ended => self.service.end(client, ended),
+            Some(CloseReason::Released | CloseReason::Deferred) => admission.enqueue(client),
+            ended => self.setup.service.end(client, ended),
         };
-        let slot = &self.scoreboard.slots()[0];
+        let slot = &service.shared.scoreboard.slots()[0];
         pool::do_job(Job::Serve(client), slot, &serve, &end);
     }
 
     /// Takes a client that was just admitted.
-    fn take(&mut self, client: Connection) {
-        let clients = self.clients.get_mut();
-        if !self.barrier.is_open() {
-            return self.serve(client);
+    fn take(&mut self, client: Connection, now: Millis) {
+        let (admission, clients) = (&self.setup.admission, self.clients.get_mut());
+        let is_full = self.is_saturated || clients.len() >= MOST_CLIENTS;
+        let is_surplus = admission.clients.all() > admission.workers;
+        if self.barrier.get().is_none() || !is_full && !is_surplus {
+            return self.serve(client, now);
         }
-        if self.admission.clients.all() > self.admission.workers {
-            // The new one has to wait until a worker is free, and the front's clients come first.
+        if is_surplus {
+            // It has to wait until a worker is free, and the front's clients come first.
             clients
                 .drain(..)
-                .for_each(|client| self.admission.enqueue(client));
-        } else if !self.is_saturated && clients.len() < MOST_CLIENTS {
-            return self.serve(client);
+                .for_each(|client| admission.enqueue(client));
         }
-        self.admission.enqueue(client);
+        admission.enqueue(client);
     }
 
-    fn admit(&mut self, filtered: Vec<Filtered>) {
+    fn admit(&mut self, filtered: Vec<Filtered>, now: Millis) {
         for filtered in filtered {
-            if let Some(client) = self.admission.on_filtered(filtered) {
-                self.take(client);
+            if let Some(client) = self.setup.admission.on_filtered(filtered) {
+                self.take(client, now);
             }
         }
     }
@@ -470,7 +433,7 @@ impl Accepting {
     fn accept(&mut self, index: usize, now: Millis) {
         self.accept_again = None;
         for _ in 0..MOST_ACCEPTED {
-            let (listener, protocol) = &self.listeners[index];
+            let (listener, protocol) = &self.setup.listeners[index];
             match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
                 Ok((socket, peer)) => {
                     // The peer of a TCP socket has an address that std can represent.
@@ -482,30 +445,22 @@ impl Accepting {
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
                 Err(error) => {
-                    let shared = &self.admission.shared;
-                    let incident = &shared.incidents.accept;
+                    let Some(kind) = kind(error) else {
+                        let (address, source) = (listener.address, error.into());
+                        self.setup.listeners.remove(index);
+                        // It fails only if the daemon is ending anyway.
+                        let _ = self.setup.failed.send(Error::Accept { address, source });
+                        return;
+                    };
+                    let shared = &self.setup.admission.shared;
+                    shared.metrics.accept_failed(kind);
                     let reason = without_errno(&error.into());
-                    match blame(error) {
-                        Blame::Client => {
-                            shared.metrics.accept_failed(AcceptError::Client);
-                            if incident.record(&reason) {
-                                shared.reaper_waker.wake();
-                            }
-                        }
-                        Blame::System => {
-                            shared.metrics.accept_failed(kind(error));
-                            incident.record(&reason);
-                            shared.reaper_waker.wake();
-                            self.accept_again = Some(now.after(PAUSE));
-                            return;
-                        }
-                        Blame::Listener => {
-                            let (address, source) = (listener.address, error.into());
-                            self.listeners.remove(index);
-                            // It fails only if the daemon is ending anyway.
-                            let _ = self.failed.send(Error::Accept { address, source });
-                            return;
-                        }
+                    if shared.incidents.accept.record(&reason) {
+                        shared.reaper_waker.wake();
+                    }
+                    if kind != AcceptError::Client {
+                        self.accept_again = Some(now.after(PAUSE));
+                        return;
                     }
                 }
             }
@@ -520,50 +475,46 @@ impl Accepting {
         protocol: &'static dyn Protocol,
         now: Millis,
     ) {
-        let number = self.admission.shared.metrics.accept();
+        let number = self.setup.admission.shared.metrics.accept();
         let client = ConnectionState::new(number, protocol.scheme(), peer);
-        if self.proxy_filter.trusts(peer.ip()) {
-            let mut filtered = Vec::new();
-            self.proxy_filter
-                .receive((client, stream), now, &mut filtered);
-            self.admit(filtered);
-        } else if let Some(client) = self.admission.admit_client(client, protocol, stream) {
-            self.take(client);
+        if self.setup.proxy_filter.trusts(peer.ip()) {
+            self.await_header((client, stream), now);
+        } else if let Some(client) = self.setup.admission.admit_client(client, protocol, stream) {
+            self.take(client, now);
         }
+    }
+
+    /// Waits for the PROXY header of a connection, most of which have come with it.
+    fn await_header(&mut self, conn: PendingConn, now: Millis) {
+        let mut filtered = Vec::new();
+        self.setup.proxy_filter.receive(conn, now, &mut filtered);
+        self.admit(filtered, now);
     }
 
     /// Returns whether the stop is due.
     fn is_done(&self, now: Millis) -> bool {
         let is_due = |(until, _): &(Millis, _)| now >= *until;
         self.stop.as_ref().is_some_and(is_due)
-            || self.stop.is_some() && self.proxy_filter.next_deadline().is_none()
+            || self.stop.is_some() && self.setup.proxy_filter.next_deadline().is_none()
     }
 
     /// Passes the clients to the workers. Returns the connections without a PROXY header, and where
     /// to send them. Drops the admission, which may end the workers, before that.
     fn finish(self) -> (Vec<PendingConn>, Option<Sender<Vec<PendingConn>>>) {
         for client in self.clients.into_inner() {
-            self.admission.enqueue(client);
+            self.setup.admission.enqueue(client);
         }
         let to = self.stop.map(|(_, to)| to);
-        (self.proxy_filter.into_pending(), to)
+        (self.setup.proxy_filter.into_pending(), to)
     }
 }
 
-/// Party that caused a failed accept (accept(2), "Error handling").
-enum Blame {
-    /// The client, which is gone: accept the next.
-    Client,
-    /// The system, which lacks a resource or forbids the call: wait.
-    System,
-    /// The listening socket: give up.
-    Listener,
-}
-
-fn blame(error: Errno) -> Blame {
-    match error {
+/// Returns what a failed accept lacked (accept(2), "Error handling"), or `None` if the listening
+/// socket is broken.
+fn kind(error: Errno) -> Option<AcceptError> {
+    Some(match error {
         Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP | Errno::FAULT => {
-            Blame::Listener
+            return None;
         }
         Errno::CONNABORTED
         | Errno::CONNRESET
@@ -574,16 +525,10 @@ fn blame(error: Errno) -> Blame {
         | Errno::NETUNREACH
         | Errno::HOSTDOWN
         | Errno::HOSTUNREACH
-        | Errno::NONET => Blame::Client,
-        _ => Blame::System,
-    }
-}
-
-/// Returns what the system lacks.
-fn kind(error: Errno) -> AcceptError {
-    match error {
+        | Errno::NONET => AcceptError::Client,
         Errno::MFILE | Errno::NFILE => AcceptError::Descriptors,
         Errno::NOBUFS | Errno::NOMEM => AcceptError::Memory,
+        // The system forbids the call, or lacks something else.
         _ => AcceptError::Other,
-    }
+    })
 }

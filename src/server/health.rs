@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::server::admission::Admission;
-use crate::server::front::Front;
+use crate::server::front::{Front, Pulse};
 use crate::server::queue::{Job, Jobs};
 use crate::session::scoreboard::{Activity, Scoreboard, WorkerSlot};
 use crate::transport::connection::Connection;
-use crate::waker::Waker;
 use shared::sync::{self, ignore_poison};
 
 /// Interval at which the check polls for a response.
@@ -24,6 +23,8 @@ pub struct Load {
     pub clients: usize,
     /// Largest number of clients that are served at the same time.
     pub workers: usize,
+    /// Number of clients that the front serves.
+    pub front: usize,
     /// Number of clients in the queue.
     pub waiting: usize,
     /// Capacity of the queue.
@@ -42,8 +43,7 @@ pub struct Health {
     /// Dropped when the server drains.
     admission: Weak<Admission>,
     clients: Arc<sync::atomic::AtomicUsize>,
-    /// The front's waker and the number of its rounds.
-    front: (Arc<Waker>, Arc<AtomicU64>),
+    front: Arc<Pulse>,
     scoreboard: Arc<Scoreboard>,
     waiting: Jobs<Connection>,
     /// Capacity of the queue.
@@ -67,7 +67,7 @@ impl Health {
         Health {
             admission: Arc::downgrade(admission),
             clients: admission.clients.count(),
-            front: front.pulse(),
+            front: front.pulse.clone(),
             scoreboard,
             waiting,
             queue,
@@ -86,6 +86,7 @@ impl Health {
         Load {
             clients: self.clients(),
             workers: self.scoreboard.slots().len(),
+            front: self.front.clients.load(Ordering::Relaxed),
             waiting: self.waiting.to_serve(),
             queue: self.queue,
         }
@@ -110,7 +111,7 @@ impl Health {
         };
 
         admission.shared.reaper_waker.wake();
-        let (waker, rounds) = &self.front;
+        let Pulse { waker, rounds, .. } = &*self.front;
         let before = rounds.load(Ordering::Relaxed);
         waker.wake();
         in_time(

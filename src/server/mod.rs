@@ -178,17 +178,14 @@ impl Server {
         cluster.join(count)?;
         let (failed, failures) = crossbeam_channel::unbounded();
         let service = Arc::new(service);
-        let front = Front::start(front::Setup {
+        let accepting = front::Setup {
             listeners: with_protocols(&listeners, setup.protocols),
             admission: admission.clone(),
             service: service.clone(),
             proxy_filter,
-            lingering,
-            waker,
-            clients,
-            pending,
             failed,
-        })?;
+        };
+        let front = Front::start(accepting, waker, lingering, clients, pending)?;
         if let Some(started) = inherited.started {
             setup.metrics.handed_over(Millis::now().since(started));
         }
@@ -272,7 +269,7 @@ impl Server {
     /// Tells the front to accept no more.
     pub fn stop_accepting(&self) {
         self.admission.closed.store(true, Ordering::Relaxed);
-        self.front.wake();
+        self.front.pulse.waker.wake();
     }
 
     /// Answers everything that has arrived, then closes the clients within `timeout`. If systemd
@@ -331,7 +328,7 @@ impl Server {
             reaper_waker.wake();
             pool::wait_for(&self.workers, Instant::now() + LAST_GRACE);
         }
-        pool::wait_for(&self.front.ended(), deadline);
+        pool::wait_for(&self.front.ended, deadline);
         incidents.resolve(true);
         self.cluster.leave();
         if cut_off > 0 {
@@ -385,7 +382,7 @@ impl Server {
         }
         drop(self.admission);
         pool::wait_for(&self.workers, deadline);
-        pool::wait_for(&self.front.ended(), deadline);
+        pool::wait_for(&self.front.ended, deadline);
         self.cluster.leave();
         if let cut_off @ 1.. = inherited.clients.len() {
             warn!(clients = cut_off; "cut off: these clients were not done by the deadline");
@@ -568,12 +565,14 @@ fn start_workers(
     front: &Front,
 ) -> Result<Receiver<()>, Error> {
     let scoreboard = service.shared.scoreboard.clone();
-    let barrier = front.barrier();
+    let barrier = front.barrier.clone();
     let ending = service.clone();
     pool::start(
         jobs,
         &scoreboard,
-        move || barrier.wait(),
+        move || {
+            barrier.wait();
+        },
         move |connection: &mut Connection, slot| service.serve(connection, slot),
         move |connection, ended| ending.end(connection, ended),
     )

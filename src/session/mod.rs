@@ -34,7 +34,7 @@ const READS_PER_TURN: u32 = 16;
 /// A client whose last request is younger than this is probably still sending.
 const RECENTLY: Duration = Duration::from_secs(1);
 
-/// What the threads of one server share: acceptors, workers and all that watch them.
+/// What the threads of one server share: front, workers and all that watch them.
 #[derive(Clone)]
 pub struct Shared {
     /// Slots and phase of the workers.

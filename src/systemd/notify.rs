@@ -10,6 +10,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -159,7 +160,7 @@ fn watchdog() -> Option<Duration> {
 }
 
 /// Sends the periodic notifications, from a thread that ends when this value is dropped.
-pub struct Notifier(Option<(Sender<()>, thread::Thread)>);
+pub struct Notifier(Option<(Sender<()>, JoinHandle<()>)>);
 
 impl Notifier {
     /// Sends that the server is ready; from then on its number of clients, and the watchdog's
@@ -182,7 +183,7 @@ impl Drop for Notifier {
     fn drop(&mut self) {
         if let Some((stop, thread)) = self.0.take() {
             drop(stop);
-            thread.join();
+            let _ = thread.join();
         }
     }
 }
