@@ -80,15 +80,11 @@ impl ProxyFilter {
     /// Reads from the connections that are `ready`, in the order of [`ProxyFilter::sockets`], and
     /// gives up those that are late. Appends what is done to `filtered`.
     pub fn advance(&mut self, ready: &[bool], now: Millis, filtered: &mut Vec<Filtered>) {
-        let is_late = self.pending.front().is_some_and(|(_, until)| now >= *until);
-        if is_late || ready.contains(&true) {
-            let all = std::mem::take(&mut self.pending);
-            for (pending, ready) in all.into_iter().zip(ready) {
-                if *ready || now >= pending.1 {
-                    self.try_read_header(pending, now, filtered);
-                } else {
-                    self.pending.push_back(pending);
-                }
+        let all = std::mem::take(&mut self.pending);
+        for (pending, ready) in all.into_iter().zip(ready) {
+            match *ready || now >= pending.1 {
+                true => self.try_read_header(pending, now, filtered),
+                false => self.pending.push_back(pending),
             }
         }
     }
