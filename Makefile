@@ -22,7 +22,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc bench-generators fuzz soak chaos availability manual deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc fuzz soak chaos availability manual deb apt-repository install
 
 help: ## prints this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -39,20 +39,17 @@ test: ## runs all tests; as root it installs with apt what they need
 test-package: ## tests the Debian package in a Debian that it boots; needs root; SUITE=trixie SHORT=1
 	SUITE=$(SUITE) ./tests/package
 
-bench: ## compares with a minimal server and Redis; ARGS='--only pipelined'
+bench: build ## compares with a minimal server and Redis; ARGS='--only pipelined'
 	$(CARGO) bench --locked --bench serving -- $(ARGS)
 
-bench-handover: ## measures how long clients wait during a handover; ARGS='--clients 1000 --rounds 200'
+bench-handover: build ## measures how long clients wait during a handover; ARGS='--clients 1000 --rounds 200'
 	$(CARGO) bench --locked --bench handover -- $(ARGS)
 
-bench-cluster: ## measures the cost of a cluster over Redis, with 3 to 1,000 servers; ARGS='--servers 3,30'
+bench-cluster: build ## measures the cost of a cluster over Redis, with 3 to 1,000 servers; ARGS='--servers 3,30'
 	$(CARGO) bench --locked --bench cluster -- $(ARGS)
 
-bench-calc: ## measures how clients that compute delay clients that only ask; ARGS='--clients 64'
+bench-calc: build ## measures how clients that compute delay clients that only ask; ARGS='--clients 64'
 	$(CARGO) bench --locked --bench calc -- $(ARGS)
-
-bench-generators: ## compares the client's bench with an independent load generator; ARGS='--rounds 21'
-	$(CARGO) bench --locked --bench generators -- $(ARGS)
 
 fuzz: ## fuzzes the line protocol, PROXY headers, the handover state, HTTP and Redis's replies; SECONDS=600
 	./fuzz/run $(SECONDS)

@@ -30,7 +30,7 @@ use shared::text::without_errno;
 /// running one.
 pub fn check(options: &Options) -> Result<(), Error> {
     upgrade::check_version()?;
-    if let Some(cluster) = cluster_settings(options)? {
+    if let Some(cluster) = cluster::Settings::new(options)? {
         cluster.check()?;
     }
     match &options.state_directory {
@@ -300,52 +300,13 @@ fn warn_unused_settings(options: &Options) {
     }
 }
 
-/// Returns the cluster settings of `options`, if they name a cluster.
-fn cluster_args(options: &Options) -> Option<cluster::ClusterArgs> {
-    Some(cluster::ClusterArgs {
-        cluster: options.cluster.clone()?,
-        name: options.cluster_name.clone(),
-        heartbeat: options.cluster_heartbeat,
-        credentials: cluster::Credentials {
-            login: cluster::Login {
-                user: options.cluster_user_file.clone(),
-                password: options.cluster_password_file.clone(),
-            },
-            sentinel_login: cluster::Login {
-                user: options.cluster_sentinel_user_file.clone(),
-                password: options.cluster_sentinel_password_file.clone(),
-            },
-            ca: options.cluster_ca_file.clone(),
-            certificate: options.cluster_certificate_file.clone(),
-            key: options.cluster_key_file.clone(),
-        },
-        advertise: options.advertise,
-    })
-}
-
-/// Returns the parsed cluster settings, if `options` name a cluster. Reads no file and resolves no
-/// name.
-fn cluster_settings(options: &Options) -> Result<Option<cluster::Settings>, Error> {
-    let Some(args) = cluster_args(options) else {
-        return Ok(None);
-    };
-    let settings = cluster::Settings::new(&args)?;
-    if settings.backend == Backend::Etcd && options.http.is_none() {
-        return Err(Error::Cluster(
-            "--cluster etcd:// needs HTTP, by which the servers ask each other, but --http (BLOCKCHAIN_TCPD_HTTP) disables it"
-                .to_string(),
-        ));
-    }
-    Ok(Some(settings))
-}
-
 /// Returns the cluster settings, checked. A program that replaces another does not check them: its
 /// preflight has, and the clients can't wait. It takes unusable ones as a cluster out of reach.
 fn usable_cluster_settings(options: &Options) -> Result<Option<cluster::Settings>, Error> {
-    match cluster_settings(options) {
+    match cluster::Settings::new(options) {
         Err(error) if handover::is_replacement() => {
             error!("continues without its cluster, and the next restart will fail: {error}");
-            Ok(cluster_args(options).and_then(|args| cluster::Settings::unusable(&args)))
+            Ok(cluster::Settings::unusable(options))
         }
         Ok(Some(settings)) if !handover::is_replacement() => {
             settings.check()?;

@@ -55,10 +55,7 @@ pub fn start(filter: &str) {
     let started = env_logger::Builder::new()
         .parse_filters(filter)
         .target(Target::Pipe(Box::new(Stderr { journal, lost: 0 })))
-        .format(move |output, record| match holds_secrets(record) {
-            true => Ok(()),
-            false => write_line(output, record, journal),
-        })
+        .format(move |output, record| write_line(output, record, journal))
         .try_init();
     // Fails only if a logger is set already, as in a test.
     if started.is_ok() {
@@ -70,11 +67,6 @@ pub fn start(filter: &str) {
             error!(at:%, why:%; "panic");
         }));
     }
-}
-
-/// Returns whether the record is a literal trace of the traffic with etcd, which holds secrets.
-fn holds_secrets(record: &Record<'_>) -> bool {
-    record.level() == Level::Trace && record.target().starts_with("ureq_proto")
 }
 
 /// Prints a fatal error to stderr, whether or not the log has been started.

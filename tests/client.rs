@@ -14,10 +14,6 @@ use std::process::{Command, Output, Stdio};
 use crate::session::play;
 use crate::support::Daemon;
 
-/// What is said besides if nobody listens.
-pub const HINT: &str =
-    "blockchain-tcp: is the server running? --server or BLOCKCHAIN_TCP_SERVER names another";
-
 /// The client, with nothing set in its environment; its history is nobody's.
 pub fn client() -> Command {
     let mut command = Command::new(CLIENT.as_str());
@@ -86,6 +82,16 @@ fn a_conversation_through_a_pipe() {
 #[test]
 fn a_lost_connection_is_made_anew() {
     play("client/sessions/lost.txt", &[]);
+}
+
+#[test]
+fn a_bench_says_why_it_ends() {
+    play("client/sessions/bench.txt", &[]);
+}
+
+#[test]
+fn a_watch_says_why_it_ends() {
+    play("client/sessions/watch.txt", &[]);
 }
 
 #[test]

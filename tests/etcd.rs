@@ -1,26 +1,22 @@
-//! The consistent cluster: what WHO answers over several servers and a real etcd, whatever becomes of either.
+//! The consistent cluster: what WHO answers over several servers and a real etcd, whatever becomes of either. What holds over
+//! Redis, too, is in `clusters`.
 //!
-//! Who else may be in etcd is in `others`, what etcd may do in `trouble`, who can't reach it in `parted`.
+//! What else may be registered in etcd is in `others`, what etcd may do in `trouble`, authentication in `access`.
 
-mod names;
+mod access;
 mod others;
-mod parted;
-mod registry;
 mod trouble;
 
-use std::net::SocketAddr;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use self::registry::{Etcd, free_address};
+use crate::clusters::{
+    self, Cluster, ONE_OF_TWO, OUTSIDE, TWO_OF_THREE, YOUNG, answers_until, client, server_at, stop,
+};
+use crate::support::Client;
+use crate::support::backends::Kind;
 use crate::support::http::get;
-use crate::support::manager::{Fate, Manager};
+use crate::support::names::{EmptyNameServer, UNSHARE_MOUNTS, server_where};
 use crate::support::watch::{Watch, watch};
-use crate::support::{Client, Daemon, clean, program, wait_until};
-
-const REGISTRY: &str = "0 of an unknown number of servers answered: their registry did not";
-const OUTSIDE: &str = "0 of an unknown number of servers answered: this one is not registered";
-const YOUNG: &str = "0 of an unknown number of servers answered: their registry may lack some";
 
 /// What `--cluster-heartbeat` is here.
 const HEARTBEAT: Duration = Duration::from_millis(250);
@@ -31,56 +27,14 @@ const LEASE: Duration = Duration::from_secs(2);
 /// A busy machine may take so much longer.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// It took until a lease was over that nobody keeps alive any more: that was done a heartbeat before at the earliest, and etcd
-/// looks twice a second for those that are over.
-fn takes_a_lease(took: Duration) {
+/// How often etcd looks for leases that are over.
+const LOOKS: Duration = Duration::from_millis(500);
+
+/// It took until a lease was over that nobody keeps alive any more, which was done a heartbeat before at the earliest, or up to
+/// `more` longer.
+fn takes_a_lease(took: Duration, more: Duration) {
     assert!(took > LEASE - HEARTBEAT * 2, "{took:?}");
-    assert!(took < LEASE + Duration::from_millis(500) + BUSY, "{took:?}");
-}
-
-/// A server of the cluster in this etcd, with these arguments besides.
-fn server(etcd: &Etcd, arguments: &[&str]) -> Daemon {
-    server_at(free_address(), etcd, arguments)
-}
-
-/// The same with its HTTP there.
-fn server_at(http: SocketAddr, etcd: &Etcd, arguments: &[&str]) -> Daemon {
-    server_over(http, &etcd.url(), arguments)
-}
-
-/// The same that finds its etcd so.
-fn server_over(http: SocketAddr, cluster: &str, arguments: &[&str]) -> Daemon {
-    let http = http.to_string();
-    let cluster = ["--http", &http, "--advertise", &http, "--cluster", cluster];
-    let few = ["--max-clients", "64", "--cluster-heartbeat", "250ms"];
-    Daemon::start(cluster.iter().chain(&few).chain(arguments))
-}
-
-/// So many servers that all know how many clients there are.
-fn servers(etcd: &Etcd, number: usize) -> Vec<Daemon> {
-    let servers: Vec<Daemon> = (0..number).map(|_| server(etcd, &[])).collect();
-    wait_for(&servers, 1);
-    servers
-}
-
-/// Waits until WHO is answered by this number on all `servers`, the asking client included.
-fn wait_for(servers: &[Daemon], clients: usize) {
-    for server in servers {
-        let who = format!("{clients}\n");
-        let mut last = String::new();
-        let what = format!("WHO is {clients} at {}", server.address);
-        wait_until(&what, || {
-            last = server.ask("WHO\n");
-            last == who
-        });
-    }
-}
-
-/// A client that is known to count.
-fn client(server: &Daemon) -> Client {
-    let mut client = server.connect();
-    assert_eq!(client.ask("WHY"), "42");
-    client
+    assert!(took < LEASE + more + BUSY, "{took:?}");
 }
 
 fn leave(mut client: Client) {
@@ -88,265 +42,142 @@ fn leave(mut client: Client) {
     assert_eq!(client.rest(), "BYE\n");
 }
 
-/// Asks WHO until it is answered by `then`; before that nothing may be answered but ERR UNAVAILABLE with one of these sentences.
-/// Returns how long that took.
-fn unavailable_until(client: &mut Client, sentences: &[&str], then: &str) -> Duration {
-    let begun = Instant::now();
-    wait_until(&format!("WHO is {then}"), || {
-        let asked = Instant::now();
-        let answer = client.ask("WHO");
-        assert!(asked.elapsed() < Duration::from_secs(5), "{answer}");
-        if answer == then {
-            return true;
-        }
-        let sentence = answer.strip_prefix("ERR UNAVAILABLE ").unwrap_or_default();
-        let is_known = sentences.iter().any(|known| sentence.starts_with(known));
-        assert!(is_known, "{answer} is neither {then} nor {sentences:?}");
-        false
-    });
-    begun.elapsed()
-}
-
 #[test]
 fn every_client_counts_on_every_server_at_once_and_no_server_does() {
-    needs!("etcd");
-    let etcd = Etcd::start(1);
-    let servers = servers(&etcd, 3);
-    let mut asking: Vec<Client> = servers.iter().map(client).collect();
-    let mut clients = Vec::new();
-    let mut all_say = |number: usize| {
-        for client in &mut asking {
-            assert_eq!(client.ask("WHO"), (number + 3).to_string());
+    Cluster::with(Kind::Etcd, 3, |mut cluster| {
+        let mut clients: Vec<Client> = Vec::new();
+        for round in 0..60 {
+            match round % 5 {
+                4 => leave(clients.swap_remove(round / 5 % clients.len())),
+                _ => clients.push(client(&cluster.servers[round % 3])),
+            }
+            let right = (clients.len() + 3).to_string();
+            assert_eq!(cluster.who(), [(); 3].map(|()| right.clone()));
         }
-    };
-    all_say(0);
-    for round in 0..60 {
-        match round % 5 {
-            4 => leave(clients.swap_remove(round / 5 % clients.len())),
-            _ => clients.push(client(&servers[round % 3])),
+        let wait = |asker: &mut Client| {
+            let asked = Instant::now();
+            asker.ask("WHO");
+            asked.elapsed()
+        };
+        let asker = &mut cluster.askers[0];
+        let mut waits: Vec<Duration> = (0..200).map(|_| wait(asker)).collect();
+        waits.sort();
+        let (median, worst) = (waits[100], waits[199]);
+        eprintln!("WHO of three takes {median:?}, at worst {worst:?}");
+        drop(clients);
+
+        // A server that stops is gone at once and never missed.
+        while let Some(leaving) = cluster.servers.pop() {
+            let others = cluster.servers.len();
+            let gone = [client(&leaving), cluster.askers.pop().expect("its asker")];
+            let watches: Vec<Watch> = cluster.servers.iter().map(client).map(watch).collect();
+            let log = leaving.stop();
+            for level in ["ERROR", "WARN", "DEBUG", "TRACE"] {
+                assert!(!log.contains(level), "{log}");
+            }
+            for asker in &mut cluster.askers {
+                assert_eq!(asker.ask("WHO"), (2 * others).to_string());
+            }
+            for watch in watches {
+                let (answers, _asker) = watch.end();
+                let most = 2 * others + gone.len();
+                let is_right = |answer: &String| answer.parse().is_ok_and(|n: usize| n <= most);
+                let wrong = answers.iter().find(|answer| !is_right(answer));
+                assert_eq!(wrong, None, "of {}", answers.len());
+            }
         }
-        all_say(clients.len());
-    }
-    let mut waits: Vec<Duration> = Vec::new();
-    for _ in 0..200 {
-        let asked = Instant::now();
-        asking[0].ask("WHO");
-        waits.push(asked.elapsed());
-    }
-    waits.sort();
-    eprintln!(
-        "WHO of three takes {:?}, at worst {:?}",
-        waits[100], waits[199]
-    );
-    for server in servers {
-        let log = server.stop();
-        for level in ["ERROR", "WARN", "DEBUG", "TRACE"] {
-            assert!(!log.contains(level), "{log}");
-        }
-    }
-}
-
-#[test]
-fn a_server_that_does_not_answer_makes_who_unavailable_until_it_is_gone() {
-    needs!("etcd");
-    let etcd = Etcd::start(1);
-    let servers = servers(&etcd, 3);
-    let mut clients: Vec<Client> = servers.iter().map(client).collect();
-    servers[2].signal("STOP");
-    let silent = ["2 of 3 servers answered, try again"];
-    let took = unavailable_until(&mut clients[0], &silent, "2");
-    eprintln!("a stopped server is gone after {took:?}");
-    // Who asked just before that waited for its answer.
-    assert!(took > LEASE - HEARTBEAT * 2, "{took:?}");
-    assert!(
-        took < LEASE + Duration::from_millis(1250) + BUSY,
-        "{took:?}"
-    );
-    let line = servers[0]
-        .log()
-        .wait_for("a server of the cluster does not answer");
-    assert!(line.contains(&servers[2].http().to_string()), "{line}");
-    assert_eq!(clients[1].ask("WHO"), "2");
-    servers[2].signal("CONT");
-    // It knows nothing before it is registered again, and then others may be missing, too.
-    let took = unavailable_until(&mut clients[2], &[OUTSIDE, YOUNG], "3");
-    eprintln!("a server that goes on is back after {took:?}");
-    takes_a_lease(took);
-    for client in &mut clients {
-        assert_eq!(client.ask("WHO"), "3");
-    }
-}
-
-#[test]
-fn a_killed_server_is_missed_and_then_gone_and_one_that_starts_in_its_place_is_not_missed() {
-    needs!("etcd");
-    let etcd = Etcd::start(1);
-    let mut servers = servers(&etcd, 3);
-    let mut asking = client(&servers[0]);
-    let (mut killed, mut other) = (servers.pop().unwrap(), servers.pop().unwrap());
-    let there = other.http();
-    let clients = (client(&killed), client(&other));
-    killed.signal("KILL");
-    killed.wait();
-    let silent = ["2 of 3 servers answered, try again"];
-    let took = unavailable_until(&mut asking, &silent, "2");
-    eprintln!("a killed server is gone after {took:?}");
-    takes_a_lease(took);
-    other.signal("KILL");
-    other.wait();
-    let begun = Instant::now();
-    // It has another id, but only one can listen there.
-    let next = server_at(there, &etcd, &[]);
-    let silent = ["1 of 2 servers answered, try again"];
-    unavailable_until(&mut asking, &silent, "1");
-    assert!(
-        begun.elapsed() < Duration::from_secs(2),
-        "not after the lease"
-    );
-    drop((clients, next));
-}
-
-#[test]
-fn a_server_that_stops_is_gone_at_once_and_never_missed() {
-    needs!("etcd");
-    let etcd = Etcd::start(1);
-    let mut servers = servers(&etcd, 3);
-    let mut here = client(&servers[0]);
-    for left in [2, 1] {
-        let leaving = servers.pop().unwrap();
-        let there = client(&leaving);
-        let asking: Vec<Client> = servers.iter().map(client).collect();
-        let watches: Vec<Watch> = asking.into_iter().map(watch).collect();
-        leaving.stop();
-        let more = 1 + watches.len();
-        assert_eq!(here.ask("WHO"), more.to_string());
-        for watch in watches {
-            let (answers, _client) = watch.end();
-            let is_right = |answer: &String| answer.parse().is_ok_and(|n: usize| n <= more + 1);
-            let wrong = answers.iter().find(|answer| !is_right(answer));
-            assert_eq!(wrong, None, "of {}", answers.len());
-        }
-        wait_for(&servers[..1], 2);
-        assert_eq!(servers.len(), left);
-        drop(there);
-    }
-}
-
-#[test]
-fn who_is_right_while_each_server_is_replaced_by_the_next_program() {
-    needs!("etcd");
-    let etcd = Etcd::start(1);
-    let servers = servers(&etcd, 3);
-    let clients: Vec<Client> = servers.iter().map(client).collect();
-    let asking: Vec<Client> = servers.iter().map(client).collect();
-    let right = (clients.len() + asking.len()).to_string();
-    let watches: Vec<Watch> = asking.into_iter().map(watch).collect();
-    for round in 1..=3 {
-        for server in &servers {
-            server.signal("USR2");
-            wait_until("a new program is ready", || {
-                let lines = server.log().lines();
-                lines
-                    .iter()
-                    .filter(|line| line.contains("ready listen="))
-                    .count()
-                    > round
-            });
-        }
-    }
-    let mut number = 0;
-    let ends: Vec<_> = watches.into_iter().map(Watch::end).collect();
-    for (answers, _) in &ends {
-        number += answers.len();
-        let wrong: Vec<&String> = answers.iter().filter(|answer| **answer != right).collect();
-        assert!(wrong.is_empty(), "{wrong:?} of {}", answers.len());
-    }
-    eprintln!("nine times replaced, {number} times right");
-    drop(clients);
-}
-
-/// `systemctl restart`: the clients are let go of, and kept by systemd until the next process takes them. Nobody may take
-/// that for none.
-#[test]
-fn a_server_that_leaves_its_clients_with_systemd_says_no_wrong_number_about_them() {
-    needs!("etcd", "systemd-socket-activate");
-    let etcd = Etcd::start(1);
-    let asked = server(&etcd, &[]);
-    let manager = Manager::new();
-    let (address, http) = (free_address(), free_address().to_string());
-    let mut command = clean("systemd-socket-activate");
-    command
-        .args([
-            "-l",
-            &address.to_string(),
-            "--fdname=line",
-            "-E",
-            "NOTIFY_SOCKET",
-        ])
-        .env("NOTIFY_SOCKET", manager.path())
-        .arg(program().get_program())
-        .args([
-            "--http",
-            &http,
-            "--advertise",
-            &http,
-            "--cluster",
-            &etcd.url(),
-        ])
-        .args(["--max-clients", "512", "--cluster-heartbeat", "250ms"]);
-    let first = thread::spawn(move || {
-        wait_until("it listens", || Client::connect(address).is_ok());
-        Client::connect(address).expect("it listens")
     });
-    let mut left = Daemon::run(command);
-    let first = first.join().expect("it came");
-    let clients: Vec<Client> = (0..300).map(|_| client(&left)).collect();
-    let mut asking = client(&asked);
-    wait_until("all are counted", || asking.ask("WHO") == "302");
-    let watched = watch(asking);
-    let kept = manager.store(Fate::Kept);
-    left.signal("TERM");
-    assert!(left.wait().success());
-    let kept = kept.join().expect("it keeps them");
-    let (answers, _last) = watched.end();
-    let is_right = |answer: &&String| *answer == "302" || answer.starts_with("ERR UNAVAILABLE ");
-    let wrong: Vec<_> = answers.iter().filter(|answer| !is_right(answer)).collect();
-    assert!(wrong.is_empty(), "of {}: {wrong:?}", answers.len());
-    // They are connected still.
-    let ends = |client: &Client| client.socket().peek(&mut [0]).is_ok();
-    for client in clients.iter().chain([&first]) {
-        client.socket().set_nonblocking(true).expect("a socket");
-        assert!(!ends(client), "closed");
-    }
-    drop(kept);
+}
+
+#[test]
+fn a_server_that_hangs_or_is_killed_makes_who_unavailable_until_it_is_gone() {
+    Cluster::with(Kind::Etcd, 3, |mut cluster| {
+        let mut hung = cluster.askers.pop().expect("the third");
+        stop(&cluster.servers[2]);
+        let took = answers_until(&mut cluster.askers[0], &[TWO_OF_THREE], "2");
+        eprintln!("a stopped server is gone after {took:?}");
+        // One who asked just before that waited for its answer.
+        takes_a_lease(took, LOOKS + Duration::from_millis(750));
+        let line = cluster.servers[0]
+            .log()
+            .wait_for("a server of the cluster does not answer");
+        let http = cluster.servers[2].http();
+        assert!(line.contains(&http.to_string()), "{line}");
+        assert_eq!(cluster.askers[1].ask("WHO"), "2");
+        cluster.servers[2].signal("CONT");
+        // It knows nothing before it is registered again, and then others may be missing, too.
+        let took = answers_until(&mut hung, &[OUTSIDE, YOUNG], "3");
+        eprintln!("a server that goes on is back after {took:?}");
+        takes_a_lease(took, LOOKS);
+        cluster.askers.push(hung);
+        assert_eq!(cluster.who(), ["3"; 3]);
+
+        let gone = cluster.askers.split_off(1);
+        let [mut killed, mut other] = [(); 2].map(|()| cluster.servers.pop().expect("it is there"));
+        killed.signal("KILL");
+        killed.wait();
+        let asker = &mut cluster.askers[0];
+        let took = answers_until(asker, &[TWO_OF_THREE], "2");
+        eprintln!("a killed server is gone after {took:?}");
+        takes_a_lease(took, LOOKS);
+        let there = other.http();
+        other.signal("KILL");
+        other.wait();
+        let begun = Instant::now();
+        // It has another id, but only one can listen there.
+        let next = server_at(there, there, &cluster.backend.url(), "");
+        answers_until(asker, &[ONE_OF_TWO], "1");
+        let took = begun.elapsed();
+        assert!(took < LEASE, "not after the lease: {took:?}");
+        drop((gone, next));
+    });
 }
 
 #[test]
 fn many_questions_at_once_take_no_longer_than_one() {
-    needs!("etcd");
-    let etcd = Etcd::start(1);
-    let servers = servers(&etcd, 2);
-    let mut asking = client(&servers[0]);
-    let ask = |asking: &mut Client| {
-        asking.send("WHO\n".repeat(128));
-        let begun = Instant::now();
-        let answers: Vec<String> = (0..128).map(|_| asking.line().expect("a reply")).collect();
-        (begun.elapsed(), answers)
+    Cluster::with(Kind::Etcd, 2, |mut cluster| {
+        let ask = |asker: &mut Client, right: &str| {
+            asker.send("WHO\n".repeat(128));
+            let begun = Instant::now();
+            for _ in 0..128 {
+                assert_eq!(asker.line().as_deref(), Some(right));
+            }
+            let took = begun.elapsed();
+            eprintln!("128 questions that are answered {right} take {took:?}");
+            assert!(took < Duration::from_secs(2), "{took:?}");
+        };
+        ask(&mut cluster.askers[0], "2");
+        stop(&cluster.servers[1]);
+        ask(&mut cluster.askers[0], ONE_OF_TWO);
+        // A server whose workers wait is well, and says so before they are done.
+        let busy = &cluster.servers[0];
+        for _ in 0..3 {
+            let mut others: Vec<Client> = (0..8).map(|_| client(busy)).collect();
+            others.iter_mut().for_each(|other| other.send("WHO\n"));
+            let live = get(busy.http(), "/livez");
+            assert_eq!(live.status, 200, "{}", live.body);
+        }
+    });
+}
+
+#[test]
+fn a_host_that_does_not_resolve_is_not_looked_up_with_each_call() {
+    needs!(run & UNSHARE_MOUNTS);
+    let Some(names) = EmptyNameServer::start() else {
+        return;
     };
-    let (took, answers) = ask(&mut asking);
-    assert!(answers.iter().all(|answer| answer == "1"), "{answers:?}");
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    servers[1].signal("STOP");
-    let (took, answers) = ask(&mut asking);
-    let silent = "ERR UNAVAILABLE 1 of 2 servers answered, try again";
-    assert!(answers.iter().all(|answer| answer == silent), "{answers:?}");
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    // Whose workers wait is well, and says so before they are done.
-    for _ in 0..3 {
-        let mut others: Vec<Client> = (0..8).map(|_| client(&servers[0])).collect();
-        others.iter_mut().for_each(|other| other.send("WHO\n"));
-        let live = get(servers[0].http(), "/livez");
-        assert_eq!(live.status, 200, "{}", live.body);
-    }
-    eprintln!("128 questions to a server that misses another took {took:?}");
+    Cluster::with(Kind::Etcd, 0, |cluster| {
+        let here = clusters::localhost(cluster.backend.etcd().address(0));
+        let etcd = format!("etcd://nowhere.example.,{here}");
+        let begun = Instant::now();
+        let server = server_where("/etc/resolv.conf", EmptyNameServer::CONF, &etcd);
+        clusters::wait_for(&mut [client(&server)], 1);
+        for _ in 0..50 {
+            server.ask("WHO\n");
+        }
+        // Each lookup has two queries: A and AAAA. One lookup checks the settings.
+        let (lookups, took) = (names.queries() / 2, begun.elapsed());
+        let due = 2 + took.as_secs() as usize / 5;
+        assert!((1..=due).contains(&lookups), "{lookups} in {took:?}");
+    });
 }

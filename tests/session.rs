@@ -8,9 +8,9 @@
 //! - `< TEXT`: is a line of input, or typed (`\r` is Enter, `\x03` ^C)
 //! - `> LINE`, `! LINE`: is the next line on standard output, on standard error; `>* LINE`, `!* LINE` any number of such
 //! - `| LINE`: lines with which the screen ends; `times N TEXT`: how often the terminal was sent that
-//! - `? STATUS`: its input ends, and it does with this status, or any (`*`); with `open` behind, it ends before its input. All that
-//!   it has printed must have been expected. Without this line the status is 0.
-//! - `took MIN MAX`: the seconds that took; `signal NAME` to the process, or with `child` behind to its only child;
+//! - `? STATUS`: its input ends, and it does with this status (128 and its number after a signal), or any (`*`); with `open` behind,
+//!   it ends before its input. All that it has printed must have been expected. Without this line the status is 0.
+//! - `took MIN MAX`: the seconds that took; `signal NAME` to the process;
 //!   `resize ROWS COLUMNS`; `switch` to the terminal before
 //! - `daemon ARGUMENTS`, `stop`, `kill`, `replace` (by a handover), `client` connects and stays, `leave`
 //! - `server [ADDRESS]` and the lines of a [`script`] below; `asked N REQUEST` at least so often; `came N+` at least so many clients;
@@ -24,7 +24,8 @@ mod script;
 
 use std::io::{Read, Write as _};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -194,14 +195,8 @@ impl Session {
                 );
             }
             "signal" => {
-                let (name, child) = text.split_once(' ').unwrap_or((&text, ""));
-                let mut pid = self.process_id();
-                if child == "child" {
-                    let file = format!("/proc/{pid}/task/{pid}/children");
-                    let children = std::fs::read_to_string(file).expect("it lives");
-                    pid = children.trim().parse().expect("one child");
-                }
-                assert!(kill(name, pid));
+                let pid = self.process_id();
+                assert!(kill(&text, pid));
             }
             "resize" => {
                 let (rows, columns) = number();
@@ -380,7 +375,7 @@ impl Session {
                 self.process = None;
             }
             Process::Terminal(terminal) => {
-                let code = terminal.end().code().unwrap_or(-1);
+                let code = code(terminal.end());
                 assert_eq!(code.to_string(), status, "{:#?}", terminal.screen());
             }
         }
@@ -400,6 +395,12 @@ impl Drop for Session {
             }
         }
     }
+}
+
+/// The status as shells count it: of a signal 128 and its number.
+fn code(status: ExitStatus) -> i32 {
+    let signal = || status.signal().map(|signal| 128 + signal);
+    status.code().or_else(signal).unwrap_or(-1)
 }
 
 /// A process with pipes. Dropped, it is killed.
@@ -443,7 +444,7 @@ impl Piped {
         });
         let took = self.begun.elapsed();
         drop(input);
-        let code = ended.and_then(|ended| ended.code()).unwrap_or(-1);
+        let code = ended.map_or(-1, code);
         self.out.ends(status == "*");
         self.err.ends(false);
         assert!(

@@ -3,6 +3,7 @@
 //! - `support`: the daemon as a child process, clients, waiting; no tests
 //! - `protocol`: each sentence of docs/protocol.md, quoted and proved; arbitrary chopping of the bytes
 //! - `nc`: the documented one-liners with every netcat
+//! - `clusters`: a cluster of either kind, and what holds for both
 //! - `redis`: a cluster over a real Redis, and whatever may happen to it; servers cut off for real are in `tests/cluster`
 //! - `settings`: flags, variables, defaults, `--help`, what is refused at start and with which words and exit status
 //! - `identity`: the id and the state directory
@@ -37,6 +38,7 @@ mod support;
 
 mod check;
 mod client;
+mod clusters;
 mod etcd;
 mod failures;
 mod full;

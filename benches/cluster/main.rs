@@ -6,7 +6,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod growth;
-mod redis;
 mod who;
 
 use std::process::ExitCode;
@@ -53,7 +52,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    if !redis::is_installed() {
+    if common::server::redis_version().is_none() {
         println!("Left out: there is no redis-server in PATH.");
         return Ok(());
     }

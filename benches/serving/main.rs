@@ -1,72 +1,89 @@
 //! What a request costs `blockchain-tcpd`, beside others who answer the same in the same run.
 //!
-//! Every measurement starts a fresh server on one core and loads it from another with a single-threaded generator that
-//! compares every reply byte for byte. All contestants take their turn at each mode, in each round, in an order that
-//! rotates. What is printed is one table of medians: first what the daemon needs for each unit of what the reference
+//! Every measurement starts a fresh server on one core and loads it from another with the generator
+//! of `blockchain-tcp bench`, on one thread, which compares every reply byte for byte. All
+//! contestants take their turn at each mode, in each round, in an order that rotates. What is
+//! printed is one table of medians: first what the daemon needs for each unit of what the reference
 //! needs, and CPU time before rates, because CPU time depends least on what else the machine does.
 //!
-//! | to learn | read |
-//! |---|---|
-//! | what may be asked of a run | `options` |
-//! | what is measured, in which sizes | `modes`, then `measure` |
-//! | who is measured | `contestant`, `minimal`; how they live and end: `server`, `launch` |
-//! | how the load is made | `askers`, `crowd`, `arrivals`, `single`, `trickle` |
-//! | what these stand on | `generator`, `visit`, `watch`, `target` |
-//! | what is counted | `meter`, `noise`; what comes out: `figures`, `table` |
+//! [`modes`] lists what is measured, in which sizes, and [`measure`] does it; [`contestant`] starts
+//! a server, and [`minimal`] is one; [`results`] and [`table`] are what comes out.
 
-mod arrivals;
-mod askers;
+#[path = "../common/mod.rs"]
+mod common;
 mod contestant;
 mod cores;
-mod crowd;
-mod figures;
-mod generator;
-mod launch;
-mod limits;
 mod measure;
-mod meter;
 mod minimal;
 mod modes;
-mod noise;
-mod options;
-mod server;
-mod single;
-mod sys;
+mod results;
 mod table;
-mod target;
-mod trickle;
-mod visit;
-mod watch;
 
 use std::env;
-use std::error::Error;
-use std::process::{self, ExitCode};
-use std::sync::Arc;
+use std::process::ExitCode;
+use std::time::Duration;
 
+use clap::Parser;
+
+use common::load::Generator;
+use common::machine::Ticks;
+use common::{Length, Result};
 use contestant::Contestant;
 use cores::Cores;
-use figures::Results;
-use generator::Generator;
-use measure::Stage;
-use modes::Mode;
-use noise::Noise;
-use options::Options;
-use server::Keeper;
+use results::Results;
 
-/// What can go wrong ends as a sentence for the person who runs the benches.
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+/// The part of the machine that others may take before the table warns of it.
+const QUIET: f64 = 0.05;
 
-/// The exit status after ^C, as shells count it: 128 and the number of SIGINT.
-const INTERRUPTED: i32 = 130;
+/// Measures blockchain-tcpd beside a minimal server of its architecture and Redis.
+///
+/// Prints one table to standard output, and each measurement to standard error while it runs.
+/// Without --bench, which cargo bench adds, the run is a quick one: that is how cargo test starts
+/// benches.
+#[derive(Parser)]
+#[command(name = "serving")]
+pub struct Options {
+    /// How often each mode is measured for each contestant; the medians are reported.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+
+    /// How long each measurement takes, 0.05 to 60 seconds.
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
+    seconds: Duration,
+
+    /// Measure only the modes with MODE in their name (repeatable); a name that is none lists them.
+    #[arg(long, value_name = "MODE")]
+    only: Vec<String>,
+
+    /// Who takes part, the one that the ratios are about first.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "blockchain-tcpd,minimal,spawning,redis"
+    )]
+    contestants: Vec<Contestant>,
+
+    #[command(flatten)]
+    length: Length,
+}
+
+/// Parses the length of a measurement.
+fn seconds(text: &str) -> std::result::Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.05..=60.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("not a number from 0.05 to 60".to_string()),
+    }
+}
 
 fn main() -> ExitCode {
-    // This program is also the launcher of all servers and two of the servers.
-    let mut arguments = env::args_os().skip(1);
-    let outcome = match arguments.next().as_ref().and_then(|role| role.to_str()) {
-        Some(launch::ROLE) => launch::run(arguments),
-        Some(minimal::POOL_ROLE) => minimal::run_pool(arguments),
+    // This program is also two of the servers.
+    let mut arguments = env::args().skip(1);
+    let outcome = match arguments.next().as_deref() {
+        Some(minimal::POOL_ROLE) => minimal::run_pool(arguments.next()),
         Some(minimal::SPAWNING_ROLE) => minimal::run_spawning(),
-        _ => bench(&Options::read()),
+        _ => bench(Options::parse()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,73 +95,54 @@ fn main() -> ExitCode {
 }
 
 /// Runs all rounds and prints the table.
-fn bench(options: &Options) -> Result<()> {
-    let keeper = Arc::new(Keeper::default());
-    let at_interrupt = Arc::clone(&keeper);
-    ctrlc::set_handler(move || {
-        // Held until the end: the main thread, whose server is gone, waits there instead of reporting it.
-        let _held = at_interrupt.end_all();
-        process::exit(INTERRUPTED);
-    })?;
-
+fn bench(mut options: Options) -> Result<()> {
+    if options.length.is_quick() {
+        (options.rounds, options.seconds) = (1, Duration::from_millis(300));
+    }
     let cores = Cores::choose()?;
-    cores.pin_to_generator()?;
-    let descriptors = limits::raise_descriptors()?;
-    let (modes, mut notes) = modes::plan(options, descriptors)?;
+    let modes = modes::chosen(&options)?;
+    // Also that of the servers, which inherit it.
+    let most = modes.iter().map(|mode| mode.load.workers()).max();
+    Generator::raise_descriptor_limit(most.unwrap_or_default() + 64);
     let (contestants, absent) = contestant::present(&options.contestants)?;
-    notes.extend(absent);
-    notes.extend(cores.note());
-
-    let mut stage = Stage {
-        keeper: &keeper,
-        cores: &cores,
-        generator: Generator::new(cores.apart()),
-        seconds: options.seconds(),
-    };
-    let noise = Noise::begin()?;
+    let mut notes: Vec<String> = absent.into_iter().chain(cores.note()).collect();
+    let ticks = Ticks::now()?;
     let mut results = Results::default();
-    for round in 0..options.rounds() {
+    for round in 0..options.rounds {
         for mode in &modes {
-            for contestant in in_turn(&contestants, mode, round) {
-                let found = measure::run(&mut stage, contestant, &mode.load)
+            let suits = |one: &Contestant| mode.load.suits(*one);
+            let mut turn: Vec<_> = contestants.iter().copied().filter(suits).collect();
+            // Another one first in each round, so that none always finds the machine as the same
+            // other left it.
+            let first = usize::from(round) % turn.len().max(1);
+            turn.rotate_left(first);
+            for contestant in turn {
+                let found = measure::run(&cores, options.seconds, contestant, &mode.load)
                     .map_err(|error| format!("{contestant} at {}: {error}", mode.name))?;
                 eprintln!(
-                    "round {}/{}  {:<16} {:<16} {}",
+                    "round {}/{}  {:<16} {contestant:<16} {}",
                     round + 1,
-                    options.rounds(),
+                    options.rounds,
                     mode.name,
-                    contestant.to_string(),
-                    figures::line(&found)
+                    results::line(&found)
                 );
                 results.add(mode, contestant, found);
             }
         }
     }
-    notes.extend(noise.end()?);
-
+    let (_, others) = ticks.taken_since()?;
+    if others > QUIET {
+        let percent = others * 100.0;
+        notes.push(format!(
+            "Others took {percent:.0} % of this machine during this run: rates and latencies can't be trusted."
+        ));
+    }
     println!(
-        "{}; {}; rounds: {}, seconds for a measurement: {}",
+        "{}; {cores}; rounds: {}, seconds for a measurement: {}\n",
         contestant::versions(&contestants),
-        cores,
-        options.rounds(),
-        options.seconds().as_secs_f64()
+        options.rounds,
+        options.seconds.as_secs_f64()
     );
-    println!();
     print!("{}", table::render(&contestants, &modes, &results, &notes));
     Ok(())
-}
-
-/// Those who take part in the mode, another one first in each round, so that none always finds the machine as the same
-/// other left it.
-fn in_turn(contestants: &[Contestant], mode: &Mode, round: usize) -> Vec<Contestant> {
-    let mut turn: Vec<_> = contestants
-        .iter()
-        .copied()
-        .filter(|contestant| mode.load.suits(*contestant))
-        .collect();
-    if !turn.is_empty() {
-        let first = round % turn.len();
-        turn.rotate_left(first);
-    }
-    turn
 }

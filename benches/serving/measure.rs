@@ -1,139 +1,169 @@
 //! One measurement: a fresh server, a load, the figures.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendFlags, send};
 use rustix::process::Pid;
 
-use crate::askers::Askers;
+use crate::common::load::{Expected, Generator, Stats, Workload};
+use crate::common::machine::{cpu_time, resident_kib};
+use crate::common::server::Server;
+use crate::common::{self, Result, connect};
 use crate::contestant::Contestant;
 use crate::cores::Cores;
-use crate::crowd::{self, GENTLY};
-use crate::figures::{Figures, Measure, percentile};
-use crate::generator::Generator;
-use crate::meter::{Span, resident_kib};
 use crate::modes::Load;
-use crate::server::{Keeper, Server};
-use crate::target::Target;
-use crate::trickle::Trickle;
-use crate::{Result, arrivals, single};
+use crate::results::{Figures, Measure};
 
-/// What all measurements share.
-pub struct Stage<'a> {
-    /// Ends the servers at ^C.
-    pub keeper: &'a Keeper,
-    /// Where server and generator run.
-    pub cores: &'a Cores,
-    /// Where the clients come from.
-    pub generator: Generator,
-    /// How long a measurement takes.
-    pub seconds: Duration,
-}
+/// The part of a measurement's time that goes before it.
+const WARM_UP: f64 = 0.2;
 
-/// Starts the contestant, loads it and says what was found.
-pub fn run(stage: &mut Stage<'_>, contestant: Contestant, load: &Load) -> Result<Figures> {
-    let core = stage.cores.server;
-    let baseline = match load {
-        // Its workers' memory is there before the clients are, so idle clients are counted from a server without.
-        Load::Idle { .. } => {
-            let server = Server::start(stage.keeper, contestant, 1, core)?;
-            Some(resident_kib(server.pid)?)
-        }
-        _ => None,
-    };
-    let server = Server::start(stage.keeper, contestant, load.workers(), core)?;
-    let figures = apply(stage, &server.target, server.pid, load, baseline);
-    figures.map_err(|error| server.with_log(error).into())
-}
+/// How long a client waits for a connection or a reply: no server needs so long, but a machine that
+/// does much else may.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Loads a server that is ready.
-fn apply(
-    stage: &mut Stage<'_>,
-    target: &Target,
-    pid: Pid,
+/// Number of loopback addresses that clients connect from. Each has about 28,000 ports, and a port
+/// stays taken for a minute after a client has closed: one address would be used up within a
+/// second.
+const SOURCES: u8 = 50;
+
+/// Starts the contestant, loads it and returns what was found.
+pub fn run(
+    cores: &Cores,
+    seconds: Duration,
+    contestant: Contestant,
     load: &Load,
-    baseline: Option<f64>,
 ) -> Result<Figures> {
-    let seconds = stage.seconds;
-    let generator = &mut stage.generator;
+    let start = |clients| cores.at_server(|| contestant.start(clients));
+    let baseline = match load {
+        // Its workers' memory is there before the clients are, so idle clients are counted from a
+        // server without.
+        Load::Idle { .. } => resident_kib(start(1)?.pid())?,
+        _ => 0.0,
+    };
+    let server = start(load.workers())?;
+    let pid = server.pid();
+    let workload = |clients: usize, depth: u32| {
+        let mut workload = workload(&server, pid, contestant, seconds);
+        (workload.clients, workload.depth) = (clients as u64, depth);
+        // A generator with a core of its own never sleeps there: to wake it would take an interrupt
+        // from the server's core, for which the server would be charged, and on a virtual machine
+        // that costs several times the request.
+        workload.spins = cores.are_apart();
+        workload
+    };
     match *load {
         Load::SameCore => {
-            stage.cores.pin_to_server()?;
-            let span = single::run(target, pid, seconds);
-            stage.cores.pin_to_generator()?;
-            Ok(rate(&span?))
+            let mut workload = workload(1, 1);
+            workload.spins = false;
+            let measure = || common::run(&mut connect(workload)?);
+            Ok(rate(&cores.at_server(measure)?, seconds))
         }
         Load::Ask { clients, depth } => {
-            let span = Askers::connect(target, generator, clients, depth)?.run(pid, seconds)?;
-            Ok(rate_and_use(&span))
+            let stats = common::run(&mut connect(workload(clients, depth))?)?;
+            Ok(rate_and_use(&stats, seconds))
         }
         Load::Arrivals { at_once } => {
-            let span = arrivals::run(target, pid, generator, at_once, seconds)?;
-            Ok(rate_and_use(&span))
+            let mut workload = workload(at_once, 1);
+            workload.reconnects = true;
+            let stats = common::run(&mut connect(workload)?)?;
+            Ok(rate_and_use(&stats, seconds))
         }
         Load::Idle { clients } => {
-            let crowd = crowd::gather(target, generator, clients, GENTLY)?;
+            let mut crowd = connect(workload(clients, 1))?;
             let resident = resident_kib(pid)?;
-            crowd::dismiss(crowd)?;
-            let baseline = baseline.unwrap_or_default();
+            crowd.check()?;
             Ok(vec![
                 (Measure::ClientKib, (resident - baseline) / clients as f64),
                 (Measure::BaselineMib, baseline / 1024.0),
             ])
         }
         Load::Burst { clients } => {
-            let begin = Instant::now();
-            let crowd = crowd::gather(target, generator, clients, clients)?;
-            let time = begin.elapsed();
-            crowd::dismiss(crowd)?;
+            let begun = Instant::now();
+            let workload = Arc::new(workload(clients, 1));
+            let mut crowd = Generator::connect(workload, 0..clients as u64, clients)?;
+            let time = begun.elapsed();
+            crowd.check()?;
             Ok(vec![(Measure::BurstMs, time.as_secs_f64() * 1e3)])
         }
         Load::AmongIdle { active, idle } => {
-            let mut askers = Askers::connect(target, generator, active, 1)?;
-            let alone = askers.time_each(pid, seconds, None)?;
-            let crowd = crowd::gather(target, generator, idle, GENTLY)?;
-            let among = askers.time_each(pid, seconds, None)?;
-            crowd::dismiss(crowd)?;
-            Ok(latencies(alone, among))
+            let mut active = connect(workload(active, 1))?;
+            let alone = common::run(&mut active)?;
+            let mut crowd = connect(workload(idle, 1))?;
+            let among = common::run(&mut active)?;
+            crowd.check()?;
+            Ok(latencies(&alone, &among))
         }
         Load::AmongTrickling { active, trickling } => {
-            let mut askers = Askers::connect(target, generator, active, 1)?;
-            let alone = askers.time_each(pid, seconds, None)?;
-            let crowd = crowd::gather(target, generator, trickling, GENTLY)?;
-            let mut trickle = Trickle::begin(crowd)?;
-            let among = askers.time_each(pid, seconds, Some(&mut trickle))?;
-            crowd::dismiss(trickle.into_clients())?;
-            Ok(latencies(alone, among))
+            let mut active = connect(workload(active, 1))?;
+            let alone = common::run(&mut active)?;
+            let mut crowd = connect(workload(trickling, 1))?;
+            let among = among_trickling(&mut active, &crowd, trickling)?;
+            crowd.check()?;
+            Ok(latencies(&alone, &among))
         }
     }
 }
 
+/// Returns a workload of one client of this server.
+fn workload(server: &Server, pid: Pid, contestant: Contestant, seconds: Duration) -> Workload {
+    let (request, reply) = contestant.request_and_reply();
+    let mut workload = Workload::new(server.address, request, Expected::same_as(reply));
+    workload.warm_up = seconds.mul_f64(WARM_UP);
+    workload.duration = seconds;
+    workload.timeout = TIMEOUT;
+    workload.sources = SOURCES;
+    workload.cpu_clock = Box::new(move || cpu_time(pid).unwrap_or_default());
+    workload
+}
+
+/// Runs the load of these clients while each of a crowd sends a byte a second, and never a whole
+/// line.
+fn among_trickling(active: &mut Generator, crowd: &Generator, number: usize) -> Result<Stats> {
+    let ended = AtomicBool::new(false);
+    let gap = Duration::from_secs(1) / u32::try_from(number)?;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for socket in crowd.sockets().cycle() {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                // A lost connection is found by the check that follows.
+                let _ = send(socket, b"W", SendFlags::NOSIGNAL);
+                thread::sleep(gap);
+            }
+        });
+        let stats = common::run(active);
+        ended.store(true, Ordering::Relaxed);
+        stats
+    })
+}
+
 /// CPU time and rate.
-fn rate(span: &Span) -> Figures {
-    let requests = span.requests as f64;
+fn rate(stats: &Stats, seconds: Duration) -> Figures {
+    let replies = stats.replies as f64;
+    let rate = replies / seconds.as_secs_f64();
     vec![
-        (Measure::CpuMicros, span.cpu.as_secs_f64() * 1e6 / requests),
-        (
-            Measure::RateThousands,
-            requests / span.wall.as_secs_f64() / 1e3,
-        ),
+        (Measure::CpuMicros, stats.cpu.as_secs_f64() * 1e6 / replies),
+        (Measure::RateThousands, rate / 1e3),
     ]
 }
 
 /// CPU time and rate, and how much of its core the server used.
-fn rate_and_use(span: &Span) -> Figures {
-    let mut figures = rate(span);
-    let busy = span.cpu.as_secs_f64() / span.wall.as_secs_f64();
+fn rate_and_use(stats: &Stats, seconds: Duration) -> Figures {
+    let mut figures = rate(stats, seconds);
+    let busy = stats.cpu.as_secs_f64() / seconds.as_secs_f64();
     figures.push((Measure::Busy, busy * 100.0));
     figures
 }
 
 /// Latencies of the same clients alone and among others.
-fn latencies(mut alone: Vec<u32>, mut among: Vec<u32>) -> Figures {
-    alone.sort_unstable();
-    among.sort_unstable();
-    let micros = |sorted: &[u32], part| f64::from(percentile(sorted, part)) / 1e3;
-    let (alone50, alone99) = (micros(&alone, 0.50), micros(&alone, 0.99));
-    let (among50, among99) = (micros(&among, 0.50), micros(&among, 0.99));
+fn latencies(alone: &Stats, among: &Stats) -> Figures {
+    let micros = |stats: &Stats, part| stats.latencies.value_at_quantile(part) as f64 / 1e3;
+    let [alone50, alone99] = [0.5, 0.99].map(|part| micros(alone, part));
+    let [among50, among99] = [0.5, 0.99].map(|part| micros(among, part));
     vec![
         (Measure::P50Ratio, among50 / alone50),
         (Measure::P99Ratio, among99 / alone99),

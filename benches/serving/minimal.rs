@@ -4,7 +4,6 @@
 //! with one write. It knows no other command, no limits, no time-outs, no count and no end; what the daemon costs
 //! beyond this is the price of those.
 
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::thread;
@@ -15,7 +14,7 @@ use rustix::net::{
     socket_with,
 };
 
-use crate::Result;
+use crate::common::Result;
 
 /// The first argument of the server with a ready pool; the number of workers follows.
 pub const POOL_ROLE: &str = "serve-minimal";
@@ -24,7 +23,7 @@ pub const POOL_ROLE: &str = "serve-minimal";
 pub const SPAWNING_ROLE: &str = "serve-spawning";
 
 /// How many connections may wait to be accepted.
-pub const BACKLOG: i32 = 4096;
+const BACKLOG: i32 = 4096;
 
 /// The stack of a thread that serves.
 const STACK: usize = 64 << 10;
@@ -42,11 +41,8 @@ const FORTY_TWO: &[u8] = b"42\n";
 const REPLIES: usize = READ / (WHY.len() + 1) * FORTY_TWO.len();
 
 /// Serves with a fixed pool of threads that wait at a channel.
-pub fn run_pool(mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
-    let workers: usize = arguments
-        .next()
-        .and_then(|text| text.to_str()?.parse().ok())
-        .ok_or("the minimal server was started without a number of workers")?;
+pub fn run_pool(workers: Option<String>) -> Result<()> {
+    let workers: usize = workers.ok_or("no number of workers")?.parse()?;
     let (queue, accepted) = crossbeam_channel::bounded::<TcpStream>(workers);
     for _ in 0..workers {
         let accepted = accepted.clone();
@@ -79,7 +75,7 @@ fn accept(pass_on: impl Fn(TcpStream) -> Result<()>) -> Result<()> {
     bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
     listen(&socket, BACKLOG)?;
     let listener = TcpListener::from(socket);
-    println!("listen={}", listener.local_addr()?);
+    println!("minimal ready listen={}", listener.local_addr()?);
     io::stdout().flush()?;
     loop {
         pass_on(listener.accept()?.0)?;

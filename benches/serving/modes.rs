@@ -1,17 +1,14 @@
 //! The modes: which loads are measured, in which sizes.
 
-use crate::Result;
+use crate::Options;
+use crate::common::Result;
 use crate::contestant::Contestant;
-use crate::options::Options;
 
 /// Workers beyond the clients, for those who leave while others already come.
 const SPARE_WORKERS: usize = 8;
 
 /// Workers for connect–ask–close: a daemon as it usually runs, with many more workers than clients.
 const ARRIVALS_WORKERS: usize = 256;
-
-/// Descriptors of the generator and of a server that aren't clients.
-const OTHER_DESCRIPTORS: usize = 64;
 
 /// A load with its names.
 pub struct Mode {
@@ -26,7 +23,7 @@ pub struct Mode {
 /// What the clients do.
 pub enum Load {
     /// Each client sends `depth` requests in one write, reads that many replies, and begins again.
-    Ask { clients: usize, depth: usize },
+    Ask { clients: usize, depth: u32 },
     /// One client with one request at a time, server and client on the same core.
     SameCore,
     /// Clients connect, ask once, read the reply and close, `at_once` of them at a time.
@@ -73,29 +70,16 @@ impl Load {
     }
 }
 
-/// The modes of this run, and notes on those that this machine has no room for.
-pub fn plan(options: &Options, descriptors: usize) -> Result<(Vec<Mode>, Vec<String>)> {
-    let all = all(options.is_quick());
-    let names: Vec<_> = all.iter().map(|mode| mode.name.clone()).collect();
-    let (modes, too_big): (Vec<_>, Vec<_>) = all
-        .into_iter()
-        .filter(|mode| {
-            options.only.is_empty() || options.only.iter().any(|part| mode.name.contains(part))
-        })
-        .partition(|mode| mode.load.clients() + OTHER_DESCRIPTORS <= descriptors);
-    let notes: Vec<_> = too_big
-        .iter()
-        .map(|mode| {
-            format!(
-                "Left out: {}. It takes more than the {descriptors} open files that are allowed (ulimit -Hn).",
-                mode.title
-            )
-        })
-        .collect();
-    if modes.is_empty() && notes.is_empty() {
-        return Err(format!("no such mode; there are: {}", names.join(", ")).into());
+/// Returns the modes of this run.
+pub fn chosen(options: &Options) -> Result<Vec<Mode>> {
+    let mut modes = all(options.length.is_quick());
+    let names: Vec<_> = modes.iter().map(|mode| mode.name.clone()).collect();
+    let only = &options.only;
+    modes.retain(|mode| only.is_empty() || only.iter().any(|part| mode.name.contains(part)));
+    match modes.is_empty() {
+        true => Err(format!("no such mode; there are: {}", names.join(", ")).into()),
+        false => Ok(modes),
     }
-    Ok((modes, notes))
 }
 
 /// All modes, in the order in which they run and appear.

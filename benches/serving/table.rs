@@ -1,10 +1,11 @@
 //! The table: a row for each mode and measure, the ratios first, then the contestants side by side.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 
+use crate::common::figures::median;
 use crate::contestant::Contestant;
-use crate::figures::{Measure, Results, Summary, digits};
 use crate::modes::Mode;
+use crate::results::{MEASURES, Measure, Results, summary};
 
 /// A rate isn't the server's limit when it used less of its core than this, in percent.
 const BUSY: f64 = 90.0;
@@ -13,140 +14,100 @@ const BUSY: f64 = 90.0;
 const BELOW: [&str; 3] = [
     "Medians of all rounds; ± is half the distance between the quartiles.",
     "Ratios are the first contestant's figure in parts of the other's, taken round by round.",
-    "Memory of a client: a server with all of them idle, less a fresh server for 1 client, for each; without the \
-     kernel's own memory.",
+    "Memory of a client: a server with all of them idle, less a fresh server for 1 client, for each; \
+     without the kernel's own memory.",
 ];
 
 /// What is said if a rate has a mark.
-const MARKED: &str = "\\* The server used less than nine tenths of its core, so this rate isn't its limit: \
-     the generator or other processes set it. Compare the CPU.";
+const MARKED: &str = "\\* The server used less than nine tenths of its core, so this rate isn't its \
+     limit: the generator or other processes set it. Compare the CPU.";
 
-/// One row; a section's title has one cell only.
-type Row = Vec<String>;
+/// What stands where nothing was measured.
+const NOTHING: &str = "–";
 
-/// Writes everything down as a table in Markdown, with what its reader has to know below it.
+/// Returns a table in Markdown, with what its reader has to know below it.
 pub fn render(
     contestants: &[Contestant],
     modes: &[Mode],
     results: &Results,
     notes: &[String],
 ) -> String {
-    let pairs = pairs(contestants);
-    let mut marked = false;
-    let mut rows = vec![header(contestants, &pairs)];
-    for measure in Measure::SECTIONS {
-        let mut section = Vec::new();
+    let (subject, references) = (contestants[0], &contestants[1..]);
+    let mut header = vec![String::new()];
+    header.extend(references.iter().map(|reference| format!("÷ {reference}")));
+    header.extend(contestants.iter().map(ToString::to_string));
+    let mut rows = vec![header];
+    for (measure, title, _) in MEASURES
+        .iter()
+        .filter(|(measure, ..)| measure.has_section())
+    {
+        let mut section = vec![vec![format!("**{title}**")]];
         for mode in modes {
-            let cells: Vec<_> = contestants
-                .iter()
-                .map(|contestant| results.summary(mode, *contestant, measure))
-                .collect();
-            if cells.iter().all(Option::is_none) {
+            let values = |contestant| results.values(mode, contestant, *measure);
+            if contestants.iter().all(|one| values(*one).is_none()) {
                 continue;
             }
-            let mut row = vec![mode.title.clone()];
-            for &(subject, reference) in &pairs {
-                let ratio = measure
-                    .compares()
-                    .then(|| results.ratio(mode, measure, subject, reference))
-                    .flatten();
-                row.push(ratio.map_or_else(nothing, |ratio| cell(&ratio, "")));
-            }
-            for (contestant, summary) in contestants.iter().zip(&cells) {
-                let idle = measure == Measure::RateThousands
-                    && results
-                        .summary(mode, *contestant, Measure::Busy)
-                        .is_some_and(|busy| busy.median < BUSY);
-                marked |= idle;
-                let mark = if idle { "*" } else { "" };
-                row.push(
-                    summary
-                        .as_ref()
-                        .map_or_else(nothing, |summary| cell(summary, mark)),
-                );
-            }
-            section.push(row);
+            // Round by round, since the two met the same machine in the same round.
+            let ratio = |reference: &Contestant| {
+                let pairs = values(subject)?.iter().zip(values(*reference)?);
+                let ratios: Vec<f64> = pairs.map(|(a, b)| a / b).collect();
+                measure.compares().then(|| summary(&ratios, ""))
+            };
+            let figure = |contestant: &Contestant| {
+                let busy = results.values(mode, *contestant, Measure::Busy);
+                let is_idle = *measure == Measure::RateThousands
+                    && busy.is_some_and(|busy| median(busy) < BUSY);
+                Some(summary(
+                    values(*contestant)?,
+                    if is_idle { "*" } else { "" },
+                ))
+            };
+            let cells = references.iter().map(ratio);
+            let cells = cells.chain(contestants.iter().map(figure));
+            let cells = cells.map(|cell| cell.unwrap_or_else(|| NOTHING.to_string()));
+            section.push(std::iter::once(mode.title.clone()).chain(cells).collect());
         }
-        if !section.is_empty() {
-            rows.push(vec![format!("**{}**", measure.title())]);
+        if section.len() > 1 {
             rows.append(&mut section);
         }
     }
-
     let mut text = lay_out(&rows);
-    let below = BELOW.iter().copied();
-    let below = below.chain(marked.then_some(MARKED));
+    let marked = text.contains("* ±").then_some(MARKED);
+    let below = BELOW.into_iter().chain(marked);
     for line in below.chain(notes.iter().map(String::as_str)) {
+        // Writing into a String can't fail.
         let _ = writeln!(text, "- {line}");
     }
     text
 }
 
-/// The subject of the ratios, the first contestant, with each reference that takes part.
-fn pairs(contestants: &[Contestant]) -> Vec<(Contestant, Contestant)> {
-    let Some((&subject, others)) = contestants.split_first() else {
-        return Vec::new();
-    };
-    others
-        .iter()
-        .map(|&reference| (subject, reference))
-        .collect()
-}
-
-/// The names of the columns.
-fn header(contestants: &[Contestant], pairs: &[(Contestant, Contestant)]) -> Row {
-    let mut row = vec![String::new()];
-    row.extend(pairs.iter().map(|(_, reference)| format!("÷ {reference}")));
-    row.extend(contestants.iter().map(ToString::to_string));
-    row
-}
-
-/// A figure with its spread.
-fn cell(summary: &Summary, mark: &str) -> String {
-    let median = digits(summary.median);
-    match summary.spread {
-        Some(spread) => format!("{median}{mark} ±{:.0}%", spread * 100.0),
-        None => format!("{median}{mark}"),
-    }
-}
-
-/// What stands where nothing was measured.
-fn nothing() -> String {
-    "–".to_string()
-}
-
 /// Aligns the columns: the first to the left, figures to the right.
-fn lay_out(rows: &[Row]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells
-            .map(|cell| cell.chars().count())
+fn lay_out(rows: &[Vec<String>]) -> String {
+    let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
+    let width = |column| {
+        rows.iter()
+            .map(|row| cell(row, column).chars().count())
             .max()
-            .unwrap_or(0)
-            .max(2)
     };
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        for (column, &width) in widths.iter().enumerate() {
-            let cell = row.get(column).map_or("", String::as_str);
-            let _ = match column {
-                0 => write!(text, "| {cell:<width$} |"),
-                _ => write!(text, " {cell:>width$} |"),
-            };
-        }
-        text.push('\n');
-        if index == 0 {
-            for (column, &width) in widths.iter().enumerate() {
-                let _ = match column {
-                    0 => write!(text, "|-{:-<width$}-|", ""),
-                    _ => write!(text, "-{:->width$}:|", ""),
-                };
-            }
-            text.push('\n');
-        }
+    let widths: Vec<usize> = (0..rows[0].len()).filter_map(width).collect();
+    let mut lines: Vec<String> = Vec::new();
+    for row in rows {
+        let cells = widths
+            .iter()
+            .enumerate()
+            .map(|(column, width)| match column {
+                0 => format!("| {:<width$} |", cell(row, column)),
+                _ => format!(" {:>width$} |", cell(row, column)),
+            });
+        lines.push(cells.collect());
     }
-    text.push('\n');
-    text
+    let rule = widths
+        .iter()
+        .enumerate()
+        .map(|(column, width)| match column {
+            0 => format!("|-{:-<width$}-|", ""),
+            _ => format!("-{:->width$}:|", ""),
+        });
+    lines.insert(1, rule.collect());
+    lines.join("\n") + "\n\n"
 }

@@ -1,23 +1,21 @@
 //! Credential files: user, password, trusted certificates and client certificate for Redis, the
-//! Sentinels or etcd.
+//! Sentinels or etcd; and the TLS configuration that they make.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore};
 
 use super::error::{ClusterError, Result};
+use crate::config::options::Options;
 use shared::text::without_errno;
 
 /// Largest size of a credential file in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
-
-/// Client certificate: the certificate of this server, the intermediate ones after it, and the
-/// private key.
-pub type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Paths of the credential files. They are read for each connection, so that their contents may
 /// change.
@@ -54,6 +52,23 @@ impl Login {
 }
 
 impl Credentials {
+    /// Returns the files that these options name.
+    pub fn new(options: &Options) -> Self {
+        Credentials {
+            login: Login {
+                user: options.cluster_user_file.clone(),
+                password: options.cluster_password_file.clone(),
+            },
+            sentinel_login: Login {
+                user: options.cluster_sentinel_user_file.clone(),
+                password: options.cluster_sentinel_password_file.clone(),
+            },
+            ca: options.cluster_ca_file.clone(),
+            certificate: options.cluster_certificate_file.clone(),
+            key: options.cluster_key_file.clone(),
+        }
+    }
+
     /// Adds the files that systemd passes (systemd.exec(5), `LoadCredential=`), where an option
     /// names none. A blank file from systemd counts as absent: the unit's `SetCredential=` creates
     /// it.
@@ -91,9 +106,10 @@ impl Credentials {
                 )));
             }
         }
-        self.trusted_certificates()?;
-        self.client_certificate()?;
-        Ok(())
+        match (&self.ca, &self.certificate, &self.key) {
+            (None, None, None) => Ok(()),
+            _ => self.tls().map(|_| ()),
+        }
     }
 
     /// Returns the files for the Sentinels: those for Redis, unless a Sentinel password is
@@ -105,49 +121,56 @@ impl Credentials {
         }
     }
 
-    /// Returns the trusted certificates, if configured; otherwise those of the system apply.
-    pub fn trusted_certificates(&self) -> Result<Option<Vec<CertificateDer<'static>>>> {
-        self.ca.as_deref().map(certificates).transpose()
-    }
-
-    /// Returns the client certificate, if one is configured.
-    pub fn client_certificate(&self) -> Result<Option<ClientCertificate>> {
-        let (file, what) = match (&self.certificate, &self.key) {
-            (None, None) => return Ok(None),
-            (Some(certificate), Some(key)) => return read_pair(certificate, key).map(Some),
-            (Some(certificate), None) => (
-                certificate,
-                "is a certificate without its private key: name that with --cluster-key-file",
-            ),
-            (None, Some(key)) => (
-                key,
-                "is a private key without its certificate: name that with --cluster-certificate-file",
-            ),
+    /// Creates the TLS configuration. It trusts the certificates of the configured file, or those
+    /// that the system trusts, and presents the client certificate if one is configured.
+    pub fn tls(&self) -> Result<Arc<ClientConfig>> {
+        let roots = match &self.ca {
+            Some(file) => certificates(file)?,
+            None => rustls_native_certs::load_native_certs().certs,
         };
-        Err(problem(file, what))
+        if roots.is_empty() {
+            return Err(ClusterError::denied(
+                "this system believes no certificate: name those to believe with --cluster-ca-file",
+            ));
+        }
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(roots);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| ClusterError::denied(error.to_string()))?
+            .with_root_certificates(store);
+        let (certificate, key) = match (&self.certificate, &self.key) {
+            (None, None) => return Ok(Arc::new(config.with_no_client_auth())),
+            (Some(certificate), Some(key)) => (certificate, key),
+            (Some(certificate), None) => {
+                return Err(problem(
+                    certificate,
+                    "is a certificate without its private key: name that with --cluster-key-file",
+                ));
+            }
+            (None, Some(key)) => {
+                return Err(problem(
+                    key,
+                    "is a private key without its certificate: name that with --cluster-certificate-file",
+                ));
+            }
+        };
+        // The intermediate certificates follow that of this server.
+        let config = config.with_client_auth_cert(certificates(certificate)?, private_key(key)?);
+        config.map(Arc::new).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                let what = "is not the private key of the first certificate in";
+                problem(key, format!("{what} {}", certificate.display()))
+            }
+            rustls::Error::General(_) => problem(
+                key,
+                "holds a private key of a kind that is not supported: take RSA with 2048 bits or more, ECDSA with P-256 or \
+                 P-384, or Ed25519",
+            ),
+            error => problem(certificate, format!("is not usable: {error}")),
+        })
     }
-}
-
-/// Reads a certificate and its private key, and checks that they match.
-fn read_pair(certificate: &Path, key: &Path) -> Result<ClientCertificate> {
-    let (chain, der) = (certificates(certificate)?, private_key(key)?);
-    let provider = rustls::crypto::ring::default_provider();
-    let checked = CertifiedKey::from_der(chain.clone(), der.clone_key(), &provider);
-    let (file, what) = match checked {
-        Ok(_) => return Ok((chain, der)),
-        Err(rustls::Error::InconsistentKeys(_)) => (
-            key,
-            format!("is not the private key of the first certificate in {}", certificate.display()),
-        ),
-        Err(rustls::Error::General(_)) => (
-            key,
-            "holds a private key of a kind that is not supported: take RSA with 2048 bits or more, ECDSA with P-256 or \
-             P-384, or Ed25519"
-                .to_string(),
-        ),
-        Err(error) => (certificate, format!("is not usable: {error}")),
-    };
-    Err(problem(file, what))
 }
 
 /// Reads all certificates of `file`, at least one.
@@ -189,17 +212,15 @@ fn read_line(file: &Path) -> Result<String> {
 fn read(file: &Path) -> Result<String> {
     let error = |why: &str| ClusterError::denied(format!("can't read {}: {why}", file.display()));
     let failed = |source: io::Error| error(&without_errno(&source));
+    let metadata = fs::metadata(file).map_err(failed)?;
     // Credentials are read for each connection, but a pipe can be read only once.
-    if !fs::metadata(file).map_err(failed)?.is_file() {
+    if !metadata.is_file() {
         return Err(error("it is not a regular file"));
     }
-    let mut text = String::new();
-    let mut reader = File::open(file).map_err(failed)?.take(LARGEST_FILE + 1);
-    reader.read_to_string(&mut text).map_err(failed)?;
-    match text.len() as u64 > LARGEST_FILE {
-        true => Err(error("it is larger than 1 MiB")),
-        false => Ok(text),
+    if metadata.len() > LARGEST_FILE {
+        return Err(error("it is larger than 1 MiB"));
     }
+    fs::read_to_string(file).map_err(failed)
 }
 
 fn problem(file: &Path, what: impl std::fmt::Display) -> ClusterError {

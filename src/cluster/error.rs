@@ -40,9 +40,6 @@ pub struct ClusterError {
     pub kind: ErrorKind,
     /// Description, for the log.
     pub what: String,
-    /// Error text of Redis or a Sentinel, in which to search: unlike the description, it holds no
-    /// host. Empty without an error reply.
-    pub text: String,
     /// Error code from the server: the first word of a Redis error, or the number of a gRPC status.
     /// Empty without one.
     pub code: String,
@@ -54,7 +51,6 @@ impl ClusterError {
         ClusterError {
             kind,
             what: what.into(),
-            text: String::new(),
             code: String::new(),
         }
     }

@@ -5,7 +5,6 @@
 //! last published count of the others. In the *consistent* mode ([`etcd`]), etcd holds the list of
 //! members, and a census asks each of them. `docs/cluster.md` compares the two modes.
 
-mod backoff;
 mod credentials;
 mod error;
 pub mod etcd;
@@ -14,27 +13,30 @@ pub mod redis;
 mod settings;
 mod stats;
 mod stream;
-mod tls;
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
+use rustix::event::{PollFd, PollFlags};
 use uuid::Uuid;
 
-pub use self::credentials::{Credentials, Login};
 pub use self::error::{ClusterError, ErrorKind};
 pub use self::etcd::answer;
 use self::etcd::{CensusService, Registration};
-use self::redis::{Others, Publisher};
-pub use self::settings::{Backend, ClusterArgs, Settings};
+use self::outage::Outage;
+use self::redis::{Heartbeat, Others};
+pub use self::settings::{Backend, Settings};
 pub use self::stats::{Stats, StatsSnapshot};
 use crate::error::Error;
 use crate::handover::state;
-use crate::waker::Waker;
+use crate::thread;
+use crate::waker::{Waker, poll_until};
 use shared::clock::{Millis, Nanos};
 use shared::command::Unavailable;
 use shared::sync::atomic::AtomicUsize;
+use shared::sync::ignore_poison;
 
 /// Time that a starting server waits for the first reply of its cluster before it admits clients
 /// without one.
@@ -43,9 +45,9 @@ const FIRST: Duration = Duration::from_secs(1);
 /// Longest time that a stopping server spends on leaving its cluster.
 const LAST: Duration = Duration::from_millis(500);
 
-/// Stack size of the cluster's threads. TLS and the system's address lookup need more stack than
-/// other threads do.
-const STACK_SIZE: usize = 512 * 1024;
+/// Stack size of the cluster's threads, of which they use little: the redis crate needs half of it,
+/// in a debug build, for the deepest value that it takes.
+const STACK_SIZE: usize = 4 << 20;
 
 /// Source of the number of clients.
 #[derive(Clone)]
@@ -82,6 +84,17 @@ pub struct Member {
     pub incarnation: Uuid,
 }
 
+/// What the thread of a cluster is to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Publish the number of clients in Redis, or keep the server registered in etcd.
+    Publish,
+    /// Publish nothing more.
+    Pause,
+    /// Remove this server from the cluster and stop.
+    Leave,
+}
+
 /// What the threads of a cluster share.
 struct Node {
     settings: Arc<Settings>,
@@ -89,6 +102,33 @@ struct Node {
     /// Number of clients of this server.
     clients: Arc<AtomicUsize>,
     stats: Arc<Stats>,
+    mode: Mutex<Mode>,
+    /// Wakes the thread when the mode changes, in the available mode also when the number of
+    /// clients does.
+    waker: Arc<Waker>,
+}
+
+impl Node {
+    fn mode(&self) -> Mode {
+        *ignore_poison(self.mode.lock())
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        *ignore_poison(self.mode.lock()) = mode;
+        self.waker.wake();
+    }
+
+    /// Waits until `deadline`, or until there is something else to do than to publish.
+    fn wait(&self, deadline: Instant) {
+        while Instant::now() < deadline {
+            self.waker.clear();
+            if self.mode() != Mode::Publish {
+                return;
+            }
+            // A failed poll is repeated.
+            let _ = poll_until(&mut [PollFd::new(&*self.waker, PollFlags::IN)], deadline);
+        }
+    }
 }
 
 /// Membership of this server in its cluster.
@@ -104,13 +144,8 @@ pub struct Cluster {
     settings: Option<Arc<Settings>>,
     /// Census that the previous process handed over.
     inherited: Option<state::Census>,
-    threads: Threads,
-}
-
-enum Threads {
-    None,
-    Available(Publisher),
-    Consistent(Registration),
+    /// The node of the thread, and a channel that disconnects when the thread ends.
+    joined: Option<(Arc<Node>, Receiver<()>)>,
 }
 
 impl Cluster {
@@ -124,7 +159,7 @@ impl Cluster {
         let incarnation = inherited.map_or_else(Uuid::new_v4, |census| census.incarnation);
         let (census, waker) = match settings.as_ref().map(|settings| &settings.backend) {
             None => (Census::Alone, None),
-            Some(Backend::Redis { .. }) => (
+            Some(Backend::Redis) => (
                 Census::Available(Arc::new(Others::new(inherited))),
                 Some(Arc::new(Waker::new()?)),
             ),
@@ -137,7 +172,7 @@ impl Cluster {
             inherited,
             census,
             waker,
-            threads: Threads::None,
+            joined: None,
         })
     }
 
@@ -147,11 +182,17 @@ impl Cluster {
         let Some(settings) = self.settings.clone() else {
             return Ok(());
         };
+        let waker = match &self.waker {
+            Some(waker) => waker.clone(),
+            None => Arc::new(Waker::new()?),
+        };
         let node = Arc::new(Node {
             settings,
             member: self.member,
             clients,
             stats: self.stats.clone(),
+            mode: Mutex::new(Mode::Publish),
+            waker,
         });
         // No wait is needed if the count that the previous process handed over still holds, or if
         // that process did not know a count either.
@@ -161,21 +202,24 @@ impl Cluster {
             true => Duration::ZERO,
             false => FIRST,
         };
-        let (replied, first) = crossbeam_channel::bounded(0);
-        self.threads = match (&self.census, &self.waker) {
-            (Census::Available(others), Some(waker)) => {
-                let (others, waker) = (others.clone(), waker.clone());
-                Threads::Available(Publisher::start(node, others, waker, replied)?)
+        // Holds one message once the cluster has replied.
+        let (replied, ended) = crossbeam_channel::bounded(1);
+        let outage = Outage::new(node.clone(), replied);
+        match &self.census {
+            Census::Alone => {}
+            Census::Available(others) => {
+                let heartbeat = Heartbeat::new(node.clone(), others.clone());
+                thread::spawn_with("cluster", STACK_SIZE, || heartbeat.run(outage))?;
             }
-            (Census::Consistent(service), _) => {
+            Census::Consistent(service) => {
                 let is_resumed = self.inherited.is_some();
-                let service = service.clone();
-                Threads::Consistent(Registration::start(node, service, is_resumed, replied)?)
+                let registration = Registration::new(node.clone(), service, is_resumed)?;
+                thread::spawn_with("cluster", STACK_SIZE, || registration.run(outage))?;
             }
-            _ => Threads::None,
-        };
+        }
         // Disconnected or timed out: both end the wait.
-        let _ = first.recv_timeout(patience);
+        let _ = ended.recv_timeout(patience);
+        self.joined = Some((node, ended));
         Ok(())
     }
 
@@ -191,14 +235,14 @@ impl Cluster {
     /// Returns the census to hand over to that process.
     pub fn pause(&self) -> Option<state::Census> {
         self.stats.deregister();
-        let (others, until) = match (&self.threads, &self.census) {
-            (Threads::Available(publisher), Census::Available(others)) => {
-                publisher.pause();
+        let (node, _) = self.joined.as_ref()?;
+        let (others, until) = match &self.census {
+            Census::Available(others) => {
+                node.set_mode(Mode::Pause);
                 others.get()
             }
             // The lease is kept alive until this process ends; the next process gets its own lease.
-            (Threads::Consistent(_), _) => Default::default(),
-            _ => return None,
+            _ => Default::default(),
         };
         Some(state::Census {
             incarnation: self.member.incarnation,
@@ -207,12 +251,14 @@ impl Cluster {
         })
     }
 
-    /// Tells the others that this server and all its clients are gone.
+    /// Tells the others that this server and all its clients are gone; waits for that, `LAST` at
+    /// most. Without success, the others count or miss this server until its entry expires.
     pub fn leave(&self) {
-        match &self.threads {
-            Threads::None => {}
-            Threads::Available(publisher) => publisher.leave(LAST),
-            Threads::Consistent(registration) => registration.leave(LAST),
+        if let Some((node, ended)) = &self.joined {
+            self.stats.deregister();
+            node.set_mode(Mode::Leave);
+            let deadline = Instant::now() + LAST;
+            while ended.recv_deadline(deadline).is_ok() {}
         }
     }
 }

@@ -1,12 +1,20 @@
-//! Log throttling for cluster outages: one message when an outage begins, one for each further kind
-//! of error, and one when it is over, however often the connection fails in between.
+//! Outages of the cluster: the loop that tries again after a failure, with exponential backoff and
+//! jitter, and the log of it. The log has one message when an outage begins, one for each further
+//! kind of error, and one when it is over, however often the connection fails in between.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use log::{info, warn};
+use uuid::Uuid;
 
-use super::error::{ClusterError, ErrorKind};
-use super::stats::Stats;
+use super::error::{ClusterError, ErrorKind, Result};
+use super::{Mode, Node};
+
+/// Longest pause after the first failure; it doubles with each failure, up to half a heartbeat.
+const FIRST_PAUSE: Duration = Duration::from_millis(40);
 
 /// Time without an error after which an outage is over. A shorter recovery belongs to the same
 /// outage.
@@ -27,32 +35,46 @@ struct Current {
     logged: [bool; ErrorKind::NAMES.len()],
 }
 
-/// Tracks whether this server is cut off from its cluster, for the log.
-pub struct Outage<'a> {
-    stats: &'a Stats,
-    /// What an outage means for clients, for the log.
-    meaning: &'static str,
+/// Tracks whether this server is cut off from its cluster.
+pub struct Outage {
+    node: Arc<Node>,
+    /// Receives a message when the cluster replies.
+    replied: Sender<()>,
     current: Option<Current>,
 }
 
-impl<'a> Outage<'a> {
-    /// Creates a tracker without an outage. `meaning` is logged when one begins.
-    pub fn new(stats: &'a Stats, meaning: &'static str) -> Self {
+impl Outage {
+    /// Creates a tracker without an outage. Sends to `replied`, unless it is full, when the cluster
+    /// replies; dropped, it disconnects it.
+    pub fn new(node: Arc<Node>, replied: Sender<()>) -> Self {
         Outage {
-            stats,
-            meaning,
+            node,
+            replied,
             current: None,
         }
     }
 
-    /// Returns the number of failures since the connection last worked for a while.
-    pub fn attempts(&self) -> u64 {
-        self.current.as_ref().map_or(0, |current| current.attempts)
+    /// Calls `attempt` once a heartbeat, and sooner after a failure, until there is something else
+    /// to do than to publish. `meaning` says for the log what an outage means for clients.
+    pub fn run(&mut self, meaning: &str, mut attempt: impl FnMut(&mut Self) -> Result<()>) {
+        let node = self.node.clone();
+        while node.mode() == Mode::Publish {
+            // The panic hook logs a panic.
+            let result = catch_unwind(AssertUnwindSafe(|| attempt(self)));
+            let result =
+                result.unwrap_or_else(|_| Err(ClusterError::refused("this server failed")));
+            let pause = match result {
+                Ok(()) => node.settings.heartbeat,
+                Err(error) => pause(self.record(&error, meaning), node.settings.heartbeat / 2),
+            };
+            node.wait(Instant::now() + pause);
+        }
     }
 
     /// Records a failure. Logs it if it begins an outage or is of a new kind in the current one.
-    pub fn record(&mut self, error: &ClusterError) {
-        self.stats.count_error(error.kind);
+    /// Returns the number of failures since the connection last worked for a while.
+    fn record(&mut self, error: &ClusterError, meaning: &str) -> u64 {
+        self.node.stats.count_error(error.kind);
         let current = self.current.get_or_insert_with(|| Current {
             start: Instant::now(),
             failures: 0,
@@ -67,12 +89,16 @@ impl<'a> Outage<'a> {
         current.attempts += 1;
         current.failures += 1;
         if !std::mem::replace(&mut current.logged[error.kind as usize], true) {
-            warn!(reason:% = error; "cut off from the cluster: {}", self.meaning);
+            warn!(reason:% = error; "cut off from the cluster: {meaning}");
         }
+        current.attempts
     }
 
-    /// Records a success. Call it at each heartbeat: it logs the end of an outage after `QUIET`.
-    pub fn record_success(&mut self) {
+    /// Records that a heartbeat was answered. Logs the end of an outage after `QUIET`.
+    pub fn record_heartbeat(&mut self) {
+        self.node.stats.count_heartbeat();
+        // Nobody needs a second message.
+        let _ = self.replied.try_send(());
         let Some(current) = &mut self.current else {
             return;
         };
@@ -85,27 +111,66 @@ impl<'a> Outage<'a> {
     }
 }
 
+/// Returns the pause after `failed` failures, `longest` at most. Half of it is random, so that not
+/// all servers retry at once.
+fn pause(failed: u64, longest: Duration) -> Duration {
+    let doubled = FIRST_PAUSE * (1 << failed.saturating_sub(1).min(10));
+    let longest = doubled.min(longest);
+    longest / 2 + random(longest / 2)
+}
+
+/// Returns a random part of `time`.
+pub fn random(time: Duration) -> Duration {
+    // The last 32 bits of a version 4 UUID are all random.
+    time.mul_f64(f64::from(Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::cluster::{Member, Settings};
+    use crate::waker::Waker;
 
     #[test]
     fn a_stable_connection_resets_the_attempts() {
-        let stats = Stats::default();
-        let mut outage = Outage::new(&stats, "a trial");
+        let (replied, _ended) = crossbeam_channel::bounded(1);
+        let node = Node {
+            settings: Arc::new(Settings::default()),
+            member: Member {
+                id: Uuid::nil(),
+                incarnation: Uuid::nil(),
+            },
+            clients: Arc::default(),
+            stats: Arc::default(),
+            mode: Mutex::new(Mode::Publish),
+            waker: Arc::new(Waker::new().unwrap()),
+        };
+        let mut outage = Outage::new(Arc::new(node), replied);
         let error = ClusterError::new(ErrorKind::Late, "late");
+        let record = |outage: &mut Outage| outage.record(&error, "a trial");
         for attempts in 1..4 {
-            outage.record(&error);
-            assert_eq!(outage.attempts(), attempts);
+            assert_eq!(record(&mut outage), attempts);
         }
-        outage.record_success();
-        outage.record(&error);
-        assert_eq!(outage.attempts(), 4, "it only flapped");
+        outage.record_heartbeat();
+        assert_eq!(record(&mut outage), 4, "it only flapped");
         let start = Instant::now();
         while start.elapsed() < STABLE + Duration::from_millis(1) {
-            outage.record_success();
+            outage.record_heartbeat();
         }
-        outage.record(&error);
-        assert_eq!(outage.attempts(), 1);
+        assert_eq!(record(&mut outage), 1);
+    }
+
+    #[test]
+    fn pauses_grow_up_to_the_longest_and_differ() {
+        let longest = Duration::from_millis(250);
+        for failed in 1..100 {
+            let pause = pause(failed, longest);
+            assert!(pause >= FIRST_PAUSE / 2 && pause <= longest, "{pause:?}");
+        }
+        assert!(pause(1, longest) <= FIRST_PAUSE);
+        assert!(pause(u64::MAX, longest) >= longest / 2);
+        assert_ne!(pause(50, longest), pause(50, longest));
     }
 }

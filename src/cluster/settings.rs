@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::credentials::Credentials;
+use crate::config::options::Options;
 use crate::error::Error;
 use shared::dial::Server;
 use shared::dial::dns::{self, DnsCache};
@@ -20,26 +21,20 @@ const LOOKUP: Duration = Duration::from_secs(2);
 /// Number of heartbeat intervals without a heartbeat after which a server counts as gone.
 const EXPIRY: u32 = 4;
 
-/// Cluster options as given on the command line.
-#[derive(Clone, Debug, Default)]
-pub struct ClusterArgs {
-    /// `--cluster`.
-    pub cluster: String,
-    /// `--cluster-name`.
-    pub name: String,
-    /// `--cluster-heartbeat`.
-    pub heartbeat: Duration,
-    /// Files that the options name.
-    pub credentials: Credentials,
-    /// `--advertise`.
-    pub advertise: Option<SocketAddr>,
-}
+/// Default ports, which also tell the kinds of host apart.
+const REDIS_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+const ETCD_PORT: u16 = 2379;
 
-/// Cluster settings, parsed from [`ClusterArgs`].
+/// Cluster settings, parsed from [`Options`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Redis or etcd.
     pub backend: Backend,
+    /// Number of the database in Redis.
+    pub database: u32,
+    /// Name of the master, if the hosts are Sentinels.
+    pub master: Option<String>,
     /// Hosts to try. At least one, except in [`Settings::unusable`].
     pub hosts: Vec<Server>,
     /// Whether to use TLS with Redis or etcd.
@@ -57,35 +52,34 @@ pub struct Settings {
 }
 
 /// Service in which the servers of a cluster register.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
-    /// A Redis database.
-    Redis {
-        /// Number of the database.
-        database: u32,
-        /// Name of the master, if the hosts are Sentinels.
-        master: Option<String>,
-    },
+    /// Redis, perhaps found by Sentinels.
+    Redis,
     /// An etcd.
     #[default]
     Etcd,
 }
 
 impl Settings {
-    /// Parses the options. Does not read credentials or look up hosts: see [`Settings::check`].
-    pub fn new(args: &ClusterArgs) -> Result<Self, Error> {
-        let (scheme, rest) = args.cluster.split_once("://").ok_or_else(|| {
+    /// Parses the options, if they name a cluster. Does not read credentials or look up hosts: see
+    /// [`Settings::check`].
+    pub fn new(options: &Options) -> Result<Option<Self>, Error> {
+        let Some(cluster) = &options.cluster else {
+            return Ok(None);
+        };
+        let (scheme, rest) = cluster.split_once("://").ok_or_else(|| {
             invalid("--cluster is not the address of a cluster: it has no scheme such as redis://")
         })?;
-        let (parse_path, tls, sentinel_tls, port): (fn(&str) -> _, _, _, _) = match scheme {
-            "redis" => (redis_path, false, false, 6379),
-            "rediss" => (redis_path, true, false, 6379),
-            "redis-sentinel" => (sentinel_path, false, false, 26379),
-            "rediss-sentinel" => (sentinel_path, true, true, 26379),
-            "redis-sentinel+rediss" => (sentinel_path, true, false, 26379),
-            "rediss-sentinel+redis" => (sentinel_path, false, true, 26379),
-            "etcd" => (etcd_path, false, false, 2379),
-            "etcds" => (etcd_path, true, false, 2379),
+        let (port, tls, sentinel_tls) = match scheme {
+            "redis" => (REDIS_PORT, false, false),
+            "rediss" => (REDIS_PORT, true, false),
+            "redis-sentinel" => (SENTINEL_PORT, false, false),
+            "rediss-sentinel" => (SENTINEL_PORT, true, true),
+            "redis-sentinel+rediss" => (SENTINEL_PORT, true, false),
+            "rediss-sentinel+redis" => (SENTINEL_PORT, false, true),
+            "etcd" => (ETCD_PORT, false, false),
+            "etcds" => (ETCD_PORT, true, false),
             _ => {
                 return Err(invalid(format!(
                     "--cluster knows no scheme {scheme:?}: there are redis, rediss, redis-sentinel, rediss-sentinel, \
@@ -104,34 +98,56 @@ impl Settings {
         }
         let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         let hosts: Result<Vec<_>, _> = hosts.split(',').map(|text| host(text, port)).collect();
-        let settings = Settings {
-            backend: parse_path(path)?,
+        let mut settings = Settings {
+            backend: Backend::Redis,
             hosts: hosts?,
             tls,
             sentinel_tls,
-            name: name(&args.name, "--cluster-name")?,
-            heartbeat: args.heartbeat,
-            credentials: args.credentials.clone().or_from_systemd(),
-            advertise: args.advertise,
+            name: name(&options.cluster_name, "--cluster-name")?,
+            heartbeat: options.cluster_heartbeat,
+            credentials: Credentials::new(options).or_from_systemd(),
+            advertise: options.advertise,
+            ..Settings::default()
         };
-        if port == 6379 && settings.hosts.len() > 1 {
+        match port {
+            REDIS_PORT if settings.hosts.len() > 1 => {
+                return Err(invalid(
+                    "--cluster redis:// names one host; several are Sentinels: redis-sentinel://HOST,HOST/MASTER",
+                ));
+            }
+            REDIS_PORT if path.is_empty() => {}
+            REDIS_PORT => settings.database = database(path)?,
+            SENTINEL_PORT => {
+                let (master, number) = path.split_once('/').unwrap_or((path, "0"));
+                let what = "--cluster redis-sentinel://HOST,HOST/MASTER: MASTER";
+                settings.database = database(number)?;
+                settings.master = Some(name(master, what)?);
+            }
+            _ if path.is_empty() => settings.backend = Backend::Etcd,
+            _ => {
+                return Err(invalid(format!(
+                    "--cluster etcd:// has only hosts: take away {path:?}"
+                )));
+            }
+        }
+        settings.check_advertised()?;
+        if settings.backend == Backend::Etcd && options.http.is_none() {
             return Err(invalid(
-                "--cluster redis:// names one host; several are Sentinels: redis-sentinel://HOST,HOST/MASTER",
+                "--cluster etcd:// needs HTTP, by which the servers ask each other, but --http (BLOCKCHAIN_TCPD_HTTP) disables it",
             ));
         }
-        check_advertised(&settings)?;
-        Ok(settings)
+        Ok(Some(settings))
     }
 
     /// Returns settings for a server that must continue although its options are invalid. With
     /// etcd, where a wrong count must not be reported, the settings have no hosts; with Redis,
     /// there are no settings (`None`).
-    pub fn unusable(args: &ClusterArgs) -> Option<Self> {
-        let is_etcd = args.cluster.starts_with("etcd");
+    pub fn unusable(options: &Options) -> Option<Self> {
+        let is_etcd = options.cluster.as_ref()?.starts_with("etcd");
         is_etcd.then(|| Settings {
-            name: args.name.clone(),
-            heartbeat: args.heartbeat,
-            advertise: Some(args.advertise.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into())),
+            name: options.cluster_name.clone(),
+            heartbeat: options.cluster_heartbeat,
+            advertise: options.advertise,
             ..Settings::default()
         })
     }
@@ -158,30 +174,45 @@ impl Settings {
     /// Refuses hosts of which none exists. Logs a warning if that is still unknown at `by`: the
     /// lookup may succeed later.
     fn resolve(&self, dns: &DnsCache, by: Instant) -> Result<(), Error> {
-        let (mut missing, mut unknown) = (None, None);
+        let (mut is_unknown, mut problem) = (false, String::new());
         self.host_order(dns, 0, by);
         for host in &self.hosts {
-            match dns.addresses(&host.host, host.port, Instant::now()) {
+            let (why, is_missing) = match dns.addresses(&host.host, host.port, Instant::now()) {
                 Ok(addresses) if !addresses.is_empty() => return Ok(()),
-                Ok(_) => missing = Some(format!("{host} has no address")),
-                Err(error) => {
-                    let why = dns::reason(&error);
-                    let problem = match dns::is_missing(&error) {
-                        true => &mut missing,
-                        false => &mut unknown,
-                    };
-                    *problem = Some(format!("can't find the address of {host}: {why}"));
-                }
+                Ok(_) => ("it has none".to_string(), true),
+                Err(error) => (dns::reason(&error), dns::is_missing(&error)),
+            };
+            if !is_missing || !is_unknown {
+                problem = format!("can't find the address of {host}: {why}");
             }
+            is_unknown |= !is_missing;
         }
-        match (unknown, missing) {
-            (Some(problem), _) => warn!("starts although it {problem}"),
-            (None, Some(problem)) => {
-                return Err(invalid(format!(
-                    "--cluster: {problem}; name a host that resolves, or an IP address"
-                )));
-            }
-            (None, None) => {}
+        if is_unknown {
+            warn!("starts although it {problem}");
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "--cluster: {problem}; name a host that resolves, or an IP address"
+        )))
+    }
+
+    /// Checks that the address of `--advertise` can be the address of one server.
+    fn check_advertised(&self) -> Result<(), Error> {
+        let Some(address) = self.advertise else {
+            return match self.backend {
+                Backend::Redis => Ok(()),
+                Backend::Etcd => Err(invalid(
+                    "--cluster etcd:// needs --advertise (BLOCKCHAIN_TCPD_ADVERTISE): the address at which the other servers reach the \
+                     HTTP of this one",
+                )),
+            };
+        };
+        let ip = address.ip().to_canonical();
+        let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if ip.is_unspecified() || ip.is_multicast() || is_broadcast || address.port() == 0 {
+            return Err(invalid(
+                "--advertise is the address that the other servers connect to: it can't be any address, that of many, or any port",
+            ));
         }
         Ok(())
     }
@@ -192,62 +223,13 @@ impl Settings {
     }
 }
 
-/// Checks that the address of `--advertise` can be the address of one server.
-fn check_advertised(settings: &Settings) -> Result<(), Error> {
-    let Some(address) = settings.advertise else {
-        return match settings.backend {
-            Backend::Redis { .. } => Ok(()),
-            Backend::Etcd => Err(invalid(
-                "--cluster etcd:// needs --advertise (BLOCKCHAIN_TCPD_ADVERTISE): the address at which the other servers reach the \
-                 HTTP of this one",
-            )),
-        };
-    };
-    let ip = address.ip().to_canonical();
-    let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
-    if ip.is_unspecified() || ip.is_multicast() || is_broadcast || address.port() == 0 {
-        return Err(invalid(
-            "--advertise is the address that the other servers connect to: it can't be any address, that of many, or any port",
-        ));
-    }
-    Ok(())
-}
-
 fn invalid(text: impl Into<String>) -> Error {
     Error::Cluster(text.into())
 }
 
-fn etcd_path(path: &str) -> Result<Backend, Error> {
-    match path {
-        "" => Ok(Backend::Etcd),
-        _ => Err(invalid(format!(
-            "--cluster etcd:// has only hosts: take away {path:?}"
-        ))),
-    }
-}
-
-/// Parses `DATABASE`, 0 if it is missing.
-fn redis_path(path: &str) -> Result<Backend, Error> {
-    let database = database(if path.is_empty() { "0" } else { path })?;
-    let master = None;
-    Ok(Backend::Redis { database, master })
-}
-
-/// Parses `MASTER` or `MASTER/DATABASE`.
-fn sentinel_path(path: &str) -> Result<Backend, Error> {
-    let (master, number) = path.split_once('/').unwrap_or((path, "0"));
-    let what = "--cluster redis-sentinel://HOST,HOST/MASTER: MASTER";
-    let (database, master) = (database(number)?, Some(name(master, what)?));
-    Ok(Backend::Redis { database, master })
-}
-
 fn database(text: &str) -> Result<u32, Error> {
-    let problem = || {
-        invalid(format!(
-            "--cluster: {text:?} is not the number of a database"
-        ))
-    };
-    text.parse().map_err(|_| problem())
+    let problem = format!("--cluster: {text:?} is not the number of a database");
+    text.parse().map_err(|_| invalid(problem))
 }
 
 fn name(text: &str, what: &str) -> Result<String, Error> {
@@ -284,64 +266,47 @@ fn host(text: &str, default_port: u16) -> Result<Server, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::options::ParsedArgs;
 
     fn settings(cluster: &str) -> Result<Settings, Error> {
-        Settings::new(&ClusterArgs {
-            cluster: cluster.to_string(),
-            name: "shop".to_string(),
-            advertise: Some(([192, 0, 2, 1], 4280).into()),
-            ..ClusterArgs::default()
-        })
+        let cluster = ["blockchain-tcpd", "--cluster", cluster];
+        let arguments = cluster.into_iter().chain(["--advertise", "192.0.2.1:4280"]);
+        match Options::parse_from(arguments)? {
+            ParsedArgs::Serve(options) => Settings::new(&options).map(Option::unwrap),
+            ParsedArgs::Print(text) => panic!("{text}"),
+        }
     }
+
+    /// Addresses with their hosts, database and master, and TLS with Redis or etcd and the Sentinels.
+    const ADDRESSES: &str = "\
+redis://127.0.0.1; 127.0.0.1:6379; 0; none
+rediss://[::1]:7000/3; [::1]:7000; 3; first
+redis-sentinel://a:1,b/m/2; a:1 b:26379; 2 m; none
+rediss-sentinel://a/m; a:26379; 0 m; both
+redis-sentinel+rediss://a/m; a:26379; 0 m; first
+rediss-sentinel+redis://a/m; a:26379; 0 m; second
+etcd://a,b,c:5; a:2379 b:2379 c:5; etcd; none
+etcds://[fe80::1%2]; [fe80::1%2]:2379; etcd; first";
 
     #[test]
     fn addresses_are_parsed() {
-        for (cluster, hosts, backend, tls) in [
-            ("redis://127.0.0.1", "127.0.0.1:6379", "0", [false, false]),
-            ("rediss://[::1]:7000/3", "[::1]:7000", "3", [true, false]),
-            (
-                "redis-sentinel://a:1,b/m/2",
-                "a:1 b:26379",
-                "2 m",
-                [false, false],
-            ),
-            ("rediss-sentinel://a/m", "a:26379", "0 m", [true, true]),
-            (
-                "redis-sentinel+rediss://a/m",
-                "a:26379",
-                "0 m",
-                [true, false],
-            ),
-            (
-                "rediss-sentinel+redis://a/m",
-                "a:26379",
-                "0 m",
-                [false, true],
-            ),
-            (
-                "etcd://a,b,c:5",
-                "a:2379 b:2379 c:5",
-                "etcd",
-                [false, false],
-            ),
-            (
-                "etcds://[fe80::1%2]",
-                "[fe80::1%2]:2379",
-                "etcd",
-                [true, false],
-            ),
-        ] {
+        for line in ADDRESSES.lines() {
+            let (cluster, expected) = line.split_once("; ").unwrap();
             let parsed = settings(cluster).unwrap();
-            let names: Vec<String> = parsed.hosts.iter().map(Server::to_string).collect();
-            assert_eq!(names.join(" "), hosts);
-            assert_eq!([parsed.tls, parsed.sentinel_tls], tls, "{cluster}");
-            let parsed = match parsed.backend {
-                Backend::Redis { database, master } => {
-                    format!("{database} {}", master.unwrap_or_default())
-                }
-                Backend::Etcd => "etcd".to_string(),
+            let hosts: Vec<String> = parsed.hosts.iter().map(Server::to_string).collect();
+            let backend = match (parsed.backend, parsed.database, parsed.master) {
+                (Backend::Etcd, ..) => "etcd".to_string(),
+                (_, database, None) => database.to_string(),
+                (_, database, Some(master)) => format!("{database} {master}"),
             };
-            assert_eq!(parsed.trim_end(), backend, "{cluster}");
+            let tls = match (parsed.tls, parsed.sentinel_tls) {
+                (false, false) => "none",
+                (true, false) => "first",
+                (false, true) => "second",
+                (true, true) => "both",
+            };
+            let parsed = format!("{}; {backend}; {tls}", hosts.join(" "));
+            assert_eq!(parsed, expected, "{cluster}");
         }
     }
 

@@ -16,7 +16,7 @@ use shared::sync::ignore_poison;
 #[derive(Debug, Default)]
 pub struct Stats {
     /// `None` without a cluster.
-    state: Option<Mutex<StatsSnapshot>>,
+    state: Mutex<Option<StatsSnapshot>>,
     is_deregistered: AtomicBool,
 }
 
@@ -58,30 +58,25 @@ impl Stats {
     pub fn new(settings: Option<&Settings>) -> Self {
         let state = settings.map(|settings| StatsSnapshot {
             mode: match settings.backend {
-                Backend::Redis { .. } => "available",
+                Backend::Redis => "available",
                 Backend::Etcd => "consistent",
             },
             name: settings.name.clone(),
             ..StatsSnapshot::default()
         });
         Stats {
-            state: state.map(Mutex::new),
+            state: Mutex::new(state),
             is_deregistered: AtomicBool::new(false),
         }
     }
 
     /// Returns a snapshot; `None` without a cluster.
     pub fn snapshot(&self) -> Option<StatsSnapshot> {
-        self.state
-            .as_ref()
-            .map(|state| ignore_poison(state.lock()).clone())
+        ignore_poison(self.state.lock()).clone()
     }
 
     fn update(&self, change: impl FnOnce(&mut StatsSnapshot)) {
-        if let Some(state) = &self.state {
-            let mut state = ignore_poison(state.lock());
-            change(&mut state);
-        }
+        ignore_poison(self.state.lock()).as_mut().map(change);
     }
 
     /// Records that the cluster has `servers` servers, with `clients` clients in total.

@@ -7,33 +7,27 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
+use super::credentials::Credentials;
+use super::error::{ClusterError, Result};
 use crate::waker::poll_until;
 use shared::dial::socket::is_closed_by_peer;
 use shared::dial::{DnsCache, Server};
 
 /// Connected stream.
-#[derive(Debug)]
 pub struct Stream {
-    transport: Transport,
+    socket: Socket,
+    tls: Option<ClientConnection>,
     address: SocketAddr,
 }
 
-#[derive(Debug)]
-enum Transport {
-    Plain(Socket),
-    Tls(Box<StreamOwned<ClientConnection, Socket>>),
-}
-
 /// Non-blocking socket; reads and writes wait until the deadline.
-#[derive(Debug)]
 struct Socket {
     socket: TcpStream,
     deadline: Instant,
@@ -43,26 +37,29 @@ trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
 
 impl Stream {
-    /// Connects to `server`, with TLS if `tls` is given; the handshake comes with the first read or
-    /// write.
+    /// Connects to `server`, over TLS if there are credentials for it; the handshake comes with the
+    /// first read or write.
     pub fn connect(
         server: &Server,
         dns: &DnsCache,
-        tls: Option<Arc<ClientConfig>>,
+        tls: Option<&Credentials>,
         deadline: Instant,
-    ) -> io::Result<Self> {
-        let (socket, address) = dns.connect(&server.host, server.port, deadline)?;
-        socket.set_nonblocking(true)?;
-        let socket = Socket { socket, deadline };
-        let transport = match tls {
-            None => Transport::Plain(socket),
-            Some(config) => {
+    ) -> Result<Self> {
+        let config = tls.map(Credentials::tls).transpose()?;
+        let connect = || {
+            let (socket, address) = dns.connect(&server.host, server.port, deadline)?;
+            socket.set_nonblocking(true)?;
+            let start = |config| {
                 let name = ServerName::try_from(server.host.clone()).map_err(invalid)?;
-                let client = ClientConnection::new(config, name).map_err(invalid)?;
-                Transport::Tls(Box::new(StreamOwned::new(client, socket)))
-            }
+                ClientConnection::new(config, name).map_err(invalid)
+            };
+            Ok(Stream {
+                socket: Socket { socket, deadline },
+                tls: config.map(start).transpose()?,
+                address,
+            })
         };
-        Ok(Stream { transport, address })
+        connect().map_err(|error| ClusterError::connection(server, &error))
     }
 
     /// Returns the address that the connection was made to.
@@ -73,28 +70,27 @@ impl Stream {
     /// Sets the deadline of all reads and writes from now on. They fail with `TimedOut` then; with
     /// a deadline in the past, they do only what is possible without waiting.
     pub fn set_deadline(&mut self, deadline: Instant) {
-        match &mut self.transport {
-            Transport::Plain(socket) => socket.deadline = deadline,
-            Transport::Tls(stream) => stream.sock.deadline = deadline,
-        }
+        self.socket.deadline = deadline;
     }
 
     /// Sends all `bytes`.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let transport = self.transport();
+        let mut transport = self.transport();
         transport.write_all(bytes)?;
         transport.flush()
     }
 
-    /// Receives some bytes; 0 at the end of the stream.
-    pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.transport().read(buffer)
+    /// Returns whether the connection is open and nothing waits to be read.
+    pub fn is_idle(&mut self) -> bool {
+        self.set_deadline(Instant::now());
+        let read = self.read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
     }
 
-    fn transport(&mut self) -> &mut dyn ReadWrite {
-        match &mut self.transport {
-            Transport::Plain(socket) => socket,
-            Transport::Tls(stream) => stream.as_mut(),
+    fn transport(&mut self) -> Box<dyn ReadWrite + '_> {
+        match &mut self.tls {
+            None => Box::new(&mut self.socket),
+            Some(tls) => Box::new(rustls::Stream::new(tls, &mut self.socket)),
         }
     }
 }
@@ -103,12 +99,16 @@ fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
+impl Read for Stream {
+    /// Receives some bytes; 0 at the end of the stream.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.transport().read(buffer)
+    }
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.transport {
-            Transport::Plain(socket) => socket.socket.as_fd(),
-            Transport::Tls(stream) => stream.sock.socket.as_fd(),
-        }
+        self.socket.socket.as_fd()
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
             stream.send(b"PING\r\n").unwrap();
         }
         let mut buffer = [0; 9];
-        assert_eq!(stream.receive(&mut buffer).unwrap(), 3);
+        assert_eq!(stream.read(&mut buffer).unwrap(), 3);
         assert_eq!(&buffer[..3], b"why");
     }
 }

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::scripted::{Does, Scripted};
+use super::scripted::{Action, Request, Scripted};
 use super::{Ran, client, ran, run};
 use crate::support::terminal::Terminal;
 use crate::support::{Daemon, http, wait_until};
@@ -32,6 +32,18 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value}"))
 }
 
+/// A server that answers each request with this line.
+fn says(reply: impl Fn(Request<'_>) -> &'static str + Send + Sync + 'static) -> Scripted {
+    Scripted::start(move |request| Action::Send(format!("{}\n", reply(request))))
+}
+
+/// The report has these values.
+fn shows(report: &Value, values: Value) {
+    for (name, value) in values.as_object().expect("an object") {
+        assert_eq!(&report[name], value, "{name}: {report}");
+    }
+}
+
 /// How many requests the daemon has answered, as it says itself.
 fn answered(daemon: &Daemon) -> u64 {
     let metrics = http::get(daemon.http(), "/metrics").body;
@@ -45,77 +57,38 @@ fn answered(daemon: &Daemon) -> u64 {
 #[test]
 fn what_it_says_it_has_sent_is_what_the_server_has_answered() {
     let daemon = http::daemon(&["--max-clients", "64"]);
+    let address = daemon.address.to_string();
     let mut before = 0;
     for (clients, depth) in [(1, 1), (8, 1), (3, 16), (2, 5000)] {
-        let report = report(
-            daemon.address,
-            &format!("-d 300ms -c {clients} -p {depth}"),
-            0,
-        );
+        let options = format!("-d 300ms -c {clients} -p {depth}");
+        let report = report(&address, &options, 0);
         let sent = report["sent"].as_u64().expect("a number");
         assert_eq!(answered(&daemon) - before, sent, "{report}");
-        assert_eq!(report["answered"], report["sent"]);
         before += sent;
-        assert_eq!(
-            (&report["clients"], &report["depth"]),
-            (&clients.into(), &depth.into())
-        );
-        assert_eq!(
-            (&report["request"], &report["reply"]),
-            (&"WHY".into(), &"42".into())
-        );
-        assert_eq!(report["address"], daemon.address.to_string());
-        assert_eq!(
-            (
-                number(&report["seconds"]),
-                number(&report["warm_up_seconds"])
-            ),
-            (0.3, 0.015)
-        );
-        let requests = number(&report["requests"]);
-        assert!(requests > 0.0 && requests <= sent as f64, "{report}");
-        assert!(
-            (number(&report["rate"]) - requests / 0.3).abs() < 1e-6,
-            "{report}"
-        );
-        let latency = &report["latency_us"];
-        let values = ["p50", "p90", "p99", "p99_9", "max"].map(|key| number(&latency[key]));
-        assert!(values.is_sorted() && values[0] > 0.0, "{report}");
-        // A request at a time: all the time of all clients is that of their requests, which may have begun before.
-        let mean = number(&latency["mean"]) / 1e6;
-        assert!(mean > 0.0 && mean <= values[4] / 1e6, "{report}");
-        if depth == 1 {
-            assert!(
-                mean * requests <= f64::from(clients) * (0.3 + 2.0 * values[4] / 1e6),
-                "{report}"
-            );
-        }
-        assert_eq!(report["errors"]["total"], 0);
-        assert_eq!(
-            (&report["interrupted"], &report["first_wrong"]),
-            (&false.into(), &Value::Null)
-        );
         let busy = number(&report["generator_busy"]);
         assert!(busy > 0.0 && busy < 1.1, "{report}");
-    }
-}
-
-#[test]
-fn people_get_a_report_to_read() {
-    let daemon = Daemon::start(["--max-clients", "8"]);
-    let ran = bench(daemon.address, "-d 200ms -c 4 -p 2");
-    assert_eq!((ran.status, ran.errors.as_str()), (0, ""));
-    let name = |line: &str| line.split_whitespace().next().map(str::to_string);
-    let names: Vec<String> = ran.output.lines().filter_map(name).collect();
-    let wanted = "server request load time requests rate latency p50 p90 p99 p99.9 max errors";
-    // A note comes after it if the machine is busy.
-    assert!(names.join(" ").starts_with(wanted), "{}", ran.output);
-    for line in [
-        "request   WHY, answered 42\n",
-        "load      4 clients, each with 2 requests on the way\n",
-        "errors    0\n",
-    ] {
-        assert!(ran.output.contains(line), "{}", ran.output);
+        shows(
+            &report,
+            json!({
+                "answered": sent, "clients": clients, "depth": depth, "request": "WHY", "reply": "42",
+                "address": address, "seconds": 0.3, "warm_up_seconds": 0.015,
+                "interrupted": false, "first_wrong": null,
+            }),
+        );
+        assert_eq!(report["errors"]["total"], 0);
+        let requests = number(&report["requests"]);
+        assert!(requests > 0.0 && requests <= sent as f64, "{report}");
+        let rate = number(&report["rate"]);
+        assert!((rate - requests / 0.3).abs() < 1e-6, "{report}");
+        let latency = &report["latency_us"];
+        let values = ["p50", "p90", "p99", "p99_9", "max"].map(|key| number(&latency[key]) / 1e6);
+        assert!(values.is_sorted() && values[0] > 0.0, "{report}");
+        // A request at a time: all the time of all clients is that of their requests, which may
+        // have begun before.
+        let mean = number(&latency["mean"]) / 1e6;
+        assert!(mean > 0.0 && mean <= values[4], "{report}");
+        let most = f64::from(clients) * (0.3 + 2.0 * values[4]);
+        assert!(depth > 1 || mean * requests <= most, "{report}");
     }
 }
 
@@ -127,91 +100,49 @@ fn many_clients_count_themselves() {
         (&found["errors"]["total"], &found["reply"]),
         (&0.into(), &"1".into())
     );
-    let ran = bench(daemon.address, "-d 100ms -c 20 -r WHO");
+    let text = bench(daemon.address, "-d 100ms -c 20 -r WHO").output;
     assert!(
-        ran.output.contains("WHO, answered a number from 20 up\n"),
-        "{ran:?}"
+        text.contains("WHO, answered a number from 20 up\n"),
+        "{text}"
     );
     // One that counts fewer is found out.
-    let server = Scripted::start(|asked| {
-        Does::Say(if asked.number == 0 { "3\n" } else { "2\n" }.to_string())
-    });
+    let server = says(|request| if request.number == 0 { "3" } else { "2" });
     let report = report(server.address, "-d 200ms -c 3 -r WHO", 1);
     assert!(number(&report["errors"]["wrong"]) > 0.0, "{report}");
     assert_eq!(report["first_wrong"], "\"2\"");
 }
 
 #[test]
-fn other_requests_are_verified_too() {
-    let daemon = Daemon::start(["--max-clients", "64"]);
-    for request in ["WHERE", "HELP", "PING"] {
-        let report = report(
-            daemon.address,
-            &format!("-d 100ms -c 4 -p 3 -r {request}"),
-            0,
-        );
-        assert!(number(&report["requests"]) > 0.0, "{report}");
-    }
-    let mut spaced = client();
-    let address = daemon.address.to_string();
-    spaced.args([
-        "bench",
-        &address,
-        "--json",
-        "-d",
-        "100ms",
-        "-r",
-        " help  why ",
-    ]);
-    let ran = ran(spaced.output().expect("it runs"));
-    assert_eq!(ran.status, 0, "{ran:?}");
-}
-
-#[test]
 fn a_wrong_reply_is_found() {
     for wrong in ["43", "4", "422", "", " 42", "ERR lower"] {
-        let server = Scripted::start(move |asked| {
-            let reply = if asked.number % 50 == 20 { wrong } else { "42" };
-            Does::Say(format!("{reply}\n"))
+        let server = says(move |request| {
+            if request.number % 50 == 20 {
+                wrong
+            } else {
+                "42"
+            }
         });
         let report = report(server.address, "-d 200ms -c 3 -p 4", 1);
-        assert!(
-            number(&report["errors"]["wrong"]) > 0.0,
-            "{wrong}: {report}"
-        );
+        let errors = &report["errors"];
+        assert!(number(&errors["wrong"]) > 0.0, "{wrong}: {report}");
         assert_eq!(report["first_wrong"], format!("\"{wrong}\""));
-        assert_eq!(report["errors"]["wrong"], report["errors"]["total"]);
-        let right = number(&report["sent"]) - number(&report["errors"]["wrong"]);
+        assert_eq!(errors["wrong"], errors["total"]);
+        let right = number(&report["sent"]) - number(&errors["wrong"]);
         assert_eq!(number(&report["answered"]), right, "{report}");
         assert_eq!(server.connections(), 4);
     }
-    let server = Scripted::start(|asked| {
-        Does::Say(
-            if asked.number == 9 {
-                "42\n42\n"
-            } else {
-                "42\n"
-            }
-            .to_string(),
-        )
-    });
+    let server = says(|request| if request.number == 9 { "42\n42" } else { "42" });
     let report = report(server.address, "-d 300ms -c 1", 1);
     assert_eq!(report["first_wrong"], "more is answered than was asked");
-    let server = Scripted::start(|asked| {
-        Does::Say(if asked.number == 9 { "43\n" } else { "42\n" }.to_string())
-    });
-    let ran = bench(server.address, "-d 200ms -c 1");
-    assert_eq!(ran.status, 1);
-    assert!(
-        ran.output
-            .contains("errors    1\n          1 wrong reply, the first \"43\"\n"),
-        "{ran:?}"
-    );
+    let server = says(|request| if request.number == 9 { "43" } else { "42" });
+    let text = bench(server.address, "-d 200ms -c 1").output;
+    let errors = "errors    1\n          wrong replies: 1, the first \"43\"\n";
+    assert!(text.contains(errors), "{text}");
 }
 
 #[test]
 fn what_is_asked_and_answered_is_escaped() {
-    let server = Scripted::start(|_| Does::Say("a\\b\n".to_string()));
+    let server = Scripted::start(|_| Action::Send("a\\b\n".to_string()));
     let mut command = client();
     command.args(["bench", &server.address.to_string(), "-d50ms", "-c1"]);
     let ran = ran(command.arg("-rx\x1b[2J\u{9b}").output().expect("it runs"));
@@ -222,82 +153,77 @@ fn what_is_asked_and_answered_is_escaped() {
 
 #[test]
 fn errors_are_counted_by_their_words() {
-    let server = Scripted::start(|asked| {
-        Does::Say(match asked.number % 10 {
-            5 => "ERR UNAVAILABLE not now\n".to_string(),
-            7 => "ERR USAGE no\n".to_string(),
-            _ => "42\n".to_string(),
-        })
+    let server = says(|request| match request.number % 10 {
+        5 => "ERR UNAVAILABLE not now",
+        7 => "ERR USAGE no",
+        _ => "42",
     });
     let found = report(server.address, "-d 200ms -c 3 -p 2", 1);
     let words = &found["errors"]["replies"];
     let (unavailable, usage) = (number(&words["UNAVAILABLE"]), number(&words["USAGE"]));
     assert!(unavailable > 0.0 && usage > 0.0, "{found}");
     assert_eq!(number(&found["errors"]["total"]), unavailable + usage);
-    assert_eq!(
-        number(&found["sent"]),
-        number(&found["answered"]) + unavailable + usage
-    );
+    let replies = number(&found["answered"]) + unavailable + usage;
+    assert_eq!(number(&found["sent"]), replies);
     // The connections went on.
     assert_eq!(server.connections(), 4);
 
-    let server = Scripted::start(|asked| match asked.number {
-        0..5 => Does::Say("42\n".to_string()),
-        _ => Does::SayAndClose("ERR INTERNAL a defect\n".to_string()),
+    let server = Scripted::start(|request| match request.number {
+        0..5 => Action::Send("42\n".to_string()),
+        _ => Action::SendAndClose("ERR INTERNAL a defect\n".to_string()),
     });
-    let report = report(server.address, "-d 500ms -c 2", 1);
-    assert!(
-        number(&report["errors"]["replies"]["INTERNAL"]) > 0.0,
-        "{report}"
-    );
+    let report = report(server.address, "-d 200ms -c 2", 1);
+    let errors = &report["errors"];
     assert_eq!(
-        report["errors"]["replies"]["INTERNAL"],
-        report["errors"]["total"]
+        (&errors["replies"]["INTERNAL"], &errors["total"]),
+        (&2.into(), &2.into())
     );
-    assert!(server.connections() > 3, "{report}");
 }
 
 #[test]
-fn clients_that_lose_their_connection_connect_again() {
-    let server = Scripted::start(|asked| match asked.number {
-        99 => Does::SayAndClose("42\n".to_string()),
-        _ => Does::Say("42\n".to_string()),
+fn a_client_that_loses_its_connection_is_out_and_counted() {
+    let server = Scripted::start(|request| match request.number {
+        19 => Action::SendAndClose("42\n".to_string()),
+        _ => Action::Send("42\n".to_string()),
     });
-    let report = report(server.address, "-d 2s -c 3", 1);
-    let errors = &report["errors"];
-    let lost = number(&errors["closed"]) + number(&errors["broken"]);
-    assert!(lost > 3.0 && lost == number(&errors["total"]), "{report}");
-    // Each client waits a tenth of a second, however fast the server is.
-    assert!(lost <= 3.0 * 21.0, "{report}");
-    assert!(
-        server.connections() > 4 && number(&report["answered"]) > 300.0,
-        "{report}"
-    );
+    for (options, clients) in [("-d 300ms -c 3", 3.0), ("-R 1000 -d 300ms -c 2", 2.0)] {
+        let before = server.connections();
+        let report = report(server.address, options, 1);
+        let errors = &report["errors"];
+        assert_eq!(
+            number(&errors["closed"]) + number(&errors["broken"]),
+            clients
+        );
+        let unsent = number(&errors["unsent"]);
+        assert_eq!(number(&errors["total"]), clients + unsent, "{report}");
+        assert_eq!(server.connections() - before, clients as usize + 1);
+        // At a rate nothing that was due is forgotten.
+        let (sent, answered) = (number(&report["sent"]), number(&report["answered"]));
+        let is_rate = options.starts_with("-R");
+        assert!(!is_rate || sent + unsent == 318.0, "{report}");
+        assert!(answered == 20.0 * clients + 1.0, "{report}");
+    }
 }
 
 #[test]
 fn a_reply_that_takes_too_long_is_an_error() {
-    let server = Scripted::start(|asked| match (asked.connection, asked.number) {
-        (1, 5) => Does::Stall,
-        _ => Does::Say("42\n".to_string()),
-    });
+    let start = || {
+        Scripted::start(|request| match (request.connection, request.number) {
+            (1, 5) => Action::Stall,
+            _ => Action::Send("42\n".to_string()),
+        })
+    };
+    let server = start();
     let report = report(server.address, "-d 3s -c 2 -t 2s", 1);
     assert_eq!(
         (&report["errors"]["timeout"], &report["errors"]["total"]),
-        (&1.into(), &1.into()),
-        "{report}"
+        (&1.into(), &1.into())
     );
     // It is not in the percentiles, and that is said.
     assert_eq!(report["given_up"], 1, "{report}");
-    // The first question, two clients, and the one that has connected again.
-    assert_eq!(server.connections(), 4);
-    let server = Scripted::start(|asked| match (asked.connection, asked.number) {
-        (1, 5) => Does::Stall,
-        _ => Does::Say("42\n".to_string()),
-    });
-    let ran = bench(server.address, "-d 1s -c 1 -p 3 -t 500ms");
+    let text = bench(start().address, "-d 1s -c 1 -p 3 -t 500ms").output;
     let said = "\n          without 3 requests that had no reply\nerrors    1\n";
-    assert!(ran.output.contains(said), "{ran:?}");
+    assert!(text.contains(said), "{text}");
 }
 
 #[test]
@@ -305,42 +231,21 @@ fn at_a_rate_what_is_due_is_sent_and_no_more() {
     let daemon = http::daemon(&["--max-clients", "64"]);
     let mut before = 0;
     for (rate, clients, depth) in [(200, 3, 1), (2000, 7, 4), (20, 50, 1)] {
-        let report = report(
-            daemon.address,
-            &format!("-R {rate} -d 500ms -c {clients} -p {depth}"),
-            0,
-        );
-        let sent = report["sent"].as_u64().expect("a number");
-        // In half a second, and a twentieth before it; each client and one before them have asked once.
-        let due = (rate as f64 * 0.525).ceil() as u64;
-        assert_eq!(sent, due + clients + 1, "{report}");
+        let options = format!("-R {rate} -d 500ms -c {clients} -p {depth}");
+        let report = report(daemon.address, &options, 0);
+        // In half a second, and a twentieth before it; each client and one before them have asked
+        // once.
+        let sent = (f64::from(rate) * 0.525).ceil() as u64 + clients + 1;
         assert_eq!(answered(&daemon) - before, sent, "{report}");
-        assert_eq!(report["answered"], sent);
         before += sent;
-        assert_eq!(
-            (&report["wanted_rate"], &report["given_up"]),
-            (&rate.into(), &0.into())
-        );
-        let (delay, latency) = (&report["send_delay_us"], &report["latency_us"]);
-        let delays = ["p50", "p99", "max"].map(|key| number(&delay[key]));
-        assert!(delays.is_sorted() && delays[0] > 0.0, "{report}");
-        // Those who were sent late are answered late.
-        assert!(delays[2] <= number(&latency["max"]) * 1.01, "{report}");
+        let sent = json!({"sent": sent, "answered": sent, "wanted_rate": rate, "given_up": 0});
+        shows(&report, sent);
     }
-    let ran = bench(daemon.address, "-R 1000 -d 100ms -c 2");
-    for part in [
-        "\nload      1,000 requests a second from 2 clients, each with at most 1 request on the way\n",
-        "\nsent      late by p50 ",
-        "; latencies count from when they were due\nerrors    0\n",
-    ] {
-        assert!(ran.output.contains(part), "{ran:?}");
-    }
-    // Without a rate nothing is due.
+    let text = bench(daemon.address, "-R 1000 -d 100ms -c 2").output;
+    let load = "\nload      1,000 requests a second from 2 clients, each with at most 1 request on the way\n";
+    assert!(text.contains(load), "{text}");
     let report = report(daemon.address, "-d 50ms -c 1", 0);
-    assert!(
-        report["wanted_rate"].is_null() && report["send_delay_us"].is_null(),
-        "{report}"
-    );
+    shows(&report, json!({ "wanted_rate": null }));
 }
 
 #[test]
@@ -353,14 +258,14 @@ fn a_stall_is_in_the_percentiles_of_a_rate_and_of_nothing_else() {
         let running = std::thread::spawn(move || report(address, &options, 0));
         wait_until("the load runs", || answered(&daemon) > before + 500);
         daemon.signal("STOP");
-        // The stall.
-        std::thread::sleep(Duration::from_secs(1));
+        let stopped = Instant::now();
+        wait_until("a stall", || stopped.elapsed() > Duration::from_secs(2));
         daemon.signal("CONT");
         let report = running.join().expect("a report");
         let of = |key: &str| number(&report["latency_us"][key]) / 1e6;
         assert!(of("max") > 0.9, "{report}");
         match shows {
-            // A quarter of the requests was due meanwhile, the last of them for a moment.
+            // Half of the requests was due meanwhile, the last of them for a moment.
             true => assert!(of("p90") > 0.3 && of("p99") > 0.8, "{report}"),
             false => assert!(of("p99") < 0.1, "{report}"),
         }
@@ -373,44 +278,29 @@ fn a_stall_is_in_the_percentiles_of_a_rate_and_of_nothing_else() {
 fn what_a_slow_server_leaves_is_given_up_and_named() {
     // Not even a hundred a second.
     let server = Scripted::start(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        Does::Say("42\n".to_string())
+        let begun = Instant::now();
+        wait_until("a while", || begun.elapsed() > Duration::from_millis(10));
+        Action::Send("42\n".to_string())
     });
     let report = report(server.address, "-R 1000 -c 1 -d 1s -t 300ms", 1);
     let unsent = number(&report["errors"]["unsent"]);
-    // All that was due: a second, and a twentieth before it. The first question and that of the client came before.
+    // All that was due: a second, and a twentieth before it. The first request and that of the
+    // client came before.
     let sent = number(&report["sent"]) - 2.0;
     assert_eq!(sent + unsent, 1050.0, "{report}");
     assert!(unsent > 500.0, "{report}");
-    // On a busy machine a reply may take too long besides.
-    let late = number(&report["errors"]["timeout"]);
+    // The last may be in flight.
     let given_up = number(&report["given_up"]);
-    assert!(given_up > 500.0 && given_up <= unsent + late, "{report}");
-    // The others have waited for as long as they could.
+    assert!(given_up > 500.0 && given_up <= unsent + 1.0, "{report}");
+    // The others have waited since they were due.
     assert!(number(&report["latency_us"]["p50"]) > 200e3, "{report}");
-}
-
-#[test]
-fn at_a_rate_clients_that_lose_their_connection_connect_again() {
-    let server = Scripted::start(|asked| match asked.number {
-        99 => Does::SayAndClose("42\n".to_string()),
-        _ => Does::Say("42\n".to_string()),
-    });
-    let report = report(server.address, "-R 1000 -d 1s -c 2", 1);
-    let errors = &report["errors"];
-    let lost = number(&errors["closed"]) + number(&errors["broken"]);
-    assert!(lost > 1.0 && lost == number(&errors["total"]), "{report}");
-    // Nothing that was due is forgotten.
-    let (sent, answered) = (number(&report["sent"]), number(&report["answered"]));
-    assert_eq!(sent, 1050.0 + 3.0, "{report}");
-    assert!(sent - answered <= lost, "{report}");
 }
 
 #[test]
 fn as_many_requests_are_on_the_way_as_it_is_told() {
     // Whoever sends one at a time waits in vain.
-    let server = Scripted::start(|asked| {
-        Does::Say(match asked.number {
+    let server = Scripted::start(|request| {
+        Action::Send(match request.number {
             0 => "42\n".to_string(),
             number if number % 4 == 0 => "42\n".repeat(4),
             _ => String::new(),
@@ -422,12 +312,12 @@ fn as_many_requests_are_on_the_way_as_it_is_told() {
 
 #[test]
 fn a_reply_that_comes_when_the_time_is_over_has_its_latency() {
-    let server = Scripted::start(|asked| {
+    let server = Scripted::start(|request| {
         let begun = Instant::now();
         // Twice as long as it measures.
-        let is_over = || asked.number == 0 || begun.elapsed() > Duration::from_millis(600);
+        let is_over = || request.number == 0 || begun.elapsed() > Duration::from_millis(600);
         wait_until("the time is over", is_over);
-        Does::Say("42\n".to_string())
+        Action::Send("42\n".to_string())
     });
     let report = report(server.address, "-d 300ms -c 1", 0);
     assert_eq!(
@@ -435,136 +325,6 @@ fn a_reply_that_comes_when_the_time_is_over_has_its_latency() {
         (&0.into(), &3.into())
     );
     assert!(number(&report["latency_us"]["p50"]) >= 600e3, "{report}");
-}
-
-#[test]
-fn ended_before_the_load_begins_there_is_no_report() {
-    let server = Scripted::start(|asked| match asked.connection {
-        0 => Does::Say("42\n".to_string()),
-        _ => Does::Stall,
-    });
-    let mut command = client();
-    command.args(["bench", &server.address.to_string(), "-t", "1h"]);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().expect("it starts");
-    wait_until("clients come", || server.connections() > 1);
-    kill_process(Pid::from_child(&child), Signal::INT).expect("it lives");
-    let ended = ran(child.wait_with_output().expect("it ends"));
-    assert_eq!(
-        (ended.status, ended.output, ended.errors),
-        (130, String::new(), String::new())
-    );
-}
-
-#[test]
-fn replies_may_come_a_byte_at_a_time() {
-    let server = Scripted::start(|asked| match asked.request {
-        "WHO" => Does::Dribble("17\n".to_string()),
-        _ => Does::Dribble("forty-two\n".to_string()),
-    });
-    for request in ["WHO", "LONG"] {
-        let report = report(
-            server.address,
-            &format!("-d 200ms -c 3 -p 3 -r {request}"),
-            0,
-        );
-        assert_eq!(report["sent"], report["answered"]);
-    }
-}
-
-#[test]
-fn without_a_server_or_without_room_nothing_is_measured() {
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("an address")
-    };
-    let refused = bench(nobody, "");
-    assert_eq!((refused.status, refused.output.as_str()), (69, ""));
-    assert!(
-        refused
-            .errors
-            .starts_with("blockchain-tcp: can't connect to"),
-        "{refused:?}"
-    );
-    let object = report(nobody, "", 69);
-    assert!(
-        object["error"]["message"].is_string() && object["rate"].is_null(),
-        "{object}"
-    );
-
-    // Full for the first one already.
-    let daemon = Daemon::start(["--max-clients", "1", "--queue", "0"]);
-    let mut first = daemon.connect();
-    assert_eq!(first.ask("WHY"), "42");
-    let full = bench(daemon.address, "-c 1");
-    assert_eq!(full.status, 75, "{full:?}");
-    assert!(full.errors.starts_with("ERR BUSY "), "{full:?}");
-    drop(first);
-    // Full for some: who comes too late is told so, or gets the place of another.
-    for (queue, word) in [("0", "BUSY"), ("64", "TIMEOUT")] {
-        let daemon = Daemon::start(["--max-clients", "4", "--queue", queue]);
-        let full = bench(daemon.address, "-c 10");
-        assert_eq!((full.status, full.output.as_str()), (75, ""), "{full:?}");
-        let whom = match word {
-            "BUSY" => "it served 4, and to another",
-            // All may have been served, one after the other.
-            _ => "to one that it had served",
-        };
-        let wanted = format!(
-            "the server has no room for 10 clients at the same time: {whom} it said \"ERR {word} "
-        );
-        assert!(
-            full.errors
-                .starts_with(&format!("blockchain-tcp: {wanted}")),
-            "{full:?}"
-        );
-    }
-    // Also if each of two threads has seen all its clients served.
-    let daemon_of_one = Daemon::start(["--max-clients", "1", "--queue", "64"]);
-    let full = bench(daemon_of_one.address, "-c 2");
-    assert_eq!((full.status, full.output.as_str()), (75, ""), "{full:?}");
-    let wanted = "for 2 clients at the same time: to one that it had served it said \"ERR TIMEOUT ";
-    assert!(full.errors.contains(wanted), "{full:?}");
-    // One that only says errors is not worth a bench.
-    let error = bench(daemon.address, "-r NONSENSE");
-    assert_eq!((error.status, error.output.as_str()), (1, ""));
-    assert!(error.errors.starts_with("ERR UNKNOWN "), "{error:?}");
-}
-
-#[test]
-fn what_makes_no_sense_is_refused() {
-    for request in ["QUIT", "exit now", "", " \t", "WHY\nWHO", "WHY\n"] {
-        let refused = run(["bench", "--server", "127.0.0.1:1", "-r", request]);
-        assert_eq!(
-            (refused.status, refused.output.as_str()),
-            (64, ""),
-            "{request:?} {refused:?}"
-        );
-    }
-    let number = "not a whole number from 1 to";
-    for (option, value, why) in [
-        ("--clients <N>", "x", format!("{number} 100000")),
-        ("--clients <N>", "0", format!("{number} 100000")),
-        ("--clients <N>", "100001", format!("{number} 100000")),
-        ("--depth <N>", "-1", format!("{number} 10000")),
-        ("--rate <N>", "0", format!("{number} 10000000")),
-        (
-            "--duration <DURATION>",
-            "1ns",
-            "shorter than a millisecond, 1ms".to_string(),
-        ),
-        (
-            "--duration <DURATION>",
-            "0s",
-            "must be more than zero, such as 10s".to_string(),
-        ),
-    ] {
-        let (name, _) = option.split_once(' ').expect("its value");
-        let refused = run(["bench", &format!("{name}={value}")]);
-        let wanted = format!("blockchain-tcp: invalid value '{value}' for '{option}': {why}\n");
-        assert_eq!((refused.status, refused.output.as_str()), (64, ""));
-        assert!(refused.errors.starts_with(&wanted), "{refused:?}");
-    }
 }
 
 #[test]
@@ -580,35 +340,6 @@ fn its_own_options_stand_above_those_of_all_tasks() {
 }
 
 #[test]
-fn the_limit_on_open_files_is_raised_as_far_as_it_goes() {
-    let daemon = Daemon::start(["--max-clients", "100"]);
-    let limited = |limit: &str| {
-        let mut command = Command::new("sh");
-        let script = format!("ulimit -{limit} 40; exec \"$@\"");
-        command
-            .args(["-c", &script, "sh"])
-            .arg(client().get_program());
-        command.args([
-            "bench",
-            &daemon.address.to_string(),
-            "-c",
-            "60",
-            "-d",
-            "100ms",
-        ]);
-        ran(command.output().expect("it runs"))
-    };
-    let soft = limited("Sn");
-    assert_eq!((soft.status, soft.errors.as_str()), (0, ""));
-    let hard = limited("n");
-    assert_eq!((hard.status, hard.output.as_str()), (64, ""));
-    assert!(
-        hard.errors.contains("60 clients need ") && hard.errors.contains("allows 40"),
-        "{hard:?}"
-    );
-}
-
-#[test]
 fn a_terminal_shows_how_far_it_is_and_the_user_may_end_it() {
     let daemon = Daemon::start(["--max-clients", "8"]);
     let mut command = client();
@@ -619,19 +350,15 @@ fn a_terminal_shows_how_far_it_is_and_the_user_may_end_it() {
             .iter()
             .any(|line| line.contains(" of 600 s  ") && line.ends_with("/s"))
     });
-    terminal.wait_until("a rate", |screen| {
-        !screen.iter().any(|line| line.contains("  0/s"))
+    terminal.wait_until("a rate, measured", |screen| {
+        let is_early = |line: &String| line.contains("  0/s") || line.contains(" 0.0 of");
+        !screen.iter().any(is_early)
     });
     terminal.type_in("\x03");
     assert_eq!(terminal.end().code(), Some(0), "{:#?}", terminal.screen());
     terminal.wait_for(", ended early");
     terminal.wait_for("errors    0");
     assert!(terminal.shows_cursor());
-    let screen = terminal.screen();
-    assert!(
-        !screen.iter().any(|line| line.contains("of 600 s")),
-        "{screen:#?}"
-    );
 }
 
 #[test]
@@ -653,33 +380,16 @@ fn a_terminal_that_can_not_be_drawn_on_is_left_alone() {
 }
 
 #[test]
-fn what_it_reports_must_be_written() {
-    let daemon = Daemon::start(["--max-clients", "8"]);
-    for json in [None, Some("--json")] {
-        let mut command = client();
-        command.args(["bench", &daemon.address.to_string(), "-d", "20ms"]);
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
-        command
-            .args(["-c", "2"])
-            .args(json)
-            .stdout(full.expect("/dev/full"));
-        let ended = ran(command.output().expect("it ends"));
-        let wanted = "blockchain-tcp: can't write to standard output: No space left on device\n";
-        assert_eq!((ended.status, ended.errors.as_str()), (74, wanted));
-    }
-}
-
-#[test]
 fn ended_while_warming_up_it_has_measured_nothing() {
     let process = Arc::new(Mutex::new(None));
     let ended = process.clone();
     // The load has begun when a client asks again.
-    let server = Scripted::start(move |asked| {
-        if asked.number == 1 {
+    let server = Scripted::start(move |request| {
+        if request.number == 1 {
             let process: Option<Pid> = *ended.lock().unwrap();
             kill_process(process.expect("it was started"), Signal::INT).expect("it lives");
         }
-        Does::Say("42\n".to_string())
+        Action::Send("42\n".to_string())
     });
     let bench = |json: bool| {
         let mut command = client();
@@ -708,9 +418,9 @@ fn ended_while_warming_up_it_has_measured_nothing() {
 
 #[test]
 fn ended_early_it_reports_what_it_has_even_if_a_reply_is_due() {
-    let server = Scripted::start(|asked| match asked.number {
-        0..10 => Does::Say("42\n".to_string()),
-        _ => Does::Stall,
+    let server = Scripted::start(|request| match request.number {
+        0..10 => Action::Send("42\n".to_string()),
+        _ => Action::Stall,
     });
     let address = server.address.to_string();
     for rate in [None, Some("--rate=100")] {

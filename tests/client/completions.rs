@@ -18,13 +18,12 @@ const OFFERED: [(&str, &[&str]); 11] = [
     ("watch --ev", &["--every"]),
     ("bench --dur", &["--duration"]),
     ("bench --request wh", &["where", "who", "why"]),
-    ("bench -r qui", &[]),
+    ("bench -r qui", &["quit"]),
     ("completions f", &["fish"]),
 ];
 
 /// What bash and zsh offer besides; fish knows no host that is this one.
-const HOSTS: [(&str, &[&str]); 4] = [
-    ("--server=localhos", &["--server=localhost"]),
+const HOSTS: [(&str, &[&str]); 3] = [
     ("--server localhos", &["localhost"]),
     ("watch -s localhos", &["localhost"]),
     ("bench localhos", &["localhost"]),
@@ -93,25 +92,16 @@ fn first_words(mut command: Command) -> Vec<String> {
 #[test]
 fn bash_completes() {
     needs!("bash");
-    let (scratch, path) = script("bash", "blockchain-tcp");
-    let hosts = one_host(&scratch);
-    // Bash splits words at an equals sign, and some versions name it as the current word.
+    let (_folder, path) = script("bash", "blockchain-tcp");
     let asking = r#"
         source "$1"
-        read -ra COMP_WORDS <<<"blockchain-tcp ${2//=/ = }"
+        read -ra COMP_WORDS <<<"blockchain-tcp $2"
         COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
         function=$(complete -p blockchain-tcp | sed 's/.*-F \([^ ]*\).*/\1/')
         "$function" blockchain-tcp "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
         printf '%s\n' "${COMPREPLY[@]}""#;
-    let in_bash: [(&str, &[&str]); 4] = [
-        ("WH", &["WHERE", "WHO", "WHY"]),
-        ("WHO --js", &["--json"]),
-        ("--server=", &["localhost"]),
-        ("--server=l", &["localhost"]),
-    ];
-    for (typed, offered) in OFFERED.into_iter().chain(in_bash) {
+    for (typed, offered) in OFFERED {
         let mut command = Command::new("bash");
-        command.env("HOSTFILE", &hosts);
         command.args(["--norc", "-c", asking, "bash"]);
         command.arg(&path).arg(typed);
         assert_eq!(first_words(command), offered, "{typed}");
@@ -204,12 +194,7 @@ fn bash_completes_what_is_typed() {
         .env("HOSTFILE", hosts);
     let mut terminal = Terminal::start(command, 24, 100);
     terminal.type_in(&format!("source {}; echo rea''dy\r", path.display()));
-    let values: [(&str, &[&str]); 3] = [
-        ("--server ", &["localhost"]),
-        ("--server=", &["--server=localhost"]),
-        ("-s=", &["-s=localhost"]),
-    ];
-    complete_in(terminal, &[&OFFERED[..], &HOSTS, &values].concat());
+    complete_in(terminal, &[&OFFERED[..], &HOSTS].concat());
 }
 
 #[test]

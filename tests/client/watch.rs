@@ -1,22 +1,42 @@
 //! The count, live: on a screen, as lines, as JSON; and what happens when the server doesn't answer.
 
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::scripted::{Does, Scripted};
-use super::{HINT, client, ran};
+use super::client;
+use super::scripted::{Action, Request, Scripted};
 use crate::support::names::{UNSHARE_MOUNTS, daemon_at, shown};
 use crate::support::terminal::Terminal;
-use crate::support::{CLIENT, Daemon, Log, kill, program, run_to_end, wait_until};
+use crate::support::{CLIENT, Daemon, Log, kill, program, wait_until};
 
 /// `watch` of this server, which is asked often.
 fn watch(server: impl ToString) -> Command {
     let mut command = client();
     command.args(["watch", &server.to_string(), "--every", "20ms"]);
     command
+}
+
+/// The id of a scripted server.
+const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+
+/// A server with an id that answers WHO with this line.
+fn counting(reply: impl Fn(Request<'_>) -> String + Send + Sync + 'static) -> Scripted {
+    Scripted::start(move |request| {
+        Action::Send(match request.line {
+            "WHERE" => format!("{ID}\n"),
+            _ => format!("{}\n", reply(request)),
+        })
+    })
+}
+
+/// A server that answers once on each connection.
+fn stalling() -> Scripted {
+    Scripted::start(|request| match request.number {
+        0 => Action::Send("7\n".to_string()),
+        1 => Action::Send(format!("{ID}\n")),
+        _ => Action::Stall,
+    })
 }
 
 /// A running `watch` that is no terminal's. Dropped, it is killed.
@@ -63,25 +83,30 @@ fn ends_well(mut terminal: Terminal) -> Vec<String> {
     terminal.type_in("\x03");
     let status = terminal.end();
     assert_eq!(status.code(), Some(0), "{:#?}", terminal.screen());
-    terminal.wait_until("the cursor shows", |_| terminal.shows_cursor());
     terminal.screen()
 }
 
 #[test]
 fn the_screen_shows_the_count_as_clients_come_and_go() {
     let daemon = Daemon::start(["--max-clients", "8"]);
-    let terminal = Terminal::start(watch(daemon.address), 24, 80);
+    let mut command = Command::new("sh");
+    let script = "echo above; exec \"$@\"";
+    command
+        .args(["-c", script, "sh"])
+        .arg(client().get_program());
+    command.args(["watch", &daemon.address.to_string(), "--every", "20ms"]);
+    let terminal = Terminal::start(command, 24, 80);
     terminal.wait_for("1 client: this one");
-    assert!(!terminal.shows_cursor());
     let others = [daemon.connect(), daemon.connect()];
     terminal.wait_for("3 clients, this one included");
     terminal.wait_until("a large 3", |screen| {
-        screen[1].starts_with(" ▀▀█")
-            && screen[2].starts_with("  ▀█")
-            && screen[3].starts_with(" ▀▀▀")
+        let rows = [" ▀▀█", "  ▀█", " ▀▀▀"];
+        (2..)
+            .zip(rows)
+            .all(|(row, start)| screen[row].starts_with(start))
     });
     terminal.wait_until("bars of both heights", |screen| {
-        screen[5].starts_with("3 ┤") && screen[5].ends_with('█') && screen[8].contains("█")
+        screen[6].starts_with("3 ┤") && screen[6].ends_with('█') && screen[9].contains("█")
     });
     drop(others);
     terminal.wait_for("1 client: this one");
@@ -89,136 +114,39 @@ fn the_screen_shows_the_count_as_clients_come_and_go() {
     let id = daemon.ask("WHERE\n");
     terminal.wait_for(&format!("{}  {}", daemon.address, id.trim_end()));
     let screen = ends_well(terminal);
-    assert!(screen[2].contains("least 1, most 3"), "{screen:#?}");
-    assert!(
-        screen[9].contains("asked every 20ms; ^C ends"),
-        "{screen:#?}"
-    );
+    assert!(screen[3].contains("least 1, most 3"), "{screen:#?}");
+    let status = "asked every 20ms; ^C ends";
+    assert_eq!((screen[0].as_str(), screen[10].as_str()), ("above", status));
     // Nothing was drawn anywhere else, and the ^C itself is gone.
-    assert!(screen[10..].iter().all(String::is_empty), "{screen:#?}");
-}
-
-#[test]
-fn what_stood_above_stays_there() {
-    let daemon = Daemon::start(["--max-clients", "8"]);
-    let mut command = Command::new("sh");
-    let script = "echo above; exec \"$@\"";
-    command
-        .args(["-c", script, "sh"])
-        .arg(watch("x").get_program());
-    command.args(["watch", &daemon.address.to_string(), "--every", "20ms"]);
-    command.env("LANG", "C.UTF-8");
-    let terminal = Terminal::start(command, 24, 80);
-    terminal.wait_for("1 client");
-    let other = daemon.connect();
-    terminal.wait_for("2 clients");
-    drop(other);
-    let screen = ends_well(terminal);
-    assert_eq!(screen[0], "above");
-    assert!(
-        screen[1].starts_with(&daemon.address.to_string()),
-        "{screen:#?}"
-    );
+    assert!(screen[11..].iter().all(String::is_empty), "{screen:#?}");
 }
 
 #[test]
 fn it_follows_the_size_of_the_terminal() {
     let daemon = Daemon::start(["--max-clients", "8"]);
-    let mut command = client();
-    // Rarely, so that it is the size that has it drawn again.
-    command.args(["watch", &daemon.address.to_string(), "--every", "1h"]);
-    let terminal = Terminal::start(command, 24, 80);
-    terminal.wait_for("1 client: this one");
-    let axis = |screen: &[String]| screen.iter().position(|line| line.starts_with("1 ┤"));
-    terminal.wait_until("79 columns", |screen| screen[5].chars().count() == 79);
-    terminal.resize(24, 60);
-    terminal.wait_until("59 columns", |screen| screen[5].chars().count() == 59);
-    terminal.resize(5, 20);
-    terminal.wait_until("four lines", |screen| {
-        screen[0] == "1 client: this one"
-            && axis(screen) == Some(1)
-            && screen[3] == "asked every 3600s"
-    });
-    assert!(
-        terminal.screen()[1].chars().count() == 19,
-        "{:#?}",
-        terminal.screen()
-    );
-    terminal.resize(30, 100);
-    terminal.wait_until("99 columns", |screen| {
-        axis(screen).is_some_and(|row| screen[row].chars().count() == 99)
-    });
-    ends_well(terminal);
-}
-
-#[test]
-fn suspended_it_leaves_the_terminal_to_others() {
-    let daemon = Daemon::start(["--max-clients", "8"]);
-    let mut terminal = Terminal::start(watch(daemon.address), 24, 80);
-    terminal.wait_for("1 client: this one");
-    terminal.type_in("\x1a");
-    let process = Pid::from_raw(terminal.pid() as i32).expect("a process");
-    let stat = format!("/proc/{}/stat", terminal.pid());
-    let state = || std::fs::read_to_string(&stat).expect("it lives");
-    wait_until("it is stopped", || state().contains(") T "));
-    terminal.wait_until("the cursor shows", |_| terminal.shows_cursor());
-    let _other = daemon.connect();
-    kill_process(process, Signal::CONT).expect("it lives");
-    terminal.wait_for("2 clients, this one included");
-    assert!(!terminal.shows_cursor());
-    ends_well(terminal);
-}
-
-#[test]
-fn a_narrow_terminal_shows_what_matters_most() {
-    let id = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
-    let says = |who: &'static str| {
-        Scripted::start(move |asked| {
-            let reply = if asked.request == "WHERE" { id } else { who };
-            Does::Say(format!("{reply}\n"))
-        })
-    };
-    let why = "ERR UNAVAILABLE the other servers";
-    let (well, lost) = (says("7"), says(why));
-    let address = well.address.to_string();
-    let count = "7 clients, this one included";
-    for (columns, first) in [
-        (80, format!("{address}  {id}")),
-        (41, address.clone()),
-        (40, count.to_string()),
-    ] {
-        let terminal = Terminal::start(watch(&address), 24, columns);
-        terminal.wait_until("the first line", |screen| screen[0] == first);
-        terminal.wait_for(count);
-        terminal.wait_for("asked every 20ms; ^C ends");
-        ends_well(terminal);
-        let terminal = Terminal::start(watch(lost.address), 24, columns);
-        terminal.wait_until("why there is no count", |screen| {
-            let line = screen.iter().find(|line| line.ends_with(why));
-            line.is_some_and(|line| line.contains(" UTC ") == (columns == 80))
+    let terminal = Terminal::start(watch(daemon.address), 24, 80);
+    let is_full = |line: &str, columns| line.starts_with("1 ┤") && line.chars().count() == columns;
+    for (rows, columns, chart) in [(24, 79, 5), (24, 59, 5), (5, 19, 1), (30, 99, 5)] {
+        terminal.resize(rows, columns + 1);
+        let columns = usize::from(columns);
+        terminal.wait_until("a chart as wide as the terminal", |screen| {
+            is_full(&screen[chart], columns)
+                && screen[0].starts_with(if chart == 1 { "1 client" } else { "127.0.0.1" })
         });
-        ends_well(terminal);
     }
+    ends_well(terminal);
 }
 
 #[test]
 fn no_terminal_is_too_small() {
     let daemon = Daemon::start(["--max-clients", "8"]);
-    for (rows, columns) in [(5, 20), (2, 80), (24, 3)] {
-        let terminal = Terminal::start(watch(daemon.address), rows, columns);
-        let shown: String = "1 client"
-            .chars()
-            .take(usize::from(columns).max(2) - 1)
-            .collect();
-        terminal.wait_until("the count", |screen| {
-            screen[0].starts_with(shown.trim_end())
-        });
-        // Long enough for the chart to be wider than the terminal.
-        wait_until("many times", || terminal.all().matches('\n').count() > 60);
-        ends_well(terminal);
-    }
-    // One that doesn't know its size, and one that has hardly any.
-    for size in ["rows 0 columns 0", "rows 1 columns 1"] {
+    // One that doesn't know its size, and some that have hardly any.
+    for size in [
+        "rows 0 columns 0",
+        "rows 1 columns 1",
+        "rows 2 columns 80",
+        "columns 3",
+    ] {
         let mut command = Command::new("sh");
         let script = format!("stty {size}; exec \"$@\"");
         command
@@ -228,26 +156,6 @@ fn no_terminal_is_too_small() {
         let terminal = Terminal::start(command, 24, 80);
         terminal.wait_for("1");
         wait_until("many times", || terminal.all().matches('\n').count() > 60);
-        ends_well(terminal);
-    }
-}
-
-#[test]
-fn a_locale_of_ascii_gets_ascii() {
-    let daemon = Daemon::start(["--max-clients", "8"]);
-    let mut command = watch(daemon.address);
-    command.env("LC_ALL", "C").env("LC_CTYPE", "C.UTF-8");
-    let terminal = Terminal::start(command, 24, 80);
-    terminal.wait_until("a chart", |screen| {
-        screen[5].starts_with("1 +") && screen[5].ends_with('#')
-    });
-    assert!(terminal.all().is_ascii());
-    ends_well(terminal);
-    for variable in ["LC_ALL", "LC_CTYPE"] {
-        let mut command = watch(daemon.address);
-        command.env("LANG", "C").env(variable, "de_DE.utf8");
-        let terminal = Terminal::start(command, 24, 80);
-        terminal.wait_until("a chart", |screen| screen[5].ends_with('█'));
         ends_well(terminal);
     }
 }
@@ -350,47 +258,36 @@ fn elsewhere_there_is_a_line_for_each_time() {
 
 #[test]
 fn it_asks_as_often_as_told_and_on_one_connection() {
-    let asked = std::sync::Arc::new(AtomicUsize::new(0));
-    let counted = asked.clone();
-    let server = Scripted::start(move |asked| {
-        let who = asked.request == "WHO";
-        let number = counted.fetch_add(usize::from(who), Ordering::SeqCst);
-        Does::Say(format!("{}\n", number + 1))
-    });
+    let server = counting(|request| (request.number + 1).to_string());
     let begun = std::time::Instant::now();
     let mut command = client();
     command.args(["watch", &server.address.to_string(), "--every", "100ms"]);
     let watching = Watching::start(command);
-    watching.lines.wait_for(" 6");
-    // The sixth is asked half a second after the first, and not before.
+    watching.lines.wait_for(" 7");
+    // The fifth after the first is asked half a second after it, and not before.
     assert!(begun.elapsed().as_millis() >= 500, "{:?}", begun.elapsed());
     assert_eq!(server.connections(), 1);
 }
 
 #[test]
 fn an_error_is_said_once_as_long_as_it_lasts() {
-    let server = Scripted::start(|asked| {
-        Does::Say(match (asked.request, asked.number % 8) {
-            ("WHERE", _) => "somewhere\n".to_string(),
-            (_, 3..6) => "ERR UNAVAILABLE a server can't be reached\n".to_string(),
-            _ => "7\n".to_string(),
-        })
+    let error = "ERR UNAVAILABLE a server can't be reached";
+    let server = counting(move |request| match request.number % 8 {
+        3..6 => error.to_string(),
+        _ => "7".to_string(),
     });
     let mut watching = Watching::start(watch(server.address));
     wait_until("two of them", || watching.errors.lines().len() >= 4);
     wait_until("counts between", || watching.lines.lines().len() >= 7);
     let (status, errors) = watching.end("TERM");
     assert_eq!((status, server.connections()), (0, 1));
-    for (number, line) in errors.lines().enumerate() {
-        let (time, said) = line
-            .strip_prefix("blockchain-tcp: ")
-            .and_then(|line| line.split_once(' '))
-            .expect("a time");
-        let wanted = ["ERR UNAVAILABLE a server can't be reached", "back"][number % 2];
-        assert!(is_a_time(time) && said == wanted, "{line}");
+    for (line, wanted) in errors.lines().zip([error, "back"].into_iter().cycle()) {
+        let line = line.strip_prefix("blockchain-tcp: ");
+        let (time, said) = line.and_then(|line| line.split_once(' ')).expect("a time");
+        assert!(is_a_time(time) && said == wanted, "{errors}");
     }
     let terminal = Terminal::start(watch(server.address), 24, 80);
-    terminal.wait_for("ERR UNAVAILABLE a server can't be reached");
+    terminal.wait_for(error);
     ends_well(terminal);
     let mut command = watch(server.address);
     command.arg("--json");
@@ -405,10 +302,11 @@ fn an_error_is_said_once_as_long_as_it_lasts() {
 /// As it does when it is tired of waiting, or makes room for others.
 #[test]
 fn a_connection_that_the_server_has_ended_costs_no_count() {
-    let server = Scripted::start(|asked| match (asked.number, asked.connection % 2) {
-        (0..3, _) => Does::Say("7\n".to_string()),
-        (_, 0) => Does::SayAndClose(String::new()),
-        _ => Does::SayAndClose("ERR TIMEOUT no request for too long\n".to_string()),
+    let server = Scripted::start(|request| match (request.number, request.connection % 2) {
+        (1, _) => Action::Send(format!("{ID}\n")),
+        (0..3, _) => Action::Send("7\n".to_string()),
+        (_, 0) => Action::SendAndClose(String::new()),
+        _ => Action::SendAndClose("ERR TIMEOUT no request for too long\n".to_string()),
     });
     let mut watching = Watching::start(watch(server.address));
     wait_until("it has connected anew", || server.connections() >= 4);
@@ -417,129 +315,24 @@ fn a_connection_that_the_server_has_ended_costs_no_count() {
 
 #[test]
 fn the_end_comes_at_once_even_if_a_reply_does_not() {
-    let server = Scripted::start(|asked| match asked.number {
-        0 | 1 => Does::Say("7\n".to_string()),
-        _ => Does::Stall,
-    });
+    let server = stalling();
     let mut command = watch(server.address);
     command.args(["--timeout", "1h"]);
     let terminal = Terminal::start(command, 24, 80);
     terminal.wait_for("7 clients");
     ends_well(terminal);
-    // And if there was none ever.
-    let server = Scripted::start(|_| Does::Stall);
-    let mut command = watch(server.address);
-    command.args(["--timeout", "1h"]);
-    let mut watching = Watching::start(command);
-    wait_until("it asks", || server.connections() == 1);
-    assert_eq!(watching.end("INT"), (0, String::new()));
 }
 
 #[test]
 fn a_reply_that_takes_too_long_is_a_gap_and_not_the_end() {
-    let server = Scripted::start(|asked| match (asked.connection, asked.number) {
-        (_, 0 | 1) => Does::Say("7\n".to_string()),
-        _ => Does::Stall,
-    });
+    let server = stalling();
     let mut command = watch(server.address);
     command.args(["--timeout", "1s"]);
     let watching = Watching::start(command);
-    watching
-        .errors
-        .wait_for("lost: no answer to WHO within 1 s; trying again");
+    let lost = "lost: no answer to WHO within 1 s; trying again";
+    watching.errors.wait_for(lost);
     watching.errors.wait_for("back");
     assert!(server.connections() > 1);
-}
-
-#[test]
-fn without_a_first_count_there_is_nothing_to_show() {
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("an address")
-    };
-    let refused = ran(watch(nobody).output().expect("it runs"));
-    assert_eq!((refused.status, refused.output.as_str()), (69, ""));
-    assert_eq!(
-        refused.errors,
-        format!("blockchain-tcp: can't connect to {nobody}: Connection refused\n{HINT}\n")
-    );
-    let json = ran(watch(nobody).arg("--json").output().expect("it runs"));
-    let object: Value = serde_json::from_str(&json.output).expect("JSON");
-    assert_eq!((json.status, json.errors.as_str()), (69, ""));
-    assert!(
-        object["error"]["message"]
-            .as_str()
-            .is_some_and(|text| text.starts_with("can't connect"))
-    );
-    let mut terminal = Terminal::start(watch(nobody), 24, 80);
-    assert_eq!(terminal.end().code(), Some(69));
-    terminal.wait_for("can't connect");
-    assert!(
-        !terminal.all().contains("\x1b[?25l"),
-        "{:?}",
-        terminal.all()
-    );
-
-    let busy = Scripted::start(|_| Does::SayAndClose("ERR BUSY no room\n".to_string()));
-    let full = ran(watch(busy.address).output().expect("it runs"));
-    assert_eq!(
-        (full.status, full.errors.as_str()),
-        (75, "ERR BUSY no room\n")
-    );
-    let other = Scripted::start(|_| Does::Say("hello\n".to_string()));
-    let wrong = ran(watch(other.address).output().expect("it runs"));
-    assert_eq!(wrong.status, 76);
-    assert!(
-        wrong
-            .errors
-            .contains("WHO is answered \"hello\" instead of"),
-        "{wrong:?}"
-    );
-    // These could be taken for the count, or leave nothing to wait for.
-    for said in ["17\n18\n", "SSH-2.0-OpenSSH_9\r\n"] {
-        let other = Scripted::start(|asked| match asked.number {
-            0 => Does::Say(said.to_string()),
-            _ => Does::Stall,
-        });
-        let (status, errors) = run_to_end(watch(other.address));
-        assert_eq!(status, 76, "{errors}");
-    }
-}
-
-#[test]
-fn whoever_has_read_enough_ends_it_at_once() {
-    let daemon = Daemon::start(["--max-clients", "8"]);
-    for json in [None, Some("--json")] {
-        let mut command = Command::new("sh");
-        let script = "{ \"$@\"; echo \"status $?\" >&2; } | head -1";
-        command
-            .args(["-c", script, "sh"])
-            .arg(client().get_program());
-        // Nothing is written in time that could fail.
-        command.args(["watch", &daemon.address.to_string(), "--every", "2m"]);
-        command.args(json);
-        assert_eq!(run_to_end(command), (0, "status 74".to_string()));
-    }
-}
-
-#[test]
-fn what_can_not_be_written_ends_it() {
-    let daemon = Daemon::start(["--max-clients", "8"]);
-    let full = std::fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .expect("/dev/full");
-    let ended = ran(watch(daemon.address)
-        .stdout(full)
-        .output()
-        .expect("it ends"));
-    assert_eq!(ended.status, 74);
-    assert!(
-        ended
-            .errors
-            .contains("can't write to standard output: No space left on device"),
-        "{ended:?}"
-    );
 }
 
 /// One of two servers hangs; the count goes on at the other.

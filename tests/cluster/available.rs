@@ -2,224 +2,153 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
-use crate::judge::{Harm, Promise};
+use crate::judge::Harm;
+use crate::network::Host;
+use crate::support::backends::Kind;
 use crate::support::wait_until;
-use crate::world::{Meeting, World};
+use crate::world::World;
 
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Machines on which tests run may be slow.
 const MARGIN: Duration = Duration::from_millis(500);
 
-#[test]
-fn the_clients_of_a_killed_server_are_gone_within_three_seconds() {
-    World::with(3, Meeting::Redis, |mut world| {
-        let staying = world.gate(1).visitors(2);
-        let killed = world.gate(0).visitors(5);
-        world.wait_for_who(1, 8);
-        let begun = Instant::now();
-        world.servers[0].end(Signal::KILL);
-        world.wait_for_who(1, 3);
-        let took = begun.elapsed();
-        eprintln!("gone {took:?} after SIGKILL");
-        assert!(took < Duration::from_secs(3), "{took:?}");
-        world.wait_for_who(2, 3);
-
-        // The same server, started again, takes its old self away at once.
-        drop(killed);
-        world.servers[0].start();
-        let killed = world.gate(0).visitors(5);
-        world.wait_for_who(1, 8);
-        world.servers[0].end(Signal::KILL);
-        drop(killed);
-        world.servers[0].start();
-        let begun = Instant::now();
-        world.wait_for_who(1, 3);
-        let took = begun.elapsed();
-        eprintln!("gone {took:?} after the next start");
-        assert!(took < HEARTBEAT + MARGIN, "{took:?}");
-        drop(staying);
-    });
-}
-
-#[test]
-fn the_clients_of_a_server_that_stops_are_gone_at_once() {
-    World::with(2, Meeting::Redis, |mut world| {
-        for round in 0..5 {
-            let leaving = world.gate(0).visitors(5);
-            world.wait_for_who(1, 6);
-            // Somebody asks without pause, and so knows when it was the first time that they were gone.
-            let (said, when) = std::sync::mpsc::channel();
-            let gate = world.gate(1);
-            let asking = std::thread::spawn(move || {
-                gate.there(move |gate| {
-                    let mut visitor = gate.visit().expect("it serves");
-                    while visitor.ask("WHO").expect("an answer") != "1" {
-                        std::thread::sleep(Duration::from_micros(200));
-                    }
-                    said.send(Instant::now()).expect("the test waits");
-                    gate.part_with(visitor);
-                });
-            });
-            world.servers[0].end(Signal::TERM);
-            let ended = Instant::now();
-            let gone = when
-                .recv_timeout(Duration::from_secs(10))
-                .expect("they are gone at last");
-            asking.join().expect("it has said so");
-            let took = gone.saturating_duration_since(ended);
-            eprintln!("round {round}: gone {took:?} after the end of the process");
-            assert!(took < MARGIN, "{took:?}");
-            drop(leaving);
-            world.servers[0].start();
-        }
-    });
+/// This took so long, and must not take longer.
+fn takes(what: &str, took: Duration, bound: Duration) {
+    eprintln!("{what}: {took:?}");
+    assert!(took < bound, "{what}: {took:?}");
 }
 
 #[test]
 fn a_rolling_restart_never_shows_a_wrong_count_and_drops_nobody() {
-    World::with(3, Meeting::Redis, |mut world| {
-        let staying: Vec<_> = (0..3)
-            .map(|server| world.gate(server).visitors(5))
-            .collect();
-        world.wait_for_who(0, 16);
-        world.wait_for_who(1, 16);
-        world.wait_for_who(2, 16);
-        let judge = world.judge(Promise::Available);
-        world.visit_all(Duration::from_millis(20));
-        for _ in 0..10 {
-            for server in 0..3 {
-                world.servers[server].hand_over();
-            }
+    World::with(3, Kind::Redis, |mut world| {
+        let gates = [0, 1, 2].map(|server| world.gate(server));
+        let staying = gates.each_ref().map(|gate| gate.visitors(5));
+        world.wait_for_all(16);
+        restart_all(&mut world, 10);
+        for (gate, staying) in gates.iter().zip(staying) {
+            gate.disconnect_all(staying);
         }
-        world.clients.leave();
-        for (server, staying) in staying.into_iter().enumerate() {
-            let gate = world.gate(server);
-            gate.there(move |gate| {
-                staying
-                    .into_iter()
-                    .for_each(|visitor| gate.part_with(visitor))
-            });
-        }
-        let (answers, oldest) = world.must_be_right(&judge);
-        eprintln!("{answers} answers, the oldest {oldest:?} old");
-        assert!(answers > 50, "{answers}");
+        world.must_be_right(50);
     });
+}
+
+/// Replaces each server by the next program in each round, while clients come and go.
+pub fn restart_all(world: &mut World, rounds: usize) {
+    world.visit_all(10, Duration::from_millis(20), 0);
+    for _ in 0..rounds {
+        world.servers.iter().for_each(|server| server.hand_over());
+    }
+    world.clients.leave();
 }
 
 #[test]
 fn servers_that_are_cut_off_are_missed_and_found_again() {
-    World::with(4, Meeting::Redis, |mut world| {
-        let mut judge = world.judge(Promise::Available);
-        world.visit_all(Duration::from_millis(50));
-        for (cut, time) in [(vec![0], 4000), (vec![1, 2], 4000), (vec![3], 1000)] {
-            world.cut_off_for(&mut judge, &cut, Duration::from_millis(time));
-            std::thread::sleep(HEARTBEAT * 4);
-        }
-        world.clients.leave();
-        let (answers, _) = world.must_be_right(&judge);
-        assert!(answers > 500, "{answers}");
+    World::with(4, Kind::Redis, |mut world| {
+        cut_off(&mut world, 190, 400);
+        world.must_be_right(500);
     });
+}
+
+/// Cuts servers off while clients come and go: two times until the others miss them, and then for so short that nobody does, which
+/// is as long as clients have this number of answers. Each time all is right for this number of answers more.
+pub fn cut_off(world: &mut World, short: usize, calm: usize) {
+    world.visit_all(10, Duration::from_millis(50), 0);
+    for cut in [&[0][..], &[1, 2], &[3]] {
+        let hosts = world.hosts(cut);
+        let begin = |server: &usize| world.begin(Harm::Silent(*server), "cut off");
+        let faults: Vec<usize> = cut.iter().map(begin).collect();
+        hosts.iter().for_each(Host::cut_off);
+        match cut {
+            [3] => world.wait_for_answers(short),
+            _ => world.wait_for_servers(cut),
+        }
+        hosts.iter().for_each(Host::reconnect);
+        faults.into_iter().for_each(|fault| world.over(fault));
+        world.wait_for_servers(&[]);
+        world.wait_for_answers(calm);
+    }
 }
 
 #[test]
 fn a_redis_that_comes_back_empty_makes_no_count_dip() {
-    World::with(4, Meeting::Redis, |mut world| {
-        let mut judge = world.judge(Promise::Available);
-        world.visit_all(Duration::from_millis(50));
+    World::with(4, Kind::Redis, |mut world| {
+        world.visit_all(10, Duration::from_millis(50), 0);
         for _ in 0..3 {
-            std::thread::sleep(HEARTBEAT * 2);
-            let fault = world.begin(&mut judge, Harm::Registry, "Redis comes back empty");
-            world.redis().kill();
-            world.redis().start(None);
-            world.over(&mut judge, fault);
-            std::thread::sleep(HEARTBEAT * 4);
+            world.wait_for_answers(200);
+            let fault = world.begin(Harm::Backend, "Redis comes back empty");
+            world.backend.process(0).0.kill();
+            world.backend.redis().run_empty(None);
+            world.over(fault);
+            world.wait_for_answers(400);
         }
-        world.clients.leave();
-        let (answers, _) = world.must_be_right(&judge);
-        assert!(answers > 500, "{answers}");
+        world.must_be_right(500);
     });
 }
 
 #[test]
 fn what_a_failover_lost_is_made_good() {
-    World::with(3, Meeting::Sentinels, |mut world| {
+    World::with(3, Kind::Sentinels, |world| {
         let leaving = world.gate(0).visitors(5);
         let staying = world.gate(1).visitors(3);
         world.wait_for_who(2, 9);
         // From here on the replica learns nothing more.
-        let replica = world.sentinels().redis[1].host.clone();
-        world.network.cut_off(std::slice::from_ref(&replica));
-        world.gate(0).there(move |gate| {
-            leaving
-                .into_iter()
-                .for_each(|visitor| gate.part_with(visitor))
-        });
+        let replica = world.backend_host(1);
+        replica.cut_off();
+        world.gate(0).disconnect_all(leaving);
         let more = world.gate(1).visitors(4);
         world.wait_for_who(2, 8);
-        world.sentinels().redis[0].kill();
+        world.backend.process(0).0.kill();
         replica.reconnect();
-        wait_until("the replica takes writes", || {
-            world.sentinels().first() == Some(1)
-        });
-        let begun = Instant::now();
-        for server in 0..3 {
-            world.wait_for_who(server, 8);
-        }
-        let took = begun.elapsed();
-        eprintln!("right {took:?} after the failover");
-        assert!(took < HEARTBEAT * 2 + MARGIN, "{took:?}");
+        world.backend.sentinels().wait_until_master_is(1);
+        let took = world.wait_for_all(8);
+        takes("right after the failover", took, HEARTBEAT * 2 + MARGIN);
         drop((staying, more));
     });
 }
 
 #[test]
-fn a_redis_that_lives_after_it_was_replaced_parts_nobody_from_the_others() {
-    World::with(3, Meeting::Sentinels, |mut world| {
-        wait_until("the other takes over", || world.sentinels().promote());
-        wait_until("the other takes over", || {
-            world.sentinels().first() == Some(1)
-        });
+fn a_redis_that_lives_after_it_was_replaced_separates_nobody_from_the_others() {
+    World::with(3, Kind::Sentinels, |mut world| {
+        let sentinels = world.backend.sentinels();
+        wait_until("the other takes over", || sentinels.promote());
+        sentinels.wait_until_master_is(1);
         let begun = Instant::now();
-        // Who comes now finds the new one. Those who are connected to the old one could go on there.
+        // One that comes now finds the new one. Those that are connected to the old one could go on there.
         world.servers[0].hand_over();
         let staying = world.gate(0).visitors(5);
-        for server in 0..3 {
-            world.wait_for_who(server, 6);
-        }
-        let took = begun.elapsed();
-        eprintln!("together {took:?} after the other had taken over");
-        assert!(took < HEARTBEAT * 2 + MARGIN, "{took:?}");
+        world.wait_for_all(6);
+        takes(
+            "together after the other had taken over",
+            begun.elapsed(),
+            HEARTBEAT * 2 + MARGIN,
+        );
         drop(staying);
-    });
-}
 
-/// Not only when it asks, once a heartbeat.
-#[test]
-fn a_server_is_told_that_another_redis_takes_the_writes() {
-    World::with(3, Meeting::Sentinels, |mut world| {
+        // Not only when it asks, once a heartbeat, a server is told that another Redis takes the writes.
         for server in &mut world.servers {
-            server.end(Signal::TERM);
-            server.also(&["--cluster-heartbeat", "10s"]);
+            server.end("TERM");
+            server.also("--cluster-heartbeat 10s");
             server.start();
         }
-        world.wait_for_who(0, 1);
-        wait_until("the other takes over", || world.sentinels().promote());
-        wait_until("the other takes over", || {
-            world.sentinels().first() == Some(1)
-        });
+        world.wait_for_all(1);
+        let sentinels = world.backend.sentinels();
+        wait_until("all is calm", || sentinels.are_calm());
+        wait_until("the first takes over", || sentinels.promote());
+        sentinels.wait_until_master_is(0);
         let begun = Instant::now();
         wait_until("all servers are there", || {
-            world.sentinels().redis[1].servers() == 3
+            sentinels.redis[0].servers() == 3
         });
-        let took = begun.elapsed();
-        eprintln!("{took:?} after the Sentinels");
-        assert!(took < HEARTBEAT + MARGIN, "{took:?}");
-        // Nobody who has heard the news asks one who has not.
+        takes(
+            "there after the Sentinels",
+            begun.elapsed(),
+            HEARTBEAT + MARGIN,
+        );
+        // No server that has heard the news asks a Sentinel that has not.
         for server in &world.servers {
-            let log = server.log().join("\n");
+            let log = server.log();
+            let (_, log) = log.rsplit_once("ready listen=").expect("it is ready");
             assert_eq!(log.matches("the Sentinels have chosen").count(), 1, "{log}");
         }
     });

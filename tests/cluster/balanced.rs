@@ -2,7 +2,7 @@
 //! after the other and killed now and then. Every 10 ms somebody connects over TLS and asks WHO. `make availability` for long.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +10,17 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
 
 use crate::clients::Reports;
-use crate::network::{ENDS_BY_ITSELF, INTERRUPTED, Network};
-use crate::parts::{Process, Redis};
+use crate::network::{INTERRUPTED, Network};
 use crate::random::Random;
 use crate::server::Server;
+use crate::support::backends::{Process, Redis};
 use crate::support::kernel::asked_for;
-use crate::support::{Scratch, clean, located_in_shell, wait_until};
+use crate::support::{Scratch, clean, located_in_shell, run_to_end, wait_until};
 use crate::truth::Clock;
 
 const EXAMPLE: &str = include_str!("../../packaging/haproxy/haproxy.cfg");
@@ -40,27 +39,17 @@ const ASKERS: u32 = 110;
 
 /// Makes the certificates as the example's comments say, and its file as the test needs it.
 fn prepare(folder: &Path, servers: &[Server]) {
-    let commands = EXAMPLE
-        .lines()
-        .filter_map(|line| line.strip_prefix("#     "));
-    for command in commands.filter(|line| line.starts_with("openssl") || line.starts_with("(umask"))
-    {
+    let comments = EXAMPLE.lines();
+    let comments = comments.filter_map(|line| line.strip_prefix("#     "));
+    let commands =
+        comments.filter(|line| line.starts_with("openssl") || line.starts_with("(umask"));
+    for command in commands {
+        let script = located_in_shell() + command;
         let mut shell = clean("bash");
-        shell
-            .args([
-                "-e",
-                "-o",
-                "pipefail",
-                "-c",
-                &(located_in_shell() + command),
-            ])
-            .current_dir(folder);
-        let output = shell.output().expect("bash runs");
-        assert!(
-            output.status.success(),
-            "{command}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        shell.args(["-e", "-o", "pipefail", "-c", &script]);
+        shell.current_dir(folder);
+        let (status, said) = run_to_end(shell);
+        assert_eq!(status, 0, "{command}: {said}");
     }
     let within = folder.display();
     let mut config = EXAMPLE
@@ -77,57 +66,43 @@ fn prepare(folder: &Path, servers: &[Server]) {
 
 /// The TLS of a client with a certificate.
 fn tls(folder: &Path) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    let authority = CertificateDer::from_pem_file(folder.join("ca.pem")).expect("a certificate");
-    roots.add(authority).expect("a certificate");
     let certificate =
-        CertificateDer::from_pem_file(folder.join("alice.pem")).expect("a certificate");
+        |file| CertificateDer::from_pem_file(folder.join(file)).expect("a certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate("ca.pem")).expect("a certificate");
     let key = PrivateKeyDer::from_pem_file(folder.join("alice.key")).expect("a key");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("TLS")
         .with_root_certificates(roots)
-        .with_client_auth_cert(vec![certificate], key)
+        .with_client_auth_cert(vec![certificate("alice.pem")], key)
         .expect("they belong together");
     Arc::new(config)
 }
 
 /// Connects and asks. Returns what is wrong.
-fn ask(address: SocketAddr, tls: &Arc<ClientConfig>) -> Result<(), String> {
-    let asked = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_nodelay(true)?;
-        let name = ServerName::try_from(NAME).map_err(std::io::Error::other)?;
-        let mut session =
-            ClientConnection::new(tls.clone(), name).map_err(std::io::Error::other)?;
-        let mut stream = Stream::new(&mut session, &mut stream);
-        stream.write_all(b"WHO\nQUIT\n")?;
-        let mut said = Vec::new();
-        let mut buffer = [0; 64];
-        while !said.contains(&b'\n') {
-            match stream.read(&mut buffer)? {
-                0 => break,
-                read => said.extend(&buffer[..read]),
-            }
-        }
-        Ok(String::from_utf8_lossy(&said).into_owned())
-    };
-    let said = asked().map_err(|error| error.to_string())?;
-    match said
-        .split_once('\n')
-        .and_then(|(number, _)| number.parse::<u64>().ok())
-    {
-        Some(_) => Ok(()),
-        None => Err(format!("{said:?}")),
+fn ask(address: SocketAddr, tls: &Arc<ClientConfig>) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
+    let mut session = ClientConnection::new(tls.clone(), name).map_err(io::Error::other)?;
+    let mut stream = BufReader::new(Stream::new(&mut session, &mut stream));
+    stream.get_mut().write_all(b"WHO\nQUIT\n")?;
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let number = line.strip_suffix('\n').map(str::parse::<u64>);
+    match number {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(io::Error::other(format!("{line:?}"))),
     }
 }
 
 #[derive(Default)]
 struct Seen {
     asked: usize,
-    bad: Vec<(Duration, String)>,
+    bad: Vec<(Duration, io::Error)>,
     slowest: Duration,
 }
 
@@ -137,97 +112,72 @@ fn clients_of_the_balancer_are_answered_while_servers_are_restarted_and_killed()
     Network::with(5, &programs, |network| {
         let seconds = asked_for("BLOCKCHAIN_TCPD_AVAILABILITY_SECONDS", 20) as u64;
         let scratch = Scratch::new();
-        let mut redis = Redis::new(network.host(4), scratch.path());
-        redis.start(None);
+        let redis = Redis::start_at(network.host(4).place(), 6379, "");
         let reports = Reports::new(Clock::new());
-        let balancer = network.host(5);
-        let cluster = format!("redis://{}", redis.host.address());
+        let balancer = network.host(5).place();
         let mut servers: Vec<Server> = (0..3)
             .map(|number| {
-                let host = network.host(number + 1);
-                let http = format!("{}:4280", host.address());
-                let mut server = Server::new(
-                    usize::from(number),
-                    host,
-                    &cluster,
-                    scratch.path(),
-                    &reports,
-                );
+                let (server, host) = (usize::from(number), network.host(number + 1));
+                let mut server = Server::new(server, host, &redis.url(), scratch.path(), &reports);
                 // What the example's comments ask for.
-                server.also(&[
-                    "--http",
-                    &http,
-                    "--proxy-from",
-                    &balancer.address().to_string(),
-                ]);
-                server.also(&["--drain-notice", "5s"]);
+                server.also(&format!("--proxy-from {} --drain-notice 5s", balancer.ip));
                 server.start();
                 server
             })
             .collect();
         prepare(scratch.path(), &servers);
         let mut command = balancer.command("haproxy");
-        command
-            .args(["-db", "-f"])
-            .arg(scratch.path().join("haproxy.cfg"));
-        let log = scratch.path().join("haproxy.log");
-        let _haproxy = Process::start(command, &log);
-        let address = SocketAddr::from((balancer.address(), 4243));
+        command.args(["-db", "-f"]);
+        let haproxy = Process::default();
+        haproxy.run(command.arg(scratch.path().join("haproxy.cfg")));
+        let address = SocketAddr::from((balancer.ip, 4243));
         let tls = tls(scratch.path());
         wait_until("somebody is answered", || ask(address, &tls).is_ok());
 
-        let seen: Arc<Mutex<Seen>> = Arc::default();
-        let over = Arc::new(AtomicBool::new(false));
+        let (seen, over) = (Mutex::new(Seen::default()), AtomicBool::new(false));
         let begun = Instant::now();
-        let askers: Vec<_> = (0..ASKERS)
-            .map(|number| {
-                let (seen, over, tls) = (seen.clone(), over.clone(), tls.clone());
-                thread::spawn(move || {
-                    let mut due = begun + EVERY * number;
-                    while !over.load(Ordering::Relaxed) {
-                        thread::sleep(due.saturating_duration_since(Instant::now()));
-                        let asked = Instant::now();
-                        let answer = ask(address, &tls);
-                        let took = asked.elapsed();
-                        let mut seen = seen.lock().expect("nobody panics");
-                        seen.asked += 1;
-                        seen.slowest = seen.slowest.max(took);
-                        seen.bad
-                            .extend(answer.err().map(|what| (asked - begun, what)));
-                        due += EVERY * ASKERS;
-                    }
-                })
-            })
-            .collect();
-
+        let asks = |number: u32| {
+            let mut due = begun + EVERY * number;
+            while !over.load(Ordering::Relaxed) {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                let asked = Instant::now();
+                let answer = ask(address, &tls);
+                let mut seen = seen.lock().unwrap();
+                seen.asked += 1;
+                seen.slowest = seen.slowest.max(asked.elapsed());
+                seen.bad
+                    .extend(answer.err().map(|what| (asked - begun, what)));
+                due += EVERY * ASKERS;
+            }
+        };
         let mut random = Random::new(seconds);
         let (mut restarts, mut kills) = (0, 0);
-        ENDS_BY_ITSELF.store(true, Ordering::SeqCst);
         let goes_on = || {
             begun.elapsed() < Duration::from_secs(seconds) && !INTERRUPTED.load(Ordering::SeqCst)
         };
-        for turn in 0.. {
-            let server = turn % 3;
-            // Every fourth is killed. The next turn comes when the balancer has had time to see the last.
-            let is_kill = turn % 4 == 1;
-            servers[server].end(if is_kill { Signal::KILL } else { Signal::TERM });
-            *(if is_kill { &mut kills } else { &mut restarts }) += 1;
-            servers[server].start();
-            let pause = random.between(Duration::from_secs(4), Duration::from_secs(8));
-            let next = Instant::now() + pause;
-            while goes_on() && Instant::now() < next {
-                thread::sleep(Duration::from_millis(100));
+        thread::scope(|scope| {
+            let asks = &asks;
+            for number in 0..ASKERS {
+                scope.spawn(move || asks(number));
             }
-            if !goes_on() {
-                break;
+            for server in (0..3).cycle() {
+                // Every fourth is killed. The next turn comes when the balancer has had time to see the last.
+                let is_kill = (restarts + kills) % 4 == 1;
+                servers[server].end(if is_kill { "KILL" } else { "TERM" });
+                *(if is_kill { &mut kills } else { &mut restarts }) += 1;
+                servers[server].start();
+                let pause = random.between(Duration::from_secs(4), Duration::from_secs(8));
+                let next = Instant::now() + pause;
+                while goes_on() && Instant::now() < next {
+                    thread::sleep(Duration::from_millis(100));
+                }
+                if !goes_on() {
+                    break;
+                }
             }
-        }
-        ENDS_BY_ITSELF.store(false, Ordering::SeqCst);
-        over.store(true, Ordering::Relaxed);
-        for asker in askers {
-            asker.join().expect("it does not panic");
-        }
-        let seen = seen.lock().expect("nobody panics");
+            over.store(true, Ordering::Relaxed);
+        });
+        let seen = seen.into_inner().expect("nobody panics");
         let good = 100.0 * (1.0 - seen.bad.len() as f64 / seen.asked as f64);
         for (at, what) in seen.bad.iter().take(20) {
             eprintln!("{:9.3} s: {what}", at.as_secs_f64());

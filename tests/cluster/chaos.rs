@@ -5,50 +5,48 @@
 //! said in `judge`. `SEED` draws the same faults again; when exactly they hit is the machine's affair.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::process::Signal;
-
 use crate::account::Account;
-use crate::judge::{Harm, Judge, Promise};
-use crate::network::{Disturbance, ENDS_BY_ITSELF, Host, INTERRUPTED};
+use crate::judge::{Harm, Promise};
+use crate::network::INTERRUPTED;
 use crate::random::Random;
+use crate::support::backends::{Backend, Kind};
 use crate::support::kernel::asked_for;
-use crate::support::wait_until;
 use crate::truth::Moment;
-use crate::world::{Meeting, Registry, World};
+use crate::world::World;
 
 const SERVERS: u8 = 5;
 
 #[test]
 fn available() {
-    run(Meeting::Sentinels, Promise::Available);
+    run(Kind::Sentinels);
 }
 
 #[test]
 fn consistent() {
-    run(Meeting::Etcd, Promise::Consistent);
+    run(Kind::Etcd);
 }
 
-fn run(meeting: Meeting, promise: Promise) {
-    World::with(SERVERS, meeting, move |world| {
+fn run(kind: Kind) {
+    World::with(SERVERS, kind, move |world| {
         let any = uuid::Uuid::new_v4().as_u128() as u32;
         let seed = asked_for("BLOCKCHAIN_TCPD_CHAOS_SEED", any as usize) as u64;
         let seconds = asked_for("BLOCKCHAIN_TCPD_CHAOS_SECONDS", 50) as u64;
-        say(&format!("{promise:?}, {seconds} s, seed {seed}"));
-        let judge = world.judge(promise);
+        say(&format!(
+            "{:?}, {seconds} s, seed {seed}",
+            world.judge.promise
+        ));
         let mut chaos = Chaos {
             world,
-            judge,
             account: Account::default(),
             random: Random::new(seed),
             running: Vec::new(),
             next_line: Moment::ZERO,
         };
-        ENDS_BY_ITSELF.store(true, Ordering::SeqCst);
         chaos.happen(Duration::from_secs(seconds), seed);
-        ENDS_BY_ITSELF.store(false, Ordering::SeqCst);
         chaos.conclude(seed);
     });
 }
@@ -58,41 +56,104 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// What may be done.
-#[derive(Clone, Debug)]
+/// What may be done: to a server, and, from `Empty` on, to a Redis or a member of etcd.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 enum Act {
-    Kill(usize),
-    Restart(usize),
-    HandOver(usize),
-    Stop(usize),
-    CutOff(Vec<usize>),
-    Disturb(usize),
-    /// The Redis that takes writes is killed, and comes back empty before anybody takes over.
+    Kill,
+    Restart,
+    Replace,
+    Stop,
+    CutOff,
+    Disturb,
+    /// The Redis that takes writes is killed, and comes back empty before the other takes over.
     Empty,
     /// It is killed, and the other takes over.
     FailOver,
     /// The other takes over, because it was asked to.
     Promote,
-    /// It is stopped for a while.
-    Hang(usize),
-    /// It is cut off for a while.
-    CutOffRegistry(usize),
-    /// So many members of etcd, from this one on, are killed, and started again.
-    KillMembers(usize, usize),
+    KillMember,
+    KillTwoMembers,
+    StopMember,
+    CutOffMember,
 }
 
+use Act::*;
+
 impl Act {
-    fn servers(&self) -> Vec<usize> {
+    fn is_on_backend(self) -> bool {
+        self >= Empty
+    }
+
+    fn harm(self, target: usize) -> Harm {
         match self {
-            Act::Kill(server)
-            | Act::Restart(server)
-            | Act::HandOver(server)
-            | Act::Stop(server)
-            | Act::Disturb(server) => {
-                vec![*server]
+            Kill => Harm::Killed(target),
+            Restart => Harm::Restarted(target),
+            Replace => Harm::Nothing(target),
+            Stop => Harm::Stopped(target),
+            CutOff | Disturb => Harm::Silent(target),
+            _ => Harm::Backend,
+        }
+    }
+
+    fn begin(self, world: &mut World, target: usize) {
+        match self {
+            Kill => world.servers[target].end("KILL"),
+            Restart => world.servers[target].end("TERM"),
+            Replace => world.servers[target].hand_over(),
+            Stop => world.servers[target].signal("STOP"),
+            CutOff => world.gate(target).host.cut_off(),
+            Disturb => {
+                let seed = world.judge.faults.len() as u64;
+                let line = world.gate(target).host.disturb(seed);
+                world.lines.insert(target, line);
             }
-            Act::CutOff(servers) => servers.clone(),
-            _ => Vec::new(),
+            Empty | KillMember => world.backend.process(target).0.kill(),
+            FailOver => {
+                world.backend.process(target).0.kill();
+                let sentinels = world.backend.sentinels();
+                sentinels.wait_until_master_is(1 - target);
+            }
+            Promote => {
+                let sentinels = world.backend.sentinels();
+                // Soon after another failover they refuse.
+                if sentinels.promote() {
+                    sentinels.wait_until_master_is(1 - target);
+                }
+            }
+            KillTwoMembers => {
+                let etcd = world.backend.etcd();
+                etcd.process(target).kill();
+                etcd.process((target + 1) % 3).kill();
+            }
+            StopMember => world.backend.process(target).0.signal("STOP"),
+            CutOffMember => world.backend_host(target).cut_off(),
+        }
+    }
+
+    fn end(self, world: &mut World, target: usize) {
+        match self {
+            Kill | Restart => world.servers[target].start(),
+            Replace => {}
+            Stop => world.servers[target].signal("CONT"),
+            CutOff => world.gate(target).host.reconnect(),
+            Disturb => drop(world.lines.remove(&target)),
+            Empty => world.backend.sentinels().redis[target].run_empty(None),
+            FailOver => {
+                let redis = &world.backend.sentinels().redis;
+                redis[target].run_empty(Some(&redis[1 - target]));
+            }
+            Promote => {}
+            KillMember | KillTwoMembers => {
+                let etcd = world.backend.etcd();
+                let killed = (0..3).filter(|member| !etcd.process(*member).runs());
+                killed.for_each(|member| etcd.run(member));
+            }
+            StopMember => world.backend.process(target).0.signal("CONT"),
+            CutOffMember => world.backend_host(target).reconnect(),
+        }
+        // It was over before the other Redis had begun to follow.
+        if self.is_on_backend() && self != FailOver {
+            world.backend.settle();
         }
     }
 }
@@ -100,14 +161,14 @@ impl Act {
 /// What is being done.
 struct Running {
     act: Act,
+    /// Servers, or one Redis or member of etcd.
+    targets: Vec<usize>,
     faults: Vec<usize>,
     until: Moment,
-    line: Option<Disturbance>,
 }
 
 struct Chaos {
     world: World,
-    judge: Judge,
     account: Account,
     random: Random,
     running: Vec<Running>,
@@ -116,24 +177,12 @@ struct Chaos {
 
 impl Chaos {
     fn happen(&mut self, time: Duration, seed: u64) {
-        for server in 0..self.world.servers.len() {
-            let gate = self.world.gate(server);
-            self.world.clients.ask(&gate);
-            let pace = Duration::from_millis(60);
-            self.world
-                .clients
-                .crowd(&gate, 30, pace, seed.wrapping_add(server as u64));
-        }
+        self.world.visit_all(30, Duration::from_millis(60), seed);
         self.calm();
         while self.now() < time && !INTERRUPTED.load(Ordering::SeqCst) {
-            let times = [1, 1, 1, 2, 2, 3][self.random.below(6)];
-            for _ in 0..times {
-                if let Some(act) = self.draw() {
-                    self.begin(act);
-                }
-                let pause = self
-                    .random
-                    .between(Duration::ZERO, Duration::from_millis(1200));
+            for _ in 0..[1, 1, 1, 2, 2, 3][self.random.below(6)] {
+                self.draw();
+                let pause = self.milliseconds(0, 1200);
                 self.let_pass(pause);
             }
             while let Some(next) = self.running.iter().map(|running| running.until).min() {
@@ -147,18 +196,14 @@ impl Chaos {
         self.world.reports.clock.now()
     }
 
-    fn below(&mut self, end: usize) -> usize {
-        self.random.below(end)
-    }
-
     fn milliseconds(&mut self, least: u64, most: u64) -> Duration {
-        self.random
-            .between(Duration::from_millis(least), Duration::from_millis(most))
+        let bounds = [least, most].map(Duration::from_millis);
+        self.random.between(bounds[0], bounds[1])
     }
 
     /// Lets pass what it may take until all is right again, and some time in which it is.
     fn calm(&mut self) {
-        let settling = match self.judge.promise {
+        let settling = match self.world.judge.promise {
             Promise::Available => 1250,
             Promise::Consistent => 3250,
         };
@@ -172,332 +217,128 @@ impl Chaos {
         loop {
             self.listen();
             let now = self.now();
-            if let Some(over) = self.running.iter().position(|running| running.until <= now) {
+            let is_over = |running: &Running| running.until <= now;
+            if let Some(over) = self.running.iter().position(is_over) {
                 let running = self.running.swap_remove(over);
-                self.end(running);
-                continue;
-            }
-            let next = self.running.iter().map(|running| running.until).min();
-            let next = next.map_or(until, |next| next.min(until));
-            if now >= until {
+                for target in running.targets {
+                    running.act.end(&mut self.world, target);
+                }
+                let faults = running.faults.into_iter();
+                faults.for_each(|fault| self.world.over(fault));
+            } else if now >= until {
                 return;
+            } else {
+                let ends = self.running.iter().map(|running| running.until);
+                let next = ends.chain([until]).min().expect("there is one");
+                let most = Duration::from_millis(200);
+                std::thread::sleep(next.saturating_sub(now).min(most));
             }
-            std::thread::sleep(next.saturating_sub(now).min(Duration::from_millis(200)));
         }
     }
 
     fn listen(&mut self) {
         for answer in self.world.reports.take() {
-            self.account.hear(&self.judge, &answer);
+            self.account.hear(&self.world.judge, &answer);
         }
-        self.account.wrongs.extend(self.world.reports.take_wrongs());
+        let wrongs = self.world.reports.take_wrongs();
+        self.account.wrongs.extend(wrongs);
         let now = self.now();
         if now >= self.next_line {
-            say(&self.account.progress(&self.judge, now));
+            say(&format!(
+                "{:4} s  {:4} faults  {:3} wrong",
+                now.as_secs(),
+                self.world.judge.faults.len(),
+                self.account.wrongs.len()
+            ));
             self.next_line = now + Duration::from_secs(5);
         }
     }
 
-    /// Something that can be done now.
-    fn draw(&mut self) -> Option<Act> {
-        let busy: Vec<usize> = self
-            .running
-            .iter()
-            .flat_map(|running| running.act.servers())
-            .collect();
-        let free: Vec<usize> = (0..self.world.servers.len())
-            .filter(|server| !busy.contains(server))
-            .collect();
-        // Two at a time, so that there are always some to whom nothing is done.
-        if busy.len() >= 2 {
-            return None;
-        }
-        let server = free[self.below(free.len())];
-        let act = match self.below(20) {
-            0..=2 => Act::Kill(server),
-            3 | 4 => Act::Restart(server),
-            5 | 6 => Act::HandOver(server),
-            7..=9 => Act::Stop(server),
-            10 | 11 => Act::CutOff(vec![server]),
-            12 if busy.is_empty() => {
-                let other = (server + 1 + self.below(free.len() - 1)) % free.len();
-                Act::CutOff(vec![server, other])
-            }
-            12..=14 => Act::Disturb(server),
-            _ => return self.draw_for_registry(),
-        };
-        Some(act)
-    }
-
-    fn draw_for_registry(&mut self) -> Option<Act> {
-        if self
-            .running
-            .iter()
-            .any(|running| running.act.servers().is_empty())
-        {
-            return None;
-        }
-        let (kind, member) = (self.below(5), self.below(3));
-        match &self.world.registry {
-            Registry::Redis(_) => None,
-            Registry::Sentinels(sentinels) => {
-                let first = sentinels.are_calm().then(|| sentinels.first())??;
-                Some(match kind {
-                    0 => Act::Empty,
-                    1 => Act::FailOver,
-                    2 => Act::Promote,
-                    3 => Act::Hang(first),
-                    _ => Act::CutOffRegistry(first),
-                })
-            }
-            Registry::Etcd(_) => Some(match kind {
-                0 => Act::KillMembers(member, 1),
-                1 => Act::KillMembers(member, 2),
-                2 | 3 => Act::Hang(member),
-                _ => Act::CutOffRegistry(member),
-            }),
-        }
-    }
-
-    /// What a picture shows of it.
-    fn fault(&mut self, harm: Harm, what: String) -> usize {
-        self.world.begin(&mut self.judge, harm, what)
-    }
-
-    fn begin(&mut self, act: Act) {
-        let mut line = None;
-        let named = |server: usize, what: &str| format!("server {}: {what}", server + 1);
+    fn begin(&mut self, act: Act, targets: Vec<usize>, time: Duration) {
         let mut faults = Vec::new();
-        let mut time = Duration::ZERO;
-        match &act {
-            Act::Kill(server) => {
-                time = self.milliseconds(0, 4000);
-                faults.push(self.fault(Harm::Killed(*server), named(*server, "killed")));
-                self.world.servers[*server].end(Signal::KILL);
-            }
-            Act::Restart(server) => {
-                faults.push(self.fault(Harm::Restarted(*server), named(*server, "restarted")));
-                self.world.servers[*server].end(Signal::TERM);
-            }
-            Act::HandOver(server) => {
-                faults.push(self.fault(
-                    Harm::Nothing(*server),
-                    named(*server, "a new program takes over"),
-                ));
-                self.world.servers[*server].hand_over();
-            }
-            Act::Stop(server) => {
-                let (least, most) = [(100, 1000), (1000, 1350), (2500, 5000)][self.below(3)];
-                time = self.milliseconds(least, most);
-                let how = if least > 1000 {
-                    "stopped for longer than it may"
-                } else {
-                    "stopped for a moment"
-                };
-                faults.push(self.fault(Harm::Stopped(*server), named(*server, how)));
-                self.world.servers[*server].signal(Signal::STOP);
-            }
-            Act::CutOff(servers) => {
-                time = self.milliseconds(200, 5000);
-                for server in servers {
-                    faults.push(self.fault(Harm::Silent(*server), named(*server, "cut off")));
-                }
-                self.world.network.cut_off(&self.hosts(servers));
-            }
-            Act::Disturb(server) => {
-                time = self.milliseconds(1000, 4000);
-                let seed = self.random.next();
-                let fault = self.fault(Harm::Silent(*server), named(*server, "on a bad line"));
-                let host = self.world.gate(*server).host;
-                let disturbance = self.world.network.disturb(&host, seed);
-                self.judge.faults[fault].what += &format!(" ({})", disturbance.how);
-                faults.push(fault);
-                line = Some(disturbance);
-            }
-            Act::Empty => {
-                time = self.milliseconds(0, 400);
-                faults.push(self.fault(Harm::Registry, "Redis comes back empty".to_string()));
-                let first = self.first();
-                self.world.sentinels().redis[first].kill();
-            }
-            Act::FailOver => {
-                faults.push(self.fault(
-                    Harm::Registry,
-                    "Redis killed, the other takes over".to_string(),
-                ));
-                let first = self.first();
-                self.world.sentinels().redis[first].kill();
-                wait_until("the other takes over", || {
-                    self.world.sentinels().first() == Some(1 - first)
-                });
-            }
-            Act::Promote => {
-                faults.push(self.fault(
-                    Harm::Registry,
-                    "the other Redis takes over when asked".to_string(),
-                ));
-                let first = self.first();
-                // Soon after another failover they refuse.
-                if self.world.sentinels().promote() {
-                    wait_until("the other takes over", || {
-                        self.world.sentinels().first() == Some(1 - first)
-                    });
-                }
-            }
-            Act::Hang(member) => {
-                time = self.milliseconds(200, 3000);
-                let name = self.registry_name();
-                faults.push(self.fault(Harm::Registry, format!("{name} stopped")));
-                self.signal_registry(*member, Signal::STOP);
-            }
-            Act::CutOffRegistry(member) => {
-                time = self.milliseconds(200, 3000);
-                let name = self.registry_name();
-                faults.push(self.fault(Harm::Registry, format!("{name} cut off")));
-                let host = self.registry_host(*member);
-                self.world.network.cut_off(&[host]);
-            }
-            Act::KillMembers(first, number) => {
-                time = self.milliseconds(500, 4000);
-                let lost = if *number > 1 {
-                    "two members of etcd killed"
-                } else {
-                    "a member of etcd killed"
-                };
-                faults.push(self.fault(Harm::Registry, lost.to_string()));
-                for member in 0..*number {
-                    self.world.members()[(first + member) % 3].kill();
-                }
-            }
+        for target in &targets {
+            let what = format!("{act:?} {}", target + 1);
+            faults.push(self.world.begin(act.harm(*target), what));
+            act.begin(&mut self.world, *target);
         }
         self.running.push(Running {
             act,
+            targets,
             faults,
             until: self.now() + time,
-            line,
         });
     }
 
-    fn end(&mut self, running: Running) {
-        match running.act {
-            Act::Kill(server) | Act::Restart(server) => self.world.servers[server].start(),
-            Act::HandOver(_) => {}
-            Act::Stop(server) => self.world.servers[server].signal(Signal::CONT),
-            Act::CutOff(servers) => self.hosts(&servers).iter().for_each(Host::reconnect),
-            Act::Disturb(_) => drop(running.line),
-            Act::Empty => {
-                let sentinels = self.world.sentinels();
-                let killed = sentinels.redis.iter().position(|redis| !redis.runs());
-                sentinels.redis[killed.expect("one was killed")].start(None);
-                self.settle_redis();
-            }
-            Act::FailOver => {
-                let sentinels = self.world.sentinels();
-                wait_until("one Redis takes writes", || sentinels.first().is_some());
-                let first = sentinels.first().expect("it was clear");
-                let master = sentinels.redis[first].host.address();
-                // It is over already.
-                sentinels.redis[1 - first].start(Some(master));
-            }
-            Act::Promote => self.settle_redis(),
-            Act::Hang(member) => {
-                self.signal_registry(member, Signal::CONT);
-                self.settle_registry();
-            }
-            Act::CutOffRegistry(member) => {
-                self.registry_host(member).reconnect();
-                self.settle_registry();
-            }
-            Act::KillMembers(first, number) => {
-                for member in 0..number {
-                    self.world.members()[(first + member) % 3].start();
-                }
-                self.settle_registry();
-            }
-        }
-        for fault in running.faults {
-            self.world.over(&mut self.judge, fault);
-        }
-    }
-
-    /// Which of two Redis takes writes.
-    fn first(&mut self) -> usize {
-        let mut first = None;
-        wait_until("the Sentinels agree on a Redis", || {
-            first = self.world.sentinels().first();
-            first.is_some()
-        });
-        first.expect("waited for")
-    }
-
-    fn hosts(&self, servers: &[usize]) -> Vec<Host> {
-        servers
+    /// Begins something that can be done now.
+    fn draw(&mut self) {
+        let (on_backend, on_servers): (Vec<&Running>, Vec<&Running>) = self
+            .running
             .iter()
-            .map(|server| self.world.gate(*server).host)
-            .collect()
-    }
-
-    fn registry_name(&self) -> &'static str {
-        match self.world.registry {
-            Registry::Etcd(_) => "a member of etcd",
-            _ => "Redis",
+            .partition(|running| running.act.is_on_backend());
+        let busy = on_servers.iter().flat_map(|running| &running.targets);
+        let busy: Vec<usize> = busy.copied().collect();
+        // Two at a time, so that nothing is done to the others.
+        if busy.len() >= 2 {
+            return;
         }
-    }
-
-    fn registry_host(&mut self, member: usize) -> Host {
-        match &self.world.registry {
-            Registry::Redis(redis) => redis.host.clone(),
-            Registry::Sentinels(sentinels) => sentinels.redis[member].host.clone(),
-            Registry::Etcd(members) => members[member].host.clone(),
-        }
-    }
-
-    fn signal_registry(&mut self, member: usize, signal: Signal) {
-        match &self.world.registry {
-            Registry::Redis(redis) => redis.signal(signal),
-            Registry::Sentinels(sentinels) => sentinels.redis[member].signal(signal),
-            Registry::Etcd(members) => members[member].signal(signal),
-        }
-    }
-
-    fn settle_registry(&mut self) {
-        match &self.world.registry {
-            Registry::Redis(_) => {}
-            Registry::Sentinels(_) => self.settle_redis(),
-            Registry::Etcd(members) => {
-                wait_until("all members of etcd are well", || {
-                    members.iter().all(|member| member.is_well())
-                });
+        let backend_is_free = on_backend.is_empty();
+        let free = 0..self.world.servers.len();
+        let free: Vec<usize> = free.filter(|server| !busy.contains(server)).collect();
+        let (kind, server) = (self.random.below(20), self.random.below(free.len()));
+        let mut targets = vec![free[server]];
+        let (act, least, most) = match kind {
+            0..=2 => (Kill, 0, 4000),
+            3 | 4 => (Restart, 0, 0),
+            5 | 6 => (Replace, 0, 0),
+            7 => (Stop, 100, 1000),
+            8 => (Stop, 1000, 1350),
+            9 => (Stop, 2500, 5000),
+            10..=12 => (CutOff, 200, 5000),
+            13 | 14 => (Disturb, 1000, 4000),
+            _ if !backend_is_free => return,
+            _ => {
+                let is_etcd = matches!(self.world.backend, Backend::Etcd(_));
+                targets[0] = self.random.below(3);
+                if let Backend::Sentinels(sentinels) = &self.world.backend {
+                    let master = sentinels.are_calm().then(|| sentinels.master());
+                    let Some(master) = master.flatten() else {
+                        return;
+                    };
+                    targets[0] = master;
+                }
+                match kind {
+                    15 if is_etcd => (KillMember, 500, 4000),
+                    16 if is_etcd => (KillTwoMembers, 500, 4000),
+                    15 => (Empty, 0, 400),
+                    16 => (FailOver, 0, 0),
+                    17 if !is_etcd => (Promote, 0, 0),
+                    17 | 18 => (StopMember, 200, 3000),
+                    _ => (CutOffMember, 200, 3000),
+                }
             }
+        };
+        if kind == 12 && busy.is_empty() {
+            targets.push(free[(server + 1) % free.len()]);
         }
-    }
-
-    /// Waits until it is clear which one takes writes. The other may be of another opinion for some more time.
-    fn settle_redis(&mut self) {
-        let sentinels = self.world.sentinels();
-        wait_until("one Redis takes writes", || sentinels.first().is_some());
+        let time = self.milliseconds(least, most);
+        self.begin(act, targets, time);
     }
 
     /// All leave, and the account is given.
     fn conclude(&mut self, seed: u64) {
         self.world.clients.leave();
         self.listen();
-        let now = self.now();
-        let picture = self.account.draw(&self.judge, seed, now);
-        say(&self.account.words(&self.judge, seed, now));
-        say(&format!("{}", picture.display()));
-        self.account.is_evidence(&self.judge, now);
+        let (now, judge) = (self.now(), &self.world.judge);
+        say(&format!(
+            "{:?}, seed {seed}: {}",
+            judge.promise,
+            self.account.words(judge, now)
+        ));
         if !self.account.wrongs.is_empty() {
-            let logs = self
-                .world
-                .servers
-                .iter()
-                .enumerate()
-                .map(|(server, running)| {
-                    let lines = running.log().join("\n");
-                    format!("--- server {}\n{lines}\n", server + 1)
-                });
-            let file = picture.with_extension("log");
+            let logs = self.world.servers.iter().enumerate();
+            let logs = logs
+                .map(|(server, running)| format!("--- server {}\n{}\n", server + 1, running.log()));
+            let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}.log"));
             std::fs::write(&file, logs.collect::<String>()).expect("the target directory is ours");
             panic!(
                 "{} wrong, see {}",
@@ -505,5 +346,6 @@ impl Chaos {
                 file.display()
             );
         }
+        self.account.is_evidence(judge, now);
     }
 }

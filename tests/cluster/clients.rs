@@ -1,31 +1,20 @@
 //! Clients of one server, on its own host: a crowd that comes and goes at random, and one who asks WHO without pause. All
 //! of them know what is true, and say so to [`Truth`].
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, Read as _};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::network::Host;
 use crate::random::Random;
+use crate::support::Client;
 use crate::truth::{Clock, Moment, Truth};
-
-/// Longer than any server is ever stopped.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// What a server said to WHO.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
-    /// So many clients.
-    Clients(i64),
-    /// `ERR UNAVAILABLE`.
-    Unavailable,
-}
 
 /// An answer.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +25,8 @@ pub struct Answer {
     pub asked: Moment,
     /// When the answer had come.
     pub answered: Moment,
-    /// What it was.
-    pub said: Said,
+    /// So many clients; nothing for ERR UNAVAILABLE.
+    pub said: Option<i64>,
 }
 
 /// What all clients report.
@@ -60,64 +49,46 @@ impl Reports {
 
     /// Takes the answers that came since the last time.
     pub fn take(&self) -> Vec<Answer> {
-        std::mem::take(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.answers.lock().unwrap())
     }
 
     /// Takes what went wrong since the last time.
     pub fn take_wrongs(&self) -> Vec<(Moment, String)> {
-        std::mem::take(&mut self.wrongs.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.wrongs.lock().unwrap())
+    }
+
+    /// How many answers have come that were not taken.
+    pub fn answers(&self) -> usize {
+        self.answers.lock().unwrap().len()
     }
 
     fn answer(&self, answer: Answer) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.push(answer);
+        self.answers.lock().unwrap().push(answer);
     }
 
     fn wrong(&self, what: String) {
-        let mut wrongs = self.wrongs.lock().unwrap_or_else(PoisonError::into_inner);
-        wrongs.push((self.clock.now(), what));
+        self.wrongs.lock().unwrap().push((self.clock.now(), what));
     }
 }
 
 /// A client that is connected.
 pub struct Visitor {
-    stream: BufReader<TcpStream>,
+    client: Client,
     /// To which process.
-    life: u64,
+    incarnation: u64,
 }
 
 impl Visitor {
-    fn connect(address: SocketAddr, life: u64) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        stream.set_nodelay(true)?;
-        let mut visitor = Visitor {
-            stream: BufReader::new(stream),
-            life,
-        };
-        match visitor.ask("PING")?.as_str() {
-            "PONG" => Ok(visitor),
-            other => Err(io::Error::other(format!("{other:?} to PING"))),
-        }
-    }
-
     /// Sends a line and waits for its reply.
     pub fn ask(&mut self, request: &str) -> io::Result<String> {
-        let stream = self.stream.get_mut();
-        stream.write_all(format!("{request}\n").as_bytes())?;
-        let mut line = String::new();
-        self.stream.read_line(&mut line)?;
-        match line.strip_suffix('\n') {
-            Some(line) => Ok(line.to_string()),
-            None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the end")),
-        }
+        self.client.try_ask(request)
     }
 
     /// Waits until the server has closed.
-    fn leave(mut self) -> io::Result<()> {
-        self.stream.get_ref().shutdown(Shutdown::Write)?;
-        match self.stream.read_to_end(&mut Vec::new())? {
+    fn leave(self) -> io::Result<()> {
+        let mut socket = self.client.socket();
+        socket.shutdown(Shutdown::Write)?;
+        match socket.read_to_end(&mut Vec::new())? {
             0 => Ok(()),
             _ => Err(io::Error::other("more than was asked for")),
         }
@@ -137,71 +108,80 @@ pub struct Gate {
 impl Gate {
     /// Connects a client, unless nobody serves. The calling thread must be on the server's host.
     pub fn visit(&self) -> Option<Visitor> {
-        let life = self.truth.connects()?;
-        match Visitor::connect(self.address, life) {
-            Ok(visitor) => {
-                self.truth.connected(life);
-                Some(visitor)
+        let incarnation = self.truth.connects()?;
+        let connected = Client::connect(self.address).and_then(|mut client| {
+            match client.try_ask("PING")?.as_str() {
+                "PONG" => Ok(client),
+                other => Err(io::Error::other(format!("{other:?} to PING"))),
+            }
+        });
+        match connected {
+            Ok(client) => {
+                self.truth.connected(incarnation);
+                Some(Visitor {
+                    client,
+                    incarnation,
+                })
             }
             Err(error) => {
-                self.complain(life, "a client could not connect", &error);
-                self.truth.gone(life);
+                self.complain(incarnation, "a client could not connect", &error);
+                self.truth.gone(incarnation);
                 None
             }
         }
     }
 
     /// A client leaves, and must not have been dropped before.
-    pub fn part_with(&self, mut visitor: Visitor) {
-        let life = visitor.life;
-        let still = visitor.ask("PING");
-        if let Err(error) = still {
-            self.complain(life, "a client was dropped", &error);
+    pub fn disconnect(&self, mut visitor: Visitor) {
+        let incarnation = visitor.incarnation;
+        if let Err(error) = visitor.ask("PING") {
+            self.complain(incarnation, "a client was dropped", &error);
         }
-        self.truth.leaves(life);
+        self.truth.leaves(incarnation);
         if let Err(error) = visitor.leave() {
-            self.complain(life, "a client was not let go", &error);
+            self.complain(incarnation, "a client was not let go", &error);
         }
-        self.truth.gone(life);
+        self.truth.gone(incarnation);
     }
 
-    /// So many clients that stay until they are parted with. They come from the server's host.
+    /// Connects clients that stay until they are disconnected. They come from the server's host.
     pub fn visitors(&self, number: usize) -> Vec<Visitor> {
-        self.there(move |gate| {
-            (0..number)
-                .map(|_| gate.visit().expect("it serves"))
-                .collect()
-        })
+        let visit = |_| self.visit().expect("it serves");
+        self.on_host(|| (0..number).map(visit).collect())
+    }
+
+    /// These clients leave.
+    pub fn disconnect_all(&self, visitors: Vec<Visitor>) {
+        let visitors = visitors.into_iter();
+        self.on_host(|| visitors.for_each(|visitor| self.disconnect(visitor)));
     }
 
     /// Does something on the server's host.
-    pub fn there<T: Send + 'static>(&self, what: impl FnOnce(&Gate) -> T + Send + 'static) -> T {
-        let gate = self.clone();
-        let thread = thread::spawn(move || {
-            gate.host.enter();
-            what(&gate)
-        });
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    pub fn on_host<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+        let on_host = || {
+            self.host.enter();
+            what()
+        };
+        let done = thread::scope(|scope| scope.spawn(on_host).join());
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// A mistake unless the server ends at this time.
-    fn complain(&self, life: u64, what: &str, error: &io::Error) {
-        if self.truth.goes_on(life) {
+    fn complain(&self, incarnation: u64, what: &str, error: &io::Error) {
+        if self.truth.goes_on(incarnation) {
             self.reports
                 .wrong(format!("server {}: {what}: {error}", self.server + 1));
         }
     }
 
-    /// Comes and goes, up to so many.
+    /// Connects and disconnects clients at random, up to `most` at a time.
     fn crowd(&self, most: usize, pace: Duration, seed: u64, over: &AtomicBool) {
         let mut random = Random::new(seed);
         let mut crowd: Vec<Visitor> = Vec::new();
         // It is often near a number for a while, so that there are long times of few and of many.
         let mut aim = most / 2;
         while !over.load(Ordering::Relaxed) {
-            crowd.retain(|visitor| self.truth.goes_on(visitor.life));
+            crowd.retain(|visitor| self.truth.goes_on(visitor.incarnation));
             if random.below(40) == 0 {
                 aim = random.below(most + 1);
             }
@@ -212,12 +192,12 @@ impl Gate {
                 crowd.extend(self.visit());
             } else if !crowd.is_empty() {
                 let leaver = crowd.swap_remove(random.below(crowd.len()));
-                self.part_with(leaver);
+                self.disconnect(leaver);
             }
             thread::sleep(random.between(Duration::ZERO, pace * 2));
         }
         for visitor in crowd {
-            self.part_with(visitor);
+            self.disconnect(visitor);
         }
     }
 
@@ -230,18 +210,15 @@ impl Gate {
             };
             while !over.load(Ordering::Relaxed) {
                 let asked = self.reports.clock.now();
-                let said = match visitor.ask("WHO") {
-                    Ok(line) => match line.parse() {
-                        Ok(clients) => Said::Clients(clients),
-                        Err(_) if line.starts_with("ERR UNAVAILABLE ") => Said::Unavailable,
-                        Err(_) => {
-                            let error = io::Error::other(line);
-                            self.complain(visitor.life, "no answer to WHO", &error);
-                            break;
-                        }
-                    },
+                let said = visitor.ask("WHO").and_then(|line| match line.parse() {
+                    Ok(clients) => Ok(Some(clients)),
+                    Err(_) if line.starts_with("ERR UNAVAILABLE ") => Ok(None),
+                    Err(_) => Err(io::Error::other(line)),
+                });
+                let said = match said {
+                    Ok(said) => said,
                     Err(error) => {
-                        self.complain(visitor.life, "no answer to WHO", &error);
+                        self.complain(visitor.incarnation, "no answer to WHO", &error);
                         break;
                     }
                 };
@@ -253,10 +230,10 @@ impl Gate {
                 });
                 thread::sleep(PAUSE);
             }
-            let life = visitor.life;
-            self.truth.leaves(life);
+            let incarnation = visitor.incarnation;
+            self.truth.leaves(incarnation);
             drop(visitor.leave());
-            self.truth.gone(life);
+            self.truth.gone(incarnation);
         }
     }
 }
@@ -269,31 +246,18 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Has somebody ask at this gate from now on.
-    pub fn ask(&mut self, gate: &Gate) {
-        self.start("asker", gate, |gate, over| gate.ask(over));
+    /// From now on somebody asks at this gate, and up to `most` come and go there, one in every `pace`.
+    pub fn visit(&mut self, gate: &Gate, most: usize, pace: Duration, seed: u64) {
+        self.start(gate, |gate, over| gate.ask(over));
+        self.start(gate, move |gate, over| gate.crowd(most, pace, seed, over));
     }
 
-    /// Has up to `most` come and go from now on, one in every `pace`.
-    pub fn crowd(&mut self, gate: &Gate, most: usize, pace: Duration, seed: u64) {
-        self.start("crowd", gate, move |gate, over| {
-            gate.crowd(most, pace, seed, over)
-        });
-    }
-
-    fn start(
-        &mut self,
-        name: &str,
-        gate: &Gate,
-        what: impl FnOnce(&Gate, &AtomicBool) + Send + 'static,
-    ) {
+    fn start(&mut self, gate: &Gate, what: impl FnOnce(&Gate, &AtomicBool) + Send + 'static) {
         let (gate, over) = (gate.clone(), self.over.clone());
-        let builder = thread::Builder::new().name(format!("{name} {}", gate.server + 1));
-        let thread = builder.spawn(move || {
+        self.threads.push(thread::spawn(move || {
             gate.host.enter();
             what(&gate, &over);
-        });
-        self.threads.push(thread.expect("a thread"));
+        }));
     }
 
     /// All leave. The servers must go on as long.

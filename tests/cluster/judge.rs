@@ -22,7 +22,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clients::{Answer, Said};
+use crate::clients::Answer;
 use crate::stalls::Stalls;
 use crate::truth::{Moment, Truth};
 
@@ -31,7 +31,7 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// The time to live of a lease.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// What is looked at to say how old an answer is.
+/// What is looked at to say how old an answer is, in milliseconds.
 const AGES: [u64; 16] = [
     0, 1, 2, 5, 10, 20, 50, 100, 150, 250, 500, 1000, 2000, 3000, 5000, 10000,
 ];
@@ -49,8 +49,8 @@ pub enum Harm {
     Killed(usize),
     /// This one ends and is started again.
     Restarted(usize),
-    /// The place where the servers meet is away, or not in order.
-    Registry,
+    /// What the servers meet at is away, or not in order.
+    Backend,
 }
 
 impl Harm {
@@ -61,12 +61,21 @@ impl Harm {
     fn starts(self, server: usize) -> bool {
         self == Harm::Killed(server) || self == Harm::Restarted(server)
     }
+
+    /// Whether this server does not run for a time.
+    pub fn halts(self, server: usize) -> bool {
+        self == Harm::Stopped(server) || self.starts(server)
+    }
+
+    fn is_some(self) -> bool {
+        !matches!(self, Harm::Nothing(_))
+    }
 }
 
 /// Something that was done.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// In words, for the account.
+    /// In words, for the report.
     pub what: String,
     pub harm: Harm,
     pub from: Moment,
@@ -75,14 +84,14 @@ pub struct Fault {
 }
 
 impl Fault {
-    fn overlaps(&self, from: Moment, to: Moment) -> bool {
+    /// Whether it was being done between these moments.
+    pub fn overlaps(&self, from: Moment, to: Moment) -> bool {
         self.from <= to && self.to.is_none_or(|end| end >= from)
     }
 
     fn within(&self, from: Moment, to: Moment) -> Duration {
-        self.to
-            .map_or(to, |end| end.min(to))
-            .saturating_sub(self.from.max(from))
+        let end = self.to.map_or(to, |end| end.min(to));
+        end.saturating_sub(self.from.max(from))
     }
 }
 
@@ -115,64 +124,60 @@ pub struct Verdict {
 
 impl Judge {
     /// What may go by until something that has changed is known: [`Judge::bound`], and the time in which the machine stood still.
-    fn bound_at(&self, asked: Moment, answered: Moment) -> Duration {
-        self.bound
-            + self
-                .stalls
-                .between(asked.saturating_sub(self.bound * 2), answered)
+    fn bound_at(&self, answer: &Answer) -> Duration {
+        let since = answer.asked.saturating_sub(self.bound * 2);
+        self.bound + self.stalls.between(since, answer.answered)
     }
 
-    fn settling(&self, asked: Moment, answered: Moment) -> Duration {
-        HEARTBEAT * 2 + self.bound_at(asked, answered)
+    fn settling(&self, answer: &Answer) -> Duration {
+        HEARTBEAT * 2 + self.bound_at(answer)
     }
 
     /// Whether something that is meant was done between these moments.
     pub fn any(&self, from: Moment, to: Moment, meant: impl Fn(Harm) -> bool) -> bool {
-        self.faults
-            .iter()
-            .any(|fault| meant(fault.harm) && fault.overlaps(from, to))
+        let mut faults = self.faults.iter();
+        faults.any(|fault| meant(fault.harm) && fault.overlaps(from, to))
+    }
+
+    /// For how long something that is meant was done between these moments; one thing after the other.
+    fn time(&self, from: Moment, to: Moment, meant: impl Fn(&Fault) -> bool) -> Duration {
+        let faults = self.faults.iter().filter(|fault| meant(fault));
+        faults.map(|fault| fault.within(from, to)).sum()
+    }
+
+    /// The servers that don't give this answer.
+    fn others(&self, answer: &Answer) -> impl Iterator<Item = (usize, &Truth)> {
+        let all = self.truths.iter().map(|truth| &**truth).enumerate();
+        let server = answer.server;
+        all.filter(move |(other, _)| *other != server)
     }
 
     /// What can be said of `answer` when all that happened until then is known.
     pub fn hear(&self, answer: &Answer) -> Verdict {
-        let Answer {
-            asked,
-            answered,
-            said,
-            ..
-        } = *answer;
+        let (asked, answered) = (answer.asked, answer.answered);
         let before = match self.promise {
-            Promise::Available => self.settling(asked, answered),
-            Promise::Consistent => self.settling(asked, answered) + LEASE,
+            Promise::Available => self.settling(answer),
+            Promise::Consistent => self.settling(answer) + LEASE,
         };
-        let is_calm = !self.any(asked.saturating_sub(before), answered, |harm| {
-            !matches!(harm, Harm::Nothing(_))
-        });
-        let ran = self
-            .stalls
-            .between(asked.saturating_sub(self.bound), answered)
-            .is_zero();
-        let (wrong, age) = match said {
-            Said::Unavailable if self.promise == Promise::Available => {
-                (Some("unavailable".to_string()), None)
+        let is_calm = !self.any(asked.saturating_sub(before), answered, Harm::is_some);
+        let since = asked.saturating_sub(self.bound);
+        let ran = self.stalls.between(since, answered).is_zero();
+        let (wrong, age) = match answer.said {
+            None if self.promise == Promise::Available => (Some("unavailable".to_string()), None),
+            None => {
+                let wrong = is_calm.then(|| "unavailable without a reason".to_string());
+                (wrong, None)
             }
-            Said::Unavailable => (
-                is_calm.then(|| "unavailable without a reason".to_string()),
-                None,
-            ),
-            Said::Clients(clients) => {
+            Some(clients) => {
                 let (least, most) = self.allowed(answer);
                 let is_right = (least..=most).contains(&clients);
                 let wrong = || format!("{clients} clients, and {least} to {most} would be right");
                 ((!is_right).then(wrong), self.age(answer, clients))
             }
         };
-        let wrong = wrong.map(|what| {
-            let took = (answered - asked).as_millis();
-            format!("server {} says, after {took} ms: {what}", answer.server + 1)
-        });
+        let (server, took) = (answer.server + 1, answered - asked);
         Verdict {
-            wrong,
+            wrong: wrong.map(|what| format!("server {server} says, after {took:?}: {what}")),
             age,
             is_calm: is_calm && ran,
         }
@@ -180,48 +185,30 @@ impl Judge {
 
     /// The least and the most that may be said.
     fn allowed(&self, answer: &Answer) -> (i64, i64) {
-        let Answer {
-            server,
-            asked,
-            answered,
-            ..
-        } = *answer;
-        let mut sum = self.truths[server].between(asked, answered);
-        for (other, truth) in self
-            .truths
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != server)
-        {
+        let mut sum = self.truths[answer.server].between(answer.asked, answer.answered);
+        for (other, truth) in self.others(answer) {
             let (since, may_lack) = match self.promise {
-                Promise::Available => self.available(server, other, asked, answered),
-                Promise::Consistent => (asked, self.may_lack(other, asked, answered)),
+                Promise::Available => self.available(other, answer),
+                Promise::Consistent => (answer.asked, self.may_lack(other, answer)),
             };
-            let (least, most) = truth.between(since, answered);
+            let (least, most) = truth.between(since, answer.answered);
             sum.0 += if may_lack { 0 } else { least };
             sum.1 += most;
         }
         sum
     }
 
-    /// Since when what `other` had counts for `server`, and whether it may be left out.
-    fn available(
-        &self,
-        server: usize,
-        other: usize,
-        asked: Moment,
-        answered: Moment,
-    ) -> (Moment, bool) {
-        let recently = asked.saturating_sub(self.settling(asked, answered));
+    /// Since when what `other` had counts for the server that answers, and whether it may be left out.
+    fn available(&self, other: usize, answer: &Answer) -> (Moment, bool) {
+        let (server, answered) = (answer.server, answer.answered);
+        let recently = answer.asked.saturating_sub(self.settling(answer));
         let before = recently.saturating_sub(HEARTBEAT * 4);
-        let is_away = |harm| harm == Harm::Registry;
+        let is_away = |harm| harm == Harm::Backend;
         let is_heard_badly = |harm: Harm| harm.silences(other) || harm == Harm::Killed(other);
-        let hears_badly = self.any(recently, answered, |harm| {
-            harm.silences(server) || is_away(harm)
-        });
-        let since = if hears_badly { before } else { recently };
-        let mut age = self.bound_at(asked, answered);
-        if hears_badly {
+        let hears_badly = |harm: Harm| harm.silences(server) || is_away(harm);
+        let (mut since, mut age) = (recently, self.bound_at(answer));
+        if self.any(recently, answered, hears_badly) {
+            since = before;
             age += HEARTBEAT * 4;
         }
         if self.any(since, answered, |harm| {
@@ -229,7 +216,7 @@ impl Judge {
         }) {
             age += HEARTBEAT * 5;
         }
-        let mut oldest = asked.saturating_sub(age);
+        let mut oldest = answer.asked.saturating_sub(age);
         let mut counted = answered;
         // The latest first: each that is reached makes the time longer, and may have others be reached.
         for fault in self.faults.iter().rev().filter(|fault| is_away(fault.harm)) {
@@ -238,8 +225,7 @@ impl Judge {
             oldest = oldest.saturating_sub(away);
         }
         let matters = |harm: Harm| harm.silences(server) || is_heard_badly(harm) || is_away(harm);
-        let troubles = self.faults.iter().filter(|fault| matters(fault.harm));
-        let trouble: Duration = troubles.map(|fault| fault.within(before, answered)).sum();
+        let trouble = self.time(before, answered, |fault| matters(fault.harm));
         let loses = |harm: Harm| matters(harm) && !matches!(harm, Harm::Stopped(_));
         let longest = match self.any(before, answered, loses) {
             true => HEARTBEAT * 5 / 2,
@@ -252,155 +238,139 @@ impl Judge {
 
     /// Whether `other` may not have had a lease: what was done to it of late went on for so long, or it was started meanwhile and
     /// could not ask for one.
-    fn may_lack(&self, other: usize, asked: Moment, answered: Moment) -> bool {
-        let before = asked.saturating_sub(LEASE + self.settling(asked, answered));
-        let matters = |harm: Harm| harm.silences(other) || harm.starts(other);
-        let late = |fault: &&Fault| matters(fault.harm) && fault.overlaps(before, answered);
-        let troubles = self.faults.iter().filter(late);
-        let trouble: Duration = troubles
-            .map(|fault| fault.within(Moment::ZERO, answered))
-            .sum();
-        trouble >= LEASE - HEARTBEAT
-            || self.any(before, answered, |harm| harm.starts(other))
-                && self.any(before, answered, |harm| harm == Harm::Registry)
+    fn may_lack(&self, other: usize, answer: &Answer) -> bool {
+        let answered = answer.answered;
+        let before = answer.asked.saturating_sub(LEASE + self.settling(answer));
+        let starts = |harm: Harm| harm.starts(other);
+        let trouble = self.time(Moment::ZERO, answered, |fault| {
+            let matters = fault.harm.silences(other) || starts(fault.harm);
+            matters && fault.overlaps(before, answered)
+        });
+        let is_away = |harm| harm == Harm::Backend;
+        let starts_in_vain =
+            self.any(before, answered, starts) && self.any(before, answered, is_away);
+        trouble >= LEASE - HEARTBEAT || starts_in_vain
     }
 
     /// How far back one must go for what the answer says of others.
     fn age(&self, answer: &Answer, clients: i64) -> Option<Duration> {
-        let Answer {
-            server,
-            asked,
-            answered,
-            ..
-        } = *answer;
-        let own = self.truths[server].between(asked, answered);
+        let own = self.truths[answer.server].between(answer.asked, answer.answered);
         let fits = |age: &Duration| {
-            let others = self
-                .truths
-                .iter()
-                .enumerate()
-                .filter(|(other, _)| *other != server);
-            let (least, most) = others.fold(own, |(least, most), (_, truth)| {
-                let (lowest, highest) = truth.between(asked.saturating_sub(*age), answered);
+            let since = answer.asked.saturating_sub(*age);
+            let (least, most) = self.others(answer).fold(own, |(least, most), (_, truth)| {
+                let (lowest, highest) = truth.between(since, answer.answered);
                 (least + lowest, most + highest)
             });
             (least..=most).contains(&clients)
         };
-        AGES.iter()
-            .map(|age| Duration::from_millis(*age))
-            .find(fits)
+        AGES.map(Duration::from_millis).into_iter().find(fits)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Promise::{Available, Consistent};
     use super::*;
     use crate::truth::Clock;
 
-    /// Two servers, of which the second has a client that came and went.
-    fn judge(promise: Promise, faults: &[(Harm, u64, u64)]) -> Judge {
-        let truths = [(); 2].map(|()| Truth::at(Clock::new(), &[]));
-        let steps = [(1000, 1, 1), (20_000, 0, 0)];
-        let steps = steps.map(|(at, least, most)| (Duration::from_millis(at), least, most));
-        let second = Truth::at(Clock::new(), &steps);
-        let faults = faults.iter().map(|(harm, from, to)| Fault {
-            what: String::new(),
-            harm: *harm,
-            from: Duration::from_millis(*from),
-            to: Some(Duration::from_millis(*to)),
-        });
-        Judge {
-            promise,
-            bound: Duration::from_millis(100),
-            truths: vec![truths[0].clone(), second],
-            faults: faults.collect(),
-            stalls: Arc::default(),
-        }
-    }
+    /// In the place of a number: ERR UNAVAILABLE.
+    const NONE: i64 = -1;
 
-    fn is_right(judge: &Judge, at: u64, said: Said) -> bool {
-        let (asked, answered) = (Duration::from_millis(at), Duration::from_millis(at + 1));
-        let answer = Answer {
-            server: 0,
-            asked,
-            answered,
-            said,
-        };
-        judge.hear(&answer).wrong.is_none()
-    }
-
+    /// The first of two servers answers. The second has a client from 1 s to 20 s.
     #[test]
-    fn in_calm_times_only_what_was_true_a_moment_ago_is_right() {
-        let judge = judge(Promise::Available, &[]);
-        assert!(is_right(&judge, 990, Said::Clients(0)));
-        assert!(is_right(&judge, 1050, Said::Clients(0)));
-        assert!(!is_right(&judge, 1150, Said::Clients(0)));
-        assert!(!is_right(&judge, 990, Said::Clients(1)));
-        assert!(is_right(&judge, 20_050, Said::Clients(1)));
-        assert!(!is_right(&judge, 20_150, Said::Clients(1)));
-        assert!(!is_right(&judge, 3000, Said::Clients(2)));
-        assert!(!is_right(&judge, 3000, Said::Unavailable));
-    }
-
-    #[test]
-    fn a_server_that_is_cut_off_may_be_left_out_only_after_some_time() {
-        let judge = judge(Promise::Available, &[(Harm::Silent(1), 8000, 11_000)]);
-        assert!(!is_right(&judge, 9000, Said::Clients(0)));
-        assert!(is_right(&judge, 9300, Said::Clients(0)));
-        assert!(is_right(&judge, 11_500, Said::Clients(0)));
-        assert!(!is_right(&judge, 15_000, Said::Clients(0)));
-    }
-
-    #[test]
-    fn a_short_silence_leaves_out_nobody() {
-        let judge = judge(Promise::Available, &[(Harm::Silent(1), 8000, 9000)]);
-        for at in [8500, 9500, 10_500, 11_500] {
-            assert!(!is_right(&judge, at, Said::Clients(0)), "{at}");
-            assert!(is_right(&judge, at, Said::Clients(1)), "{at}");
-        }
-    }
-
-    #[test]
-    fn who_was_only_stopped_is_left_out_later_than_who_may_have_lost_something() {
-        for (harm, may_lack) in [(Harm::Stopped(1), false), (Harm::Silent(1), true)] {
-            let judge = judge(Promise::Available, &[(harm, 8000, 9350)]);
-            assert_eq!(is_right(&judge, 9400, Said::Clients(0)), may_lack);
-        }
-    }
-
-    #[test]
-    fn a_killed_server_is_gone_in_time() {
-        let judge = judge(Promise::Available, &[(Harm::Killed(1), 20_000, 30_000)]);
-        assert!(is_right(&judge, 22_500, Said::Clients(1)));
-        assert!(!is_right(&judge, 22_700, Said::Clients(1)));
-    }
-
-    #[test]
-    fn nothing_old_is_consistent() {
-        let judge = judge(Promise::Consistent, &[(Harm::Registry, 1500, 1600)]);
-        assert!(!is_right(&judge, 1050, Said::Clients(0)));
-        assert!(is_right(&judge, 1550, Said::Unavailable));
-        assert!(is_right(&judge, 4000, Said::Unavailable));
-        assert!(!is_right(&judge, 5500, Said::Unavailable));
-        assert!(!is_right(&judge, 1550, Said::Clients(0)));
-    }
-
-    #[test]
-    fn who_could_not_keep_its_lease_may_be_left_out_and_nobody_else() {
-        let judge = judge(
-            Promise::Consistent,
-            &[
-                (Harm::Silent(1), 2000, 6000),
-                (Harm::Silent(1), 15_000, 15_200),
-            ],
-        );
-        assert!(!is_right(&judge, 3000, Said::Clients(0)));
-        for at in [4000, 6500] {
-            assert!(is_right(&judge, at, Said::Clients(0)), "{at}");
-            assert!(is_right(&judge, at, Said::Clients(1)), "{at}");
-        }
-        for at in [11_000, 15_300] {
-            assert!(!is_right(&judge, at, Said::Clients(0)), "{at}");
+    fn what_is_right_depends_on_what_was_true_and_what_was_done() {
+        type Answers<'a> = &'a [(u64, i64)];
+        type Row<'a> = (Promise, &'a [(Harm, u64, u64)], Answers<'a>, Answers<'a>);
+        let lease = [
+            (Harm::Silent(1), 2000, 6000),
+            (Harm::Silent(1), 15_000, 15_200),
+        ];
+        let rows: [Row; 8] = [
+            // In calm times only what was true a moment ago is right.
+            (
+                Available,
+                &[],
+                &[(990, 0), (1050, 0), (20_050, 1)],
+                &[(1150, 0), (990, 1), (20_150, 1), (3000, 2), (3000, NONE)],
+            ),
+            // A server that is cut off may be left out only after some time,
+            (
+                Available,
+                &[(Harm::Silent(1), 8000, 11_000)],
+                &[(9300, 0), (11_500, 0)],
+                &[(9000, 0), (15_000, 0)],
+            ),
+            // and not if that was short,
+            (
+                Available,
+                &[(Harm::Silent(1), 8000, 9000)],
+                &[(8500, 1), (9500, 1), (10_500, 1), (11_500, 1)],
+                &[(8500, 0), (9500, 0), (10_500, 0), (11_500, 0)],
+            ),
+            // and one that was only stopped, later than one that may have lost something.
+            (
+                Available,
+                &[(Harm::Silent(1), 8000, 9350)],
+                &[(9400, 0)],
+                &[],
+            ),
+            (
+                Available,
+                &[(Harm::Stopped(1), 8000, 9350)],
+                &[],
+                &[(9400, 0)],
+            ),
+            // A killed server is gone in time.
+            (
+                Available,
+                &[(Harm::Killed(1), 20_000, 30_000)],
+                &[(22_500, 1)],
+                &[(22_700, 1)],
+            ),
+            // Nothing old is consistent.
+            (
+                Consistent,
+                &[(Harm::Backend, 1500, 1600)],
+                &[(1550, NONE), (4000, NONE)],
+                &[(1050, 0), (5500, NONE), (1550, 0)],
+            ),
+            // A server that could not keep its lease may be left out, and no other.
+            (
+                Consistent,
+                &lease,
+                &[(4000, 0), (4000, 1), (6500, 0), (6500, 1)],
+                &[(3000, 0), (11_000, 0), (15_300, 0)],
+            ),
+        ];
+        let at = Duration::from_millis;
+        for (promise, faults, right, wrong) in rows {
+            let second = [(at(1000), 1, 1), (at(20_000), 0, 0)];
+            let truths = [&[][..], &second].map(|steps| Truth::at(Clock::new(), steps));
+            let faults = faults.iter().map(|(harm, from, to)| Fault {
+                what: String::new(),
+                harm: *harm,
+                from: at(*from),
+                to: Some(at(*to)),
+            });
+            let judge = Judge {
+                promise,
+                bound: at(100),
+                truths: truths.into(),
+                faults: faults.collect(),
+                stalls: Arc::default(),
+            };
+            for (answers, is_right) in [(right, true), (wrong, false)] {
+                for (asked, clients) in answers {
+                    let verdict = judge.hear(&Answer {
+                        server: 0,
+                        asked: at(*asked),
+                        answered: at(asked + 1),
+                        said: (*clients != NONE).then_some(*clients),
+                    });
+                    let judged = verdict.wrong.is_none();
+                    assert_eq!(judged, is_right, "{clients} at {asked}: {:?}", judge.faults);
+                }
+            }
         }
     }
 }

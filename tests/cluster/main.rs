@@ -2,14 +2,13 @@
 //! test's own, which needs root. What belongs where:
 //!
 //! - `network`: the switch and the hosts; how they are cut off
-//! - `parts`: Redis, Sentinels, etcd
 //! - `server`: the daemon on its host
 //! - `clients`: those who come and go, and those who ask
 //! - `truth`: what the clients know; `judge`: which answers are right, given that; `stalls`: when the machine is to blame
 //! - `world`: all of it together
 //! - `available`, `consistent`: one thing at a time
 //! - `balanced`: availability as the clients of HAProxy see it
-//! - `chaos`: many at random, for a minute or for hours; `account`: what came of it; `plot`: that as a picture
+//! - `chaos`: many at random, for a minute or for hours; `account`: what came of it
 #![allow(missing_docs)]
 
 #[allow(dead_code)] // most of it is for the tests on one daemon
@@ -25,8 +24,6 @@ mod clients;
 mod consistent;
 mod judge;
 mod network;
-mod parts;
-mod plot;
 mod random;
 mod server;
 mod stalls;

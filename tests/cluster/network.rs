@@ -10,37 +10,28 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::random::Random;
+use crate::support::backends::{Place, URGENT};
 use crate::support::kernel::is_root;
-use crate::support::{clean, installed, located, must_test_all, skipped};
+use crate::support::{clean, installed, kill, must_test_all, skipped};
 
 /// All names of namespaces begin so; then follow the process that made them, its network, and the host.
 const PREFIX: &str = "btcpd-";
 
-/// The niceness of all that belongs to a network: what else this machine does shall not show in what is measured.
-const URGENT: &str = "-15";
-
 /// Networks are made one after the other, and used one at a time, so that no test disturbs what another measures.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Set by ^C.
+/// Set by ^C: long tests end by themselves, and no other begins.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Whether somebody looks at [`INTERRUPTED`] and ends by itself.
-pub static ENDS_BY_ITSELF: AtomicBool = AtomicBool::new(false);
 
 /// The switch and its hosts. Dropped, all is removed.
 pub struct Network {
     name: String,
-    hosts: Vec<Host>,
-    /// Whether the kernel can delay and lose packets by itself.
-    emulates: bool,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -52,7 +43,7 @@ pub struct Host {
 }
 
 impl Network {
-    /// Runs `test` in a thread that is on the switch of a new network of so many hosts, if this machine can do it and has all of
+    /// Runs `test` in a thread that is on the switch of a new network of this number of hosts, if this machine can do it and has all of
     /// these programs. Says so if not.
     pub fn with(hosts: u8, programs: &[&str], test: impl FnOnce(Network) + Send + 'static) {
         needs!("ip", "bridge", "tc");
@@ -65,8 +56,9 @@ impl Network {
             return;
         }
         end_well();
-        let thread = std::thread::spawn(move || {
-            // This thread's, and that of all threads that come from it. If it can't be, times are less exact.
+        let thread = thread::spawn(move || {
+            // All that belongs to a network, the threads of the test too: what else this machine does shall not show in what is
+            // measured. If it can't be, times are less exact.
             let _ = rustix::process::nice(URGENT.parse().expect("a number"));
             let network = Network::new(hosts);
             enter(&network.name);
@@ -80,148 +72,62 @@ impl Network {
     fn new(hosts: u8) -> Self {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        sweep(|owner| !Path::new(&format!("/proc/{owner}")).exists());
+        assert!(!INTERRUPTED.load(Ordering::SeqCst), "interrupted");
+        // What processes have left that have ended.
+        remove(|name| {
+            let owner = name.split('-').next().unwrap_or_default();
+            !Path::new(&format!("/proc/{owner}")).exists()
+        });
         let made = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{made}", std::process::id());
-        let mut network = Network {
-            name: name.clone(),
-            hosts: Vec::new(),
-            emulates: false,
-            _turn: turn,
-        };
-        ip(&["netns", "add", &name]);
-        let on_switch = |words: &str| ip(&words_after(&["-n", &name], words));
-        on_switch("link set lo up");
-        on_switch("link add br0 type bridge stp_state 0");
-        on_switch("link set br0 address 02:00:00:00:00:fe up");
-        on_switch("addr add 10.77.0.254/24 dev br0");
-        network.emulates = try_to_run(clean("tc").args(words_after(
-            &["-n", &name],
-            "qdisc add dev lo root netem delay 1ms",
-        )));
-        if network.emulates {
-            tc(&name, "qdisc del dev lo root");
-        }
-        for number in 1..=hosts {
-            let host = Host {
-                network: name.clone(),
-                number,
+        let network = Network { name, _turn: turn };
+        let name = &network.name;
+        run(clean("ip").args(["netns", "add", name]));
+        // All know where the others are, so that nobody has to search for them after having been cut off.
+        let neighbours = |device: &str, own: u8| {
+            let others = (1..=hosts).chain([254]).filter(|other| *other != own);
+            let line = |other| {
+                format!(
+                    "neigh replace 10.77.0.{other} lladdr 02:00:00:00:00:{other:02x} nud permanent dev {device}\n"
+                )
             };
-            let namespace = host.namespace();
-            ip(&["netns", "add", &namespace]);
-            network.hosts.push(host.clone());
-            let port = host.port();
-            on_switch(&format!(
-                "link add {port} type veth peer name eth0 address 02:00:00:00:00:{number:02x} netns {namespace}"
-            ));
-            on_switch(&format!("link set {port} master br0 up"));
-            for words in [
-                "link set lo up".to_string(),
-                "link set eth0 up".to_string(),
-                format!("addr add {}/24 dev eth0", host.address()),
-            ] {
-                ip(&words_after(&["-n", &namespace], &words));
-            }
+            others.map(line).collect::<String>()
+        };
+        let mut on_switch = "link set lo up\nlink add br0 type bridge stp_state 0\n\
+             link set br0 address 02:00:00:00:00:fe up\naddr add 10.77.0.254/24 dev br0\n"
+            .to_string();
+        for number in 1..=hosts {
+            let namespace = network.host(number).namespace();
+            run(clean("ip").args(["netns", "add", &namespace]));
+            on_switch += &format!(
+                "link add port{number} type veth peer name eth0 address 02:00:00:00:00:{number:02x} netns {namespace}\n\
+                 link set port{number} master br0 up\n"
+            );
         }
-        network.introduce();
+        batch(name, &(on_switch + &neighbours("br0", 254)));
+        for number in 1..=hosts {
+            let up = format!(
+                "link set lo up\nlink set eth0 up\naddr add 10.77.0.{number}/24 dev eth0\n"
+            );
+            let namespace = network.host(number).namespace();
+            batch(&namespace, &(up + &neighbours("eth0", number)));
+        }
         network
-    }
-
-    /// Has all know where the others are, so that nobody has to search for them after having been cut off.
-    fn introduce(&self) {
-        let everybody: Vec<u8> = self
-            .hosts
-            .iter()
-            .map(|host| host.number)
-            .chain([254])
-            .collect();
-        let namespaces = self
-            .hosts
-            .iter()
-            .map(|host| (host.namespace(), "eth0", host.number));
-        for (namespace, device, number) in namespaces.chain([(self.name.clone(), "br0", 254)]) {
-            let others = everybody.iter().filter(|other| **other != number);
-            let lines: String = others
-                .map(|other| {
-                    format!(
-                        "neigh replace 10.77.0.{other} lladdr 02:00:00:00:00:{other:02x} nud permanent dev {device}\n"
-                    )
-                })
-                .collect();
-            let mut shell = clean("sh");
-            shell
-                .args([
-                    "-c",
-                    "printf %s \"$2\" | ip -n \"$1\" -batch -",
-                    "sh",
-                    &namespace,
-                ])
-                .arg(lines);
-            run(&mut shell);
-        }
     }
 
     /// The host of this number, the first 1.
     pub fn host(&self, number: u8) -> Host {
-        self.hosts[usize::from(number) - 1].clone()
-    }
-
-    /// Cuts off these hosts, and those alone.
-    pub fn cut_off(&self, hosts: &[Host]) {
-        for host in hosts {
-            host.switch_port(false);
-        }
-    }
-
-    /// Makes everything that `host` sends and receives slow, and loses some of it.
-    pub fn disturb(&self, host: &Host, seed: u64) -> Disturbance {
-        let over = Arc::new(AtomicBool::new(false));
-        let mut random = Random::new(seed);
-        let mut losing = None;
-        let (discipline, how) = if self.emulates {
-            let (delay, loss) = (5 + random.below(40), 2 + random.below(20));
-            let discipline = format!("netem delay {delay}ms {}ms loss {loss}%", delay / 2);
-            (discipline.clone(), discipline)
-        } else {
-            // Packets queue up for a narrow line, and all are lost for moments.
-            let rate = 128 + random.below(384);
-            let (over, host) = (over.clone(), host.clone());
-            losing = Some(std::thread::spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    host.switch_port(false);
-                    std::thread::sleep(Duration::from_millis(2 + random.below(25) as u64));
-                    host.switch_port(true);
-                    std::thread::sleep(Duration::from_millis(20 + random.below(120) as u64));
-                }
-            }));
-            let discipline = format!("tbf rate {rate}kbit burst 1600 limit 12000");
-            (discipline, format!("{rate} kbit/s, moments without"))
-        };
-        tc(
-            &host.network,
-            &format!("qdisc add dev {} root {discipline}", host.port()),
-        );
-        tc(
-            &host.namespace(),
-            &format!("qdisc add dev eth0 root {discipline}"),
-        );
-        Disturbance {
-            host: host.clone(),
-            how,
-            over,
-            losing,
+        Host {
+            network: self.name.clone(),
+            number,
         }
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
-        let own = format!("{}-", self.name);
-        remove(
-            namespaces()
-                .into_iter()
-                .filter(|name| *name == self.name || name.starts_with(&own)),
-        );
+        let own = self.name.replace(PREFIX, "");
+        remove(|name| name == own || name.starts_with(&format!("{own}-")));
     }
 }
 
@@ -235,19 +141,14 @@ impl Host {
         format!("{}-{}", self.network, self.number)
     }
 
-    fn port(&self) -> String {
-        format!("port{}", self.number)
-    }
-
-    /// A command that becomes `program` on this host. ^C of the test's terminal is not for it.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        use std::os::unix::process::CommandExt as _;
-        let mut command = clean("ip");
-        command
-            .args(["netns", "exec", &self.namespace(), "nice", "-n", URGENT])
-            .arg(located(program.as_ref()))
-            .process_group(0);
-        command
+    /// Where its processes run.
+    pub fn place(&self) -> Place {
+        let namespace = self.namespace();
+        let wrapper = ["ip", "netns", "exec", &namespace, "nice", "-n", URGENT];
+        Place {
+            ip: self.address(),
+            wrapper: wrapper.map(str::to_string).to_vec(),
+        }
     }
 
     /// From now on the calling thread is on this host.
@@ -255,33 +156,74 @@ impl Host {
         enter(&self.namespace());
     }
 
-    /// Reconnects it.
-    pub fn reconnect(&self) {
-        self.switch_port(true);
+    /// Cuts it off.
+    pub fn cut_off(&self) {
+        self.switch_port("0");
     }
 
-    fn switch_port(&self, on: bool) {
-        // 3 is "forwarding".
-        let state = if on { "3" } else { "0" };
-        let words = [
-            "-n",
-            &self.network,
-            "link",
-            "set",
-            "dev",
-            &self.port(),
-            "state",
-            state,
-        ];
-        run(clean("bridge").args(words));
+    /// Reconnects it.
+    pub fn reconnect(&self) {
+        // "Forwarding".
+        self.switch_port("3");
+    }
+
+    fn switch_port(&self, state: &str) {
+        let words = format!(
+            "-n {} link set dev port{} state {state}",
+            self.network, self.number
+        );
+        run(clean("bridge").args(words.split(' ')));
+    }
+
+    /// Makes all that it sends and receives slow, and loses some of it: each packet by chance, if the kernel can do that; else
+    /// packets queue up for a narrow line, and all are lost for moments.
+    pub fn disturb(&self, seed: u64) -> Disturbance {
+        let over = Arc::new(AtomicBool::new(false));
+        let mut random = Random::new(seed);
+        let (delay, loss) = (5 + random.below(40), 2 + random.below(20));
+        let netem = format!(" netem delay {delay}ms {}ms loss {loss}%", delay / 2);
+        if self.queue("add", &netem) {
+            return Disturbance {
+                host: self.clone(),
+                over,
+                losing: None,
+            };
+        }
+        let rate = 128 + random.below(384);
+        let tbf = format!(" tbf rate {rate}kbit burst 1600 limit 12000");
+        assert!(self.queue("add", &tbf), "tc can't do{tbf}");
+        let (is_over, host) = (over.clone(), self.clone());
+        let losing = thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                host.cut_off();
+                thread::sleep(Duration::from_millis(2 + random.below(25) as u64));
+                host.reconnect();
+                thread::sleep(Duration::from_millis(20 + random.below(120) as u64));
+            }
+        });
+        Disturbance {
+            host: self.clone(),
+            over,
+            losing: Some(losing),
+        }
+    }
+
+    /// Changes how its packets queue up, in both directions. Returns whether the kernel can do that.
+    fn queue(&self, verb: &str, discipline: &str) -> bool {
+        let (port, namespace) = (format!("port{}", self.number), self.namespace());
+        [(&self.network, &*port), (&namespace, "eth0")]
+            .iter()
+            .all(|(namespace, device)| {
+                let words = format!("-n {namespace} qdisc {verb} dev {device} root{discipline}");
+                let output = clean("tc").args(words.split(' ')).output();
+                output.expect("tc starts").status.success()
+            })
     }
 }
 
 /// A host's bad line. Ends when dropped.
 pub struct Disturbance {
     host: Host,
-    /// In words.
-    pub how: String,
     over: Arc<AtomicBool>,
     losing: Option<JoinHandle<()>>,
 }
@@ -293,12 +235,9 @@ impl Drop for Disturbance {
             // It panics if a port can't be switched, and then the test has failed.
             let _ = losing.join();
         }
-        let host = &self.host;
-        tc(
-            &host.network,
-            &format!("qdisc del dev {} root", host.port()),
-        );
-        tc(&host.namespace(), "qdisc del dev eth0 root");
+        let is_mended = self.host.queue("del", "");
+        // A panic while things are removed would hide why.
+        assert!(is_mended || thread::panicking(), "the line stays bad");
     }
 }
 
@@ -307,78 +246,52 @@ fn enter(namespace: &str) {
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
 }
 
-fn words_after<'a>(first: &[&'a str], words: &'a str) -> Vec<&'a str> {
-    first.iter().copied().chain(words.split(' ')).collect()
-}
-
-fn ip(words: &[&str]) {
-    run(clean("ip").args(words));
-}
-
-fn tc(namespace: &str, words: &str) {
-    run(clean("tc").args(words_after(&["-n", namespace], words)));
-}
-
-fn try_to_run(command: &mut Command) -> bool {
-    command.output().expect("it starts").status.success()
+/// Has ip do what these lines say in a namespace.
+fn batch(namespace: &str, lines: &str) {
+    let script = r#"printf %s "$2" | ip -n "$1" -batch -"#;
+    run(clean("sh").args(["-c", script, "sh", namespace, lines]));
 }
 
 fn run(command: &mut Command) {
     let output = command.output().expect("it starts");
     let said = String::from_utf8_lossy(&output.stderr);
-    // Whoever panics while things are removed would hide why.
-    if !output.status.success() && !std::thread::panicking() {
+    // A panic while things are removed would hide why.
+    if !output.status.success() && !thread::panicking() {
         panic!("{command:?}: {said}");
     }
 }
 
-fn namespaces() -> Vec<String> {
+/// Removes the namespaces that are meant by what follows the prefix in their names, and ends what lives in them.
+fn remove(is_meant: impl Fn(&str) -> bool) {
     let listed = std::fs::read_dir("/run/netns")
         .into_iter()
         .flatten()
         .flatten();
-    listed
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
-}
-
-/// Ends who lives in these namespaces, and removes them.
-fn remove(namespaces: impl Iterator<Item = String>) {
-    for namespace in namespaces {
-        let output = clean("ip").args(["netns", "pids", &namespace]).output();
-        let pids = output.map(|output| output.stdout).unwrap_or_default();
-        for pid in String::from_utf8_lossy(&pids).lines() {
-            let pid = pid
-                .parse()
-                .ok()
-                .filter(|pid| *pid != std::process::id().cast_signed());
-            if let Some(pid) = pid.and_then(Pid::from_raw) {
-                // It may have ended.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-            }
+    for entry in listed {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.strip_prefix(PREFIX).is_some_and(&is_meant) {
+            continue;
         }
-        run(clean("ip").args(["netns", "del", &namespace]));
+        let output = clean("ip").args(["netns", "pids", &name]).output();
+        let pids = output.map(|output| output.stdout).unwrap_or_default();
+        let pids = String::from_utf8_lossy(&pids);
+        let pids = pids.lines().filter_map(|pid| pid.parse().ok());
+        for pid in pids.filter(|pid| *pid != std::process::id()) {
+            // It may have ended.
+            kill("KILL", pid);
+        }
+        run(clean("ip").args(["netns", "del", &name]));
     }
 }
 
-/// Removes all that was made by processes like this.
-fn sweep(is_meant: impl Fn(u32) -> bool) {
-    remove(namespaces().into_iter().filter(|name| {
-        let owner = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').next()?.parse().ok());
-        owner.is_some_and(&is_meant)
-    }));
-}
-
-/// Has ^C leave nothing behind.
+/// Has ^C leave nothing behind. The second does not wait for the test.
 fn end_well() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let end = || {
-            let again = INTERRUPTED.swap(true, Ordering::SeqCst);
-            if again || !ENDS_BY_ITSELF.load(Ordering::SeqCst) {
-                sweep(|owner| owner == std::process::id());
+            if INTERRUPTED.swap(true, Ordering::SeqCst) {
+                let own = format!("{}-", std::process::id());
+                remove(|name| name.starts_with(&own));
                 std::process::exit(130);
             }
         };

@@ -4,11 +4,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::clients::{Gate, Reports};
 use crate::network::Host;
-use crate::support::{Daemon, program, wait_until};
+use crate::support::{Daemon, program, wait_until, words};
 use crate::truth::Truth;
 
 /// A server. Dropped, it is killed.
@@ -30,109 +28,91 @@ impl Server {
         reports: &Arc<Reports>,
     ) -> Self {
         let address = SocketAddr::from((host.address(), 4242));
-        let http = SocketAddr::from((host.address(), 8080)).to_string();
         let state = directory.join(format!("server-{}", server + 1));
         std::fs::create_dir(&state).expect("a directory");
-        let mut arguments: Vec<String> = [
-            ("--listen", address.to_string()),
-            ("--state-directory", state.display().to_string()),
-            ("--cluster", cluster.to_string()),
-            ("--max-clients", "64".to_string()),
-            ("--idle-timeout", "24h".to_string()),
-        ]
-        .into_iter()
-        .flat_map(|(option, value)| [option.to_string(), value])
-        .collect();
-        if cluster.starts_with("etcd") {
-            arguments.extend([
-                "--advertise".to_string(),
-                http.clone(),
-                "--http".to_string(),
-                http,
-            ]);
-        }
-        let gate = Gate {
-            server,
-            host,
-            address,
-            truth: Truth::new(reports.clock),
-            reports: reports.clone(),
-        };
-        Server {
-            gate,
-            arguments,
+        let mut server = Server {
+            arguments: Vec::new(),
             daemon: None,
             earlier: Vec::new(),
-        }
+            gate: Gate {
+                server,
+                host,
+                address,
+                truth: Truth::new(reports.clock),
+                reports: reports.clone(),
+            },
+        };
+        let (state, http) = (state.display().to_string(), server.http());
+        server.also(&format!(
+            "--listen {address} --cluster {cluster} --http {http} --advertise {http} --max-clients 64 \
+             --idle-timeout 24h --state-directory {state}"
+        ));
+        server
+    }
+
+    /// Where its HTTP is.
+    pub fn http(&self) -> String {
+        SocketAddr::from((self.gate.host.address(), 4280)).to_string()
     }
 
     /// It is started with these arguments, too.
-    pub fn also(&mut self, arguments: &[&str]) {
-        self.arguments
-            .extend(arguments.iter().map(ToString::to_string));
+    pub fn also(&mut self, arguments: &str) {
+        self.arguments.extend(words(arguments));
     }
 
     /// It is started with this value instead of the one that `option` had.
     pub fn instead(&mut self, option: &str, value: &str) {
         let mut arguments = self.arguments.iter_mut();
-        arguments
-            .find(|argument| *argument == option)
-            .expect("it is there");
+        let is_it = |argument: &&mut String| *argument == option;
+        arguments.find(is_it).expect("it is there");
         *arguments.next().expect("it has a value") = value.to_string();
     }
 
     /// Starts it, and waits until it is ready.
     pub fn start(&mut self) {
-        // Who meant the process before this one must not come to this one by mistake.
+        // A client that meant the process before this one must not come to this one by mistake.
         wait_until("nobody is on the way to the last process", || {
             self.gate.truth.is_quiet()
         });
-        let mut command = self.gate.host.command(program().get_program());
+        let mut command = self.gate.host.place().command(program().get_program());
         command.args(&self.arguments);
         self.daemon = Some(Daemon::run(command));
         self.gate.truth.begins();
     }
 
-    fn daemon(&mut self) -> &mut Daemon {
-        self.daemon.as_mut().expect("it runs")
+    fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("it runs")
     }
 
-    /// Sends a signal.
-    pub fn signal(&mut self, signal: Signal) {
-        let pid = Pid::from_raw(self.daemon().pid().cast_signed()).expect("it is our child");
-        kill_process(pid, signal).expect("it is our child");
+    /// Sends a signal by its name, such as STOP.
+    pub fn signal(&self, name: &str) {
+        self.daemon().signal(name);
     }
 
     /// Ends it by this signal, and waits for that.
-    pub fn end(&mut self, signal: Signal) {
+    pub fn end(&mut self, signal: &str) {
         self.gate.truth.ends();
         self.signal(signal);
-        let status = self.daemon().wait();
-        assert!(signal == Signal::KILL || status.success(), "{status}");
+        let mut daemon = self.daemon.take().expect("it ran");
+        let status = daemon.wait();
+        assert!(signal == "KILL" || status.success(), "{status}");
         self.gate.truth.ended();
-        let daemon = self.daemon.take().expect("it ran");
         self.earlier.extend(daemon.log().lines());
     }
 
     /// Has a new program take over, with all clients.
-    pub fn hand_over(&mut self) {
-        let ready = |daemon: &Daemon| {
-            let lines = daemon.log().lines();
-            lines
-                .iter()
-                .filter(|line| line.contains("ready listen="))
-                .count()
-        };
-        let before = ready(self.daemon());
-        self.signal(Signal::USR2);
-        let daemon = self.daemon();
-        wait_until("a new program is ready", || ready(daemon) > before);
+    pub fn hand_over(&self) {
+        let log = || self.daemon().log().lines().join("\n");
+        let ready = || log().matches("ready listen=").count();
+        let before = ready();
+        self.signal("USR2");
+        wait_until("a new program is ready", || ready() > before);
     }
 
     /// All that its processes wrote.
-    pub fn log(&self) -> Vec<String> {
-        let mut lines = self.earlier.clone();
-        lines.extend(self.daemon.iter().flat_map(|daemon| daemon.log().lines()));
-        lines
+    pub fn log(&self) -> String {
+        let last = self.daemon.iter().flat_map(|daemon| daemon.log().lines());
+        let lines: Vec<String> = self.earlier.iter().cloned().chain(last).collect();
+        lines.join("\n")
     }
 }

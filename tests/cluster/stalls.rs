@@ -1,9 +1,10 @@
 //! When the machine stood still: a test on it can't tell that from a server that is late, and must not blame the server.
 //!
-//! Threads that want to run every few milliseconds note when they could not.
+//! Threads that want to run every few milliseconds note when they could not. Servers and Redis get their time with them (see
+//! `Place::command`): a Redis that gets none for a heartbeat is away, and no more is promised then than docs/cluster.md says.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::truth::{Clock, Moment};
@@ -35,7 +36,7 @@ impl Stalls {
                     let now = clock.now();
                     let late = (now - last).saturating_sub(BEAT);
                     if late >= SHORTEST {
-                        let mut noted = stalls.noted.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut noted = stalls.noted.lock().unwrap();
                         noted.push((now, late));
                     }
                     last = now;
@@ -52,7 +53,7 @@ impl Stalls {
 
     /// For how long the machine stood still between these moments.
     pub fn between(&self, from: Moment, to: Moment) -> Duration {
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = self.noted.lock().unwrap();
         let first = noted.partition_point(|(end, _)| *end < from);
         let overlaps = noted[first..]
             .iter()
@@ -62,7 +63,7 @@ impl Stalls {
 
     /// How often, and for how long at most.
     pub fn all(&self) -> (usize, Duration) {
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = self.noted.lock().unwrap();
         let longest = noted.iter().map(|(_, late)| *late).max();
         (noted.len(), longest.unwrap_or_default())
     }

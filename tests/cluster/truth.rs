@@ -4,7 +4,7 @@
 //! leaves may be gone from the moment at which it says so, and is surely gone when the server has closed, too. So there is a least
 //! and a most at every moment, and they differ only while something happens.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// A moment: the time since the test began.
@@ -33,10 +33,10 @@ pub struct Truth {
 }
 
 struct State {
-    /// From when on there were at least and at most so many.
+    /// Each moment at which the least and the most have changed.
     steps: Vec<(Moment, i64, i64)>,
     /// The process that serves.
-    life: u64,
+    incarnation: u64,
     /// Whether it lets clients in, and keeps them.
     is_open: bool,
     /// How many connect or leave just now.
@@ -44,6 +44,10 @@ struct State {
 }
 
 impl State {
+    fn goes_on(&self, incarnation: u64) -> bool {
+        self.incarnation == incarnation && self.is_open
+    }
+
     fn add(&mut self, now: Moment, least: i64, most: i64) {
         let (_, before, before_most) = *self.steps.last().expect("never empty");
         self.steps
@@ -58,7 +62,7 @@ impl Truth {
             clock,
             state: Mutex::new(State {
                 steps: vec![(Moment::ZERO, 0, 0)],
-                life: 0,
+                incarnation: 0,
                 is_open: false,
                 busy: 0,
             }),
@@ -73,7 +77,7 @@ impl Truth {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap()
     }
 
     /// A client is about to connect. Returns to which process, if there is one.
@@ -82,41 +86,40 @@ impl Truth {
         state.is_open.then(|| {
             state.add(self.clock.now(), 0, 1);
             state.busy += 1;
-            state.life
+            state.incarnation
         })
     }
 
     /// It was answered.
-    pub fn connected(&self, life: u64) {
+    pub fn connected(&self, incarnation: u64) {
         let mut state = self.lock();
         state.busy -= 1;
-        if state.life == life && state.is_open {
+        if state.goes_on(incarnation) {
             state.add(self.clock.now(), 1, 0);
         }
     }
 
     /// A client is about to leave.
-    pub fn leaves(&self, life: u64) {
+    pub fn leaves(&self, incarnation: u64) {
         let mut state = self.lock();
         state.busy += 1;
-        if state.life == life && state.is_open {
+        if state.goes_on(incarnation) {
             state.add(self.clock.now(), -1, 0);
         }
     }
 
     /// A client is gone, or never came.
-    pub fn gone(&self, life: u64) {
+    pub fn gone(&self, incarnation: u64) {
         let mut state = self.lock();
         state.busy -= 1;
-        if state.life == life {
+        if state.incarnation == incarnation {
             state.add(self.clock.now(), 0, -1);
         }
     }
 
     /// Whether this process goes on serving as far as anybody knows.
-    pub fn goes_on(&self, life: u64) -> bool {
-        let state = self.lock();
-        state.life == life && state.is_open
+    pub fn goes_on(&self, incarnation: u64) -> bool {
+        self.lock().goes_on(incarnation)
     }
 
     /// The process is about to end.
@@ -133,7 +136,7 @@ impl Truth {
         let mut state = self.lock();
         let now = self.clock.now();
         state.steps.push((now, 0, 0));
-        state.life += 1;
+        state.incarnation += 1;
     }
 
     /// Another process serves.
@@ -151,56 +154,46 @@ impl Truth {
         let state = self.lock();
         let steps = &state.steps;
         // What held already at `from`.
-        let first = steps
-            .partition_point(|(at, ..)| *at <= from)
-            .saturating_sub(1);
-        let held = steps[first..].iter().take_while(|(at, ..)| *at <= to);
-        held.fold(None, |range: Option<(i64, i64)>, (_, least, most)| {
-            let (lowest, highest) = range.unwrap_or((*least, *most));
-            Some((lowest.min(*least), highest.max(*most)))
-        })
-        .unwrap_or((0, 0))
-    }
-
-    /// All that is known, for the account.
-    pub fn steps(&self) -> Vec<(Moment, i64, i64)> {
-        self.lock().steps.clone()
+        let first = steps.partition_point(|(at, ..)| *at <= from);
+        let (_, mut lowest, mut highest) = steps[first.saturating_sub(1)];
+        for (_, least, most) in steps[first..].iter().take_while(|(at, ..)| *at <= to) {
+            (lowest, highest) = (lowest.min(*least), highest.max(*most));
+        }
+        (lowest, highest)
     }
 }
 
 #[test]
 fn the_least_and_the_most_are_those_of_the_whole_time_asked_about() {
     let truth = Truth::new(Clock::new());
+    let moments = std::cell::RefCell::new(Vec::new());
     let moment = || {
         std::thread::sleep(Duration::from_millis(2));
-        let now = truth.clock.now();
+        moments.borrow_mut().push(truth.clock.now());
         std::thread::sleep(Duration::from_millis(2));
-        now
     };
     assert!(truth.connects().is_none(), "nobody serves");
     truth.begins();
-    let nobody = moment();
-    let life = truth.connects().expect("it serves");
-    let perhaps = moment();
-    truth.connected(life);
-    let one = moment();
-    truth.leaves(life);
-    truth.gone(life);
-    let none = moment();
-    assert_eq!(truth.between(nobody, nobody), (0, 0));
-    assert_eq!(truth.between(perhaps, perhaps), (0, 1));
-    assert_eq!(truth.between(one, one), (1, 1));
-    assert_eq!(truth.between(none, none), (0, 0));
-    assert_eq!(truth.between(one, none), (0, 1));
-    let life = truth.connects().expect("it serves");
-    truth.connected(life);
+    moment();
+    let incarnation = truth.connects().expect("it serves");
+    moment();
+    truth.connected(incarnation);
+    moment();
+    truth.leaves(incarnation);
+    truth.gone(incarnation);
+    moment();
+    let incarnation = truth.connects().expect("it serves");
+    truth.connected(incarnation);
     truth.ends();
-    let ending = moment();
+    moment();
     truth.ended();
-    truth.leaves(life);
-    truth.gone(life);
-    let ended = moment();
-    assert_eq!(truth.between(ending, ending), (0, 1));
-    assert_eq!(truth.between(ended, ended), (0, 0));
+    truth.leaves(incarnation);
+    truth.gone(incarnation);
+    moment();
+    let moments = moments.into_inner();
+    let at = moments.iter().map(|at| truth.between(*at, *at));
+    let right = [(0, 0), (0, 1), (1, 1), (0, 0), (0, 1), (0, 0)];
+    assert_eq!(at.collect::<Vec<_>>(), right);
+    assert_eq!(truth.between(moments[2], moments[3]), (0, 1));
     assert!(truth.is_quiet());
 }

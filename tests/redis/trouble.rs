@@ -1,13 +1,16 @@
 //! What may happen to Redis, and to what is in it.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use super::{BELIEVED, HEARTBEAT, Trio, figure, said, server, server_at, who};
-use crate::support::redis::Redis;
+use super::{BELIEVED, HEARTBEAT};
+use crate::clusters::{
+    BACK, Cluster, ID, all_say_for, at_once, client, cut_off_by, errors, figure, said, server,
+    wait_until_connected,
+};
+use crate::support::backends::{Kind, Redis, somebody};
 use crate::support::way::Way;
-use crate::support::{Client, free_port, wait_until};
+use crate::support::{Client, wait_until};
 
 const STATE: &str = "blockchain-tcpd:{default}:state";
 const ALIVE: &str = "blockchain-tcpd:{default}:alive";
@@ -15,297 +18,206 @@ const ALIVE: &str = "blockchain-tcpd:{default}:alive";
 /// A busy machine may take longer than two heartbeats for what takes two.
 const HEALS: Duration = Duration::from_secs(3);
 
-/// Something happens to Redis and is over: meanwhile all answer what they knew and then their own clients; then all is well.
-fn is_survived(
-    trio: &mut Trio,
-    kind: &str,
-    begin: impl FnOnce(&mut Redis),
-    end: impl FnOnce(&mut Redis),
-) {
-    let more: Vec<Client> = (0..4).map(|i| trio.servers[i % 2].connect()).collect();
-    trio.wait_for(7);
-    begin(&mut trio.redis);
-    let begun = Instant::now();
-    let sample = format!("errors_total{{kind=\"{kind}\"}}");
-    wait_until(&format!("trouble: {kind}"), || {
-        // The last known, until nobody believes it any more.
-        let answers = trio.who();
-        if begun.elapsed() < BELIEVED - HEARTBEAT {
-            assert_eq!(answers, [7; 3], "{:?} after the beginning", begun.elapsed());
-        }
-        let servers = &trio.servers;
-        servers.iter().all(|server| figure(server, &sample) > 0.0)
-            && begun.elapsed() > BELIEVED + HEARTBEAT * 2
+/// Three servers with 3, 3 and 1 clients, which are returned but for those that ask.
+fn three_with_seven(cluster: &mut Cluster) -> Vec<Client> {
+    let more = [0, 1, 0, 1].map(|one: usize| client(&cluster.servers[one]));
+    cluster.wait_for(7);
+    more.into()
+}
+
+/// Has Redis do this, or something happen to its process.
+fn does(redis: &Redis, words: &str) {
+    match words {
+        "is killed" => redis.process.kill(),
+        "starts" => redis.run(""),
+        "STOP" | "CONT" => redis.process.signal(words),
+        command => redis.order(command),
+    }
+}
+
+/// Meanwhile all answer what they knew and then their own clients; then all is well.
+#[test]
+fn a_redis_that_is_away_is_survived() {
+    let rows = [
+        ("unreachable", "is killed", "starts"),
+        ("late", "STOP", "CONT"),
+        ("read_only", "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        (
+            "refused",
+            "CONFIG SET maxmemory 1",
+            "CONFIG SET maxmemory 0",
+        ),
+    ];
+    at_once(rows, |(kind, begin, end)| {
+        Cluster::with(Kind::Redis, 3, |mut cluster| {
+            let more = three_with_seven(&mut cluster);
+            does(cluster.backend.redis(), begin);
+            let begun = Instant::now();
+            // The last known, until nobody believes it any more.
+            all_say_for(BELIEVED - HEARTBEAT, &mut cluster.askers, 7);
+            wait_until(&format!("trouble: {kind}"), || {
+                let mut servers = cluster.servers.iter();
+                servers.all(|server| errors(server, kind) > 0.0)
+                    && begun.elapsed() > BELIEVED + HEARTBEAT * 2
+            });
+            wait_until("each counts its own", || cluster.who() == ["3", "3", "1"]);
+            for server in &cluster.servers {
+                assert_eq!(figure(server, "connected"), 0.0);
+                assert!(figure(server, "age_seconds") >= 2.0);
+                assert_eq!(said(server).1, 0);
+            }
+            does(cluster.backend.redis(), end);
+            let healed = cluster.wait_for(7);
+            eprintln!("{kind}: right again after {healed:?}");
+            assert!(healed < HEALS, "{kind}: {healed:?}");
+            for server in &cluster.servers {
+                wait_until_connected(server);
+                server.log().wait_for(BACK);
+                let (begun, over) = said(server);
+                assert!((1..=2).contains(&begun), "{:?}", server.log().lines());
+                assert_eq!(over, 1);
+            }
+            drop(more);
+        });
     });
-    wait_until("each counts its own", || trio.who() == [3, 3, 1]);
-    for server in &trio.servers {
-        assert_eq!(figure(server, "connected"), 0.0);
-        assert!(figure(server, "age_seconds") >= 2.0);
-        assert_eq!(said(server).1, 0);
-    }
-    end(&mut trio.redis);
-    let healed = trio.wait_for(7);
-    eprintln!("{kind}: right again after {healed:?}");
-    assert!(healed < HEALS, "{healed:?}");
-    for server in &trio.servers {
-        wait_until("connected", || figure(server, "connected") == 1.0);
-        server.log().wait_for("over: cut off from the cluster");
-        let (begun, over) = said(server);
-        assert!((1..=2).contains(&begun), "{:?}", server.log().lines());
-        assert_eq!(over, 1);
-    }
-    drop(more);
 }
 
+/// What is done in Redis, and what it answers: keys are deleted or hold nonsense, the script is forgotten, the clock is an hour
+/// earlier or later than at the last heartbeat. A message comes late, as those do that waited while a server slept or beat: they
+/// are read after a reply that says more.
+const HARMS: &str = "
+FLUSHALL = OK
+DEL ALIVE = 1
+DEL STATE = 1
+HSET STATE total many = 0
+SCRIPT FLUSH = OK
+HINCRBY STATE real 3600000; HINCRBY STATE told 3600000
+HINCRBY STATE real -3600000; HINCRBY STATE told -3600000
+PUBLISH blockchain-tcpd:{default}:changes:0 EPOCH·0·1000·3 = 3
+";
+
+/// What they knew is what all say until they have sent another heartbeat; nobody is cut off, and nobody's answer is wrong.
 #[test]
-fn redis_is_killed_and_comes_back_empty() {
-    needs!("redis-server");
-    is_survived(&mut Trio::new(&[]), "unreachable", Redis::kill, Redis::run);
-}
-
-#[test]
-fn redis_hangs() {
-    needs!("redis-server");
-    is_survived(
-        &mut Trio::new(&[]),
-        "late",
-        |redis| redis.signal("STOP"),
-        |redis| redis.signal("CONT"),
-    );
-}
-
-#[test]
-fn redis_becomes_a_replica_that_takes_no_writes() {
-    needs!("redis-server");
-    is_survived(
-        &mut Trio::new(&[]),
-        "read_only",
-        |redis| redis.order(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]),
-        |redis| redis.order(&["REPLICAOF", "NO", "ONE"]),
-    );
-}
-
-#[test]
-fn redis_has_no_memory_left() {
-    needs!("redis-server");
-    is_survived(
-        &mut Trio::new(&[]),
-        "refused",
-        |redis| redis.order(&["CONFIG", "SET", "maxmemory", "1"]),
-        |redis| redis.order(&["CONFIG", "SET", "maxmemory", "0"]),
-    );
-}
-
-/// Something happens to what is in Redis: nobody's answer is wrong for longer than two heartbeats, and nobody is cut off.
-fn is_mended(harm: impl FnOnce(&Trio)) {
-    needs!("redis-server");
-    let mut trio = Trio::new(&[]);
-    let more: Vec<Client> = (0..4).map(|i| trio.servers[i % 2].connect()).collect();
-    trio.wait_for(7);
-    let errors = |trio: &Trio| -> f64 {
-        let kinds = ["unreachable", "late", "denied", "read_only"];
-        let sample = |kind| format!("errors_total{{kind=\"{kind}\"}}");
-        let of = |server| kinds.map(|kind| figure(server, &sample(kind)));
-        trio.servers.iter().flat_map(of).sum()
-    };
-    let before = errors(&trio);
-    harm(&trio);
-    let harmed = Instant::now();
-    // What they knew is what they say until all have beaten again.
-    while harmed.elapsed() < HEARTBEAT * 4 {
-        let answers = trio.who();
-        assert_eq!(answers, [7; 3], "{:?} after it", harmed.elapsed());
-    }
-    let last = trio.servers[0].connect();
-    trio.wait_for(8);
-    assert_eq!(errors(&trio), before);
-    let members = trio.redis.ask(&["HGET", STATE, "members"]);
-    assert_eq!(members, "3");
-    assert_eq!(trio.redis.ask(&["ZCARD", ALIVE]), "3");
-    drop((more, last));
-}
-
-#[test]
-fn all_is_deleted() {
-    is_mended(|trio| trio.redis.order(&["FLUSHALL"]));
-}
-
-#[test]
-fn one_half_is_deleted() {
-    is_mended(|trio| assert_eq!(trio.redis.ask(&["DEL", ALIVE]), "1"));
-}
-
-#[test]
-fn the_other_half_is_deleted() {
-    is_mended(|trio| assert_eq!(trio.redis.ask(&["DEL", STATE]), "1"));
-}
-
-#[test]
-fn the_sum_is_nonsense() {
-    is_mended(|trio| assert_eq!(trio.redis.ask(&["HSET", STATE, "total", "many"]), "0"));
+fn what_is_in_redis_may_be_harmed() {
+    at_once(HARMS.trim().lines(), |row| {
+        Cluster::with(Kind::Redis, 3, |mut cluster| {
+            let more = three_with_seven(&mut cluster);
+            let errors = |cluster: &Cluster| -> f64 {
+                let kinds = ["unreachable", "late", "denied", "read_only"];
+                let of = |server| kinds.map(|kind| errors(server, kind));
+                cluster.servers.iter().flat_map(of).sum()
+            };
+            let before = errors(&cluster);
+            let redis = cluster.backend.redis();
+            let epoch = redis.ask(&format!("HGET {STATE} epoch"));
+            for command in row.split("; ") {
+                let (command, answer) = command.split_once(" = ").unwrap_or((command, ""));
+                let command = command.replace("ALIVE", ALIVE).replace("STATE", STATE);
+                let said = redis.ask(&command.replace("EPOCH", &epoch));
+                assert!(answer.is_empty() || said == answer, "{command}: {said}");
+            }
+            all_say_for(HEARTBEAT * 4, &mut cluster.askers, 7);
+            let last = client(&cluster.servers[0]);
+            cluster.wait_for(8);
+            assert_eq!(errors(&cluster), before, "{row}");
+            let redis = cluster.backend.redis();
+            assert_eq!(redis.ask(&format!("HGET {STATE} members")), "3", "{row}");
+            assert_eq!(redis.ask(&format!("ZCARD {ALIVE}")), "3", "{row}");
+            drop((more, last));
+        });
+    });
 }
 
 /// It is counted from time to time.
 #[test]
-fn the_sum_is_wrong() {
-    needs!("redis-server");
-    let redis = Redis::start(&[]);
-    let servers = [(); 2].map(|()| server(&redis, &["--cluster-heartbeat", "50ms"]));
-    let mut clients = servers.each_ref().map(|server| server.connect());
-    wait_until("both are counted", || clients.each_mut().map(who) == [2, 2]);
-    assert_eq!(redis.ask(&["HSET", STATE, "total", "1000"]), "0");
-    wait_until("it is noticed", || {
-        clients.each_mut().map(who) == [1000, 1000]
-    });
-    wait_until("it is mended", || clients.each_mut().map(who) == [2, 2]);
-    assert_eq!(redis.ask(&["HGET", STATE, "total"]), "2");
-}
-
-#[test]
-fn the_script_is_flushed() {
-    is_mended(|trio| trio.redis.order(&["SCRIPT", "FLUSH"]));
-}
-
-/// As those are that waited while a server slept or beat: they are read after a reply that says more.
-#[test]
-fn a_message_that_is_older_than_what_is_known_changes_nothing() {
-    needs!("redis-server");
-    let mut trio = Trio::new(&[]);
-    let epoch = trio.redis.ask(&["HGET", STATE, "epoch"]);
-    let channel = "blockchain-tcpd:{default}:changes:0";
-    let late = format!("{epoch} 0 1000 3");
-    assert_eq!(trio.redis.ask(&["PUBLISH", channel, &late]), "3");
-    let told = Instant::now();
-    while told.elapsed() < HEARTBEAT {
-        assert_eq!(trio.who(), [3; 3], "{:?} after it", told.elapsed());
-    }
-}
-
-/// As if the clock of Redis had been set: the time of the last heartbeat is an hour away.
-#[test]
-fn the_clock_of_redis_is_set_back() {
-    is_mended(|trio| {
-        trio.redis.ask(&["HINCRBY", STATE, "real", "3600000"]);
-        trio.redis.ask(&["HINCRBY", STATE, "told", "3600000"]);
-    });
-}
-
-#[test]
-fn the_clock_of_redis_is_set_forward() {
-    is_mended(|trio| {
-        trio.redis.ask(&["HINCRBY", STATE, "real", "-3600000"]);
-        trio.redis.ask(&["HINCRBY", STATE, "told", "-3600000"]);
+fn a_wrong_sum_is_mended() {
+    Cluster::with(Kind::Redis, 0, |mut cluster| {
+        (0..2).for_each(|_| cluster.add("--cluster-heartbeat 50ms"));
+        cluster.wait_for(2);
+        let redis = cluster.backend.redis();
+        assert_eq!(redis.ask(&format!("HSET {STATE} total 1000")), "0");
+        // It is noticed.
+        cluster.wait_for(1000);
+        cluster.wait_for(2);
+        assert_eq!(
+            cluster.backend.redis().ask(&format!("HGET {STATE} total")),
+            "2"
+        );
     });
 }
 
 /// As after a crash, of a Redis that writes everything down from time to time: it knows these servers, with other numbers.
 #[test]
 fn redis_comes_back_with_what_it_knew_before() {
-    needs!("redis-server");
-    let mut trio = Trio::new(&[]);
-    // So that the state is no new one.
-    wait_until("the cluster is some seconds old", || {
-        figure(&trio.servers[0], "heartbeats_total") > 8.0
+    Cluster::with(Kind::Redis, 3, |mut cluster| {
+        // So that the state is no new one.
+        wait_until("the cluster is some seconds old", || {
+            figure(&cluster.servers[0], "heartbeats_total") > 8.0
+        });
+        cluster.backend.redis().order("SAVE");
+        let more = three_with_seven(&mut cluster);
+        let redis = cluster.backend.redis();
+        redis.process.kill();
+        redis.run("");
+        let members = redis.ask(&format!("HGET {STATE} members"));
+        assert_eq!(members, "3", "it remembers");
+        all_say_for(HEARTBEAT * 4, &mut cluster.askers, 7);
+        drop(more);
+        cluster.wait_for(3);
     });
-    trio.redis.order(&["SAVE"]);
-    let more: Vec<Client> = (0..4).map(|i| trio.servers[i % 2].connect()).collect();
-    trio.wait_for(7);
-    trio.redis.kill();
-    trio.redis.run();
-    assert_eq!(
-        trio.redis.ask(&["HGET", STATE, "members"]),
-        "3",
-        "it remembers"
-    );
-    let back = Instant::now();
-    while back.elapsed() < HEARTBEAT * 4 {
-        let answers = trio.who();
-        assert_eq!(answers, [7; 3], "{:?} after its return", back.elapsed());
-    }
-    drop(more);
-    trio.wait_for(3);
 }
 
 /// Somebody else has something of this name: that is said, and heals when it is gone.
 #[test]
 fn a_key_is_of_another_type() {
-    needs!("redis-server");
-    let mut trio = Trio::new(&[]);
-    trio.redis.order(&["SET", STATE, "mine"]);
-    for server in &trio.servers {
-        server.log().wait_for("WRONGTYPE");
-    }
-    trio.redis.ask(&["DEL", STATE]);
-    let healed = trio.wait_for(3);
-    assert!(healed < HEALS, "{healed:?}");
-    for server in &trio.servers {
-        server.log().wait_for("over: cut off from the cluster");
-        assert_eq!(said(server), (1, 1));
-    }
+    Cluster::with(Kind::Redis, 3, |mut cluster| {
+        cluster.backend.redis().order(&format!("SET {STATE} mine"));
+        for server in &cluster.servers {
+            server.log().wait_for("WRONGTYPE");
+        }
+        cluster.backend.redis().ask(&format!("DEL {STATE}"));
+        let healed = cluster.wait_for(3);
+        assert!(healed < HEALS, "{healed:?}");
+        for server in &cluster.servers {
+            server.log().wait_for(BACK);
+            assert_eq!(said(server), (1, 1));
+        }
+    });
 }
 
 /// All connections are cut, as a proxy or an operator may do: they are made again, and nobody's answer is wrong.
 #[test]
 fn connections_are_cut() {
-    needs!("redis-server");
-    let mut trio = Trio::new(&[]);
-    for _ in 0..6 {
-        trio.redis.ask(&["CLIENT", "KILL", "SKIPME", "yes"]);
-        let cut = Instant::now();
-        while cut.elapsed() < HEARTBEAT {
-            assert_eq!(trio.who(), [3; 3]);
+    Cluster::with(Kind::Redis, 3, |mut cluster| {
+        for _ in 0..6 {
+            let redis = cluster.backend.redis();
+            redis.ask("CLIENT KILL SKIPME yes");
+            all_say_for(HEARTBEAT, &mut cluster.askers, 3);
+            redis.wait_for_servers(3);
         }
-        trio.redis.wait_for_servers(3);
-    }
-    // What comes and goes is said once.
-    for server in &trio.servers {
-        server.log().wait_for("over: cut off from the cluster");
-        assert_eq!(said(server), (1, 1), "{:?}", server.log().lines());
-    }
-}
-
-/// Redis away is no reason not to start.
-#[test]
-fn a_server_starts_without_redis_and_finds_it_later() {
-    needs!("redis-server");
-    let mut redis = Redis::start(&[]);
-    redis.kill();
-    let servers = [server(&redis, &[]), server(&redis, &[])];
-    let mut clients = servers.each_ref().map(|server| server.connect());
-    assert_eq!(clients.each_mut().map(who), [1, 1]);
-    redis.run();
-    let back = Instant::now();
-    wait_until("they have found each other", || {
-        clients.each_mut().map(who) == [2, 2]
+        // What comes and goes is said once.
+        for server in &cluster.servers {
+            server.log().wait_for(BACK);
+            assert_eq!(said(server), (1, 1), "{:?}", server.log().lines());
+        }
     });
-    assert!(back.elapsed() < HEALS, "{:?}", back.elapsed());
-    for server in &servers {
-        // Clients may be answered before it is said.
-        server.log().wait_for("over: cut off from the cluster");
-        assert_eq!(said(server), (1, 1));
-    }
 }
 
 const PUSH: &str = ">3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n";
 
-/// Says `reply` and then `endless` without end, whatever it is asked, until the test's process ends.
-pub fn says(reply: &'static str, endless: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("bound");
-    std::thread::spawn(move || {
-        let endless = endless.repeat(1000);
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            // It may have gone.
-            let _ = stream.write_all(reply.as_bytes());
-            let endless = endless.clone();
-            std::thread::spawn(move || {
-                while !endless.is_empty() && stream.write_all(endless.as_bytes()).is_ok() {}
-                stream.read_to_end(&mut Vec::new())
-            });
-        }
+/// What a Redis answers until the first heartbeat.
+const HELLO: &str = "%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n";
+
+/// Says `reply` and then `endless` without end, whatever it is asked, until the test's process ends. Returns its URL.
+pub fn says(reply: impl Into<String>, endless: &'static str) -> String {
+    let (reply, endless) = (reply.into(), endless.repeat(1000));
+    let address = somebody(move |mut stream| {
+        // It may have gone.
+        let _ = stream.write_all(reply.as_bytes());
+        while !endless.is_empty() && stream.write_all(endless.as_bytes()).is_ok() {}
+        let _ = stream.read_to_end(&mut Vec::new());
     });
-    address
+    format!("redis://{address}")
 }
 
 /// What listens there is no Redis: garbage, or nothing at all, or the end, or more than there is room for.
@@ -322,28 +234,19 @@ fn what_is_no_redis_is_survived_and_said_once() {
         ("", "*1\r\n"),
         ("", PUSH),
         // It begins as a Redis does.
-        ("%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n", PUSH),
+        (HELLO, PUSH),
         ("%0\r\n", "+OK\r\n"),
         // Each heartbeat comes at another time than it should.
-        (
-            "%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n*1\r\n:7\r\n*1\r\n:7\r\n",
-            "",
-        ),
+        (&format!("{HELLO}*1\r\n:7\r\n*1\r\n:7\r\n"), ""),
     ] {
-        let address = says(reply, endless);
-        let server = server_at(
-            &format!("redis://{address}"),
-            &["--cluster-heartbeat", "50ms"],
-        );
+        let server = server(&says(reply, endless), "--cluster-heartbeat 50ms");
         let mut client = server.connect();
         wait_until(&format!("many attempts: {reply:?} {endless:?}"), || {
             let kinds = ["late", "refused", "unreachable"];
-            let errors =
-                kinds.map(|kind| figure(&server, &format!("errors_total{{kind=\"{kind}\"}}")));
-            errors.iter().sum::<f64>() > 10.0
+            kinds.map(|kind| errors(&server, kind)).iter().sum::<f64>() > 10.0
         });
         let asked = Instant::now();
-        assert_eq!(who(&mut client), 1);
+        assert_eq!(client.ask("WHO"), "1");
         assert!(asked.elapsed() < HEARTBEAT, "{:?}", asked.elapsed());
         let (said, _) = said(&server);
         assert!((1..=3).contains(&said), "{:?}", server.log().lines());
@@ -356,17 +259,13 @@ fn what_is_no_redis_is_survived_and_said_once() {
 /// Messages come faster than they are read, after all replies that are needed: heartbeats are due all the same.
 #[test]
 fn messages_without_end_hold_up_no_heartbeat() {
-    let address = says(
-        "%0\r\n>3\r\n+subscribe\r\n+x\r\n:1\r\n*1\r\n:7\r\n*9\r\n:1\r\n$1\r\ne\r\n:1\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n",
-        PUSH,
-    );
-    let server = server_at(&format!("redis://{address}"), &[]);
-    let mut client = server.connect();
+    let first = "*1\r\n:7\r\n*9\r\n:1\r\n$1\r\ne\r\n:1\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n";
+    let server = server(&says(format!("{HELLO}{first}"), PUSH), "");
     assert!(figure(&server, "heartbeats_total") > 0.0);
     wait_until("the second heartbeat has no answer", || {
-        figure(&server, "errors_total{kind=\"late\"}") > 0.0
+        errors(&server, "late") > 0.0
     });
-    assert_eq!(who(&mut client), 1);
+    assert_eq!(server.ask("WHO\n"), "1\n");
     assert!(server.status_number("VmRSS") < 60 * 1024);
     server.stop();
 }
@@ -374,15 +273,63 @@ fn messages_without_end_hold_up_no_heartbeat() {
 /// What a proxy between may add, or a later Redis: each type of RESP3 that nobody asked for, and what is said about a value.
 #[test]
 fn what_nobody_asked_for_is_skipped() {
-    let address = says(
-        "|1\r\n+ttl\r\n:3600\r\n%1\r\n+a\r\n|1\r\n+b\r\n#t\r\n*?\r\n:1\r\n.\r\n\
-         >2\r\n:1\r\n(12345678901234567890\r\n>?\r\n+news\r\n$?\r\n;2\r\nhi\r\n;0\r\n.\r\n\
-         >3\r\n+subscribe\r\n+x\r\n:1\r\n\
-         |?\r\n+a\r\n,inf\r\n.\r\n*1\r\n|1\r\n+a\r\n_\r\n:7\r\n>4\r\n+b\r\n=5\r\ntxt:x\r\n!3\r\nERR\r\n~1\r\n#f\r\n\
-         *9\r\n:1\r\n$1\r\ne\r\n:1\r\n|1\r\n+a\r\n+b\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n",
-        "",
-    );
-    let server = server_at(&format!("redis://{address}"), &[]);
+    let reply = "|1
++ttl
+:3600
+%1
++a
+|1
++b
+#t
+*1
+:1
+\
+         >2
++big
+(12345678901234567890
+>2
++news
+$2
+hi
+\
+         >3
++subscribe
++x
+:1
+\
+         |1
++a
+,inf
+*1
+|1
++a
+_
+:7
+>4
++b
+=5
+txt:x
+!3
+ERR
+~1
+#f
+\
+         *9
+:1
+$1
+e
+:1
+|1
++a
++b
+:1
+:1
+:1
+:0
+:0
+:0
+";
+    let server = server(&says(reply, ""), "");
     // The second has no answer.
     wait_until("a heartbeat", || figure(&server, "heartbeats_total") > 0.0);
     let log = server.log().lines().join("\n");
@@ -392,103 +339,50 @@ fn what_nobody_asked_for_is_skipped() {
 /// An old Redis, and several proxies, say that they don't know HELLO, each in his own words; twemproxy closes the connection.
 #[test]
 fn what_is_missing_where_hello_is_not_known_is_said() {
-    for reply in [
-        "-ERR unknown command `HELLO`, with args beginning with: `3`\r\n",
-        "-ERR unknown command 'hello'\r\n",
-        "-ERR unsupported command\r\n",
-        "-ERR Command not supported\r\n",
-        "-NOPROTO unsupported protocol version\r\n",
+    const MISSING: &str = "HELLO 3 is not known there: Redis 6 or later";
+    for (reply, is_too_old) in [
+        (
+            "-ERR unknown command `HELLO`, with args beginning with: `3`",
+            true,
+        ),
+        ("-ERR unknown command 'hello'", true),
+        ("-ERR unsupported command", true),
+        ("-ERR Command not supported", true),
+        ("-NOPROTO unsupported protocol version", true),
+        ("-ERR max number of clients reached", false),
+        ("-LOADING", false),
     ] {
-        let server = server_at(&format!("redis://{}", says(reply, "")), &[]);
-        let line = server.log().wait_for("cut off from the cluster");
-        assert!(
-            line.contains("HELLO 3 is not known there: Redis 6 or later"),
-            "{line}"
-        );
+        let server = server(&says(format!("{reply}\r\n"), ""), "");
+        let line = cut_off_by(&server, if is_too_old { MISSING } else { "" });
+        assert_eq!(line.contains("HELLO"), is_too_old, "{line}");
     }
-    for reply in ["-ERR max number of clients reached\r\n", "-LOADING\r\n"] {
-        let server = server_at(&format!("redis://{}", says(reply, "")), &[]);
-        let line = server.log().wait_for("cut off from the cluster");
-        assert!(!line.contains("HELLO"), "{line}");
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("redis://{}", listener.local_addr().expect("bound"));
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let _ = stream.read(&mut [0; 100]);
-        }
-    });
-    let server = server_at(&url, &[]);
-    let line = server.log().wait_for("cut off from the cluster");
-    assert!(
-        line.contains("closes the connection at the first command"),
-        "{line}"
-    );
+    let closes = somebody(|mut stream| drop(stream.read(&mut [0; 100])));
+    let server = server(&format!("redis://{closes}"), "");
+    let line = cut_off_by(&server, "closes the connection at the first command");
     assert!(line.contains("a proxy that doesn't know HELLO"), "{line}");
-}
-
-/// Two servers of one id: WHO counts both, WHERE is not unique, and that is said.
-#[test]
-fn two_servers_of_one_id_are_both_counted_and_named() {
-    needs!("redis-server");
-    const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
-    let redis = Redis::start(&[]);
-    let twins = [(); 2].map(|()| server(&redis, &["--server-id", ID]));
-    let third = server(&redis, &[]);
-    let mut clients: Vec<Client> = twins.iter().map(|twin| twin.connect()).collect();
-    clients.push(third.connect());
-    wait_until("all are counted", || {
-        clients.iter_mut().all(|client| who(client) == 3)
-    });
-    for twin in &twins {
-        twin.log()
-            .wait_for("another server of the cluster has the same id");
-        wait_until("it shows", || figure(twin, "shares_id") == 1.0);
-    }
-    let calm = Instant::now();
-    while calm.elapsed() < HEARTBEAT * 3 {
-        assert!(clients.iter_mut().all(|client| who(client) == 3));
-    }
-    assert_eq!(figure(&third, "shares_id"), 0.0);
-    let [one, other] = twins;
-    clients.remove(0);
-    one.stop();
-    other
-        .log()
-        .wait_for("over: another server of the cluster has the same id");
-    wait_until("it shows", || figure(&other, "shares_id") == 0.0);
-    let lines = other.log().lines();
-    let said = lines.iter().filter(|line| line.contains("the same id"));
-    assert_eq!(said.count(), 2, "{lines:?}");
-    assert!(clients.iter_mut().all(|client| who(client) == 2));
 }
 
 /// Its server may have begun anew since, and the one that it tells of be gone.
 #[test]
 fn a_heartbeat_that_was_under_way_for_long_brings_nobody_back() {
-    needs!("redis-server");
-    const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
-    let redis = Redis::start(&[]);
-    let way = Way::new(([127, 0, 0, 1], redis.port).into());
-    let other = server(&redis, &[]);
-    let mut asker = other.connect();
-    let url = format!("redis://{}", way.address);
-    let mut killed = server_at(&url, &["--server-id", ID]);
-    let clients = [(); 3].map(|()| killed.connect());
-    wait_until("all are counted", || who(&mut asker) == 4);
-    let shut = way.gate.write().expect("nobody panics with it");
-    killed.log().wait_for("does not answer in time");
-    killed.signal("KILL");
-    killed.wait();
-    drop(clients);
-    let again = server(&redis, &["--server-id", ID]);
-    wait_until("the last process is gone", || who(&mut asker) == 1);
-    drop(shut);
-    let opened = Instant::now();
-    while opened.elapsed() < HEARTBEAT * 2 {
-        assert_eq!(who(&mut asker), 1, "after {:?}", opened.elapsed());
-    }
-    assert_eq!(figure(&again, "shares_id"), 0.0);
-    let log = again.stop();
-    assert!(!log.contains("the same id"), "{log}");
+    Cluster::with(Kind::Redis, 1, |mut cluster| {
+        let way = Way::new(cluster.backend.redis().address());
+        let url = format!("redis://{}", way.address);
+        let mut killed = server(&url, &format!("--server-id {ID}"));
+        let clients = [(); 3].map(|()| client(&killed));
+        cluster.wait_for(4);
+        let shut = way.gate.write().expect("nobody panics with it");
+        killed.log().wait_for("does not answer in time");
+        killed.signal("KILL");
+        killed.wait();
+        drop(clients);
+        let again = cluster.server(&format!("--server-id {ID}"));
+        // The last process is gone.
+        cluster.wait_for(1);
+        drop(shut);
+        all_say_for(HEARTBEAT * 2, &mut cluster.askers, 1);
+        assert_eq!(figure(&again, "shares_id"), 0.0);
+        let log = again.stop();
+        assert!(!log.contains("the same id"), "{log}");
+    });
 }

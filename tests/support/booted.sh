@@ -198,7 +198,7 @@ systemctl daemon-reload; systemctl restart blockchain-tcpd.service"
 }
 
 # Puts the clients of benches/handover into the machine.
-load_of_matched_requests() {
+load_of_clients() {
     local program
     program=$(cargo bench --locked --no-run --bench handover --message-format=json 2>/dev/null |
         sed -n 's/.*"executable":"\([^"]*handover[^"]*\)".*/\1/p')

@@ -2,12 +2,13 @@
 //!
 //! Every wait is bounded by [`PATIENCE`] and fails with what was seen instead.
 
+#[allow(dead_code)] // some of it is for tests/cluster alone
+pub mod backends;
 pub mod certificates;
 pub mod http;
 pub mod kernel;
 pub mod manager;
 pub mod names;
-pub mod redis;
 pub mod tables;
 pub mod terminal;
 pub mod trickle;
@@ -370,10 +371,19 @@ impl Client {
         whole
     }
 
+    /// Sends a line and waits for its reply, where the server may end.
+    pub fn try_ask(&mut self, request: &str) -> io::Result<String> {
+        let request = format!("{request}\n");
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        let whole = line.strip_suffix('\n').map(str::to_string);
+        whole.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
     /// Sends a line and waits for its reply.
     pub fn ask(&mut self, request: &str) -> String {
-        self.send(format!("{request}\n"));
-        self.line().expect("a reply, not the end")
+        self.try_ask(request).expect("a reply in time, not the end")
     }
 
     /// Shuts down the sending side.
@@ -439,6 +449,15 @@ pub fn kill(signal: &str, process: u32) -> bool {
         .status()
         .expect("kill runs")
         .success()
+}
+
+/// The words of a command line. `""` is an empty one, and in a word `·` stands for a blank.
+pub fn words(line: &str) -> Vec<String> {
+    let word = |word: &str| match word {
+        "\"\"" => String::new(),
+        word => word.replace('·', " "),
+    };
+    line.split_whitespace().map(word).collect()
 }
 
 /// A free port, of IPv6 and IPv4 where there are both.

@@ -6,35 +6,34 @@ use crate::range::Range;
 use crate::report::{Report, Status};
 
 /// Returns the report on these answers.
-pub fn on(options: &Options, answers: &Answers) -> Report {
+pub fn report(options: &Options, answers: &Answers) -> Report {
     let time = answers.time.as_secs_f64();
     // Counts beyond the precision of f64 compare the same with any threshold.
     let clients = answers.clients as f64;
-    let slow = ThresholdResult::on(time, &options.warning, &options.critical);
-    let crowd = ThresholdResult::on(clients, &options.warning_clients, &options.critical_clients);
+    let (time_status, time_reason) = compare(time, &options.warning, &options.critical);
+    let (warning, critical) = (&options.warning_clients, &options.critical_clients);
+    let (clients_status, clients_reason) = compare(clients, warning, critical);
     let other = options.id.filter(|id| *id != answers.id);
-    let identity = other.map_or(Status::Ok, |_| Status::Critical);
+    let id_status = other.map_or(Status::Ok, |_| Status::Critical);
     let plural = if answers.clients == 1 { "" } else { "s" };
     let expected = other.map_or(String::new(), |id| format!(" (critical: not {id})"));
     let text = format!(
-        "{} client{plural}{}, {time:.3} s{}, id {}{expected}",
-        answers.clients,
-        crowd.reason(),
-        slow.reason(),
-        answers.id,
+        "{} client{plural}{clients_reason}, {time:.3} s{time_reason}, id {}{expected}",
+        answers.clients, answers.id,
     );
-    let status = identity.max(slow.status).max(crowd.status);
     let figures = format!(
         "time={time:.6}s;{};{};0;{} clients={};{};{};1",
         shown(&options.warning),
         shown(&options.critical),
         options.timeout.as_secs_f64(),
         answers.clients,
-        shown(&options.warning_clients),
-        shown(&options.critical_clients),
+        shown(warning),
+        shown(critical),
     );
-    let report = Report::new(status, text).with_figures(figures);
-    report.answered_by(answers.address)
+    let mut report = Report::new(id_status.max(time_status).max(clients_status), text);
+    report.figures = Some(figures);
+    report.address = Some(answers.address);
+    report
 }
 
 /// Formats a threshold for the performance data: empty if there is none.
@@ -42,38 +41,14 @@ fn shown(range: &Option<Range>) -> String {
     range.as_ref().map(Range::to_string).unwrap_or_default()
 }
 
-/// Result of comparing a value with its two thresholds.
-struct ThresholdResult<'a> {
-    status: Status,
-    by: Option<&'a Range>,
-}
-
-impl<'a> ThresholdResult<'a> {
-    fn on(value: f64, warning: &'a Option<Range>, critical: &'a Option<Range>) -> Self {
-        let passed =
-            |range: &'a Option<Range>| range.as_ref().filter(|range| range.alerts_at(value));
-        if let Some(by) = passed(critical) {
-            ThresholdResult {
-                status: Status::Critical,
-                by: Some(by),
-            }
-        } else if let Some(by) = passed(warning) {
-            ThresholdResult {
-                status: Status::Warning,
-                by: Some(by),
-            }
-        } else {
-            ThresholdResult {
-                status: Status::Ok,
-                by: None,
-            }
+/// Compares a value with its two thresholds. Returns the status, and the violated threshold for the
+/// message.
+fn compare(value: f64, warning: &Option<Range>, critical: &Option<Range>) -> (Status, String) {
+    for (range, status) in [(critical, Status::Critical), (warning, Status::Warning)] {
+        if let Some(range) = range.as_ref().filter(|range| range.alerts_at(value)) {
+            let name = status.to_string().to_lowercase();
+            return (status, format!(" ({name}: {range})"));
         }
     }
-
-    /// Returns the reason for the message: the threshold, if one is violated.
-    fn reason(&self) -> String {
-        let status = self.status.to_string().to_lowercase();
-        self.by
-            .map_or(String::new(), |range| format!(" ({status}: {range})"))
-    }
+    (Status::Ok, String::new())
 }

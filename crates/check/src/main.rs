@@ -5,34 +5,34 @@
 //! performance data after `|`, and exit status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for
 //! UNKNOWN. [`options`] parses the command line; [`probe`] connects and asks; [`evaluate`] compares
 //! the answers with the thresholds ([`range`]); [`report`] prints the result, with the trace
-//! ([`notes`]) of `-v`.
+//! ([`trace`]) of `-v`.
 
 mod evaluate;
-mod notes;
 mod options;
 mod probe;
 mod range;
 mod report;
+mod trace;
 
 use std::process::ExitCode;
 
-use notes::Notes;
-use options::{Asked, Options};
-use report::Report;
+use options::{Options, ParsedArgs};
+use report::{Report, Status};
+use trace::Trace;
 
 fn main() -> ExitCode {
     match Options::parse_from(std::env::args_os()) {
-        Asked::Check(options) => check(&options).print(),
-        Asked::Print(text) => report::print_text(&text),
-        Asked::Complain(complaint) => Report::unknown(complaint).print(),
+        ParsedArgs::Check(options) => check(&options).print(),
+        ParsedArgs::Print(text) => report::print_text(&text),
+        ParsedArgs::Error(message) => Report::new(Status::Unknown, message).print(),
     }
 }
 
 fn check(options: &Options) -> Report {
-    let mut notes = Notes::new(options.verbose);
-    let report = match probe::ask(options, &mut notes) {
-        Ok(answers) => evaluate::on(options, &answers),
+    let mut trace = Trace::new(options.verbose);
+    let report = match probe::ask(options, &mut trace) {
+        Ok(answers) => evaluate::report(options, &answers),
         Err(report) => report,
     };
-    report.with_notes(notes)
+    report.with_trace(trace)
 }

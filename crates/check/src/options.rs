@@ -7,6 +7,7 @@ use clap::builder::{NonEmptyStringValueParser, Styles, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser};
 use shared::args;
+use shared::args::message;
 use uuid::Uuid;
 
 use crate::range::{self, Range};
@@ -73,7 +74,7 @@ pub struct Options {
     #[arg(long, value_name = "UUID", value_parser = id)]
     pub id: Option<Uuid>,
 
-    /// The whole check may take so long; after that it is CRITICAL
+    /// The longest time of the whole check; after that it is CRITICAL
     #[arg(short, long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_hyphen_values = true)]
     pub timeout: Duration,
 
@@ -83,35 +84,35 @@ pub struct Options {
 }
 
 /// Result of parsing the command line.
-pub enum Asked {
+pub enum ParsedArgs {
     /// Check a server.
     Check(Box<Options>),
     /// Print this text: `--help` or `--version`.
     Print(String),
     /// Report this usage error.
-    Complain(String),
+    Error(String),
 }
 
 impl Options {
     /// Parses the options in `arguments`, whose first is the program's name.
-    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Asked {
+    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> ParsedArgs {
         match Options::try_parse_from(arguments) {
-            Ok(options) => Asked::Check(Box::new(options)),
+            Ok(options) => ParsedArgs::Check(Box::new(options)),
             Err(error) => match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    Asked::Print(error.to_string())
+                    ParsedArgs::Print(error.to_string())
                 }
-                _ => Asked::Complain(complaint(&error)),
+                _ => ParsedArgs::Error(one_line(&error)),
             },
         }
     }
 }
 
 /// Formats an error in one line, as monitoring systems show only one.
-fn complaint(error: &clap::Error) -> String {
-    let text = args::message(error);
-    let (said, _usage) = text.split_once("\n\n").unwrap_or((&text, ""));
-    let words: Vec<&str> = said.split_whitespace().collect();
+fn one_line(error: &clap::Error) -> String {
+    let text = message(error);
+    let (message, _usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let words: Vec<&str> = message.split_whitespace().collect();
     format!("{} (see --help)", words.join(" "))
 }
 

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use shared::dial::{
     self, AddressFamily, Attempt, Connection, Deadline, Failure, Reply, Server, clients, id,
 };
-use shared::text::quoted;
+use shared::text::{quoted, without_errno};
 use uuid::Uuid;
 
-use crate::notes::Notes;
 use crate::options::Options;
 use crate::report::{Report, Status};
+use crate::trace::Trace;
 
 /// Answers of the server, all of them valid.
 #[derive(Debug)]
@@ -32,63 +32,59 @@ pub struct Answers {
 const REQUESTS: &[u8] = b"WHO\nWHERE\nWHY\n";
 
 /// Asks the server. Returns a report if it does not answer as it must.
-pub fn ask(options: &Options, notes: &mut Notes) -> Result<Answers, Report> {
+pub fn ask(options: &Options, trace: &mut Trace) -> Result<Answers, Report> {
     let deadline = Deadline::after(options.timeout);
     let server = Server {
         host: options.host.clone(),
         port: options.port,
     };
-    let family = match (options.use_ipv4, options.use_ipv6) {
-        (true, _) => AddressFamily::V4,
-        (_, true) => AddressFamily::V6,
-        _ => AddressFamily::Any,
-    };
+    let family = AddressFamily::from_flags(options.use_ipv4, options.use_ipv6);
     let addresses = dial::addresses(&server, family, deadline)?;
-    notes.add(|| format!("addresses: {addresses:?}"));
+    trace.add(|| format!("addresses: {addresses:?}"));
     let begun = Instant::now();
-    let notes = RefCell::new(notes);
+    let trace = RefCell::new(trace);
     let tried = |attempt: Attempt<'_>| {
-        notes.borrow_mut().add(|| match attempt {
+        trace.borrow_mut().add(|| match attempt {
             (address, Ok(())) => format!("connected to {address}"),
-            (address, Err(error)) => format!("not connected to {address}: {error}"),
+            (address, Err(error)) => {
+                format!("not connected to {address}: {}", without_errno(error))
+            }
         });
     };
     dial::ask_in_turn(addresses, deadline, tried, |mut connection, deadline| {
-        let mut notes = notes.borrow_mut();
+        let mut trace = trace.borrow_mut();
         connection.send(REQUESTS, deadline)?;
         connection.finish();
         // If an address sends nothing, the next is tried.
         let first = connection.line("WHO", deadline);
         if let Err(failure) = &first {
-            notes.add(|| format!("{}: {failure}", connection.address()));
+            trace.add(|| format!("{}: {failure}", connection.address()));
         }
-        let asked = Asked {
+        let exchange = Exchange {
             connection,
             deadline,
-            notes: &mut notes,
+            trace: &mut trace,
         };
-        Ok(asked.answers(&first?, begun))
+        Ok(exchange.answers(&first?, begun))
     })?
 }
 
 /// A connection on which all requests were sent.
-struct Asked<'a> {
+struct Exchange<'a> {
     connection: Connection,
     deadline: Deadline,
-    notes: &'a mut Notes,
+    trace: &'a mut Trace,
 }
 
-impl Asked<'_> {
+impl Exchange<'_> {
     /// Reads all replies, of which `first` is the first.
     fn answers(mut self, first: &[u8], begun: Instant) -> Result<Answers, Report> {
         let clients = clients(&self.value("WHO", first)?)?;
-        let line = self.connection.line("WHERE", self.deadline)?;
-        let id = id(&self.value("WHERE", &line)?)?;
-        let line = self.connection.line("WHY", self.deadline)?;
-        self.value("WHY", &line)?;
+        let id = id(&self.next_value("WHERE")?)?;
+        self.next_value("WHY")?;
         let (time, address) = (begun.elapsed(), self.connection.address());
         self.connection.end(self.deadline)?;
-        self.notes.add(|| "closed by the server".to_string());
+        self.trace.add(|| "closed by the server".to_string());
         Ok(Answers {
             clients,
             id,
@@ -97,16 +93,18 @@ impl Asked<'_> {
         })
     }
 
+    fn next_value(&mut self, request: &str) -> Result<String, Report> {
+        let line = self.connection.line(request, self.deadline)?;
+        self.value(request, &line)
+    }
+
     /// Returns the value in the reply `line` to `request`.
     fn value(&mut self, request: &str, line: &[u8]) -> Result<String, Report> {
-        self.notes.add(|| format!("{request}: {}", quoted(line)));
-        match Reply::read(request, line)? {
-            Reply::Value(value) => Ok(value),
-            Reply::Refused { .. } => {
-                let text = format!("the server says {}", quoted(line));
-                Err(Report::new(Status::Critical, text))
-            }
-        }
+        self.trace.add(|| format!("{request}: {}", quoted(line)));
+        Reply::read(request, line)?.value().map_err(|_| {
+            let text = format!("the server says {}", quoted(line));
+            Report::new(Status::Critical, text)
+        })
     }
 }
 
@@ -114,7 +112,7 @@ impl From<Failure> for Report {
     /// UNKNOWN if this machine lacks resources. All else is CRITICAL: the service can't be used,
     /// also if the name has no address or on a timeout, as the guidelines say.
     fn from(failure: Failure) -> Self {
-        let status = match failure.is_our_own() {
+        let status = match failure.is_local_resource_error() {
             true => Status::Unknown,
             false => Status::Critical,
         };

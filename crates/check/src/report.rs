@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use shared::stdio;
 use shared::text::escape;
 
-use crate::notes::Notes;
+use crate::trace::Trace;
 
 /// Status, ordered from good to bad. UNKNOWN is never compared, as it means that nothing was
 /// learned.
@@ -51,9 +51,11 @@ impl fmt::Display for Status {
 pub struct Report {
     status: Status,
     text: String,
-    address: Option<SocketAddr>,
-    figures: Option<String>,
-    notes: Vec<String>,
+    /// The address that answered.
+    pub address: Option<SocketAddr>,
+    /// Performance data, in the format of the guidelines.
+    pub figures: Option<String>,
+    trace: Vec<String>,
 }
 
 impl Report {
@@ -64,37 +66,15 @@ impl Report {
             text,
             address: None,
             figures: None,
-            notes: Vec::new(),
-        }
-    }
-
-    /// Returns a report that nothing could be checked.
-    pub fn unknown(text: String) -> Self {
-        Report::new(Status::Unknown, text)
-    }
-
-    /// Adds performance data, in the format of the guidelines.
-    pub fn with_figures(self, figures: String) -> Self {
-        Report {
-            figures: Some(figures),
-            ..self
-        }
-    }
-
-    /// Adds the address, which only `-v` shows.
-    pub fn answered_by(self, address: SocketAddr) -> Self {
-        Report {
-            address: Some(address),
-            ..self
+            trace: Vec::new(),
         }
     }
 
     /// Adds what `-v` asks for.
-    pub fn with_notes(self, notes: Notes) -> Self {
-        let address = self.address.filter(|_| notes.longer_line());
+    pub fn with_trace(self, trace: Trace) -> Self {
         Report {
-            address,
-            notes: notes.into_lines(),
+            address: self.address.filter(|_| trace.has_address()),
+            trace: trace.into_lines(),
             ..self
         }
     }
@@ -119,9 +99,8 @@ impl fmt::Display for Report {
         if let Some(figures) = &self.figures {
             write!(f, " | {figures}")?;
         }
-        self.notes
-            .iter()
-            .try_for_each(|note| write!(f, "\n{}", one_line(note)))
+        let mut trace = self.trace.iter();
+        trace.try_for_each(|line| write!(f, "\n{}", one_line(line)))
     }
 }
 
@@ -153,18 +132,16 @@ mod tests {
 
     #[test]
     fn only_the_figures_are_behind_a_bar() {
-        let mut notes = Notes::new(2);
-        notes.add(|| "note|x=1\nline".to_string());
-        let report = Report::new(Status::Warning, "a|b=1\nc\u{1b}".to_string());
-        let report = report.with_figures("time=1s".to_string()).with_notes(notes);
+        let mut trace = Trace::new(2);
+        trace.add(|| "note|x=1\nline".to_string());
+        let report = Report {
+            figures: Some("time=1s".to_string()),
+            ..Report::new(Status::Warning, "a|b=1\nc\u{1b}".to_string())
+        };
+        let report = report.with_trace(trace);
         assert_eq!(
             report.to_string(),
             "BLOCKCHAIN-TCP WARNING - a\\x7cb=1\\x0ac\\x1b | time=1s\nnote\\x7cx=1\\x0aline"
         );
-    }
-
-    #[test]
-    fn the_worst_counts() {
-        assert!(Status::Ok < Status::Warning && Status::Warning < Status::Critical);
     }
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use shared::dial::Reply;
 
-use crate::failure::{Failure, UNKNOWN, eprintln_line};
-use crate::options::{Options, misspelt_task};
+use crate::failure::Failure;
+use crate::options::Options;
 use crate::output::{Exchange, Output};
 
 /// Sends these words as a request, and prints the value.
@@ -18,32 +18,14 @@ pub fn run(options: &Options, words: &[OsString]) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     let asked = options
         .route()
-        .ask(options.timeout, |mut connection, time| {
-            connection.ask(&request, time)
+        .ask(options.timeout, |mut connection, deadline| {
+            connection.ask(&request, deadline)
         });
-    let exchange = Exchange {
-        request: Some(&String::from_utf8_lossy(&request)),
-        time: begun.elapsed(),
-    };
-    match asked {
-        Ok(Reply::Value(value)) => {
-            output.value(&exchange, &value)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Ok(Reply::Refused { word, sentence }) => {
-            let meant = (word == UNKNOWN)
-                .then(|| misspelt_task(words.first()?))
-                .flatten();
-            let refused = Failure::Refused { word, sentence };
-            let Some(task) = meant.filter(|_| !options.json) else {
-                return output.failure(&exchange, refused);
-            };
-            let status = refused.report();
-            eprintln_line(format_args!(
-                "blockchain-tcp: is the task {task:?} meant? (see --help)"
-            ));
-            Ok(status)
-        }
+    let text = String::from_utf8_lossy(&request);
+    let exchange = Exchange::since(begun, &*text);
+    match asked.map(Reply::value) {
+        Ok(Ok(value)) => output.value(&exchange, &value).map(|()| ExitCode::SUCCESS),
+        Ok(Err(refusal)) => output.failure(&exchange, refusal.into()),
         Err(failure) => output.failure(&exchange, failure.into()),
     }
 }

@@ -4,16 +4,13 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use shared::dial;
+use shared::dial::{self, Refusal};
 use shared::stdio;
 use shared::text::escape;
 use shared::text::without_errno;
 
 /// Exit status if the server's reply is an error (`ERR`).
 pub const REFUSED: u8 = 1;
-
-/// Error word of a server that does not know the command.
-pub const UNKNOWN: &str = "UNKNOWN";
 
 /// Error word of a server that is full.
 pub const BUSY: &str = "BUSY";
@@ -26,16 +23,13 @@ pub enum Failure {
     /// There is no connection, or no reply.
     Dial(dial::Failure),
     /// The server replied `ERR` instead of a value.
-    Refused {
-        /// The error word.
-        word: String,
-        /// The sentence.
-        sentence: String,
-    },
-    /// The user pressed ^C.
+    Refused(Refusal),
+    /// The user pressed ^C before there was anything to report.
     Interrupted,
     /// The server has room for some of the clients, but not for all. The text is the whole message.
     Full(String),
+    /// A client of several has no connection, or no reply. The text is the whole message.
+    NoReply(String),
     /// A peer replied as our server never does. The text is the whole message.
     Wrong(String),
     /// Writing to standard output failed.
@@ -58,12 +52,12 @@ impl Failure {
     pub fn exit_status(&self) -> u8 {
         match self {
             Failure::Usage(_) => 64,
-            Failure::Dial(failure) if failure.is_our_own() => 71,
+            Failure::Dial(failure) if failure.is_local_resource_error() => 71,
             Failure::Dial(failure) if failure.is_foreign() => 76,
-            Failure::Dial(_) => 69,
-            Failure::Refused { word, .. } if word == BUSY => 75,
+            Failure::Dial(_) | Failure::NoReply(_) => 69,
+            Failure::Refused(refusal) if refusal.word == BUSY => 75,
             Failure::Full(_) => 75,
-            Failure::Refused { .. } => REFUSED,
+            Failure::Refused(_) => REFUSED,
             Failure::Wrong(_) => 76,
             Failure::Print(_) | Failure::Read(_) => 74,
             Failure::System { .. } => 71,
@@ -79,7 +73,7 @@ impl Failure {
             Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             // The terminal has echoed ^C.
             Failure::Interrupted => eprintln_line(""),
-            Failure::Refused { .. } => eprintln_line(self),
+            Failure::Refused(_) => eprintln_line(self),
             Failure::Dial(failure) if failure.is_refused() => {
                 let hint = "is the server running? --server or BLOCKCHAIN_TCP_SERVER names another";
                 eprintln_line(format_args!(
@@ -106,15 +100,24 @@ impl From<dial::Failure> for Failure {
     }
 }
 
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Failure::Refused(refusal)
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(text) | Failure::Full(text) | Failure::Wrong(text) => f.write_str(text),
+            Failure::Usage(text)
+            | Failure::Full(text)
+            | Failure::NoReply(text)
+            | Failure::Wrong(text) => f.write_str(text),
             Failure::Dial(failure) if failure.is_foreign() => {
                 write!(f, "this is not a blockchain-tcpd: {failure}")
             }
             Failure::Dial(failure) => failure.fmt(f),
-            Failure::Refused { word, sentence } => write!(f, "ERR {word} {sentence}"),
+            Failure::Refused(refusal) => refusal.fmt(f),
             Failure::Print(error) => write!(
                 f,
                 "can't write to standard output: {}",

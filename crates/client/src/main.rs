@@ -9,6 +9,7 @@ mod ask;
 mod bench;
 mod failure;
 mod interrupt;
+mod link;
 mod options;
 mod output;
 mod shell;
@@ -18,7 +19,7 @@ mod watch;
 use std::process::ExitCode;
 
 use failure::Failure;
-use options::{Asked, Options, Task};
+use options::{Options, ParsedArgs, Task, completions};
 use output::Output;
 
 fn main() -> ExitCode {
@@ -30,13 +31,16 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode, Failure> {
     let (options, task) = match Options::parse_from(std::env::args_os())? {
-        Asked::Print(text) => return Output::print(&text).map(|()| ExitCode::SUCCESS),
-        Asked::Do(options, task) => (options, task),
+        ParsedArgs::Print(text) => return Output::print(&text).map(|()| ExitCode::SUCCESS),
+        ParsedArgs::Run(options, task) => (options, task),
     };
     match task {
         Task::Ask(words) => ask::run(&options, &words),
-        Task::Connect => shell::run(&options),
-        Task::Watch(watch) => watch::run(&options, &watch),
-        Task::Bench(bench) => bench::run(&options, &bench),
+        Task::Connect(_) => shell::run(&options),
+        Task::Watch { watch, .. } => watch::run(&options, &watch),
+        Task::Bench { bench, .. } => bench::run(&options, &bench),
+        Task::Completions { shell } => {
+            Output::print(&completions::script(shell)).map(|()| ExitCode::SUCCESS)
+        }
     }
 }

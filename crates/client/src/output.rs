@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use shared::dial::Reply;
+use shared::dial::{Refusal, Reply};
 use shared::stdio;
 use shared::text::escape_json;
 
@@ -48,7 +48,9 @@ impl Output {
     /// Returns the `error` field of an object.
     pub fn error(failure: &Failure) -> Value {
         match failure {
-            Failure::Refused { word, sentence } => json!({ "word": word, "message": sentence }),
+            Failure::Refused(Refusal { word, sentence }) => {
+                json!({ "word": word, "message": sentence })
+            }
             other => json!({ "word": null, "message": other.to_string() }),
         }
     }
@@ -69,10 +71,7 @@ impl Output {
         match reply {
             reply if !self.json => write(&reply.to_string()),
             Reply::Value(value) => self.value(exchange, &value),
-            Reply::Refused { word, sentence } => {
-                let refused = Failure::Refused { word, sentence };
-                self.failure(exchange, refused).map(|_| ())
-            }
+            Reply::Refused(refusal) => self.failure(exchange, refusal.into()).map(|_| ()),
         }
     }
 

@@ -3,13 +3,11 @@
 //! The gateway writes 64-bit numbers as strings and omits those that are 0; keys and values are in
 //! base64.
 
-use std::time::Instant;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::transport::EtcdTransport;
+use super::transport::Etcd;
 use crate::cluster::error::{ClusterError, Result, printable};
 
 /// Key with its value.
@@ -23,24 +21,11 @@ pub struct Pair {
     pub lease: i64,
 }
 
-/// Client of an etcd cluster.
-pub struct Etcd(EtcdTransport);
-
 impl Etcd {
-    /// Creates a client. Sends nothing yet.
-    pub fn new(transport: EtcdTransport) -> Self {
-        Etcd(transport)
-    }
-
-    /// Sets the deadline of all calls from now on.
-    pub fn set_deadline(&mut self, deadline: Instant) {
-        self.0.set_deadline(deadline);
-    }
-
     /// Requests a lease of `seconds`, and returns its id.
     pub fn grant(&mut self, seconds: u64) -> Result<i64> {
         let request = json!({ "TTL": seconds.to_string() });
-        let reply = self.0.call("lease/grant", &request)?;
+        let reply = self.call("lease/grant", &request)?;
         match (number(&reply["ID"]), number(&reply["TTL"])) {
             (Some(lease @ 1..), Some(1..)) => Ok(lease),
             _ => Err(unexpected("a new lease", &reply)),
@@ -51,7 +36,7 @@ impl Etcd {
     pub fn keep_alive(&mut self, lease: i64) -> Result<bool> {
         let request = json!({ "ID": lease.to_string() });
         // A stream: one request has one reply.
-        let reply = self.0.call("lease/keepalive", &request)?;
+        let reply = self.call("lease/keepalive", &request)?;
         let reply = &reply["result"];
         match (number(&reply["ID"]), number(&reply["TTL"])) {
             (Some(same), Some(left)) if same == lease => Ok(left > 0),
@@ -62,7 +47,7 @@ impl Etcd {
     /// Revokes a lease and deletes all keys under it.
     pub fn revoke(&mut self, lease: i64) -> Result<()> {
         let request = json!({ "ID": lease.to_string() });
-        self.0.call("lease/revoke", &request).map(|_| ())
+        self.call("lease/revoke", &request).map(|_| ())
     }
 
     /// Returns all keys from `from` up to, but not including, `to`, as they are at one moment
@@ -70,7 +55,7 @@ impl Etcd {
     pub fn range(&mut self, from: &str, to: &str, most: usize) -> Result<Vec<Pair>> {
         let request =
             json!({ "key": encode(from), "range_end": encode(to), "limit": most.to_string() });
-        let reply = self.0.call("kv/range", &request)?;
+        let reply = self.call("kv/range", &request)?;
         if reply["more"] == Value::Bool(true) {
             let what = format!("there are more than {most} keys between {from} and {to}");
             return Err(ClusterError::refused(what));
@@ -98,7 +83,7 @@ impl Etcd {
             "create_revision": "0",
         });
         let request = json!({ "compare": [condition], "success": operations });
-        let reply = self.0.call("kv/txn", &request)?;
+        let reply = self.call("kv/txn", &request)?;
         match (&reply["succeeded"], &reply["header"]) {
             (Value::Bool(done), Value::Object(_)) => Ok(*done),
             (Value::Null, Value::Object(_)) => Ok(false),

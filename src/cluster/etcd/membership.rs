@@ -18,7 +18,8 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::client::{Etcd, Pair, delete, put};
+use super::client::{Pair, delete, put};
+use super::transport::Etcd;
 use crate::cluster::Member;
 use crate::cluster::error::{ClusterError, Result, printable};
 

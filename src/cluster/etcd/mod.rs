@@ -10,7 +10,7 @@
 //! all other servers at once.
 
 mod client;
-mod connector;
+mod http_response;
 mod membership;
 mod peer_request;
 mod peers;
@@ -27,13 +27,12 @@ use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 
-use self::client::Etcd;
 use self::membership::{Entry, Membership};
 pub use self::peer_request::answer;
 use self::peers::Peers;
 pub use self::registration::Registration;
 use self::tombstones::Tombstones;
-use self::transport::EtcdTransport;
+use self::transport::Etcd;
 use super::{Node, STACK_SIZE, Unavailable};
 use crate::error::Error;
 use crate::log_throttle::Incident;
@@ -52,6 +51,10 @@ const LONGEST: Duration = Duration::from_millis(900);
 /// Time that one etcd member may take to answer before the next is asked.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// Time that a server that has disappeared from the membership has to answer whether it is alive: if
+/// less of the poll is left, its silence says nothing.
+const SHORTEST_CHECK: Duration = Duration::from_millis(500);
+
 /// Interval of polls without a question, for the metrics and the log.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -62,9 +65,9 @@ const PANIC_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub struct CensusService {
     state: Mutex<State>,
-    /// Notified of a question, or of the end.
+    /// Notified of a question.
     asked: Condvar,
-    /// Notified of the end of a poll, or of all polls.
+    /// Notified of the end of a poll.
     completed: Condvar,
 }
 
@@ -76,10 +79,6 @@ struct State {
     last: Option<Poll>,
     /// Since when a question need not wait for another poll after a failed one.
     fail_fast_since: Option<Nanos>,
-    /// Whether the thread is polling.
-    is_open: bool,
-    /// Whether the thread is to end.
-    is_stopped: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -116,29 +115,23 @@ impl CensusService {
     ) -> Result<(), Error> {
         let poller = Poller {
             service: self.clone(),
-            etcd: Etcd::new(EtcdTransport::new(node.settings.clone(), dns, PATIENCE)),
-            node,
-            tombstones,
+            registry: Registry {
+                etcd: Etcd::new(node.settings.clone(), dns, PATIENCE),
+                node,
+                tombstones,
+                removed: Vec::new(),
+            },
             peers: Peers::default(),
             incident: Incident::new("WHO is unavailable: a server of the cluster does not answer"),
             silent: HashSet::new(),
         };
-        ignore_poison(self.state.lock()).is_open = true;
-        let spawned = thread::spawn_with("census", STACK_SIZE, move || poller.run());
-        ignore_poison(self.state.lock()).is_open = spawned.is_ok();
-        spawned.map(|_| ())
+        thread::spawn_with("census", STACK_SIZE, move || poller.run()).map(|_| ())
     }
 
     /// From now on, no question waits for another poll after a failed one: the clients are about to
     /// be released in a handover.
     pub fn fail_fast(&self) {
         ignore_poison(self.state.lock()).fail_fast_since = Some(Nanos::now());
-    }
-
-    /// Stops polling. Questions that wait are answered at once.
-    pub fn stop(&self) {
-        ignore_poison(self.state.lock()).is_stopped = true;
-        self.asked.notify_all();
     }
 
     /// Returns the number of clients of all servers, for a question that was read when it was
@@ -151,7 +144,7 @@ impl CensusService {
             }
             let waited = Duration::from_nanos(asked.until(Nanos::now()));
             let left = LONGEST.saturating_sub(waited);
-            if !state.is_open || left.is_zero() {
+            if left.is_zero() {
                 let failed = state.last.and_then(|last| last.result.err());
                 return Err(failed.unwrap_or(Unavailable::Registry));
             }
@@ -164,14 +157,14 @@ impl CensusService {
         }
     }
 
-    /// Waits until a poll is due. Returns whether a question asks for it; `None` if the thread is
-    /// to end.
-    fn wait(&self) -> Option<bool> {
-        let is_idle = |state: &mut State| !state.is_stopped && !state.is_asked();
+    /// Waits until a poll is due. Returns whether a question asks for it.
+    fn wait(&self) -> bool {
         let state = ignore_poison(self.state.lock());
-        let waited = self.asked.wait_timeout_while(state, IDLE, is_idle);
+        let waited = self
+            .asked
+            .wait_timeout_while(state, IDLE, |state| !state.is_asked());
         let state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        (!state.is_stopped).then(|| state.is_asked())
+        state.is_asked()
     }
 
     fn complete(&self, start: Nanos, result: Result<u64, Unavailable>) {
@@ -179,19 +172,12 @@ impl CensusService {
         ignore_poison(self.state.lock()).last = Some(Poll { start, end, result });
         self.completed.notify_all();
     }
-
-    fn close(&self) {
-        ignore_poison(self.state.lock()).is_open = false;
-        self.completed.notify_all();
-    }
 }
 
 /// The thread that polls the cluster.
 struct Poller {
     service: Arc<CensusService>,
-    node: Arc<Node>,
-    etcd: Etcd,
-    tombstones: Arc<Tombstones>,
+    registry: Registry,
     peers: Peers,
     incident: Incident,
     /// Servers that have not answered during the current incident.
@@ -200,40 +186,35 @@ struct Poller {
 
 impl Poller {
     fn run(mut self) {
-        while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+        loop {
+            while catch_unwind(AssertUnwindSafe(|| self.serve())).is_ok() {}
             self.peers = Peers::default();
             std::thread::park_timeout(PANIC_PAUSE);
         }
-        self.incident.resolve(true);
-        self.service.close();
     }
 
+    /// Waits until a poll is due, polls, and answers the questions.
     fn serve(&mut self) {
-        while let Some(is_asked) = self.service.wait() {
-            let start = Nanos::now();
-            let result = self.poll();
-            if !self.incident.resolve(false) {
-                self.silent.clear();
-            }
-            if is_asked {
-                self.node.stats.count_census(result.is_ok());
-            }
-            self.service.complete(start, result);
+        let is_asked = self.service.wait();
+        let start = Nanos::now();
+        let result = self.poll();
+        if !self.incident.resolve(false) {
+            self.silent.clear();
         }
+        if is_asked {
+            self.registry.node.stats.count_census(result.is_ok());
+        }
+        self.service.complete(start, result);
     }
 
     fn poll(&mut self) -> Result<u64, Unavailable> {
         let deadline = Instant::now() + DEADLINE;
-        self.etcd.set_deadline(deadline);
-        let (node, etcd, tombstones) = (&self.node, &mut self.etcd, &self.tombstones);
-        let mut removed = Vec::new();
-        let mut refresh = || {
-            let (others, tombstones) = read_others(node, etcd, tombstones)?;
-            removed = tombstones;
-            Ok(others)
-        };
-        let others = refresh()?;
-        let answers = self.peers.poll(&others, deadline, &mut refresh)?;
+        let registry = &mut self.registry;
+        registry.etcd.set_deadline(deadline);
+        let others = registry.others()?;
+        let answers = self
+            .peers
+            .poll(&others, deadline, &mut || registry.others())?;
         if !answers.errors.is_empty() {
             for (index, (address, error)) in answers.errors.iter().enumerate() {
                 let begins = index == 0 && self.incident.record(error);
@@ -246,60 +227,73 @@ impl Poller {
             let members = answered + answers.errors.len() as u16;
             return Err(Unavailable::Silent { answered, members });
         }
-        self.check_removed(&removed, deadline)?;
-        let own = self.node.clients.load(Ordering::SeqCst) as u64;
+        self.check_removed(deadline)?;
+        let node = &self.registry.node;
+        let own = node.clients.load(Ordering::SeqCst) as u64;
         // Checked after the count is read: after the deregistration the count is no longer known
         // here.
-        if self.node.stats.is_deregistered() {
+        if node.stats.is_deregistered() {
             return Err(Unavailable::Outside);
         }
         let clients = answers.clients.saturating_add(own);
         let servers = u64::from(answers.servers) + 1;
-        self.node.stats.set_total(servers, clients);
+        node.stats.set_total(servers, clients);
         Ok(clients)
     }
 
-    /// Returns an error if a server that has disappeared from the membership is alive: the
+    /// Returns an error if a server that has disappeared from the membership is alive, or may be: the
     /// membership lacks it, and the sum lacks its clients.
-    fn check_removed(&mut self, removed: &[Entry], deadline: Instant) -> Result<(), Unavailable> {
+    fn check_removed(&mut self, deadline: Instant) -> Result<(), Unavailable> {
+        let removed = &self.registry.removed;
         if removed.is_empty() {
             return Ok(());
         }
-        let alive = self.peers.alive(removed, deadline);
-        for entry in removed {
-            if !alive.contains(&entry.member) {
-                self.tombstones.remove(entry.member);
-            }
+        let is_short = Instant::now() + SHORTEST_CHECK > deadline;
+        let (mut kept, silent) = self.peers.alive(removed, deadline);
+        if is_short {
+            kept.extend(silent);
         }
-        match alive[..] {
+        let gone = removed.iter().map(|entry| entry.member);
+        for member in gone.filter(|member| !kept.contains(member)) {
+            self.registry.tombstones.remove(member);
+        }
+        match kept[..] {
             [] => Ok(()),
             _ => Err(Unavailable::Unstable),
         }
     }
 }
 
-/// Reads all other servers from etcd, and those that have recently disappeared. Fails unless etcd
-/// answers and lists this server.
-fn read_others(
-    node: &Node,
-    etcd: &mut Etcd,
-    tombstones: &Tombstones,
-) -> Result<(Vec<Entry>, Vec<Entry>), Unavailable> {
-    let membership = Membership::read(etcd, &node.settings.name).map_err(|error| {
-        // The registration logs this if it lasts.
-        debug!(reason:% = error; "no census: the membership can't be read");
-        Unavailable::Registry
-    })?;
-    let removed = tombstones.update(&membership);
-    if membership.find(node.member).is_none() {
-        return Err(Unavailable::Outside);
+/// Reads the membership for the polls.
+struct Registry {
+    node: Arc<Node>,
+    etcd: Etcd,
+    tombstones: Arc<Tombstones>,
+    /// Servers that have recently disappeared, as of the last reading.
+    removed: Vec<Entry>,
+}
+
+impl Registry {
+    /// Reads all other servers from etcd. Fails unless etcd answers and lists this server.
+    fn others(&mut self) -> Result<Vec<Entry>, Unavailable> {
+        let node = &self.node;
+        let membership = Membership::read(&mut self.etcd, &node.settings.name);
+        let membership = membership.map_err(|error| {
+            // The registration logs this if it lasts.
+            debug!(reason:% = error; "no census: the membership can't be read");
+            Unavailable::Registry
+        })?;
+        self.removed = self.tombstones.update(&membership);
+        if membership.find(node.member).is_none() {
+            return Err(Unavailable::Outside);
+        }
+        if !membership.is_complete() {
+            return Err(Unavailable::Unstable);
+        }
+        let mut others = membership.entries;
+        others.retain(|entry| entry.member != node.member);
+        Ok(others)
     }
-    if !membership.is_complete() {
-        return Err(Unavailable::Unstable);
-    }
-    let mut others = membership.entries;
-    others.retain(|entry| entry.member != node.member);
-    Ok((others, removed))
 }
 
 #[cfg(test)]
@@ -308,9 +302,7 @@ mod tests {
 
     /// Creates a service without a thread: the test completes the polls itself.
     fn open() -> Arc<CensusService> {
-        let service = Arc::new(CensusService::default());
-        ignore_poison(service.state.lock()).is_open = true;
-        service
+        Arc::default()
     }
 
     #[test]
@@ -320,7 +312,7 @@ mod tests {
         service.complete(before, Ok(1));
         let waiting = service.clone();
         let answer = std::thread::spawn(move || waiting.clients(asked));
-        assert_eq!(service.wait(), Some(true));
+        assert!(service.wait());
         service.complete(before, Ok(2));
         service.complete(Nanos::now(), Ok(3));
         assert_eq!(answer.join().unwrap(), Ok(3));
@@ -343,7 +335,7 @@ mod tests {
         let asked = Nanos::now();
         let waiting = service.clone();
         let answer = std::thread::spawn(move || waiting.clients(asked));
-        assert_eq!(service.wait(), Some(true), "that was before");
+        assert!(service.wait(), "that was before");
         service.complete(Nanos::now(), Err(Unavailable::Unstable));
         assert_eq!(answer.join().unwrap(), Err(Unavailable::Unstable));
         let later = Nanos::now();
@@ -352,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_bounded_and_ends_with_the_service() {
+    fn a_wait_is_bounded() {
         let (service, asked) = (open(), Nanos::now());
         assert_eq!(service.clients(asked), Err(Unavailable::Registry));
         let waited = Duration::from_nanos(asked.until(Nanos::now()));
@@ -360,12 +352,5 @@ mod tests {
         let now = Instant::now();
         assert_eq!(service.clients(asked), Err(Unavailable::Registry));
         assert!(now.elapsed() < LONGEST, "counted from the question");
-        let waiting = service.clone();
-        let answer = std::thread::spawn(move || waiting.clients(Nanos::now()));
-        assert_eq!(service.wait(), Some(true));
-        service.close();
-        assert_eq!(answer.join().unwrap(), Err(Unavailable::Registry));
-        service.stop();
-        assert_eq!(service.wait(), None);
     }
 }

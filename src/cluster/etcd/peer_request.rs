@@ -1,12 +1,13 @@
 //! Peer request: a non-blocking HTTP request for the census of one other server.
 
-use std::net::TcpStream;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 
-use httparse::{EMPTY_HEADER, Status};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use super::http_response::HttpResponse;
 use super::membership::Entry;
 use crate::cluster::Member;
 use shared::dial::socket::{begin_to_connect, is_connected};
@@ -14,9 +15,6 @@ use shared::text::without_errno;
 
 /// Largest size of a response in bytes: its head and one line.
 const LARGEST_RESPONSE: usize = 4096;
-
-/// Largest number of header fields of a response.
-const MOST_FIELDS: usize = 32;
 
 /// Error for a response of another kind of server.
 const NOT_A_CENSUS: &str = "it answers something that is not a census";
@@ -36,28 +34,25 @@ pub struct PeerRequest {
     /// Connection to it; `None` if the request has failed, or if the server has answered and closes
     /// the connection.
     pub connection: Option<TcpStream>,
-    /// Whether the request is sent, and not only the connection begun.
+    /// Whether the request is sent.
     is_sent: bool,
-    /// Whether the connection is a kept-alive one, which the server may have closed in good order.
-    is_reused: bool,
     received: Vec<u8>,
     /// Last error, if there was one.
     error: Option<String>,
 }
 
 impl PeerRequest {
-    /// Starts a request to `peer`, over this kept-alive connection if there is one.
-    pub fn new(peer: Entry, connection: Option<TcpStream>) -> Self {
+    /// Starts a request to `peer`, over this kept-alive connection if there is one and it is open.
+    pub fn new(peer: Entry, kept: Option<TcpStream>) -> Self {
         let mut request = PeerRequest {
             peer,
             clients: None,
-            is_reused: connection.is_some(),
-            connection,
+            connection: kept.filter(is_idle),
             is_sent: false,
             received: Vec::new(),
             error: None,
         };
-        if !request.is_reused || request.send().is_err() {
+        if request.connection.is_none() {
             request.connect();
         }
         request
@@ -65,12 +60,11 @@ impl PeerRequest {
 
     /// Starts the request, also again after a failure, over a new connection.
     pub fn connect(&mut self) {
-        (self.is_sent, self.is_reused) = (false, false);
+        self.is_sent = false;
         self.received.clear();
         let connection = begin_to_connect(self.peer.address);
-        self.connection = connection
-            .inspect_err(|error| self.error = Some(without_errno(error)))
-            .ok();
+        let connection = connection.map_err(|error| self.error = Some(without_errno(&error)));
+        self.connection = connection.ok();
     }
 
     /// Returns the socket and the events to poll for; `None` once the request is answered or has
@@ -105,108 +99,84 @@ impl PeerRequest {
 
     /// Advances the request without blocking.
     pub fn advance(&mut self) {
-        let advanced = match self.is_sent {
-            true => self.receive(),
-            false => self.send(),
+        let Some(socket) = &self.connection else {
+            return;
         };
+        let advanced = match self.is_sent {
+            true => receive(socket, &mut self.received),
+            false => send(socket, self.peer.address).map(|is_sent| self.is_sent = is_sent),
+        };
+        let advanced = advanced.and_then(|()| parse_response(&self.received, self.peer.member));
         match advanced {
-            Ok(()) => {}
-            // The server's process was replaced, most likely, or the idle connection timed out.
-            Err(_) if self.is_reused && self.received.is_empty() => self.connect(),
+            Ok(None) => {}
+            Ok(Some((clients, keeps_alive))) => {
+                self.clients = Some(clients);
+                self.connection.take_if(|_| !keeps_alive);
+            }
             Err(error) => {
                 self.connection = None;
                 self.error = Some(error);
             }
         }
     }
+}
 
-    /// Sends the request if the socket is connected by now. It fits into the send buffer of a
-    /// connection without unsent data.
-    fn send(&mut self) -> Result<(), String> {
-        let Some(socket) = &self.connection else {
-            return Ok(());
-        };
-        if !self.is_reused && !is_connected(socket).map_err(|error| without_errno(&error))? {
-            return Ok(());
-        }
-        let request = format!(
-            "GET /census HTTP/1.1\r\nHost: {}\r\nUser-Agent: blockchain-tcpd\r\n\r\n",
-            self.peer.address
-        );
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match rustix::net::send(socket, request.as_bytes(), flags) {
-            Ok(length) if length == request.len() => self.is_sent = true,
-            Ok(_) => return Err("it takes no request".to_string()),
-            Err(error) => return Err(without_errno(&error.into())),
-        }
-        Ok(())
+/// Returns whether a kept-alive connection is open, and nothing waits to be read.
+fn is_idle(socket: &TcpStream) -> bool {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+    rustix::net::recv(socket, &mut [0; 1], flags).is_err_and(|error| error == Errno::AGAIN)
+}
+
+/// Sends the request if the socket is connected by now, and returns whether it is. The request fits
+/// into the send buffer of a connection without unsent data.
+fn send(socket: &TcpStream, address: SocketAddr) -> Result<bool, String> {
+    let failed = |error: io::Error| without_errno(&error);
+    if !is_connected(socket).map_err(failed)? {
+        return Ok(false);
     }
+    let request =
+        format!("GET /census HTTP/1.1\r\nHost: {address}\r\nUser-Agent: blockchain-tcpd\r\n\r\n");
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let sent = rustix::net::send(socket, request.as_bytes(), flags);
+    match sent.map_err(|error| failed(error.into()))? == request.len() {
+        true => Ok(true),
+        false => Err("it takes no request".to_string()),
+    }
+}
 
-    /// Receives a part of the response.
-    fn receive(&mut self) -> Result<(), String> {
-        let Some(socket) = &self.connection else {
-            return Ok(());
-        };
-        let mut buffer = [0; LARGEST_RESPONSE];
-        match rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Err("it closes the connection".to_string()),
-            Ok((length, _)) => self.received.extend_from_slice(&buffer[..length]),
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-            Err(error) => return Err(without_errno(&error.into())),
+/// Receives a part of the response.
+fn receive(socket: &TcpStream, received: &mut Vec<u8>) -> Result<(), String> {
+    let mut buffer = [0; LARGEST_RESPONSE];
+    match rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
+        Ok((0, _)) => Err("it closes the connection".to_string()),
+        Ok((length, _)) => {
+            received.extend_from_slice(&buffer[..length]);
+            Ok(())
         }
-        if let Some((clients, keeps_alive)) = parse_response(&self.received, self.peer.member)? {
-            self.clients = Some(clients);
-            self.connection.take_if(|_| !keeps_alive);
-        }
-        Ok(())
+        Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+        Err(error) => Err(without_errno(&error.into())),
     }
 }
 
 /// Parses a response. Once it is complete, returns the number of clients and whether the connection
 /// is kept alive. Fails if another server than `member` has sent it.
 fn parse_response(response: &[u8], member: Member) -> Result<Option<(u64, bool)>, String> {
-    let mut fields = [EMPTY_HEADER; MOST_FIELDS];
-    let mut head = httparse::Response::new(&mut fields);
-    let body = match head.parse(response) {
-        Ok(Status::Complete(length)) => &response[length..],
-        Ok(Status::Partial) if response.len() < LARGEST_RESPONSE => return Ok(None),
-        Ok(Status::Partial) => return Err("it answers too much".to_string()),
-        Err(_) => return Err("it answers something that is not HTTP".to_string()),
+    let Some(response) = HttpResponse::parse(response, LARGEST_RESPONSE)? else {
+        return Ok(None);
     };
-    if head.code != Some(200) {
-        let status = head.code.unwrap_or(0);
-        return Err(format!("it answers with HTTP status {status}"));
+    if response.status != 200 {
+        return Err(format!("it answers with HTTP status {}", response.status));
     }
-    let field = |name: &str| {
-        let mut fields = head.headers.iter();
-        let field = fields.find(|field| field.name.eq_ignore_ascii_case(name))?;
-        str::from_utf8(field.value).ok().map(str::trim)
+    let body = str::from_utf8(&response.body).unwrap_or_default();
+    let words: Vec<&str> = body.split_whitespace().collect();
+    let [id, incarnation, clients] = words[..] else {
+        return Err(NOT_A_CENSUS.to_string());
     };
-    let length = field("content-length").and_then(|length| length.parse().ok());
-    match length.filter(|length| *length <= LARGEST_RESPONSE) {
-        None => return Err(NOT_A_CENSUS.to_string()),
-        Some(length) if body.len() < length => return Ok(None),
-        Some(length) if body.len() > length => {
-            return Err("it answers more than it was asked".to_string());
-        }
-        Some(_) => {}
+    if [id, incarnation] != [member.id, member.incarnation].map(|id| id.to_string()) {
+        return Err("another server answers there".to_string());
     }
-    let keeps_alive = head.version == Some(1)
-        && !field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-    let words: Vec<&str> = str::from_utf8(body)
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    match words[..] {
-        [id, incarnation, clients] => {
-            if [id, incarnation] != [member.id, member.incarnation].map(|id| id.to_string()) {
-                return Err("another server answers there".to_string());
-            }
-            let clients: u32 = clients.parse().map_err(|_| NOT_A_CENSUS)?;
-            Ok(Some((clients.into(), keeps_alive)))
-        }
-        _ => Err(NOT_A_CENSUS.to_string()),
-    }
+    let clients: u32 = clients.parse().map_err(|_| NOT_A_CENSUS)?;
+    Ok(Some((clients.into(), response.keeps_alive)))
 }
 
 #[cfg(test)]

@@ -5,24 +5,21 @@
 //! while. After a handover, the next process writes the same entry under its own lease, and the
 //! lease of this process no longer matters.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{info, warn};
 
 use super::CensusService;
-use super::client::Etcd;
 use super::membership::{Entry, MOST_SERVERS, Membership};
 use super::peers::Peers;
 use super::tombstones::Tombstones;
-use super::transport::EtcdTransport;
+use super::transport::Etcd;
 use crate::cluster::error::{ClusterError, Result};
 use crate::cluster::outage::Outage;
-use crate::cluster::{Member, Node, STACK_SIZE, Settings, backoff};
+use crate::cluster::{Member, Node, Settings};
 use crate::error::Error;
-use crate::thread;
 use shared::dial::DnsCache;
 
 /// Shortest time to live of a lease, in seconds: etcd grants no shorter one, because its elections
@@ -40,79 +37,6 @@ const TEST_TIMEOUT: Duration = Duration::from_millis(100);
 /// start, after which the log says that the server does not reach itself.
 const FAILED_TESTS: u32 = 4;
 
-/// Handle of the registration.
-pub struct Registration {
-    node: Arc<Node>,
-    service: Arc<CensusService>,
-    /// A message revokes the lease; dropping the sender keeps it.
-    leave: Sender<()>,
-    /// Disconnects when the thread ends.
-    ended: Receiver<()>,
-}
-
-impl Registration {
-    /// Registers this server and starts the census `service`. `is_resumed` says whether the server
-    /// took over clients from a previous process. Drops `registered` when the server is registered.
-    pub(in crate::cluster) fn start(
-        node: Arc<Node>,
-        service: Arc<CensusService>,
-        is_resumed: bool,
-        registered: Sender<()>,
-    ) -> Result<Self, Error> {
-        let settings = node.settings.clone();
-        let address = settings.advertise.ok_or_else(|| {
-            Error::Cluster("--cluster etcd:// needs --advertise (BLOCKCHAIN_TCPD_ADVERTISE)".into())
-        })?;
-        let dns = Arc::new(DnsCache::default());
-        let tombstones = Arc::new(Tombstones::new(lease_time(&settings) * 2));
-        let (leave, left) = crossbeam_channel::bounded(1);
-        let (alive, ended) = crossbeam_channel::bounded::<()>(0);
-        let own = Entry {
-            member: node.member,
-            address,
-            lease: 0,
-        };
-        let keeper = Keeper {
-            etcd: Etcd::new(EtcdTransport::new(settings, dns.clone(), PATIENCE)),
-            node: node.clone(),
-            tombstones: tombstones.clone(),
-            own,
-            is_new: !is_resumed,
-            is_shared: false,
-            failed_tests: Some(0),
-            registered: Some(registered),
-            left,
-        };
-        service.start(node.clone(), dns, tombstones)?;
-        let registration = Registration {
-            node,
-            service,
-            leave,
-            ended,
-        };
-        thread::spawn_with("cluster", STACK_SIZE, move || {
-            let _alive = alive;
-            keeper.run();
-        })?;
-        Ok(registration)
-    }
-
-    /// Revokes the lease; waits for that, `patience` at most. Without success, the other servers
-    /// miss this one until the lease expires.
-    pub fn leave(&self, patience: Duration) {
-        self.node.stats.deregister();
-        // The channel is full if it was told already.
-        let _ = self.leave.try_send(());
-        let _ = self.ended.recv_timeout(patience);
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.service.stop();
-    }
-}
-
 /// Returns whether the address belongs to this machine. Other addresses can't be bound, unless the
 /// system allows it (ip(7), `ip_nonlocal_bind`).
 fn is_of_this_machine(address: IpAddr) -> bool {
@@ -127,11 +51,12 @@ fn lease_time(settings: &Settings) -> Duration {
 
 /// Returns the peers that answer a test request.
 fn responding(peers: &[Entry]) -> Vec<Member> {
-    Peers::default().alive(peers, Instant::now() + TEST_TIMEOUT)
+    let (alive, _) = Peers::default().alive(peers, Instant::now() + TEST_TIMEOUT);
+    alive
 }
 
 /// The thread that keeps the server registered.
-struct Keeper {
+pub struct Registration {
     node: Arc<Node>,
     etcd: Etcd,
     tombstones: Arc<Tombstones>,
@@ -144,32 +69,52 @@ struct Keeper {
     is_shared: bool,
     /// Number of failed tests of this server's address; `None` after a success.
     failed_tests: Option<u32>,
-    /// Dropped when the server is registered.
-    registered: Option<Sender<()>>,
-    left: Receiver<()>,
 }
 
-impl Keeper {
-    fn run(mut self) {
-        let node = self.node.clone();
-        let mut outage = Outage::new(&node.stats, "WHO is unavailable on this server");
-        loop {
-            let pause = match self.refresh() {
-                Ok(()) => {
-                    outage.record_success();
-                    self.registered = None;
-                    node.settings.heartbeat
-                }
-                Err(error) => {
-                    outage.record(&error);
-                    backoff::pause(outage.attempts(), node.settings.heartbeat / 2)
-                }
-            };
-            match self.left.recv_timeout(pause) {
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-                Ok(()) => return self.leave(),
-            }
+impl Registration {
+    /// Creates the registration of `node` and starts the census `service`. `is_resumed` says whether
+    /// the server took over clients from a previous process.
+    pub(in crate::cluster) fn new(
+        node: Arc<Node>,
+        service: &Arc<CensusService>,
+        is_resumed: bool,
+    ) -> Result<Self, Error> {
+        let settings = node.settings.clone();
+        // Unusable settings may lack it, and never reach etcd.
+        let nowhere = (Ipv4Addr::UNSPECIFIED, 0).into();
+        let address = settings.advertise.unwrap_or(nowhere);
+        let dns = Arc::new(DnsCache::default());
+        let tombstones = Arc::new(Tombstones::new(lease_time(&settings) * 2));
+        service.start(node.clone(), dns.clone(), tombstones.clone())?;
+        Ok(Registration {
+            own: Entry {
+                member: node.member,
+                address,
+                lease: 0,
+            },
+            node,
+            etcd: Etcd::new(settings, dns, PATIENCE),
+            tombstones,
+            is_new: !is_resumed,
+            is_shared: false,
+            failed_tests: Some(0),
+        })
+    }
+
+    /// Keeps the server registered until it leaves the cluster; then revokes the lease. Without
+    /// success, the other servers miss this one until the lease expires.
+    pub(in crate::cluster) fn run(mut self, mut outage: Outage) {
+        outage.run("WHO is unavailable on this server", |outage| {
+            self.refresh()?;
+            outage.record_heartbeat();
+            Ok(())
+        });
+        if self.own.lease == 0 {
+            return;
+        }
+        self.etcd.set_deadline(Instant::now() + PATIENCE);
+        if let Err(error) = self.etcd.revoke(self.own.lease) {
+            warn!(reason:% = error; "the other servers miss this one until its lease is gone");
         }
     }
 
@@ -187,7 +132,6 @@ impl Keeper {
         if !is_registered || !membership.initialized {
             self.register(&membership)?;
         }
-        node.stats.count_heartbeat();
         let others = membership.entries.iter();
         let mut others = others.filter(|entry| entry.member != node.member);
         node.stats.set_servers(others.clone().count() as u64 + 1);
@@ -270,15 +214,5 @@ impl Keeper {
         };
         let name = &self.node.settings.name;
         membership.write(&mut self.etcd, name, &self.own, &stale, unstable)
-    }
-
-    fn leave(&mut self) {
-        if self.own.lease == 0 {
-            return;
-        }
-        self.etcd.set_deadline(Instant::now() + PATIENCE);
-        if let Err(error) = self.etcd.revoke(self.own.lease) {
-            warn!(reason:% = error; "the other servers miss this one until its lease is gone");
-        }
     }
 }

@@ -1,23 +1,20 @@
 //! etcd transport: requests to the JSON gateway (`/v3/…`), with authentication, failover between
 //! the members and deadlines.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use ureq::Agent;
-use ureq::config::Config;
 
-use super::connector::HostConnector;
+use super::http_response::HttpResponse;
 use crate::cluster::error::{ClusterError, ErrorKind, Result, printable};
 use crate::cluster::settings::Settings;
-use crate::cluster::tls;
+use crate::cluster::stream::Stream;
 use shared::dial::{DnsCache, Server};
 
 /// Largest size of a reply in bytes.
-const LARGEST_REPLY: u64 = 1 << 20;
+const LARGEST_REPLY: usize = 1 << 20;
 
 /// etcd user if only a password is configured.
 const DEFAULT_USER: &str = "root";
@@ -35,15 +32,6 @@ mod code {
     pub const UNAUTHENTICATED: &str = "16";
 }
 
-/// Status codes of refusals that an expired token may cause. An old revision of the users is an
-/// invalid argument; etcd 3.5.1 reports it as unknown.
-const AUTH_EXPIRED: [&str; 4] = [
-    code::UNKNOWN,
-    code::INVALID_ARGUMENT,
-    code::PERMISSION_DENIED,
-    code::UNAUTHENTICATED,
-];
-
 /// Error texts that may be quoted from the reply to a password. All other texts are left out: they
 /// may hold the password, and a search for it would reveal it by what is missing.
 const AUTH_ERRORS: [&str; 5] = [
@@ -57,15 +45,14 @@ const AUTH_ERRORS: [&str; 5] = [
 /// Number of bytes by which a token is recognized in a reply.
 const TOKEN_PREFIX: usize = 16;
 
-/// Connections to the members of an etcd.
-pub struct EtcdTransport {
+/// Client of an etcd cluster: asks one of its members, and another if that fails.
+pub struct Etcd {
     settings: Arc<Settings>,
     dns: Arc<DnsCache>,
-    /// Time that one member may take to answer.
+    /// Time that one member may take to answer before the next is asked.
     patience: Duration,
-    /// HTTP client of each host, by its index. Created when needed, with the credentials of that
-    /// moment.
-    clients: HashMap<usize, (Agent, HostConnector)>,
+    /// Kept-alive connection to the current host.
+    connection: Option<Stream>,
     token: Token,
     /// Index of the host that is asked now, or first by the next call: the last that answered.
     host: usize,
@@ -84,15 +71,15 @@ enum Token {
     Is(String),
 }
 
-impl EtcdTransport {
-    /// Creates a transport to the etcd of these `settings`, whose members have `patience` to
-    /// answer. Sends nothing yet.
+impl Etcd {
+    /// Creates a client of the etcd of these `settings`, whose members have `patience` to answer
+    /// before the next is asked. Sends nothing yet.
     pub fn new(settings: Arc<Settings>, dns: Arc<DnsCache>, patience: Duration) -> Self {
-        EtcdTransport {
+        Etcd {
             settings,
             dns,
             patience,
-            clients: HashMap::new(),
+            connection: None,
             token: Token::Unknown,
             host: 0,
             deadline: Instant::now(),
@@ -112,17 +99,23 @@ impl EtcdTransport {
         let (first, until) = (self.host, self.deadline.min(Instant::now() + self.patience));
         let order = self.settings.host_order(&self.dns, first, until);
         for (attempt, index) in order.into_iter().enumerate() {
+            if self.host != index {
+                self.connection = None;
+            }
             self.host = index;
-            self.host_deadline = self.deadline.min(Instant::now() + self.patience);
+            // After the last host, no other is asked.
+            self.host_deadline = match attempt + 1 < self.settings.hosts.len() {
+                true => self.deadline.min(Instant::now() + self.patience),
+                false => self.deadline,
+            };
             let error = match self.call_host(path, request, &mut renews) {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            if let Some((_, connector)) = self.clients.get(&index) {
-                connector.failed();
+            // The next connection reads the credential files again.
+            if let Some(connection) = self.connection.take() {
+                self.dns.failed(connection.address());
             }
-            // The credential files may have changed.
-            self.clients.clear();
             // Report a denial before other errors: an operator can fix it.
             if error.kind == ErrorKind::Denied || attempt == 0 {
                 reported = error;
@@ -139,8 +132,11 @@ impl EtcdTransport {
             self.token = self.authenticate()?;
             *renews = false;
         }
+        // An old revision of the users is an invalid argument; etcd 3.5.1 reports it as unknown.
+        let is_expired =
+            |error: &ClusterError| error.kind == ErrorKind::Denied || error.code == code::UNKNOWN;
         let error = match self.post(path, request) {
-            Err(error) if *renews && AUTH_EXPIRED.contains(&error.code.as_str()) => error,
+            Err(error) if *renews && is_expired(&error) => error,
             reply => return reply,
         };
         *renews = false;
@@ -160,8 +156,10 @@ impl EtcdTransport {
         let user = user.as_deref().unwrap_or(DEFAULT_USER);
         let request = json!({ "name": user, "password": password });
         match self.post(AUTHENTICATE, &request) {
-            Ok(reply) => match &reply["token"] {
-                Value::String(token) => Ok(Token::Is(token.clone())),
+            Ok(reply) => match reply["token"].as_str() {
+                Some(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                    Ok(Token::Is(token.to_string()))
+                }
                 _ => Err(ClusterError::refused("etcd answers no token")),
             },
             // Authentication is not enabled.
@@ -177,35 +175,20 @@ impl EtcdTransport {
 
     fn post(&mut self, path: &str, request: &Value) -> Result<Value> {
         let host = self.settings.hosts[self.host].clone();
-        let left = self.host_deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ClusterError::late(&host));
-        }
-        // TLS is below HTTP here, in the connector.
-        let mut post = self
-            .client()?
-            .post(format!("http://{host}/v3/{path}"))
-            .header("Content-Type", "application/json")
-            .config()
-            .timeout_global(Some(left))
-            .build();
-        if let Token::Is(token) = &self.token {
-            post = post.header("Authorization", token);
-        }
-        let failed = |error| match error {
-            ureq::Error::Timeout(_) => ClusterError::late(&host),
-            ureq::Error::Io(error) => ClusterError::connection(&host, &error),
-            error => ClusterError::refused(printable(&format!("{host}: {error}"))),
+        let (authorization, token) = match &self.token {
+            Token::Is(token) => (format!("Authorization: {token}\r\n"), token.as_str()),
+            _ => Default::default(),
         };
-        let mut reply = post.send(request.to_string()).map_err(failed)?;
-        let status = reply.status().as_u16();
-        let body = reply.body_mut().with_config().limit(LARGEST_REPLY);
-        let body = body.read_to_vec().map_err(failed)?;
+        let body = request.to_string();
+        let request = format!(
+            "POST /v3/{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: blockchain-tcpd\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n{authorization}\r\n{body}",
+            body.len()
+        );
+        let token = token.get(..TOKEN_PREFIX).map(str::to_string);
+        let HttpResponse { status, body, .. } = self.exchange(&host, request.as_bytes())?;
         let text = String::from_utf8_lossy(&body);
-        let repeats_token = match &self.token {
-            Token::Is(token) => token.get(..TOKEN_PREFIX).is_some_and(|t| text.contains(t)),
-            _ => false,
-        };
+        let repeats_token = token.is_some_and(|token| text.contains(&token));
         let reply = serde_json::from_str(&text);
         let reply =
             reply.unwrap_or_else(|_| Value::String(format!("HTTP status {status}, {text}")));
@@ -218,27 +201,33 @@ impl EtcdTransport {
         }
     }
 
-    /// Returns the HTTP client of the current host, which keeps a connection alive.
-    fn client(&mut self) -> Result<&Agent> {
-        let settings = &self.settings;
-        let vacant = match self.clients.entry(self.host) {
-            Entry::Occupied(client) => return Ok(&client.into_mut().0),
-            Entry::Vacant(vacant) => vacant,
+    /// Sends a request over the kept-alive connection, or over a new one, and returns the response.
+    fn exchange(&mut self, host: &Server, request: &[u8]) -> Result<HttpResponse> {
+        let failed = |error| ClusterError::connection(host, &error);
+        self.connection.take_if(|stream| !stream.is_idle());
+        let stream = match &mut self.connection {
+            Some(stream) => stream,
+            none => {
+                let tls = self.settings.tls.then_some(&self.settings.credentials);
+                none.insert(Stream::connect(host, &self.dns, tls, self.host_deadline)?)
+            }
         };
-        let config = Config::builder()
-            .http_status_as_error(false)
-            // Ignores the proxy that the environment names: it is not meant for etcd.
-            .proxy(None)
-            .max_redirects(0)
-            .max_response_header_size(16 * 1024)
-            .max_idle_connections_per_host(1)
-            .user_agent("blockchain-tcpd")
-            .build();
-        let tls = settings.tls.then(|| tls::client(&settings.credentials));
-        let host = settings.hosts[self.host].clone();
-        let connector = HostConnector::new(host, self.dns.clone(), tls.transpose()?);
-        let agent = Agent::with_parts(config, connector.clone(), connector.clone());
-        Ok(&vacant.insert((agent, connector)).0)
+        stream.set_deadline(self.host_deadline);
+        stream.send(request).map_err(failed)?;
+        let (mut received, mut buffer) = (Vec::new(), [0; 16 * 1024]);
+        loop {
+            let length = stream.read(&mut buffer).map_err(failed)?;
+            if length == 0 {
+                return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+            received.extend_from_slice(&buffer[..length]);
+            let response = HttpResponse::parse(&received, LARGEST_REPLY)
+                .map_err(|what| ClusterError::refused(format!("{host}: {what}")))?;
+            if let Some(response) = response {
+                self.connection.take_if(|_| !response.keeps_alive);
+                return Ok(response);
+            }
+        }
     }
 }
 
@@ -309,69 +298,30 @@ fn refused(host: &Server, status: u16, reply: &Value, is_secret: bool) -> Cluste
 mod tests {
     use super::*;
 
+    /// Each line: HTTP status, reply, and the kind, the code and the text of the error. etcd 3.5 and
+    /// 3.4 use different texts, also for the errors of a stream; the last replies have no code.
+    const REFUSALS: &str = r#"
+400; { "code": 3, "message": "m" }; Denied; 3; says: m
+403; { "error": "e", "code": 7 }; Denied; 7; says: e
+500; { "error": "e", "code": 2 }; Refused; 2; says: e
+404; { "code": 5, "message": "m" }; Refused; 5; says: m
+400; { "error": { "code": 16, "message": "m" } }; Denied; 16; says: m
+200; { "error": { "grpc_code": 14, "message": "m" } }; Refused; 14; says: m
+504; {}; Late; 4; says: {}
+503; "no \u0007"; Refused; ; says: no ?
+404; "404 page not found"; Refused; ; answers HTTP status 404: etcd 3.4"#;
+
     #[test]
     fn refusals_have_a_kind_a_code_and_a_text() {
-        use ErrorKind::{Denied, Late, Refused};
         let host = "a:1".parse().unwrap();
-        for (status, reply, kind, code, what) in [
-            // etcd 3.5 and 3.4 use different texts.
-            (
-                400,
-                r#"{ "code": 3, "message": "m" }"#,
-                Denied,
-                "3",
-                "says: m",
-            ),
-            (
-                403,
-                r#"{ "error": "e", "code": 7 }"#,
-                Denied,
-                "7",
-                "says: e",
-            ),
-            (
-                500,
-                r#"{ "error": "e", "code": 2 }"#,
-                Refused,
-                "2",
-                "says: e",
-            ),
-            (
-                404,
-                r#"{ "code": 5, "message": "m" }"#,
-                Refused,
-                "5",
-                "says: m",
-            ),
-            // Errors of a stream, from both versions.
-            (
-                400,
-                r#"{ "error": { "code": 16, "message": "m" } }"#,
-                Denied,
-                "16",
-                "says: m",
-            ),
-            (
-                200,
-                r#"{ "error": { "grpc_code": 14, "message": "m" } }"#,
-                Refused,
-                "14",
-                "says: m",
-            ),
-            // Without a code.
-            (504, "{}", Late, "4", "says: {}"),
-            (503, r#""no \u0007""#, Refused, "", "says: no ?"),
-            (
-                404,
-                r#""404 page not found""#,
-                Refused,
-                "",
-                "answers HTTP status 404: etcd 3.4",
-            ),
-        ] {
-            let json = serde_json::from_str(reply).unwrap();
-            let error = refused(&host, status, &json, false);
-            assert_eq!((error.kind, error.code.as_str()), (kind, code), "{reply}");
+        for line in REFUSALS.trim_start().lines() {
+            let fields: Vec<&str> = line.split("; ").collect();
+            let [status, reply, kind, code, what] = fields[..] else {
+                panic!("{line}");
+            };
+            let reply = serde_json::from_str(reply).unwrap();
+            let error = refused(&host, status.parse().unwrap(), &reply, false);
+            assert_eq!((&*format!("{:?}", error.kind), &*error.code), (kind, code));
             assert!(error.what.starts_with(&format!("a:1 {what}")), "{error}");
         }
     }

@@ -5,42 +5,53 @@
 //! The redis crate has connections too, but they can't be polled together with a waker, their
 //! timeouts are for each read and not for a reply, and they look up names without a timeout.
 
-use std::io;
+use std::error::Error as _;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use redis::{Cmd, PushKind, ServerError, Value};
-use rustls::ClientConfig;
+use redis::{Cmd, Parser, PushKind, ServerError, Value};
 
-use super::framing::{Frame, find};
+use crate::cluster::credentials::Credentials;
 use crate::cluster::error::{ClusterError, ErrorKind, Result, printable};
 use crate::cluster::stream::Stream;
 use shared::dial::{DnsCache, Server};
 
-/// Error codes, separated by blanks, that may be quoted from the reply to AUTH.
-const CODES: &str = "DENIED ERR LOADING MASTERDOWN NOAUTH NOPERM NOPROTO OOM WRONGPASS";
+/// Largest size of a value in bytes. The longest expected one is the reply to HELLO, which
+/// describes the Redis server and its modules.
+const LONGEST: u64 = 64 * 1024;
 
-/// Beginnings of error texts that may be quoted from the reply to AUTH. All other texts are left
+/// Beginnings of error replies that may be quoted from the reply to AUTH. All other texts are left
 /// out: they may hold the password or a part of it, and a search for it would reveal it by what is
 /// missing.
-const AUTH_ERRORS: [&str; 6] = [
-    "Redis is running in protected mode",
-    "invalid username-password pair or user is disabled",
-    "max number of clients reached",
-    "this user has no permissions",
-    "unknown command",
-    "wrong number of arguments",
+const AUTH_ERRORS: [&str; 13] = [
+    "DENIED Redis is running in protected mode",
+    "ERR max number of clients reached",
+    "ERR unknown command",
+    "ERR wrong number of arguments",
+    "NOPERM this user has no permissions",
+    "WRONGPASS invalid username-password pair or user is disabled",
+    "ERR",
+    "LOADING",
+    "MASTERDOWN",
+    "NOAUTH",
+    "NOPROTO",
+    "OOM",
+    "WRONGPASS",
 ];
+
+type SharedError = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Connection to Redis or a Sentinel.
 pub struct RedisConnection {
     stream: Stream,
     server: Server,
     deadline: Instant,
-    /// Bytes received and not parsed yet.
-    received: Vec<u8>,
+    parser: Parser,
+    /// Number of bytes that the current value may still have.
+    left: u64,
     /// Whether the current command holds a password.
     is_secret: bool,
     /// Last message received. Each message holds the whole state, so earlier ones are dropped.
@@ -54,19 +65,19 @@ impl AsFd for RedisConnection {
 }
 
 impl RedisConnection {
-    /// Connects to `server`, with TLS if `tls` is given.
+    /// Connects to `server`, over TLS if there are credentials for it.
     pub fn connect(
         server: &Server,
         dns: &DnsCache,
-        tls: Option<Arc<ClientConfig>>,
+        tls: Option<&Credentials>,
         deadline: Instant,
     ) -> Result<Self> {
-        let stream = Stream::connect(server, dns, tls, deadline);
         Ok(RedisConnection {
-            stream: stream.map_err(|error| ClusterError::connection(server, &error))?,
+            stream: Stream::connect(server, dns, tls, deadline)?,
             server: server.clone(),
             deadline,
-            received: Vec::new(),
+            parser: Parser::new(),
+            left: LONGEST,
             is_secret: false,
             message: None,
         })
@@ -92,29 +103,22 @@ impl RedisConnection {
         Ok(())
     }
 
-    /// Sends `command` and returns its reply. Keeps the last of the messages that arrive before the
-    /// reply.
+    /// Sends `command` and returns its reply; Redis confirms SUBSCRIBE with a push message. Keeps the
+    /// last of the messages that arrive before the reply.
     pub fn query(&mut self, command: &Cmd) -> Result<Value> {
-        self.send(command)?;
+        self.stream.set_deadline(self.deadline);
+        let sent = self.stream.send(&command.get_packed_command());
+        sent.map_err(|error| self.failed(&error))?;
         loop {
-            match self.receive()? {
-                Value::Push { kind, data } => self.store_message(&kind, data),
-                reply => return Ok(reply),
-            }
-        }
-    }
-
-    /// Subscribes to `channel`. Redis confirms that with a push message.
-    pub fn subscribe(&mut self, channel: &str) -> Result<()> {
-        self.send(redis::cmd("SUBSCRIBE").arg(channel))?;
-        loop {
-            match self.receive()? {
-                Value::Push {
-                    kind: PushKind::Subscribe,
-                    ..
-                } => return Ok(()),
-                Value::Push { kind, data } => self.store_message(&kind, data),
-                _ => return Err(self.unexpected()),
+            // Fails at the deadline, whatever has arrived: messages may come without end, and a reply
+            // that was received before a suspension is out of date.
+            let value = self.next(self.deadline)?;
+            match value.filter(|_| Instant::now() < self.deadline) {
+                None => return Err(ClusterError::late(&self.server)),
+                Some(Value::Push { kind, data }) if kind != PushKind::Subscribe => {
+                    self.store_message(&kind, data);
+                }
+                Some(reply) => return Ok(reply),
             }
         }
     }
@@ -124,7 +128,7 @@ impl RedisConnection {
     pub fn read_message(&mut self) -> Result<bool> {
         match self.next(Instant::now())? {
             Some(Value::Push { kind, data }) => self.store_message(&kind, data),
-            Some(_) => return Err(self.unexpected()),
+            Some(_) => return Err(self.error(ErrorKind::Refused, "says what nobody asked")),
             None => return Ok(false),
         }
         Ok(true)
@@ -143,50 +147,39 @@ impl RedisConnection {
         }
     }
 
-    fn send(&mut self, command: &Cmd) -> Result<()> {
-        self.stream.set_deadline(self.deadline);
-        let sent = self.stream.send(&command.get_packed_command());
-        sent.map_err(|error| self.failed(&error))
-    }
-
-    /// Returns the next value. Fails at the deadline, whatever has arrived: messages may come
-    /// without end, and a reply that was received before a suspension is out of date.
-    fn receive(&mut self) -> Result<Value> {
-        let value = self.next(self.deadline)?;
-        let value = value.filter(|_| Instant::now() < self.deadline);
-        value.ok_or_else(|| ClusterError::late(&self.server))
-    }
-
     /// Returns the next value, if it is complete by the deadline. Returns an error reply as an
     /// error.
     fn next(&mut self, deadline: Instant) -> Result<Option<Value>> {
         self.stream.set_deadline(deadline);
-        loop {
-            let invalid = match find(&self.received) {
-                Frame::Complete(length) => {
-                    let value = parse(&self.received[..length]);
-                    self.received.drain(..length);
-                    match value {
-                        Some(Value::ServerError(error)) => return Err(self.error_reply(&error)),
-                        Some(value) => return Ok(Some(value)),
-                        None => "does not speak as Redis does",
-                    }
+        let mut bounded = (&mut self.stream).take(self.left);
+        let parsed = self.parser.parse_value(&mut bounded);
+        self.left = bounded.limit();
+        let error = match parsed {
+            Ok(mut value) => {
+                self.left = LONGEST;
+                while let Value::Attribute { data, .. } = value {
+                    value = *data;
                 }
-                Frame::TooLarge => "sends more than anybody asked for",
-                Frame::Invalid => "does not speak as Redis does",
-                Frame::Incomplete => {
-                    let mut buffer = [0; 4096];
-                    match self.stream.receive(&mut buffer) {
-                        Ok(0) => return Err(self.closed()),
-                        Ok(length) => self.received.extend_from_slice(&buffer[..length]),
-                        Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(None),
-                        Err(error) => return Err(self.failed(&error)),
-                    }
-                    continue;
-                }
-            };
-            return Err(self.error(ErrorKind::Refused, invalid));
-        }
+                return match value {
+                    Value::ServerError(error) => Err(self.error_reply(&error)),
+                    value => Ok(Some(value)),
+                };
+            }
+            Err(error) if error.is_timeout() => return Ok(None),
+            Err(error) => error,
+        };
+        // The crate shares the error of the stream, which says more than its own.
+        let shared = error
+            .source()
+            .and_then(|source| source.downcast_ref::<SharedError>());
+        let source = shared.and_then(|error| error.downcast_ref());
+        Err(match source {
+            _ if self.left == 0 => {
+                self.error(ErrorKind::Refused, "sends more than anybody asked for")
+            }
+            Some(error) => self.failed(error),
+            None => self.error(ErrorKind::Refused, "does not speak as Redis does"),
+        })
     }
 
     /// Creates an error that says `what` the server does.
@@ -194,17 +187,11 @@ impl RedisConnection {
         ClusterError::new(kind, format!("{} {what}", self.server))
     }
 
-    fn unexpected(&self) -> ClusterError {
-        self.error(ErrorKind::Refused, "says what nobody asked")
-    }
-
-    fn closed(&self) -> ClusterError {
-        self.error(ErrorKind::Unreachable, "closes the connection")
-    }
-
     fn failed(&self, error: &io::Error) -> ClusterError {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => self.closed(),
+            io::ErrorKind::UnexpectedEof => {
+                self.error(ErrorKind::Unreachable, "closes the connection")
+            }
             _ => ClusterError::connection(&self.server, error),
         }
     }
@@ -215,48 +202,11 @@ impl RedisConnection {
             true => ("says to AUTH", quote_auth_error(code, details)),
             false => ("says", printable(&quote_error(code, details))),
         };
+        let what = format!("{} {says}: {text}", self.server);
         ClusterError {
-            kind: error_kind(code, details),
-            what: format!("{} {says}: {text}", self.server),
             code: code.to_string(),
-            text,
+            ..ClusterError::new(error_kind(code, details), what)
         }
-    }
-}
-
-/// Parses a complete value; `None` if it is not one. Unrequested values that the redis crate can't
-/// parse are skipped: they become a message of unknown kind, or nil where a reply is due.
-fn parse(bytes: &[u8]) -> Option<Value> {
-    let ignored = Value::Push {
-        kind: PushKind::Other(String::new()),
-        data: Vec::new(),
-    };
-    match (bytes.first(), redis::parse_redis_value(bytes)) {
-        // An attribute of the next value.
-        (Some(b'|'), _) => Some(ignored),
-        (_, Ok(value)) => Some(without_attributes(value)),
-        (Some(b'>'), _) => Some(ignored),
-        // Streamed values, which the redis crate can't parse.
-        _ => {
-            let mut lines = bytes.windows(4);
-            let is_streamed =
-                lines.any(|line| b"$*~%>|".contains(&line[0]) && line.ends_with(b"?\r\n"));
-            is_streamed.then_some(Value::Nil)
-        }
-    }
-}
-
-/// Removes the attributes from a value.
-fn without_attributes(value: Value) -> Value {
-    let all = |values: Vec<Value>| values.into_iter().map(without_attributes).collect();
-    match value {
-        Value::Attribute { data, .. } => without_attributes(*data),
-        Value::Array(values) => Value::Array(all(values)),
-        Value::Push { kind, data } => Value::Push {
-            kind,
-            data: all(data),
-        },
-        value => value,
     }
 }
 
@@ -285,86 +235,89 @@ fn quote_error(code: &str, details: &str) -> String {
     format!("{code} {details}").trim_end().to_string()
 }
 
-/// Quotes an error reply to AUTH, restricted to the known codes and texts.
+/// Quotes an error reply to AUTH as far as it is known.
 fn quote_auth_error(code: &str, details: &str) -> String {
-    let code = CODES.split(' ').find(|known| *known == code);
-    let mut texts = AUTH_ERRORS.into_iter();
-    let details = texts.find(|text| details.starts_with(text));
-    quote_error(code.unwrap_or("an error"), details.unwrap_or_default())
+    let reply = quote_error(code, details);
+    let known = AUTH_ERRORS.iter().find(|known| reply.starts_with(**known));
+    known.unwrap_or(&"an error").to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::STACK_SIZE;
+
+    /// Errors with their kinds, also as the errors of a script.
+    const ERRORS: &str = "\
+Denied: NOAUTH Authentication required.
+Denied: WRONGPASS invalid username-password pair
+Denied: NOPERM this user has no permissions
+Denied: ERR The user executing the script can't run this command
+Denied: ERR SCRIPT: The user executing the script can't access at least
+Denied: ERR SCRIPT: @user_script: 15: -NOPERM No permissions to access
+Denied: ERR ACL failure in script: User default has no permissions
+ReadOnly: READONLY You can't write against a read only replica.
+ReadOnly: ERR SCRIPT: @user_script: 15: -READONLY You can't write
+Refused: ERR SCRIPT: @user_script: 15: -OOM command not allowed
+Refused: OOM command not allowed
+Refused: ERR unknown command";
 
     #[test]
     fn errors_have_the_same_kind_within_scripts_of_all_versions() {
-        use ErrorKind::{Denied, ReadOnly, Refused};
-        for (kind, error) in [
-            (Denied, "NOAUTH Authentication required."),
-            (Denied, "WRONGPASS invalid username-password pair"),
-            (Denied, "NOPERM this user has no permissions"),
-            (
-                Denied,
-                "ERR The user executing the script can't run this command",
-            ),
-            (
-                Denied,
-                "ERR SCRIPT: The user executing the script can't access at least",
-            ),
-            (
-                Denied,
-                "ERR SCRIPT: @user_script: 15: -NOPERM No permissions to access",
-            ),
-            (
-                Denied,
-                "ERR ACL failure in script: User default has no permissions",
-            ),
-            (
-                ReadOnly,
-                "READONLY You can't write against a read only replica.",
-            ),
-            (
-                ReadOnly,
-                "ERR SCRIPT: @user_script: 15: -READONLY You can't write",
-            ),
-            (
-                Refused,
-                "ERR SCRIPT: @user_script: 15: -OOM command not allowed",
-            ),
-            (Refused, "OOM command not allowed"),
-            (Refused, "ERR unknown command"),
-        ] {
+        for line in ERRORS.lines() {
+            let (kind, error) = line.split_once(": ").unwrap();
             let script = "Error running script (call to f_1f): @user_script:15";
             let error = error.replace("SCRIPT", script);
             let (code, details) = error.split_once(' ').unwrap();
-            assert_eq!(error_kind(code, details), kind, "{error}");
+            assert_eq!(format!("{:?}", error_kind(code, details)), kind, "{error}");
         }
     }
 
-    /// The error text can't depend on the password, whatever the server answers.
-    #[test]
-    fn a_reply_to_a_password_is_quoted_only_if_it_is_known() {
-        for (code, details, quoted) in [
-            (
-                "ERR",
-                "unknown command `AUTH`, with `hunt",
-                "ERR unknown command",
-            ),
-            (
-                "ERR",
-                "unknown command 'AUTH hunter2'",
-                "ERR unknown command",
-            ),
-            ("ERR", "hunter2 is no hunter2", "ERR"),
-            ("hunter2", "", "an error"),
-            (
-                "OOM",
-                "max number of clients reached.",
-                "OOM max number of clients reached",
-            ),
-        ] {
-            assert_eq!(quote_auth_error(code, details), quoted);
+    /// Values of all types, in which `/` stands for a line end.
+    const VALUES: &str = "\
++OK/ +/ :-7/ _/ $-1/ *-1/ ,-1.5e3/ #t/ #f/ (34928903284093850943850943825024385/ $0// $4//// *0/ ~1/:1/ \
+*3/*0/*1/:1/$1/*/ %1/+a/*1/_/ %2/+a/:1/+b/:2/ ~2/+a/#t/ =5/txt:x/ >3/$7/message/$1/x/$1/y/ -ERR/ !3/ERR/ \
+|1/+ttl/:3600/*1/:1/ *2/|1/+ttl/:3600/:1/:2/";
+
+    /// A stream that times out after each byte.
+    struct Dribble<'a>(&'a [u8], bool);
+
+    impl io::Read for Dribble<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            match self.1 {
+                true => Err(io::ErrorKind::TimedOut.into()),
+                false => self.0.read(&mut buffer[..1]),
+            }
         }
+    }
+
+    #[test]
+    fn a_value_may_come_in_any_pieces() {
+        let mut parser = Parser::new();
+        for text in VALUES.split(' ').map(|text| text.replace('/', "\r\n")) {
+            let whole = redis::parse_redis_value(text.as_bytes()).unwrap();
+            let mut pieces = Dribble(text.as_bytes(), false);
+            let value = loop {
+                match parser.parse_value(&mut pieces) {
+                    Err(error) if error.is_timeout() => {}
+                    parsed => break parsed.unwrap(),
+                }
+            };
+            assert_eq!((value, pieces.0), (whole, &b""[..]), "{text:?}");
+        }
+    }
+
+    /// The redis crate refuses a value that is deeper than a hundred levels.
+    #[test]
+    fn a_value_that_is_too_deep_is_refused_within_the_stack() {
+        let thread = std::thread::Builder::new().stack_size(STACK_SIZE / 2);
+        let parsed = thread.spawn(|| {
+            for level in ["*1\r\n", "~1\r\n", ">1\r\n", "%1\r\n+a\r\n", "|1\r\n+a\r\n"] {
+                let deep = |depth| format!("{}:1\r\n", level.repeat(depth)).into_bytes();
+                assert!(redis::parse_redis_value(&deep(10_000)).is_err(), "{level}");
+            }
+        });
+        parsed.unwrap().join().unwrap();
     }
 }

@@ -1,24 +1,21 @@
 //! Heartbeat: the thread that publishes this server's count, receives the sums, and reconnects
 //! after an error.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
 use redis::Script;
 use rustix::event::{PollFd, PollFlags};
 use uuid::Uuid;
 
+use super::Others;
 use super::connection::RedisConnection;
 use super::master_resolver::MasterResolver;
 use super::snapshot::{Snapshot, parse_message, parse_reply};
-use super::{Control, Mode, Others};
 use crate::cluster::error::{ClusterError, ErrorKind, Result};
-use crate::cluster::outage::Outage;
-use crate::cluster::settings::Backend;
-use crate::cluster::{Node, backoff};
+use crate::cluster::outage::{self, Outage};
+use crate::cluster::{Mode, Node};
 use crate::waker::poll_until;
 use shared::clock::{Millis, milliseconds};
 use shared::sync::ignore_poison;
@@ -46,11 +43,8 @@ const LEAVE: &str = "leave";
 /// State of the heartbeat thread.
 pub struct Heartbeat {
     node: Arc<Node>,
-    control: Arc<Control>,
     others: Arc<Others>,
     resolver: MasterResolver,
-    /// Dropped after the first reply.
-    replied: Option<Sender<()>>,
     script: Script,
     /// Interval between heartbeats.
     interval: Duration,
@@ -88,7 +82,7 @@ impl Session {
             connection,
             received,
             next: received + interval,
-            announce: (!pause.is_zero()).then(|| received + pause + backoff::random(pause)),
+            announce: (!pause.is_zero()).then(|| received + pause + outage::random(pause)),
             last,
         }
     }
@@ -104,20 +98,13 @@ impl Session {
 }
 
 impl Heartbeat {
-    /// Creates the heartbeat of `node`. Drops `replied` after the first reply.
-    pub fn new(
-        node: Arc<Node>,
-        control: Arc<Control>,
-        others: Arc<Others>,
-        replied: Sender<()>,
-    ) -> Self {
+    /// Creates the heartbeat of `node`, which updates `others`. Sends nothing yet.
+    pub fn new(node: Arc<Node>, others: Arc<Others>) -> Self {
         Heartbeat {
             resolver: MasterResolver::new(node.settings.clone()),
             interval: node.settings.heartbeat,
             node,
-            control,
             others,
-            replied: Some(replied),
             script: Script::new(SCRIPT),
             // The next process must use larger sequence numbers than this one. There are far fewer
             // heartbeats than milliseconds, so the time will do.
@@ -131,61 +118,30 @@ impl Heartbeat {
     }
 
     /// Publishes until told to stop.
-    pub fn run(mut self) {
-        let stats = self.node.stats.clone();
-        let mut outage = Outage::new(
-            &stats,
-            "WHO answers what the others had, and after a while the clients of this server",
-        );
-        loop {
-            // The panic hook logs a panic; it costs the connection.
-            let result = catch_unwind(AssertUnwindSafe(|| self.run_connection(&mut outage)));
-            match result.unwrap_or_else(|_| Err(ClusterError::refused("this server failed"))) {
-                Ok(()) => return,
-                Err(error) => outage.record(&error),
-            }
-            self.resolver.failed();
-            if !self.back_off(outage.attempts()) {
-                return;
-            }
-        }
+    pub fn run(mut self, mut outage: Outage) {
+        let meaning =
+            "WHO answers what the others had, and after a while the clients of this server";
+        outage.run(meaning, |outage| {
+            let result = self.run_connection(outage);
+            result.inspect_err(|_| self.resolver.failed())
+        });
     }
 
-    /// Waits before the next attempt, with exponential backoff and jitter. Returns whether to go
-    /// on.
-    fn back_off(&self, attempts: u64) -> bool {
-        let deadline = Instant::now() + backoff::pause(attempts, self.interval / 2);
-        let waker = &*self.control.waker;
-        while Instant::now() < deadline {
-            // The waker also wakes for clients that come and go.
-            waker.clear();
-            if self.control.mode() != Mode::Publish {
-                return false;
-            }
-            // A failed poll is repeated.
-            let _ = poll_until(&mut [PollFd::new(waker, PollFlags::IN)], deadline);
-        }
-        true
-    }
-
-    /// Connects, and publishes until an error occurs or the thread is told to stop.
-    fn run_connection(&mut self, outage: &mut Outage<'_>) -> Result<()> {
-        let Some(mut session) = self.connect()? else {
+    /// Connects, joins the cluster, and publishes until an error occurs or the thread is told to
+    /// stop.
+    fn run_connection(&mut self, outage: &mut Outage) -> Result<()> {
+        let mut connection = self.resolver.connect(Instant::now() + self.interval)?;
+        connection.query(redis::cmd("SUBSCRIBE").arg(self.channel()))?;
+        let Some(first) = self.publish(&mut connection, JOIN)? else {
             return Ok(());
         };
-        outage.record_success();
-        self.replied = None;
-        let mut checked = Instant::now();
+        let mut session = Session::new(connection, first, self.interval);
+        outage.record_heartbeat();
         loop {
             self.read_messages(&mut session)?;
-            let is_woken = self.wait(&session);
-            // Also handles data that arrived with a reply, which poll does not report.
-            if self.resolver.read_message() {
-                self.resolver.check(Instant::now() + self.interval / 4)?;
-            }
-            if is_woken {
-                self.control.waker.clear();
-                match self.control.mode() {
+            if self.wait(&session) {
+                self.node.waker.clear();
+                match self.node.mode() {
                     Mode::Publish => self.schedule_changes(&mut session),
                     Mode::Pause => return Ok(()),
                     // If this fails, the others notice it when the entry expires.
@@ -201,31 +157,18 @@ impl Heartbeat {
                     return Ok(());
                 };
                 session = Session::new(session.connection, snapshot, self.interval);
-                outage.record_success();
-                if checked.elapsed() >= self.interval {
-                    self.resolver.check(Instant::now() + self.interval / 4)?;
-                    checked = Instant::now();
-                }
+                outage.record_heartbeat();
             }
+            self.resolver.check()?;
         }
-    }
-
-    /// Connects to Redis and joins the cluster. Returns `None` if publishing is paused.
-    fn connect(&mut self) -> Result<Option<Session>> {
-        let mut connection = self.resolver.connect(Instant::now() + self.interval)?;
-        connection.subscribe(&self.channel())?;
-        let first = self.publish(&mut connection, JOIN)?;
-        Ok(first.map(|first| Session::new(connection, first, self.interval)))
     }
 
     /// Waits until a heartbeat is due, or something has arrived. Returns whether the waker is set.
     fn wait(&self, session: &Session) -> bool {
-        let mut polled = vec![
-            PollFd::new(&*self.control.waker, PollFlags::IN),
+        let mut polled = [
+            PollFd::new(&*self.node.waker, PollFlags::IN),
             PollFd::new(&session.connection, PollFlags::IN),
         ];
-        let sentinel = self.resolver.sentinel();
-        polled.extend(sentinel.map(|sentinel| PollFd::new(sentinel, PollFlags::IN)));
         // A failed poll is repeated.
         let _ = poll_until(&mut polled, session.due());
         !polled[0].revents().is_empty()
@@ -234,7 +177,7 @@ impl Heartbeat {
     /// Returns the number of clients to publish; `None` while publishing is paused.
     fn clients(&self) -> Option<usize> {
         // Holds the lock while the number is read, so that nobody pauses the publishing in between.
-        let mode = ignore_poison(self.control.mode.lock());
+        let mode = ignore_poison(self.node.mode.lock());
         (*mode != Mode::Pause).then(|| self.node.clients.load(Ordering::SeqCst))
     }
 
@@ -268,10 +211,7 @@ impl Heartbeat {
             // Messages may come without end. The waker stays set until the caller clears it, so no
             // change of the mode is lost.
             let is_due = Instant::now() >= session.due();
-            if is_due
-                || self.control.mode() != Mode::Publish
-                || !session.connection.read_message()?
-            {
+            if is_due || self.node.mode() != Mode::Publish || !session.connection.read_message()? {
                 return Ok(());
             }
             self.schedule_changes(session);
@@ -297,7 +237,6 @@ impl Heartbeat {
         }
         let what = "does heartbeats much later than they were sent";
         let snapshot = snapshot.ok_or_else(|| connection.error(ErrorKind::Late, what))?;
-        self.node.stats.count_heartbeat();
         self.check_duplicate(&snapshot);
         self.check_lost_state(&snapshot);
         if kind != LEAVE {
@@ -401,10 +340,6 @@ impl Heartbeat {
     /// Returns the name of the channel for changes. Channels are shared by all databases, so the
     /// name contains the database.
     fn channel(&self) -> String {
-        let database = match self.node.settings.backend {
-            Backend::Redis { database, .. } => database,
-            Backend::Etcd => 0,
-        };
-        self.key(&format!("changes:{database}"))
+        self.key(&format!("changes:{}", self.node.settings.database))
     }
 }

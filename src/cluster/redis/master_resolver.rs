@@ -5,17 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustls::ClientConfig;
-
 use super::connection::RedisConnection;
 use crate::cluster::credentials::Login;
 use crate::cluster::error::{ClusterError, ErrorKind, Result};
-use crate::cluster::settings::{Backend, Settings};
-use crate::cluster::tls;
+use crate::cluster::settings::Settings;
 use shared::dial::{DnsCache, Server};
 
-/// Number of skipped checks after one in which no Sentinel answered.
-const SKIPPED_CHECKS: u32 = 10;
+/// Number of heartbeat intervals between two checks while no Sentinel answers: heartbeats wait for
+/// a check.
+const RARE_CHECKS: u32 = 11;
 
 /// Advice for a server that does not know `HELLO 3`.
 const TOO_OLD: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, without a proxy that speaks only RESP2)";
@@ -24,16 +22,10 @@ const TOO_OLD: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, 
 const CLOSED: &str = "at the first command (does it expect TLS, rediss://, or is it a proxy that doesn't know HELLO? Redis 6 or \
                       later is needed)";
 
-/// Channel on which a Sentinel announces a new master.
-const SWITCH_MASTER: &str = "+switch-master";
-
 /// Finds the master and connects to it, whenever a connection is needed.
 pub struct MasterResolver {
     settings: Arc<Settings>,
     dns: DnsCache,
-    database: u32,
-    /// Name of the master, if there are Sentinels.
-    master_name: Option<String>,
     /// Index of the Sentinel to ask first.
     next_sentinel: usize,
     /// Connection to the Sentinel that answered last.
@@ -42,27 +34,21 @@ pub struct MasterResolver {
     master: Option<Server>,
     /// Address of the last connection to the master.
     address: Option<SocketAddr>,
-    /// Number of checks still to skip because no Sentinel answered.
-    skipped_checks: u32,
+    /// When to check the next time whether the master is still the master.
+    next_check: Instant,
 }
 
 impl MasterResolver {
     /// Creates a resolver for settings with Redis. Connects to nothing yet.
     pub fn new(settings: Arc<Settings>) -> Self {
-        let (database, master_name) = match &settings.backend {
-            Backend::Redis { database, master } => (*database, master.clone()),
-            Backend::Etcd => (0, None),
-        };
         MasterResolver {
             settings,
             dns: DnsCache::default(),
-            database,
-            master_name,
             next_sentinel: 0,
             sentinel: None,
             master: None,
             address: None,
-            skipped_checks: 0,
+            next_check: Instant::now(),
         }
     }
 
@@ -76,77 +62,52 @@ impl MasterResolver {
 
     /// Connects to the master and authenticates.
     pub fn connect(&mut self, deadline: Instant) -> Result<RedisConnection> {
-        let host = match self.master_name.clone() {
-            None => self.settings.hosts[0].clone(),
-            Some(name) => self.ask_sentinels(&name, deadline)?,
+        let settings = self.settings.clone();
+        let host = match &settings.master {
+            None => settings.hosts[0].clone(),
+            Some(name) => self.ask_sentinels(name, deadline)?,
         };
-        self.master = Some(host.clone());
-        let tls = self.tls(self.settings.tls)?;
-        let mut redis = RedisConnection::connect(&host, &self.dns, tls, deadline)?;
+        let mut redis = self.dial(&host, settings.tls, deadline)?;
+        self.master = Some(host);
         self.address = Some(redis.address());
-        hello(&mut redis, &self.settings.credentials.login)?;
-        if self.database != 0 {
-            redis.query(redis::cmd("SELECT").arg(self.database))?;
+        self.next_check = Instant::now() + settings.heartbeat;
+        hello(&mut redis, &settings.credentials.login)?;
+        if settings.database != 0 {
+            redis.query(redis::cmd("SELECT").arg(settings.database))?;
         }
         Ok(redis)
     }
 
-    fn tls(&self, is_used: bool) -> Result<Option<Arc<ClientConfig>>> {
-        let config = is_used.then(|| tls::client(&self.settings.credentials));
-        config.transpose()
+    fn dial(&self, host: &Server, uses_tls: bool, deadline: Instant) -> Result<RedisConnection> {
+        let tls = uses_tls.then_some(&self.settings.credentials);
+        RedisConnection::connect(host, &self.dns, tls, deadline)
     }
 
-    /// Returns the connection on which a Sentinel announces a new master; see
-    /// [`MasterResolver::read_message`].
-    pub fn sentinel(&self) -> Option<&RedisConnection> {
-        self.sentinel.as_ref()
-    }
-
-    /// Reads an announcement of the Sentinel. Returns whether there was one: then a check is due.
-    pub fn read_message(&mut self) -> bool {
-        match self.sentinel.as_mut().map(RedisConnection::read_message) {
-            Some(Ok(is_read)) => is_read,
-            // The next check asks another Sentinel.
-            Some(Err(_)) => {
-                let lost = self.sentinel.take();
-                lost.inspect(|sentinel| self.dns.failed(sentinel.address()));
-                false
-            }
-            None => false,
-        }
-    }
-
-    /// Fails if the connected Redis is no longer the master, as far as a Sentinel can be asked. A
-    /// demoted master accepts writes from clients that have not learned of the failover.
-    pub fn check(&mut self, deadline: Instant) -> Result<()> {
-        let Some(name) = self.master_name.clone() else {
-            return Ok(());
+    /// Checks once a heartbeat interval whether the connected Redis is still the master, as far as a
+    /// Sentinel can be asked. Fails if it is not: a demoted master accepts writes from clients that
+    /// have not learned of the failover.
+    pub fn check(&mut self) -> Result<()> {
+        let (settings, now) = (self.settings.clone(), Instant::now());
+        let name = match &settings.master {
+            Some(name) if now >= self.next_check => name,
+            _ => return Ok(()),
         };
+        let interval = settings.heartbeat;
+        let deadline = now + interval / 4;
+        self.next_check = now + interval;
         let master = match self.sentinel.take() {
             Some(mut sentinel) => {
                 sentinel.set_deadline(deadline);
-                let answer = self.query_master(&mut sentinel, &name);
-                match answer {
-                    Ok(_) => self.sentinel = Some(sentinel),
-                    // The next check asks another Sentinel.
-                    Err(_) => self.dns.failed(sentinel.address()),
-                }
-                answer.ok()
-            }
-            // Heartbeats wait for this check, so it is skipped most of the time while no Sentinel
-            // answers.
-            None if self.skipped_checks > 0 => {
-                self.skipped_checks -= 1;
-                None
+                // If it fails, the next check asks another Sentinel.
+                self.ask(sentinel, name)
             }
             None => {
-                let answer = self.ask_sentinels(&name, deadline).ok();
-                self.skipped_checks = if answer.is_none() { SKIPPED_CHECKS } else { 0 };
-                answer
+                let answer = self.ask_sentinels(name, deadline);
+                answer.inspect_err(|_| self.next_check = now + interval * RARE_CHECKS)
             }
         };
         match master {
-            Some(host) if self.master.as_ref() != Some(&host) => {
+            Ok(host) if self.master.as_ref() != Some(&host) => {
                 // Ask the Sentinel that knows of the failover first.
                 self.next_sentinel = self.next_sentinel.saturating_sub(1);
                 let what = format!("the Sentinels have chosen {host}");
@@ -158,14 +119,14 @@ impl MasterResolver {
 
     /// Asks the Sentinels, one after the other, for the host of the master.
     fn ask_sentinels(&mut self, name: &str, deadline: Instant) -> Result<Server> {
-        let tls = self.tls(self.settings.sentinel_tls)?;
         let settings = self.settings.clone();
         let mut last = ClusterError::new(ErrorKind::Unreachable, "there is no Sentinel");
         let order = settings.host_order(&self.dns, self.next_sentinel, share(deadline, 2));
         for (attempt, index) in order.into_iter().enumerate() {
             // The last share is for the master.
             let by = share(deadline, settings.hosts.len() - attempt + 1);
-            match self.ask_sentinel(&settings.hosts[index], name, tls.clone(), by) {
+            let sentinel = self.dial(&settings.hosts[index], settings.sentinel_tls, by);
+            match sentinel.and_then(|sentinel| self.ask(sentinel, name)) {
                 // The next call asks another Sentinel first: this one may be partitioned from the
                 // others.
                 Ok(host) => {
@@ -179,36 +140,14 @@ impl MasterResolver {
         Err(last)
     }
 
-    fn ask_sentinel(
-        &mut self,
-        sentinel: &Server,
-        name: &str,
-        tls: Option<Arc<ClientConfig>>,
-        deadline: Instant,
-    ) -> Result<Server> {
-        let mut sentinel = RedisConnection::connect(sentinel, &self.dns, tls, deadline)?;
+    /// Asks a Sentinel for the host of the master, and keeps the connection if it answers.
+    fn ask(&mut self, mut sentinel: RedisConnection, name: &str) -> Result<Server> {
         let answer = self.query_master(&mut sentinel, name);
-        let host = answer.inspect_err(|_| self.dns.failed(sentinel.address()))?;
-        match self.subscribe(&mut sentinel, name) {
-            Ok(newer) => {
-                self.sentinel = Some(sentinel);
-                Ok(newer)
-            }
-            // Without announcements, the periodic checks suffice.
-            Err(error) => {
-                let answers = matches!(error.kind, ErrorKind::Refused | ErrorKind::Denied);
-                self.sentinel = answers.then_some(sentinel);
-                Ok(host)
-            }
+        match answer {
+            Ok(_) => self.sentinel = Some(sentinel),
+            Err(_) => self.dns.failed(sentinel.address()),
         }
-    }
-
-    /// Subscribes to announcements, then asks again: a failover before the subscription would be
-    /// missed otherwise.
-    fn subscribe(&self, sentinel: &mut RedisConnection, name: &str) -> Result<Server> {
-        sentinel.query(redis::cmd("HELLO").arg(3))?;
-        sentinel.subscribe(SWITCH_MASTER)?;
-        self.query_master(sentinel, name)
+        answer
     }
 
     /// Asks a Sentinel for the host of the master; authenticates if the Sentinel asks for that.
@@ -276,7 +215,9 @@ fn hello(redis: &mut RedisConnection, login: &Login) -> Result<()> {
 /// protocol version has a code of its own (`NOPROTO`); servers without HELLO use texts of their
 /// own.
 fn is_too_old(error: &ClusterError) -> bool {
-    let text = error.text.to_ascii_lowercase();
+    // The description begins with the host, whose name may be any word.
+    let text = error.what.split_once(" says").unwrap_or_default().1;
+    let text = text.to_ascii_lowercase();
     let words = [
         "command",
         "wrong number of arg",

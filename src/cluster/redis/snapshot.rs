@@ -43,9 +43,7 @@ pub struct Snapshot {
 /// clock. Returns `None` if it is not such a reply.
 pub fn parse_reply(reply: Value) -> Option<(u64, Option<Snapshot>)> {
     type Fields = (u64, Vec<u8>, u64, u64, u64, u64, u64, u64, u64);
-    if let Value::Array(values) = &reply
-        && let [Value::Int(clock)] = values[..]
-    {
+    if let Ok((clock,)) = redis::from_redis_value_ref::<(i64,)>(&reply) {
         return Some((clock.try_into().ok()?, None));
     }
     let (clock, epoch, version, clients, members, own, age, shares_id, unannounced) =

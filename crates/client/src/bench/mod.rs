@@ -1,49 +1,39 @@
-//! Load generator: clients send requests as fast as they are answered (closed loop) or at a fixed
-//! rate (open loop), and verify every reply.
+//! The task `bench`: measures how fast the server answers, with the generator of
+//! [`load`](blockchain_tcp::load).
 //!
-//! A first request finds out what the reply must be ([`replies`]). Then a few [`threads`], each
-//! with its share of the [`load`] (a number of [`client`]s, all with the same [`workload`]), keep
-//! requests in flight and collect [`stats`], while [`progress`] shows a progress bar; [`report`]
-//! prints the results, in readable [`numbers`].
+//! A first request finds out what the reply must be. Then a few threads, each with its share of the
+//! clients, run the load, while [`progress`] shows a progress bar; [`report`] prints the results.
 
-mod client;
-mod load;
-mod numbers;
 mod progress;
-mod replies;
 mod report;
-mod stats;
-mod threads;
-mod workload;
 
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::ops::Range;
+use std::panic;
+use std::process::{self, ExitCode};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use shared::dial::{self, Connection, Deadline, Reply};
+use shared::dial::Deadline;
 use shared::stdio;
 use shared::text::excerpt;
 
-use self::load::Shared;
-use self::numbers::counted;
-use self::replies::{Expected, number};
+use self::progress::Progress;
 use self::report::Report;
-use self::workload::Workload;
-use crate::failure::{Failure, REFUSED};
+use crate::failure::{BUSY, Failure, REFUSED};
+use crate::interrupt::on_interrupt;
 use crate::options::{Bench, Options};
 use crate::output::{Exchange, Output};
+use blockchain_tcp::load::{self, AT_ONCE, Expected, Generator, Stats, Workload};
 
 /// Warm-up before the measured duration: its fraction of the duration, and its upper bound.
 const WARM_UP: (f64, Duration) = (0.05, Duration::from_millis(500));
 
 /// The longest wait for the server to close the connection of the first request.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// File descriptors besides those of clients and threads.
-const DESCRIPTORS: u64 = 32;
+/// Interval between updates of the progress bar.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Runs the benchmark and prints the report.
 pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
@@ -63,132 +53,145 @@ pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
                 _ => ExitCode::from(REFUSED),
             })
         }
-        Err(failure @ Failure::Usage(_)) => Err(failure),
-        Err(failure) => {
-            let exchange = Exchange {
-                request: Some(&bench.request),
-                time: begun.elapsed(),
-            };
-            output.failure(&exchange, failure)
-        }
+        Err(failure) => output.failure(&Exchange::since(begun, &*bench.request), failure),
     }
 }
 
 /// Checks that this request can be repeated on a connection.
 fn check(request: &str) -> Result<(), Failure> {
-    let usage = |text: &str| Err(Failure::Usage(text.to_string()));
-    if request.contains('\n') {
-        return usage("a request is one line");
-    }
-    let Some(word) = request.split_ascii_whitespace().next() else {
-        return usage("an empty request gets no reply");
+    let word = request.split_ascii_whitespace().next().unwrap_or_default();
+    let text = match word.to_ascii_uppercase().as_str() {
+        _ if request.contains('\n') => "a request is one line",
+        "" => "an empty request gets no reply",
+        "QUIT" | "EXIT" => "a request that ends the connection can't be asked again and again",
+        _ => return Ok(()),
     };
-    if ["QUIT", "EXIT"]
-        .iter()
-        .any(|last| word.eq_ignore_ascii_case(last))
-    {
-        return usage("a request that ends the connection can't be asked again and again");
-    }
-    Ok(())
+    Err(Failure::Usage(text.to_string()))
 }
 
 fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
-    let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
-    let threads = cores.min(bench.clients as usize);
-    make_room(u64::from(bench.clients), threads as u64)?;
-
-    let learnt = options
+    let request = bench.request.as_bytes();
+    let first = options
         .route()
-        .ask(options.timeout, |mut connection, time| {
-            let line = learn(&mut connection, &bench.request, time)?;
-            Ok((connection, line))
+        .ask(options.timeout, |mut connection, deadline| {
+            let reply = connection.ask(request, deadline)?;
+            Ok((connection, reply))
         });
-    let (connection, line) = learnt?;
-    let line = line?;
+    let (connection, reply) = first?;
+    let line = reply.value()?;
     let address = connection.address();
     // Closed before the load begins, because the server may have room for no more than the clients.
     // A failure to close does not matter here.
     connection.finish();
-    let _ = connection.end(Deadline::after(options.timeout.min(FAREWELL)));
-    let is_number = bench.request.trim().eq_ignore_ascii_case("WHO") && number(&line).is_some();
-    let expected = match is_number {
-        true => Expected::Number,
-        false => Expected::same_as(&line),
-    };
+    let _ = connection.end(Deadline::after(options.timeout.min(CLOSE_TIMEOUT)));
+    let expected = Expected::like(request, line.as_bytes());
 
-    let warm_up = bench.duration.mul_f64(WARM_UP.0).min(WARM_UP.1);
-    let end = warm_up.saturating_add(bench.duration);
-    let mut workload = Workload::new(address, bench.request.as_bytes(), bench.depth, expected);
+    let mut workload = Workload::new(address, request, expected);
     workload.clients = bench.clients.into();
+    workload.depth = bench.depth;
+    workload.rate = bench.rate;
+    workload.warm_up = bench.duration.mul_f64(WARM_UP.0).min(WARM_UP.1);
+    workload.duration = bench.duration;
     workload.timeout = options.timeout;
-    let shared = Arc::new(Shared {
-        workload,
-        request: bench.request.clone(),
-        depth: bench.depth,
-        rate: bench.rate,
-        warm_up,
-        end: AtomicU64::new(u64::try_from(end.as_nanos()).unwrap_or(u64::MAX)),
-        interrupted: AtomicBool::new(false),
-        served: AtomicU64::new(0),
-        answered: AtomicU64::new(0),
-        errors: AtomicU64::new(0),
-    });
-    let mut stats = threads::load(&shared, threads, end)?;
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
+    let threads = cores.min(bench.clients as usize);
+    let workload = Arc::new(workload);
+    let has_begun = Arc::new(OnceLock::new());
+    let (interrupted, begun) = (workload.clone(), has_begun.clone());
+    on_interrupt(move || match begun.get() {
+        None => process::exit(i32::from(Failure::Interrupted.exit_status())),
+        Some(()) => interrupted.interrupt(),
+    })?;
+    let stats = run_load(&workload, threads, &has_begun);
+    let mut stats = stats.map_err(|error| failure(error, &workload))?;
     // The first request and its reply.
     stats.sent += 1;
     stats.answered += 1;
-    stats.settle(bench.clients.into());
-    let ended = Duration::from_nanos(shared.end.load(Ordering::Relaxed));
     Ok(Report {
         server: options.server.to_string(),
-        address: address.to_string(),
-        request: bench.request.clone(),
         reply: excerpt(&line),
-        is_number,
-        clients: bench.clients,
-        depth: bench.depth,
-        wanted: bench.rate,
         threads,
-        warm_up,
-        window: ended.saturating_sub(warm_up),
-        interrupted: ended < end,
+        interrupted: workload.interrupted().is_some(),
+        workload,
         stats,
     })
 }
 
-/// Returns the first reply as received, or the error that came instead.
-fn learn(
-    connection: &mut Connection,
-    request: &str,
-    deadline: Deadline,
-) -> Result<Result<Vec<u8>, Failure>, dial::Failure> {
-    connection.send(format!("{request}\n").as_bytes(), deadline)?;
-    let line = connection.line(request, deadline)?;
-    Ok(match Reply::read(request, &line)? {
-        Reply::Value(_) => Ok(line),
-        Reply::Refused { word, sentence } => Err(Failure::Refused { word, sentence }),
+/// Runs the load in this number of threads, and returns the sum of their stats.
+fn run_load(
+    workload: &Arc<Workload>,
+    threads: usize,
+    has_begun: &OnceLock<()>,
+) -> Result<Stats, load::Error> {
+    let connect = |numbers: Range<u64>| {
+        let workload = workload.clone();
+        start(move || Generator::connect(workload, numbers, AT_ONCE))
+    };
+    let generators = shares(workload.clients, threads as u64).map(connect);
+    let generators: Vec<_> = generators.collect::<Result<_, _>>()?;
+    let generators: Vec<Generator> = generators.into_iter().map(join).collect::<Result<_, _>>()?;
+
+    let begin = Instant::now();
+    // It is set here only.
+    let _ = has_begun.set(());
+    let run = |mut generator: Generator| start(move || generator.run(begin));
+    let running: Vec<_> = generators.into_iter().map(run).collect::<Result<_, _>>()?;
+    let progress = Progress::new(workload);
+    while !running.iter().all(JoinHandle::is_finished) {
+        thread::park_timeout(TICK);
+        progress.show(begin.elapsed(), workload);
+    }
+    drop(progress);
+    let mut sum = Stats::default();
+    for stats in running {
+        sum.add(join(stats)?);
+    }
+    Ok(sum)
+}
+
+/// Divides the clients into equal shares; the remainder is spread over the first.
+fn shares(clients: u64, threads: u64) -> impl Iterator<Item = Range<u64>> {
+    (0..threads).map(move |thread| {
+        let first = |thread: u64| thread * (clients / threads) + thread.min(clients % threads);
+        first(thread)..first(thread + 1)
     })
 }
 
-/// Raises the limit on open files (RLIMIT_NOFILE) as far as the clients need.
-fn make_room(clients: u64, threads: u64) -> Result<(), Failure> {
-    let needed = clients + threads + DESCRIPTORS;
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= needed) {
-        return Ok(());
+/// Starts a thread, whose end wakes this one.
+fn start<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, load::Error> + Send + 'static,
+) -> Result<JoinHandle<Result<T, load::Error>>, load::Error> {
+    let parent = thread::current();
+    let thread = thread::Builder::new().name("load".to_string());
+    let started = thread.spawn(move || {
+        let done = work();
+        parent.unpark();
+        done
+    });
+    started.map_err(load::Error::System)
+}
+
+fn join<T>(thread: JoinHandle<Result<T, load::Error>>) -> Result<T, load::Error> {
+    thread
+        .join()
+        .unwrap_or_else(|panic| panic::resume_unwind(panic))
+}
+
+/// Converts an error of the generator.
+fn failure(error: load::Error, workload: &Workload) -> Failure {
+    match error {
+        // The server disconnects one client to make room for another.
+        load::Error::Refused { word, line } if word == BUSY || word == "TIMEOUT" => {
+            let clients = report::counted(workload.clients, "client", "clients");
+            Failure::Full(format!(
+                "the server has no room for {clients} at the same time: it said {line}"
+            ))
+        }
+        load::Error::Refused { .. } | load::Error::Wrong(_) => Failure::Wrong(error.to_string()),
+        load::Error::System(source) => Failure::System {
+            action: "measure",
+            source,
+        },
+        _ => Failure::NoReply(error.to_string()),
     }
-    if let Some(most) = maximum.filter(|most| *most < needed) {
-        return Err(Failure::Usage(format!(
-            "{} {needed} open files, of which this system allows {most} (ulimit -Hn)",
-            counted(clients, "client needs", "clients need")
-        )));
-    }
-    let limit = Rlimit {
-        current: Some(needed),
-        maximum,
-    };
-    setrlimit(Resource::Nofile, limit).map_err(|error| Failure::System {
-        action: "raise the limit on open files",
-        source: error.into(),
-    })
 }

@@ -5,20 +5,10 @@ use std::fmt::Write as _;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, Command, ValueHint};
 use clap_complete::Shell;
-use shared::command::{CommandClass, CommandSpec, SETS};
+use shared::command::SETS;
 
 use super::command;
 use super::requests::WORDS;
-
-/// The place in the script for bash where it takes the word before the one to complete.
-const PREVIOUS: &str = "    prev=\"$3\"\n";
-
-/// Bash splits words at an equals sign and at a colon: the word before `=` is the option, a word
-/// that is `=` is the beginning of an empty value, and the word after `:` is a port.
-const SIGNS: &str = r#"    [[ "${prev}" == "=" ]] && prev="${COMP_WORDS[COMP_CWORD-2]}"
-    [[ "${cur}" == "=" ]] && cur=""
-    [[ "${prev}" == ":" || "${COMP_WORDS[COMP_CWORD]}" == ":" ]] && return 0
-"#;
 
 /// An empty list: no value is offered.
 const NOTHING: [&str; 0] = [];
@@ -29,20 +19,13 @@ pub fn script(shell: Shell) -> String {
     let command = command().mut_args(value);
     let command = command.mut_subcommands(|task| task.mut_args(value));
     let command = command.mut_subcommand("help", |help| {
-        help.mut_arg(WORDS, |words| named(words, |_| true).hide(false))
+        help.mut_arg(WORDS, |words| named(words).hide(false))
     });
-    let goes_on = |entry: &CommandSpec| entry.class != CommandClass::Quit;
-    let mut command = command.mut_subcommand("bench", |bench| {
-        bench.mut_arg("request", |request| named(request, goes_on))
-    });
+    let mut command = command.mut_subcommand("bench", |bench| bench.mut_arg("request", named));
     // The generator's script for bash does not find the subcommands of a program with a hyphen in
-    // its name, so it is generated for a name without one. It also needs names in capital letters
-    // as aliases.
+    // its name, so it is generated for a name without one.
     let name = match shell {
-        Shell::Bash => {
-            command = command.mut_subcommands(in_capitals);
-            "blockchain_tcp"
-        }
+        Shell::Bash => "blockchain_tcp",
         _ => "blockchain-tcp",
     };
     let mut text = Vec::new();
@@ -51,9 +34,7 @@ pub fn script(shell: Shell) -> String {
     let text = text.replace(&format!(" {name}\n"), " blockchain-tcp\n");
     match shell {
         // With these options bash would offer file names where the script offers nothing.
-        Shell::Bash => text
-            .replace(" -o bashdefault -o default", "")
-            .replace(PREVIOUS, &format!("{PREVIOUS}{SIGNS}")),
+        Shell::Bash => text.replace(" -o bashdefault -o default", ""),
         // A line that ends in an option without its value is not an error: the subcommand may
         // follow.
         Shell::Fish => {
@@ -72,7 +53,9 @@ fn value(argument: Arg, shell: Shell) -> Arg {
         (ValueHint::Hostname, Shell::Bash) => one_of(argument, ["$(compgen -A hostname)"]),
         // Zsh interprets a colon in the name of a value.
         (ValueHint::Hostname, _) => argument.value_name("HOST"),
-        (ValueHint::Unknown, Shell::Bash) if has_values && !has_list(&argument) => {
+        (ValueHint::Unknown, Shell::Bash)
+            if has_values && argument.get_possible_values().is_empty() =>
+        {
             one_of(argument, NOTHING)
         }
         (ValueHint::Unknown, _) if has_values => argument.value_hint(ValueHint::Other),
@@ -103,11 +86,10 @@ fn values_for_fish(command: &Command) -> String {
     text
 }
 
-/// Completes an argument with the names of these commands.
-fn named(argument: Arg, is_one: impl Fn(&CommandSpec) -> bool) -> Arg {
+/// Completes an argument with the names of all commands.
+fn named(argument: Arg) -> Arg {
     let entries = SETS.iter().flat_map(|(_, set)| set.iter());
-    let names = entries.filter(|entry| is_one(entry));
-    one_of(argument, names.map(|entry| entry.name.to_lowercase()))
+    one_of(argument, entries.map(|entry| entry.name.to_lowercase()))
 }
 
 /// Restricts an argument to these values, and removes its default, which need not be one of them.
@@ -115,14 +97,4 @@ fn one_of(argument: Arg, values: impl IntoIterator<Item = impl Into<PossibleValu
     argument
         .default_value(None::<&str>)
         .value_parser(PossibleValuesParser::new(values))
-}
-
-fn has_list(argument: &Arg) -> bool {
-    !argument.get_possible_values().is_empty()
-}
-
-/// Adds the names in capital letters as visible aliases, which the script for bash matches.
-fn in_capitals(request: Command) -> Command {
-    let aliases: Vec<String> = request.get_all_aliases().map(str::to_string).collect();
-    request.alias(None::<&str>).visible_aliases(aliases)
 }

@@ -1,26 +1,26 @@
-//! Command line of the client: options, environment [`variables`], and a task or one of the
+//! Command line of the client: options, environment variables, and a task or one of the
 //! [`requests`]. [`completions`] generates shell completions.
 
-mod completions;
+pub mod completions;
 mod requests;
-mod variables;
 
+use std::env;
 use std::ffi::OsString;
 use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::builder::Styles;
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{
     Arg, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     ValueHint,
 };
 use clap_complete::Shell;
-use shared::args::{self, positive_duration};
-use shared::command::{CommandSpec, SETS};
+use shared::args::{message, positive_duration};
 use shared::dial::{AddressFamily, Route, Server};
+use shared::text::escape;
 
-pub use self::requests::misspelt_task;
 use crate::failure::Failure;
 
 /// Asks a blockchain-tcpd one thing, converses with it, shows its clients live, measures how fast it answers.
@@ -35,11 +35,11 @@ use crate::failure::Failure;
     override_usage = "blockchain-tcp [OPTIONS] REQUEST [ARGUMENT]...\n       blockchain-tcp [OPTIONS] TASK",
     after_help = AFTER_HELP
 )]
-struct Line {
+struct Cli {
     #[command(flatten)]
     options: Options,
     #[command(subcommand)]
-    task: Subtask,
+    task: Task,
 }
 
 /// The end of `--help`.
@@ -64,29 +64,26 @@ Examples:
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Name or address of the server, and its port; all addresses of a name are tried
+    /// [env: BLOCKCHAIN_TCP_SERVER]
     #[arg(
         short,
         long,
         global = true,
-        env = "BLOCKCHAIN_TCP_SERVER",
         value_name = "HOST[:PORT]",
         value_hint = ValueHint::Hostname,
         value_parser = Server::from_str,
-        default_value = "localhost:4242",
-        hide_env_values = true
+        default_value = "localhost:4242"
     )]
     pub server: Server,
 
-    /// A connection, and then each reply, may take so long
+    /// The longest wait for a connection, and then for each reply [env: BLOCKCHAIN_TCP_TIMEOUT]
     #[arg(
         short,
         long,
         global = true,
-        env = "BLOCKCHAIN_TCP_TIMEOUT",
         value_name = "DURATION",
         value_parser = positive_duration,
-        default_value = "10s",
-        hide_env_values = true
+        default_value = "10s"
     )]
     pub timeout: Duration,
 
@@ -103,31 +100,37 @@ pub struct Options {
     pub json: bool,
 }
 
+/// The server of a task.
+#[derive(Args, Clone, Debug)]
+pub struct To {
+    /// The server, instead of --server
+    #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
+    to: Option<Server>,
+}
+
+/// The task to run.
 #[derive(Debug, Subcommand)]
-enum Subtask {
+pub enum Task {
+    /// Sends this request, word by word.
+    #[command(skip)]
+    Ask(Vec<OsString>),
     /// Converses line by line: a prompt with history and completion, or a pipe
     #[command(
         after_help = "The history is in $BLOCKCHAIN_TCP_HISTORY, else in $XDG_STATE_HOME/blockchain-tcp/history, else in \
                             ~/.local/state/blockchain-tcp/history; BLOCKCHAIN_TCP_HISTORY= keeps none."
     )]
-    Connect {
-        /// The server, instead of --server
-        #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
-        to: Option<Server>,
-    },
+    Connect(To),
     /// Shows the number of clients, live, until ^C
     Watch {
-        /// The server, instead of --server
-        #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
-        to: Option<Server>,
+        #[command(flatten)]
+        to: To,
         #[command(flatten)]
         watch: Watch,
     },
     /// Measures how fast the server answers, and verifies every reply
     Bench {
-        /// The server, instead of --server
-        #[arg(value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname, value_parser = Server::from_str)]
-        to: Option<Server>,
+        #[command(flatten)]
+        to: To,
         #[command(flatten)]
         bench: Bench,
     },
@@ -179,89 +182,94 @@ fn number_up_to(most: u32, text: &str) -> Result<u32, String> {
     }
 }
 
-/// The task to run.
-#[derive(Debug)]
-pub enum Task {
-    /// Sends this request, word by word.
-    Ask(Vec<OsString>),
-    /// Opens the interactive shell, or a pipe.
-    Connect,
-    /// Shows the number of clients.
-    Watch(Watch),
-    /// Runs the benchmark.
-    Bench(Bench),
-}
-
 /// Result of parsing the command line.
-pub enum Asked {
+pub enum ParsedArgs {
     /// Run this task.
-    Do(Options, Task),
-    /// Print this text: `--help`, `--version` or completions.
+    Run(Options, Task),
+    /// Print this text: `--help` or `--version`.
     Print(String),
 }
 
 impl Options {
-    /// Returns the address family to use.
-    fn family(&self) -> AddressFamily {
-        match (self.use_ipv4, self.use_ipv6) {
-            (true, _) => AddressFamily::V4,
-            (_, true) => AddressFamily::V6,
-            _ => AddressFamily::Any,
-        }
-    }
-
     /// Returns the route to the server.
     pub fn route(&self) -> Route {
-        Route::new(self.server.clone(), self.family())
+        let family = AddressFamily::from_flags(self.use_ipv4, self.use_ipv6);
+        Route::new(self.server.clone(), family)
     }
 
     /// Parses the options in `arguments`, whose first is the program's name, and in the
     /// environment.
-    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, Failure> {
-        let arguments: Vec<OsString> = arguments.into_iter().collect();
-        match command().try_get_matches_from(&arguments) {
-            Ok(matches) => Options::of(&matches),
+    pub fn parse_from(
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Result<ParsedArgs, Failure> {
+        match command().try_get_matches_from(arguments) {
+            Ok(matches) => Options::from_matches(&matches),
             Err(error) => match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    Ok(Asked::Print(error.to_string()))
+                    Ok(ParsedArgs::Print(error.to_string()))
                 }
-                _ => Options::of(&variables::without_overruled(&arguments)?),
+                _ => Err(usage(&error)),
             },
         }
     }
 
-    fn of(matches: &ArgMatches) -> Result<Asked, Failure> {
+    fn from_matches(matches: &ArgMatches) -> Result<ParsedArgs, Failure> {
         let mut options = Options::from_arg_matches(matches).map_err(|error| usage(&error))?;
-        if let Some(words) = requests::words(matches, Subtask::has_subcommand) {
-            return Ok(Asked::Do(options, Task::Ask(words)));
-        }
-        let subtask = Subtask::from_arg_matches(matches).map_err(|error| usage(&error))?;
-        let (to, task) = match subtask {
-            Subtask::Connect { to } => (to, Task::Connect),
-            Subtask::Watch { to, watch } => (to, Task::Watch(watch)),
-            Subtask::Bench { to, bench } => (to, Task::Bench(bench)),
-            Subtask::Completions { shell } => return Ok(Asked::Print(completions::script(shell))),
+        let task = match requests::words(matches, Task::has_subcommand) {
+            Some(words) => Task::Ask(words),
+            None => Task::from_arg_matches(matches).map_err(|error| usage(&error))?,
         };
+        let to = match &task {
+            Task::Ask(_) => &None,
+            Task::Connect(to) | Task::Watch { to, .. } | Task::Bench { to, .. } => &to.to,
+            Task::Completions { .. } => return Ok(ParsedArgs::Run(options, task)),
+        };
+        // Only a variable that is needed has to be right, so clap doesn't read them.
+        let is_default = |id| matches.value_source(id) == Some(ValueSource::DefaultValue);
         if let Some(to) = to {
-            options.server = to;
+            options.server = to.clone();
+        } else if is_default("server") {
+            set_from(
+                "BLOCKCHAIN_TCP_SERVER",
+                Server::from_str,
+                &mut options.server,
+            )?;
         }
-        Ok(Asked::Do(options, task))
+        if is_default("timeout") {
+            set_from(
+                "BLOCKCHAIN_TCP_TIMEOUT",
+                positive_duration,
+                &mut options.timeout,
+            )?;
+        }
+        Ok(ParsedArgs::Run(options, task))
     }
+}
+
+/// Sets an option from an environment variable, unless that is not set or empty.
+fn set_from<T>(
+    variable: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+    option: &mut T,
+) -> Result<(), Failure> {
+    let value = env::var_os(variable).unwrap_or_default();
+    if value.is_empty() {
+        return Ok(());
+    }
+    let parsed = value
+        .to_str()
+        .ok_or("not UTF-8".to_string())
+        .and_then(parse);
+    *option = parsed.map_err(|error| {
+        let text = escape(&value.to_string_lossy(), char::is_control);
+        Failure::Usage(format!("invalid value '{text}' for {variable}: {error}"))
+    })?;
+    Ok(())
 }
 
 /// Returns the whole command line.
 fn command() -> Command {
-    command_for(SETS.iter().flat_map(|(_, set)| set.iter()))
-}
-
-/// Returns the command line with these requests. A request that is named like a task is sent as
-/// unknown requests are: after `--`.
-fn command_for(entries: impl Iterator<Item = &'static CommandSpec>) -> Command {
-    let is_task = |entry: &&CommandSpec| Subtask::has_subcommand(&entry.name.to_lowercase());
-    let requests = entries.filter(|entry| !is_task(entry));
-    let line = requests::added_to(Line::command(), requests);
-    line.mut_args(variables::without_empty)
-        .mut_args(below_its_own)
+    requests::added_to(Cli::command()).mut_args(below_its_own)
 }
 
 /// Lists options of all tasks below those of a single task.
@@ -278,13 +286,11 @@ fn usage(error: &clap::Error) -> Failure {
         let text = "what is to be asked? For example: blockchain-tcp who";
         return Failure::Usage(format!("{text}\n\nFor more information, try '--help'."));
     }
-    Failure::Usage(args::message(error))
+    Failure::Usage(message(error))
 }
 
 #[cfg(test)]
 mod tests {
-    use shared::command::{CommandClass, CommandSet, Value, ValueType};
-
     use super::*;
 
     #[test]
@@ -292,37 +298,11 @@ mod tests {
         command().debug_assert();
     }
 
-    #[test]
-    fn a_command_that_is_named_like_a_task_is_asked_behind_two_hyphens() {
-        const SET: CommandSet = &[CommandSpec {
-            name: "WATCH",
-            parameters: &[],
-            result: ValueType::Text,
-            summary: "a clock",
-            class: CommandClass::Query,
-            execute: |_, _| Ok(Value::from("late")),
-        }];
-        let command = command_for(SET.iter());
-        command.clone().debug_assert();
-        let parsed = |arguments: &[&str]| {
-            let line = std::iter::once("blockchain-tcp").chain(arguments.iter().copied());
-            let matches = command.clone().try_get_matches_from(line).unwrap();
-            match Options::of(&matches) {
-                Ok(Asked::Do(_, task)) => format!("{task:?}"),
-                _ => panic!("{arguments:?}"),
-            }
-        };
-        assert!(parsed(&["watch"]).starts_with("Watch("));
-        assert_eq!(parsed(&["--", "watch"]), r#"Ask(["watch"])"#);
-    }
-
     fn words(arguments: &[&str]) -> Vec<OsString> {
         let arguments = arguments.iter().map(OsString::from);
         match Options::parse_from(std::iter::once("blockchain-tcp".into()).chain(arguments)) {
-            Ok(Asked::Do(_, Task::Ask(words))) => words,
-            Ok(Asked::Do(_, task)) => panic!("{task:?}"),
-            Ok(Asked::Print(text)) => panic!("{text}"),
-            Err(failure) => panic!("{failure}"),
+            Ok(ParsedArgs::Run(_, Task::Ask(words))) => words,
+            _ => panic!("not a request"),
         }
     }
 

@@ -1,13 +1,11 @@
 //! Requests as subcommands: all commands that servers of this version know, and any other word as
 //! an external subcommand.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 
-use clap::{Arg, ArgMatches, Command, CommandFactory as _};
+use clap::{Arg, ArgMatches, Command};
 use shared::command::{CommandSpec, SETS};
-
-use super::Line;
 
 /// Id of the arguments of a request.
 pub const WORDS: &str = "words";
@@ -15,11 +13,11 @@ pub const WORDS: &str = "words";
 /// Clap's id for the arguments of an unknown request.
 const UNKNOWN_WORDS: &str = "";
 
-/// Adds these requests to `tasks`, the command line that has the tasks.
-pub fn added_to(tasks: Command, entries: impl Iterator<Item = &'static CommandSpec>) -> Command {
+/// Adds all requests to `tasks`, the command line that has the tasks.
+pub fn added_to(tasks: Command) -> Command {
     let help = help_template(&tasks);
     tasks
-        .subcommands(entries.map(request))
+        .subcommands(SETS.iter().flat_map(|(_, set)| set.iter()).map(request))
         .help_template(help)
         .arg_required_else_help(false)
         .allow_external_subcommands(true)
@@ -52,27 +50,27 @@ fn with_arguments(entry: &CommandSpec) -> String {
 /// Returns the words of the request, or `None` if the command line runs a task, as `is_task`
 /// decides.
 pub fn words(matches: &ArgMatches, is_task: impl Fn(&str) -> bool) -> Option<Vec<OsString>> {
-    let (name, asked) = matches.subcommand()?;
+    let (name, request) = matches.subcommand()?;
     // A request after `--` is an external subcommand, even if it is named like a task.
-    let is_unknown = asked.ids().any(|id| id.as_str() == UNKNOWN_WORDS);
+    let is_unknown = request.ids().any(|id| id.as_str() == UNKNOWN_WORDS);
     if is_task(name) && !is_unknown {
         return None;
     }
     let id = if is_unknown { UNKNOWN_WORDS } else { WORDS };
-    let arguments = asked.get_many::<OsString>(id).into_iter().flatten();
+    let arguments = request.get_many::<OsString>(id).into_iter().flatten();
     let name = OsString::from(name);
     Some(std::iter::once(name).chain(arguments.cloned()).collect())
 }
 
 /// Returns the template of `--help`, with separate lists for tasks and requests, which clap would
-/// merge. `line` has the tasks.
-fn help_template(line: &Command) -> String {
+/// merge. `tasks` is the command line that has the tasks.
+fn help_template(tasks: &Command) -> String {
     let mut text = "{about}\n\n{usage-heading} {usage}\n\nTasks:\n".to_string();
-    let mut row = |name: &str, says: &str| {
+    let mut row = |name: &str, summary: &str| {
         // Writing into a String can't fail.
-        let _ = writeln!(text, "  {name:<14}  {says}");
+        let _ = writeln!(text, "  {name:<14}  {summary}");
     };
-    for task in line.get_subcommands() {
+    for task in tasks.get_subcommands() {
         let about = task.get_about().map(ToString::to_string);
         row(task.get_name(), &about.unwrap_or_default());
     }
@@ -92,34 +90,4 @@ fn help_template(line: &Command) -> String {
     }
     text += "\nAny other REQUEST is asked as it is, with all words after it, of servers that know more.\n";
     text + "\nOptions:\n{options}{after-help}"
-}
-
-/// Returns the task with the most similar name, if `word` is nearly its name.
-pub fn misspelt_task(word: &OsStr) -> Option<String> {
-    let word = word.to_str()?.to_lowercase();
-    let names = Line::command();
-    let mut names = names.get_subcommands().map(Command::get_name);
-    let meant = names.find(|name| strsim::osa_distance(&word, name) <= 2)?;
-    Some(meant.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_task_is_recognised_by_its_misspelt_name() {
-        let meant = |word: &str| misspelt_task(OsStr::new(word));
-        for (word, task) in [
-            ("conect", "connect"),
-            ("wacth", "watch"),
-            ("BENCH", "bench"),
-            ("completion", "completions"),
-        ] {
-            assert_eq!(meant(word).as_deref(), Some(task));
-        }
-        for word in ["who", "ping", "add", "foo", ""] {
-            assert_eq!(meant(word), None, "{word}");
-        }
-    }
 }

@@ -3,8 +3,8 @@
 
 use shared::dial::Reply;
 
-use super::link::Link;
 use crate::failure::Failure;
+use crate::link::Link;
 
 /// The most names that are requested: more than our server has.
 const MOST_NAMES: usize = 256;
@@ -12,7 +12,7 @@ const MOST_NAMES: usize = 256;
 /// Help on the keys of the editor.
 const KEYS: &str = "\
 Tab completes a command, the arrows up and down go through what was typed before, ^R searches it.
-^C abandons the line, or the wait for a reply; exit, quit or ^D leaves.
+^C abandons the line; exit, quit or ^D leaves.
 ";
 
 /// Returns the names in a reply to `HELP`.
@@ -23,14 +23,14 @@ pub fn names(reply: &Reply) -> Vec<&str> {
             .filter(|name| !name.is_empty())
             .take(MOST_NAMES)
             .collect(),
-        Reply::Refused { .. } => Vec::new(),
+        Reply::Refused(_) => Vec::new(),
     }
 }
 
 /// Requests the help on all commands, and returns the table.
-pub fn ask(link: &mut Link<'_>) -> Result<String, Failure> {
+pub fn ask(link: &mut Link) -> Result<String, Failure> {
     let list = link.ask(b"HELP")?;
-    if let Reply::Refused { .. } = list {
+    if let Reply::Refused(_) = list {
         return Ok(format!("{list}\n"));
     }
     let requests: Vec<String> = names(&list)

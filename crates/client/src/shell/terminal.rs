@@ -6,124 +6,99 @@ use std::time::Instant;
 use shared::dial::Reply;
 
 use super::completion::Names;
-use super::connection_monitor::{AsyncPrinter, with_monitor};
-use super::editor::{Editor, Read};
-use super::link::{LOST, Link};
+use super::editor::{Editor, Input};
+use super::monitor::with_monitor;
 use super::prompt::Prompt;
-use super::signals::Interrupts;
-use super::{help, is_goodbye, request};
+use super::{help, is_quit, request};
 use crate::failure::Failure;
+use crate::link::{LOST, Link};
 use crate::options::Options;
 use crate::output::{Exchange, Output};
 
 /// Runs until the user leaves.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    let interrupts = Interrupts::new();
-    interrupts.handle().map_err(|source| Failure::System {
-        action: "handle signals",
-        source,
-    })?;
-    let mut link = Link::new(options, interrupts.clone(), "");
-    let mut editor = Editor::new(interrupts)?;
-    let mut connections = greet(&mut link, &mut editor)?;
-    let crier = AsyncPrinter::new(editor.printer()).map_err(|source| Failure::System {
-        action: "start a thread",
-        source,
-    })?;
+    let mut link = Link::new(options, Some(""));
+    let mut editor = Editor::new()?;
+    begin(&mut link, &mut editor)?;
+    let mut printer = editor.printer();
     let output = Output::new(options.json);
     loop {
-        if let Some(loss) = link.look() {
+        if let Some(loss) = link.check() {
             link.say(loss);
         }
         let prompt = Prompt::new(&options.server, link.address().is_some());
-        let lines = match with_monitor(&mut link, &crier, &prompt, || editor.read(&prompt))? {
-            Read::Input(lines) => lines,
-            Read::Abandoned => continue,
-            Read::End => break,
+        let read = with_monitor(&mut link, &mut printer, &prompt, || editor.read(&prompt))?;
+        let lines = match read {
+            Input::Lines(lines) => lines,
+            Input::Abandoned => continue,
+            Input::End => break,
         };
-        for request in lines
-            .split('\n')
-            .filter_map(|line| request(line.as_bytes()))
-        {
-            if is_goodbye(request) {
+        let requests = lines.split('\n').map(str::as_bytes).filter_map(request);
+        for request in requests {
+            if is_quit(request) {
                 let begun = Instant::now();
-                if let Some(reply) = link.quit(request) {
+                let reply = link.quit(request);
+                link.close();
+                if let Some(reply) = reply {
                     let text = String::from_utf8_lossy(request);
                     output.reply(&Exchange::since(begun, &*text), reply)?;
                 }
                 return Ok(ExitCode::SUCCESS);
             }
-            if !answer(&mut link, output, request)? {
+            if !ask(&mut link, output, request)? {
                 break;
             }
         }
-        if connections != link.connections() {
-            connections = link.connections();
-            // If this connection is lost, the names are learned from the next.
-            if let Some(_) = link.address()
-                && let Ok(list) = link.ask(b"HELP")
-            {
-                editor.complete(Names::new(&help::names(&list)));
-            }
-        }
     }
-    link.leave();
+    link.close();
     Ok(ExitCode::SUCCESS)
 }
 
-/// Connects, prints where to, and learns the names of the commands. Returns the number of
-/// connections so far.
-fn greet(link: &mut Link<'_>, editor: &mut Editor) -> Result<usize, Failure> {
+/// Connects, prints the server's address and id, and requests the names of the commands.
+fn begin(link: &mut Link, editor: &mut Editor) -> Result<(), Failure> {
     link.connect()?;
-    let replies = link.ask_all(&[b"WHERE", b"HELP"])?;
-    let address = link.address();
-    if let Some(Reply::Refused { word, sentence }) =
-        replies.iter().find(|reply| reply.closes()).cloned()
-    {
-        return Err(Failure::Refused { word, sentence });
-    }
-    let address = address.map(|address| address.to_string());
+    let address = link.address().map(|address| address.to_string());
     let mut place = address.unwrap_or_default();
-    if let Some(Reply::Value(id)) = replies.first() {
-        place += &format!(", id {id}");
+    for reply in link.ask_all(&[b"WHERE", b"HELP"])?.into_iter().enumerate() {
+        match reply {
+            (_, Reply::Refused(refusal)) if link.address().is_none() => {
+                return Err(refusal.into());
+            }
+            (0, Reply::Value(id)) => place += &format!(", id {id}"),
+            (_, list) => editor.complete(Names::new(&help::names(&list))),
+        }
     }
     link.say(format_args!("connected to {place}; try help"));
-    let told = replies.get(1).map(help::names).unwrap_or_default();
-    editor.complete(Names::new(&told));
-    Ok(link.connections())
+    Ok(())
 }
 
 /// Sends a request and prints its reply or the failure. Returns whether to continue with the lines
 /// that were pasted after it.
-fn answer(link: &mut Link<'_>, output: Output, request: &[u8]) -> Result<bool, Failure> {
+fn ask(link: &mut Link, output: Output, request: &[u8]) -> Result<bool, Failure> {
     let begun = Instant::now();
     let text = String::from_utf8_lossy(request);
-    let word = request.trim_ascii();
-    let failure = if word.eq_ignore_ascii_case(b"help") && !output.is_json() {
-        match help::ask(link) {
-            Ok(text) => return Output::print(&text).map(|()| true),
-            Err(failure) => failure,
-        }
-    } else {
-        match link.ask(request) {
-            Ok(reply) => {
-                let goes_on = !reply.closes();
-                output.reply(&Exchange::since(begun, &*text), reply)?;
-                if !goes_on {
-                    link.say(LOST);
-                }
-                return Ok(goes_on);
-            }
-            Err(failure) => failure,
-        }
+    let is_help = request.trim_ascii().eq_ignore_ascii_case(b"help") && !output.is_json();
+    let asked = match is_help {
+        true => help::ask(link).map(Err),
+        false => link.ask(request).map(Ok),
     };
-    match failure {
-        // The terminal has echoed ^C.
-        Failure::Interrupted => link.say("\nabandoned; the next line connects again"),
-        failure if output.is_json() => {
-            output.failure(&Exchange::since(begun, &*text), failure)?;
+    match asked {
+        Ok(Err(help)) => Output::print(&help).map(|()| true),
+        Ok(Ok(reply)) => {
+            let closes = reply.closes();
+            output.reply(&Exchange::since(begun, &*text), reply)?;
+            if closes {
+                link.say(LOST);
+            }
+            Ok(!closes)
         }
-        failure => link.say(failure),
+        Err(failure) if output.is_json() => {
+            output.failure(&Exchange::since(begun, &*text), failure)?;
+            Ok(false)
+        }
+        Err(failure) => {
+            link.say(failure);
+            Ok(false)
+        }
     }
-    Ok(false)
 }

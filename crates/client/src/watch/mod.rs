@@ -1,155 +1,175 @@
 //! Live display of the number of clients: a block that is redrawn on a terminal, lines elsewhere.
 //!
-//! [`asker`] sends the requests in a thread of its own, so that ^C never waits for a reply.
-//! [`history`] keeps the samples; [`view`] lays them out, with a [`chart`] and [`digits`], for a
-//! [`screen`] of any size. [`lines`] prints them where the output is not a terminal.
+//! [`poller`] sends the requests; [`history`] keeps the samples; [`view`] lays them out, with a
+//! [`chart`] and [`digits`], for a terminal of any size.
 
-mod asker;
 mod chart;
 mod digits;
 mod history;
-mod lines;
-mod screen;
+mod poller;
 mod view;
 
-use std::io::{self, IsTerminal as _};
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::process::{self, ExitCode};
-use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use console::Term;
+use serde_json::json;
 use shared::stdio;
-use signal_hook::consts::{SIGTSTP, SIGWINCH};
-use signal_hook::iterator::Signals;
 
-use self::asker::Sample;
 use self::history::History;
-use self::screen::Screen;
-use self::view::View;
-use crate::failure::{BUSY, Failure};
+use self::poller::{Poller, Sample};
+use crate::failure::{BUSY, Failure, eprintln_line};
 use crate::interrupt::on_interrupt;
 use crate::options::{Options, Watch};
 use crate::output::Output;
 use crate::terminal;
 
-/// Capacity of the event channel. When standard output is read slowly, senders block on a full
-/// channel.
-const BACKLOG: usize = 16;
+/// Size of a terminal that reports none: rows and columns.
+const USUAL: (u16, u16) = (24, 80);
 
-/// An event of the display.
-enum Event {
-    /// The server was asked.
-    Asked(Sample),
-    /// The terminal was resized.
-    Resized,
-    /// The user suspends the program (^Z).
-    Suspended,
-    /// The user ends the program.
-    End,
-    /// The reader of standard output is gone.
-    Unread,
-}
+/// ANSI escape sequences: return to the line's start and clear the line; clear from there to the
+/// screen's end; clear the screen and go to the top.
+const CLEAR_LINE: &str = "\r\x1b[2K";
+const CLEAR_REST: &str = "\r\x1b[J";
+const CLEAR_ALL: &str = "\x1b[2J\x1b[H";
 
 /// Shows the number of clients until ^C.
 pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
     stdio::has_output().map_err(Failure::Print)?;
-    let (tell, events) = mpsc::sync_channel(BACKLOG);
-    let end = tell.clone();
-    let is_drawn = !options.json && io::stdout().is_terminal() && terminal::can_be_drawn_on();
+    let is_drawn = !options.json && std::io::stdout().is_terminal() && terminal::can_be_drawn_on();
     on_interrupt(move || {
-        if !is_drawn {
-            // There is no terminal to restore, and a thread that blocks on output could not react.
-            process::exit(0);
+        // A drawing ends first, and no other begins.
+        let _drawing = std::io::stdout().lock();
+        if is_drawn {
+            // The terminal has echoed ^C.
+            let _ = stdio::print(CLEAR_LINE);
         }
-        // It fails only if the receiver has ended already.
-        let _ = end.send(Event::End);
+        process::exit(0);
     })?;
-    let (asking, every, asked) = (options.clone(), watch.every, tell.clone());
-    start("asker", move || {
-        asker::run(&asking, every, |sample| {
-            asked.send(Event::Asked(sample)).is_ok()
-        })
-    })?;
-    if is_drawn {
-        hear_the_terminal(tell)?;
-        return in_a_terminal(options, watch, &events);
-    }
-    start("output", move || lines::hear_the_end(&tell))?;
-    lines::print(Output::new(options.json), &events)
-}
-
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    let thread = thread::Builder::new().name(name.to_string());
-    thread
-        .spawn(work)
-        .map(|_| ())
-        .map_err(|source| Failure::System {
-            action: "start a thread",
-            source,
-        })
-}
-
-/// Reports resizes and ^Z.
-fn hear_the_terminal(tell: SyncSender<Event>) -> Result<(), Failure> {
-    let signals = Signals::new([SIGWINCH, SIGTSTP]).map_err(|source| Failure::System {
-        action: "handle signals",
-        source,
-    });
-    let mut signals = signals?;
-    start("terminal", move || {
-        for signal in signals.forever() {
-            let event = if signal == SIGTSTP {
-                Event::Suspended
-            } else {
-                Event::Resized
-            };
-            if tell.send(event).is_err() {
-                return;
+    let mut poller = Poller::new(options);
+    let mut screen = Screen::default();
+    let mut lines = Lines::default();
+    let mut is_first = true;
+    let begun = Instant::now();
+    loop {
+        let sample = poller.ask();
+        // After a failure of the first request there is nothing to show.
+        let is_lasting = |failure: &Failure| match failure {
+            Failure::Refused(refusal) => refusal.word == BUSY,
+            _ => true,
+        };
+        let is_useless = is_first && sample.count.as_ref().is_err_and(is_lasting);
+        is_first = false;
+        if options.json {
+            print_json(&sample)?;
+        }
+        match sample.count {
+            Err(failure) if is_useless && options.json => {
+                return Ok(ExitCode::from(failure.exit_status()));
             }
+            Err(failure) if is_useless => return Err(failure),
+            _ if options.json => {}
+            _ if is_drawn => screen.draw(sample, options, watch.every, &poller)?,
+            _ => lines.print(sample)?,
         }
-    })
+        thread::sleep(until_next(begun.elapsed(), watch.every));
+    }
 }
 
-/// Returns the failure of the first request, after which there is nothing to show; all other
-/// samples are returned unchanged.
-fn hopeless(sample: Sample, is_first: bool) -> Result<Sample, Failure> {
-    match sample.seen {
-        Err(failure)
-            if is_first && !matches!(&failure, Failure::Refused { word, .. } if word != BUSY) =>
+/// Returns the time until the next multiple of the interval; missed ones are skipped.
+fn until_next(elapsed: Duration, every: Duration) -> Duration {
+    let passed = elapsed.as_nanos() % every.as_nanos().max(1);
+    every - Duration::from_nanos(u64::try_from(passed).unwrap_or(u64::MAX)).min(every)
+}
+
+/// Terminal block that is redrawn in place.
+#[derive(Default)]
+struct Screen {
+    history: History,
+    /// Number of lines drawn.
+    drawn: usize,
+    size: (u16, u16),
+}
+
+impl Screen {
+    /// Draws the history with this sample over the previous lines.
+    fn draw(
+        &mut self,
+        sample: Sample,
+        options: &Options,
+        every: Duration,
+        poller: &Poller,
+    ) -> Result<(), Failure> {
+        self.history.add(sample);
+        let size = Term::stdout().size_checked().unwrap_or(USUAL);
+        let before = std::mem::replace(&mut self.size, size);
+        let mut text = String::new();
+        if size.0 < before.0 || size.1 < before.1 {
+            // The terminal may have wrapped lines that became too long.
+            text += CLEAR_ALL;
+        } else if self.drawn > 0 {
+            // Writing into a String can't fail.
+            let _ = write!(text, "\x1b[{}A", self.drawn);
+        }
+        // The cursor takes the last row. The last column stays free, because some terminals wrap
+        // there.
+        let [rows, columns] = [size.0, size.1].map(|size| usize::from(size.max(2)) - 1);
+        let mut server = options.server.to_string();
+        if let Some(address) = poller.address.map(|address| address.to_string())
+            && address != server
         {
-            Err(failure)
+            let _ = write!(server, " ({address})");
         }
-        _ => Ok(sample),
+        if let Some(id) = &poller.id {
+            let _ = write!(server, "  {id}");
+        }
+        let status = format!("asked every {every:?}; ^C ends");
+        let lines = view::lines(&self.history, &server, &status, rows, columns);
+        for line in &lines {
+            let _ = writeln!(text, "{CLEAR_LINE}{line}");
+        }
+        self.drawn = lines.len();
+        let _drawing = std::io::stdout().lock();
+        stdio::print(&(text + CLEAR_REST)).map_err(Failure::Print)
     }
 }
 
-fn in_a_terminal(
-    options: &Options,
-    watch: &Watch,
-    events: &Receiver<Event>,
-) -> Result<ExitCode, Failure> {
-    let mut history = History::new(options.server.to_string(), watch.every);
-    let view = View {
-        has_blocks: terminal::is_utf8(),
-    };
-    let mut screen = None;
-    for event in events {
-        match event {
-            Event::Asked(sample) => history.add(hopeless(sample, history.is_empty())?),
-            Event::Resized => {}
-            Event::Suspended => {
-                // Release the screen before the suspension: another program uses the terminal
-                // meanwhile.
-                screen = None;
-                let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
+/// Output as text lines, for a file or a pipe.
+#[derive(Default)]
+struct Lines {
+    /// Whether a failure was printed after the last count.
+    is_lost: bool,
+}
+
+impl Lines {
+    fn print(&mut self, sample: Sample) -> Result<(), Failure> {
+        let time = format!("{:.3}", sample.time);
+        let was_lost = std::mem::replace(&mut self.is_lost, sample.count.is_err());
+        match sample.count {
+            Ok(clients) => {
+                if was_lost {
+                    eprintln_line(format_args!("blockchain-tcp: {time} back"));
+                }
+                Output::print(&format!("{time} {clients}"))
             }
-            Event::End | Event::Unread => break,
-        }
-        if !history.is_empty() {
-            let screen = screen.get_or_insert_with(Screen::new);
-            screen
-                .draw(|rows, columns| view.lines(&history, rows, columns))
-                .map_err(Failure::Print)?;
+            Err(failure) => {
+                if !was_lost {
+                    let message = history::message(&failure);
+                    eprintln_line(format_args!("blockchain-tcp: {time} {message}"));
+                }
+                Ok(())
+            }
         }
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+fn print_json(sample: &Sample) -> Result<(), Failure> {
+    let time = format!("{:.3}", sample.time);
+    Output::object(&match &sample.count {
+        Ok(clients) => json!({ "time": time, "clients": clients }),
+        Err(failure) => json!({ "time": time, "error": Output::error(failure) }),
+    })
 }

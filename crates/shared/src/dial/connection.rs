@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -87,7 +88,7 @@ impl Connection {
             match sent {
                 Ok(sent) => unsent = &unsent[sent..],
                 // The deadline is checked above.
-                Err(error) if is_no_end(&error) => {}
+                Err(error) if is_retryable(&error) => {}
                 // A server that has closed may have sent a reason: the next read finds it.
                 Err(_) => return Ok(()),
             }
@@ -101,25 +102,38 @@ impl Connection {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Sends one request. The reply may take the whole time of the deadline, counted from now.
-    pub fn ask(&mut self, request: &[u8], time: Deadline) -> Result<Reply, Failure> {
-        self.ask_all(&[request], time)
+    /// Sends one request and waits for its reply.
+    pub fn ask(&mut self, request: &[u8], deadline: Deadline) -> Result<Reply, Failure> {
+        self.exchange(&[request], || deadline)
             .map(|mut replies| replies.swap_remove(0))
     }
 
-    /// Sends these requests at once. Each reply may take the whole time of the deadline, counted
-    /// anew for each. Returns fewer replies than requests, but at least one, only if the server
-    /// closes after the last of them.
-    pub fn ask_all(&mut self, requests: &[&[u8]], time: Deadline) -> Result<Vec<Reply>, Failure> {
+    /// Sends these requests at once. Each reply may take this time. Returns fewer replies than
+    /// requests, but at least one, only if the server closes after the last of them.
+    pub fn ask_all(
+        &mut self,
+        requests: &[&[u8]],
+        timeout: Duration,
+    ) -> Result<Vec<Reply>, Failure> {
+        self.exchange(requests, || Deadline::after(timeout))
+    }
+
+    /// Sends these requests at once, and waits for each reply until the deadline that `deadline`
+    /// returns for it.
+    fn exchange(
+        &mut self,
+        requests: &[&[u8]],
+        deadline: impl Fn() -> Deadline,
+    ) -> Result<Vec<Reply>, Failure> {
         let lines: Vec<&[u8]> = requests
             .iter()
             .flat_map(|line| [line, &b"\n"[..]])
             .collect();
-        self.send(&lines.concat(), time.again())?;
+        self.send(&lines.concat(), deadline())?;
         let mut replies = Vec::new();
         for request in requests {
             let request = String::from_utf8_lossy(request);
-            let line = self.line(&request, time.again())?;
+            let line = self.line(&request, deadline())?;
             let reply = Reply::read(&request, &line)?;
             let closes = reply.closes();
             replies.push(reply);
@@ -188,7 +202,7 @@ impl Connection {
                     return Ok(read);
                 }
                 // The deadline is checked above.
-                Err(error) if is_no_end(&error) => {}
+                Err(error) if is_retryable(&error) => {}
                 Err(error) => {
                     return Err(Failure::Broken {
                         request: request.to_string(),
@@ -202,7 +216,7 @@ impl Connection {
 }
 
 /// Returns whether the call may be retried.
-fn is_no_end(error: &io::Error) -> bool {
+fn is_retryable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted

@@ -17,7 +17,7 @@ use super::socket::connect_first;
 use crate::text::without_errno;
 
 /// Age at which a name is resolved again, whether it has addresses or an error.
-const NAME_HOLDS: Duration = Duration::from_secs(5);
+const LIFETIME: Duration = Duration::from_secs(5);
 
 /// The most names that are resolved at the same time. Further names wait.
 const MOST_THREADS: usize = 16;
@@ -34,7 +34,7 @@ const MISSING: [&str; 5] = [
 ];
 
 /// A name and a port.
-type Question = (String, u16);
+type Key = (String, u16);
 
 /// Resolver of one name; it may block for any time.
 pub type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
@@ -55,11 +55,11 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    known: HashMap<Question, Known>,
+    known: HashMap<Key, Known>,
     /// Names that wait for a thread.
-    wanted: VecDeque<Question>,
+    queue: VecDeque<Key>,
     /// Names being resolved, each by a thread.
-    asked: Vec<Question>,
+    running: Vec<Key>,
     /// Number of threads that resolve names.
     threads: usize,
 }
@@ -96,17 +96,17 @@ impl DnsCache {
         if let Some(address) = literal(name, port) {
             return Ok(vec![address]);
         }
-        let question = (name.to_string(), port);
+        let key = (name.to_string(), port);
         let mut state = self.0.lock();
-        self.want(&mut state, &question);
+        self.schedule(&mut state, &key);
         loop {
-            match state.known.get(&question).map(|known| &known.addresses) {
+            match state.known.get(&key).map(|known| &known.addresses) {
                 Some(Ok(addresses)) => {
                     let mut addresses = addresses.clone();
                     self.0.failed.sort(&mut addresses);
                     return Ok(addresses);
                 }
-                Some(Err(error)) => return Err(copy(error)),
+                Some(Err(error)) => return Err(clone_error(error)),
                 None => {}
             }
             let left = by.saturating_duration_since(Instant::now());
@@ -129,7 +129,7 @@ impl DnsCache {
         };
         for host in hosts {
             if !is_found(&state, host) {
-                self.want(&mut state, &(host.0.to_string(), host.1));
+                self.schedule(&mut state, &(host.0.to_string(), host.1));
             }
         }
         loop {
@@ -170,28 +170,28 @@ impl DnsCache {
 
     /// Starts a lookup of this name, unless its last result still holds, or a lookup is running or
     /// queued.
-    fn want(&self, state: &mut State, question: &Question) {
-        let holds = |known: &Known| known.at.elapsed() < NAME_HOLDS;
-        if state.known.get(question).is_some_and(holds) {
+    fn schedule(&self, state: &mut State, key: &Key) {
+        let is_valid = |known: &Known| known.at.elapsed() < LIFETIME;
+        if state.known.get(key).is_some_and(is_valid) {
             return;
         }
-        if state.wanted.contains(question) || state.asked.contains(question) {
+        if state.queue.contains(key) || state.running.contains(key) {
             return;
         }
-        state.wanted.push_back(question.clone());
+        state.queue.push_back(key.clone());
         if state.threads == MOST_THREADS {
             return;
         }
         let shared = self.0.clone();
         // With the default stack size: the resolver may load NSS modules.
         let thread = thread::Builder::new().name("names".to_string());
-        match thread.spawn(move || shared.look_up()) {
+        match thread.spawn(move || shared.run_queue()) {
             Ok(_) => state.threads += 1,
             // The threads that run will resolve it.
             Err(_) if state.threads > 0 => {}
             Err(error) => {
-                state.wanted.pop_back();
-                state.learn(question.clone(), Err(error));
+                state.queue.pop_back();
+                state.record(key.clone(), Err(error));
             }
         }
     }
@@ -205,29 +205,29 @@ impl Known {
 
 impl State {
     /// Records the result of a lookup.
-    fn learn(&mut self, question: Question, found: io::Result<Vec<SocketAddr>>) {
-        let addresses = match (found, self.known.remove(&question)) {
+    fn record(&mut self, key: Key, found: io::Result<Vec<SocketAddr>>) {
+        let addresses = match (found, self.known.remove(&key)) {
             (Ok(found), _) => Ok(found),
             // A failed lookup does not replace addresses that are known.
             (Err(_), Some(known)) if known.addresses.is_ok() => known.addresses,
             (Err(error), _) => Err(error),
         };
         let at = Instant::now();
-        self.known.insert(question, Known { addresses, at });
+        self.known.insert(key, Known { addresses, at });
     }
 }
 
 impl Shared {
     /// Thread: resolves queued names until the queue is empty.
-    fn look_up(&self) {
+    fn run_queue(&self) {
         let mut state = self.lock();
-        while let Some(question) = state.wanted.pop_front() {
-            state.asked.push(question.clone());
+        while let Some(key) = state.queue.pop_front() {
+            state.running.push(key.clone());
             drop(state);
-            let found = (self.lookup)(&question.0, question.1);
+            let result = (self.lookup)(&key.0, key.1);
             state = self.lock();
-            state.asked.retain(|asked| *asked != question);
-            state.learn(question, found);
+            state.running.retain(|running| *running != key);
+            state.record(key, result);
             self.found.notify_all();
         }
         state.threads -= 1;
@@ -246,7 +246,7 @@ fn literal(name: &str, port: u16) -> Option<SocketAddr> {
 }
 
 /// Copies an error, as `io::Error` is not `Clone`.
-fn copy(error: &io::Error) -> io::Error {
+fn clone_error(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), without_errno(error))
 }
 
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(found.unwrap(), here(1));
         assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1);
         // Once an address is known, callers no longer wait.
-        age(&names, "slow.example", NAME_HOLDS);
+        age(&names, "slow.example", LIFETIME);
         for _ in 0..3 {
             let found = names.addresses("slow.example", 1, Instant::now());
             assert_eq!(found.unwrap(), here(1));
@@ -405,10 +405,10 @@ mod tests {
         };
         assert_eq!(ask(late()).unwrap_err().to_string(), "away");
         IS_THERE.store(1, Ordering::SeqCst);
-        age(&names, "some.example", NAME_HOLDS);
+        age(&names, "some.example", LIFETIME);
         until(&|| ask(soon()).is_ok());
         IS_THERE.store(2, Ordering::SeqCst);
-        age(&names, "some.example", NAME_HOLDS);
+        age(&names, "some.example", LIFETIME);
         assert_eq!(ask(soon()).unwrap(), here(1));
         until(&|| names.0.lock().threads == 0);
         assert_eq!(ask(soon()).unwrap(), here(1));
@@ -436,7 +436,7 @@ mod tests {
                 }
             }
             assert_eq!(LOOKUPS.load(Ordering::SeqCst), round);
-            age(&names, "none.example", NAME_HOLDS);
+            age(&names, "none.example", LIFETIME);
         }
     }
 
@@ -453,7 +453,7 @@ mod tests {
         let error = DnsCache::default().addresses("nowhere.invalid", 1, late());
         let error = error.unwrap_err();
         assert!(is_missing(&error), "{error}");
-        assert!(is_missing(&copy(&error)), "{error}");
+        assert!(is_missing(&clone_error(&error)), "{error}");
         for (text, missing) in [
             ("Name or service not known", true),
             ("No address associated with hostname", true),

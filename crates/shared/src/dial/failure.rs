@@ -24,11 +24,11 @@ pub enum Failure {
     /// No thread could be started for the lookup.
     Thread(io::Error),
     /// The name has no address of the requested family.
-    Kind {
+    Family {
         /// The name.
         host: String,
         /// The family.
-        kind: &'static str,
+        family: &'static str,
     },
     /// None of the addresses accepted the connection.
     Connect(Vec<(SocketAddr, io::Error)>),
@@ -67,9 +67,9 @@ pub enum Failure {
         /// The request.
         request: String,
         /// What was received.
-        said: Vec<u8>,
+        received: Vec<u8>,
         /// What the protocol allows, in words.
-        right: &'static str,
+        expected: &'static str,
     },
     /// The server sent more than the replies.
     More {
@@ -80,7 +80,7 @@ pub enum Failure {
 
 impl Failure {
     /// Returns whether this machine lacks the resources for a socket or a thread.
-    pub fn is_our_own(&self) -> bool {
+    pub fn is_local_resource_error(&self) -> bool {
         let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
         let lacking = |error: &io::Error| {
             let number = error.raw_os_error();
@@ -100,7 +100,7 @@ impl Failure {
     }
 
     /// Returns whether the server accepted the connection, but did not reply.
-    pub fn is_silence(&self) -> bool {
+    pub fn is_no_reply(&self) -> bool {
         match self {
             Failure::Late { .. } => true,
             Failure::Broken { part, .. } | Failure::Closed { part, .. } => part.is_empty(),
@@ -130,15 +130,15 @@ impl fmt::Display for Failure {
                     without_errno(error)
                 )
             }
-            Failure::Kind { host, kind } => {
-                write!(f, "{} has no {kind} address", quoted(host.as_bytes()))
+            Failure::Family { host, family } => {
+                write!(f, "{} has no {family} address", quoted(host.as_bytes()))
             }
             Failure::Connect(refusals) => {
                 f.write_str("can't connect to ")?;
                 for (number, (address, error)) in refusals.iter().take(ADDRESSES_NAMED).enumerate()
                 {
-                    let parting = if number > 0 { ", to " } else { "" };
-                    write!(f, "{parting}{address}: {}", without_errno(error))?;
+                    let separator = if number > 0 { ", to " } else { "" };
+                    write!(f, "{separator}{address}: {}", without_errno(error))?;
                 }
                 match refusals.len().saturating_sub(ADDRESSES_NAMED) {
                     0 => Ok(()),
@@ -173,14 +173,14 @@ impl fmt::Display for Failure {
             }
             Failure::Wrong {
                 request,
-                said,
-                right,
+                received,
+                expected,
             } => {
                 write!(
                     f,
-                    "{} is answered {} instead of {right}",
+                    "{} is answered {} instead of {expected}",
                     excerpt(request),
-                    quoted(said)
+                    quoted(received)
                 )
             }
             Failure::More { part } => {
@@ -195,30 +195,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_our_own_only_if_this_machine_lacks_something() {
+    fn it_is_a_local_resource_error_only_if_this_machine_lacks_something() {
         let address = SocketAddr::from(([127, 0, 0, 1], 4242));
         let refusal = |number| (address, io::Error::from_raw_os_error(number));
-        let is_our_own = |refusals| Failure::Connect(refusals).is_our_own();
-        assert!(is_our_own(vec![
+        let is_local_resource_error =
+            |refusals| Failure::Connect(refusals).is_local_resource_error();
+        assert!(is_local_resource_error(vec![
             refusal(libc::EMFILE),
             refusal(libc::ENOMEM)
         ]));
-        assert!(!is_our_own(vec![
+        assert!(!is_local_resource_error(vec![
             refusal(libc::EMFILE),
             refusal(libc::ECONNREFUSED)
         ]));
-        assert!(!is_our_own(vec![refusal(libc::ENETUNREACH)]));
-    }
-
-    #[test]
-    fn of_many_addresses_a_few_are_named() {
-        let refused = || io::Error::from_raw_os_error(libc::ECONNREFUSED);
-        let address = |last| SocketAddr::from(([127, 0, 0, last], 4242));
-        let failure = Failure::Connect((1..=5).map(|last| (address(last), refused())).collect());
-        assert_eq!(
-            failure.to_string(),
-            "can't connect to 127.0.0.1:4242: Connection refused, to 127.0.0.2:4242: Connection refused, \
-             to 127.0.0.3:4242: Connection refused, nor to 2 more"
-        );
+        assert!(!is_local_resource_error(vec![refusal(libc::ENETUNREACH)]));
     }
 }

@@ -20,6 +20,15 @@ pub enum AddressFamily {
 }
 
 impl AddressFamily {
+    /// Returns the family that the flags `-4` and `-6` name.
+    pub fn from_flags(v4: bool, v6: bool) -> Self {
+        match (v4, v6) {
+            (true, _) => AddressFamily::V4,
+            (_, true) => AddressFamily::V6,
+            _ => AddressFamily::Any,
+        }
+    }
+
     fn wants(self, address: &SocketAddr) -> bool {
         match self {
             AddressFamily::Any => true,
@@ -38,9 +47,9 @@ pub fn addresses(
     let mut addresses = lookup(server, deadline)?;
     addresses.retain(|address| family.wants(address));
     if addresses.is_empty() {
-        return Err(Failure::Kind {
+        return Err(Failure::Family {
             host: server.host.clone(),
-            kind: if family == AddressFamily::V6 {
+            family: if family == AddressFamily::V6 {
                 "IPv6"
             } else {
                 "IPv4"

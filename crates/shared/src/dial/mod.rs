@@ -24,6 +24,6 @@ pub use self::dns::DnsCache;
 pub use self::failure::Failure;
 pub use self::lines::LineBuffer;
 pub use self::lookup::{AddressFamily, addresses};
-pub use self::reply::{Reply, clients, id, is_fatal, is_printable, was_not_processed};
+pub use self::reply::{Refusal, Reply, clients, id, is_fatal, is_printable, was_not_processed};
 pub use self::route::{Route, ask_in_turn};
 pub use self::server::{PORT, Server};

@@ -8,14 +8,14 @@ use super::Failure;
 
 /// Errors after which the connection stays open. After all others, those of later versions
 /// included, the server closes it.
-const GOING_ON: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
+const NON_FATAL: [&str; 4] = ["UNKNOWN", "USAGE", "BADINPUT", "UNAVAILABLE"];
 
 /// Word of the error that the server sends unasked to an idle client.
 const TIMEOUT: &str = "TIMEOUT";
 
 /// Returns whether the server closes the connection after an error of this word.
 pub fn is_fatal(word: &str) -> bool {
-    !GOING_ON.contains(&word)
+    !NON_FATAL.contains(&word)
 }
 
 /// The reply to a request.
@@ -24,12 +24,16 @@ pub enum Reply {
     /// The value.
     Value(String),
     /// `ERR`: the request has no value.
-    Refused {
-        /// The word for programs, such as `USAGE`.
-        word: String,
-        /// The sentence for people.
-        sentence: String,
-    },
+    Refused(Refusal),
+}
+
+/// An error of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The word for programs, such as `USAGE`.
+    pub word: String,
+    /// The sentence for people.
+    pub sentence: String,
 }
 
 impl Reply {
@@ -39,8 +43,8 @@ impl Reply {
         let text = text.filter(|text| !text.is_empty() && is_printable(text.as_bytes()));
         let reply = text.and_then(|text| match text.strip_prefix("ERR") {
             Some(refusal) if refusal.is_empty() || refusal.starts_with(' ') => refused(refusal),
-            _ => form(request)
-                .is_none_or(|form| (form.is_right)(text))
+            _ => reply_format(request)
+                .is_none_or(|(_, is_right)| is_right(text))
                 .then(|| Reply::Value(text.to_string())),
         });
         reply.ok_or_else(|| wrong(request, line))
@@ -48,7 +52,15 @@ impl Reply {
 
     /// Returns whether the server closes the connection after it.
     pub fn closes(&self) -> bool {
-        matches!(self, Reply::Refused { word, .. } if is_fatal(word))
+        matches!(self, Reply::Refused(refusal) if is_fatal(&refusal.word))
+    }
+
+    /// Returns the value, or the error.
+    pub fn value(self) -> Result<String, Refusal> {
+        match self {
+            Reply::Value(value) => Ok(value),
+            Reply::Refused(refusal) => Err(refusal),
+        }
     }
 }
 
@@ -57,8 +69,14 @@ impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reply::Value(value) => f.write_str(value),
-            Reply::Refused { word, sentence } => write!(f, "ERR {word} {sentence}"),
+            Reply::Refused(refusal) => refusal.fmt(f),
         }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ERR {} {}", self.word, self.sentence)
     }
 }
 
@@ -66,7 +84,7 @@ impl fmt::Display for Reply {
 /// result shows. If so, a request on a kept connection may be repeated on another.
 pub fn was_not_processed(asked: Result<&Reply, &Failure>) -> bool {
     match asked {
-        Ok(Reply::Refused { word, .. }) => word == TIMEOUT,
+        Ok(Reply::Refused(refusal)) => refusal.word == TIMEOUT,
         Err(Failure::Closed { part, .. } | Failure::Broken { part, .. }) => part.is_empty(),
         _ => false,
     }
@@ -87,78 +105,47 @@ pub fn id(value: &str) -> Result<Uuid, Failure> {
     id.ok_or_else(|| wrong("WHERE", value.as_bytes()))
 }
 
-/// The format of the values of some commands.
-struct ReplyFormat {
-    commands: &'static [&'static str],
-    /// The format in words.
-    right: &'static str,
-    is_right: fn(&str) -> bool,
-}
+/// The format of the values of a command: in words, and whether a value has it.
+type ReplyFormat = (&'static str, fn(&str) -> bool);
 
-/// The formats by which our server is recognized.
-const FORMS: [ReplyFormat; 7] = [
-    ReplyFormat {
-        commands: &["WHO"],
-        right: "a number from 1 on",
-        is_right: |value| clients(value).is_ok(),
-    },
-    ReplyFormat {
-        commands: &["WHERE"],
-        right: "a UUID",
-        is_right: |value| id(value).is_ok(),
-    },
-    ReplyFormat {
-        commands: &["WHY"],
-        right: "42",
-        is_right: |value| value == "42",
-    },
-    ReplyFormat {
-        commands: &["PING"],
-        right: "PONG",
-        is_right: |value| value == "PONG",
-    },
-    ReplyFormat {
-        commands: &["QUIT", "EXIT"],
-        right: "BYE",
-        is_right: |value| value == "BYE",
-    },
-    ReplyFormat {
-        commands: &["ADD", "MAX"],
-        right: "a whole number of 64 bits",
-        is_right: |value| value.parse::<i64>().is_ok(),
-    },
-    ReplyFormat {
-        commands: &["NP"],
-        right: "primes",
-        is_right: |value| {
+/// Returns the format by which our server is recognized.
+fn reply_format(request: &str) -> Option<ReplyFormat> {
+    let command = request.split([' ', '\t']).find(|word| !word.is_empty())?;
+    Some(match command.to_ascii_uppercase().as_str() {
+        "WHO" => ("a number from 1 on", |value| clients(value).is_ok()),
+        "WHERE" => ("a UUID", |value| id(value).is_ok()),
+        "WHY" => ("42", |value| value == "42"),
+        "PING" => ("PONG", |value| value == "PONG"),
+        "QUIT" | "EXIT" => ("BYE", |value| value == "BYE"),
+        "ADD" | "MAX" => ("a whole number of 64 bits", |value| {
+            value.parse::<i64>().is_ok()
+        }),
+        "NP" => ("primes", |value| {
             let mut primes = value.split(' ').map(str::parse);
             primes.all(|prime| prime.is_ok_and(|prime: u32| prime > 1))
-        },
-    },
-];
-
-fn form(request: &str) -> Option<&'static ReplyFormat> {
-    let command = request.split([' ', '\t']).find(|word| !word.is_empty())?;
-    let is_it = |name: &&str| name.eq_ignore_ascii_case(command);
-    FORMS.iter().find(|form| form.commands.iter().any(is_it))
+        }),
+        _ => return None,
+    })
 }
 
 /// Parses what follows `ERR`: a word and a sentence.
 fn refused(refusal: &str) -> Option<Reply> {
     let (word, sentence) = refusal.strip_prefix(' ')?.split_once(' ')?;
     let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase());
-    (is_word && !sentence.is_empty()).then(|| Reply::Refused {
-        word: word.to_string(),
-        sentence: sentence.to_string(),
+    (is_word && !sentence.is_empty()).then(|| {
+        Reply::Refused(Refusal {
+            word: word.to_string(),
+            sentence: sentence.to_string(),
+        })
     })
 }
 
 /// Returns the failure of a request that got an invalid reply.
-pub(super) fn wrong(request: &str, said: &[u8]) -> Failure {
+pub(super) fn wrong(request: &str, received: &[u8]) -> Failure {
     Failure::Wrong {
         request: request.to_string(),
-        said: said.to_vec(),
-        right: form(request).map_or("a line of printable ASCII", |form| form.right),
+        received: received.to_vec(),
+        expected: reply_format(request).map_or("a line of printable ASCII", |(words, _)| words),
     }
 }
 
@@ -177,28 +164,23 @@ mod tests {
 
     #[test]
     fn a_reply_is_a_value_or_says_why_not() {
-        let value = |text: &str| Some(Reply::Value(text.to_string()));
         for line in ["42", "ERRATIC", "3 -37", "a \"b\""] {
-            assert_eq!(read("NEW", line), value(line));
+            assert_eq!(read("NEW", line), Some(Reply::Value(line.to_string())));
         }
         let reply = read("WHO", "ERR BUSY full, try again").unwrap();
-        let refused = Reply::Refused {
-            word: "BUSY".to_string(),
-            sentence: "full, try again".to_string(),
-        };
-        assert_eq!(reply, refused);
         assert_eq!(reply.to_string(), "ERR BUSY full, try again");
+        let refusal = reply.value().unwrap_err();
+        let parts = (refusal.word.as_str(), refusal.sentence.as_str());
+        assert_eq!(parts, ("BUSY", "full, try again"));
         for line in [
             "",
             "42\r",
-            "1\u{1b}[2J",
+            "\u{1b}[2J",
             "\u{e9}",
             "ERR",
             "ERR ",
-            "ERR NEW",
             "ERR NEW ",
             "ERR new no",
-            "ERR  no",
         ] {
             assert_eq!(read("NEW", line), None, "{line:?}");
         }
@@ -208,22 +190,17 @@ mod tests {
     fn the_values_that_are_known_have_their_form() {
         let id = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
         for (request, right, wrong) in [
-            (
-                "who",
-                "17",
-                &["0", "+1", " 1", "x", "99999999999999999999"][..],
-            ),
+            ("who", "17", &["0", "+1", " 1", "99999999999999999999"][..]),
             (
                 " Where",
                 id,
                 &["42", &id[1..], "6F0C2A52-5F0E-4B7E-9A35-0C5F7F5A3C1E"],
             ),
-            ("WHY ", "42", &["43", "042"]),
+            ("WHY ", "42", &["43"]),
             ("\tping", "PONG", &["pong"]),
             ("quit", "BYE", &["-5"]),
-            ("add 1 2", "3", &["<html>", "1 2", "9223372036854775808"]),
-            ("MAX -1 -2", "-1", &["", "1.5"]),
-            ("np 2 12", "3 37", &["3 -37", "3  37", "1", "3,37"]),
+            ("add 1 2", "3", &["1 2", "9223372036854775808"]),
+            ("np 2 12", "3 37", &["3 -37", "3  37", "1"]),
         ] {
             assert_eq!(read(request, right), Some(Reply::Value(right.to_string())));
             for line in wrong {

@@ -54,13 +54,11 @@ impl Route {
         }
     }
 
-    /// Connects to the first address that accepts. Returns the connection and the addresses that
-    /// were not tried.
-    pub fn open(&self, deadline: Deadline) -> Result<(Connection, Vec<SocketAddr>), Failure> {
+    /// Connects to the first address that accepts.
+    pub fn open(&self, timeout: Duration) -> Result<Connection, Failure> {
+        let deadline = Deadline::after(timeout);
         let mut addresses = self.addresses(deadline)?;
-        let connection =
-            Connection::open_one_of(&mut addresses, deadline, |attempt| self.note(attempt))?;
-        Ok((connection, addresses))
+        Connection::open_one_of(&mut addresses, deadline, |attempt| self.record(attempt))
     }
 
     /// Records that the server did not reply at this address, which is tried last from now on.
@@ -69,55 +67,27 @@ impl Route {
     }
 
     /// Calls `ask` with a connection to one address after another until one replies. Connecting may
-    /// take `timeout`, and each reply `timeout` again; the addresses after the first that accepts
-    /// but does not reply share one more `timeout`.
+    /// take `timeout`, and the first reply `timeout` again; all further addresses share one more.
     pub fn ask<T>(
         &self,
         timeout: Duration,
-        ask: impl FnMut(Connection, Deadline) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        let deadline = Deadline::after(timeout);
-        self.in_turn(
-            self.addresses(deadline)?,
-            deadline,
-            Some(timeout),
-            None,
-            ask,
-        )
-    }
-
-    /// Calls `ask` as [`Route::ask`] does, for `addresses`: those that [`Route::open`] did not try,
-    /// after the one that accepted did not reply. They share `timeout`. If none replies, the result
-    /// is `failure`.
-    pub fn ask_elsewhere<T>(
-        &self,
-        addresses: Vec<SocketAddr>,
-        failure: Failure,
-        timeout: Duration,
-        ask: impl FnMut(Connection, Deadline) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        let deadline = Deadline::after(timeout);
-        self.in_turn(addresses, deadline, None, Some(failure), ask)
-    }
-
-    fn in_turn<T>(
-        &self,
-        addresses: Vec<SocketAddr>,
-        deadline: Deadline,
-        reply: Option<Duration>,
-        silence: Option<Failure>,
         mut ask: impl FnMut(Connection, Deadline) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let tried = |attempt: Attempt<'_>| self.note(attempt);
-        let ask = |connection: Connection, time| {
-            let address = connection.address();
-            let answer = ask(connection, time);
-            if answer.as_ref().is_err_and(Failure::is_silence) {
-                self.failed(address);
-            }
-            answer
-        };
-        in_turn(addresses, deadline, reply, silence, tried, ask)
+        let deadline = Deadline::after(timeout);
+        let mut addresses = self.addresses(deadline)?;
+        let mut tried = |attempt: Attempt<'_>| self.record(attempt);
+        let connection = Connection::open_one_of(&mut addresses, deadline, &mut tried)?;
+        let first = connection.address();
+        let reply = ask(connection, Deadline::after(timeout));
+        if !reply.as_ref().is_err_and(Failure::is_no_reply) {
+            return reply;
+        }
+        self.failed(first);
+        match ask_in_turn(addresses, Deadline::after(timeout), tried, ask) {
+            // If none replies, the error is that of the first.
+            Err(failure) if !failure.is_foreign() => reply,
+            other => other,
+        }
     }
 
     fn addresses(&self, deadline: Deadline) -> Result<Vec<SocketAddr>, Failure> {
@@ -126,51 +96,31 @@ impl Route {
         Ok(addresses)
     }
 
-    fn note(&self, (address, outcome): Attempt<'_>) {
+    fn record(&self, (address, outcome): Attempt<'_>) {
         if outcome.is_err() {
             self.failed(address);
         }
     }
 }
 
-/// Calls `ask` with a connection to one address after another until one replies. Each may take an
-/// equal share of the time that is left. `tried` is called with the result of each attempt to
-/// connect.
+/// Calls `ask` with a connection to one address after another until one replies, and with a
+/// deadline: an equal share of the time that is left. `tried` is called with the result of each
+/// attempt to connect. If none replies, the error is that of the first address that accepted.
 pub fn ask_in_turn<T>(
-    addresses: Vec<SocketAddr>,
-    deadline: Deadline,
-    tried: impl FnMut(Attempt<'_>),
-    ask: impl FnMut(Connection, Deadline) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    in_turn(addresses, deadline, None, None, tried, ask)
-}
-
-/// Calls `ask` as [`ask_in_turn`] does. If `reply` is given, the first address that accepts may
-/// take that time, and those after it share as long again. If none replies, the error is the first
-/// silence: `silence`, or that of the first address that accepted.
-fn in_turn<T>(
     mut addresses: Vec<SocketAddr>,
-    mut deadline: Deadline,
-    mut reply: Option<Duration>,
-    mut silence: Option<Failure>,
+    deadline: Deadline,
     mut tried: impl FnMut(Attempt<'_>),
     mut ask: impl FnMut(Connection, Deadline) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    let mut no_reply = None;
     loop {
         let connection = match Connection::open_one_of(&mut addresses, deadline, &mut tried) {
             Ok(connection) => connection,
-            Err(failure) => return Err(silence.unwrap_or(failure)),
+            Err(failure) => return Err(no_reply.unwrap_or(failure)),
         };
-        let time = match reply {
-            Some(reply) => Deadline::after(reply),
-            None => deadline.share(addresses.len() + 1),
-        };
-        match ask(connection, time) {
-            Err(failure) if failure.is_silence() => silence = silence.or(Some(failure)),
-            answer => return answer,
-        }
-        if let Some(reply) = reply.take() {
-            deadline = Deadline::after(reply);
+        match ask(connection, deadline.share(addresses.len() + 1)) {
+            Err(failure) if failure.is_no_reply() => no_reply = no_reply.or(Some(failure)),
+            reply => return reply,
         }
     }
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, connect, getpeername, getsockname, socket_with, sockopt,
+    AddressFamily, SocketFlags, SocketType, bind, connect, getpeername, getsockname, socket_with,
+    sockopt,
 };
 
 /// The shortest timeout: the system rejects a timeout of zero.
@@ -57,6 +58,14 @@ fn connect_to(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
 /// Starts to connect without waiting, with a non-blocking socket. [`is_connected`] returns the
 /// result.
 pub fn begin_to_connect(address: SocketAddr) -> io::Result<TcpStream> {
+    begin_to_connect_from(None, address)
+}
+
+/// Starts to connect as [`begin_to_connect`] does, from this address if one is given.
+pub fn begin_to_connect_from(
+    source: Option<SocketAddr>,
+    address: SocketAddr,
+) -> io::Result<TcpStream> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -64,6 +73,9 @@ pub fn begin_to_connect(address: SocketAddr) -> io::Result<TcpStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let stream = TcpStream::from(socket_with(family, SocketType::STREAM, flags, None)?);
     let _ = stream.set_nodelay(true);
+    if let Some(source) = source {
+        bind(&stream, &source)?;
+    }
     match connect(&stream, &address) {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(stream),
         Err(error) => Err(error.into()),
@@ -94,7 +106,7 @@ mod tests {
     fn a_connection_to_itself_is_refused() {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
-        rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         assert!(!is_connected(&socket).unwrap());
         let own = SocketAddr::try_from(getsockname(&socket).unwrap()).unwrap();
         connect(&socket, &own).unwrap();
