@@ -13,9 +13,9 @@ use crate::protocol::proxy::ProxiedPeer;
 use crate::protocol::{Protocol, Protocols};
 use crate::server::proxy_filter::{FilterResult, Filtered};
 use crate::server::queue::{Job, Queue};
-use crate::session::{self, Shared};
+use crate::session::Shared;
 use crate::transport::clients::{Clients, ConnectionGuard};
-use crate::transport::connection::{Connection, Transport};
+use crate::transport::connection::{Connection, Transport, send_last_line};
 use shared::command::{BadHeader, CommandError, NoRoom};
 use shared::sync::channel::TrySendError;
 
@@ -56,8 +56,11 @@ impl Admission {
         None
     }
 
+    /// Tells a client why it is not admitted, and starts a lingering close, without waiting.
     fn reject(&self, stream: TcpStream, protocol: &dyn Protocol, error: &CommandError<'_>) {
-        session::reject(stream, protocol, error, &self.shared.linger);
+        let mut reply = Vec::new();
+        protocol.reject(error, &mut reply);
+        self.shared.linger.push(send_last_line(stream, &reply));
     }
 
     /// Returns the protocol of a connection that another thread or process has begun. A scheme that

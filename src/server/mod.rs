@@ -269,7 +269,6 @@ impl Server {
     /// Tells the front to accept no more.
     pub fn stop_accepting(&self) {
         self.admission.closed.store(true, Ordering::Relaxed);
-        self.front.pulse.waker.wake();
     }
 
     /// Answers everything that has arrived, then closes the clients within `timeout`. If systemd

@@ -13,7 +13,6 @@ use crossbeam_channel::Sender;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-pub use self::ending::reject;
 use self::read_buffer::ReadBuffer;
 use crate::log_throttle::Incidents;
 use crate::metrics::{Metrics, Shard};
