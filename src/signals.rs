@@ -2,7 +2,6 @@
 //! modules see only these events.
 
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -12,7 +11,7 @@ use signal_hook::iterator::{self, Handle};
 use signal_hook::low_level::{emulate_default_handler, exit, signal_name};
 
 use crate::error::Error;
-use crate::thread;
+use crate::thread::{self, Thread};
 use shared::sys;
 
 /// Signals that are received.
@@ -70,7 +69,7 @@ pub struct Signals {
     sender: Sender<SignalEvent>,
     /// When the first stop signal came.
     stopping: Arc<OnceLock<Instant>>,
-    listening: Option<(Handle, JoinHandle<()>)>,
+    listening: Option<(Handle, Thread)>,
 }
 
 impl Signals {
@@ -109,7 +108,7 @@ impl Signals {
     pub fn pause(&mut self) {
         if let Some((handle, thread)) = self.listening.take() {
             handle.close();
-            let _ = thread.join();
+            thread.join();
         }
     }
 

@@ -13,7 +13,6 @@ mod http_conn;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -24,7 +23,7 @@ use crate::error::Error;
 use crate::log_throttle::Incident;
 use crate::server::health::Health;
 use crate::server::listener::Listener;
-use crate::thread;
+use crate::thread::{self, Thread};
 use crate::waker::Waker;
 
 /// Time after which a health check reports a thread that has not moved.
@@ -41,8 +40,8 @@ struct Running {
     /// Dropped to stop the thread.
     stop: Sender<()>,
     wake: Arc<Waker>,
-    thread: JoinHandle<()>,
-    health: JoinHandle<()>,
+    thread: Thread,
+    health: Thread,
 }
 
 impl AdminServer {
@@ -110,10 +109,9 @@ impl AdminServer {
         if let Some(running) = self.running.take() {
             drop(running.stop);
             running.wake.wake();
-            // The panic hook has logged a panic.
-            let _ = running.thread.join();
+            running.thread.join();
             // The event loop, which requested checks, has ended.
-            let _ = running.health.join();
+            running.health.join();
         }
     }
 }

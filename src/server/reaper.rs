@@ -5,14 +5,13 @@
 //! the request is void. Without clients it scans once per idle time-out.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::log_throttle::Incidents;
 use crate::server::queue::Jobs;
 use crate::session::scoreboard::{Activity, Phase, Scoreboard, State};
-use crate::thread;
+use crate::thread::{self, Thread};
 use shared::clock::Millis;
 use shared::sync::channel::{Receiver, RecvTimeoutError};
 use shared::sync::sleep;
@@ -46,7 +45,7 @@ pub struct Reaper<T> {
 impl<T: Send + 'static> Reaper<T> {
     /// Starts the thread. It ends when all clones of the
     /// [`ReaperWaker`](crate::session::scoreboard::ReaperWaker) are dropped.
-    pub fn start(self, wakes: Receiver<()>) -> Result<JoinHandle<()>, Error> {
+    pub fn start(self, wakes: Receiver<()>) -> Result<Thread, Error> {
         thread::spawn("reaper", move || self.run(&wakes))
     }
 

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -160,7 +159,7 @@ fn watchdog() -> Option<Duration> {
 }
 
 /// Sends the periodic notifications, from a thread that ends when this value is dropped.
-pub struct Notifier(Option<(Sender<()>, JoinHandle<()>)>);
+pub struct Notifier(Option<(Sender<()>, thread::Thread)>);
 
 impl Notifier {
     /// Sends that the server is ready; from then on its number of clients, and the watchdog's
@@ -183,7 +182,7 @@ impl Drop for Notifier {
     fn drop(&mut self) {
         if let Some((stop, thread)) = self.0.take() {
             drop(stop);
-            let _ = thread.join();
+            thread.join();
         }
     }
 }
