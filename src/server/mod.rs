@@ -168,9 +168,8 @@ impl Server {
         setup
             .metrics
             .resume(inherited.accepted, inherited.handovers);
-        let clients = known_protocols(inherited.clients, setup.protocols);
         let proxy_filter = ProxyFilter::new(options.proxy_from.clone(), capacity.pending);
-        let (pending, clients) = split_pending(clients, &proxy_filter);
+        let (pending, clients) = split_inherited(inherited.clients, setup.protocols, &proxy_filter);
         let clients = admission.resume(clients);
         for socket in inherited.lingering {
             shared.linger.resume(socket);
@@ -499,20 +498,6 @@ fn sends(client: &mut state::ConnectionState, stream: &TcpStream) -> bool {
     }
 }
 
-/// Splits inherited connections: first those that still await a PROXY header. A connection from a
-/// network that is no longer trusted becomes an ordinary client, and its header a bad request.
-fn split_pending(
-    clients: Vec<PendingConn>,
-    proxy_filter: &ProxyFilter,
-) -> (Vec<PendingConn>, Vec<PendingConn>) {
-    let mark = |(mut client, stream): PendingConn| {
-        client.awaits_proxy_header &= proxy_filter.trusts(client.peer.ip());
-        (client, stream)
-    };
-    let clients = clients.into_iter().map(mark);
-    clients.partition(|(client, _)| client.awaits_proxy_header)
-}
-
 /// Returns the addresses, separated by commas.
 fn list(addresses: &[SocketAddr]) -> String {
     let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
@@ -577,17 +562,24 @@ fn start_workers(
     )
 }
 
-/// Returns the clients whose protocol is one of `protocols`. The others, of a program that spoke
-/// more of them, are closed.
-fn known_protocols(mut clients: Vec<PendingConn>, protocols: Protocols) -> Vec<PendingConn> {
-    clients.retain(|(client, _)| {
+/// Splits inherited connections: first those that still await a PROXY header. A connection from a
+/// network that is no longer trusted becomes an ordinary client, and its header a bad request. One
+/// whose protocol is not among `protocols`, of a program that spoke more of them, is closed.
+fn split_inherited(
+    mut clients: Vec<PendingConn>,
+    protocols: Protocols,
+    proxy_filter: &ProxyFilter,
+) -> (Vec<PendingConn>, Vec<PendingConn>) {
+    clients.retain_mut(|(client, _)| {
+        client.awaits_proxy_header &= proxy_filter.trusts(client.peer.ip());
         let is_known = protocols.find(&client.protocol).is_some();
         if !is_known {
             error!(connection = client.number, scheme:% = client.protocol; "closed: this program does not speak its protocol");
         }
         is_known
     });
-    clients
+    let awaits = |(client, _): &PendingConn| client.awaits_proxy_header;
+    clients.into_iter().partition(awaits)
 }
 
 /// Numbers of clients that are served, clients that may wait, connections whose PROXY header may be
