@@ -1,5 +1,5 @@
-//! Each program says its name and version. With this test target, `cargo test` also builds the program of the package for the
-//! tests in `tests`, which run all programs together.
+//! Each program says its name and version. With this test target, `cargo test` also builds the
+//! program of the package for the tests in `tests`, which run all programs together.
 
 use std::process::Command;
 

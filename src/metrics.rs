@@ -134,8 +134,8 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// Counts a batch: `received` bytes were read at `started` and held the requests in `batch`, and
-    /// `sent` bytes of replies were written.
+    /// Counts a batch: `received` bytes were read at `started` and held the requests in `batch`,
+    /// and `sent` bytes of replies were written.
     #[inline]
     pub fn answered(&self, batch: &BatchCounters, started: Nanos, received: usize, sent: usize) {
         let mut requests = 0;

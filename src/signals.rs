@@ -26,7 +26,7 @@ pub enum SignalEvent {
     /// SIGUSR2: hand over to a new program.
     Replace,
     /// SIGHUP. For other daemons it means "reload the settings"; this one has its settings from the
-    /// command line alone.
+    /// command line and the environment.
     Hangup,
     /// SIGUSR1. For other daemons it means "reopen the log"; this one's log is not a file.
     Reopen,

@@ -32,12 +32,10 @@ pub const BACK: &str = "over: cut off from the cluster";
 
 /// What WHO answers over etcd when etcd does not answer, when this server is not registered, when others may not be yet, and when
 /// another does not answer.
-pub const REGISTRY: &str =
-    "ERR UNAVAILABLE 0 of an unknown number of servers answered: their registry did not";
+pub const REGISTRY: &str = "ERR UNAVAILABLE the number of clients is unknown: etcd does not answer";
 pub const OUTSIDE: &str =
-    "ERR UNAVAILABLE 0 of an unknown number of servers answered: this one is not registered";
-pub const YOUNG: &str =
-    "ERR UNAVAILABLE 0 of an unknown number of servers answered: their registry may lack some";
+    "ERR UNAVAILABLE the number of clients is unknown: this server is not registered";
+pub const YOUNG: &str = "ERR UNAVAILABLE the number of clients is unknown: etcd may lack a server";
 pub const ONE_OF_TWO: &str = "ERR UNAVAILABLE 1 of 2 servers answered, try again";
 pub const TWO_OF_THREE: &str = "ERR UNAVAILABLE 2 of 3 servers answered, try again";
 
@@ -399,6 +397,7 @@ fn the_clients_of_a_server_that_systemd_restarts_are_counted_all_the_while() {
                 |answer: &str| kind == Kind::Etcd && answer.starts_with("ERR UNAVAILABLE ");
             let wrong = said.iter().find(|said| *said != "303" && !may_lack(said));
             assert_eq!(wrong, None);
+            assert!(said.contains("303"), "it never answered a number: {said:?}");
             cluster.askers.push(asker);
         }
         cluster.wait_for(303);

@@ -139,7 +139,7 @@ const FAULTY: CommandSet = &[own_command("FAIL", CommandClass::Query, |_, _| {
     panic!("this is the mistake")
 })];
 
-/// - `ERR INTERNAL`: the server failed at this request, and then it closes.
+/// - `ERR INTERNAL`: the server failed while it executed this request, and then it closes.
 #[test]
 fn a_panic_costs_one_connection_and_no_worker() {
     const COMMANDS: &[CommandSet] = &[server::SET, FAULTY];

@@ -140,7 +140,7 @@ fn one_address_has_no_more_clients_than_its_share() {
     let mut clients = vec![from(1), from(1), from(2)];
     are_answered(&mut clients);
     for _ in 0..20 {
-        let expected = "ERR BUSY 2 clients of your address are the limit\n";
+        let expected = "ERR BUSY the limit of 2 clients for an address is reached\n";
         assert_eq!(from(1).rest(), expected);
     }
     assert_eq!(clients[2].ask("WHO"), "3");

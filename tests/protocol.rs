@@ -132,8 +132,7 @@ fn the_transcripts_are_what_the_daemon_answers() {
 }
 
 /// - A reply is one line of printable ASCII, ended by LF.
-/// - `ERR BADINPUT`: the line holds a byte that is neither printable ASCII nor a blank, or a PROXY header is not as it must
-///   be.
+/// - `ERR BADINPUT`: the line holds a byte that is neither printable ASCII nor a blank, or a PROXY header is invalid.
 #[test]
 fn a_reply_is_printable_whatever_byte_was_sent() {
     let daemon = daemon();

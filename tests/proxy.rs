@@ -148,7 +148,7 @@ fn the_client_has_the_address_that_the_header_names() {
     let mut first = begin(&limited, text("192.0.2.1:1"));
     assert_eq!(first.ask("WHO"), "1");
     for same in ["192.0.2.1:2", "[::ffff:192.0.2.1]:2"] {
-        let busy = "ERR BUSY 1 clients of your address are the limit\n";
+        let busy = "ERR BUSY the limit of 1 clients for an address is reached\n";
         assert_eq!(begin(&limited, passed_on(same)).rest(), busy, "{same}");
     }
     let mut other = begin(&limited, passed_on("192.0.2.2:1"));
@@ -244,7 +244,7 @@ fn a_load_balancers_own_connections_are_served_and_do_not_count() {
     }
     assert_eq!(client.ask("WHO"), "1");
     assert_eq!(metric(&daemon, "clients "), 1.0);
-    let busy = "ERR BUSY 8 connections that don't count are the limit\n";
+    let busy = "ERR BUSY the limit of 8 uncounted connections is reached\n";
     assert_eq!(begin(&daemon, local()).rest(), busy);
     let refused = "connections_refused_total{reason=\"uncounted\"} ";
     assert_eq!(metric(&daemon, refused), 1.0);
@@ -269,7 +269,7 @@ fn what_is_wrong_with_a_header_is_answered_counted_and_logged() {
     let begun = Instant::now();
     let mut silent = daemon.connect();
     let mut slow = begin(&daemon, &text("192.0.2.1:1")[..20]);
-    let missing = "a connection from there must begin with a PROXY header";
+    let missing = "a connection from your address must begin with a PROXY header";
     let malformed = "the PROXY header is malformed";
     let too_long = "the PROXY header is too long";
     let header = passed_on("192.0.2.1:1");

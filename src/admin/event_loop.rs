@@ -22,11 +22,11 @@ use shared::text::without_errno;
 /// answered.
 const LAST: Duration = Duration::from_millis(500);
 
-/// Delay of the next accept after a lack of system resources.
+/// Pause after a lack of system resources or a panic.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Reason reported if the health check thread has ended; requests don't wait for it.
-const NO_CHECKER: &str = "nobody is there to check it";
+const NO_CHECKER: &str = "the health check thread has ended";
 
 /// The event loop and its state.
 pub(super) struct EventLoop {
@@ -50,7 +50,7 @@ pub(super) struct EventLoop {
 
 impl EventLoop {
     pub fn run(mut self) {
-        // A panic closes the open connections and is logged by the hook; later ones are served.
+        // The panic hook logs a panic. The open connections are closed, and the loop goes on.
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.conns.clear();
             std::thread::sleep(PAUSE);

@@ -13,14 +13,14 @@ use uuid::Uuid;
 use super::error::{ClusterError, ErrorKind, Result};
 use super::{Mode, Node};
 
-/// Longest pause after the first failure; it doubles with each failure, up to half a heartbeat.
+/// Upper bound of the first pause; the bound doubles with each failure, up to half a heartbeat.
 const FIRST_PAUSE: Duration = Duration::from_millis(40);
 
 /// Time without an error after which an outage is over. A shorter recovery belongs to the same
 /// outage.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Time without an error after which the count of attempts starts again.
+/// Time without an error after which the count of failures starts again.
 const STABLE: Duration = Duration::from_millis(500);
 
 /// The current outage.
@@ -54,8 +54,8 @@ impl Outage {
         }
     }
 
-    /// Calls `attempt` once a heartbeat, and sooner after a failure, until there is something else
-    /// to do than to publish. `meaning` says for the log what an outage means for clients.
+    /// Calls `attempt` once a heartbeat, and sooner after a failure, until the mode is no longer
+    /// [`Mode::Publish`]. `meaning` says for the log what an outage means for clients.
     pub fn run(&mut self, meaning: &str, mut attempt: impl FnMut(&mut Self) -> Result<()>) {
         let node = self.node.clone();
         while node.mode() == Mode::Publish {

@@ -277,7 +277,8 @@ mod tests {
         }
     }
 
-    /// Addresses with their hosts, database and master, and TLS with Redis or etcd and the Sentinels.
+    /// Addresses with their hosts, database and master, and TLS with Redis or etcd and the
+    /// Sentinels.
     const ADDRESSES: &str = "\
 redis://127.0.0.1; 127.0.0.1:6379; 0; none
 rediss://[::1]:7000/3; [::1]:7000; 3; first

@@ -1,8 +1,8 @@
 //! TCP stream with a deadline, with TLS if configured: the connection to Redis, a Sentinel or etcd.
 //!
-//! The deadline bounds each read and write as a whole, also a TLS handshake within it. A write after
-//! the peer has closed the connection succeeds: the next read returns what the peer sent before,
-//! such as a TLS alert, where rustls would not read after a failed write.
+//! The deadline bounds each read and write as a whole, also a TLS handshake within it. A write
+//! after the peer has closed the connection succeeds: the next read returns what the peer sent
+//! before, such as a TLS alert, where rustls would not read after a failed write.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -21,7 +21,8 @@ use crate::protocol::{PROTOCOLS, Protocol};
 use shared::args::{self, duration, positive_duration, unreadable, wrong_variable};
 use shared::command::CommandSets;
 
-/// Answers one-line commands on a TCP port: WHO is the number of connected clients, WHERE the id of this server, WHY 42.
+/// Answers one-line commands on a TCP port: WHO is the number of connected clients, WHERE the id of
+/// this server, WHY 42.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "blockchain-tcpd",
@@ -41,8 +42,8 @@ pub struct Options {
     #[arg(skip)]
     pub unknown_variables: Vec<String>,
 
-    /// Address and port to listen on, and before it the protocol, such as tcp://; port 0 picks a free one. May be given
-    /// several times (the variable: separated by commas)
+    /// URL to listen on, such as tcp://0.0.0.0:4242 (tcp:// may be left out); port 0 picks a free
+    /// port. May be given several times (the variable: separated by commas)
     #[arg(long, value_name = "URL", value_delimiter = ',', value_parser = listen)]
     #[arg(default_values = ["127.0.0.1:4242", "[::1]:4242"])]
     pub listen: Vec<Listen>,
@@ -68,8 +69,9 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = number, default_value = "0")]
     pub max_clients_per_address: usize,
 
-    /// Networks of load balancers: a connection from there must begin with a PROXY header, version 1 or 2, which names
-    /// the client. May be given several times (the variable: separated by commas) [default: none]
+    /// Networks of load balancers: a connection from there must begin with a PROXY header, version
+    /// 1 or 2, which names the client. May be given several times (the variable: separated by
+    /// commas) [default: none]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub proxy_from: Vec<Network>,
 
@@ -85,12 +87,13 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
     pub drain_timeout: Duration,
 
-    /// At SIGTERM and SIGINT, time for which /readyz announces the drain before the server stops accepting
+    /// At SIGTERM and SIGINT, time for which /readyz announces the drain before the server stops
+    /// accepting
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
     pub drain_notice: Duration,
 
-    /// Address and port for HTTP: /metrics, /livez, /readyz and a status page; empty disables it. Port 0 picks a free
-    /// one
+    /// Address and port for HTTP: /metrics, /livez, /readyz and a status page; empty disables it.
+    /// Port 0 picks a free one
     #[arg(long, value_name = "ADDR:PORT", value_parser = address_or_none, default_value = "127.0.0.1:4280")]
     pub http: MaybeAddress,
 
@@ -98,10 +101,11 @@ pub struct Options {
     #[arg(skip)]
     pub http_by_default: bool,
 
-    /// Redis or etcd by which the servers of a cluster exchange their counts, so that WHO counts the clients of all:
-    /// redis://HOST:PORT/DATABASE, redis-sentinel://HOST,HOST/MASTER (always available), etcd://HOST,HOST,HOST (always
-    /// consistent); with TLS rediss, rediss-sentinel, etcds, and if only one of the two uses it, redis-sentinel+rediss or
-    /// rediss-sentinel+redis [default: none, this server is alone]
+    /// Redis or etcd by which the servers of a cluster exchange their counts, so that WHO counts
+    /// the clients of all: redis://HOST:PORT/DATABASE, redis-sentinel://HOST,HOST/MASTER (always
+    /// available), etcd://HOST,HOST,HOST (always consistent); with TLS rediss, rediss-sentinel,
+    /// etcds, and if only one of the two uses it, redis-sentinel+rediss or rediss-sentinel+redis
+    /// [default: none, this server is alone]
     #[arg(long, value_name = "URL")]
     pub cluster: Option<String>,
 
@@ -109,50 +113,53 @@ pub struct Options {
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub cluster_name: String,
 
-    /// Interval of the heartbeats, 50ms to 1m; after four intervals without one, a server counts as gone. Must be the
-    /// same on all servers
+    /// Interval of the heartbeats, 50ms to 1m; after four intervals without one, a server counts as
+    /// gone. Must be the same on all servers
     #[arg(long, value_name = "DURATION", value_parser = heartbeat, default_value = "500ms")]
     pub cluster_heartbeat: Duration,
 
-    /// File with the user name for Redis or etcd [default: systemd's credential cluster-user, else none]
+    /// File with the user name for Redis or etcd [default: systemd's credential cluster-user, else
+    /// none]
     #[arg(long, value_name = "FILE")]
     pub cluster_user_file: Option<PathBuf>,
 
-    /// File with the password for Redis or etcd [default: systemd's credential cluster-password, else none]
+    /// File with the password for Redis or etcd [default: systemd's credential cluster-password,
+    /// else none]
     #[arg(long, value_name = "FILE")]
     pub cluster_password_file: Option<PathBuf>,
 
-    /// File with the trusted certificates (PEM) for TLS with Redis or etcd [default: systemd's credential cluster-ca,
-    /// else those of the system]
+    /// File with the trusted certificates (PEM) for TLS with Redis or etcd [default: systemd's
+    /// credential cluster-ca, else those of the system]
     #[arg(long, value_name = "FILE")]
     pub cluster_ca_file: Option<PathBuf>,
 
-    /// File with the certificate (PEM, followed by its chain) that this server presents to Redis or etcd over TLS
-    /// [default: systemd's credential cluster-certificate, else none]
+    /// File with the certificate (PEM, followed by its chain) that this server presents to Redis or
+    /// etcd over TLS [default: systemd's credential cluster-certificate, else none]
     #[arg(long, value_name = "FILE")]
     pub cluster_certificate_file: Option<PathBuf>,
 
-    /// File with the private key (PEM) of that certificate [default: systemd's credential cluster-key, else none]
+    /// File with the private key (PEM) of that certificate [default: systemd's credential
+    /// cluster-key, else none]
     #[arg(long, value_name = "FILE")]
     pub cluster_key_file: Option<PathBuf>,
 
-    /// File with the user name for the Sentinels, if they have a password of their own [default: systemd's credential
-    /// cluster-sentinel-user, else none]
+    /// File with the user name for the Sentinels, if they have a password of their own [default:
+    /// systemd's credential cluster-sentinel-user, else none]
     #[arg(long, value_name = "FILE")]
     pub cluster_sentinel_user_file: Option<PathBuf>,
 
-    /// File with the password for the Sentinels [default: systemd's credential cluster-sentinel-password, else user and
-    /// password are those for Redis]
+    /// File with the password for the Sentinels [default: systemd's credential
+    /// cluster-sentinel-password, else user and password are those for Redis]
     #[arg(long, value_name = "FILE")]
     pub cluster_sentinel_password_file: Option<PathBuf>,
 
-    /// Address and port at which the other servers of a cluster over etcd reach the HTTP of this one; required there
-    /// [default: none]
+    /// Address and port at which the other servers of a cluster over etcd reach the HTTP of this
+    /// one; required there [default: none]
     #[arg(long, value_name = "ADDR:PORT", value_parser = reachable_address)]
     pub advertise: Option<SocketAddr>,
 
-    /// Directory that stores the id of this server [default: systemd's $STATE_DIRECTORY, else none: a new id at each
-    /// start]
+    /// Directory that stores the id of this server [default: systemd's $STATE_DIRECTORY, else none:
+    /// a new id at each start]
     #[arg(long, value_name = "DIR")]
     pub state_directory: Option<PathBuf>,
 
@@ -160,8 +167,8 @@ pub struct Options {
     #[arg(long, value_name = "UUID", value_parser = server_id)]
     pub server_id: Option<Uuid>,
 
-    /// Log filter: off, error, warn, info, debug or trace, also for parts of the program, separated by commas, such as
-    /// info,blockchain_tcpd::session=debug
+    /// Log filter: off, error, warn, info, debug or trace, also for parts of the program, separated
+    /// by commas, such as info,blockchain_tcpd::session=debug
     #[arg(long, value_name = "FILTER", value_parser = logging::check_filter, default_value = "info")]
     pub log: String,
 }
@@ -219,7 +226,8 @@ impl Options {
 /// Prefix of our environment variables.
 const PREFIX: &str = "BLOCKCHAIN_TCPD_";
 
-/// Returns the name of the variable of this option: `--max-clients` and `BLOCKCHAIN_TCPD_MAX_CLIENTS`.
+/// Returns the name of the variable of this option: `--max-clients` and
+/// `BLOCKCHAIN_TCPD_MAX_CLIENTS`.
 fn variable_of(argument: &Arg) -> String {
     format!("{PREFIX}{}", argument.get_id().as_str().to_uppercase())
 }
@@ -238,7 +246,9 @@ fn with_variable(argument: Arg) -> Arg {
 
 /// Returns the variables that begin like ours but set nothing: most likely misspelt.
 fn unknown_variables(command: &clap::Command) -> Vec<String> {
-    let mut known: Vec<_> = command.get_arguments().map(variable_of).collect();
+    let arguments = command.get_arguments();
+    let settable = arguments.filter(|argument| argument.get_id() != "check");
+    let mut known: Vec<_> = settable.map(variable_of).collect();
     known.push(state::VARIABLE.to_string());
     let all = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     all.filter(|name| name.starts_with(PREFIX) && !known.contains(name))
@@ -277,7 +287,7 @@ fn listen(text: &str) -> Result<Listen, String> {
             Some(protocol) => (protocol, address),
             None => {
                 let schemes = PROTOCOLS.schemes();
-                return Err(format!("there is no protocol {scheme}, but: {schemes}"));
+                return Err(format!("unknown protocol {scheme:?}; known: {schemes}"));
             }
         },
     };
@@ -354,7 +364,7 @@ mod tests {
         assert_eq!(plain.address, listen("tcp://127.0.0.1:0").unwrap().address);
         assert_eq!(plain.protocol.scheme(), "tcp");
         let unknown = listen("gopher://127.0.0.1:0").unwrap_err();
-        assert_eq!(unknown, "there is no protocol gopher, but: tcp");
+        assert_eq!(unknown, "unknown protocol \"gopher\"; known: tcp");
         assert!(address(" [::1]:4242").is_ok());
         assert_eq!(address_or_none(" "), Ok(None));
         assert!(address_or_none("4280").is_err());

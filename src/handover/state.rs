@@ -244,7 +244,7 @@ pub fn decode(bytes: &[u8]) -> Result<HandoverState, DecodeError> {
     }
 }
 
-/// Returns the checksum of the bytes before it: FNV-1a, 64 bits (draft-eastlake-fnv). It detects
+/// Returns the checksum of `bytes`: FNV-1a, 64 bits (draft-eastlake-fnv). It detects
 /// accidents, not manipulation.
 pub fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, &byte| {

@@ -1,5 +1,5 @@
 //! Wire protocols, a folder each: a [`Codec`] turns the bytes of one connection into calls of the
-//! command table, and their results into bytes. Nothing here touches a socket, a thread or a clock.
+//! command table, and their results into bytes. Nothing here touches a socket.
 //!
 //! A protocol is added by its folder and its line in [`PROTOCOLS`]. Everything else, such as
 //! reading, time-outs, counting, closing and the handover, is the [`session`](crate::session)'s.

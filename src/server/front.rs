@@ -1,11 +1,11 @@
 //! Front: one thread that accepts clients and serves those that need no thread of their own.
 //!
 //! Behind one poll(2) it has the listeners, the young and busy clients, the connections whose PROXY
-//! header is still to come, and the sockets that linger at their end. What arrives with a connection
-//! is answered at once. A client that falls silent, computes, waits for the cluster, or does not
-//! take its replies goes over the queue to a worker, blocks there, and stays; so does a new one while
-//! the front has its fill. Until the workers have started, the front serves all clients: a thousand
-//! threads take longer to start than a client should wait.
+//! header is still to come, and the sockets that linger at their end. What arrives with a
+//! connection is answered at once. A client that falls silent, computes, waits for the cluster, or
+//! does not take its replies goes over the queue to a worker, blocks there, and stays; so does a
+//! new one while the front has its fill. Until the workers have started, the front serves all
+//! clients: a thousand threads take longer to start than a client should wait.
 //!
 //! Clients take turns: the front reads from each that is ready, the longest ago served first.
 

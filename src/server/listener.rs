@@ -41,9 +41,9 @@ pub struct Listener {
     pub passed: bool,
 }
 
-/// Binds `address`, one of `all`, and listens for clients of the protocol with this scheme. `[::]` is restricted to IPv6 if `all` contains an
-/// IPv4 address with the same port; otherwise it includes IPv4, unless net.ipv6.bindv6only says
-/// otherwise (ipv6(7)).
+/// Binds `address`, one of `all`, and listens for clients of the protocol with this scheme. `[::]`
+/// is restricted to IPv6 if `all` contains an IPv4 address with the same port; otherwise it
+/// includes IPv4, unless net.ipv6.bindv6only says otherwise (ipv6(7)).
 pub fn bind_beside(
     address: SocketAddr,
     scheme: &'static str,

@@ -352,15 +352,15 @@ impl Server {
                 return self.close(clients, deadline.max(Instant::now() + LEAST_DRAIN));
             }
             Stored::Unconfirmed(why) => error!(
-                "clients are closed unless the service manager still takes them; it has not answered: {why}"
+                "clients are closed unless the service manager still takes them, which it has not confirmed: {why}"
             ),
         }
         // The exit of the process ends all threads at once, sooner than one after the other.
         std::mem::forget(self);
     }
 
-    /// Closes clients that nobody keeps: sends the rest of their replies until `deadline`, then lets
-    /// them close first.
+    /// Closes clients that the service manager did not take: sends their remaining replies until
+    /// `deadline`, half-closes, and waits for them to close.
     fn close(self, mut inherited: InheritedState, deadline: Instant) {
         let clients = &mut inherited.clients;
         loop {
@@ -397,8 +397,8 @@ impl Server {
         self.cluster.fail_fast();
         self.release(phase);
         let connections = self.collect();
-        // As late as possible: below, the guards are dropped, and without a pause the other servers
-        // would be told that the clients are gone.
+        // As late as possible: the code below stops counting the clients here, which the other
+        // servers must not be told.
         let census = self.cluster.pause();
         let left_behind = self
             .admission
@@ -407,7 +407,7 @@ impl Server {
             .saturating_sub(connections.len());
         self.admission.shared.incidents.resolve(true);
         if left_behind > 0 {
-            warn!(clients = left_behind; "left behind: these clients' requests took too long to wait for");
+            warn!(clients = left_behind; "clients are lost in the handover: their requests took too long to wait for");
         }
         info!(clients = connections.len(); "hands over its clients");
         let mut clients = Vec::with_capacity(connections.len());

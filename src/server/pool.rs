@@ -92,8 +92,8 @@ pub fn do_job<T, E>(
 ) {
     match job {
         Job::Serve(mut job) => {
-            // After a panic the job is only closed, and all shared state consists of atomics and of
-            // locks that never guard a half-done state.
+            // After a panic the job is told and closed, and all shared state consists of atomics
+            // and of locks that never guard a half-done state.
             let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut job, slot))).ok();
             // If `end` panics, dropping the job closes it.
             let _ = catch_unwind(AssertUnwindSafe(|| end(job, ended)));

@@ -34,7 +34,7 @@ pub enum FilterResult {
     Peer(ProxiedPeer),
     /// The header is missing, malformed, too long or late.
     Bad(BadHeader),
-    /// All places (their number) are taken. Of these connections, this one has waited longest.
+    /// The filter is full (the limit is given), and this connection has waited longest.
     NoRoom(usize),
     /// The connection ended before any byte of a header, for this reason.
     Gone(Closed),

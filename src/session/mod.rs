@@ -1,6 +1,6 @@
-//! Session: the one driver of all protocols. It reads what a client sends, lets the connection's codec
-//! answer it, and sends the replies, until the client leaves, or the server closes or releases the
-//! connection.
+//! Session: the one driver of all protocols. It reads what a client sends, lets the connection's
+//! codec answer it, and sends the replies, until the client leaves, or the server closes or
+//! releases the connection.
 
 mod ending;
 mod read_buffer;

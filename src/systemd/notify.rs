@@ -135,7 +135,7 @@ fn variable<T>(name: &str, parse: impl Fn(&OsStr) -> Option<T>, expected: &str) 
 /// Returns the address of the service manager, if there is one.
 fn address() -> Option<&'static Address> {
     static ADDRESS: OnceLock<Option<Address>> = OnceLock::new();
-    let expected = "an absolute path, @NAME or vsock:CID:PORT, or it is too long";
+    let expected = "an absolute path, @NAME or vsock:CID:PORT, of at most 107 bytes";
     let parse = || variable("NOTIFY_SOCKET", Address::parse, expected);
     ADDRESS.get_or_init(parse).as_ref()
 }
@@ -281,7 +281,7 @@ pub fn check_store(deadline: Instant) -> Result<(), String> {
 
 fn probe(deadline: Instant) -> io::Result<bool> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    // Polled: systemd drops it when this process ends, in any case.
+    // FDPOLL is on: systemd drops it when this process ends.
     let store = format!("FDSTORE=1\nFDNAME={}\n", state::PROBE);
     put(&store, writer, deadline)?;
     // Set by systemd since version 254 if its store keeps any descriptors (systemd.exec(5)).
@@ -307,8 +307,7 @@ pub enum Stored {
 
 /// Stores a handover state for the next process. Waits until `deadline` at most.
 pub fn store(sent: HandoverSocket, deadline: Instant) -> Stored {
-    // Not polled: systemd would take the end of this process, which closes the other end, for a
-    // hang-up, and drop it.
+    // FDPOLL=0: otherwise systemd drops it when this process ends, which closes the other end.
     let text = format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", state::NAME);
     let put = put(&text, sent.socket, deadline);
     match (put, has_hung_up(&sent.peer, Instant::now())) {

@@ -125,7 +125,7 @@ fn a_server_that_has_a_wrong_address_is_told_so_and_is_missed() {
         let servers = addresses.map(lost);
         let (here, asker) = (&cluster.servers[0], &mut cluster.askers[0]);
         for (server, address) in servers.iter().zip(addresses) {
-            let line = server.log().wait_for("does not hear itself");
+            let line = server.log().wait_for("can't reach itself");
             assert!(line.contains(&address.to_string()), "{line}");
             wait_until("it is named", || {
                 asker.ask("WHO");
@@ -134,12 +134,12 @@ fn a_server_that_has_a_wrong_address_is_told_so_and_is_missed() {
         }
         for server in servers {
             let log = server.stop();
-            assert_eq!(log.matches("does not hear itself").count(), 1, "{log}");
+            assert_eq!(log.matches("can't reach itself").count(), 1, "{log}");
         }
         cluster.wait_for(2);
         for server in &cluster.servers {
             let log = server.log().lines().join("\n");
-            assert!(!log.contains("hear itself"), "{log}");
+            assert!(!log.contains("reach itself"), "{log}");
         }
 
         cluster.askers.pop();
@@ -150,7 +150,7 @@ fn a_server_that_has_a_wrong_address_is_told_so_and_is_missed() {
         assert_eq!(first.len(), 1);
         let address = cluster.servers[0].http();
         let mistaken = lost(address);
-        let said = "answers at the address that this one is to have";
+        let said = "answers at this server's --advertise address";
         let line = mistaken.log().wait_for(said);
         assert!(line.contains(&address.to_string()), "{line}");
         wait_until("both are registered", || members().len() == 2);

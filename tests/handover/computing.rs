@@ -69,7 +69,7 @@ fn clients_that_compute_and_those_that_do_not_notice_nothing() {
     drop(asking);
     let log = daemon.stop();
     assert!(
-        !log.contains("ERROR") && !log.contains("left behind"),
+        !log.contains("ERROR") && !log.contains("lost in the handover"),
         "{log}"
     );
 }

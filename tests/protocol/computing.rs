@@ -38,7 +38,7 @@ const TAKE: CommandSet = &[own_command(
     },
 )];
 
-/// - Computations take turns; an `NP` that gets none within half a second is answered `ERR UNAVAILABLE`.
+/// - Computations wait for a permit; an `NP` that gets none within half a second is answered `ERR UNAVAILABLE`.
 #[test]
 fn a_computation_without_a_permit_is_refused_and_other_commands_need_none() {
     const COMMANDS: &[CommandSet] = &[sets::server::SET, sets::calc::SET, TAKE];

@@ -8,7 +8,7 @@ use shared::command::{BadHeader, CommandError, ParameterType, sets};
 
 use super::words_of_the_document;
 
-/// - More words may come in later versions; a client takes one that it doesn't know as it takes `INTERNAL`.
+/// - More words may come in later versions; a client treats an unknown word like `INTERNAL`.
 #[test]
 fn the_server_says_no_word_that_the_document_lacks() {
     let (wanted, given) = (&ParameterType::Word, &b"x"[..]);

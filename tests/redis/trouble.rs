@@ -273,62 +273,11 @@ fn messages_without_end_hold_up_no_heartbeat() {
 /// What a proxy between may add, or a later Redis: each type of RESP3 that nobody asked for, and what is said about a value.
 #[test]
 fn what_nobody_asked_for_is_skipped() {
-    let reply = "|1
-+ttl
-:3600
-%1
-+a
-|1
-+b
-#t
-*1
-:1
-\
-         >2
-+big
-(12345678901234567890
->2
-+news
-$2
-hi
-\
-         >3
-+subscribe
-+x
-:1
-\
-         |1
-+a
-,inf
-*1
-|1
-+a
-_
-:7
->4
-+b
-=5
-txt:x
-!3
-ERR
-~1
-#f
-\
-         *9
-:1
-$1
-e
-:1
-|1
-+a
-+b
-:1
-:1
-:1
-:0
-:0
-:0
-";
+    let reply = "|1\r\n+ttl\r\n:3600\r\n%1\r\n+a\r\n|1\r\n+b\r\n#t\r\n*1\r\n:1\r\n\
+         >2\r\n+big\r\n(12345678901234567890\r\n>2\r\n+news\r\n$2\r\nhi\r\n\
+         >3\r\n+subscribe\r\n+x\r\n:1\r\n\
+         |1\r\n+a\r\n,inf\r\n*1\r\n|1\r\n+a\r\n_\r\n:7\r\n>4\r\n+b\r\n=5\r\ntxt:x\r\n!3\r\nERR\r\n~1\r\n#f\r\n\
+         *9\r\n:1\r\n$1\r\ne\r\n:1\r\n|1\r\n+a\r\n+b\r\n:1\r\n:1\r\n:1\r\n:0\r\n:0\r\n:0\r\n";
     let server = server(&says(reply, ""), "");
     // The second has no answer.
     wait_until("a heartbeat", || figure(&server, "heartbeats_total") > 0.0);

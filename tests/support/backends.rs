@@ -1,4 +1,4 @@
-//! What the servers of a cluster meet at: a Redis, two of them with three Sentinels, or an etcd. Each runs on the loopback
+//! Backends of a cluster: a Redis, two of them with three Sentinels, or an etcd. Each runs on the loopback
 //! interface, or on a host of the test's own network.
 
 use std::ffi::OsStr;

@@ -42,8 +42,8 @@ pub fn unreadable(argument: &clap::Arg) -> Option<String> {
     })
 }
 
-/// Returns the error message for a wrong value that comes from a variable, which it does if its flag
-/// is not on the command line.
+/// Returns the error message for a wrong value that comes from a variable, which it does if its
+/// flag is not on the command line.
 pub fn wrong_variable(command: &clap::Command, error: &clap::Error) -> Option<String> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;

@@ -1,7 +1,8 @@
 //! Synchronization primitives: those of std, crossbeam, threadpool and the kernel.
 //!
-//! Built with the feature `shuttle`, they are models (`tests/shuttle/model.rs`), so that `tests/shuttle` can
-//! run the modules that import them from here in one thread schedule after the other.
+//! Built with the feature `shuttle`, they are models (`tests/shuttle/model.rs`), so that
+//! `tests/shuttle` can run the modules that import them from here in one thread schedule after the
+//! other.
 
 #[cfg(not(feature = "shuttle"))]
 pub use {

@@ -51,8 +51,8 @@ const LONGEST: Duration = Duration::from_millis(900);
 /// Time that one etcd member may take to answer before the next is asked.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Time that a server that has disappeared from the membership has to answer whether it is alive: if
-/// less of the poll is left, its silence says nothing.
+/// Time that a server that has disappeared from the membership has to answer whether it is alive:
+/// if less of the poll is left, its silence says nothing.
 const SHORTEST_CHECK: Duration = Duration::from_millis(500);
 
 /// Interval of polls without a question, for the metrics and the log.
@@ -241,8 +241,8 @@ impl Poller {
         Ok(clients)
     }
 
-    /// Returns an error if a server that has disappeared from the membership is alive, or may be: the
-    /// membership lacks it, and the sum lacks its clients.
+    /// Returns an error if a server that has disappeared from the membership is alive, or may be:
+    /// the membership lacks it, and the sum lacks its clients.
     fn check_removed(&mut self, deadline: Instant) -> Result<(), Unavailable> {
         let removed = &self.registry.removed;
         if removed.is_empty() {

@@ -1,8 +1,8 @@
 //! Peer polling: one thread asks all other servers for their number of clients, concurrently, over
 //! kept-alive connections.
 //!
-//! This is a loop around `poll(2)`, because ureq, which asks etcd, blocks in each request: up to 127
-//! servers would need as many threads, or wait for each other, to answer within one deadline.
+//! This is a loop around `poll(2)`: blocking requests to up to 127 servers would need as many
+//! threads, or wait for each other.
 //!
 //! A server in a handover closes its connections but keeps listening, so a new connection is
 //! answered by the next process. A server that refuses a connection may have left, so the
@@ -43,8 +43,8 @@ pub struct Answers {
 pub struct Peers(HashMap<Uuid, (SocketAddr, TcpStream)>);
 
 impl Peers {
-    /// Asks all `peers` until the deadline. Calls `refresh` for the current membership before failed
-    /// requests are repeated.
+    /// Asks all `peers` until the deadline. Calls `refresh` for the current membership before
+    /// failed requests are repeated.
     pub fn poll(
         &mut self,
         peers: &[Entry],
@@ -78,8 +78,8 @@ impl Peers {
         result.map(|()| answers)
     }
 
-    /// Returns the `peers` that answer before the deadline, and those that have neither answered nor
-    /// failed by then.
+    /// Returns the `peers` that answer before the deadline, and those that have neither answered
+    /// nor failed by then.
     pub fn alive(&mut self, peers: &[Entry], deadline: Instant) -> (Vec<Member>, Vec<Member>) {
         let mut requests: Vec<PeerRequest> = peers.iter().map(|peer| self.start(*peer)).collect();
         let is_open = |request: &PeerRequest| request.polled().is_some();

@@ -72,8 +72,8 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Creates the registration of `node` and starts the census `service`. `is_resumed` says whether
-    /// the server took over clients from a previous process.
+    /// Creates the registration of `node` and starts the census `service`. `is_resumed` says
+    /// whether the server took over clients from a previous process.
     pub(in crate::cluster) fn new(
         node: Arc<Node>,
         service: &Arc<CensusService>,
@@ -114,7 +114,7 @@ impl Registration {
         }
         self.etcd.set_deadline(Instant::now() + PATIENCE);
         if let Err(error) = self.etcd.revoke(self.own.lease) {
-            warn!(reason:% = error; "the other servers miss this one until its lease is gone");
+            warn!(reason:% = error; "can't revoke the lease: WHO is unavailable on the other servers until it expires");
         }
     }
 
@@ -162,12 +162,12 @@ impl Registration {
         if responding(&[self.own]).is_empty() {
             *failed += 1;
             if *failed == FAILED_TESTS {
-                warn!(address:%; "this server does not hear itself at the address that it is to have (--advertise): if the others do not either, WHO is unavailable there");
+                warn!(address:%; "this server can't reach itself at its --advertise address: if the others can't either, WHO is unavailable on them");
             }
             return;
         }
         if *failed >= FAILED_TESTS {
-            info!(address:%; "over: this server does not hear itself at the address that it is to have");
+            info!(address:%; "over: this server can't reach itself at its --advertise address");
         }
         self.failed_tests = None;
     }
@@ -184,7 +184,7 @@ impl Registration {
             self.is_shared = true;
             warn!(
                 other:% = other.id, address:% = self.own.address;
-                "another server of the cluster answers at the address that this one is to have (--advertise): nobody can ask this one"
+                "another server of the cluster answers at this server's --advertise address: the others can't ask this one"
             );
         }
         if !is_of_this_machine(self.own.address.ip()) {

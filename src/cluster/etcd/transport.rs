@@ -298,8 +298,8 @@ fn refused(host: &Server, status: u16, reply: &Value, is_secret: bool) -> Cluste
 mod tests {
     use super::*;
 
-    /// Each line: HTTP status, reply, and the kind, the code and the text of the error. etcd 3.5 and
-    /// 3.4 use different texts, also for the errors of a stream; the last replies have no code.
+    /// Each line: HTTP status, reply, and the kind, the code and the text of the error. etcd 3.5
+    /// and 3.4 use different texts, also for the errors of a stream; the last replies have no code.
     const REFUSALS: &str = r#"
 400; { "code": 3, "message": "m" }; Denied; 3; says: m
 403; { "error": "e", "code": 7 }; Denied; 7; says: e

@@ -103,15 +103,15 @@ impl RedisConnection {
         Ok(())
     }
 
-    /// Sends `command` and returns its reply; Redis confirms SUBSCRIBE with a push message. Keeps the
-    /// last of the messages that arrive before the reply.
+    /// Sends `command` and returns its reply; Redis confirms SUBSCRIBE with a push message. Keeps
+    /// the last of the messages that arrive before the reply.
     pub fn query(&mut self, command: &Cmd) -> Result<Value> {
         self.stream.set_deadline(self.deadline);
         let sent = self.stream.send(&command.get_packed_command());
         sent.map_err(|error| self.failed(&error))?;
         loop {
-            // Fails at the deadline, whatever has arrived: messages may come without end, and a reply
-            // that was received before a suspension is out of date.
+            // Fails at the deadline, whatever has arrived: messages may come without end, and a
+            // reply that was received before a suspension is out of date.
             let value = self.next(self.deadline)?;
             match value.filter(|_| Instant::now() < self.deadline) {
                 None => return Err(ClusterError::late(&self.server)),

@@ -83,9 +83,9 @@ impl MasterResolver {
         RedisConnection::connect(host, &self.dns, tls, deadline)
     }
 
-    /// Checks once a heartbeat interval whether the connected Redis is still the master, as far as a
-    /// Sentinel can be asked. Fails if it is not: a demoted master accepts writes from clients that
-    /// have not learned of the failover.
+    /// Checks once a heartbeat interval whether the connected Redis is still the master, as far as
+    /// a Sentinel can be asked. Fails if it is not: a demoted master accepts writes from clients
+    /// that have not learned of the failover.
     pub fn check(&mut self) -> Result<()> {
         let (settings, now) = (self.settings.clone(), Instant::now());
         let name = match &settings.master {

@@ -112,8 +112,8 @@ impl Generator {
         Ok(())
     }
 
-    /// Raises the limit on open files (RLIMIT_NOFILE) if it has no room for these clients. If it can't
-    /// be raised far enough, connecting fails.
+    /// Raises the limit on open files (RLIMIT_NOFILE) if it has no room for these clients. If it
+    /// can't be raised far enough, connecting fails.
     pub fn raise_descriptor_limit(clients: usize) {
         let limit = getrlimit(Resource::Nofile);
         if limit

@@ -1,8 +1,8 @@
 //! Load generator: clients send requests as fast as they are answered (closed loop) or at a fixed
 //! rate (open loop), and verify every reply. `blockchain-tcp bench` and the benches use it.
 //!
-//! A [`Workload`] says what all clients send and what the [`replies`] must be. A [`Generator`] is a
-//! number of [`client`]s on one epoll instance and one thread; its [`Stats`] are what it measured.
+//! A [`Workload`] says what all clients send and what the replies must be. A [`Generator`] is a
+//! number of clients on one epoll instance and one thread; its [`Stats`] are what it measured.
 
 mod client;
 mod generator;

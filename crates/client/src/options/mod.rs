@@ -23,7 +23,8 @@ use shared::text::escape;
 
 use crate::failure::Failure;
 
-/// Asks a blockchain-tcpd one thing, converses with it, shows its clients live, measures how fast it answers.
+/// Asks a blockchain-tcpd one thing, converses with it, shows its clients live, measures how fast
+/// it answers.
 #[derive(Debug, Parser)]
 #[command(
     name = "blockchain-tcp",

@@ -34,7 +34,7 @@ const LONGEST_REST: Duration = Duration::from_millis(1);
 pub struct ComputeLimiter(Arc<Mutex<State>>);
 
 struct State {
-    /// The end of the cooldown of each free permit, the earliest first.
+    /// The end of the cooldown of each free permit, in the order in which they were returned.
     free: VecDeque<Instant>,
     /// Waiting requests, the oldest first, while no permit is free. A released permit is sent to
     /// the first of them; otherwise the thread that releases it could take it again at once.
@@ -181,21 +181,21 @@ mod tests {
     fn so_many_compute_at_a_time_and_the_next_is_refused_in_the_end() {
         let limiter = ComputeLimiter::of(2);
         let mut taken: Vec<Permit> = (0..2)
-            .map(|_| limiter.take_within(LONG).expect("a turn"))
+            .map(|_| limiter.take_within(LONG).expect("a permit"))
             .collect();
         let late = limiter.take_within(Duration::ZERO);
         assert!(matches!(late, Err(CommandError::ComputeBusy)));
         taken.pop();
-        taken.push(limiter.take_within(LONG).expect("a turn"));
+        taken.push(limiter.take_within(LONG).expect("a permit"));
         drop(taken);
         let state = limiter.lock();
         assert_eq!((state.free.len(), state.waiting.len()), (2, 0));
     }
 
     #[test]
-    fn the_turn_that_has_rested_longest_is_given() {
+    fn the_permit_that_was_returned_first_is_given() {
         let limiter = ComputeLimiter::of(2);
-        drop(limiter.take_within(LONG).expect("a turn"));
+        drop(limiter.take_within(LONG).expect("a permit"));
         let rested = limiter.wait(LONG).expect("the other");
         assert!(rested <= Instant::now());
     }
@@ -203,15 +203,15 @@ mod tests {
     #[test]
     fn who_has_waited_longest_is_next() {
         let limiter = ComputeLimiter::of(1);
-        let taken = limiter.take_within(LONG).expect("a turn");
+        let taken = limiter.take_within(LONG).expect("a permit");
         let (done, order) = crossbeam_channel::unbounded();
         let waiting: Vec<_> = (0..3)
             .map(|number| {
                 let (own, done) = (limiter.clone(), done.clone());
                 let thread = thread::spawn(move || {
-                    let turn = own.take_within(LONG).expect("a turn");
+                    let permit = own.take_within(LONG).expect("a permit");
                     done.send(number).unwrap();
-                    drop(turn);
+                    drop(permit);
                 });
                 while limiter.lock().waiting.len() <= number {
                     thread::yield_now();
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn who_waits_when_no_more_are_given_is_left_to_others_at_once() {
         let limiter = ComputeLimiter::of(1);
-        let taken = limiter.take_within(LONG).expect("a turn");
+        let taken = limiter.take_within(LONG).expect("a permit");
         let own = limiter.clone();
         let waiting = thread::spawn(move || own.take_within(LONG).map(drop));
         while limiter.lock().waiting.is_empty() {
@@ -250,20 +250,20 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_time_is_rest_within_a_turn_and_after_it() {
+    fn half_of_the_time_is_a_pause_within_a_permit_and_after_it() {
         let limiter = ComputeLimiter::of(1);
-        let compute = |turn: &Permit| while turn.since.elapsed() < QUANTUM {};
+        let compute = |permit: &Permit| while permit.since.elapsed() < QUANTUM {};
         let begun = Instant::now();
-        let mut turn = limiter.take_within(LONG).expect("a turn");
+        let mut permit = limiter.take_within(LONG).expect("a permit");
         for _ in 0..10 {
-            compute(&turn);
-            turn.pause();
+            compute(&permit);
+            permit.pause();
         }
         assert!(begun.elapsed() >= QUANTUM * 20);
-        compute(&turn);
+        compute(&permit);
         let computed = Instant::now();
-        drop(turn);
-        let next = limiter.take_within(LONG).expect("a turn");
+        drop(permit);
+        let next = limiter.take_within(LONG).expect("a permit");
         assert!(next.since - computed >= QUANTUM + REQUEST_OVERHEAD);
     }
 }

@@ -94,14 +94,11 @@ impl fmt::Display for Unavailable {
             Unavailable::Silent { answered, members } => {
                 return write!(f, "{answered} of {members} servers answered, try again");
             }
-            Unavailable::Registry => "their registry did not",
-            Unavailable::Outside => "this one is not registered now",
-            Unavailable::Unstable => "their registry may lack some for a moment",
+            Unavailable::Registry => "etcd does not answer",
+            Unavailable::Outside => "this server is not registered now",
+            Unavailable::Unstable => "etcd may lack a server for a moment",
         };
-        write!(
-            f,
-            "0 of an unknown number of servers answered: {why}, try again"
-        )
+        write!(f, "the number of clients is unknown: {why}, try again")
     }
 }
 
@@ -158,19 +155,21 @@ impl fmt::Display for CommandError<'_> {
                 write!(f, "full with {clients} clients, try again later")
             }
             CommandError::NoRoom(NoRoom::ForAddress { limit }) => {
-                write!(f, "{limit} clients of your address are the limit")
+                write!(f, "the limit of {limit} clients for an address is reached")
             }
             CommandError::NoRoom(NoRoom::Uncounted { limit }) => {
-                write!(f, "{limit} connections that don't count are the limit")
+                write!(f, "the limit of {limit} uncounted connections is reached")
             }
             CommandError::NoRoom(NoRoom::BeforeHeader { limit }) => {
                 write!(
                     f,
-                    "{limit} connections without a PROXY header are the limit"
+                    "the limit of {limit} connections without a PROXY header is reached"
                 )
             }
             CommandError::BadHeader(bad) => f.write_str(match bad {
-                BadHeader::Missing => "a connection from there must begin with a PROXY header",
+                BadHeader::Missing => {
+                    "a connection from your address must begin with a PROXY header"
+                }
                 BadHeader::Malformed => "the PROXY header is malformed",
                 BadHeader::TooLong => "the PROXY header is too long",
                 BadHeader::Late => "the PROXY header did not come in time",

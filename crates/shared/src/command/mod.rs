@@ -1,5 +1,5 @@
-//! Commands: a request is parsed against a table of commands and executed. This module is pure: it
-//! knows no socket and no protocol.
+//! Commands: a request is parsed against a table of commands and executed. Commands know no socket
+//! and no wire format.
 //!
 //! A set of commands is a file in `sets` with a `pub const SET`; the name of the file is the name
 //! of the set. Every command of a [`Table`] answers on every protocol and is listed by `HELP`.

@@ -37,8 +37,8 @@ pub fn connect_first(
     None
 }
 
-/// Returns whether a write failed because the peer has closed the connection. The peer may have sent
-/// the reason, as a TLS alert for example: the next read finds it.
+/// Returns whether a write failed because the peer has closed the connection. The peer may have
+/// sent the reason, as a TLS alert for example: the next read finds it.
 pub fn is_closed_by_peer(error: &io::Error) -> bool {
     matches!(
         error.kind(),
