@@ -2,8 +2,9 @@
 //!
 //! # Rooms
 //!
-//! Each line uses those below it; what a handover keeps of a connection or of a cluster is declared
-//! in `handover`.
+//! A line uses those below it, with three exceptions: what is kept of a connection and of a cluster
+//! is declared in `handover`, a server that stops stores its clients with `systemd`, and `config`
+//! knows the registry of protocols.
 //!
 //! ```text
 //! main                                    options, log, run, one error, exit status

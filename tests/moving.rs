@@ -115,7 +115,7 @@ fn a_client_that_sends_without_pause_is_released_between_two_requests() {
         let reading = thread::spawn(move || {
             let left = connection.client.replies.len();
             let sent = connection.write_replies(0, SendFlags::empty());
-            assert_eq!(sent, Ok(left), "as whoever continues with it sends them");
+            assert_eq!(sent, Ok(left), "the next server would send them, too");
             read(&mut connection)
         });
         let (sender, sent) = sending.end();

@@ -45,7 +45,7 @@ impl Server {
     pub fn start(mut command: Command, address: Option<SocketAddr>) -> Result<Server> {
         let (log, output) = io::pipe()?;
         let child = command
-            // No settings of whoever runs this.
+            // The user's own settings must not reach the server.
             .env_clear()
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
