@@ -13,6 +13,7 @@ use shared::command::sets::server;
 use crate::support::http::{daemon, get, get_with};
 use crate::support::kernel::local_server;
 use crate::support::tables::lines;
+use crate::support::watch::repeat;
 use crate::support::*;
 
 /// What is shown, by name and labels as they are written.
@@ -197,10 +198,13 @@ fn every_end_of_a_client_has_its_reason() {
     are_answered(&mut clients);
     assert!(from(1).whatever_comes().starts_with("ERR BUSY"));
     counted(&daemon, "connections_refused_total{reason=\"address\"} 1");
+    // They never become idle, and so make no room yet.
+    let asking = repeat(clients, |clients| are_answered(clients));
     let mut third = from(2);
     counted(&daemon, "queue_clients 1\nclients 3");
     assert!(from(3).whatever_comes().starts_with("ERR BUSY"));
     counted(&daemon, "connections_refused_total{reason=\"full\"} 1");
+    let _idle = asking.end();
     assert_eq!(third.ask("WHY"), "42");
     counted(&daemon, "connections_closed_total{reason=\"made_room\"} 1");
     counted(&daemon, "clients_limit 2\nqueue_limit 1");

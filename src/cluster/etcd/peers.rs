@@ -27,6 +27,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
+/// Time that the membership takes to be read: with less left, a failure to read it says nothing.
+const SHORTEST_REFRESH: Duration = Duration::from_millis(250);
+
 /// Result of a poll.
 #[derive(Default)]
 pub struct Answers {
@@ -62,7 +65,13 @@ impl Peers {
             }
             let any_failed = requests.iter().any(PeerRequest::has_failed);
             if any_failed && now >= next {
-                result = refresh().map(|peers| self.update(&mut requests, &peers));
+                let is_short = now + SHORTEST_REFRESH > deadline;
+                match refresh() {
+                    Ok(peers) => self.update(&mut requests, &peers),
+                    // The failed requests are the reason.
+                    Err(Unavailable::Registry) if is_short => {}
+                    Err(error) => result = Err(error),
+                }
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 next = Instant::now() + pause;
             } else {
@@ -244,5 +253,17 @@ mod tests {
         let error = format!("{}: Connection refused", gone.address);
         assert_eq!(answers.errors, [(gone.address, error)]);
         assert_eq!(answers.servers, 1);
+    }
+
+    #[test]
+    fn a_membership_that_has_no_time_to_be_read_hides_no_server_that_failed() {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+        let (gone, mut peers) = (entry(9, gone.unwrap()), Peers::default());
+        for (milliseconds, is_named) in [(200, true), (10_000, false)] {
+            let deadline = Instant::now() + Duration::from_millis(milliseconds);
+            let mut fails = || Err(Unavailable::Registry);
+            let result = peers.poll(&[gone], deadline, &mut fails);
+            assert_eq!(result.is_ok_and(|it| it.errors.len() == 1), is_named);
+        }
     }
 }
