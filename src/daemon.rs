@@ -133,7 +133,7 @@ impl Daemon<'_> {
             reserved: max_http + to_cluster,
             cluster: self.cluster.clone(),
         };
-        let mut server = Server::start(&setup, inherited)?;
+        let server = Server::start(&setup, inherited)?;
         let draining = Draining::default();
         let context = Context {
             health: Arc::new(server.health()),

@@ -157,7 +157,7 @@ impl fmt::Display for Error {
                 without_errno(source)
             ),
             Error::AcceptorsGone => {
-                f.write_str("no thread accepts clients any more; the log above says why")
+                f.write_str("nothing accepts clients any more; the log above says why")
             }
             Error::Threads { asked, room, limit } => write!(
                 f,

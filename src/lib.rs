@@ -10,7 +10,7 @@
 //! main                                    options, log, run, one error, exit status
 //! daemon                                  process life cycle: serve, shut down, hot restart
 //! admin       systemd                     HTTP for operators; service notifications, descriptor store
-//! server                                  listeners, PROXY filter, queue, worker pool, reaper, drain
+//! server                                  listeners, front, queue, worker pool, reaper, drain
 //! handover    session                     state for the next process; the driver of one client's requests, worker slots
 //! transport                               connections, their limits, lingering close
 //! protocol                                registry of protocols, and their codecs
@@ -26,28 +26,30 @@
 //!
 //! # How a request is served
 //!
-//! The kernel keeps a new client in the backlog until an [`acceptor`](server::acceptor) accepts it,
-//! counts it ([`clients`](transport::clients)) and puts it as a
-//! [`connection`](transport::connection) into the bounded [`queue`](server::queue) of the worker
-//! [`pool`](server::pool). A worker takes it and starts a [`session`], which blocks in `recv` with
-//! a buffer for one request on its stack. The connection's [`Codec`](protocol::Codec), such as that
-//! of [`protocol::line`], finds whole requests in the bytes read; [`command`](shared::command)
-//! parses and executes each and knows neither sockets nor the protocol. The replies to all requests
-//! of one read collect in one buffer and leave in one `send`. The worker then records its activity
-//! in its slot of the [`scoreboard`](session::scoreboard) and the results in its shard of the
-//! [`metrics`], and blocks again. For a command without arguments, this path takes no lock,
-//! allocates nothing and makes no other system call.
+//! The kernel keeps a new client in the backlog until the [`front`](server::front) accepts it and
+//! counts it ([`admission`](server::admission), [`clients`](transport::clients)). The front, one
+//! thread behind one poll(2), answers what arrives with the [`connection`](transport::connection)
+//! and goes on while the client does. A client that falls silent or has to wait goes into the
+//! bounded [`queue`](server::queue) of the worker [`pool`](server::pool): a worker takes it and
+//! blocks in `recv`, and the client stays there. Both run the same [`session`], with a buffer for
+//! one request on the stack. The connection's [`Codec`](protocol::Codec), such as that of
+//! [`protocol::line`], finds whole requests in the bytes read; [`command`](shared::command) parses
+//! and executes each and knows neither sockets nor the protocol. The replies to all requests of one
+//! read collect in one buffer and leave in one `send`. The thread then records its activity in its
+//! slot of the [`scoreboard`](session::scoreboard) and the results in its shard of the [`metrics`],
+//! and blocks again. For a command without arguments, this path takes no lock, allocates nothing
+//! and makes no other system call.
 //!
 //! # How a load balancer's connection is admitted
 //!
-//! An acceptor passes a connection from a `--proxy-from` network to the
-//! [`proxy_filter`](server::proxy_filter), whose thread polls all connections with an incomplete
-//! PROXY header. When the header ([`protocol::proxy`]) is whole, the client is admitted as any
-//! other, with its own address. The bytes after the header stay unread in the socket.
+//! The front passes a connection from a `--proxy-from` network to the
+//! [`proxy_filter`](server::proxy_filter), and polls all connections with an incomplete PROXY
+//! header. When the header ([`protocol::proxy`]) is whole, the client is admitted as any other,
+//! with its own address. The bytes after the header stay unread in the socket.
 //!
 //! # How a scrape is answered
 //!
-//! The [`admin`] HTTP server uses one thread for all its clients, and neither acceptors nor
+//! The [`admin`] HTTP server uses one thread for all its clients, and neither the front nor
 //! workers. It polls their sockets, finds whole requests ([`protocol::http`]), and answers them
 //! from the [`metrics`] and from [`health`](server::health), whose checks have a thread of their
 //! own.
@@ -56,7 +58,7 @@
 //!
 //! A server alone answers with its own count ([`clients`](transport::clients)); in a [`cluster`],
 //! the census adds the other servers. Over Redis, another thread keeps the last counts of the
-//! others. Over etcd, the worker waits for a poll: a thread reads the members from etcd, asks the
+//! others. Over etcd, a worker waits for a poll: a thread reads the members from etcd, asks the
 //! [`admin`] servers of all, and gives the sum, or the reason for its absence, to all waiting
 //! workers.
 //!
@@ -75,28 +77,28 @@
 //! no replies, for too long, or when another client waits for a worker, the reaper marks the
 //! worker's slot and interrupts its thread by a signal with an empty handler
 //! ([`sys`](shared::sys)). The blocked call fails with `EINTR`, and the worker sees the close
-//! request. Any activity of the client in between makes the request void. After the last reply,
-//! [`lingering_close`](transport::lingering_close) takes the socket, so that the reply arrives.
+//! request. Any activity of the client in between makes the request void. After the last reply, the
+//! front keeps the socket for a [`lingering_close`](transport::lingering_close), so that the reply
+//! arrives.
 //!
 //! # Graceful shutdown: SIGTERM
 //!
 //! [`signals`] passes the signal to [`daemon`]. With `--drain-notice`, `/readyz` first announces
-//! the drain for a while. Then the acceptors end, and the listeners close. The scoreboard's phase
-//! becomes `Drain`, and the reaper interrupts all blocked workers. Each worker reads what has
-//! arrived by then, answers it, closes its client and takes the next from the queue; when the queue
-//! is empty, the workers end. At the deadline the phase becomes `Abort`. A second signal ends the
-//! process at once.
+//! the drain for a while. Then the front passes its clients to the workers, and the listeners
+//! close. The scoreboard's phase becomes `Drain`, and the reaper interrupts all blocked workers.
+//! Each worker reads what has arrived by then, answers it, closes its client and takes the next
+//! from the queue; when the queue is empty, the workers end. At the deadline the phase becomes
+//! `Abort`. A second signal ends the process at once.
 //!
 //! # Hot restart: SIGUSR2
 //!
 //! [`daemon`] runs a preflight of the new program ([`upgrade`](handover::upgrade)). Then the
-//! [`admin`] server answers its connected clients and ends, the acceptors end, the phase becomes
-//! `Detach`, no more permits are given, and the workers release their connections, open and with
-//! unread input, to the [`server`]. [`state`](handover::state) encodes them together with the
-//! listening sockets and the lingering ones. The new program, executed in the same process, starts
-//! from this state: the [`interim`](server::interim) server serves everything but computing
-//! commands until all workers run. If the new program can't be executed after all, this one
-//! continues in the same way.
+//! [`admin`] server answers its connected clients and ends, the front passes its clients on, the
+//! phase becomes `Detach`, no more permits are given, and the workers release their connections,
+//! open and with unread input, to the [`server`]. [`state`](handover::state) encodes them together
+//! with the listening sockets and the lingering ones. The new program, executed in the same
+//! process, starts from this state: its front serves everything but commands that wait until all
+//! workers run. If the new program can't be executed after all, this one continues in the same way.
 //!
 //! At SIGTERM, systemd may keep descriptors: [`notify`](systemd::notify) stores one to probe this.
 //! If systemd keeps it, the phase is `DrainThenDetach`: the workers answer what has arrived and

@@ -2,6 +2,7 @@
 //! modules see only these events.
 
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -11,7 +12,7 @@ use signal_hook::iterator::{self, Handle};
 use signal_hook::low_level::{emulate_default_handler, exit, signal_name};
 
 use crate::error::Error;
-use crate::thread::{self, Thread};
+use crate::thread;
 use shared::sys;
 
 /// Signals that are received.
@@ -69,7 +70,7 @@ pub struct Signals {
     sender: Sender<SignalEvent>,
     /// When the first stop signal came.
     stopping: Arc<OnceLock<Instant>>,
-    listening: Option<(Handle, Thread)>,
+    listening: Option<(Handle, JoinHandle<()>)>,
 }
 
 impl Signals {
@@ -108,7 +109,7 @@ impl Signals {
     pub fn pause(&mut self) {
         if let Some((handle, thread)) = self.listening.take() {
             handle.close();
-            thread.join();
+            let _ = thread.join();
         }
     }
 

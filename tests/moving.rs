@@ -181,7 +181,8 @@ const HOLD: CommandSet = &[CommandSpec {
     parameters: &[],
     result: ValueType::Text,
     summary: "waits to be told to go on",
-    class: CommandClass::Query,
+    // Not the front's business: what asks only must not wait.
+    class: CommandClass::Compute,
     execute: |context, _| {
         COUNT.get_or_init(|| context.clients.clone());
         HELD.fetch_add(1, Ordering::SeqCst);

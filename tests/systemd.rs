@@ -438,7 +438,7 @@ const STUCK: CommandSet = &[CommandSpec {
     parameters: &[],
     result: ValueType::Text,
     summary: "waits to be told to go on",
-    class: CommandClass::Query,
+    class: CommandClass::Compute,
     execute: |_, _| {
         HELD.fetch_add(1, Ordering::SeqCst);
         wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));

@@ -41,6 +41,7 @@ mod client;
 mod clusters;
 mod etcd;
 mod failures;
+mod front;
 mod full;
 mod handover;
 mod haproxy;

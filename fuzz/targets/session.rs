@@ -37,7 +37,7 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| Service {
         reaper_waker: ReaperWaker::new().0,
         incidents: Arc::default(),
         metrics: Arc::default(),
-        linger: LingeringClose::start(0).expect("a thread").0,
+        linger: LingeringClose::default(),
     },
     released: crossbeam_channel::unbounded().0,
     idle_timeout: Duration::ZERO,

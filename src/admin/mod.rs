@@ -11,9 +11,9 @@ mod event_loop;
 mod handlers;
 mod http_conn;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::log_throttle::Incident;
 use crate::server::health::Health;
 use crate::server::listener::Listener;
-use crate::thread::{self, Thread};
+use crate::thread;
 use crate::waker::Waker;
 
 /// Time after which a health check reports a thread that has not moved.
@@ -41,8 +41,8 @@ struct Running {
     /// Dropped to stop the thread.
     stop: Sender<()>,
     wake: Arc<Waker>,
-    thread: Thread,
-    health: Thread,
+    thread: JoinHandle<()>,
+    health: JoinHandle<()>,
 }
 
 impl AdminServer {
@@ -58,14 +58,6 @@ impl AdminServer {
                 listeners,
                 running: None,
             });
-        }
-        let system = |action| move |source: io::Error| Error::System { action, source };
-        for listener in &listeners {
-            // A connection may be reset between poll(2) and accept(2), which must not block then.
-            let socket = &listener.socket;
-            socket
-                .set_nonblocking(true)
-                .map_err(system("prepare a socket for HTTP"))?;
         }
         let wake = Arc::new(Waker::new()?);
         let (stop, stopped) = crossbeam_channel::bounded(0);
@@ -118,9 +110,10 @@ impl AdminServer {
         if let Some(running) = self.running.take() {
             drop(running.stop);
             running.wake.wake();
-            running.thread.join();
+            // The panic hook has logged a panic.
+            let _ = running.thread.join();
             // The event loop, which requested checks, has ended.
-            running.health.join();
+            let _ = running.health.join();
         }
     }
 }

@@ -68,6 +68,10 @@ impl shared::command::Census for Census {
             Census::Consistent(service) => service.clients(asked),
         }
     }
+
+    fn waits(&self) -> bool {
+        matches!(self, Census::Consistent(_))
+    }
 }
 
 /// Identity of a server in its cluster.

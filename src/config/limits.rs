@@ -238,16 +238,16 @@ fn descriptor_limit() -> u64 {
 }
 
 /// Shares out descriptors for `clients` clients, of which `here` are open already. Fails if there
-/// are too few. Each of the `acceptors` opens one descriptor when it begins to wait for a client.
+/// are too few. Others need `reserved`.
 pub fn share_descriptors(
     clients: usize,
     here: usize,
-    acceptors: usize,
+    reserved: usize,
 ) -> Result<Descriptors, Error> {
     let limit = descriptor_limit();
     // Reading the directory opens one more. Without /proc, assume this number.
     let taken = fs::read_dir("/proc/self/fd").map_or(SPARE_DESCRIPTORS, |open| open.count() - 1);
-    match share(limit, (taken + acceptors).saturating_sub(here), clients) {
+    match share(limit, (taken + reserved).saturating_sub(here), clients) {
         // Open clients keep their descriptors, even if the limit is lower now.
         Ok(shared) => Ok(Descriptors {
             clients: shared.clients.max(here.min(clients)),

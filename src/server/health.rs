@@ -1,4 +1,4 @@
-//! Health check: tests that acceptors, workers and the reaper respond.
+//! Health check: tests that the front, the workers and the reaper respond.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-use crate::server::acceptor::{Acceptor, Admission};
+use crate::server::admission::Admission;
+use crate::server::front::{Front, Pulse};
 use crate::server::queue::{Job, Jobs};
 use crate::session::scoreboard::{Activity, Scoreboard, WorkerSlot};
-use crate::thread::Wake;
 use crate::transport::connection::Connection;
 use shared::sync::{self, ignore_poison};
 
@@ -23,6 +23,8 @@ pub struct Load {
     pub clients: usize,
     /// Largest number of clients that are served at the same time.
     pub workers: usize,
+    /// Number of clients that the front serves.
+    pub front: usize,
     /// Number of clients in the queue.
     pub waiting: usize,
     /// Capacity of the queue.
@@ -41,8 +43,7 @@ pub struct Health {
     /// Dropped when the server drains.
     admission: Weak<Admission>,
     clients: Arc<sync::atomic::AtomicUsize>,
-    /// Each acceptor's waker and the number of its loop iterations.
-    acceptors: Vec<(Wake, Arc<AtomicU64>)>,
+    front: Arc<Pulse>,
     scoreboard: Arc<Scoreboard>,
     waiting: Jobs<Connection>,
     /// Capacity of the queue.
@@ -55,21 +56,18 @@ pub struct Health {
 }
 
 impl Health {
-    /// Creates a check of these acceptors and of the workers of this scoreboard.
+    /// Creates a check of the front and of the workers of this scoreboard.
     pub fn new(
         admission: &Arc<Admission>,
-        acceptors: &[Acceptor],
+        front: &Front,
         scoreboard: Arc<Scoreboard>,
         waiting: Jobs<Connection>,
         queue: usize,
     ) -> Self {
-        let acceptors = acceptors.iter();
         Health {
             admission: Arc::downgrade(admission),
             clients: admission.clients.count(),
-            acceptors: acceptors
-                .map(|acceptor| (acceptor.thread.wake(), acceptor.rounds.clone()))
-                .collect(),
+            front: front.pulse.clone(),
             scoreboard,
             waiting,
             queue,
@@ -88,12 +86,13 @@ impl Health {
         Load {
             clients: self.clients(),
             workers: self.scoreboard.slots().len(),
+            front: self.front.clients.load(Ordering::Relaxed),
             waiting: self.waiting.to_serve(),
             queue: self.queue,
         }
     }
 
-    /// Tests that each acceptor completes an iteration, a free worker takes a job, a busy one
+    /// Tests that the front completes a round, a free worker takes a job, a busy one
     /// responds to an interrupt, and the reaper to its waker. Returns which of them has not
     /// responded within `patience`. A draining server is healthy.
     pub fn check(&self, patience: Duration) -> Result<(), &'static str> {
@@ -112,16 +111,13 @@ impl Health {
         };
 
         admission.shared.reaper_waker.wake();
-        for (wake, rounds) in &self.acceptors {
-            let before = rounds.load(Ordering::Relaxed);
-            in_time(
-                &mut || {
-                    wake.interrupt();
-                    rounds.load(Ordering::Relaxed) != before
-                },
-                "nobody accepts clients",
-            )?;
-        }
+        let Pulse { waker, rounds, .. } = &*self.front;
+        let before = rounds.load(Ordering::Relaxed);
+        waker.wake();
+        in_time(
+            &mut || rounds.load(Ordering::Relaxed) != before,
+            "nobody accepts clients",
+        )?;
         let slots = self.scoreboard.slots();
         let is_free = |slot: &&WorkerSlot| slot.state().activity() == Activity::Vacant;
         let free = slots.iter().filter(is_free).count();

@@ -1,8 +1,8 @@
 //! One server in this process: start, then graceful shutdown (drain) or handover of its clients.
 
-pub mod acceptor;
+pub mod admission;
+pub mod front;
 pub mod health;
-pub mod interim;
 pub mod listener;
 pub mod pool;
 pub mod proxy_filter;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use log::{error, info, warn};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -28,10 +28,10 @@ use crate::handover::InheritedState;
 use crate::handover::state;
 use crate::log_throttle::Incidents;
 use crate::metrics::Metrics;
-use crate::protocol::{Goodbye, Protocols};
-use crate::server::acceptor::{Acceptor, Admission};
+use crate::protocol::{Goodbye, Protocol, Protocols};
+use crate::server::admission::Admission;
+use crate::server::front::Front;
 use crate::server::health::Health;
-use crate::server::interim::InterimServer;
 use crate::server::listener::Listener;
 use crate::server::proxy_filter::{PendingConn, ProxyFilter};
 use crate::server::queue::Jobs;
@@ -41,7 +41,8 @@ use crate::session::{Service, Shared};
 use crate::systemd::notify::{self, Stored};
 use crate::transport::clients::{Clients, MAX_UNCOUNTED};
 use crate::transport::connection::Connection;
-use crate::transport::lingering_close::LingeringClose;
+use crate::transport::lingering_close::LingeringSockets;
+use crate::waker::Waker;
 use shared::clock::{Millis, milliseconds};
 use shared::command::{CommandSet, ComputeLimiter, Context};
 use shared::sys;
@@ -94,20 +95,14 @@ pub struct Server {
     /// The waiting clients, to count them.
     waiting: Jobs<Connection>,
     admission: Arc<Admission>,
-    acceptors: Vec<Acceptor>,
-    /// Set if PROXY headers are expected, until the server stops accepting.
-    proxy_filter: Option<Arc<ProxyFilter>>,
+    front: Front,
     listeners: Vec<Arc<Listener>>,
-    /// Serves all clients until the workers begin.
-    interim: Option<InterimServer>,
     /// Disconnects when all workers have ended.
     workers: Receiver<()>,
     /// Connections that the workers have released; see [`Server::release`].
     released: Receiver<Connection>,
     scoreboard: Arc<Scoreboard>,
     limiter: ComputeLimiter,
-    /// Disconnects when no socket lingers any more.
-    lingering: Receiver<()>,
     id: Uuid,
     cluster: Cluster,
 }
@@ -124,11 +119,12 @@ impl Server {
             none if none.is_empty() => listen(options)?.into_iter().map(Arc::new).collect(),
             listeners => listeners,
         };
+        let waker = Arc::new(Waker::new()?);
         let here = inherited.clients.len() + inherited.lingering.len();
         let capacity = Capacity::new(options, here, listeners.len() + setup.reserved)?;
         let mut cluster = Cluster::new(setup.cluster.clone(), setup.id, inherited.census)?;
         let (reaper_waker, wakes) = ReaperWaker::new();
-        let (linger, lingering) = LingeringClose::start(capacity.lingering)?;
+        let (linger, lingering) = LingeringSockets::new(capacity.lingering, waker.clone());
         let shared = Shared {
             scoreboard: Arc::new(Scoreboard::new(capacity.workers)),
             reaper_waker,
@@ -172,20 +168,27 @@ impl Server {
         setup
             .metrics
             .resume(inherited.accepted, inherited.handovers);
-        let proxy_filter = start_proxy_filter(options, capacity.pending, &admission)?;
-        let clients = known_protocols(inherited.clients, setup.protocols);
-        let clients = admission.resume(filter_inherited(clients, proxy_filter.as_deref()));
+        let proxy_filter = ProxyFilter::new(options.proxy_from.clone(), capacity.pending);
+        let (pending, clients) = split_inherited(inherited.clients, setup.protocols, &proxy_filter);
+        let clients = admission.resume(clients);
         for socket in inherited.lingering {
             shared.linger.resume(socket);
         }
         cluster.join(count)?;
-        let interim = InterimServer::start(&service, clients, queue, jobs.clone())?;
+        let (failed, failures) = crossbeam_channel::unbounded();
+        let service = Arc::new(service);
+        let accepting = front::Setup {
+            listeners: with_protocols(&listeners, setup.protocols),
+            admission: admission.clone(),
+            service: service.clone(),
+            proxy_filter,
+            failed,
+        };
+        let front = Front::start(accepting, waker, lingering, clients, pending)?;
         if let Some(started) = inherited.started {
             setup.metrics.handed_over(Millis::now().since(started));
         }
-        let (failed, failures) = crossbeam_channel::unbounded();
-        let acceptors = start_acceptors(&listeners, &admission, &proxy_filter, &failed)?;
-        let workers = start_workers(service, &jobs, &interim)?;
+        let workers = start_workers(service, &jobs, &front)?;
         Ok(Server {
             failures,
             metrics: setup.metrics.clone(),
@@ -193,26 +196,21 @@ impl Server {
             queue: capacity.queue,
             waiting: jobs,
             admission,
-            acceptors,
-            proxy_filter,
+            front,
             listeners,
-            interim: Some(interim),
             workers,
             released,
             scoreboard: shared.scoreboard,
             limiter,
-            lingering,
             id: setup.id,
             cluster,
         })
     }
 
-    /// Hands the clients from the interim server to the workers. Call it after the admin server
-    /// runs; otherwise two servers could deadlock, each waiting for the other's count.
-    pub fn begin(&mut self) {
-        if let Some(interim) = self.interim.take() {
-            interim.end();
-        }
+    /// Lets the workers begin. Call it after the admin server runs; otherwise two servers could
+    /// deadlock, each waiting for the other's count.
+    pub fn begin(&self) {
+        self.front.begin();
     }
 
     /// Returns the number of connected clients.
@@ -224,7 +222,7 @@ impl Server {
     pub fn health(&self) -> Health {
         Health::new(
             &self.admission,
-            &self.acceptors,
+            &self.front,
             self.scoreboard.clone(),
             self.waiting.clone(),
             self.queue,
@@ -267,7 +265,7 @@ impl Server {
         );
     }
 
-    /// Tells the acceptors to stop; each notices on its next round.
+    /// Tells the front to accept no more.
     pub fn stop_accepting(&self) {
         self.admission.closed.store(true, Ordering::Relaxed);
     }
@@ -311,7 +309,7 @@ impl Server {
     fn drain(mut self, deadline: Instant) {
         // Connections whose PROXY header is on its way get `LEAST_DRAIN`. The others are closed:
         // their clients are still unknown.
-        drop(self.end_acceptors(LEAST_DRAIN));
+        drop(self.end_front(LEAST_DRAIN));
         // The kernel refuses new connections from now on, unless others hold the sockets too.
         self.listeners.clear();
         let clients = self.admission.clients.clone();
@@ -328,7 +326,7 @@ impl Server {
             reaper_waker.wake();
             pool::wait_for(&self.workers, Instant::now() + LAST_GRACE);
         }
-        pool::wait_for(&self.lingering, deadline);
+        pool::wait_for(&self.front.ended, deadline);
         incidents.resolve(true);
         self.cluster.leave();
         if cut_off > 0 {
@@ -382,7 +380,7 @@ impl Server {
         }
         drop(self.admission);
         pool::wait_for(&self.workers, deadline);
-        pool::wait_for(&self.lingering, deadline);
+        pool::wait_for(&self.front.ended, deadline);
         self.cluster.leave();
         if let cut_off @ 1.. = inherited.clients.len() {
             warn!(clients = cut_off; "cut off: these clients were not done by the deadline");
@@ -395,7 +393,7 @@ impl Server {
     pub fn hand_over(&mut self, phase: Phase) -> InheritedState {
         let started = Millis::now();
         // Connections whose PROXY header is incomplete go to the next process as they are.
-        let pending = self.end_acceptors(Duration::ZERO);
+        let pending = self.end_front(Duration::ZERO);
         self.cluster.fail_fast();
         self.release(phase);
         let connections = self.collect();
@@ -422,7 +420,7 @@ impl Server {
             }
         }
         // After the goodbyes, which these sockets wait for.
-        let lingering = self.admission.shared.linger.take_all();
+        let lingering = self.front.take_lingering();
         InheritedState {
             listeners: self.listeners.clone(),
             http: Vec::new(),
@@ -440,7 +438,7 @@ impl Server {
     /// Stops accepting, and makes the workers release all connections, open, as `phase` says.
     /// Returns the receiver of these connections.
     pub fn release(&mut self, phase: Phase) -> Receiver<Connection> {
-        self.end_acceptors(Duration::ZERO);
+        self.end_front(Duration::ZERO);
         self.scoreboard.set_phase(phase);
         if phase == Phase::Detach {
             self.limiter.close();
@@ -476,16 +474,11 @@ impl Server {
         pool::wait_for(&self.workers, Instant::now() + LONGEST_RELEASE);
     }
 
-    /// Ends the acceptors, and the PROXY filter after `patience`. Returns the connections whose
-    /// PROXY header has not arrived.
-    fn end_acceptors(&mut self, patience: Duration) -> Vec<PendingConn> {
+    /// Stops accepting, and passes the clients of the front to the workers. Returns the connections
+    /// whose PROXY header has not arrived after `patience`.
+    fn end_front(&self, patience: Duration) -> Vec<PendingConn> {
         self.stop_accepting();
-        for acceptor in self.acceptors.drain(..) {
-            acceptor.thread.join();
-        }
-        // The acceptors held the other clones.
-        let proxy_filter = self.proxy_filter.take().and_then(Arc::into_inner);
-        proxy_filter.map_or(Vec::new(), |proxy_filter| proxy_filter.end(patience))
+        self.front.stop(patience)
     }
 }
 
@@ -503,37 +496,6 @@ fn sends(client: &mut state::ConnectionState, stream: &TcpStream) -> bool {
         }
         Err(error) => matches!(error, Errno::AGAIN | Errno::INTR),
     }
-}
-
-/// Passes inherited connections whose PROXY header is incomplete to `proxy_filter`, and returns the
-/// others. A connection from a network that is no longer trusted becomes an ordinary client, and
-/// its header a bad request.
-fn filter_inherited(
-    clients: Vec<PendingConn>,
-    proxy_filter: Option<&ProxyFilter>,
-) -> Vec<PendingConn> {
-    let awaits_proxy_header = |(client, stream): PendingConn| match proxy_filter {
-        Some(proxy_filter)
-            if client.awaits_proxy_header && proxy_filter.trusts(client.peer.ip()) =>
-        {
-            proxy_filter.resume((client, stream));
-            None
-        }
-        _ => {
-            let awaits_proxy_header = false;
-            Some((
-                state::ConnectionState {
-                    awaits_proxy_header,
-                    ..client
-                },
-                stream,
-            ))
-        }
-    };
-    clients
-        .into_iter()
-        .filter_map(awaits_proxy_header)
-        .collect()
 }
 
 /// Returns the addresses, separated by commas.
@@ -565,81 +527,59 @@ fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
     }
 }
 
-/// Starts the PROXY filter, if connections from some networks must begin with a header.
-fn start_proxy_filter(
-    options: &Options,
-    max_pending: usize,
-    admission: &Arc<Admission>,
-) -> Result<Option<Arc<ProxyFilter>>, Error> {
-    if max_pending == 0 {
-        return Ok(None);
-    }
-    let (trusted, admission) = (options.proxy_from.clone(), admission.clone());
-    let on_filtered = move |pending, result| admission.on_filtered(pending, result);
-    let proxy_filter = ProxyFilter::start(trusted, max_pending, on_filtered)?;
-    Ok(Some(Arc::new(proxy_filter)))
-}
-
-/// Starts an accept loop for each listener. A listener that fails for good is reported to `failed`.
-fn start_acceptors(
+/// Returns each listener with its protocol. A listener of an unknown one is not served.
+fn with_protocols(
     listeners: &[Arc<Listener>],
-    admission: &Arc<Admission>,
-    proxy_filter: &Option<Arc<ProxyFilter>>,
-    failed: &Sender<Error>,
-) -> Result<Vec<Acceptor>, Error> {
-    let mut acceptors = Vec::new();
-    for listener in listeners {
-        let Some(protocol) = admission.protocols.find(&listener.scheme) else {
+    protocols: Protocols,
+) -> Vec<(Arc<Listener>, &'static dyn Protocol)> {
+    let with_protocol = |listener: &Arc<Listener>| {
+        let protocol = protocols.find(&listener.scheme);
+        if protocol.is_none() {
             error!(address:% = listener.address, scheme:% = listener.scheme; "not listening there: this program does not speak this protocol");
-            continue;
-        };
-        let failed = failed.clone();
-        let fail = move |error| {
-            // It fails only if the daemon is ending anyway.
-            let _ = failed.send(error);
-        };
-        let (admission, proxy_filter) = (admission.clone(), proxy_filter.clone());
-        let listener = listener.clone();
-        acceptors.push(acceptor::start(
-            admission,
-            listener,
-            protocol,
-            proxy_filter,
-            fail,
-        )?);
-    }
-    Ok(acceptors)
+        }
+        Some((listener.clone(), protocol?))
+    };
+    listeners.iter().filter_map(with_protocol).collect()
 }
 
-/// Starts the workers, which wait for the end of the interim server.
+/// Starts the workers, which wait until the front lets them begin.
 fn start_workers(
-    service: Service,
+    service: Arc<Service>,
     jobs: &Jobs<Connection>,
-    interim: &InterimServer,
+    front: &Front,
 ) -> Result<Receiver<()>, Error> {
     let scoreboard = service.shared.scoreboard.clone();
-    let barrier = interim.barrier();
-    let service = Arc::new(service);
+    let barrier = front.barrier.clone();
     let ending = service.clone();
     pool::start(
         jobs,
         &scoreboard,
-        move || barrier.wait(),
+        move || {
+            barrier.wait();
+        },
         move |connection: &mut Connection, slot| service.serve(connection, slot),
         move |connection, ended| ending.end(connection, ended),
     )
 }
 
-/// Returns the clients whose protocol is one of `protocols`, and closes the others.
-fn known_protocols(mut clients: Vec<PendingConn>, protocols: Protocols) -> Vec<PendingConn> {
-    clients.retain(|(client, _)| {
+/// Splits inherited connections: first those that still await a PROXY header. A connection from a
+/// network that is no longer trusted becomes an ordinary client, and its header a bad request. One
+/// whose protocol is not among `protocols`, of a program that spoke more of them, is closed.
+fn split_inherited(
+    mut clients: Vec<PendingConn>,
+    protocols: Protocols,
+    proxy_filter: &ProxyFilter,
+) -> (Vec<PendingConn>, Vec<PendingConn>) {
+    clients.retain_mut(|(client, _)| {
+        client.awaits_proxy_header &= proxy_filter.trusts(client.peer.ip());
         let is_known = protocols.find(&client.protocol).is_some();
         if !is_known {
             error!(connection = client.number, scheme:% = client.protocol; "closed: this program does not speak its protocol");
         }
         is_known
     });
-    clients
+    let awaits = |(client, _): &PendingConn| client.awaits_proxy_header;
+    clients.into_iter().partition(awaits)
 }
 
 /// Numbers of clients that are served, clients that may wait, connections whose PROXY header may be

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::log_throttle::Incidents;
 use crate::server::queue::Jobs;
 use crate::session::scoreboard::{Activity, Phase, Scoreboard, State};
-use crate::thread::{self, Thread};
+use crate::thread;
 use shared::clock::Millis;
 use shared::sync::channel::{Receiver, RecvTimeoutError};
 use shared::sync::sleep;
@@ -45,8 +45,8 @@ pub struct Reaper<T> {
 impl<T: Send + 'static> Reaper<T> {
     /// Starts the thread. It ends when all clones of the
     /// [`ReaperWaker`](crate::session::scoreboard::ReaperWaker) are dropped.
-    pub fn start(self, wakes: Receiver<()>) -> Result<Thread, Error> {
-        thread::spawn("reaper", move || self.run(&wakes))
+    pub fn start(self, wakes: Receiver<()>) -> Result<(), Error> {
+        thread::spawn("reaper", move || self.run(&wakes)).map(drop)
     }
 
     /// Runs the thread's loop.

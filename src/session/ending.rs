@@ -1,6 +1,5 @@
 //! End of a session: metrics, the last reply, and how the socket is closed.
 
-use std::net::TcpStream;
 use std::time::Duration;
 
 use log::{Level, debug, log_enabled};
@@ -8,11 +7,9 @@ use rustix::io::Errno;
 
 use super::{CloseReason, Service};
 use crate::metrics::Closed;
-use crate::protocol::{Goodbye, Protocol};
-use crate::transport::connection::{Connection, send_last_line};
-use crate::transport::lingering_close::LingeringClose;
+use crate::protocol::Goodbye;
+use crate::transport::connection::Connection;
 use shared::clock::Millis;
-use shared::command::CommandError;
 
 impl Service {
     /// Closes or releases a connection after its session; `ended` is `None` after a panic.
@@ -56,7 +53,7 @@ impl Service {
                     self.shared.linger.push(socket);
                 }
             }
-            Some(CloseReason::Released) => {
+            Some(CloseReason::Released | CloseReason::Deferred) => {
                 // Without a receiver, the connection is closed.
                 let _ = self.released.send(connection);
             }
@@ -75,7 +72,7 @@ impl Service {
             Some(CloseReason::Broken(Errno::CONNRESET | Errno::PIPE)) => Closed::Reset,
             Some(CloseReason::Broken(_)) => Closed::Failed,
             Some(CloseReason::Finished { .. }) => Closed::Drained,
-            Some(CloseReason::Released) => Closed::HandedOver,
+            Some(CloseReason::Released | CloseReason::Deferred) => Closed::HandedOver,
             None => Closed::Panicked,
         }
     }
@@ -98,17 +95,4 @@ impl Service {
     fn say_goodbye(&self, connection: Connection, why: Goodbye) {
         self.shared.linger.push(connection.say_goodbye(why));
     }
-}
-
-/// Tells a client of `protocol` why it is not admitted, and starts a lingering close, without
-/// waiting.
-pub fn reject(
-    stream: TcpStream,
-    protocol: &dyn Protocol,
-    error: &CommandError<'_>,
-    linger: &LingeringClose,
-) {
-    let mut reply = Vec::new();
-    protocol.reject(error, &mut reply);
-    linger.push(send_last_line(stream, &reply));
 }

@@ -13,7 +13,6 @@ use crossbeam_channel::Sender;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-pub use self::ending::reject;
 use self::read_buffer::ReadBuffer;
 use crate::log_throttle::Incidents;
 use crate::metrics::{Metrics, Shard};
@@ -28,10 +27,13 @@ use shared::command::{BatchCounters, Context};
 /// Maximum capacity of the reply buffer between two reads; a larger buffer is freed.
 const REPLIES_KEPT: usize = 8 * 1024;
 
+/// Number of reads from a client before the others have their turn, where one thread serves many.
+const READS_PER_TURN: u32 = 16;
+
 /// A client whose last request is younger than this is probably still sending.
 const RECENTLY: Duration = Duration::from_secs(1);
 
-/// What the threads of one server share: acceptors, workers and all that watch them.
+/// What the threads of one server share: front, workers and all that watch them.
 #[derive(Clone)]
 pub struct Shared {
     /// Slots and phase of the workers.
@@ -82,6 +84,8 @@ pub enum CloseReason {
     },
     /// The connection continues in another thread or process.
     Released,
+    /// The same, and the next request in the buffer has to wait for something.
+    Deferred,
 }
 
 /// One session: a connection and the worker that serves it.
@@ -105,6 +109,8 @@ struct Received {
     bytes: usize,
     /// Whether the client sends no more.
     is_last: bool,
+    /// Whether more may have arrived than was read.
+    may_be_more: bool,
     phase: Phase,
 }
 
@@ -133,7 +139,7 @@ impl Service {
             Ok(()) => session.run(),
             Err(reason) => reason,
         };
-        if matches!(reason, CloseReason::Released) {
+        if matches!(reason, CloseReason::Released | CloseReason::Deferred) {
             session.store_unanswered();
         }
         reason
@@ -152,8 +158,10 @@ impl<T: Transport> Session<'_, T> {
             None => self.slot.set(Activity::Reading),
             Some(active) => {
                 self.slot.set_since(Activity::Reading, active);
-                // The reaper does not expect this session's time limit to be so close.
-                self.service.shared.reaper_waker.wake();
+                if self.service.shared.scoreboard.phase() != Phase::ServeReady {
+                    // The reaper does not expect this session's time limit to be so close.
+                    self.service.shared.reaper_waker.wake();
+                }
             }
         }
         if !self.connection.client.replies.is_empty() {
@@ -169,6 +177,7 @@ impl<T: Transport> Session<'_, T> {
     /// Reads and answers until the session ends.
     #[inline]
     fn run(&mut self) -> CloseReason {
+        let mut reads = 0;
         loop {
             let received = match self.receive() {
                 Ok(Some(received)) => received,
@@ -177,6 +186,12 @@ impl<T: Transport> Session<'_, T> {
             };
             if let Err(reason) = self.answer(&received) {
                 return reason;
+            }
+            if received.phase == Phase::ServeReady {
+                reads += 1;
+                if !received.may_be_more || reads == READS_PER_TURN {
+                    return self.release();
+                }
             }
             if let Some(unread) = &mut self.unread_at_drain {
                 if *unread == 0 {
@@ -202,7 +217,8 @@ impl<T: Transport> Session<'_, T> {
         let flags = match phase {
             Phase::Serve if close_requested => RecvFlags::DONTWAIT,
             Phase::Serve => RecvFlags::empty(),
-            Phase::Drain | Phase::DrainThenDetach | Phase::ServeRound => {
+            Phase::ServeReady => RecvFlags::DONTWAIT,
+            Phase::Drain | Phase::DrainThenDetach => {
                 let connection = &*self.connection;
                 self.unread_at_drain
                     .get_or_insert_with(|| connection.unread());
@@ -230,6 +246,7 @@ impl<T: Transport> Session<'_, T> {
         Ok(Some(Received {
             bytes,
             is_last: bytes == 0 && !resumed,
+            may_be_more: resumed || self.buffer.room().is_empty(),
             phase,
         }))
     }
@@ -265,7 +282,7 @@ impl<T: Transport> Session<'_, T> {
             Next::More => None,
             Next::Close => Some(CloseReason::ByCommand),
             Next::CloseBroken => Some(CloseReason::ProtocolError),
-            Next::Defer => Some(CloseReason::Released),
+            Next::Defer => Some(CloseReason::Deferred),
         };
         if self.connection.client.replies.is_empty() {
             self.shard.answered(&counters, begun, received.bytes, 0);
@@ -291,8 +308,12 @@ impl<T: Transport> Session<'_, T> {
         match reason {
             None if self.buffer.room().is_empty() => Err(full_buffer()),
             None => Ok(()),
-            Some(CloseReason::Released) => Err(self.release()),
-            Some(reason) => Err(reason),
+            Some(reason) => {
+                if matches!(reason, CloseReason::Deferred) {
+                    self.release();
+                }
+                Err(reason)
+            }
         }
     }
 
@@ -322,7 +343,7 @@ impl<T: Transport> Session<'_, T> {
             match self.phase() {
                 _ if self.slot.state().close_requested() => return Err(CloseReason::Aborted),
                 Phase::Abort => return Err(CloseReason::Aborted),
-                Phase::Detach | Phase::DrainThenDetach | Phase::ServeRound => {
+                Phase::Detach | Phase::DrainThenDetach | Phase::ServeReady => {
                     self.connection.client.replies.drain(..written);
                     return Err(CloseReason::Released);
                 }
@@ -358,7 +379,7 @@ impl<T: Transport> Session<'_, T> {
     #[cold]
     fn finish(&mut self, phase: Phase) -> CloseReason {
         match phase {
-            Phase::DrainThenDetach | Phase::ServeRound => self.release(),
+            Phase::DrainThenDetach | Phase::ServeReady => self.release(),
             _ => CloseReason::Finished {
                 recently: Millis::now().since(self.slot.state().since()) < RECENTLY,
             },
@@ -430,7 +451,7 @@ mod tests {
                 reaper_waker,
                 incidents: Arc::default(),
                 metrics: Arc::default(),
-                linger: LingeringClose::start(1).unwrap().0,
+                linger: LingeringClose::default(),
             },
             context: Context::new(clients.count(), uuid::Uuid::new_v4(), &[server::SET]),
             released: crossbeam_channel::unbounded().0,

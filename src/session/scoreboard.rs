@@ -24,8 +24,8 @@ pub enum Phase {
     Detach,
     /// Answer what has arrived, then release the connections.
     DrainThenDetach,
-    /// Answer what has arrived, then give the connections back, within this process.
-    ServeRound,
+    /// Answer what has arrived, then give the connections back, to the front.
+    ServeReady,
     /// Abort the connections, even within a reply.
     Abort,
 }
@@ -195,7 +195,7 @@ impl Scoreboard {
             1 => Phase::Drain,
             2 => Phase::Detach,
             3 => Phase::DrainThenDetach,
-            4 => Phase::ServeRound,
+            4 => Phase::ServeReady,
             _ => Phase::Abort,
         }
     }

@@ -34,6 +34,9 @@ use shared::text::without_errno;
 /// Interval of status updates.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Time that the last status has to be sent.
+const LAST_STATUS: Duration = Duration::from_millis(100);
+
 /// Time for which an important message is retried.
 const RETRY_TIME: Duration = Duration::from_secs(5);
 
@@ -159,7 +162,7 @@ fn watchdog() -> Option<Duration> {
 }
 
 /// Sends the periodic notifications, from a thread that ends when this value is dropped.
-pub struct Notifier(Option<(Sender<()>, thread::Thread)>);
+pub struct Notifier(Option<(Sender<()>, Receiver<()>)>);
 
 impl Notifier {
     /// Sends that the server is ready; from then on its number of clients, and the watchdog's
@@ -173,16 +176,21 @@ impl Notifier {
             info!(seconds = time.as_secs_f64(); "the watchdog is on");
         }
         let (stop, stopped) = crossbeam_channel::bounded(0);
-        let thread = thread::spawn("notify", move || run(&health, watchdog, &stopped))?;
-        Ok(Notifier(Some((stop, thread))))
+        let (running, ended) = crossbeam_channel::bounded::<()>(0);
+        thread::spawn("notify", move || {
+            run(&health, watchdog, &stopped);
+            drop(running);
+        })?;
+        Ok(Notifier(Some((stop, ended))))
     }
 }
 
 impl Drop for Notifier {
     fn drop(&mut self) {
-        if let Some((stop, thread)) = self.0.take() {
+        if let Some((stop, ended)) = self.0.take() {
             drop(stop);
-            thread.join();
+            // It may wait for a manager that does not read.
+            let _ = ended.recv_timeout(LAST_STATUS);
         }
     }
 }
@@ -397,10 +405,7 @@ fn send_unless_pending(text: &str, patience: Duration) -> bool {
     }
     let sent = send(text, None, Instant::now() + patience);
     let is_sent = sent.is_ok();
-    // The thread is interrupted when it is to end.
-    if failed_by(&sent) != Some(io::ErrorKind::Interrupted) {
-        log_failure(sent);
-    }
+    log_failure(sent);
     is_sent
 }
 

@@ -3,20 +3,19 @@
 //! If a server closes a socket while the client still sends, the kernel answers with a reset, which
 //! may overtake and destroy data that the client has not read yet (RFC 9112, section 9.6, describes
 //! the same for HTTP). So the server shuts down its sending side, discards what still arrives, and
-//! closes when the client has closed too, or after a second. The thread wakes only while a socket
-//! lingers.
+//! closes when the client has closed too, or after a second. Any thread may push a socket; the
+//! front checks them.
 
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use crate::error::Error;
-use crate::thread;
+use crate::waker::Waker;
 use shared::clock::Millis;
 
 /// Time that a client has to close its side.
@@ -28,102 +27,115 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Maximum number of bytes that one check discards of one socket.
 const DISCARD: usize = 64 * 1024;
 
-/// Handle of the thread that drains half-closed sockets.
-#[derive(Clone)]
-pub struct LingeringClose {
-    sender: Sender<Command>,
-    held: Arc<AtomicUsize>,
-    limit: usize,
-}
-
 /// A socket that lingers, and since when.
 pub type LingeringSocket = (TcpStream, Millis);
 
-/// A message to the thread.
-enum Command {
-    Close(LingeringSocket),
-    TakeAll(Sender<Vec<LingeringSocket>>),
+/// Handle by which a thread leaves sockets to the front.
+#[derive(Clone, Default)]
+pub struct LingeringClose {
+    /// `None` without a front: sockets are closed at once.
+    front: Option<(Sender<LingeringSocket>, Arc<Waker>)>,
+    /// Number of further sockets that there is room for.
+    room: Arc<AtomicUsize>,
 }
 
 impl LingeringClose {
-    /// Starts the thread, for at most `limit` sockets at a time. It ends when the last clone is
-    /// dropped and no socket is left; then the receiver disconnects.
-    pub fn start(limit: usize) -> Result<(Self, Receiver<()>), Error> {
-        let (sender, commands) = crossbeam_channel::unbounded();
-        let (running, ended) = crossbeam_channel::bounded::<()>(0);
-        let held = Arc::new(AtomicUsize::new(0));
-        let counted = held.clone();
-        thread::spawn("linger", move || {
-            run(&commands, &counted);
-            drop(running);
-        })?;
-        let linger = LingeringClose {
-            sender,
-            held,
-            limit,
-        };
-        Ok((linger, ended))
-    }
-
     /// Closes `stream`, whose sending side is shut down, once the client has closed too; or at once
-    /// if `limit` sockets already linger.
+    /// if there is no room.
     pub fn push(&self, stream: TcpStream) {
         self.resume((stream, Millis::now()));
     }
 
     /// Continues the lingering close of a socket.
-    pub fn resume(&self, leaving: LingeringSocket) {
-        if self.held.fetch_add(1, Ordering::Relaxed) < self.limit {
-            // It fails only if the thread is gone, and then the socket is closed at once.
-            let _ = self.sender.send(Command::Close(leaving));
-        } else {
-            self.held.fetch_sub(1, Ordering::Relaxed);
+    pub fn resume(&self, socket: LingeringSocket) {
+        let take = |room: usize| room.checked_sub(1);
+        let has_room = self
+            .room
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        if let (Some((sender, waker)), Ok(_)) = (&self.front, has_room) {
+            // It fails only if the front is gone, and then the socket is closed at once.
+            let _ = sender.send(socket);
+            waker.wake();
         }
-    }
-
-    /// Returns all lingering sockets, to be continued elsewhere.
-    pub fn take_all(&self) -> Vec<LingeringSocket> {
-        let (to, given) = crossbeam_channel::bounded(1);
-        // It fails only if the thread is gone, with all sockets.
-        let _ = self.sender.send(Command::TakeAll(to));
-        given.recv().unwrap_or_default()
     }
 }
 
-fn run(commands: &Receiver<Command>, held: &AtomicUsize) {
-    let mut sockets: Vec<LingeringSocket> = Vec::new();
-    let mut discarded = vec![0; DISCARD];
-    let handle = |command, sockets: &mut Vec<LingeringSocket>| match command {
-        Command::Close(leaving) => sockets.push(leaving),
-        Command::TakeAll(to) => {
-            held.fetch_sub(sockets.len(), Ordering::Relaxed);
-            // The caller of `take_all` waits for it.
-            let _ = to.send(std::mem::take(sockets));
+impl Drop for LingeringClose {
+    fn drop(&mut self) {
+        if let Some((sender, waker)) = self.front.take() {
+            drop(sender);
+            // After the last handle, the front may end.
+            waker.wake();
         }
-    };
-    loop {
-        if sockets.is_empty() {
-            match commands.recv() {
-                Ok(command) => handle(command, &mut sockets),
-                Err(_) => return,
+    }
+}
+
+/// The sockets that linger.
+pub struct LingeringSockets {
+    sockets: Vec<LingeringSocket>,
+    pushed: Receiver<LingeringSocket>,
+    room: Arc<AtomicUsize>,
+    next_check: Millis,
+    discarded: Vec<u8>,
+}
+
+impl LingeringSockets {
+    /// Returns room for `limit` sockets at a time. The handles wake the front by `waker`.
+    pub fn new(limit: usize, waker: Arc<Waker>) -> (LingeringClose, Self) {
+        let (sender, pushed) = crossbeam_channel::unbounded();
+        let room = Arc::new(AtomicUsize::new(limit));
+        let handle = LingeringClose {
+            front: Some((sender, waker)),
+            room: room.clone(),
+        };
+        let sockets = LingeringSockets {
+            sockets: Vec::new(),
+            pushed,
+            room,
+            next_check: Millis(0),
+            discarded: Vec::new(),
+        };
+        (handle, sockets)
+    }
+
+    /// Takes the sockets that were pushed, and checks all when a check is due. Returns whether more
+    /// may come or some are left.
+    pub fn advance(&mut self, now: Millis) -> bool {
+        let may_come = loop {
+            match self.pushed.try_recv() {
+                Ok(socket) => self.sockets.push(socket),
+                Err(error) => break error == TryRecvError::Empty,
             }
-        }
+        };
         // One check per interval: with a flood of sockets, each new one would cause a check of all
         // others.
-        let next = Instant::now() + INTERVAL;
-        loop {
-            match commands.recv_deadline(next) {
-                Ok(command) => handle(command, &mut sockets),
-                Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) => break std::thread::sleep(INTERVAL),
-            }
+        if !self.sockets.is_empty() && now >= self.next_check {
+            self.next_check = now.after(INTERVAL);
+            self.discarded.resize(DISCARD, 0);
+            let before = self.sockets.len();
+            self.sockets.retain(|(socket, since)| {
+                now.since(*since) < LINGER_TIMEOUT && !has_closed(socket, &mut self.discarded)
+            });
+            self.free(before - self.sockets.len());
         }
-        let now = Millis::now();
-        let before = sockets.len();
-        sockets.retain(|(socket, since)| {
-            now.since(*since) < LINGER_TIMEOUT && !has_closed(socket, &mut discarded)
-        });
-        held.fetch_sub(before - sockets.len(), Ordering::Relaxed);
+        may_come || !self.sockets.is_empty()
+    }
+
+    /// Returns when the next check is due.
+    pub fn next_check(&self) -> Option<Millis> {
+        (!self.sockets.is_empty()).then_some(self.next_check)
+    }
+
+    /// Returns all lingering sockets, to be continued elsewhere.
+    pub fn take_all(&mut self) -> Vec<LingeringSocket> {
+        let mut all = std::mem::take(&mut self.sockets);
+        all.extend(self.pushed.try_iter());
+        self.free(all.len());
+        all
+    }
+
+    fn free(&self, sockets: usize) {
+        self.room.fetch_add(sockets, Ordering::Relaxed);
     }
 }
 

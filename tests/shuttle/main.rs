@@ -15,7 +15,7 @@ use std::time::Duration;
 use blockchain_tcpd::log_throttle::Incidents;
 use blockchain_tcpd::metrics::Metrics;
 use blockchain_tcpd::protocol::PROTOCOLS;
-use blockchain_tcpd::server::acceptor::Admission;
+use blockchain_tcpd::server::admission::Admission;
 use blockchain_tcpd::server::pool;
 use blockchain_tcpd::server::queue::{self, Job};
 use blockchain_tcpd::server::reaper::{MINIMUM_IDLE, Reaper};
@@ -216,10 +216,7 @@ struct Server {
     book: Arc<Mutex<Book>>,
 }
 
-/// Takes no part: nothing here lingers.
-static LINGER: LazyLock<LingeringClose> = LazyLock::new(|| LingeringClose::start(0).unwrap().0);
-
-/// Nor does what is counted.
+/// Takes no part.
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(Arc::default);
 
 impl Server {
@@ -231,7 +228,7 @@ impl Server {
             reaper_waker,
             incidents: Arc::new(Incidents::new()),
             metrics: METRICS.clone(),
-            linger: LINGER.clone(),
+            linger: LingeringClose::default(),
         };
         let scoreboard = shared.scoreboard.clone();
         let book = Arc::<Mutex<Book>>::default();

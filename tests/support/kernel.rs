@@ -158,7 +158,7 @@ pub fn local_server(arguments: &[&str], commands: &'static [CommandSet]) -> Serv
         cluster: None,
     };
     let server = Server::start(&setup, InheritedState::default());
-    let mut server = server.expect("it starts");
+    let server = server.expect("it starts");
     server.begin();
     server
 }

@@ -34,7 +34,7 @@ fn start(arguments: &[&str], inherited: InheritedState) -> Server {
         reserved: 0,
         cluster: None,
     };
-    let mut server = Server::start(&setup, inherited).expect("it starts");
+    let server = Server::start(&setup, inherited).expect("it starts");
     server.begin();
     server
 }

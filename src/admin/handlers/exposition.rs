@@ -121,6 +121,7 @@ impl Collector for Stats {
             gauge("ready", "Whether clients should be sent here", u64::from(self.ready)),
             gauge("clients", "Clients connected", load.clients as u64),
             gauge("clients_limit", "Clients that can be served at the same time", load.workers as u64),
+            gauge("front_clients", "Clients that need no worker at the moment", load.front as u64),
             gauge("queue_clients", "Clients that wait for a worker", load.waiting as u64),
             gauge("queue_limit", "Clients that may wait", load.queue as u64),
             gauge("drain_seconds", "Time since the drain began", self.draining.as_secs_f64()),

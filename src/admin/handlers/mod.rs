@@ -116,6 +116,7 @@ impl Handlers {
             workers,
             waiting,
             queue,
+            ..
         } = state.load;
         let refusal = state.refusal();
         let status = if refusal.is_none() { 200 } else { 503 };

@@ -43,6 +43,7 @@ fn page(state: &State<'_>, history: &History) -> String {
         workers,
         waiting,
         queue,
+        ..
     } = state.load;
     let rates = history.rates();
     let rate = rates

@@ -73,14 +73,6 @@ impl ComputeLimiter {
         })))
     }
 
-    /// Returns a closed limiter, for a server that serves many clients in one thread and must not
-    /// block.
-    pub fn none() -> Self {
-        let limiter = ComputeLimiter::of(0);
-        limiter.close();
-        limiter
-    }
-
     /// Closes the limiter: requests that wait for a permit, and later ones, are left to the server
     /// that serves the client next.
     pub fn close(&self) {

@@ -101,6 +101,9 @@ pub trait Census: Send + Sync {
     /// Returns the number of clients in the cluster. `here` is this server's own count; `asked` is
     /// when the request was read.
     fn clients(&self, here: u64, asked: Nanos) -> Result<u64, Unavailable>;
+
+    /// Returns whether an answer may have to wait for other servers.
+    fn waits(&self) -> bool;
 }
 
 /// The state that handlers of commands may read.
@@ -116,6 +119,9 @@ pub struct Context {
     pub table: Table,
     /// Limiter of commands that compute.
     pub limiter: ComputeLimiter,
+    /// Whether a command may wait for something. Otherwise it is deferred: one thread serves many
+    /// clients.
+    pub may_wait: bool,
 }
 
 impl Context {
@@ -127,6 +133,7 @@ impl Context {
             id: id.hyphenated().to_string(),
             table: Table::new(sets),
             limiter: ComputeLimiter::for_this_machine(),
+            may_wait: true,
         }
     }
 
@@ -249,6 +256,9 @@ impl<'a> Call<'a> {
     #[inline]
     pub fn execute(&self, context: &'a Context) -> Result<Value<'a>, CommandError<'a>> {
         if self.spec.class == CommandClass::Compute {
+            if !context.may_wait {
+                return Err(CommandError::Deferred);
+            }
             context.limiter.look()?;
         }
         (self.spec.execute)(context, self)

@@ -72,6 +72,7 @@ fn who<'a>(context: &'a Context, call: &Call<'a>) -> Result<Value<'a>, CommandEr
     let here = context.clients.load(Ordering::SeqCst) as u64;
     let all = match &context.census {
         None => Ok(here),
+        Some(census) if !context.may_wait && census.waits() => return Err(CommandError::Deferred),
         Some(census) => cluster(&**census, here, call.asked),
     };
     all.map(Value::from).map_err(CommandError::Unavailable)

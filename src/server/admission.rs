@@ -1,35 +1,25 @@
-//! Accept loop and admission: accepts a client, counts it, and queues it for a worker or refuses it
-//! if the server is full.
+//! Admission: counts a new client, or refuses it if the server is full, and queues clients for the
+//! workers.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use log::{debug, error};
-use rustix::io::Errno;
-use rustix::net::{SocketFlags, acceptfrom_with};
 
-use crate::error::Error;
 use crate::handover::state::ConnectionState;
-use crate::metrics::{AcceptError, Closed, Refused};
+use crate::metrics::{Closed, Refused};
 use crate::protocol::proxy::ProxiedPeer;
 use crate::protocol::{Protocol, Protocols};
-use crate::server::listener::Listener;
-use crate::server::proxy_filter::{FilterResult, PendingConn, ProxyFilter};
+use crate::server::proxy_filter::{FilterResult, Filtered};
 use crate::server::queue::{Job, Queue};
-use crate::session::{self, Shared};
-use crate::thread::{self, Thread};
+use crate::session::Shared;
 use crate::transport::clients::{Clients, ConnectionGuard};
-use crate::transport::connection::{Connection, Transport};
+use crate::transport::connection::{Connection, Transport, send_last_line};
 use shared::command::{BadHeader, CommandError, NoRoom};
 use shared::sync::channel::TrySendError;
-use shared::text::without_errno;
 
-/// Pause before the next accept when the system lacks a resource.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// State that all accept loops share: the count of the clients, and the queue to the workers.
+/// The count of the clients, and the queue to the workers.
 pub struct Admission<T = TcpStream> {
     /// What all threads of the server share.
     pub shared: Shared,
@@ -41,161 +31,36 @@ pub struct Admission<T = TcpStream> {
     pub workers: usize,
     /// Queue of the clients that wait for a worker.
     pub queue: Queue<Connection<T>>,
-    /// Set when the acceptors must stop.
+    /// Set when the server stops accepting.
     pub closed: AtomicBool,
 }
 
-/// A running accept loop.
-pub struct Acceptor {
-    /// Its thread.
-    pub thread: Thread,
-    /// Number of rounds of the loop; an interrupt causes one.
-    pub rounds: Arc<AtomicU64>,
-}
-
-/// Starts the accept loop of `listener`, whose clients speak `protocol`. Connections that must send
-/// a PROXY header go to `proxy_filter`. If the listener fails for good, the loop calls `failed`.
-pub fn start(
-    admission: Arc<Admission>,
-    listener: Arc<Listener>,
-    protocol: &'static dyn Protocol,
-    proxy_filter: Option<Arc<ProxyFilter>>,
-    failed: impl FnOnce(Error) + Send + 'static,
-) -> Result<Acceptor, Error> {
-    let rounds = Arc::new(AtomicU64::new(0));
-    let counter = rounds.clone();
-    let thread = thread::spawn("acceptor", move || {
-        if let Err(error) = run(
-            &admission,
-            &listener,
-            protocol,
-            proxy_filter.as_deref(),
-            &counter,
-        ) {
-            failed(error);
-        }
-    })?;
-    Ok(Acceptor { thread, rounds })
-}
-
-fn run(
-    admission: &Admission,
-    listener: &Listener,
-    protocol: &'static dyn Protocol,
-    proxy_filter: Option<&ProxyFilter>,
-    rounds: &AtomicU64,
-) -> Result<(), Error> {
-    let shared = &admission.shared;
-    while !admission.closed.load(Ordering::Relaxed) {
-        rounds.fetch_add(1, Ordering::Relaxed);
-        match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
-            Ok((socket, peer)) => {
-                // The peer of a TCP socket has an address that std can represent.
-                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                if let Some(peer) = peer {
-                    let number = shared.metrics.accept();
-                    let client = ConnectionState::new(number, protocol.scheme(), peer);
-                    let stream = TcpStream::from(socket);
-                    match proxy_filter {
-                        Some(proxy_filter) if proxy_filter.trusts(peer.ip()) => {
-                            proxy_filter.receive(client, stream);
-                        }
-                        _ => admission.admit_client(client, protocol, stream),
-                    }
-                }
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => match blame(error) {
-                Blame::Client => {
-                    shared.metrics.accept_failed(AcceptError::Client);
-                    if shared
-                        .incidents
-                        .accept
-                        .record(&without_errno(&error.into()))
-                    {
-                        shared.reaper_waker.wake();
-                    }
-                }
-                Blame::System => {
-                    shared.metrics.accept_failed(kind(error));
-                    shared
-                        .incidents
-                        .accept
-                        .record(&without_errno(&error.into()));
-                    shared.reaper_waker.wake();
-                    std::thread::sleep(PAUSE);
-                }
-                Blame::Listener => {
-                    return Err(Error::Accept {
-                        address: listener.address,
-                        source: error.into(),
-                    });
-                }
-            },
-        }
-    }
-    Ok(())
-}
-
-/// Party that caused a failed accept (accept(2), "Error handling").
-enum Blame {
-    /// The client, which is gone: accept the next.
-    Client,
-    /// The system, which lacks a resource or forbids the call: wait.
-    System,
-    /// The listening socket: give up.
-    Listener,
-}
-
-fn blame(error: Errno) -> Blame {
-    match error {
-        Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP | Errno::FAULT => {
-            Blame::Listener
-        }
-        Errno::CONNABORTED
-        | Errno::CONNRESET
-        | Errno::PROTO
-        | Errno::NOPROTOOPT
-        | Errno::TIMEDOUT
-        | Errno::NETDOWN
-        | Errno::NETUNREACH
-        | Errno::HOSTDOWN
-        | Errno::HOSTUNREACH
-        | Errno::NONET => Blame::Client,
-        _ => Blame::System,
-    }
-}
-
-/// Returns what the system lacks.
-fn kind(error: Errno) -> AcceptError {
-    match error {
-        Errno::MFILE | Errno::NFILE => AcceptError::Descriptors,
-        Errno::NOBUFS | Errno::NOMEM => AcceptError::Memory,
-        _ => AcceptError::Other,
-    }
-}
-
 impl Admission {
-    fn admit_client(
+    /// Admits a client, or refuses it.
+    pub fn admit_client(
         &self,
         client: ConnectionState,
         protocol: &'static dyn Protocol,
         stream: TcpStream,
-    ) {
+    ) -> Option<Connection> {
         let (connection, peer) = (client.number, client.peer);
         let no_room = match self.admit(&client) {
             Ok(guard) => {
                 debug!(connection, peer:%; "accepted");
-                return self.enqueue(Connection::accepted(client, protocol, stream, guard));
+                return Some(Connection::accepted(client, protocol, stream, guard));
             }
             Err(no_room) => no_room,
         };
         debug!(connection, peer:%; "refused");
         self.reject(stream, protocol, &self.no_room(no_room));
+        None
     }
 
+    /// Tells a client why it is not admitted, and starts a lingering close, without waiting.
     fn reject(&self, stream: TcpStream, protocol: &dyn Protocol, error: &CommandError<'_>) {
-        session::reject(stream, protocol, error, &self.shared.linger);
+        let mut reply = Vec::new();
+        protocol.reject(error, &mut reply);
+        self.shared.linger.push(send_last_line(stream, &reply));
     }
 
     /// Returns the protocol of a connection that another thread or process has begun. A scheme that
@@ -215,8 +80,7 @@ impl Admission {
 
     /// Admits or refuses a connection of a load balancer, once its PROXY header has arrived or
     /// failed.
-    pub fn on_filtered(&self, pending: PendingConn, result: FilterResult) {
-        let (mut client, stream) = pending;
+    pub fn on_filtered(&self, ((mut client, stream), result): Filtered) -> Option<Connection> {
         let (connection, proxy) = (client.number, client.peer);
         let protocol = self.protocol(&client);
         let error = match result {
@@ -233,13 +97,15 @@ impl Admission {
             FilterResult::Gone(how) => {
                 debug!(connection, proxy:%; "gone before its PROXY header");
                 let shard = self.shared.metrics.shard(connection as usize);
-                return shard.closed(how);
+                shard.closed(how);
+                return None;
             }
             FilterResult::NoRoom(limit) => self.no_room(NoRoom::BeforeHeader { limit }),
             FilterResult::Bad(bad) => self.bad_header(bad, proxy),
         };
         debug!(connection, peer:% = proxy; "refused");
         self.reject(stream, protocol, &error);
+        None
     }
 
     fn bad_header(&self, bad: BadHeader, proxy: SocketAddr) -> CommandError<'static> {
