@@ -229,7 +229,8 @@ impl Daemon<'_> {
             let event = select! {
                 recv(self.signals.events()) -> event => event,
                 recv(server.failures) -> failure => {
-                    let error = failure.unwrap_or(Error::AcceptorsGone);
+                    let gone = "nothing accepts clients any more; the log above says why";
+                    let error = failure.unwrap_or_else(|_| Error::System(gone.to_string()));
                     return ExitReason::Stop(error.to_string(), Err(error));
                 }
             };

@@ -37,7 +37,9 @@ fn serve() -> Result<(), Error> {
 fn print(text: &str) -> Result<(), Error> {
     match stdio::print(&format!("{}\n", text.trim_end())) {
         // A broken pipe is not an error: the reader has closed it early.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Print(error)),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::system("write to standard output", &error))
+        }
         _ => Ok(()),
     }
 }

@@ -162,8 +162,5 @@ fn decode(signal: i32, stopping: &OnceLock<Instant>) -> Option<SignalEvent> {
 }
 
 fn failed(source: std::io::Error) -> Error {
-    Error::System {
-        action: "listen to signals",
-        source,
-    }
+    Error::system("listen to signals", &source)
 }

@@ -19,8 +19,6 @@ pub fn spawn_with(
     run: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
     let builder = Builder::new().name(name.to_string()).stack_size(stack_size);
-    builder.spawn(run).map_err(|source| Error::System {
-        action: "start a thread",
-        source,
-    })
+    let spawned = builder.spawn(run);
+    spawned.map_err(|error| Error::system("start a thread", &error))
 }

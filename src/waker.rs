@@ -20,10 +20,8 @@ impl Waker {
     /// Returns a waker that is not set.
     pub fn new() -> Result<Self, Error> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let event = event.map_err(|error| Error::System {
-            action: "make an event descriptor",
-            source: error.into(),
-        })?;
+        let event =
+            event.map_err(|error| Error::system("make an event descriptor", &error.into()))?;
         let is_set = AtomicBool::new(false);
         Ok(Waker { is_set, event })
     }

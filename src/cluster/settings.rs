@@ -224,7 +224,7 @@ impl Settings {
 }
 
 fn invalid(text: impl Into<String>) -> Error {
-    Error::Cluster(text.into())
+    Error::Configuration(text.into())
 }
 
 fn database(text: &str) -> Result<u32, Error> {

@@ -84,7 +84,7 @@ impl Identity {
     /// unless an id is `given`. Ignores the lock that another server may hold.
     pub fn check(directory: &Path, given: bool) -> Result<(), Error> {
         match try_lock(directory) {
-            Ok(_) | Err(Error::StateInUse { .. }) => {}
+            Ok(_) | Err(Error::StateInUse(_)) => {}
             Err(error) => return Err(error),
         }
         let path = directory.join(FILE);
@@ -162,7 +162,7 @@ fn lock(directory: &Path) -> Result<File, Error> {
     let started = Instant::now();
     loop {
         match try_lock(directory) {
-            Err(Error::StateInUse { .. }) if started.elapsed() < LOCK_TIMEOUT => {
+            Err(Error::StateInUse(_)) if started.elapsed() < LOCK_TIMEOUT => {
                 std::thread::sleep(LOCK_INTERVAL);
             }
             locked => return locked,
@@ -176,14 +176,15 @@ fn try_lock(directory: &Path) -> Result<File, Error> {
         false => Err(io::ErrorKind::NotADirectory.into()),
     });
     let handle = opened.map_err(failed("open the state directory", directory))?;
-    let directory = directory.to_path_buf();
     match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(handle),
-        Err(Errno::WOULDBLOCK) => Err(Error::StateInUse { directory }),
-        Err(error) => {
-            let source = error.into();
-            Err(Error::StateLock { directory, source })
-        }
+        Err(Errno::WOULDBLOCK) => Err(Error::StateInUse(directory.to_path_buf())),
+        Err(error) => Err(Error::System(format!(
+            "can't lock the state directory {}: {}; if its file system has no locks, choose a directory on a local disk, or set \
+             --server-id instead of the state directory",
+            directory.display(),
+            without_errno(&error.into())
+        ))),
     }
 }
 
@@ -240,16 +241,17 @@ fn sync(file: &File) -> io::Result<()> {
     }
 }
 
-fn damaged(path: &Path, problem: &'static str) -> Error {
-    Error::IdDamaged {
-        path: path.to_path_buf(),
-        problem,
-    }
+fn damaged(path: &Path, problem: &str) -> Error {
+    Error::Configuration(format!(
+        "the server's id in {} is damaged: {problem}; write the right id into it, or remove it to \
+         get a new one",
+        path.display()
+    ))
 }
 
 fn failed(verb: &str, object: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let action = format!("{verb} {}", object.display());
-    |source| Error::State { action, source }
+    move |source| Error::state(action, &source)
 }
 
 #[cfg(test)]

@@ -51,11 +51,11 @@ pub fn check(workers: usize) -> Result<(), Error> {
     share_descriptors(1, 0, 1)?;
     let tightest = thread_limits().into_iter().min_by_key(|limit| limit.room);
     match tightest {
-        Some(limit) if limit.room < workers => Err(Error::Threads {
-            asked: workers,
-            room: limit.room,
-            limit: limit.name,
-        }),
+        Some(limit) if limit.room < workers => Err(Error::System(format!(
+            "--max-clients {workers} needs a thread for each client, and there is room for {}: {}; \
+             raise that limit or lower --max-clients",
+            limit.room, limit.name
+        ))),
         _ => Ok(()),
     }
 }
@@ -267,7 +267,9 @@ fn share(limit: u64, taken: usize, clients: usize) -> Result<Descriptors, Error>
     let lingering = (room / 8).min(MAX_LINGERING);
     let clients = clients.min(room - lingering);
     if clients == 0 {
-        return Err(Error::Descriptors { limit });
+        return Err(Error::System(format!(
+            "the limit of {limit} open files leaves no room for clients; raise it (ulimit -n, LimitNOFILE=)"
+        )));
     }
     Ok(Descriptors {
         limit,
@@ -286,10 +288,8 @@ mod tests {
         assert_eq!((shared.clients, shared.lingering), (35, 5));
         assert_eq!(share(64, 30, 1000).unwrap().clients, 20);
         assert_eq!(share(1_000_000, 12, 1000).unwrap().clients, 1000);
-        assert!(matches!(
-            share(20, 12, 1),
-            Err(Error::Descriptors { limit: 20 })
-        ));
+        let error = share(20, 12, 1).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("the limit of 20 open files"), "{error}");
     }
 
     #[test]

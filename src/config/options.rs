@@ -209,7 +209,7 @@ impl Options {
             .filter(from_variable)
             .find_map(unreadable)
         {
-            return Err(Error::Variable(problem));
+            return Err(Error::Configuration(problem));
         }
         let is_default = |name| source(name) == Some(ValueSource::DefaultValue);
         let (listen_by_default, http_by_default) = (is_default("listen"), is_default("http"));
@@ -274,7 +274,7 @@ fn explain(command: &clap::Command, error: &clap::Error) -> Result<ParsedArgs, E
     }
     let unreadable = command.get_arguments().find_map(unreadable);
     match unreadable.or_else(|| wrong_variable(command, error)) {
-        Some(problem) => Err(Error::Variable(problem)),
+        Some(problem) => Err(Error::Configuration(problem)),
         None => Err(Error::Usage(args::message(error))),
     }
 }

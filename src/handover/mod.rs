@@ -203,7 +203,7 @@ impl InheritedState {
 /// Fails if systemd passes sockets although the operator set the addresses by `option`.
 fn refuse_both(sockets: &[Listener], by_default: bool, option: &str) -> Result<(), Error> {
     match sockets.len() {
-        1.. if !by_default => Err(Error::Passed(format!(
+        1.. if !by_default => Err(Error::Configuration(format!(
             "systemd passes {} sockets, but {option} is set too: set the addresses in the .socket unit or by the option, not both",
             sockets.len()
         ))),

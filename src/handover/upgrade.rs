@@ -44,9 +44,10 @@ fn own_version_banner() -> String {
 /// Fails if this program can't read the handover state of the program that checks it.
 pub fn check_version() -> Result<(), Error> {
     match std::env::var(VERSION_VARIABLE) {
-        Ok(version) if version != state::VERSION.to_string() => {
-            Err(Error::HandoverVersion { version })
-        }
+        Ok(version) if version != state::VERSION.to_string() => Err(Error::Configuration(format!(
+            "the running program uses version {version} of the handover state, and this one reads another; \
+                 restart the service instead, which closes the clients"
+        ))),
         _ => Ok(()),
     }
 }

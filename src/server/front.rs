@@ -446,10 +446,10 @@ impl Accepting {
                 Err(Errno::INTR) => {}
                 Err(error) => {
                     let Some(kind) = kind(error) else {
-                        let (address, source) = (listener.address, error.into());
+                        let action = format!("accept clients on {} any more", listener.address);
                         self.setup.listeners.remove(index);
                         // It fails only if the daemon is ending anyway.
-                        let _ = self.setup.failed.send(Error::Accept { address, source });
+                        let _ = self.setup.failed.send(Error::system(action, &error.into()));
                         return;
                     };
                     let shared = &self.setup.admission.shared;

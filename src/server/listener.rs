@@ -86,7 +86,7 @@ pub fn passed() -> Result<Passed, Error> {
     for (index, (socket, name)) in sockets.into_iter().enumerate() {
         let refuse = |problem: &str| {
             let number = index + 3;
-            Error::Passed(format!(
+            Error::Configuration(format!(
                 "the socket {name:?} that systemd passes as descriptor {number} {problem}"
             ))
         };

@@ -113,7 +113,7 @@ impl Server {
     pub fn start(setup: &Setup<'_>, inherited: InheritedState) -> Result<Self, Error> {
         let started = Instant::now();
         let options = setup.options;
-        let system = |action| move |source| Error::System { action, source };
+        let system = |action| move |source| Error::system(action, &source);
         sys::allow_interrupts().map_err(system("install a signal handler"))?;
         let listeners = match inherited.listeners {
             none if none.is_empty() => listen(options)?.into_iter().map(Arc::new).collect(),

@@ -66,7 +66,10 @@ fn spawn(workers: usize) -> Result<ThreadPool, Error> {
         let reason = panic
             .downcast_ref::<String>()
             .map_or("the system refused", String::as_str);
-        Error::Spawn(reason.to_string())
+        Error::System(format!(
+            "can't start the worker threads: {reason}; lower --max-clients or raise the limit on threads \
+             (ulimit -u, TasksMax=)"
+        ))
     })
 }
 
