@@ -108,8 +108,9 @@ impl InheritedState {
                 let listening = descriptors.extract_if(.., |socket| listener::accepts_tcp(socket));
                 let mut listening: Vec<_> = listening.collect();
                 let http = listening.split_off(listening.len().saturating_sub(received.http));
-                let schemes = vec![PROTOCOLS.default().scheme().into(); listening.len()];
-                self.listen(schemes, listening, http, received.passed);
+                let scheme = || PROTOCOLS.default().scheme().into();
+                let listening = listening.into_iter().map(|socket| (socket, scheme()));
+                self.listen(listening, http, received.passed);
                 let clients = descriptors.len();
                 error!(clients; "the clients of the previous process are closed: can't decode the handover state: {problem}");
                 for socket in descriptors.into_iter().map(TcpStream::from) {
@@ -127,9 +128,11 @@ impl InheritedState {
             );
         }
         let mut descriptors = descriptors.into_iter();
-        let listening = descriptors.by_ref().take(state.listeners.len()).collect();
+        let count = state.listeners.len();
+        let listening: Vec<_> = descriptors.by_ref().take(count).collect();
         let http = descriptors.by_ref().take(state.http.into()).collect();
-        self.listen(state.listeners, listening, http, received.passed);
+        let listening = listening.into_iter().zip(state.listeners);
+        self.listen(listening, http, received.passed);
         let mut sockets = descriptors.map(TcpStream::from);
         self.clients
             .extend(state.clients.into_iter().zip(sockets.by_ref()));
@@ -142,28 +145,23 @@ impl InheritedState {
         info!(clients = self.clients.len(); "took over the clients of the previous process");
     }
 
+    /// Adds listening sockets: those for clients, with their schemes, and those for HTTP.
     fn listen(
         &mut self,
-        schemes: Vec<Cow<'static, str>>,
-        listening: Vec<OwnedFd>,
+        listening: impl Iterator<Item = (OwnedFd, Cow<'static, str>)>,
         http: Vec<OwnedFd>,
         passed: bool,
     ) {
-        let schemes = schemes.into_iter().chain(std::iter::repeat(HTTP.into()));
-        let clients = listening.len();
-        for (index, (socket, scheme)) in listening.into_iter().chain(http).zip(schemes).enumerate()
-        {
-            let listeners = match index < clients {
-                true => &mut self.listeners,
-                false => &mut self.http,
+        let inherit = |(socket, scheme)| {
+            let inherited = listener::inherit(socket, scheme, passed).map(Arc::new);
+            let failed = |error: &io::Error| {
+                error!("can't use an inherited socket: {}", without_errno(error));
             };
-            match listener::inherit(socket, scheme, passed) {
-                Ok(listener) => listeners.push(Arc::new(listener)),
-                Err(error) => {
-                    error!("can't use an inherited socket: {}", without_errno(&error));
-                }
-            }
-        }
+            inherited.inspect_err(failed).ok()
+        };
+        self.listeners.extend(listening.filter_map(inherit));
+        let http = http.into_iter().map(|socket| (socket, HTTP.into()));
+        self.http.extend(http.filter_map(inherit));
     }
 
     /// Encodes everything into a handover state for the next process.

@@ -160,31 +160,9 @@ mod address {
     }
 }
 
-/// Reason why a handover state can't be decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DecodeError {
-    /// It has another version, this one.
-    Version(u32),
-    /// It is damaged or truncated, or not a handover state.
-    Damaged(String),
-}
-
-impl DecodeError {
-    fn damaged(how: impl ToString) -> Self {
-        DecodeError::Damaged(how.to_string())
-    }
-}
-
-impl fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DecodeError::Version(version) => write!(
-                f,
-                "its format has version {version}, and this program knows version {VERSION}"
-            ),
-            DecodeError::Damaged(how) => write!(f, "it is damaged: {how}"),
-        }
-    }
+/// Describes a state that is damaged or truncated, or is not a handover state.
+fn damaged(how: impl fmt::Display) -> String {
+    format!("it is damaged: {how}")
 }
 
 /// Header of an encoded state.
@@ -197,9 +175,9 @@ struct Header {
 
 impl Header {
     /// Splits the header off an encoded state.
-    fn split(bytes: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
+    fn split(bytes: &[u8]) -> Result<(Self, &[u8]), String> {
         let rest = bytes.strip_prefix(MAGIC);
-        let rest = rest.ok_or_else(|| DecodeError::damaged("it has no magic number"))?;
+        let rest = rest.ok_or_else(|| damaged("it has no magic number"))?;
         match rest {
             [a, b, c, d, passed, http, rest @ ..] => {
                 let header = Header {
@@ -209,7 +187,7 @@ impl Header {
                 };
                 Ok((header, rest))
             }
-            _ => Err(DecodeError::damaged("it ends too early")),
+            _ => Err(damaged("it ends too early")),
         }
     }
 }
@@ -226,21 +204,23 @@ pub fn encode(state: &HandoverState) -> io::Result<Vec<u8>> {
 
 /// Decodes the output of [`encode`]; rejects everything else. Never allocates much more than the
 /// size of its input: `postcard` checks each length against what is left of it.
-pub fn decode(bytes: &[u8]) -> Result<HandoverState, DecodeError> {
+pub fn decode(bytes: &[u8]) -> Result<HandoverState, String> {
     let (Header { version, .. }, rest) = Header::split(bytes)?;
     if version != VERSION {
-        return Err(DecodeError::Version(version));
+        return Err(format!(
+            "its format has version {version}, and this program knows version {VERSION}"
+        ));
     }
     let (state, sum) = rest
         .split_last_chunk()
-        .ok_or_else(|| DecodeError::damaged("it ends too early"))?;
+        .ok_or_else(|| damaged("it ends too early"))?;
     if checksum(&bytes[..bytes.len() - sum.len()]) != u64::from_le_bytes(*sum) {
-        return Err(DecodeError::damaged("its checksum is wrong"));
+        return Err(damaged("its checksum is wrong"));
     }
     match postcard::take_from_bytes(state) {
         Ok((state, [])) => Ok(state),
-        Ok(_) => Err(DecodeError::damaged("it is too long")),
-        Err(error) => Err(DecodeError::damaged(error)),
+        Ok(_) => Err(damaged("it is too long")),
+        Err(error) => Err(damaged(error)),
     }
 }
 
@@ -271,21 +251,27 @@ pub fn send(state: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<Handover
     )?;
     let mut file = File::from(rustix::fs::memfd_create(NAME, MemfdFlags::CLOEXEC)?);
     file.write_all(state)?;
-    send_descriptors(&peer, &[file.as_fd()])?;
+    // The reader is not there yet: waiting for room in the queue would never end.
+    send_message(&peer, b"p", &[file.as_fd()])?;
     for descriptors in descriptors.chunks(MAX_DESCRIPTORS) {
-        send_descriptors(&peer, descriptors)?;
+        send_message(&peer, b"p", descriptors)?;
     }
     Ok(HandoverSocket { socket, peer })
 }
 
-fn send_descriptors(sender: &OwnedFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// Sends a message with these descriptors, at most `MAX_DESCRIPTORS`, without waiting.
+pub fn send_message(
+    socket: &OwnedFd,
+    text: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut rights = SendAncillaryBuffer::new(&mut space);
-    rights.push(SendAncillaryMessage::ScmRights(descriptors));
-    // The reader is not there yet: waiting for room in the queue would never end.
+    if !descriptors.is_empty() {
+        rights.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    rustix::net::sendmsg(sender, &[IoSlice::new(b"p")], &mut rights, flags)?;
-    Ok(())
+    rustix::net::sendmsg(socket, &[IoSlice::new(text)], &mut rights, flags).map(drop)
 }
 
 /// A received handover state.
@@ -294,8 +280,8 @@ pub struct Received {
     pub passed: bool,
     /// Number of HTTP sockets, which are the last of the listening sockets.
     pub http: usize,
-    /// Decoded state.
-    pub state: Result<HandoverState, DecodeError>,
+    /// Decoded state, or why it can't be decoded.
+    pub state: Result<HandoverState, String>,
     /// All received descriptors.
     pub descriptors: Vec<OwnedFd>,
 }
@@ -312,7 +298,7 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Received> {
     }
     let descriptors: Vec<OwnedFd> = descriptors.collect();
     let state = decode(&bytes).and_then(|state| match descriptors.len() > state.descriptors() {
-        true => Err(DecodeError::damaged("it has unknown descriptors")),
+        true => Err(damaged("it has unknown descriptors")),
         false => Ok(state),
     });
     let header = Header::split(&bytes).map_or_else(|_| Header::default(), |(header, _)| header);
@@ -405,7 +391,9 @@ mod tests {
         }
         let mut newer = whole.clone();
         newer[MAGIC.len()] += 1;
-        assert_eq!(decode(&newer), Err(DecodeError::Version(VERSION + 1)));
+        let problem = decode(&newer).unwrap_err();
+        let version = format!("its format has version {}, ", VERSION + 1);
+        assert!(problem.starts_with(&version), "{problem}");
         assert!(decode(&[&whole[..], b"x"].concat()).is_err());
     }
 
@@ -454,6 +442,6 @@ mod tests {
             "none is left open"
         );
         let nothing = receive(&socket).unwrap();
-        assert!(matches!(nothing.state, Err(DecodeError::Damaged(_))));
+        assert!(nothing.state.unwrap_err().starts_with("it is damaged: "));
     }
 }

@@ -4,8 +4,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,10 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{error, info, warn};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix,
-    SocketFlags, SocketType, sockopt,
-};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::Error;
@@ -168,7 +164,7 @@ impl Notifier {
     /// Sends that the server is ready; from then on its number of clients, and the watchdog's
     /// keep-alive as long as `health` succeeds.
     pub fn start(health: Health) -> Result<Self, Error> {
-        if !is_enabled() {
+        if address().is_none() {
             return Ok(Notifier(None));
         }
         let watchdog = watchdog();
@@ -342,11 +338,6 @@ pub fn remove_state() {
     enqueue(format!("FDSTOREREMOVE=1\nFDNAME={}\n", state::NAME));
 }
 
-/// Returns whether there is a service manager to notify.
-pub fn is_enabled() -> bool {
-    address().is_some()
-}
-
 /// Messages to retry, each with its deadline. A thread retries while there are any.
 static PENDING: Mutex<VecDeque<(String, Instant)>> = Mutex::new(VecDeque::new());
 
@@ -362,9 +353,9 @@ fn enqueue(text: String) {
     };
     let mut pending = pending();
     if pending.is_empty() && matches!(address, Address::Unix(_)) {
-        let sent = send(&text, None, Instant::now());
-        if failed_by(&sent) != Some(io::ErrorKind::TimedOut) {
-            return log_failure(sent);
+        match send(&text, None, Instant::now()) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            sent => return log_failure(sent),
         }
     }
     if pending.len() == MAX_PENDING {
@@ -409,10 +400,6 @@ fn send_unless_pending(text: &str, patience: Duration) -> bool {
     is_sent
 }
 
-fn failed_by(sent: &io::Result<()>) -> Option<io::ErrorKind> {
-    sent.as_ref().err().map(io::Error::kind)
-}
-
 /// Logs a failure to notify the service manager, once until a message is sent.
 fn log_failure(sent: io::Result<()>) {
     static FAILS: AtomicBool = AtomicBool::new(false);
@@ -434,17 +421,9 @@ fn send(text: &str, descriptor: Option<BorrowedFd<'_>>, deadline: Instant) -> io
         return Ok(());
     };
     let socket = address.connect(deadline)?;
-    let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut rights = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() {
-        rights.push(SendAncillaryMessage::ScmRights(&descriptors));
-    }
-    let text = [IoSlice::new(text.as_bytes())];
     loop {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match rustix::net::sendmsg(&socket, &text, &mut rights, flags) {
-            Ok(_) => break,
+        match state::send_message(&socket, text.as_bytes(), descriptor.as_slice()) {
+            Ok(()) => break,
             Err(Errno::AGAIN) => wait(&socket, PollFlags::OUT, deadline)?,
             Err(error) => return Err(error.into()),
         }
