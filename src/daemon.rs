@@ -12,7 +12,7 @@ use crate::admin::{AdminServer, Context, Draining};
 use crate::cluster::{self, Backend};
 use crate::config::identity::{Identity, Origin};
 use crate::config::limits;
-use crate::config::options::Options;
+use crate::config::options::{Credentials, Options};
 use crate::error::Error;
 use crate::handover::upgrade::{self, Upgrade};
 use crate::handover::{self, InheritedState};
@@ -286,16 +286,8 @@ fn warn_unused_settings(options: &Options) {
     for variable in &options.unknown_variables {
         warn!(variable; "unknown setting (--help lists all)");
     }
-    let files = [
-        &options.cluster_user_file,
-        &options.cluster_password_file,
-        &options.cluster_ca_file,
-        &options.cluster_certificate_file,
-        &options.cluster_key_file,
-        &options.cluster_sentinel_user_file,
-        &options.cluster_sentinel_password_file,
-    ];
-    let is_set = options.advertise.is_some() || files.iter().any(|file| file.is_some());
+    let has_files = options.credentials != Credentials::default();
+    let is_set = options.advertise.is_some() || has_files;
     if options.cluster.is_none() && is_set {
         warn!("without --cluster, --advertise and --cluster-…-file have no effect");
     }

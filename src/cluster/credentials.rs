@@ -11,61 +11,26 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::error::{ClusterError, Result};
-use crate::config::options::Options;
+use crate::config::options::Credentials;
 use shared::text::without_errno;
 
 /// Largest size of a credential file in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
 
-/// Paths of the credential files. They are read for each connection, so that their contents may
-/// change.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Credentials {
-    /// User and password for Redis or etcd.
-    pub login: Login,
-    /// User and password for the Sentinels, if they differ.
-    pub sentinel_login: Login,
-    /// `--cluster-ca-file`.
-    pub ca: Option<PathBuf>,
-    /// `--cluster-certificate-file`.
-    pub certificate: Option<PathBuf>,
-    /// `--cluster-key-file`.
-    pub key: Option<PathBuf>,
-}
-
-/// Paths of the files with a user and a password.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Login {
-    /// `--cluster-user-file` or `--cluster-sentinel-user-file`.
-    pub user: Option<PathBuf>,
-    /// `--cluster-password-file` or `--cluster-sentinel-password-file`.
-    pub password: Option<PathBuf>,
-}
-
-impl Login {
-    /// Reads the user and the password; `None` without a password.
-    pub fn read(&self) -> Result<Option<(Option<String>, String)>> {
-        let user = self.user.as_deref().map(read_line).transpose()?;
-        let password = self.password.as_deref().map(read_line).transpose()?;
-        Ok(password.map(|password| (user, password)))
-    }
-}
+/// User and password, if there is a password; without a user, the service's default is meant.
+pub type Login = Option<(Option<String>, String)>;
 
 impl Credentials {
-    /// Returns the files that these options name.
-    pub fn new(options: &Options) -> Self {
-        Credentials {
-            login: Login {
-                user: options.cluster_user_file.clone(),
-                password: options.cluster_password_file.clone(),
-            },
-            sentinel_login: Login {
-                user: options.cluster_sentinel_user_file.clone(),
-                password: options.cluster_sentinel_password_file.clone(),
-            },
-            ca: options.cluster_ca_file.clone(),
-            certificate: options.cluster_certificate_file.clone(),
-            key: options.cluster_key_file.clone(),
+    /// Reads the user and the password for Redis or etcd.
+    pub fn login(&self) -> Result<Login> {
+        read_login(&self.cluster_user_file, &self.cluster_password_file)
+    }
+
+    /// Reads those for the Sentinels, which are those for Redis unless there is a Sentinel password.
+    pub fn sentinel_login(&self) -> Result<Login> {
+        match &self.cluster_sentinel_password_file {
+            None => self.login(),
+            password => read_login(&self.cluster_sentinel_user_file, password),
         }
     }
 
@@ -77,13 +42,16 @@ impl Credentials {
             return self;
         };
         for (file, name) in [
-            (&mut self.login.user, "user"),
-            (&mut self.login.password, "password"),
-            (&mut self.ca, "ca"),
-            (&mut self.certificate, "certificate"),
-            (&mut self.key, "key"),
-            (&mut self.sentinel_login.user, "sentinel-user"),
-            (&mut self.sentinel_login.password, "sentinel-password"),
+            (&mut self.cluster_user_file, "user"),
+            (&mut self.cluster_password_file, "password"),
+            (&mut self.cluster_ca_file, "ca"),
+            (&mut self.cluster_certificate_file, "certificate"),
+            (&mut self.cluster_key_file, "key"),
+            (&mut self.cluster_sentinel_user_file, "sentinel-user"),
+            (
+                &mut self.cluster_sentinel_password_file,
+                "sentinel-password",
+            ),
         ] {
             let passed = directory.join(format!("cluster-{name}"));
             let is_blank = fs::read(&passed).is_ok_and(|text| text.trim_ascii().is_empty());
@@ -96,35 +64,29 @@ impl Credentials {
 
     /// Checks that the files can be read and are well-formed.
     pub fn check(&self) -> Result<()> {
-        for (login, flag) in [
-            (&self.login, "--cluster"),
-            (&self.sentinel_login, "--cluster-sentinel"),
+        let (user, sentinel_user) = (&self.cluster_user_file, &self.cluster_sentinel_user_file);
+        let sentinel = read_login(sentinel_user, &self.cluster_sentinel_password_file)?;
+        for (login, user, flag) in [
+            (self.login()?, user, "--cluster"),
+            (sentinel, sentinel_user, "--cluster-sentinel"),
         ] {
-            if login.read()?.is_none() && login.user.is_some() {
+            if login.is_none() && user.is_some() {
                 return Err(ClusterError::denied(format!(
                     "{flag}-user-file names a user without a password: give it a {flag}-password-file"
                 )));
             }
         }
-        match (&self.ca, &self.certificate, &self.key) {
+        let (ca, key) = (&self.cluster_ca_file, &self.cluster_key_file);
+        match (ca, &self.cluster_certificate_file, key) {
             (None, None, None) => Ok(()),
             _ => self.tls().map(|_| ()),
-        }
-    }
-
-    /// Returns the files for the Sentinels: those for Redis, unless a Sentinel password is
-    /// configured.
-    pub fn for_sentinels(&self) -> &Login {
-        match self.sentinel_login.password {
-            Some(_) => &self.sentinel_login,
-            None => &self.login,
         }
     }
 
     /// Creates the TLS configuration. It trusts the certificates of the configured file, or those
     /// that the system trusts, and presents the client certificate if one is configured.
     pub fn tls(&self) -> Result<Arc<ClientConfig>> {
-        let roots = match &self.ca {
+        let roots = match &self.cluster_ca_file {
             Some(file) => certificates(file)?,
             None => rustls_native_certs::load_native_certs().certs,
         };
@@ -140,7 +102,7 @@ impl Credentials {
             .with_safe_default_protocol_versions()
             .map_err(|error| ClusterError::denied(error.to_string()))?
             .with_root_certificates(store);
-        let (certificate, key) = match (&self.certificate, &self.key) {
+        let (certificate, key) = match (&self.cluster_certificate_file, &self.cluster_key_file) {
             (None, None) => return Ok(Arc::new(config.with_no_client_auth())),
             (Some(certificate), Some(key)) => (certificate, key),
             (Some(certificate), None) => {
@@ -197,6 +159,12 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>> {
     }
     PrivateKeyDer::from_pem_slice(text.as_bytes())
         .map_err(|_| problem(file, "holds no whole private key in the PEM format"))
+}
+
+fn read_login(user: &Option<PathBuf>, password: &Option<PathBuf>) -> Result<Login> {
+    let user = user.as_deref().map(read_line).transpose()?;
+    let password = password.as_deref().map(read_line).transpose()?;
+    Ok(password.map(|password| (user, password)))
 }
 
 /// Reads the only line of `file`; blank lines may follow it.

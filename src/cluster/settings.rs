@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
-use super::credentials::Credentials;
-use crate::config::options::Options;
+use crate::config::options::{Credentials, Options};
 use crate::error::Error;
 use shared::dial::Server;
 use shared::dial::dns::{self, DnsCache};
@@ -105,7 +104,7 @@ impl Settings {
             sentinel_tls,
             name: name(&options.cluster_name, "--cluster-name")?,
             heartbeat: options.cluster_heartbeat,
-            credentials: Credentials::new(options).or_from_systemd(),
+            credentials: options.credentials.clone().or_from_systemd(),
             advertise: options.advertise,
             ..Settings::default()
         };

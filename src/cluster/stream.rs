@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
-use super::credentials::Credentials;
 use super::error::{ClusterError, Result};
+use crate::config::options::Credentials;
 use crate::waker::poll_until;
 use shared::dial::socket::is_closed_by_peer;
 use shared::dial::{DnsCache, Server};

@@ -118,6 +118,35 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", value_parser = heartbeat, default_value = "500ms")]
     pub cluster_heartbeat: Duration,
 
+    /// Credential files for the cluster.
+    #[command(flatten)]
+    pub credentials: Credentials,
+
+    /// Address and port at which the other servers of a cluster over etcd reach the HTTP of this
+    /// one; required there [default: none]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = reachable_address)]
+    pub advertise: Option<SocketAddr>,
+
+    /// Directory that stores the id of this server [default: systemd's $STATE_DIRECTORY, else none:
+    /// a new id at each start]
+    #[arg(long, value_name = "DIR")]
+    pub state_directory: Option<PathBuf>,
+
+    /// Id of this server [default: the one in the state directory]
+    #[arg(long, value_name = "UUID", value_parser = server_id)]
+    pub server_id: Option<Uuid>,
+
+    /// Log filter: off, error, warn, info, debug or trace, also for parts of the program, separated
+    /// by commas, such as info,blockchain_tcpd::session=debug
+    #[arg(long, value_name = "FILTER", value_parser = logging::check_filter, default_value = "info")]
+    pub log: String,
+}
+
+/// Paths of the credential files, as options. They are read for each connection, so that their
+/// contents may change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+pub struct Credentials {
     /// File with the user name for Redis or etcd [default: systemd's credential cluster-user, else
     /// none]
     #[arg(long, value_name = "FILE")]
@@ -152,25 +181,6 @@ pub struct Options {
     /// cluster-sentinel-password, else user and password are those for Redis]
     #[arg(long, value_name = "FILE")]
     pub cluster_sentinel_password_file: Option<PathBuf>,
-
-    /// Address and port at which the other servers of a cluster over etcd reach the HTTP of this
-    /// one; required there [default: none]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = reachable_address)]
-    pub advertise: Option<SocketAddr>,
-
-    /// Directory that stores the id of this server [default: systemd's $STATE_DIRECTORY, else none:
-    /// a new id at each start]
-    #[arg(long, value_name = "DIR")]
-    pub state_directory: Option<PathBuf>,
-
-    /// Id of this server [default: the one in the state directory]
-    #[arg(long, value_name = "UUID", value_parser = server_id)]
-    pub server_id: Option<Uuid>,
-
-    /// Log filter: off, error, warn, info, debug or trace, also for parts of the program, separated
-    /// by commas, such as info,blockchain_tcpd::session=debug
-    #[arg(long, value_name = "FILTER", value_parser = logging::check_filter, default_value = "info")]
-    pub log: String,
 }
 
 /// An address to listen on, and the protocol that is spoken there.

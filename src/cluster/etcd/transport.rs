@@ -150,7 +150,7 @@ impl Etcd {
     }
 
     fn authenticate(&mut self) -> Result<Token> {
-        let Some((user, password)) = self.settings.credentials.login.read()? else {
+        let Some((user, password)) = self.settings.credentials.login()? else {
             return Ok(Token::NotRequired);
         };
         let user = user.as_deref().unwrap_or(DEFAULT_USER);

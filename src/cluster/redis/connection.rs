@@ -14,9 +14,9 @@ use std::time::Instant;
 
 use redis::{Cmd, Parser, PushKind, ServerError, Value};
 
-use crate::cluster::credentials::Credentials;
 use crate::cluster::error::{ClusterError, ErrorKind, Result, printable};
 use crate::cluster::stream::Stream;
+use crate::config::options::Credentials;
 use shared::dial::{DnsCache, Server};
 
 /// Largest size of a value in bytes. The longest expected one is the reply to HELLO, which

@@ -71,7 +71,7 @@ impl MasterResolver {
         self.master = Some(host);
         self.address = Some(redis.address());
         self.next_check = Instant::now() + settings.heartbeat;
-        hello(&mut redis, &settings.credentials.login)?;
+        hello(&mut redis, settings.credentials.login()?)?;
         if settings.database != 0 {
             redis.query(redis::cmd("SELECT").arg(settings.database))?;
         }
@@ -172,9 +172,10 @@ impl MasterResolver {
 
     fn authenticate(&self, sentinel: &mut RedisConnection) -> Result<()> {
         let credentials = &self.settings.credentials;
-        let login = credentials.for_sentinels();
-        hello(sentinel, login).map_err(|mut error| {
-            if error.kind == ErrorKind::Denied && login == &credentials.login {
+        hello(sentinel, credentials.sentinel_login()?).map_err(|mut error| {
+            if error.kind == ErrorKind::Denied
+                && credentials.cluster_sentinel_password_file.is_none()
+            {
                 error.what +=
                     " (Sentinels with a password of their own: --cluster-sentinel-password-file)";
             }
@@ -191,9 +192,9 @@ fn share(deadline: Instant, parts: usize) -> Instant {
 
 /// Authenticates and selects RESP3, in two steps: a Redis that does not know HELLO repeats its
 /// arguments in the error.
-fn hello(redis: &mut RedisConnection, login: &Login) -> Result<()> {
-    let mut greet = || {
-        if let Some((user, password)) = login.read()? {
+fn hello(redis: &mut RedisConnection, login: Login) -> Result<()> {
+    let greet = || {
+        if let Some((user, password)) = login {
             redis.authenticate(user.as_deref(), password)?;
         }
         let mut hello = redis::cmd("HELLO");
