@@ -9,7 +9,7 @@ use shared::clock::Millis;
 use shared::sync::ignore_poison;
 
 /// Quiet time after which an incident is over.
-const QUIET: Duration = Duration::from_secs(10);
+const QUIET_TIME: Duration = Duration::from_secs(10);
 
 /// One kind of incident.
 pub struct Incident {
@@ -59,7 +59,7 @@ impl Incident {
         let over = {
             let mut state = ignore_poison(self.state.lock());
             match *state {
-                Some(ended) if now_over || Millis::now().since(ended.last) >= QUIET => {
+                Some(ended) if now_over || Millis::now().since(ended.last) >= QUIET_TIME => {
                     *state = None;
                     ended
                 }

@@ -32,7 +32,8 @@ pub const BACK: &str = "over: cut off from the cluster";
 
 /// What WHO answers over etcd when etcd does not answer, when this server is not registered, when others may not be yet, and when
 /// another does not answer.
-pub const REGISTRY: &str = "ERR UNAVAILABLE the number of clients is unknown: etcd does not answer";
+pub const NO_MEMBERSHIP: &str =
+    "ERR UNAVAILABLE the number of clients is unknown: etcd does not answer";
 pub const OUTSIDE: &str =
     "ERR UNAVAILABLE the number of clients is unknown: this server is not registered";
 pub const YOUNG: &str = "ERR UNAVAILABLE the number of clients is unknown: etcd may lack a server";
@@ -306,7 +307,11 @@ fn servers_start_without_their_backend_and_find_it_later() {
     Cluster::with_each(0, |kind, mut cluster| {
         cluster.backend.process(0).0.kill();
         (0..2).for_each(|_| cluster.add(""));
-        let alone = if kind == Kind::Etcd { REGISTRY } else { "1" };
+        let alone = if kind == Kind::Etcd {
+            NO_MEMBERSHIP
+        } else {
+            "1"
+        };
         for answer in cluster.who() {
             assert!(answer.starts_with(alone), "{answer}");
         }
@@ -316,7 +321,7 @@ fn servers_start_without_their_backend_and_find_it_later() {
         }
         // etcd may take a second, and its leases two.
         let (allowed, bound): (&[&str], _) = match kind {
-            Kind::Etcd => (&[REGISTRY, OUTSIDE, YOUNG, ONE_OF_TWO], 20),
+            Kind::Etcd => (&[NO_MEMBERSHIP, OUTSIDE, YOUNG, ONE_OF_TWO], 20),
             _ => (&["1"], 3),
         };
         let back = Instant::now();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::cluster::{Census, Cluster, Settings};
+use blockchain_tcpd::cluster::{CensusSource, Cluster, Settings};
 use blockchain_tcpd::config::options::{Options, ParsedArgs};
 use blockchain_tcpd::waker::Waker;
 use rustix::time::{ClockId, clock_gettime};
@@ -28,7 +28,7 @@ struct Server {
     cluster: Cluster,
     clients: Arc<AtomicUsize>,
     waker: Arc<Waker>,
-    census: Census,
+    census: CensusSource,
 }
 
 impl Server {

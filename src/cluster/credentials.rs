@@ -15,7 +15,7 @@ use crate::config::options::Credentials;
 use shared::text::without_errno;
 
 /// Largest size of a credential file in bytes.
-const LARGEST_FILE: u64 = 1 << 20;
+const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// User and password, if there is a password; without a user, the service's default is meant.
 pub type Login = Option<(Option<String>, String)>;
@@ -185,7 +185,7 @@ fn read(file: &Path) -> Result<String> {
     if !metadata.is_file() {
         return Err(error("it is not a regular file"));
     }
-    if metadata.len() > LARGEST_FILE {
+    if metadata.len() > MAX_FILE_SIZE {
         return Err(error("it is larger than 1 MiB"));
     }
     fs::read_to_string(file).map_err(failed)

@@ -8,7 +8,7 @@ use rustls::AlertDescription as Alert;
 use shared::text::without_errno;
 
 /// Largest number of characters that are quoted from a remote text.
-const LONGEST_QUOTE: usize = 200;
+const MAX_QUOTE: usize = 200;
 
 /// Kind of a cluster error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +102,9 @@ impl fmt::Display for ClusterError {
     }
 }
 
-/// Truncates a remote text to `LONGEST_QUOTE` characters and replaces unprintable ones, for the
+/// Truncates a remote text to `MAX_QUOTE` characters and replaces unprintable ones, for the
 /// log.
 pub fn printable(text: &str) -> String {
     let replace = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
-    text.chars().take(LONGEST_QUOTE).map(replace).collect()
+    text.chars().take(MAX_QUOTE).map(replace).collect()
 }

@@ -2,8 +2,8 @@
 //!
 //! Without a cluster, the census is the server's own client count. In the *available* mode
 //! ([`redis`]), each server publishes its count in Redis, and a census is the own count plus the
-//! last published count of the others. In the *consistent* mode ([`etcd`]), etcd holds the list of
-//! members, and a census asks each of them. `docs/cluster.md` compares the two modes.
+//! last published count of the others. In the *consistent* mode ([`etcd`]), etcd holds the
+//! membership, and a census asks each server of it. `docs/cluster.md` compares the two modes.
 
 mod credentials;
 mod error;
@@ -40,10 +40,10 @@ use shared::sync::ignore_poison;
 
 /// Time that a starting server waits for the first reply of its cluster before it admits clients
 /// without one.
-const FIRST: Duration = Duration::from_secs(1);
+const FIRST_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longest time that a stopping server spends on leaving its cluster.
-const LAST: Duration = Duration::from_millis(500);
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Stack size of the cluster's threads, of which they use little: the redis crate needs half of it,
 /// in a debug build, for the deepest value that it takes.
@@ -51,7 +51,7 @@ const STACK_SIZE: usize = 4 << 20;
 
 /// Source of the number of clients.
 #[derive(Clone)]
-pub enum Census {
+pub enum CensusSource {
     /// No cluster: the clients of this server.
     Alone,
     /// Redis: the clients of this server plus the last known count of the others.
@@ -60,17 +60,17 @@ pub enum Census {
     Consistent(Arc<CensusService>),
 }
 
-impl shared::command::Census for Census {
+impl shared::command::Census for CensusSource {
     fn clients(&self, here: u64, asked: Nanos) -> Result<u64, Unavailable> {
         match self {
-            Census::Alone => Ok(here),
-            Census::Available(others) => Ok(here.saturating_add(others.get().0)),
-            Census::Consistent(service) => service.clients(asked),
+            CensusSource::Alone => Ok(here),
+            CensusSource::Available(others) => Ok(here.saturating_add(others.get().0)),
+            CensusSource::Consistent(service) => service.clients(asked),
         }
     }
 
     fn waits(&self) -> bool {
-        matches!(self, Census::Consistent(_))
+        matches!(self, CensusSource::Consistent(_))
     }
 }
 
@@ -134,7 +134,7 @@ impl Node {
 /// Membership of this server in its cluster.
 pub struct Cluster {
     /// Source of the number of clients.
-    pub census: Census,
+    pub census: CensusSource,
     /// Identity of this server in its cluster.
     pub member: Member,
     /// State of the cluster, for the metrics.
@@ -143,7 +143,7 @@ pub struct Cluster {
     pub waker: Option<Arc<Waker>>,
     settings: Option<Arc<Settings>>,
     /// Census that the previous process handed over.
-    inherited: Option<state::Census>,
+    inherited: Option<state::InheritedCensus>,
     /// The node of the thread, and a channel that disconnects when the thread ends.
     joined: Option<(Arc<Node>, Receiver<()>)>,
 }
@@ -154,16 +154,16 @@ impl Cluster {
     pub fn new(
         settings: Option<Arc<Settings>>,
         id: Uuid,
-        inherited: Option<state::Census>,
+        inherited: Option<state::InheritedCensus>,
     ) -> Result<Self, Error> {
         let incarnation = inherited.map_or_else(Uuid::new_v4, |census| census.incarnation);
         let (census, waker) = match settings.as_ref().map(|settings| &settings.backend) {
-            None => (Census::Alone, None),
+            None => (CensusSource::Alone, None),
             Some(Backend::Redis) => (
-                Census::Available(Arc::new(Others::new(inherited))),
+                CensusSource::Available(Arc::new(Others::new(inherited))),
                 Some(Arc::new(Waker::new()?)),
             ),
-            Some(Backend::Etcd) => (Census::Consistent(Arc::default()), None),
+            Some(Backend::Etcd) => (CensusSource::Consistent(Arc::default()), None),
         };
         Ok(Cluster {
             stats: Arc::new(Stats::new(settings.as_deref())),
@@ -177,7 +177,7 @@ impl Cluster {
     }
 
     /// Joins the cluster: publishes the number of `clients` from now on. A server that has just
-    /// started waits up to `FIRST` for the cluster, so that its first answer is right.
+    /// started waits up to `FIRST_REPLY_TIMEOUT` for the cluster, so that its first answer is right.
     pub fn join(&mut self, clients: Arc<AtomicUsize>) -> Result<(), Error> {
         let Some(settings) = self.settings.clone() else {
             return Ok(());
@@ -196,22 +196,23 @@ impl Cluster {
         });
         // No wait is needed if the count that the previous process handed over still holds, or if
         // that process did not know a count either.
-        let holds =
-            |census: state::Census| census.until == Millis(0) || Millis::now() < census.until;
+        let holds = |census: state::InheritedCensus| {
+            census.until == Millis(0) || Millis::now() < census.until
+        };
         let patience = match self.inherited.is_some_and(holds) {
             true => Duration::ZERO,
-            false => FIRST,
+            false => FIRST_REPLY_TIMEOUT,
         };
         // Holds one message once the cluster has replied.
         let (replied, ended) = crossbeam_channel::bounded(1);
         let outage = Outage::new(node.clone(), replied);
         match &self.census {
-            Census::Alone => {}
-            Census::Available(others) => {
+            CensusSource::Alone => {}
+            CensusSource::Available(others) => {
                 let heartbeat = Heartbeat::new(node.clone(), others.clone());
                 thread::spawn_with("cluster", STACK_SIZE, || heartbeat.run(outage))?;
             }
-            Census::Consistent(service) => {
+            CensusSource::Consistent(service) => {
                 let is_resumed = self.inherited.is_some();
                 let registration = Registration::new(node.clone(), service, is_resumed)?;
                 thread::spawn_with("cluster", STACK_SIZE, || registration.run(outage))?;
@@ -226,38 +227,38 @@ impl Cluster {
     /// Limits how long censuses may take, however many questions the clients have sent: a handover
     /// is about to release the clients.
     pub fn fail_fast(&self) {
-        if let Census::Consistent(service) = &self.census {
+        if let CensusSource::Consistent(service) = &self.census {
             service.fail_fast();
         }
     }
 
     /// Stops publishing the number of clients, so that the next process publishes it instead.
     /// Returns the census to hand over to that process.
-    pub fn pause(&self) -> Option<state::Census> {
+    pub fn pause(&self) -> Option<state::InheritedCensus> {
         self.stats.deregister();
         let (node, _) = self.joined.as_ref()?;
         let (others, until) = match &self.census {
-            Census::Available(others) => {
+            CensusSource::Available(others) => {
                 node.set_mode(Mode::Pause);
                 others.get()
             }
             // The lease is kept alive until this process ends; the next process gets its own lease.
             _ => Default::default(),
         };
-        Some(state::Census {
+        Some(state::InheritedCensus {
             incarnation: self.member.incarnation,
             others,
             until,
         })
     }
 
-    /// Tells the others that this server and all its clients are gone; waits for that, `LAST` at
+    /// Tells the others that this server and all its clients are gone; waits for that, `LEAVE_TIMEOUT` at
     /// most. Without success, the others count or miss this server until its entry expires.
     pub fn leave(&self) {
         if let Some((node, ended)) = &self.joined {
             self.stats.deregister();
             node.set_mode(Mode::Leave);
-            let deadline = Instant::now() + LAST;
+            let deadline = Instant::now() + LEAVE_TIMEOUT;
             while ended.recv_deadline(deadline).is_ok() {}
         }
     }
@@ -280,12 +281,12 @@ mod tests {
 
     #[test]
     fn a_sum_that_is_too_large_saturates() {
-        let known = state::Census {
+        let known = state::InheritedCensus {
             incarnation: Uuid::nil(),
             others: u64::MAX,
             until: Millis(u64::MAX),
         };
-        let census = Census::Available(Arc::new(Others::new(Some(known))));
+        let census = CensusSource::Available(Arc::new(Others::new(Some(known))));
         assert_eq!(census.clients(5, Nanos::now()), Ok(u64::MAX));
     }
 }

@@ -14,20 +14,20 @@ use super::error::{ClusterError, ErrorKind, Result};
 use super::{Mode, Node};
 
 /// Upper bound of the first pause; the bound doubles with each failure, up to half a heartbeat.
-const FIRST_PAUSE: Duration = Duration::from_millis(40);
+const MIN_RETRY_PAUSE: Duration = Duration::from_millis(40);
 
 /// Time without an error after which an outage is over. A shorter recovery belongs to the same
 /// outage.
-const QUIET: Duration = Duration::from_secs(5);
+const QUIET_TIME: Duration = Duration::from_secs(5);
 
 /// Time without an error after which the count of failures starts again.
-const STABLE: Duration = Duration::from_millis(500);
+const STABLE_TIME: Duration = Duration::from_millis(500);
 
 /// The current outage.
 struct Current {
     start: Instant,
     failures: u64,
-    /// Number of failures since the connection last worked for the time `STABLE`.
+    /// Number of failures since the connection last worked for the time `STABLE_TIME`.
     attempts: u64,
     /// Since when the connection works again.
     recovered: Option<Instant>,
@@ -83,7 +83,7 @@ impl Outage {
             logged: Default::default(),
         });
         let recovered = current.recovered.take();
-        if recovered.is_some_and(|since| since.elapsed() >= STABLE) {
+        if recovered.is_some_and(|since| since.elapsed() >= STABLE_TIME) {
             current.attempts = 0;
         }
         current.attempts += 1;
@@ -94,7 +94,7 @@ impl Outage {
         current.attempts
     }
 
-    /// Records that a heartbeat was answered. Logs the end of an outage after `QUIET`.
+    /// Records that a heartbeat was answered. Logs the end of an outage after `QUIET_TIME`.
     pub fn record_heartbeat(&mut self) {
         self.node.stats.count_heartbeat();
         // Nobody needs a second message.
@@ -103,7 +103,7 @@ impl Outage {
             return;
         };
         let recovered = *current.recovered.get_or_insert_with(Instant::now);
-        if recovered.elapsed() >= QUIET {
+        if recovered.elapsed() >= QUIET_TIME {
             let (times, seconds) = (current.failures, (recovered - current.start).as_secs_f64());
             info!(times, seconds = (seconds * 10.0).round() / 10.0; "over: cut off from the cluster");
             self.current = None;
@@ -114,7 +114,7 @@ impl Outage {
 /// Returns the pause after `failed` failures, `longest` at most. Half of it is random, so that not
 /// all servers retry at once.
 fn pause(failed: u64, longest: Duration) -> Duration {
-    let doubled = FIRST_PAUSE * (1 << failed.saturating_sub(1).min(10));
+    let doubled = MIN_RETRY_PAUSE * (1 << failed.saturating_sub(1).min(10));
     let longest = doubled.min(longest);
     longest / 2 + random(longest / 2)
 }
@@ -156,7 +156,7 @@ mod tests {
         outage.record_heartbeat();
         assert_eq!(record(&mut outage), 4, "it only flapped");
         let start = Instant::now();
-        while start.elapsed() < STABLE + Duration::from_millis(1) {
+        while start.elapsed() < STABLE_TIME + Duration::from_millis(1) {
             outage.record_heartbeat();
         }
         assert_eq!(record(&mut outage), 1);
@@ -167,9 +167,12 @@ mod tests {
         let longest = Duration::from_millis(250);
         for failed in 1..100 {
             let pause = pause(failed, longest);
-            assert!(pause >= FIRST_PAUSE / 2 && pause <= longest, "{pause:?}");
+            assert!(
+                pause >= MIN_RETRY_PAUSE / 2 && pause <= longest,
+                "{pause:?}"
+            );
         }
-        assert!(pause(1, longest) <= FIRST_PAUSE);
+        assert!(pause(1, longest) <= MIN_RETRY_PAUSE);
         assert!(pause(u64::MAX, longest) >= longest / 2);
         assert_ne!(pause(50, longest), pause(50, longest));
     }

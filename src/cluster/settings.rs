@@ -12,13 +12,13 @@ use shared::dial::Server;
 use shared::dial::dns::{self, DnsCache};
 
 /// Largest number of characters of a cluster's name.
-const LONGEST_NAME: usize = 64;
+const MAX_NAME: usize = 64;
 
 /// Time that a starting server waits for the DNS lookup of its hosts.
-const LOOKUP: Duration = Duration::from_secs(2);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Number of heartbeat intervals without a heartbeat after which a server counts as gone.
-const EXPIRY: u32 = 4;
+const EXPIRY_HEARTBEATS: u32 = 4;
 
 /// Default ports, which also tell the kinds of host apart.
 const REDIS_PORT: u16 = 6379;
@@ -155,7 +155,7 @@ impl Settings {
     pub fn check(&self) -> Result<(), Error> {
         let credentials = self.credentials.check();
         credentials.map_err(|error| invalid(error.what))?;
-        self.resolve(&DnsCache::default(), Instant::now() + LOOKUP)
+        self.resolve(&DnsCache::default(), Instant::now() + LOOKUP_TIMEOUT)
     }
 
     /// Returns the indices of the hosts in the order to try them: from `first` on, but hosts with
@@ -218,7 +218,7 @@ impl Settings {
 
     /// Returns the time without a heartbeat after which a server counts as gone.
     pub fn expiry(&self) -> Duration {
-        self.heartbeat * EXPIRY
+        self.heartbeat * EXPIRY_HEARTBEATS
     }
 }
 
@@ -233,11 +233,11 @@ fn database(text: &str) -> Result<u32, Error> {
 
 fn name(text: &str, what: &str) -> Result<String, Error> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if (1..=LONGEST_NAME).contains(&text.len()) && text.chars().all(is_allowed) {
+    if (1..=MAX_NAME).contains(&text.len()) && text.chars().all(is_allowed) {
         return Ok(text.to_string());
     }
     Err(invalid(format!(
-        "{what} is {text:?}: it must be 1 to {LONGEST_NAME} letters, digits and . _ - of ASCII"
+        "{what} is {text:?}: it must be 1 to {MAX_NAME} letters, digits and . _ - of ASCII"
     )))
 }
 

@@ -42,7 +42,7 @@ pub struct InheritedState {
     /// When the handover started: no client has been accepted since. `None` without a handover.
     pub started: Option<Millis>,
     /// Cluster membership.
-    pub census: Option<state::Census>,
+    pub census: Option<state::InheritedCensus>,
     /// Clients of the previous process.
     pub clients: Vec<(state::ConnectionState, TcpStream)>,
     /// Sockets in lingering close.

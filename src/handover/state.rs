@@ -66,7 +66,7 @@ pub struct HandoverState {
     /// When the handover started: no client has been accepted since.
     pub started: Millis,
     /// Cluster membership, if there is one.
-    pub census: Option<Census>,
+    pub census: Option<InheritedCensus>,
     /// Clients.
     pub clients: Vec<ConnectionState>,
     /// When each socket in lingering close was half-closed.
@@ -83,7 +83,7 @@ impl HandoverState {
 
 /// Cluster census, with which the next process continues the membership and can answer at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Census {
+pub struct InheritedCensus {
     /// Identifies one run of the server: the process that began to serve and those that took over
     /// its clients.
     pub incarnation: Uuid,
@@ -361,7 +361,7 @@ mod tests {
             accepted: 77,
             handovers: 3,
             started: Millis(98),
-            census: Some(Census {
+            census: Some(InheritedCensus {
                 incarnation: Uuid::new_v4(),
                 others: 4,
                 until: Millis(100),

@@ -21,7 +21,7 @@ use shared::sys;
 use shared::text::without_errno;
 
 /// Longest duration of the preflight.
-const MAX_PREFLIGHT: Duration = Duration::from_secs(10);
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Interval between checks whether the preflight has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -203,7 +203,7 @@ impl Upgrade {
             .process_group(0);
         let mut child = signals::unblocked(|| command.spawn())
             .map_err(|error| format!("can't run {name}: {}", without_errno(&error)))?;
-        let deadline = Instant::now() + MAX_PREFLIGHT;
+        let deadline = Instant::now() + PREFLIGHT_TIMEOUT;
         let problem = loop {
             match child.try_wait() {
                 Ok(Some(status)) if status.success() => {
@@ -222,7 +222,7 @@ impl Upgrade {
                 Ok(None) => {
                     break format!(
                         "{name} --check takes longer than {} s",
-                        MAX_PREFLIGHT.as_secs()
+                        PREFLIGHT_TIMEOUT.as_secs()
                     );
                 }
                 Err(error) => break format!("can't wait for {name}: {}", without_errno(&error)),

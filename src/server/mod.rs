@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use uuid::Uuid;
 
-use crate::cluster::{self, Census, Cluster, Member};
+use crate::cluster::{self, CensusSource, Cluster, Member};
 use crate::config::limits;
 use crate::config::options::{Listen, Options};
 use crate::error::Error;
@@ -145,7 +145,7 @@ impl Server {
         let count = admission.clients.count();
         let context = Context::new(count.clone(), setup.id, setup.commands);
         let context = match &cluster.census {
-            Census::Alone => context,
+            CensusSource::Alone => context,
             census => context.in_cluster(census.clone()),
         };
         let limiter = context.limiter.clone();

@@ -31,7 +31,7 @@ use shared::text::without_errno;
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time that the last status has to be sent.
-const LAST_STATUS: Duration = Duration::from_millis(100);
+const LAST_STATUS_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Time for which an important message is retried.
 const RETRY_TIME: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ const MAX_PENDING: usize = 16;
 
 /// Time in which systemd closes a descriptor that it does not keep. Since version 254, it closes it
 /// in a process of its own, possibly after the barrier.
-const LATE_CLOSE: Duration = Duration::from_millis(250);
+const LATE_CLOSE_TIME: Duration = Duration::from_millis(250);
 
 /// Shortest watchdog time that can be satisfied; a shorter one counts as unset.
 const MIN_WATCHDOG: Duration = Duration::from_millis(30);
@@ -186,7 +186,7 @@ impl Drop for Notifier {
         if let Some((stop, ended)) = self.0.take() {
             drop(stop);
             // It may wait for a manager that does not read.
-            let _ = ended.recv_timeout(LAST_STATUS);
+            let _ = ended.recv_timeout(LAST_STATUS_TIMEOUT);
         }
     }
 }
@@ -282,7 +282,11 @@ fn probe(deadline: Instant) -> io::Result<bool> {
     put(&store, writer, deadline)?;
     // Set by systemd since version 254 if its store keeps any descriptors (systemd.exec(5)).
     let is_sure = std::env::var_os("FDSTORE").is_some_and(|most| most != "0");
-    let patience = if is_sure { Duration::ZERO } else { LATE_CLOSE };
+    let patience = if is_sure {
+        Duration::ZERO
+    } else {
+        LATE_CLOSE_TIME
+    };
     if has_hung_up(&reader, deadline.min(Instant::now() + patience))? {
         return Ok(false);
     }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::clusters::{
-    Cluster, ONE_OF_TWO, OUTSIDE, REGISTRY, TWO_OF_THREE, YOUNG, answers_until, client, cut_off_by,
-    file, server, wait_for,
+    Cluster, NO_MEMBERSHIP, ONE_OF_TWO, OUTSIDE, TWO_OF_THREE, YOUNG, answers_until, client,
+    cut_off_by, file, server, wait_for,
 };
 use crate::support::backends::{Etcd, Kind, somebody};
 use crate::support::certificates::Authority;
@@ -52,20 +52,24 @@ fn an_etcd_that_asks_who_comes_is_told() {
         answers_until(&mut clients.0, &[OUTSIDE, YOUNG], "2");
         enable_auth(cluster.backend.etcd());
         // Its lease is gone by and by.
-        answers_until(&mut clients.0, &[REGISTRY, OUTSIDE, YOUNG, ONE_OF_TWO], "2");
+        answers_until(
+            &mut clients.0,
+            &[NO_MEMBERSHIP, OUTSIDE, YOUNG, ONE_OF_TWO],
+            "2",
+        );
         let answer = clients.1.ask("WHO");
-        assert!(answer.contains(REGISTRY), "{answer}");
+        assert!(answer.contains(NO_MEMBERSHIP), "{answer}");
         let stranger = server_as("wrong", "guess\n");
         let mut asker = client(&stranger);
         let answer = asker.ask("WHO");
-        assert!(answer.contains(REGISTRY), "{answer}");
+        assert!(answer.contains(NO_MEMBERSHIP), "{answer}");
         let line = cut_off_by(&stranger, "authentication failed");
         assert!(!line.contains("guess"), "{line}");
         // The right one is written into the file: no restart is needed.
         file(&secrets, "wrong", "secret\n");
         // Without the one that has no password: etcd 3.5.30 lets its lease expire, and the others don't.
         drop((clients.1, unknown));
-        let allowed = [REGISTRY, OUTSIDE, YOUNG, ONE_OF_TWO, TWO_OF_THREE];
+        let allowed = [NO_MEMBERSHIP, OUTSIDE, YOUNG, ONE_OF_TWO, TWO_OF_THREE];
         answers_until(&mut asker, &allowed, "2");
         for server in [known, stranger] {
             shows_no_secret(&server.stop());
@@ -196,7 +200,7 @@ fn a_token_that_is_too_old_is_replaced_whatever_the_words() {
         etcd.order(&format!("--user=root:root user add {name}"));
         // Long before the token expires.
         for asker in &mut askers {
-            answers_until(asker, &[REGISTRY, OUTSIDE, YOUNG, TWO_OF_THREE], "3");
+            answers_until(asker, &[NO_MEMBERSHIP, OUTSIDE, YOUNG, TWO_OF_THREE], "3");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clusters::{
-    Cluster, ID, ONE_OF_TWO, OUTSIDE, REGISTRY, YOUNG, answers_until, free_address, server_at,
+    Cluster, ID, NO_MEMBERSHIP, ONE_OF_TWO, OUTSIDE, YOUNG, answers_until, free_address, server_at,
 };
 use crate::support::backends::{Kind, MEMBERS, somebody};
 use crate::support::http::get;
@@ -82,14 +82,14 @@ fn an_address_where_no_server_answers_makes_who_unavailable_in_time() {
                 let answer = asker.ask("WHO");
                 let took = begun.elapsed();
                 assert!(took < PATIENCE, "{who}: {took:?}");
-                let is_slow = answer.contains(REGISTRY);
+                let is_slow = answer.contains(NO_MEMBERSHIP);
                 assert!(is_slow || answer == ONE_OF_TWO, "{who}: {answer}");
                 !is_slow
             });
             assert_eq!(asker.ask("WHY"), "42");
             wait_until("it is named", || names(server, address));
             etcd.order(&format!("del {key}"));
-            answers_until(asker, &[REGISTRY, OUTSIDE, YOUNG], "1");
+            answers_until(asker, &[NO_MEMBERSHIP, OUTSIDE, YOUNG], "1");
         }
 
         // Another server at the address of one does not answer for it.
@@ -106,10 +106,10 @@ fn an_address_where_no_server_answers_makes_who_unavailable_in_time() {
         // What can't be read may be a server.
         let key = format!("{MEMBERS}{ID}/{ID}");
         etcd.order(&format!("put {key} 127.0.0.1:1"));
-        assert!(asker.ask("WHO").contains(REGISTRY));
+        assert!(asker.ask("WHO").contains(NO_MEMBERSHIP));
         server.log().wait_for("etcd holds nonsense");
         etcd.order(&format!("del {key}"));
-        answers_until(asker, &[REGISTRY], "1");
+        answers_until(asker, &[NO_MEMBERSHIP], "1");
     });
 }
 

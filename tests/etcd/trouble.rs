@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::{BUSY, HEARTBEAT, LEASE, LOOKS, leave, takes_a_lease};
 use crate::clusters::{
-    BACK, Cluster, ID, OUTSIDE, REGISTRY, TWO_OF_THREE, YOUNG, answers_until, client, cut_off_by,
-    free_address, server, stop, wait_for,
+    BACK, Cluster, ID, NO_MEMBERSHIP, OUTSIDE, TWO_OF_THREE, YOUNG, answers_until, client,
+    cut_off_by, free_address, server, stop, wait_for,
 };
 use crate::support::backends::{Etcd, Kind, somebody};
 use crate::support::watch::{Watch, watch};
@@ -24,7 +24,7 @@ const UNAVAILABLE: &str = "WHO is unavailable on this server";
 fn become_right(askers: &mut [Client], right: &str, what: &str, bound: Duration) -> Duration {
     let begun = Instant::now();
     for asker in askers {
-        answers_until(asker, &[REGISTRY, OUTSIDE, YOUNG], right);
+        answers_until(asker, &[NO_MEMBERSHIP, OUTSIDE, YOUNG], right);
     }
     let took = begun.elapsed();
     eprintln!("{what}: right after {took:?}");
@@ -76,7 +76,7 @@ fn one_member_of_etcd_may_be_lost_and_a_quorum_comes_back() {
     etcd.process(1).kill();
     for asker in &mut askers {
         let answer = asker.ask("WHO");
-        assert!(answer.contains(REGISTRY), "{answer}");
+        assert!(answer.contains(NO_MEMBERSHIP), "{answer}");
         assert_eq!(asker.ask("WHY"), "42");
     }
     cut_off_by(&servers[0], UNAVAILABLE);
@@ -202,7 +202,7 @@ fn a_client_that_waits_for_the_census_is_not_said_to_make_room() {
             }
             for asker in [&mut first, &mut second] {
                 let said = asker.line().expect("it is answered");
-                assert!(said.contains(REGISTRY), "{said}");
+                assert!(said.contains(NO_MEMBERSHIP), "{said}");
             }
         }
         leave(first);
@@ -257,7 +257,7 @@ fn a_server_that_is_cut_off_from_etcd_alone_is_counted_missed_and_then_left_out(
             }
         });
         let (answers, mut there) = watched.end();
-        let is_wrong = |answer: &&String| !answer.contains(REGISTRY);
+        let is_wrong = |answer: &&String| !answer.contains(NO_MEMBERSHIP);
         let wrong: Vec<_> = answers.iter().filter(is_wrong).collect();
         assert!(wrong.is_empty(), "of {}: {wrong:?}", answers.len());
         assert_eq!(there.ask("WHY"), "42");
@@ -265,7 +265,7 @@ fn a_server_that_is_cut_off_from_etcd_alone_is_counted_missed_and_then_left_out(
 
         drop(cut);
         let mended = Instant::now();
-        answers_until(&mut there, &[REGISTRY, OUTSIDE, YOUNG], "3");
+        answers_until(&mut there, &[NO_MEMBERSHIP, OUTSIDE, YOUNG], "3");
         for asker in &mut cluster.askers {
             answers_until(asker, &["2", YOUNG], "3");
         }

@@ -27,7 +27,7 @@ fn the_server_says_no_word_that_the_document_lacks() {
         CommandError::BadHeader(BadHeader::Missing),
         CommandError::Idle,
         CommandError::MadeRoom,
-        CommandError::Unavailable(Unavailable::Registry),
+        CommandError::Unavailable(Unavailable::Membership),
         CommandError::Internal,
     ]
     .iter()

@@ -3,7 +3,7 @@
 use httparse::{EMPTY_HEADER, Header, Status, parse_chunk_size};
 
 /// Largest number of header fields.
-const MOST_FIELDS: usize = 32;
+const MAX_FIELDS: usize = 32;
 
 /// Complete response.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl HttpResponse {
     /// Parses the response to the only request of a connection that is not answered yet. Returns
     /// `None` if it is incomplete, and fails if it is longer than `largest` bytes.
     pub fn parse(bytes: &[u8], largest: usize) -> Result<Option<Self>, String> {
-        let mut fields = [EMPTY_HEADER; MOST_FIELDS];
+        let mut fields = [EMPTY_HEADER; MAX_FIELDS];
         let mut head = httparse::Response::new(&mut fields);
         let body = match head.parse(bytes) {
             Ok(Status::Complete(length)) => &bytes[length..],

@@ -1,4 +1,4 @@
-//! List of the servers of a cluster, as stored in etcd:
+//! Membership: the servers of a cluster, as stored in etcd:
 //!
 //! ```text
 //! /blockchain-tcpd/NAME/members/ID/INCARNATION  {"advertise":"IP:PORT"}, under its server's lease
@@ -6,7 +6,7 @@
 //! /blockchain-tcpd/NAME/young                   under a lease that is never renewed
 //! ```
 //!
-//! A server that finds no `begun` puts it there together with `young`: the list is new, perhaps
+//! A server that finds no `begun` puts it there together with `young`: the membership is new, perhaps
 //! because etcd has lost one with other servers in it. A live server that finds its own entry
 //! missing also puts `young` there: other entries may be missing for the same reason, or soon will
 //! be. While `young` exists, the membership is *unstable*: no server trusts it to be complete. By
@@ -24,7 +24,7 @@ use crate::cluster::Member;
 use crate::cluster::error::{ClusterError, Result, printable};
 
 /// Largest number of servers of a cluster.
-pub const MOST_SERVERS: usize = 128;
+pub const MAX_SERVERS: usize = 128;
 
 /// Entry of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Membership {
         // The end of the keys with this prefix: '0' comes after '/'.
         let end = format!("{}0", prefix.trim_end_matches('/'));
         // The limit leaves room for servers that registered at the same moment as the last one.
-        Membership::new(&prefix, &etcd.range(&prefix, &end, MOST_SERVERS * 2)?)
+        Membership::new(&prefix, &etcd.range(&prefix, &end, MAX_SERVERS * 2)?)
     }
 
     fn new(prefix: &str, pairs: &[Pair]) -> Result<Self> {
@@ -110,7 +110,9 @@ impl Membership {
         }
         match etcd.transaction((&begun, self.initialized), &operations)? {
             true => Ok(()),
-            false => Err(ClusterError::refused("the roster has begun anew meanwhile")),
+            false => Err(ClusterError::refused(
+                "the membership has begun anew meanwhile",
+            )),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Census in the consistent mode: etcd holds the list of members, and a census asks each of them.
+//! Census in the consistent mode: etcd holds the membership, and a census asks each server of it.
 //!
 //! An answer is correct in this sense: each of its addends was the number of clients of its server
 //! at some moment between the question and the answer, and these servers are all that were
@@ -22,7 +22,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
@@ -42,21 +42,21 @@ use shared::dial::DnsCache;
 use shared::sync::ignore_poison;
 
 /// Longest duration of a poll.
-const DEADLINE: Duration = Duration::from_millis(750);
+const POLL_TIMEOUT: Duration = Duration::from_millis(750);
 
 /// Longest wait of a question, counted from when it was read, however many were read with it. A
 /// waiting worker does not report that it is healthy, and counts as stuck after a second.
-const LONGEST: Duration = Duration::from_millis(900);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// Time that one etcd member may take to answer before the next is asked.
-const PATIENCE: Duration = Duration::from_millis(250);
+const HOST_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Time that a server that has disappeared from the membership has to answer whether it is alive:
 /// if less of the poll is left, its silence says nothing.
-const SHORTEST_CHECK: Duration = Duration::from_millis(500);
+const MIN_CHECK_TIME: Duration = Duration::from_millis(500);
 
 /// Interval of polls without a question, for the metrics and the log.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Pause after a panic, which the panic hook logs.
 const PANIC_PAUSE: Duration = Duration::from_millis(100);
@@ -115,8 +115,8 @@ impl CensusService {
     ) -> Result<(), Error> {
         let poller = Poller {
             service: self.clone(),
-            registry: Registry {
-                etcd: Etcd::new(node.settings.clone(), dns, PATIENCE),
+            reader: MembershipReader {
+                etcd: Etcd::new(node.settings.clone(), dns, HOST_TIMEOUT),
                 node,
                 tombstones,
                 removed: Vec::new(),
@@ -143,28 +143,27 @@ impl CensusService {
                 return answer;
             }
             let waited = Duration::from_nanos(asked.until(Nanos::now()));
-            let left = LONGEST.saturating_sub(waited);
+            let left = ANSWER_TIMEOUT.saturating_sub(waited);
             if left.is_zero() {
                 let failed = state.last.and_then(|last| last.result.err());
-                return Err(failed.unwrap_or(Unavailable::Registry));
+                return Err(failed.unwrap_or(Unavailable::Membership));
             }
             if state.asked < Some(asked) {
                 state.asked = Some(asked);
                 self.asked.notify_all();
             }
-            let waited = self.completed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = ignore_poison(self.completed.wait_timeout(state, left)).0;
         }
     }
 
     /// Waits until a poll is due. Returns whether a question asks for it.
     fn wait(&self) -> bool {
         let state = ignore_poison(self.state.lock());
+        let is_idle = |state: &mut State| !state.is_asked();
         let waited = self
             .asked
-            .wait_timeout_while(state, IDLE, |state| !state.is_asked());
-        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        state.is_asked()
+            .wait_timeout_while(state, IDLE_POLL_INTERVAL, is_idle);
+        ignore_poison(waited).0.is_asked()
     }
 
     fn complete(&self, start: Nanos, result: Result<u64, Unavailable>) {
@@ -177,7 +176,7 @@ impl CensusService {
 /// The thread that polls the cluster.
 struct Poller {
     service: Arc<CensusService>,
-    registry: Registry,
+    reader: MembershipReader,
     peers: Peers,
     incident: Incident,
     /// Servers that have not answered during the current incident.
@@ -202,19 +201,19 @@ impl Poller {
             self.silent.clear();
         }
         if is_asked {
-            self.registry.node.stats.count_census(result.is_ok());
+            self.reader.node.stats.count_census(result.is_ok());
         }
         self.service.complete(start, result);
     }
 
     fn poll(&mut self) -> Result<u64, Unavailable> {
-        let deadline = Instant::now() + DEADLINE;
-        let registry = &mut self.registry;
-        registry.etcd.set_deadline(deadline);
-        let others = registry.others()?;
+        let deadline = Instant::now() + POLL_TIMEOUT;
+        let reader = &mut self.reader;
+        reader.etcd.set_deadline(deadline);
+        let others = reader.others()?;
         let answers = self
             .peers
-            .poll(&others, deadline, &mut || registry.others())?;
+            .poll(&others, deadline, &mut || reader.others())?;
         if !answers.errors.is_empty() {
             for (index, (address, error)) in answers.errors.iter().enumerate() {
                 let begins = index == 0 && self.incident.record(error);
@@ -223,12 +222,12 @@ impl Poller {
                 }
             }
             let answered = answers.servers + 1;
-            // There are at most `MOST_SERVERS`.
+            // There are at most `MAX_SERVERS`.
             let members = answered + answers.errors.len() as u16;
             return Err(Unavailable::Silent { answered, members });
         }
         self.check_removed(deadline)?;
-        let node = &self.registry.node;
+        let node = &self.reader.node;
         let own = node.clients.load(Ordering::SeqCst) as u64;
         // Checked after the count is read: after the deregistration the count is no longer known
         // here.
@@ -244,18 +243,18 @@ impl Poller {
     /// Returns an error if a server that has disappeared from the membership is alive, or may be:
     /// the membership lacks it, and the sum lacks its clients.
     fn check_removed(&mut self, deadline: Instant) -> Result<(), Unavailable> {
-        let removed = &self.registry.removed;
+        let removed = &self.reader.removed;
         if removed.is_empty() {
             return Ok(());
         }
-        let is_short = Instant::now() + SHORTEST_CHECK > deadline;
+        let is_short = Instant::now() + MIN_CHECK_TIME > deadline;
         let (mut kept, silent) = self.peers.alive(removed, deadline);
         if is_short {
             kept.extend(silent);
         }
         let gone = removed.iter().map(|entry| entry.member);
         for member in gone.filter(|member| !kept.contains(member)) {
-            self.registry.tombstones.remove(member);
+            self.reader.tombstones.remove(member);
         }
         match kept[..] {
             [] => Ok(()),
@@ -265,7 +264,7 @@ impl Poller {
 }
 
 /// Reads the membership for the polls.
-struct Registry {
+struct MembershipReader {
     node: Arc<Node>,
     etcd: Etcd,
     tombstones: Arc<Tombstones>,
@@ -273,7 +272,7 @@ struct Registry {
     removed: Vec<Entry>,
 }
 
-impl Registry {
+impl MembershipReader {
     /// Reads all other servers from etcd. Fails unless etcd answers and lists this server.
     fn others(&mut self) -> Result<Vec<Entry>, Unavailable> {
         let node = &self.node;
@@ -281,7 +280,7 @@ impl Registry {
         let membership = membership.map_err(|error| {
             // The registration logs this if it lasts.
             debug!(reason:% = error; "no census: the membership can't be read");
-            Unavailable::Registry
+            Unavailable::Membership
         })?;
         self.removed = self.tombstones.update(&membership);
         if membership.find(node.member).is_none() {
@@ -323,14 +322,14 @@ mod tests {
     fn a_failed_poll_answers_all_waiting_questions() {
         let (service, before) = (open(), Nanos::now());
         let asked = Nanos::now();
-        service.complete(before, Err(Unavailable::Registry));
-        assert_eq!(service.clients(asked), Err(Unavailable::Registry));
+        service.complete(before, Err(Unavailable::Membership));
+        assert_eq!(service.clients(asked), Err(Unavailable::Membership));
     }
 
     #[test]
     fn fail_fast_waits_for_one_failed_poll() {
         let service = open();
-        service.complete(Nanos::now(), Err(Unavailable::Registry));
+        service.complete(Nanos::now(), Err(Unavailable::Membership));
         service.fail_fast();
         let asked = Nanos::now();
         let waiting = service.clone();
@@ -346,11 +345,11 @@ mod tests {
     #[test]
     fn a_wait_is_bounded() {
         let (service, asked) = (open(), Nanos::now());
-        assert_eq!(service.clients(asked), Err(Unavailable::Registry));
+        assert_eq!(service.clients(asked), Err(Unavailable::Membership));
         let waited = Duration::from_nanos(asked.until(Nanos::now()));
-        assert!(waited >= LONGEST, "{waited:?}");
+        assert!(waited >= ANSWER_TIMEOUT, "{waited:?}");
         let now = Instant::now();
-        assert_eq!(service.clients(asked), Err(Unavailable::Registry));
-        assert!(now.elapsed() < LONGEST, "counted from the question");
+        assert_eq!(service.clients(asked), Err(Unavailable::Membership));
+        assert!(now.elapsed() < ANSWER_TIMEOUT, "counted from the question");
     }
 }

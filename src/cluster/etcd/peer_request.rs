@@ -14,7 +14,7 @@ use shared::dial::socket::{begin_to_connect, is_connected};
 use shared::text::without_errno;
 
 /// Largest size of a response in bytes: its head and one line.
-const LARGEST_RESPONSE: usize = 4096;
+const MAX_RESPONSE: usize = 4096;
 
 /// Error for a response of another kind of server.
 const NOT_A_CENSUS: &str = "it answers something that is not a census";
@@ -146,7 +146,7 @@ fn send(socket: &TcpStream, address: SocketAddr) -> Result<bool, String> {
 
 /// Receives a part of the response.
 fn receive(socket: &TcpStream, received: &mut Vec<u8>) -> Result<(), String> {
-    let mut buffer = [0; LARGEST_RESPONSE];
+    let mut buffer = [0; MAX_RESPONSE];
     match rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
         Ok((0, _)) => Err("it closes the connection".to_string()),
         Ok((length, _)) => {
@@ -161,7 +161,7 @@ fn receive(socket: &TcpStream, received: &mut Vec<u8>) -> Result<(), String> {
 /// Parses a response. Once it is complete, returns the number of clients and whether the connection
 /// is kept alive. Fails if another server than `member` has sent it.
 fn parse_response(response: &[u8], member: Member) -> Result<Option<(u64, bool)>, String> {
-    let Some(response) = HttpResponse::parse(response, LARGEST_RESPONSE)? else {
+    let Some(response) = HttpResponse::parse(response, MAX_RESPONSE)? else {
         return Ok(None);
     };
     if response.status != 200 {
@@ -212,9 +212,9 @@ mod tests {
             text(&answer(ME, usize::MAX)),
             text(&(answer(ME, 7) + " x")),
             text(""),
-            text(&"x".repeat(LARGEST_RESPONSE)),
+            text(&"x".repeat(MAX_RESPONSE)),
             [whole.clone(), whole].concat(),
-            head(&format!("X: {}", "x".repeat(LARGEST_RESPONSE))),
+            head(&format!("X: {}", "x".repeat(MAX_RESPONSE))),
             head("X: y"),
             head("Content-Length: 18446744073709551615"),
             head("Content-Length: -1"),

@@ -22,13 +22,13 @@ use crate::waker::poll_until;
 
 /// Pause before failed requests are repeated. It doubles with each attempt, because each attempt
 /// reads the membership, and all servers do that for one that refuses.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const MIN_RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+const MAX_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Time that the membership takes to be read: with less left, a failure to read it says nothing.
-const SHORTEST_REFRESH: Duration = Duration::from_millis(250);
+const MIN_REFRESH_TIME: Duration = Duration::from_millis(250);
 
 /// Result of a poll.
 #[derive(Default)]
@@ -55,7 +55,7 @@ impl Peers {
         refresh: &mut dyn FnMut() -> Result<Vec<Entry>, Unavailable>,
     ) -> Result<Answers, Unavailable> {
         let mut requests: Vec<PeerRequest> = peers.iter().map(|peer| self.start(*peer)).collect();
-        let mut pause = FIRST_PAUSE;
+        let mut pause = MIN_RETRY_PAUSE;
         let mut next = Instant::now() + pause;
         let mut result = Ok(());
         while result.is_ok() && !requests.iter().all(PeerRequest::is_answered) {
@@ -65,14 +65,14 @@ impl Peers {
             }
             let any_failed = requests.iter().any(PeerRequest::has_failed);
             if any_failed && now >= next {
-                let is_short = now + SHORTEST_REFRESH > deadline;
+                let is_short = now + MIN_REFRESH_TIME > deadline;
                 match refresh() {
                     Ok(peers) => self.update(&mut requests, &peers),
                     // The failed requests are the reason.
-                    Err(Unavailable::Registry) if is_short => {}
+                    Err(Unavailable::Membership) if is_short => {}
                     Err(error) => result = Err(error),
                 }
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = (pause * 2).min(MAX_RETRY_PAUSE);
                 next = Instant::now() + pause;
             } else {
                 let until = if any_failed {
@@ -261,7 +261,7 @@ mod tests {
         let (gone, mut peers) = (entry(9, gone.unwrap()), Peers::default());
         for (milliseconds, is_named) in [(200, true), (10_000, false)] {
             let deadline = Instant::now() + Duration::from_millis(milliseconds);
-            let mut fails = || Err(Unavailable::Registry);
+            let mut fails = || Err(Unavailable::Membership);
             let result = peers.poll(&[gone], deadline, &mut fails);
             assert_eq!(result.is_ok_and(|it| it.errors.len() == 1), is_named);
         }

@@ -1,4 +1,4 @@
-//! Registration: this server's entry in etcd's list of members, under a lease that one thread keeps
+//! Registration: this server's entry in the membership, under a lease that one thread keeps
 //! alive.
 //!
 //! If the lease is lost, the server registers again, and the membership counts as unstable for a
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::CensusService;
-use super::membership::{Entry, MOST_SERVERS, Membership};
+use super::membership::{Entry, MAX_SERVERS, Membership};
 use super::peers::Peers;
 use super::tombstones::Tombstones;
 use super::transport::Etcd;
@@ -24,18 +24,18 @@ use shared::dial::DnsCache;
 
 /// Shortest time to live of a lease, in seconds: etcd grants no shorter one, because its elections
 /// take that long.
-const SHORTEST_LEASE: u64 = 2;
+const MIN_LEASE: u64 = 2;
 
 /// Time that one etcd member may take to answer before the next is asked. It includes a write to
 /// its disk.
-const PATIENCE: Duration = Duration::from_millis(500);
+const HOST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Time that this server, or another one at its address, has to answer a test request.
 const TEST_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Number of failed tests of this server's own address, one per heartbeat and counted from the
 /// start, after which the log says that the server does not reach itself.
-const FAILED_TESTS: u32 = 4;
+const MAX_FAILED_TESTS: u32 = 4;
 
 /// Returns whether the address belongs to this machine. Other addresses can't be bound, unless the
 /// system allows it (ip(7), `ip_nonlocal_bind`).
@@ -46,7 +46,7 @@ fn is_of_this_machine(address: IpAddr) -> bool {
 /// Returns the time to live of a lease, in whole seconds.
 fn lease_time(settings: &Settings) -> Duration {
     let seconds = settings.expiry().as_secs_f64().ceil() as u64;
-    Duration::from_secs(seconds.max(SHORTEST_LEASE))
+    Duration::from_secs(seconds.max(MIN_LEASE))
 }
 
 /// Returns the peers that answer a test request.
@@ -93,7 +93,7 @@ impl Registration {
                 lease: 0,
             },
             node,
-            etcd: Etcd::new(settings, dns, PATIENCE),
+            etcd: Etcd::new(settings, dns, HOST_TIMEOUT),
             tombstones,
             is_new: !is_resumed,
             is_shared: false,
@@ -112,7 +112,7 @@ impl Registration {
         if self.own.lease == 0 {
             return;
         }
-        self.etcd.set_deadline(Instant::now() + PATIENCE);
+        self.etcd.set_deadline(Instant::now() + HOST_TIMEOUT);
         if let Err(error) = self.etcd.revoke(self.own.lease) {
             warn!(reason:% = error; "can't revoke the lease: WHO is unavailable on the other servers until it expires");
         }
@@ -121,7 +121,7 @@ impl Registration {
     /// Renews the lease and makes sure that the server is registered under it.
     fn refresh(&mut self) -> Result<()> {
         let node = self.node.clone();
-        let patience = PATIENCE * node.settings.hosts.len() as u32;
+        let patience = HOST_TIMEOUT * node.settings.hosts.len() as u32;
         self.etcd.set_deadline(Instant::now() + patience);
         if self.own.lease != 0 && !self.etcd.keep_alive(self.own.lease)? {
             self.own.lease = 0;
@@ -161,12 +161,12 @@ impl Registration {
         let address = self.own.address;
         if responding(&[self.own]).is_empty() {
             *failed += 1;
-            if *failed == FAILED_TESTS {
+            if *failed == MAX_FAILED_TESTS {
                 warn!(address:%; "this server can't reach itself at its --advertise address: if the others can't either, WHO is unavailable on them");
             }
             return;
         }
-        if *failed >= FAILED_TESTS {
+        if *failed >= MAX_FAILED_TESTS {
             info!(address:%; "over: this server can't reach itself at its --advertise address");
         }
         self.failed_tests = None;
@@ -198,9 +198,9 @@ impl Registration {
     fn register(&mut self, membership: &Membership) -> Result<()> {
         let stale = self.stale(membership);
         let is_known = membership.find(self.own.member).is_some();
-        if !is_known && membership.entries.len() >= MOST_SERVERS + stale.len() {
+        if !is_known && membership.entries.len() >= MAX_SERVERS + stale.len() {
             return Err(ClusterError::refused(format!(
-                "the cluster has {MOST_SERVERS} servers, and takes no more"
+                "the cluster has {MAX_SERVERS} servers, and takes no more"
             )));
         }
         let seconds = lease_time(&self.node.settings).as_secs();

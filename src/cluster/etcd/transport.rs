@@ -14,7 +14,7 @@ use crate::cluster::stream::Stream;
 use shared::dial::{DnsCache, Server};
 
 /// Largest size of a reply in bytes.
-const LARGEST_REPLY: usize = 1 << 20;
+const MAX_REPLY: usize = 1 << 20;
 
 /// etcd user if only a password is configured.
 const DEFAULT_USER: &str = "root";
@@ -221,7 +221,7 @@ impl Etcd {
                 return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
             }
             received.extend_from_slice(&buffer[..length]);
-            let response = HttpResponse::parse(&received, LARGEST_REPLY)
+            let response = HttpResponse::parse(&received, MAX_REPLY)
                 .map_err(|what| ClusterError::refused(format!("{host}: {what}")))?;
             if let Some(response) = response {
                 self.connection.take_if(|_| !response.keeps_alive);

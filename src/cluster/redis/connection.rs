@@ -21,7 +21,7 @@ use shared::dial::{DnsCache, Server};
 
 /// Largest size of a value in bytes. The longest expected one is the reply to HELLO, which
 /// describes the Redis server and its modules.
-const LONGEST: u64 = 64 * 1024;
+const MAX_VALUE_SIZE: u64 = 64 * 1024;
 
 /// Beginnings of error replies that may be quoted from the reply to AUTH. All other texts are left
 /// out: they may hold the password or a part of it, and a search for it would reveal it by what is
@@ -77,7 +77,7 @@ impl RedisConnection {
             server: server.clone(),
             deadline,
             parser: Parser::new(),
-            left: LONGEST,
+            left: MAX_VALUE_SIZE,
             is_secret: false,
             message: None,
         })
@@ -156,7 +156,7 @@ impl RedisConnection {
         self.left = bounded.limit();
         let error = match parsed {
             Ok(mut value) => {
-                self.left = LONGEST;
+                self.left = MAX_VALUE_SIZE;
                 while let Value::Attribute { data, .. } = value {
                     value = *data;
                 }

@@ -22,14 +22,14 @@ use shared::sync::ignore_poison;
 
 /// Number of heartbeat intervals after which the script recounts the stored sum, in case somebody
 /// has changed it.
-const RECOUNT: u32 = 120;
+const RECOUNT_HEARTBEATS: u32 = 120;
 
 /// Shortest time in which changes are collected before they are published together.
-const COLLECT: Duration = Duration::from_millis(5);
+const MIN_COLLECT_TIME: Duration = Duration::from_millis(5);
 
 /// Collection time for each server of the cluster: the more servers, the less often each publishes
 /// its changes.
-const COLLECT_PER_SERVER: Duration = Duration::from_micros(50);
+const COLLECT_TIME_PER_SERVER: Duration = Duration::from_micros(50);
 
 const SCRIPT: &str = include_str!("heartbeat.lua");
 
@@ -187,8 +187,8 @@ impl Heartbeat {
             return;
         }
         let members = u32::try_from(session.last.sum.members).unwrap_or(u32::MAX);
-        let collect = COLLECT.max(COLLECT_PER_SERVER.saturating_mul(members));
-        session.schedule((session.received + collect).max(Instant::now() + COLLECT));
+        let collect = MIN_COLLECT_TIME.max(COLLECT_TIME_PER_SERVER.saturating_mul(members));
+        session.schedule((session.received + collect).max(Instant::now() + MIN_COLLECT_TIME));
     }
 
     /// Reads messages until there are none, a heartbeat is due, or the thread is told to stop.
@@ -272,7 +272,7 @@ impl Heartbeat {
                 .arg(kind)
                 .arg(self.channel())
                 .arg(Uuid::new_v4().simple().to_string())
-                .arg(milliseconds(interval * RECOUNT))
+                .arg(milliseconds(interval * RECOUNT_HEARTBEATS))
                 .arg(now)
                 .arg(milliseconds(interval));
             connection.query(&command)

@@ -13,7 +13,7 @@ use shared::dial::{DnsCache, Server};
 
 /// Number of heartbeat intervals between two checks while no Sentinel answers: heartbeats wait for
 /// a check.
-const RARE_CHECKS: u32 = 11;
+const RARE_CHECK_HEARTBEATS: u32 = 11;
 
 /// Advice for a server that does not know `HELLO 3`.
 const TOO_OLD: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, without a proxy that speaks only RESP2)";
@@ -103,7 +103,7 @@ impl MasterResolver {
             }
             None => {
                 let answer = self.ask_sentinels(name, deadline);
-                answer.inspect_err(|_| self.next_check = now + interval * RARE_CHECKS)
+                answer.inspect_err(|_| self.next_check = now + interval * RARE_CHECK_HEARTBEATS)
             }
         };
         match master {

@@ -27,7 +27,7 @@ pub struct Others {
 
 impl Others {
     /// Starts with the count that the previous process handed over, if any.
-    pub fn new(inherited: Option<state::Census>) -> Self {
+    pub fn new(inherited: Option<state::InheritedCensus>) -> Self {
         let others = Others::default();
         if let Some(census) = inherited {
             others.set(census.others, census.until);

@@ -7,7 +7,7 @@ use redis::Value;
 
 /// Largest valid number of clients: that of Redis's integers. Adding this server's own count to it
 /// can't overflow a `u64`.
-const MOST: u64 = i64::MAX as u64;
+const MAX_CLIENTS: u64 = i64::MAX as u64;
 
 /// Sum of the counts of all servers; each message on the channel for changes is one.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub fn parse_reply(reply: Value) -> Option<(u64, Option<Snapshot>)> {
         shares_id: shares_id != 0,
         unannounced: Duration::from_millis(unannounced),
     };
-    (clients <= MOST).then_some((clock, Some(snapshot)))
+    (clients <= MAX_CLIENTS).then_some((clock, Some(snapshot)))
 }
 
 /// Parses a message; `None` if it is not one.
@@ -73,7 +73,7 @@ pub fn parse_message(text: &[u8]) -> Option<Sum> {
         clients: words.next()?.parse().ok()?,
         members: words.next()?.parse().ok()?,
     };
-    (words.next().is_none() && sum.clients <= MOST).then_some(sum)
+    (words.next().is_none() && sum.clients <= MAX_CLIENTS).then_some(sum)
 }
 
 #[cfg(test)]
@@ -125,7 +125,10 @@ mod tests {
 
     #[test]
     fn messages_are_parsed_and_others_refused() {
-        assert_eq!(parse_message(b"e 2 9223372036854775807 4"), Some(sum(MOST)));
+        assert_eq!(
+            parse_message(b"e 2 9223372036854775807 4"),
+            Some(sum(MAX_CLIENTS))
+        );
         for invalid in "|e 2 3|e 2 3 4 5|e 2 -3 4|e 2 3 4 |e 2 9223372036854775808 4".split('|') {
             assert_eq!(parse_message(invalid.as_bytes()), None, "{invalid:?}");
         }

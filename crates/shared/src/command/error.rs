@@ -80,11 +80,11 @@ pub enum Unavailable {
         /// Number of servers in the cluster.
         members: u16,
     },
-    /// The registry (etcd) did not answer.
-    Registry,
-    /// This server is not in the registry.
+    /// The membership can't be read: etcd did not answer.
+    Membership,
+    /// This server is not in the membership.
     Outside,
-    /// The registry is new, or has lost the entry of a live server: other servers may be missing.
+    /// The membership is new, or has lost the entry of a live server: other servers may be missing.
     Unstable,
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for Unavailable {
             Unavailable::Silent { answered, members } => {
                 return write!(f, "{answered} of {members} servers answered, try again");
             }
-            Unavailable::Registry => "etcd does not answer",
+            Unavailable::Membership => "etcd does not answer",
             Unavailable::Outside => "this server is not registered now",
             Unavailable::Unstable => "etcd may lack a server for a moment",
         };
