@@ -73,7 +73,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         options,
         cluster,
         upgrade,
-        identity: final_identity(options, identity, inherited.id)?,
+        identity: final_identity(options, identity, inherited.run.map(|run| run.id))?,
         signals: Signals::listen()?,
         metrics: Arc::default(),
         commands: options.commands.sets(),

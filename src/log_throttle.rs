@@ -17,7 +17,6 @@ pub struct Incident {
     state: Mutex<Option<State>>,
 }
 
-#[derive(Clone, Copy)]
 struct State {
     started: Millis,
     last: Millis,
@@ -39,13 +38,15 @@ impl Incident {
         let now = Millis::now();
         let begins = {
             let mut state = ignore_poison(self.state.lock());
-            let (started, count) = state.map_or((now, 0), |state| (state.started, state.count));
-            *state = Some(State {
-                started,
+            let begins = state.is_none();
+            let current = state.get_or_insert(State {
+                started: now,
                 last: now,
-                count: count + 1,
+                count: 0,
             });
-            count == 0
+            current.last = now;
+            current.count += 1;
+            begins
         };
         if begins {
             warn!(reason:% = detail; "{}", self.what);
@@ -58,13 +59,10 @@ impl Incident {
     pub fn resolve(&self, now_over: bool) -> bool {
         let over = {
             let mut state = ignore_poison(self.state.lock());
-            match *state {
-                Some(ended) if now_over || Millis::now().since(ended.last) >= QUIET_TIME => {
-                    *state = None;
-                    ended
-                }
-                Some(_) => return true,
-                None => return false,
+            let is_quiet = |last| Millis::now().since(last) >= QUIET_TIME;
+            match state.take_if(|current| now_over || is_quiet(current.last)) {
+                Some(over) => over,
+                None => return state.is_some(),
             }
         };
         if over.count > 1 {

@@ -11,76 +11,56 @@ use shared::command::{BatchCounters, OUTCOMES, Outcome, SLOTS};
 /// together with one.
 pub const KINDS: [&str; 2] = ["asks", "computes"];
 
-/// Reason why the service of a client ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // docs/metrics.md describes them
-pub enum Closed {
-    Left,
-    Quit,
-    TooLong,
-    Idle,
-    MadeRoom,
-    NotReading,
-    Reset,
-    Failed,
-    Drained,
-    HandedOver,
-    Panicked,
+/// Declares an enum, and the names of its variants in the metrics, in their order.
+macro_rules! labels {
+    ($(#[$doc:meta])* $kind:ident $names:ident: $($variant:ident $name:literal,)*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)] // docs/metrics.md describes them
+        pub enum $kind { $($variant),* }
+
+        #[doc = concat!("Names of [`", stringify!($kind), "`], in its order.")]
+        pub const $names: [&str; [$($name),*].len()] = [$($name),*];
+    };
 }
 
-/// Names of [`Closed`], in its order.
-pub const CLOSED: [&str; 11] = [
-    "left",
-    "quit",
-    "too_long",
-    "idle",
-    "made_room",
-    "not_reading",
-    "reset",
-    "failed",
-    "drained",
-    "handed_over",
-    "panicked",
-];
-
-/// Reason why a client is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Refused {
-    Full,
-    Address,
-    Uncounted,
-    BeforeHeader,
-    HeaderMissing,
-    HeaderMalformed,
-    HeaderTooLong,
-    HeaderLate,
+labels! {
+    /// Reason why the service of a client ended.
+    Closed CLOSED:
+    Left "left",
+    Quit "quit",
+    TooLong "too_long",
+    Idle "idle",
+    MadeRoom "made_room",
+    NotReading "not_reading",
+    Reset "reset",
+    Failed "failed",
+    Drained "drained",
+    HandedOver "handed_over",
+    Panicked "panicked",
 }
 
-/// Names of [`Refused`], in its order.
-pub const REFUSED: [&str; 8] = [
-    "full",
-    "address",
-    "uncounted",
-    "before_header",
-    "header_missing",
-    "header_malformed",
-    "header_too_long",
-    "header_late",
-];
-
-/// Reason why an accept fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum AcceptError {
-    Client,
-    Descriptors,
-    Memory,
-    Other,
+labels! {
+    /// Reason why a client is refused.
+    Refused REFUSED:
+    Full "full",
+    Address "address",
+    Uncounted "uncounted",
+    BeforeHeader "before_header",
+    HeaderMissing "header_missing",
+    HeaderMalformed "header_malformed",
+    HeaderTooLong "header_too_long",
+    HeaderLate "header_late",
 }
 
-/// Names of [`AcceptError`], in its order.
-pub const ACCEPT_ERRORS: [&str; 4] = ["client", "descriptors", "memory", "other"];
+labels! {
+    /// Reason why an accept fails.
+    AcceptError ACCEPT_ERRORS:
+    Client "client",
+    Descriptors "descriptors",
+    Memory "memory",
+    Other "other",
+}
 
 /// Upper bounds of the buckets of [`HistogramSnapshot`], in microseconds; one more bucket is
 /// unbounded.
@@ -189,9 +169,8 @@ pub struct Metrics {
     handover: AtomicU64,
 }
 
-impl Metrics {
-    /// Creates counters at zero.
-    pub fn new() -> Self {
+impl Default for Metrics {
+    fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shards = (4 * cores).next_power_of_two().min(64);
         Metrics {
@@ -203,7 +182,9 @@ impl Metrics {
             handover: AtomicU64::default(),
         }
     }
+}
 
+impl Metrics {
     /// Returns the shard of the worker with this number.
     #[inline]
     pub fn shard(&self, worker: usize) -> &Shard {
@@ -271,12 +252,6 @@ impl Metrics {
             sums.waits.add(&shard.waits);
         }
         sums
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Metrics::new()
     }
 }
 
@@ -352,7 +327,7 @@ mod tests {
 
     #[test]
     fn what_the_workers_count_is_summed_up() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let mut batch = BatchCounters::new();
         batch.note(Outcome::value(1));
         batch.note(Outcome::value(1));

@@ -14,8 +14,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use log::{error, info, warn};
-use uuid::Uuid;
 
+use self::state::Run;
 use crate::config::options::Options;
 use crate::error::Error;
 use crate::protocol::PROTOCOLS;
@@ -35,20 +35,12 @@ pub struct InheritedState {
     /// Whether systemd's descriptor store still holds the received handover state, which is now
     /// empty and should be removed.
     pub stored: bool,
-    /// Number of clients accepted so far.
-    pub accepted: u64,
-    /// Number of handovers so far.
-    pub handovers: u64,
-    /// When the handover started: no client has been accepted since. `None` without a handover.
-    pub started: Option<Millis>,
-    /// Cluster membership.
-    pub census: Option<state::InheritedCensus>,
+    /// The run that this process continues; `None` without a handover.
+    pub run: Option<Run>,
     /// Clients of the previous process.
     pub clients: Vec<(state::ConnectionState, TcpStream)>,
     /// Sockets in lingering close.
     pub lingering: Vec<LingeringSocket>,
-    /// Id of the server.
-    pub id: Option<Uuid>,
 }
 
 impl InheritedState {
@@ -137,11 +129,11 @@ impl InheritedState {
         self.clients
             .extend(state.clients.into_iter().zip(sockets.by_ref()));
         self.lingering.extend(sockets.zip(state.lingering));
-        self.id = Some(state.id);
-        self.accepted = state.accepted;
-        self.handovers = state.handovers + 1;
-        self.started = Some(state.started);
-        self.census = state.census;
+        let handovers = state.run.handovers + 1;
+        self.run = Some(Run {
+            handovers,
+            ..state.run
+        });
         info!(clients = self.clients.len(); "took over the clients of the previous process");
     }
 
@@ -177,11 +169,7 @@ impl InheritedState {
             passed: self.listeners.iter().any(|listener| listener.passed),
             listeners: schemes.collect(),
             http: http.len() as u8,
-            id: self.id.unwrap_or_default(),
-            accepted: self.accepted,
-            handovers: self.handovers,
-            started: self.started.unwrap_or_else(Millis::now),
-            census: self.census,
+            run: self.run.unwrap_or_default(),
             clients: self
                 .clients
                 .iter()

@@ -57,16 +57,8 @@ pub struct HandoverState {
     pub listeners: Vec<Cow<'static, str>>,
     /// Number of listening sockets for HTTP.
     pub http: u8,
-    /// Id of the server.
-    pub id: Uuid,
-    /// Number of clients accepted so far.
-    pub accepted: u64,
-    /// Number of handovers before this one.
-    pub handovers: u64,
-    /// When the handover started: no client has been accepted since.
-    pub started: Millis,
-    /// Cluster membership, if there is one.
-    pub census: Option<InheritedCensus>,
+    /// The run of the server, which the next process continues.
+    pub run: Run,
     /// Clients.
     pub clients: Vec<ConnectionState>,
     /// When each socket in lingering close was half-closed.
@@ -79,6 +71,21 @@ impl HandoverState {
         let listening = self.listeners.len() + usize::from(self.http);
         listening + self.clients.len() + self.lingering.len()
     }
+}
+
+/// What is handed over of one run of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Id of the server.
+    pub id: Uuid,
+    /// Number of clients accepted so far.
+    pub accepted: u64,
+    /// Number of handovers before this one.
+    pub handovers: u64,
+    /// When the handover started: no client has been accepted since.
+    pub started: Millis,
+    /// Cluster membership, if there is one.
+    pub census: Option<InheritedCensus>,
 }
 
 /// Cluster census, with which the next process continues the membership and can answer at once.
@@ -357,15 +364,17 @@ mod tests {
             passed: true,
             listeners: vec!["tcp".into(), "tcp".into()],
             http: 1,
-            id: Uuid::new_v4(),
-            accepted: 77,
-            handovers: 3,
-            started: Millis(98),
-            census: Some(InheritedCensus {
-                incarnation: Uuid::new_v4(),
-                others: 4,
-                until: Millis(100),
-            }),
+            run: Run {
+                id: Uuid::new_v4(),
+                accepted: 77,
+                handovers: 3,
+                started: Millis(98),
+                census: Some(InheritedCensus {
+                    incarnation: Uuid::new_v4(),
+                    others: 4,
+                    until: Millis(100),
+                }),
+            },
             clients: vec![client(5, "127.0.0.1:1234"), client(6, "[fe80::1%3]:1")],
             lingering: vec![Millis(99)],
         }

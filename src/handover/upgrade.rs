@@ -71,6 +71,13 @@ struct ProgramPath {
 }
 
 impl ProgramPath {
+    fn absolute(path: PathBuf) -> Self {
+        ProgramPath {
+            path,
+            ..ProgramPath::default()
+        }
+    }
+
     /// Returns the path by which this program was started, if it is known.
     fn as_given() -> Option<Self> {
         let is_path = |path: &PathBuf| {
@@ -85,11 +92,7 @@ impl ProgramPath {
         let given = Some(sys::executed_path()).filter(is_path);
         let given = given.or_else(|| name().filter(is_path))?;
         if given.is_absolute() {
-            let path = given;
-            return Some(ProgramPath {
-                path,
-                ..ProgramPath::default()
-            });
+            return Some(ProgramPath::absolute(given));
         }
         // The shell's PWD keeps the symbolic links by which the directory was reached.
         let shell = std::env::var_os("PWD").map(PathBuf::from);
@@ -149,21 +152,11 @@ impl Upgrade {
     /// symbolic link in the path was switched. Call it early, because the working directory may
     /// disappear.
     pub fn of_this_program() -> Self {
-        let program = ProgramPath::as_given().map_or_else(
-            || {
-                let path = std::env::current_exe()?;
-                Ok(ProgramPath {
-                    path,
-                    ..ProgramPath::default()
-                })
-            },
-            Ok,
-        );
-        let program = program.map_err(|error: io::Error| {
-            format!(
-                "can't find the path of this program: {}",
-                without_errno(&error)
-            )
+        let executed = || std::env::current_exe().map(ProgramPath::absolute);
+        let program = ProgramPath::as_given().map_or_else(executed, Ok);
+        let program = program.map_err(|error| {
+            let why = without_errno(&error);
+            format!("can't find the path of this program: {why}")
         });
         Upgrade { program }
     }

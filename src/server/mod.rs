@@ -26,6 +26,7 @@ use crate::config::options::{Listen, Options};
 use crate::error::Error;
 use crate::handover::InheritedState;
 use crate::handover::state;
+use crate::handover::state::Run;
 use crate::log_throttle::Incidents;
 use crate::metrics::Metrics;
 use crate::protocol::{Goodbye, Protocol, Protocols};
@@ -122,7 +123,11 @@ impl Server {
         let waker = Arc::new(Waker::new()?);
         let here = inherited.clients.len() + inherited.lingering.len();
         let capacity = Capacity::new(options, here, listeners.len() + setup.reserved)?;
-        let mut cluster = Cluster::new(setup.cluster.clone(), setup.id, inherited.census)?;
+        let mut cluster = Cluster::new(
+            setup.cluster.clone(),
+            setup.id,
+            inherited.run.and_then(|run| run.census),
+        )?;
         let (reaper_waker, wakes) = ReaperWaker::new();
         let (linger, lingering) = LingeringSockets::new(capacity.lingering, waker.clone());
         let shared = Shared {
@@ -165,9 +170,9 @@ impl Server {
         }
         .start(wakes)?;
 
-        setup
-            .metrics
-            .resume(inherited.accepted, inherited.handovers);
+        if let Some(run) = inherited.run {
+            setup.metrics.resume(run.accepted, run.handovers);
+        }
         let proxy_filter = ProxyFilter::new(options.proxy_from.clone(), capacity.pending);
         let (pending, clients) = split_inherited(inherited.clients, setup.protocols, &proxy_filter);
         let clients = admission.resume(clients);
@@ -185,8 +190,8 @@ impl Server {
             failed,
         };
         let front = Front::start(accepting, waker, lingering, clients, pending)?;
-        if let Some(started) = inherited.started {
-            setup.metrics.handed_over(Millis::now().since(started));
+        if let Some(run) = inherited.run {
+            setup.metrics.handed_over(Millis::now().since(run.started));
         }
         let workers = start_workers(service, &jobs, &front)?;
         Ok(Server {
@@ -425,13 +430,15 @@ impl Server {
             listeners: self.listeners.clone(),
             http: Vec::new(),
             stored: false,
-            accepted: self.metrics.accepted(),
-            handovers: self.metrics.handovers(),
-            started: Some(started),
-            census,
+            run: Some(Run {
+                id: self.id,
+                accepted: self.metrics.accepted(),
+                handovers: self.metrics.handovers(),
+                started,
+                census,
+            }),
             clients: clients.into_iter().chain(pending).collect(),
             lingering,
-            id: Some(self.id),
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
 
-use blockchain_tcpd::handover::state::{self, ConnectionState, HandoverState};
+use blockchain_tcpd::handover::state::{self, ConnectionState, HandoverState, Run};
 use shared::clock::Millis;
 
 use crate::support::kernel::{shell, through};
@@ -28,11 +28,13 @@ impl LastProcess {
             passed: true,
             listeners: vec!["tcp".into()],
             http: 0,
-            id: uuid::Uuid::new_v4(),
-            accepted: 1,
-            handovers: 0,
-            started: Millis(2),
-            census: None,
+            run: Run {
+                id: uuid::Uuid::new_v4(),
+                accepted: 1,
+                handovers: 0,
+                started: Millis(2),
+                census: None,
+            },
             clients: vec![ConnectionState::new(1, "tcp", peer)],
             lingering: Vec::new(),
         };
