@@ -1,7 +1,7 @@
 //! The process life cycle: serve, wait for a signal, then a graceful shutdown or a hot restart.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::select;
 use log::{error, info, warn};
@@ -41,9 +41,6 @@ pub fn check(options: &Options) -> Result<(), Error> {
 
 /// Maximum number of connections to etcd: two threads keep one each, and may open others.
 const MAX_ETCD_CONNECTIONS: usize = 8;
-
-/// Time for a drain beyond its deadline, as announced to systemd.
-const EXTRA_TIME: Duration = Duration::from_secs(1);
 
 /// Serves until a signal ends the daemon.
 pub fn run(options: &Options) -> Result<(), Error> {
@@ -172,8 +169,7 @@ impl Daemon<'_> {
         }
         let clients = server.clients();
         info!(seconds = notice.as_secs_f64(), clients; "draining: /readyz says so");
-        let time = notice + self.options.drain_timeout + EXTRA_TIME;
-        notify::stopping(clients, time);
+        notify::stopping(clients, notice + self.options.drain_timeout);
         // A timeout is the expected case here.
         server.failures.recv_timeout(notice).map_or(Ok(()), Err)
     }

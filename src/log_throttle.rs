@@ -87,9 +87,9 @@ pub struct Incidents {
     pub panicked: Incident,
 }
 
-impl Incidents {
+impl Default for Incidents {
     /// Returns the incidents, none of which has begun.
-    pub const fn new() -> Self {
+    fn default() -> Self {
         Incidents {
             refused: Incident::new("clients are refused"),
             made_room: Incident::new("idle clients are closed to make room"),
@@ -98,7 +98,9 @@ impl Incidents {
             panicked: Incident::new("requests fail, please report this"),
         }
     }
+}
 
+impl Incidents {
     /// Logs the incidents that are over (with `now_over`, all); returns whether one continues.
     pub fn resolve(&self, now_over: bool) -> bool {
         let all = [
@@ -111,11 +113,5 @@ impl Incidents {
         // Resolves each one, whatever the others return.
         let ongoing = all.iter().filter(|incident| incident.resolve(now_over));
         ongoing.count() > 0
-    }
-}
-
-impl Default for Incidents {
-    fn default() -> Self {
-        Self::new()
     }
 }

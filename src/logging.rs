@@ -1,7 +1,6 @@
 //! Logging: one line per event on stderr, with `key=value` pairs, and with priorities for the
 //! journal.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -38,15 +37,10 @@ pub fn check_filter(filter: &str) -> Result<String, String> {
 
 /// Returns whether `name` may be the name of a module of this program.
 fn is_module(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix("blockchain_tcpd") else {
-        return false;
-    };
-    let part =
-        |part: &str| part.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !part.is_empty();
-    rest.is_empty()
-        || rest
-            .strip_prefix("::")
-            .is_some_and(|path| path.split("::").all(part))
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c == '_';
+    let is_part = |part: &str| !part.is_empty() && part.chars().all(is_allowed);
+    let mut parts = name.split("::");
+    parts.next() == Some("blockchain_tcpd") && parts.all(is_part)
 }
 
 /// Starts the log, and logs panics.
@@ -172,24 +166,20 @@ struct Pairs<'a>(&'a mut String);
 
 impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-        let value = value.to_string();
         // Writing to a String can't fail.
         let _ = write!(self.0, " {key}=");
-        push_escaped(self.0, &quoted(&value));
+        push_value(self.0, &value.to_string());
         Ok(())
     }
 }
 
-/// Quotes a value that is empty or contains blanks, quotes or `=`, so that the pairs can be
-/// separated.
-fn quoted(value: &str) -> Cow<'_, str> {
+/// Appends a value, in quotes if it is empty or contains blanks, quotes or `=`, so that the pairs
+/// can be separated.
+fn push_value(line: &mut String, value: &str) {
     if value.is_empty() || value.contains([' ', '"', '=']) {
-        Cow::Owned(format!(
-            "\"{}\"",
-            value.replace('\\', "\\\\").replace('"', "\\\"")
-        ))
+        line.push_str(&format!("{value:?}"));
     } else {
-        Cow::Borrowed(value)
+        push_escaped(line, value);
     }
 }
 
@@ -237,7 +227,15 @@ mod tests {
         let mut line = String::new();
         push_escaped(&mut line, "a\nb\u{1b}[31m");
         assert_eq!(line, "a\\nb\\u{1b}[31m");
-        assert_eq!(quoted("plain"), "plain");
-        assert_eq!(quoted("two \"words\""), r#""two \"words\"""#);
+        for (value, shown) in [
+            ("plain", "plain"),
+            ("a\u{1b}[31m", "a\\u{1b}[31m"),
+            ("two \"words\"\n\u{9b}", r#""two \"words\"\n\u{9b}""#),
+            ("", "\"\""),
+        ] {
+            let mut line = String::new();
+            push_value(&mut line, value);
+            assert_eq!(line, shown);
+        }
     }
 }

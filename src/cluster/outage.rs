@@ -74,7 +74,10 @@ impl Outage {
     /// Records a failure. Logs it if it begins an outage or is of a new kind in the current one.
     /// Returns the number of failures since the connection last worked for a while.
     fn record(&mut self, error: &ClusterError, meaning: &str) -> u64 {
-        self.node.stats.count_error(error.kind);
+        self.node.stats.update(|stats| {
+            stats.connected = false;
+            stats.errors[error.kind as usize] += 1;
+        });
         let current = self.current.get_or_insert_with(|| Current {
             start: Instant::now(),
             failures: 0,
@@ -96,7 +99,10 @@ impl Outage {
 
     /// Records that a heartbeat was answered. Logs the end of an outage after `QUIET_TIME`.
     pub fn record_heartbeat(&mut self) {
-        self.node.stats.count_heartbeat();
+        self.node.stats.update(|stats| {
+            stats.connected = true;
+            stats.heartbeats += 1;
+        });
         // Nobody needs a second message.
         let _ = self.replied.try_send(());
         let Some(current) = &mut self.current else {

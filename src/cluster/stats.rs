@@ -75,7 +75,8 @@ impl Stats {
         ignore_poison(self.state.lock()).clone()
     }
 
-    fn update(&self, change: impl FnOnce(&mut StatsSnapshot)) {
+    /// Changes the snapshot, if there is a cluster.
+    pub fn update(&self, change: impl FnOnce(&mut StatsSnapshot)) {
         ignore_poison(self.state.lock()).as_mut().map(change);
     }
 
@@ -88,11 +89,6 @@ impl Stats {
         });
     }
 
-    /// Records that the cluster has `servers` servers.
-    pub fn set_servers(&self, servers: u64) {
-        self.update(|state| state.servers = servers);
-    }
-
     /// Records that this server no longer reports its clients: they are gone, or the next process
     /// has taken them over.
     pub fn deregister(&self) {
@@ -102,27 +98,6 @@ impl Stats {
     /// Returns whether this server no longer reports its clients.
     pub fn is_deregistered(&self) -> bool {
         self.is_deregistered.load(Ordering::SeqCst)
-    }
-
-    /// Counts a heartbeat that was answered.
-    pub fn count_heartbeat(&self) {
-        self.update(|state| {
-            state.connected = true;
-            state.heartbeats += 1;
-        });
-    }
-
-    /// Counts an error of the cluster and records that this server is disconnected.
-    pub fn count_error(&self, kind: ErrorKind) {
-        self.update(|state| {
-            state.connected = false;
-            state.errors[kind as usize] += 1;
-        });
-    }
-
-    /// Counts a census, with or without an answer.
-    pub fn count_census(&self, answered: bool) {
-        self.update(|state| state.censuses[usize::from(!answered)] += 1);
     }
 
     /// Records whether another server has the same id. Logs when that begins and when it ends.

@@ -24,7 +24,8 @@ use shared::dial::{DnsCache, Server};
 pub struct Stream {
     socket: Socket,
     tls: Option<ClientConnection>,
-    address: SocketAddr,
+    /// Address that the connection was made to.
+    pub address: SocketAddr,
 }
 
 /// Non-blocking socket; reads and writes wait until the deadline.
@@ -60,11 +61,6 @@ impl Stream {
             })
         };
         connect().map_err(|error| ClusterError::connection(server, &error))
-    }
-
-    /// Returns the address that the connection was made to.
-    pub fn address(&self) -> SocketAddr {
-        self.address
     }
 
     /// Sets the deadline of all reads and writes from now on. They fail with `TimedOut` then; with

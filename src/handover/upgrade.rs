@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -123,17 +123,12 @@ impl ProgramPath {
 
 /// Appends `path` to a directory without symbolic links; `..` at its beginning goes up from there.
 fn join_real(mut directory: PathBuf, path: &Path) -> PathBuf {
-    let mut parts = path.components();
-    loop {
-        let rest = parts.as_path();
-        match parts.next() {
-            Some(Component::CurDir) => {}
-            Some(Component::ParentDir) => {
-                directory.pop();
-            }
-            _ => return directory.join(rest),
-        }
+    let mut rest = path.strip_prefix(".").unwrap_or(path);
+    while let Ok(inner) = rest.strip_prefix("..") {
+        directory.pop();
+        rest = inner;
     }
+    directory.join(rest)
 }
 
 fn is_same_file(one: &Path, other: &str) -> bool {

@@ -27,7 +27,6 @@ use crate::error::Error;
 use crate::handover::InheritedState;
 use crate::handover::state;
 use crate::handover::state::Run;
-use crate::log_throttle::Incidents;
 use crate::metrics::Metrics;
 use crate::protocol::{Goodbye, Protocol, Protocols};
 use crate::server::admission::Admission;
@@ -133,7 +132,7 @@ impl Server {
         let shared = Shared {
             scoreboard: Arc::new(Scoreboard::new(capacity.workers)),
             reaper_waker,
-            incidents: Arc::new(Incidents::new()),
+            incidents: Arc::default(),
             metrics: setup.metrics.clone(),
             linger,
         };
@@ -281,7 +280,7 @@ impl Server {
     pub fn stop(self, timeout: Duration) {
         let begun = Instant::now();
         let accepted = self.metrics.accepted();
-        notify::stopping(self.clients(), timeout + LAST_GRACE * 2);
+        notify::stopping(self.clients(), timeout);
         let deadline = begun + timeout;
         // The probe may take longer than a short drain timeout: if the clients are stored, nothing
         // is drained. Clients are accepted and served meanwhile.

@@ -33,6 +33,10 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 /// Time that the last status has to be sent.
 const LAST_STATUS_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// Time that the service manager is told in addition to that of the drain: a server aborts what is
+/// left at the deadline, and leaves its cluster.
+const STOP_RESERVE: Duration = Duration::from_secs(2);
+
 /// Time for which an important message is retried.
 const RETRY_TIME: Duration = Duration::from_secs(5);
 
@@ -138,23 +142,20 @@ fn address() -> Option<&'static Address> {
 
 /// Returns the watchdog time, if there is one for this process.
 fn watchdog() -> Option<Duration> {
-    static WATCHDOG: OnceLock<Option<Duration>> = OnceLock::new();
     let parse = |value: &OsStr| {
         let microseconds = value.to_str()?.parse().ok();
         let time = microseconds.filter(|time| *time != u64::MAX);
         time.map(Duration::from_micros)
             .filter(|time| *time >= MIN_WATCHDOG)
     };
-    *WATCHDOG.get_or_init(|| {
-        let process = std::env::var_os("WATCHDOG_PID").unwrap_or_default();
-        let id = sys::process_id("WATCHDOG_PID", &process);
-        let least = MIN_WATCHDOG.as_micros();
-        let expected = format!("a number of microseconds from {least} on");
-        match id.is_none_or(|id| id == std::process::id()) {
-            true => variable("WATCHDOG_USEC", parse, &expected),
-            false => None,
-        }
-    })
+    let process = std::env::var_os("WATCHDOG_PID").unwrap_or_default();
+    let id = sys::process_id("WATCHDOG_PID", &process);
+    if id.is_some_and(|id| id != std::process::id()) {
+        return None;
+    }
+    let least = MIN_WATCHDOG.as_micros();
+    let expected = format!("a number of microseconds from {least} on");
+    variable("WATCHDOG_USEC", parse, &expected)
 }
 
 /// Sends the periodic notifications, from a thread that ends when this value is dropped.
@@ -233,9 +234,9 @@ fn run(health: &Health, watchdog: Option<Duration>, stopped: &Receiver<()>) {
     }
 }
 
-/// Sends that the server is stopping, which takes at most `time`.
+/// Sends that the server is stopping: its drain takes at most `time`.
 pub fn stopping(clients: usize, time: Duration) {
-    let microseconds = time.as_micros();
+    let microseconds = (time + STOP_RESERVE).as_micros();
     enqueue(format!(
         "STOPPING=1\nSTATUS=draining {clients} clients\nEXTEND_TIMEOUT_USEC={microseconds}\n"
     ));

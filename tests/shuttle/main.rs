@@ -12,7 +12,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
-use blockchain_tcpd::log_throttle::Incidents;
 use blockchain_tcpd::metrics::Metrics;
 use blockchain_tcpd::protocol::PROTOCOLS;
 use blockchain_tcpd::server::admission::Admission;
@@ -226,7 +225,7 @@ impl Server {
         let shared = Shared {
             scoreboard: Arc::new(Scoreboard::new(workers)),
             reaper_waker,
-            incidents: Arc::new(Incidents::new()),
+            incidents: Arc::default(),
             metrics: METRICS.clone(),
             linger: LingeringClose::default(),
         };

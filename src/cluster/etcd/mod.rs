@@ -201,7 +201,9 @@ impl Poller {
             self.silent.clear();
         }
         if is_asked {
-            self.reader.node.stats.count_census(result.is_ok());
+            let outcome = usize::from(result.is_err());
+            let stats = &self.reader.node.stats;
+            stats.update(|stats| stats.censuses[outcome] += 1);
         }
         self.service.complete(start, result);
     }

@@ -134,7 +134,8 @@ impl Registration {
         }
         let others = membership.entries.iter();
         let mut others = others.filter(|entry| entry.member != node.member);
-        node.stats.set_servers(others.clone().count() as u64 + 1);
+        let servers = others.clone().count() as u64 + 1;
+        node.stats.update(|stats| stats.servers = servers);
         let is_duplicate =
             |entry: &Entry| entry.member.id == node.member.id && !self.is_stale(entry);
         node.stats

@@ -114,7 +114,7 @@ impl Etcd {
             };
             // The next connection reads the credential files again.
             if let Some(connection) = self.connection.take() {
-                self.dns.failed(connection.address());
+                self.dns.failed(connection.address);
             }
             // Report a denial before other errors: an operator can fix it.
             if error.kind == ErrorKind::Denied || attempt == 0 {

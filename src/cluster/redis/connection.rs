@@ -55,7 +55,7 @@ pub struct RedisConnection {
     /// Whether the current command holds a password.
     is_secret: bool,
     /// Last message received. Each message holds the whole state, so earlier ones are dropped.
-    message: Option<Vec<u8>>,
+    pub message: Option<Vec<u8>>,
 }
 
 impl AsFd for RedisConnection {
@@ -85,7 +85,7 @@ impl RedisConnection {
 
     /// Returns the address that the connection was made to.
     pub fn address(&self) -> SocketAddr {
-        self.stream.address()
+        self.stream.address
     }
 
     /// Sets the deadline of all commands from now on.
@@ -132,11 +132,6 @@ impl RedisConnection {
             None => return Ok(false),
         }
         Ok(true)
-    }
-
-    /// Takes the last message received.
-    pub fn take_message(&mut self) -> Option<Vec<u8>> {
-        self.message.take()
     }
 
     fn store_message(&mut self, kind: &PushKind, data: Vec<Value>) {

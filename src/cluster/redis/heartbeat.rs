@@ -194,7 +194,7 @@ impl Heartbeat {
     /// Reads messages until there are none, a heartbeat is due, or the thread is told to stop.
     fn read_messages(&mut self, session: &mut Session) -> Result<()> {
         loop {
-            let message = session.connection.take_message();
+            let message = session.connection.message.take();
             if let Some(sum) = message.and_then(|text| parse_message(&text)) {
                 let last = &mut session.last;
                 // This server's entry may have expired meanwhile.
