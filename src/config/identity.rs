@@ -178,7 +178,10 @@ fn try_lock(directory: &Path) -> Result<File, Error> {
     let handle = opened.map_err(failed("open the state directory", directory))?;
     match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(handle),
-        Err(Errno::WOULDBLOCK) => Err(Error::StateInUse(directory.to_path_buf())),
+        Err(Errno::WOULDBLOCK) => Err(Error::StateInUse(format!(
+            "the state directory {} is used by another process; give each server its own --state-directory",
+            directory.display()
+        ))),
         Err(error) => Err(Error::System(format!(
             "can't lock the state directory {}: {}; if its file system has no locks, choose a directory on a local disk, or set \
              --server-id instead of the state directory",

@@ -60,7 +60,7 @@ pub fn bind_beside(
         rustix::net::listen(&socket, BACKLOG)?;
         prepare(socket, scheme.into(), false)
     };
-    bound().map_err(|source| Error::Listen { address, source })
+    bound().map_err(|error| Error::listen(address, &error))
 }
 
 /// Sockets that systemd passes to this process.
@@ -162,16 +162,4 @@ fn prepare(socket: TcpListener, scheme: Cow<'static, str>, passed: bool) -> io::
         address,
         passed,
     })
-}
-
-/// Returns whether `error` says that this machine has no such address at all, as a machine without
-/// IPv6 has no `[::1]`.
-pub fn is_no_such_address(error: &Error) -> bool {
-    match error {
-        Error::Listen { source, .. } => {
-            source.kind() == io::ErrorKind::AddrNotAvailable
-                || source.raw_os_error() == Some(libc::EAFNOSUPPORT)
-        }
-        _ => false,
-    }
 }

@@ -520,7 +520,7 @@ fn listen(options: &Options) -> Result<Vec<Listener>, Error> {
     for Listen { protocol, address } in &options.listen {
         match listener::bind_beside(*address, protocol.scheme(), &configured) {
             Ok(listener) => listeners.push(listener),
-            Err(error) if options.listen_by_default && listener::is_no_such_address(&error) => {
+            Err(error @ Error::NoSuchAddress(_)) if options.listen_by_default => {
                 info!(address:%; "not listening there: this machine has no such address");
                 missing = Some(error);
             }
