@@ -26,6 +26,9 @@ const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval between checks whether the preflight has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
+/// Link of the kernel to this program.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// Environment variable that tells the new program, during the preflight, which version of the
 /// handover state it would have to read.
 const VERSION_VARIABLE: &str = "BLOCKCHAIN_TCPD_HANDOVER_VERSION";
@@ -58,10 +61,11 @@ pub fn log_program() {
     info!(program:% = program.display(), version = env!("CARGO_PKG_VERSION"); "takes over");
 }
 
-/// Path by which this program was started.
+/// Upgrade to the program that replaces this one, with the same arguments.
 #[derive(Default)]
-struct ProgramPath {
-    /// The path made absolute, with its symbolic links unresolved.
+pub struct Upgrade {
+    /// The path by which this program was started, made absolute, with its symbolic links
+    /// unresolved.
     path: PathBuf,
     /// The working directory that a relative path needs.
     directory: Option<PathBuf>,
@@ -70,11 +74,21 @@ struct ProgramPath {
     without_directory: Option<PathBuf>,
 }
 
-impl ProgramPath {
-    fn absolute(path: PathBuf) -> Self {
-        ProgramPath {
+impl Upgrade {
+    /// Finds the program under the path by which this one was started: the next release, if a
+    /// symbolic link in the path was switched. Call it early, because the working directory may
+    /// disappear.
+    pub fn of_this_program() -> Self {
+        Upgrade::as_given().unwrap_or_else(|| {
+            let executed = std::env::current_exe();
+            Upgrade::to(executed.unwrap_or_else(|_| THIS_PROGRAM.into()))
+        })
+    }
+
+    fn to(path: PathBuf) -> Self {
+        Upgrade {
             path,
-            ..ProgramPath::default()
+            ..Upgrade::default()
         }
     }
 
@@ -87,19 +101,19 @@ impl ProgramPath {
         // For a program executed by its descriptor (fexecve(3)), argv[0] may be the path.
         let name = || {
             let name = std::env::args_os().next().map(PathBuf::from);
-            name.filter(|name| name.is_absolute() && is_same_file(name, "/proc/self/exe"))
+            name.filter(|name| name.is_absolute() && is_same_file(name, THIS_PROGRAM))
         };
         let given = Some(sys::executed_path()).filter(is_path);
         let given = given.or_else(|| name().filter(is_path))?;
         if given.is_absolute() {
-            return Some(ProgramPath::absolute(given));
+            return Some(Upgrade::to(given));
         }
         // The shell's PWD keeps the symbolic links by which the directory was reached.
         let shell = std::env::var_os("PWD").map(PathBuf::from);
         let shell = shell.filter(|shell| shell.is_absolute() && is_same_file(shell, "."));
         let real = std::env::current_dir().ok();
         let directory = shell.or_else(|| real.clone()).unwrap_or_default();
-        Some(ProgramPath {
+        Some(Upgrade {
             path: std::path::absolute(directory.join(&given)).ok()?,
             directory: Some(directory),
             without_directory: real.map(|real| join_real(real, &given)),
@@ -119,63 +133,25 @@ impl ProgramPath {
         }
         self.path.clone()
     }
-}
 
-/// Appends `path` to a directory without symbolic links; `..` at its beginning goes up from there.
-fn join_real(mut directory: PathBuf, path: &Path) -> PathBuf {
-    let mut rest = path.strip_prefix(".").unwrap_or(path);
-    while let Ok(inner) = rest.strip_prefix("..") {
-        directory.pop();
-        rest = inner;
-    }
-    directory.join(rest)
-}
-
-fn is_same_file(one: &Path, other: &str) -> bool {
-    let id = |path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
-    matches!((id(one), id(Path::new(other))), (Ok(one), Ok(other)) if one == other)
-}
-
-/// Upgrade to the program that replaces this one, with the same arguments.
-pub struct Upgrade {
-    /// Path of the program, or why it is unknown.
-    program: Result<ProgramPath, String>,
-}
-
-impl Upgrade {
-    /// Finds the program under the path by which this one was started: the next release, if a
-    /// symbolic link in the path was switched. Call it early, because the working directory may
-    /// disappear.
-    pub fn of_this_program() -> Self {
-        let executed = || std::env::current_exe().map(ProgramPath::absolute);
-        let program = ProgramPath::as_given().map_or_else(executed, Ok);
-        let program = program.map_err(|error| {
-            let why = without_errno(&error);
-            format!("can't find the path of this program: {why}")
-        });
-        Upgrade { program }
-    }
-
-    fn command(&self) -> Result<(Command, PathBuf), String> {
-        let program = self.program.as_ref().map_err(String::clone)?.find();
+    fn command(&self) -> (Command, PathBuf) {
+        let program = self.find();
         let mut command = Command::new(&program);
         let mut arguments = std::env::args_os();
         if let Some(name) = arguments.next() {
             command.arg0(name);
         }
         command.args(arguments);
-        Ok((command, program))
+        (command, program)
     }
 
     /// Runs the new program's `--check` with the same settings. Fails if it would not start, and
     /// gives up when `is_over` returns true.
     pub fn preflight(&self, is_over: &dyn Fn() -> bool) -> Result<(), String> {
-        let (mut command, program) = self.command()?;
-        if let Ok(given) = &self.program
-            && given.path != program
-        {
+        let (mut command, program) = self.command();
+        if self.path != program {
             warn!(
-                started_by:% = given.path.display(), program:% = program.display();
+                started_by:% = self.path.display(), program:% = program.display();
                 "the working directory in which the program was started is gone: uses another path"
             );
         }
@@ -223,10 +199,7 @@ impl Upgrade {
     /// Executes the new program, which takes over from the handover state in `socket`. Returns only
     /// on failure, with the reason.
     pub fn exec(&self, socket: &OwnedFd) -> String {
-        let (mut command, program) = match self.command() {
-            Ok(command) => command,
-            Err(why) => return why,
-        };
+        let (mut command, program) = self.command();
         if let Err(error) = rustix::io::fcntl_setfd(socket, FdFlags::empty()) {
             return without_errno(&error.into());
         }
@@ -253,4 +226,19 @@ fn read_banner(mut output: ChildStdout) -> String {
         .map_err(io::Error::from)
         .and_then(|()| output.read(&mut bytes));
     String::from_utf8_lossy(&bytes[..read.unwrap_or(0)]).into_owned()
+}
+
+/// Appends `path` to a directory without symbolic links; `..` at its beginning goes up from there.
+fn join_real(mut directory: PathBuf, path: &Path) -> PathBuf {
+    let mut rest = path.strip_prefix(".").unwrap_or(path);
+    while let Ok(inner) = rest.strip_prefix("..") {
+        directory.pop();
+        rest = inner;
+    }
+    directory.join(rest)
+}
+
+fn is_same_file(one: &Path, other: &str) -> bool {
+    let id = |path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    matches!((id(one), id(Path::new(other))), (Ok(one), Ok(other)) if one == other)
 }
