@@ -14,7 +14,6 @@ mod settings;
 mod stats;
 mod stream;
 
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -176,6 +175,12 @@ impl Cluster {
         })
     }
 
+    /// Returns the name of the cluster, or `none`.
+    pub fn name(&self) -> &str {
+        let settings = self.settings.as_ref();
+        settings.map_or("none", |settings| &settings.name)
+    }
+
     /// Joins the cluster: publishes the number of `clients` from now on. A server that has just
     /// started waits up to `FIRST_REPLY_TIMEOUT` for the cluster, so that its first answer is right.
     pub fn join(&mut self, clients: Arc<AtomicUsize>) -> Result<(), Error> {
@@ -199,7 +204,7 @@ impl Cluster {
         let holds = |census: state::InheritedCensus| {
             census.until == Millis(0) || Millis::now() < census.until
         };
-        let patience = match self.inherited.is_some_and(holds) {
+        let timeout = match self.inherited.is_some_and(holds) {
             true => Duration::ZERO,
             false => FIRST_REPLY_TIMEOUT,
         };
@@ -219,7 +224,7 @@ impl Cluster {
             }
         }
         // Disconnected or timed out: both end the wait.
-        let _ = ended.recv_timeout(patience);
+        let _ = ended.recv_timeout(timeout);
         self.joined = Some((node, ended));
         Ok(())
     }
@@ -260,16 +265,6 @@ impl Cluster {
             node.set_mode(Mode::Leave);
             let deadline = Instant::now() + LEAVE_TIMEOUT;
             while ended.recv_deadline(deadline).is_ok() {}
-        }
-    }
-}
-
-impl fmt::Display for Cluster {
-    /// Writes the name of the cluster, or `none`, for the log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.settings {
-            None => f.write_str("none"),
-            Some(settings) => write!(f, "{}", settings.name),
         }
     }
 }

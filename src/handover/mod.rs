@@ -99,10 +99,11 @@ impl InheritedState {
                 // The sockets themselves tell which of them listen.
                 let listening = descriptors.extract_if(.., |socket| listener::accepts_tcp(socket));
                 let mut listening: Vec<_> = listening.collect();
-                let http = listening.split_off(listening.len().saturating_sub(received.http));
+                let clients = listening.len().saturating_sub(received.header.http.into());
+                let http = listening.split_off(clients);
                 let scheme = || PROTOCOLS.default().scheme().into();
                 let listening = listening.into_iter().map(|socket| (socket, scheme()));
-                self.listen(listening, http, received.passed);
+                self.listen(listening, http, received.header.passed);
                 let clients = descriptors.len();
                 error!(clients; "the clients of the previous process are closed: can't decode the handover state: {problem}");
                 for socket in descriptors.into_iter().map(TcpStream::from) {
@@ -124,7 +125,7 @@ impl InheritedState {
         let listening: Vec<_> = descriptors.by_ref().take(count).collect();
         let http = descriptors.by_ref().take(state.http.into()).collect();
         let listening = listening.into_iter().zip(state.listeners);
-        self.listen(listening, http, received.passed);
+        self.listen(listening, http, received.header.passed);
         let mut sockets = descriptors.map(TcpStream::from);
         self.clients
             .extend(state.clients.into_iter().zip(sockets.by_ref()));

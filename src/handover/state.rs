@@ -174,10 +174,12 @@ fn damaged(how: impl fmt::Display) -> String {
 
 /// Header of an encoded state.
 #[derive(Default)]
-struct Header {
+pub struct Header {
     version: u32,
-    passed: bool,
-    http: u8,
+    /// Whether systemd passed the listening sockets to the first process.
+    pub passed: bool,
+    /// Number of HTTP sockets, which are the last of the listening sockets.
+    pub http: u8,
 }
 
 impl Header {
@@ -283,10 +285,8 @@ pub fn send_message(
 
 /// A received handover state.
 pub struct Received {
-    /// Whether systemd passed the listening sockets to the first process.
-    pub passed: bool,
-    /// Number of HTTP sockets, which are the last of the listening sockets.
-    pub http: usize,
+    /// Header of the state; zeros if it has none.
+    pub header: Header,
     /// Decoded state, or why it can't be decoded.
     pub state: Result<HandoverState, String>,
     /// All received descriptors.
@@ -310,8 +310,7 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Received> {
     });
     let header = Header::split(&bytes).map_or_else(|_| Header::default(), |(header, _)| header);
     Ok(Received {
-        passed: header.passed,
-        http: header.http.into(),
+        header,
         state,
         descriptors,
     })

@@ -261,7 +261,7 @@ impl Server {
             http:% = if http.is_empty() { "off".to_string() } else { list(http) },
             sockets = if self.is_passed() { "passed" } else { "bound" },
             id:% = self.id,
-            cluster:% = self.cluster,
+            cluster = self.cluster.name(),
             max_clients = self.scoreboard.slots().len(),
             queue = self.queue,
             started_ms = milliseconds(self.started_in);

@@ -16,10 +16,10 @@ use shared::dial::{DnsCache, Server};
 const RARE_CHECK_HEARTBEATS: u32 = 11;
 
 /// Advice for a server that does not know `HELLO 3`.
-const TOO_OLD: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, without a proxy that speaks only RESP2)";
+const TOO_OLD_ADVICE: &str = "(HELLO 3 is not known there: Redis 6 or later is needed, without a proxy that speaks only RESP2)";
 
 /// Advice for a server that closes the connection at `HELLO`, as twemproxy does.
-const CLOSED: &str = "at the first command (does it expect TLS, rediss://, or is it a proxy that doesn't know HELLO? Redis 6 or \
+const CLOSED_ADVICE: &str = "at the first command (does it expect TLS, rediss://, or is it a proxy that doesn't know HELLO? Redis 6 or \
                       later is needed)";
 
 /// Finds the master and connects to it, whenever a connection is needed.
@@ -203,8 +203,8 @@ fn hello(redis: &mut RedisConnection, login: Login) -> Result<()> {
     };
     greet().map(|_| ()).map_err(|mut error| {
         let advice = match error.kind {
-            _ if is_too_old(&error) => TOO_OLD,
-            ErrorKind::Unreachable => CLOSED,
+            _ if is_too_old(&error) => TOO_OLD_ADVICE,
+            ErrorKind::Unreachable => CLOSED_ADVICE,
             _ => return error,
         };
         error.what = format!("{} {advice}", error.what);
