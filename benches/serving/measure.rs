@@ -62,8 +62,10 @@ pub fn run(
             Ok(rate(&cores.at_server(measure)?, seconds))
         }
         Load::Ask { clients, depth } => {
-            let stats = common::run(&mut connect(workload(clients, depth))?)?;
-            Ok(rate_and_use(&stats, seconds))
+            let mut generator = connect(workload(clients, depth))?;
+            let mut figures = rate_and_use(&common::run(&mut generator)?, seconds);
+            figures.push((Measure::Fairness, generator.fairness()));
+            Ok(figures)
         }
         Load::Arrivals { at_once } => {
             let mut workload = workload(at_once, 1);
