@@ -34,8 +34,8 @@ pub enum Measure {
     ClientKib,
     /// Resident memory of a server sized for one client.
     BaselineMib,
-    /// From the first connect of a burst to its last reply.
-    BurstMs,
+    /// From the first connect of a burst to its last reply, or from the start to the first reply.
+    Millis,
     /// How much of its core the server used, told by a mark at its rate.
     Busy,
 }
@@ -55,7 +55,7 @@ pub const MEASURES: [(Measure, &str, &str); 13] = [
     (Measure::P99Among, "p99 among the others, µs (less is better)", "µs p99 among"),
     (Measure::ClientKib, "memory of a client, KiB resident (less is better)", "KiB a client"),
     (Measure::BaselineMib, "memory of a server for 1 client, MiB resident", "MiB for 1 client"),
-    (Measure::BurstMs, "time until all are answered, ms (less is better)", "ms"),
+    (Measure::Millis, "time until all are answered, ms (less is better)", "ms"),
     (Measure::Busy, "part of its core that the server used, %", "% of its core"),
 ];
 
