@@ -229,7 +229,7 @@ impl Daemon<'_> {
             let event = select! {
                 recv(self.signals.events()) -> event => event,
                 recv(server.failures) -> failure => {
-                    let error = failure.unwrap_or(Error::AcceptorsGone);
+                    let error = failure.unwrap_or(Error::FrontGone);
                     return ExitReason::Stop(error.to_string(), Err(error));
                 }
             };

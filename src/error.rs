@@ -34,8 +34,8 @@ pub enum Error {
         /// System error.
         source: io::Error,
     },
-    /// No accept loop is left, which only panics can cause.
-    AcceptorsGone,
+    /// The front is gone, which only a panic can cause.
+    FrontGone,
     /// `--max-clients` needs more threads than the system grants.
     Threads {
         /// Number of clients that were requested.
@@ -102,7 +102,7 @@ impl Error {
             Error::Usage(_) => 64,
             Error::Listen { .. }
             | Error::Accept { .. }
-            | Error::AcceptorsGone
+            | Error::FrontGone
             | Error::Threads { .. }
             | Error::Spawn(_)
             | Error::Descriptors { .. }
@@ -156,7 +156,7 @@ impl fmt::Display for Error {
                 "can't accept clients on {address} any more: {}",
                 without_errno(source)
             ),
-            Error::AcceptorsGone => {
+            Error::FrontGone => {
                 f.write_str("nothing accepts clients any more; the log above says why")
             }
             Error::Threads { asked, room, limit } => write!(
