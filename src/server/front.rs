@@ -44,7 +44,7 @@ use shared::text::without_errno;
 const MOST_CLIENTS: usize = 64;
 
 /// Time without a request after which a client goes to a worker.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Duration of a long round. After a row of them the front counts as saturated: on a machine with
 /// more than one core, new clients go to the workers, and with each round one of its own.

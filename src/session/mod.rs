@@ -31,7 +31,7 @@ const READS_PER_TURN: u32 = 16;
 
 /// The reaper learns of a client's time limit this late without harm: the front keeps a silent
 /// client for less.
-const JUST_NOW: Duration = Duration::from_millis(50);
+const JUST_NOW: Duration = Duration::from_millis(100);
 
 /// A client whose last request is younger than this is probably still sending.
 const RECENTLY: Duration = Duration::from_secs(1);
