@@ -38,7 +38,7 @@
 //! read collect in one buffer and leave in one `send`. The thread then records its activity in its
 //! slot of the [`scoreboard`](session::scoreboard) and the results in its shard of the [`metrics`],
 //! and blocks again. For a command without arguments, this path takes no lock, allocates nothing
-//! and makes no other system call.
+//! in a worker, and makes no other system call there.
 //!
 //! # How a load balancer's connection is admitted
 //!
@@ -97,8 +97,8 @@
 //! phase becomes `Detach`, no more permits are given, and the workers release their connections,
 //! open and with unread input, to the [`server`]. [`state`](handover::state) encodes them together
 //! with the listening sockets and the lingering ones. The new program, executed in the same
-//! process, starts from this state: its front serves everything but commands that wait until all
-//! workers run. If the new program can't be executed after all, this one continues in the same way.
+//! process, starts from this state: its front serves clients until all workers run, but for those
+//! that have to wait. If the new program can't be executed after all, this one continues in the same way.
 //!
 //! At SIGTERM, systemd may keep descriptors: [`notify`](systemd::notify) stores one to probe this.
 //! If systemd keeps it, the phase is `DrainThenDetach`: the workers answer what has arrived and

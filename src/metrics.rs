@@ -145,7 +145,7 @@ impl Shard {
         add(&self.outcomes[internal.index()], 1);
     }
 
-    /// Counts a client that a worker has taken, accepted at `since`.
+    /// Counts a client that the front or a worker has taken, accepted at `since`.
     pub fn waited(&self, since: Nanos) {
         self.waits.observe(1, since.until(Nanos::now()));
     }
@@ -274,7 +274,7 @@ pub struct MetricsSnapshot {
     pub sent: u64,
     /// Durations of requests, indexed by [`KINDS`].
     pub durations: [HistogramSnapshot; KINDS.len()],
-    /// Times that clients waited for a worker.
+    /// Times that clients waited for the front or a worker.
     pub waits: HistogramSnapshot,
     /// Number of handovers from another process.
     pub handovers: u64,

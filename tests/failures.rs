@@ -23,7 +23,9 @@ fn times(log: &str, text: &str) -> usize {
 #[test]
 fn without_descriptors_it_waits_and_logs_it_once_and_then_serves_those_that_waited() {
     let daemon = http::daemon(&[]);
+    let descriptors = daemon.descriptors();
     http::get(daemon.http(), "/metrics");
+    wait_until("it has closed that", || daemon.descriptors() == descriptors);
     let mut inside = daemon.served(1).remove(0);
     daemon.limit_descriptors(true);
     let mut waiting = [(); 20].map(|()| daemon.connect());

@@ -1,5 +1,6 @@
 //! A started server: the daemon, Redis, or a program that says as the daemon does when it is ready.
 
+use std::env;
 use std::io::{self, BufRead as _, BufReader, Lines, PipeReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +11,12 @@ use super::Result;
 
 /// The daemon's program.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_blockchain-tcpd");
+
+/// Returns the program that the variable RIVAL names: another build of the daemon, such as the last
+/// version.
+pub fn rival() -> Option<String> {
+    env::var("RIVAL").ok()
+}
 
 /// A running server. Dropped, it is killed.
 pub struct Server {

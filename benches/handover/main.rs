@@ -27,7 +27,7 @@ use rustix::process::{Signal, kill_process};
 
 use common::figures::{median, quantile};
 use common::load::{AT_ONCE, Expected, Generator, Stats, Workload};
-use common::server::{PROGRAM, Server};
+use common::server::{PROGRAM, Server, rival};
 use common::{Length, Result};
 
 /// The first argument of the role of the clients; then an address, how many, and the milliseconds
@@ -107,33 +107,68 @@ fn measure(options: &Options) -> Result<()> {
         true => (&[50], 2),
         false => (&options.clients, options.rounds),
     };
+    let programs: Vec<String> = [PROGRAM.to_string()].into_iter().chain(rival()).collect();
     println!("clients  longest wait, ms: nothing happens (worst)  SIGUSR2 (worst)");
     for &number in clients {
-        Generator::raise_descriptor_limit(number as usize + 64);
-        let room = (number + 8).to_string();
-        let mut daemon = Server::daemon(PROGRAM, &["--http=", "--max-clients", &room])?;
-        let pause = Duration::from_millis(number * 1000 / options.rate.max(1));
-        let mut clients = Clients::connect(daemon.address, number, pause)?;
-        let (mut calm, mut replaced) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            calm.push(clients.lap(|| Ok(()))?);
-            replaced.push(clients.lap(|| {
-                kill_process(daemon.pid(), Signal::USR2)?;
-                daemon.wait_for_ready().map(drop)
-            })?);
+        Generator::raise_descriptor_limit(programs.len() * number as usize + 64);
+        let mut measured = Vec::new();
+        for program in &programs {
+            measured.push(Measured::start(program, number, options.rate)?);
         }
-        let outcome = clients.outcome()?;
-        let worst = |waits: &[f64]| format!("({:.1})", quantile(waits, 1.0));
-        println!(
-            "{number:>7}  {:>33.1} {:>7}  {:>7.1} {:>7}",
-            median(&calm),
-            worst(&calm),
-            median(&replaced),
-            worst(&replaced)
-        );
-        eprintln!("         {outcome}");
+        for _ in 0..rounds {
+            for measured in &mut measured {
+                measured.round()?;
+            }
+        }
+        for (measured, name) in measured.into_iter().zip(["", "  RIVAL"]) {
+            let worst = |waits: &[f64]| format!("({:.1})", quantile(waits, 1.0));
+            let Measured { calm, replaced, .. } = &measured;
+            println!(
+                "{number:>7}  {:>33.1} {:>7}  {:>7.1} {:>7}{name}",
+                median(calm),
+                worst(calm),
+                median(replaced),
+                worst(replaced)
+            );
+            eprintln!("         {}", measured.clients.outcome()?);
+        }
     }
     Ok(())
+}
+
+/// A daemon with its clients, and their longest wait in each round, in milliseconds.
+struct Measured {
+    daemon: Server,
+    clients: Clients,
+    calm: Vec<f64>,
+    replaced: Vec<f64>,
+}
+
+impl Measured {
+    fn start(program: &str, number: u64, rate: u64) -> Result<Self> {
+        let room = (number + 8).to_string();
+        let daemon = Server::daemon(program, &["--http=", "--max-clients", &room])?;
+        let pause = Duration::from_millis(number * 1000 / rate.max(1));
+        let clients = Clients::connect(daemon.address, number, pause)?;
+        let (calm, replaced) = (Vec::new(), Vec::new());
+        Ok(Measured {
+            daemon,
+            clients,
+            calm,
+            replaced,
+        })
+    }
+
+    /// Lets the clients ask while nothing happens, and while a new program takes over.
+    fn round(&mut self) -> Result<()> {
+        self.calm.push(self.clients.lap(|| Ok(()))?);
+        let daemon = &mut self.daemon;
+        self.replaced.push(self.clients.lap(|| {
+            kill_process(daemon.pid(), Signal::USR2)?;
+            daemon.wait_for_ready().map(drop)
+        })?);
+        Ok(())
+    }
 }
 
 /// Clients that ask all the while.

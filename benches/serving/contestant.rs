@@ -7,7 +7,7 @@ use std::process::Command;
 use clap::ValueEnum;
 
 use crate::common::Result;
-use crate::common::server::{PROGRAM, Server, redis_version};
+use crate::common::server::{PROGRAM, Server, redis_version, rival};
 use crate::minimal;
 
 /// Who is measured.
@@ -21,8 +21,7 @@ pub enum Contestant {
     Minimal,
     /// The same with a new thread for each connection.
     Spawning,
-    /// Another build of the daemon, such as the last version: the program that the variable RIVAL
-    /// names.
+    /// Another build of the daemon: see [`rival`].
     Rival,
     /// A well-known server with one thread and an event loop.
     Redis,
@@ -37,17 +36,14 @@ impl Contestant {
             command.args(arguments);
             Server::start(command, None)
         };
-        let daemon = |program: &str, more: &[&str]| {
+        let daemon = |program: &str| {
             let options = ["--max-clients", &clients, "--queue", "128"];
-            let others = ["--idle-timeout", "1h", "--log", "info"];
-            Server::daemon(program, &[&options[..], &others, more].concat())
+            let others = ["--idle-timeout", "1h", "--http", "127.0.0.1:0"];
+            Server::daemon(program, &[options, others].concat())
         };
         match self {
-            Contestant::Daemon => daemon(PROGRAM, &["--http", "127.0.0.1:0"]),
-            Contestant::Rival => {
-                let program = env::var("RIVAL").map_err(|_| "RIVAL names no program")?;
-                daemon(&program, &[])
-            }
+            Contestant::Daemon => daemon(PROGRAM),
+            Contestant::Rival => daemon(&rival().ok_or("RIVAL names no program")?),
             Contestant::Minimal => own(&[minimal::POOL_ROLE, &clients]),
             Contestant::Spawning => own(&[minimal::SPAWNING_ROLE]),
             Contestant::Redis => Server::redis(),

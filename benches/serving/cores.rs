@@ -1,4 +1,4 @@
-//! The two cores: one for the server, one for the generator.
+//! The two cores: one for the server, one for the generator; or all for both.
 
 use std::fmt;
 
@@ -6,10 +6,12 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::common::Result;
 
-/// The numbers of the cores.
-pub struct Cores {
-    server: usize,
-    generator: usize,
+/// The cores that each may use.
+pub enum Cores {
+    /// Server and generator have one each, or share the only one.
+    Two { server: usize, generator: usize },
+    /// Both may use all, as the scheduler decides.
+    All,
 }
 
 impl Cores {
@@ -21,34 +23,42 @@ impl Cores {
         let generator = cores.next().ok_or("no core may be used")?;
         let server = cores.next_back().unwrap_or(generator);
         pin(generator)?;
-        Ok(Cores { server, generator })
+        Ok(Cores::Two { server, generator })
     }
 
     /// Does something with this thread, and all that it starts, on the server's core.
     pub fn at_server<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        pin(self.server)?;
+        let Cores::Two { server, generator } = *self else {
+            return work();
+        };
+        pin(server)?;
         let done = work();
-        pin(self.generator)?;
+        pin(generator)?;
         done
     }
 
     /// Returns whether server and generator each have their own.
     pub fn are_apart(&self) -> bool {
-        self.server != self.generator
+        matches!(self, Cores::Two { server, generator } if server != generator)
     }
 
     /// Returns what the reader of the table has to know.
     pub fn note(&self) -> Option<String> {
         let note =
             "Only one core may be used: server and generator share it, so rates mean little.";
-        (!self.are_apart()).then(|| note.to_string())
+        let share = matches!(self, Cores::Two { .. }) && !self.are_apart();
+        share.then(|| note.to_string())
     }
 }
 
 impl fmt::Display for Cores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cores { server, generator } = self;
-        write!(f, "server on core {server}, generator on core {generator}")
+        match self {
+            Cores::Two { server, generator } => {
+                write!(f, "server on core {server}, generator on core {generator}")
+            }
+            Cores::All => f.write_str("server and generator on all cores"),
+        }
     }
 }
 

@@ -65,6 +65,10 @@ pub struct Options {
     )]
     contestants: Vec<Contestant>,
 
+    /// Let server and generator use all cores: for rates as users meet them.
+    #[arg(long)]
+    unpinned: bool,
+
     #[command(flatten)]
     length: Length,
 }
@@ -99,7 +103,10 @@ fn bench(mut options: Options) -> Result<()> {
     if options.length.is_quick() {
         (options.rounds, options.seconds) = (1, Duration::from_millis(300));
     }
-    let cores = Cores::choose()?;
+    let cores = match options.unpinned {
+        true => Cores::All,
+        false => Cores::choose()?,
+    };
     let modes = modes::chosen(&options)?;
     // Also that of the servers, which inherit it.
     let most = modes.iter().map(|mode| mode.load.workers()).max();

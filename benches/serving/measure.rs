@@ -43,6 +43,7 @@ pub fn run(
         Load::Idle { .. } => resident_kib(start(1)?.pid())?,
         _ => 0.0,
     };
+    let begun = Instant::now();
     let server = start(load.workers())?;
     let pid = server.pid();
     let workload = |clients: usize, depth: u32| {
@@ -62,14 +63,20 @@ pub fn run(
             Ok(rate(&cores.at_server(measure)?, seconds))
         }
         Load::Ask { clients, depth } => {
-            let stats = common::run(&mut connect(workload(clients, depth))?)?;
-            Ok(rate_and_use(&stats, seconds))
+            let mut generator = connect(workload(clients, depth))?;
+            let mut figures = rate_and_use(&common::run(&mut generator)?, seconds);
+            figures.push((Measure::Fairness, generator.fairness()));
+            Ok(figures)
         }
         Load::Arrivals { at_once } => {
             let mut workload = workload(at_once, 1);
             workload.reconnects = true;
             let stats = common::run(&mut connect(workload)?)?;
             Ok(rate_and_use(&stats, seconds))
+        }
+        Load::Start { .. } => {
+            connect(workload(1, 1))?;
+            Ok(vec![(Measure::Millis, begun.elapsed().as_secs_f64() * 1e3)])
         }
         Load::Idle { clients } => {
             let mut crowd = connect(workload(clients, 1))?;
@@ -86,7 +93,7 @@ pub fn run(
             let mut crowd = Generator::connect(workload, 0..clients as u64, clients)?;
             let time = begun.elapsed();
             crowd.check()?;
-            Ok(vec![(Measure::BurstMs, time.as_secs_f64() * 1e3)])
+            Ok(vec![(Measure::Millis, time.as_secs_f64() * 1e3)])
         }
         Load::AmongIdle { active, idle } => {
             let mut active = connect(workload(active, 1))?;

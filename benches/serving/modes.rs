@@ -28,6 +28,8 @@ pub enum Load {
     SameCore,
     /// Clients connect, ask once, read the reply and close, `at_once` of them at a time.
     Arrivals { at_once: usize },
+    /// The server starts, and one client connects and asks.
+    Start { workers: usize },
     /// Clients connect, ask once and stay.
     Idle { clients: usize },
     /// Clients connect all at once and ask once.
@@ -44,7 +46,7 @@ impl Load {
     pub fn clients(&self) -> usize {
         match *self {
             Load::Ask { clients, .. } | Load::Idle { clients } | Load::Burst { clients } => clients,
-            Load::SameCore => 1,
+            Load::SameCore | Load::Start { .. } => 1,
             Load::Arrivals { at_once } => at_once,
             Load::AmongIdle { active, idle } => active + idle,
             Load::AmongTrickling { active, trickling } => active + trickling,
@@ -55,6 +57,7 @@ impl Load {
     pub fn workers(&self) -> usize {
         match self {
             Load::Arrivals { .. } => ARRIVALS_WORKERS,
+            Load::Start { workers } => *workers,
             _ => self.clients() + SPARE_WORKERS,
         }
     }
@@ -109,6 +112,11 @@ fn all(quick: bool) -> Vec<Mode> {
         "connect-16".to_string(),
         "connect–ask–close, 16 at a time".to_string(),
         Load::Arrivals { at_once: 16 },
+    ));
+    modes.push(mode(
+        "start-1024".to_string(),
+        "start with 1,024 workers, and answer".to_string(),
+        Load::Start { workers: 1024 },
     ));
     for clients in [few(1000, 200), few(10_000, 1000)] {
         modes.push(mode(

@@ -16,6 +16,8 @@ pub enum Measure {
     CpuMicros,
     /// Requests answered in a second.
     RateThousands,
+    /// Jain's fairness index of the clients' replies.
+    Fairness,
     /// How many times longer the median takes among others.
     P50Ratio,
     /// How many times longer the slowest hundredth takes among others.
@@ -32,8 +34,8 @@ pub enum Measure {
     ClientKib,
     /// Resident memory of a server sized for one client.
     BaselineMib,
-    /// From the first connect of a burst to its last reply.
-    BurstMs,
+    /// From the first connect of a burst to its last reply, or from the start to the first reply.
+    Millis,
     /// How much of its core the server used, told by a mark at its rate.
     Busy,
 }
@@ -41,9 +43,10 @@ pub enum Measure {
 /// The measures in the order of the table, each with what it is and which way is better, and what
 /// it is called in the progress.
 #[rustfmt::skip]
-pub const MEASURES: [(Measure, &str, &str); 12] = [
+pub const MEASURES: [(Measure, &str, &str); 13] = [
     (Measure::CpuMicros, "CPU of the server, µs a request (less is better)", "µs CPU a request"),
     (Measure::RateThousands, "rate, thousand requests a second (more is better)", "thousand/s"),
+    (Measure::Fairness, "fairness, Jain's index of the clients' replies (1 is best)", "fairness"),
     (Measure::P50Ratio, "p50 among the others ÷ p50 alone (1 is best)", "× p50"),
     (Measure::P99Ratio, "p99 among the others ÷ p99 alone (1 is best)", "× p99"),
     (Measure::P50Alone, "p50 alone, µs (less is better)", "µs p50 alone"),
@@ -52,7 +55,7 @@ pub const MEASURES: [(Measure, &str, &str); 12] = [
     (Measure::P99Among, "p99 among the others, µs (less is better)", "µs p99 among"),
     (Measure::ClientKib, "memory of a client, KiB resident (less is better)", "KiB a client"),
     (Measure::BaselineMib, "memory of a server for 1 client, MiB resident", "MiB for 1 client"),
-    (Measure::BurstMs, "time until all are answered, ms (less is better)", "ms"),
+    (Measure::Millis, "time until all are answered, ms (less is better)", "ms"),
     (Measure::Busy, "part of its core that the server used, %", "% of its core"),
 ];
 

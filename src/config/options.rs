@@ -57,7 +57,7 @@ pub struct Options {
     #[arg(value_parser = CommandSets::from_str, default_value = "server")]
     pub commands: CommandSets,
 
-    /// Largest number of clients served at the same time, each by its own thread
+    /// Largest number of clients served at the same time, each that stays by its own thread
     #[arg(long, value_name = "N", value_parser = positive, default_value = "1024")]
     pub max_clients: usize,
 

@@ -168,8 +168,7 @@ impl<T: Transport> Admission<T> {
                     self.shared.reaper_waker.wake();
                 }
             }
-            // The queue has room for every admitted connection, and the workers outlive the
-            // acceptors.
+            // The queue has room for every admitted connection, and the workers outlive the front.
             Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
                 if let Job::Serve(connection) = lost {
                     error!(connection = connection.client.number; "closed: there is no room in the queue, please report this");

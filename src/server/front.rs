@@ -3,11 +3,12 @@
 //! Behind one poll(2) it has the listeners, the young and busy clients, the connections whose PROXY
 //! header is still to come, and the sockets that linger at their end. What arrives with a
 //! connection is answered at once. A client that falls silent, computes, waits for the cluster, or
-//! does not take its replies goes over the queue to a worker, blocks there, and stays; so does a
-//! new one while the front has its fill. Until the workers have started, the front serves all
-//! clients: a thousand threads take longer to start than a client should wait.
+//! does not take its replies goes over the queue to a worker, blocks there, and stays; so does one
+//! for which the front has no room. Until the workers have started, clients that need not wait stay
+//! here: a thousand threads take longer to start than a client should wait.
 //!
-//! Clients take turns: the front reads from each that is ready, the longest ago served first.
+//! Clients take turns: the front reads from each that is ready, the longest ago served first, and
+//! then accepts one.
 
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpStream};
@@ -39,19 +40,18 @@ use crate::waker::Waker;
 use shared::clock::{Millis, Nanos};
 use shared::text::without_errno;
 
-/// Number of clients that the front has at a time once the workers run.
+/// Number of clients that the front keeps once the workers run.
 const MOST_CLIENTS: usize = 64;
 
 /// Time without a request after which a client goes to a worker.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Duration of a round after which the front counts as saturated, and new clients go to the
-/// workers, so that no core idles.
-const LONGEST_ROUND: Duration = Duration::from_millis(1);
+/// Duration of a long round. After a row of them the front counts as saturated: on a machine with
+/// more than one core, new clients go to the workers, and with each round one of its own.
+const LONG_ROUND: Duration = Duration::from_micros(250);
 
-/// Number of clients that one round accepts from a listener: a flood of new ones does not starve
-/// the others.
-const MOST_ACCEPTED: usize = 64;
+/// Length of that row: one long round may be the scheduler's, or that of a crowd that has come.
+const LONG_ROUNDS: u32 = 4;
 
 /// Longest wait for the answer of the thread, which waits for nothing itself.
 const LONGEST_ANSWER: Duration = Duration::from_secs(5);
@@ -120,8 +120,9 @@ impl Front {
     ) -> Result<Self, Error> {
         let scoreboard = Arc::new(Scoreboard::new(1));
         scoreboard.set_phase(Phase::ServeReady);
-        let mut ready_service = (*setup.service).clone();
+        let mut ready_service = Service::clone(&setup.service);
         ready_service.shared.scoreboard = scoreboard;
+        ready_service.shared.linger = setup.service.shared.linger.within_front();
         ready_service.context.may_wait = false;
         let barrier = StartBarrier::default();
         let mut accepting = Accepting {
@@ -130,7 +131,9 @@ impl Front {
             clients: RefCell::default(),
             barrier: barrier.clone(),
             accept_again: None,
-            is_saturated: false,
+            has_cores: std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1),
+            long_rounds: 0,
+            round_ended: Nanos::now(),
             stop: None,
         };
         let (commands, received) = crossbeam_channel::unbounded();
@@ -220,7 +223,11 @@ struct Accepting {
     barrier: StartBarrier,
     /// When to accept again, after an accept failed.
     accept_again: Option<Millis>,
-    is_saturated: bool,
+    /// Whether workers can run while the front does.
+    has_cores: bool,
+    /// Number of long rounds in a row, the last of which ended then.
+    long_rounds: u32,
+    round_ended: Nanos,
     stop: Option<(Millis, Sender<Vec<PendingConn>>)>,
 }
 
@@ -229,11 +236,13 @@ impl FrontThread {
         let mut ready = Vec::new();
         loop {
             self.wait(&mut ready);
-            // A panic is logged by the panic hook, and loses what it was about.
-            let goes_on = catch_unwind(AssertUnwindSafe(|| self.round(&ready)));
-            if matches!(goes_on, Ok(false)) {
-                return;
+            match catch_unwind(AssertUnwindSafe(|| self.round(&ready))) {
+                Ok(true) => {}
+                Ok(false) => return,
+                // The panic hook logs it. It loses what it was about.
+                Err(_) => std::thread::sleep(PAUSE),
             }
+            self.pulse.rounds.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -275,7 +284,6 @@ impl FrontThread {
 
     /// Does what is to be done. Returns whether there is more to come.
     fn round(&mut self, ready: &[bool]) -> bool {
-        self.pulse.rounds.fetch_add(1, Ordering::Relaxed);
         let now = Millis::now();
         if let Some(accepting) = &mut self.accepting {
             accepting.round(ready, now);
@@ -339,10 +347,25 @@ impl Accepting {
         self.barrier.get().is_some()
     }
 
-    /// Returns whether a client has asked nothing for a while.
-    fn is_silent(client: &Connection, now: Millis) -> bool {
+    /// Returns whether a client goes to a worker: it has asked nothing for a while, or there is no
+    /// room for it.
+    fn leaves(&self, client: &Connection, now: Millis) -> bool {
         let active = client.client.active;
-        active.is_some_and(|active| now.since(active) >= PATIENCE)
+        let is_silent = active.is_some_and(|active| now.since(active) >= PATIENCE);
+        self.passes() && (is_silent || self.is_full() || self.has_surplus())
+    }
+
+    fn is_full(&self) -> bool {
+        self.clients.borrow().len() >= MOST_CLIENTS
+    }
+
+    /// Returns whether there are more clients than workers.
+    fn has_surplus(&self) -> bool {
+        self.setup.admission.clients.all() > self.setup.admission.workers
+    }
+
+    fn is_saturated(&self) -> bool {
+        self.has_cores && self.long_rounds >= LONG_ROUNDS
     }
 
     /// Returns whether new clients are accepted now.
@@ -352,9 +375,15 @@ impl Accepting {
     }
 
     fn round(&mut self, ready: &[bool], now: Millis) {
+        let is_long = |from: Nanos, to| Duration::from_nanos(from.until(to)) > LONG_ROUND;
         let begun = Nanos::now();
+        if is_long(self.round_ended, begun) {
+            // It has waited.
+            self.long_rounds = 0;
+        }
         let (listeners, ready) = ready.split_at(self.setup.listeners.len());
         let (clients, pending) = ready.split_at(self.clients.get_mut().len());
+        // Before a new client is accepted, which may be the same in a new connection.
         self.serve_clients(clients, now);
         let mut filtered = Vec::new();
         self.setup.proxy_filter.advance(pending, now, &mut filtered);
@@ -365,61 +394,75 @@ impl Accepting {
                 self.accept(index, now);
             }
         }
-        self.is_saturated = Duration::from_nanos(begun.until(Nanos::now())) > LONGEST_ROUND;
+        self.round_ended = Nanos::now();
+        match is_long(begun, self.round_ended) {
+            true => self.long_rounds += 1,
+            false => self.long_rounds = 0,
+        }
     }
 
-    /// Serves the clients that are ready, and passes the silent ones on.
+    /// Serves the clients that are ready, and passes on those that leave.
     fn serve_clients(&mut self, ready: &[bool], now: Millis) {
         let clients = std::mem::take(self.clients.get_mut());
         let mut served = Vec::with_capacity(clients.len());
         for (client, ready) in clients.into_iter().zip(ready) {
-            if *ready {
-                served.push(client);
-            } else if self.passes() && Self::is_silent(&client, now) {
-                self.setup.admission.enqueue(client);
-            } else {
-                self.clients.get_mut().push(client);
+            match *ready {
+                true => served.push(client),
+                false => self.keep(client, now),
             }
         }
-        served
-            .into_iter()
-            .for_each(|client| self.serve(client, now));
+        for client in served {
+            self.serve(client, now);
+        }
+        if self.is_saturated()
+            && self.passes()
+            && let Some(client) = self.clients.get_mut().pop()
+        {
+            self.setup.admission.enqueue(client);
+        }
     }
 
     /// Answers what has arrived from a client. It stays here unless it has to wait for something
-    /// else than its next request, or only trickles.
+    /// else than its next request, or sends without pause.
     fn serve(&self, client: Connection, now: Millis) {
         let (service, admission) = (&self.ready_service, &self.setup.admission);
         let serve = |client: &mut Connection, slot: &_| service.serve(client, slot);
         let end = |client: Connection, ended| match ended {
-            Some(CloseReason::Released) if client.client.replies.is_empty() => {
-                match self.passes() && Self::is_silent(&client, now) {
-                    true => admission.enqueue(client),
-                    false => self.clients.borrow_mut().push(client),
-                }
+            Some(CloseReason::Deferred) => admission.enqueue(client),
+            Some(CloseReason::TurnOver) if self.passes() => admission.enqueue(client),
+            Some(CloseReason::TurnOver) => self.clients.borrow_mut().push(client),
+            Some(CloseReason::Released) if !client.client.replies.is_empty() => {
+                admission.enqueue(client);
             }
-            Some(CloseReason::Released | CloseReason::Deferred) => admission.enqueue(client),
-            ended => self.setup.service.end(client, ended),
+            Some(CloseReason::Released) => self.keep(client, now),
+            ended => service.end(client, ended),
         };
         let slot = &service.shared.scoreboard.slots()[0];
         pool::do_job(Job::Serve(client), slot, &serve, &end);
     }
 
+    /// Keeps a client unless it leaves.
+    fn keep(&self, client: Connection, now: Millis) {
+        match self.leaves(&client, now) {
+            true => self.setup.admission.enqueue(client),
+            false => self.clients.borrow_mut().push(client),
+        }
+    }
+
     /// Takes a client that was just admitted.
     fn take(&mut self, client: Connection, now: Millis) {
-        let (admission, clients) = (&self.setup.admission, self.clients.get_mut());
-        let is_full = self.is_saturated || clients.len() >= MOST_CLIENTS;
-        let is_surplus = admission.clients.all() > admission.workers;
-        if self.barrier.get().is_none() || !is_full && !is_surplus {
-            return self.serve(client, now);
-        }
+        let is_surplus = self.passes() && self.has_surplus();
         if is_surplus {
             // It has to wait until a worker is free, and the front's clients come first.
-            clients
-                .drain(..)
-                .for_each(|client| admission.enqueue(client));
+            for client in self.clients.get_mut().drain(..) {
+                self.setup.admission.enqueue(client);
+            }
         }
-        admission.enqueue(client);
+        let goes_on = is_surplus || self.passes() && (self.is_full() || self.is_saturated());
+        match goes_on {
+            true => self.setup.admission.enqueue(client),
+            false => self.serve(client, now),
+        }
     }
 
     fn admit(&mut self, filtered: Vec<Filtered>, now: Millis) {
@@ -430,40 +473,38 @@ impl Accepting {
         }
     }
 
+    /// Accepts one connection. With another in the same round, a client that closes and connects
+    /// again could be there twice.
     fn accept(&mut self, index: usize, now: Millis) {
         self.accept_again = None;
-        for _ in 0..MOST_ACCEPTED {
-            let (listener, protocol) = &self.setup.listeners[index];
-            match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
-                Ok((socket, peer)) => {
-                    // The peer of a TCP socket has an address that std can represent.
-                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                    if let Some(peer) = peer {
-                        self.begin(TcpStream::from(socket), peer, *protocol, now);
-                    }
+        let (listener, protocol) = &self.setup.listeners[index];
+        let error = match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
+            Ok((socket, peer)) => {
+                // The peer of a TCP socket has an address that std can represent.
+                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                if let Some(peer) = peer {
+                    self.begin(TcpStream::from(socket), peer, *protocol, now);
                 }
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    let Some(kind) = kind(error) else {
-                        let action = format!("accept clients on {} any more", listener.address);
-                        self.setup.listeners.remove(index);
-                        // It fails only if the daemon is ending anyway.
-                        let _ = self.setup.failed.send(Error::system(action, &error.into()));
-                        return;
-                    };
-                    let shared = &self.setup.admission.shared;
-                    shared.metrics.accept_failed(kind);
-                    let reason = without_errno(&error.into());
-                    if shared.incidents.accept.record(&reason) {
-                        shared.reaper_waker.wake();
-                    }
-                    if kind != AcceptError::Client {
-                        self.accept_again = Some(now.after(PAUSE));
-                        return;
-                    }
-                }
+                return;
             }
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Err(error) => error,
+        };
+        let Some(kind) = kind(error) else {
+            let action = format!("accept clients on {} any more", listener.address);
+            self.setup.listeners.remove(index);
+            // It fails only if the daemon is ending anyway.
+            let _ = self.setup.failed.send(Error::system(action, &error.into()));
+            return;
+        };
+        let shared = &self.setup.admission.shared;
+        shared.metrics.accept_failed(kind);
+        let reason = without_errno(&error.into());
+        if shared.incidents.accept.record(&reason) {
+            shared.reaper_waker.wake();
+        }
+        if kind != AcceptError::Client {
+            self.accept_again = Some(now.after(PAUSE));
         }
     }
 

@@ -9,15 +9,13 @@ pub mod proxy_filter;
 pub mod queue;
 pub mod reaper;
 
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use log::{error, info, warn};
-use rustix::io::Errno;
-use rustix::net::SendFlags;
 use uuid::Uuid;
 
 use crate::cluster::{self, CensusSource, Cluster, Member};
@@ -25,7 +23,6 @@ use crate::config::limits;
 use crate::config::options::{Listen, Options};
 use crate::error::Error;
 use crate::handover::InheritedState;
-use crate::handover::state;
 use crate::handover::state::Run;
 use crate::metrics::Metrics;
 use crate::protocol::{Goodbye, Protocol, Protocols};
@@ -319,6 +316,7 @@ impl Server {
         let clients = self.admission.clients.clone();
         let incidents = self.admission.shared.incidents.clone();
         let reaper_waker = self.admission.shared.reaper_waker.clone();
+        let linger = self.admission.shared.linger.clone();
         // Closes the queue.
         drop(self.admission);
         self.scoreboard.set_phase(Phase::Drain);
@@ -330,6 +328,11 @@ impl Server {
             reaper_waker.wake();
             pool::wait_for(&self.workers, Instant::now() + LAST_GRACE);
         }
+        // Requests that compute after a hand-over that failed.
+        for connection in self.released.try_iter() {
+            linger.push(connection.half_close());
+        }
+        drop(linger);
         pool::wait_for(&self.front.ended, deadline);
         incidents.resolve(true);
         self.cluster.leave();
@@ -353,7 +356,8 @@ impl Server {
             Stored::Kept => info!("the service manager keeps the clients for the next process"),
             Stored::Lost(why) => {
                 error!("clients are closed, can't store them with the service manager: {why}");
-                return self.close(clients, deadline.max(Instant::now() + LEAST_DRAIN));
+                self.take_back(clients);
+                return self.drain(deadline.max(Instant::now() + LEAST_DRAIN));
             }
             Stored::Unconfirmed(why) => error!(
                 "clients are closed unless the service manager still takes them, which it has not confirmed: {why}"
@@ -363,31 +367,17 @@ impl Server {
         std::mem::forget(self);
     }
 
-    /// Closes clients that the service manager did not take: sends their remaining replies until
-    /// `deadline`, half-closes, and waits for them to close.
-    fn close(self, mut inherited: InheritedState, deadline: Instant) {
+    /// Takes back clients that no other process continues with, to drain them. Those whose PROXY
+    /// header is incomplete are closed.
+    fn take_back(&self, mut inherited: InheritedState) {
+        self.scoreboard.set_phase(Phase::Drain);
         let clients = &mut inherited.clients;
-        loop {
-            // Those that have all their replies, or are gone.
-            for (_, stream) in clients.extract_if(.., |(client, stream)| !sends(client, stream)) {
-                // Fails if the client has gone already.
-                let _ = stream.shutdown(Shutdown::Write);
-                self.admission.shared.linger.push(stream);
-            }
-            if clients.is_empty() || Instant::now() >= deadline {
-                break;
-            }
-            std::thread::park_timeout(POLL_INTERVAL);
+        clients.retain(|(client, _)| !client.awaits_proxy_header);
+        for client in self.admission.resume(inherited.clients) {
+            self.admission.enqueue(client);
         }
         for socket in inherited.lingering {
             self.admission.shared.linger.resume(socket);
-        }
-        drop(self.admission);
-        pool::wait_for(&self.workers, deadline);
-        pool::wait_for(&self.front.ended, deadline);
-        self.cluster.leave();
-        if let cut_off @ 1.. = inherited.clients.len() {
-            warn!(clients = cut_off; "cut off: these clients were not done by the deadline");
         }
     }
 
@@ -485,22 +475,6 @@ impl Server {
     fn end_front(&self, patience: Duration) -> Vec<PendingConn> {
         self.stop_accepting();
         self.front.stop(patience)
-    }
-}
-
-/// Sends replies that a client has not taken yet, without blocking. Returns whether some are left
-/// for a client that may still take them.
-fn sends(client: &mut state::ConnectionState, stream: &TcpStream) -> bool {
-    if client.replies.is_empty() {
-        return false;
-    }
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    match rustix::net::send(stream, &client.replies, flags) {
-        Ok(sent) => {
-            client.replies.drain(..sent);
-            !client.replies.is_empty()
-        }
-        Err(error) => matches!(error, Errno::AGAIN | Errno::INTR),
     }
 }
 

@@ -80,6 +80,10 @@ impl ProxyFilter {
     /// Reads from the connections that are `ready`, in the order of [`ProxyFilter::sockets`], and
     /// gives up those that are late. Appends what is done to `filtered`.
     pub fn advance(&mut self, ready: &[bool], now: Millis, filtered: &mut Vec<Filtered>) {
+        let is_late = self.next_deadline().is_some_and(|until| now >= until);
+        if !is_late && !ready.contains(&true) {
+            return;
+        }
         let all = std::mem::take(&mut self.pending);
         for (pending, ready) in all.into_iter().zip(ready) {
             match *ready || now >= pending.1 {

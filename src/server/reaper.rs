@@ -114,7 +114,7 @@ impl<T: Send + 'static> Reaper<T> {
             }
             if vacant > 0 && !self.idle_timeout.is_zero() {
                 // A vacant worker takes a client without waking the reaper. That client's idle time
-                // begins now at the earliest.
+                // has just begun, at the earliest.
                 next.at(now.after(self.idle_timeout));
             }
         } else {

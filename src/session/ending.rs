@@ -53,7 +53,7 @@ impl Service {
                     self.shared.linger.push(socket);
                 }
             }
-            Some(CloseReason::Released | CloseReason::Deferred) => {
+            Some(CloseReason::Released | CloseReason::Deferred | CloseReason::TurnOver) => {
                 // Without a receiver, the connection is closed.
                 let _ = self.released.send(connection);
             }
@@ -72,7 +72,9 @@ impl Service {
             Some(CloseReason::Broken(Errno::CONNRESET | Errno::PIPE)) => Closed::Reset,
             Some(CloseReason::Broken(_)) => Closed::Failed,
             Some(CloseReason::Finished { .. }) => Closed::Drained,
-            Some(CloseReason::Released | CloseReason::Deferred) => Closed::HandedOver,
+            Some(CloseReason::Released | CloseReason::Deferred | CloseReason::TurnOver) => {
+                Closed::HandedOver
+            }
             None => Closed::Panicked,
         }
     }

@@ -17,7 +17,6 @@ use self::read_buffer::ReadBuffer;
 use crate::log_throttle::Incidents;
 use crate::metrics::{Metrics, Shard};
 use crate::protocol::{Exchange, Next};
-use crate::request_log::RequestLog;
 use crate::session::scoreboard::{Activity, Phase, ReaperWaker, Scoreboard, WorkerSlot};
 use crate::transport::connection::{Connection, Transport};
 use crate::transport::lingering_close::LingeringClose;
@@ -29,6 +28,10 @@ const REPLIES_KEPT: usize = 8 * 1024;
 
 /// Number of reads from a client before the others have their turn, where one thread serves many.
 const READS_PER_TURN: u32 = 16;
+
+/// The reaper learns of a client's time limit this late without harm: the front keeps a silent
+/// client for less.
+const JUST_NOW: Duration = Duration::from_millis(100);
 
 /// A client whose last request is younger than this is probably still sending.
 const RECENTLY: Duration = Duration::from_secs(1);
@@ -86,6 +89,16 @@ pub enum CloseReason {
     Released,
     /// The same, and the next request in the buffer has to wait for something.
     Deferred,
+    /// The same, and the client has sent more than its turn allows.
+    TurnOver,
+}
+
+impl CloseReason {
+    /// Returns whether the connection goes on elsewhere.
+    pub fn is_release(&self) -> bool {
+        use CloseReason::{Deferred, Released, TurnOver};
+        matches!(self, Released | Deferred | TurnOver)
+    }
 }
 
 /// One session: a connection and the worker that serves it.
@@ -101,7 +114,6 @@ struct Session<'a, T> {
     unread_at_drain: Option<usize>,
     /// Whether one last non-blocking read was done after the close request.
     final_read_done: bool,
-    log: RequestLog,
 }
 
 /// What a read has brought.
@@ -132,14 +144,13 @@ impl Service {
             resumes: !connection.client.read_buffer.is_empty(),
             unread_at_drain: None,
             final_read_done: false,
-            log: RequestLog::new(connection.client.number),
             connection,
         };
         let reason = match session.begin() {
             Ok(()) => session.run(),
             Err(reason) => reason,
         };
-        if matches!(reason, CloseReason::Released | CloseReason::Deferred) {
+        if reason.is_release() {
             session.store_unanswered();
         }
         reason
@@ -158,7 +169,7 @@ impl<T: Transport> Session<'_, T> {
             None => self.slot.set(Activity::Reading),
             Some(active) => {
                 self.slot.set_since(Activity::Reading, active);
-                if self.service.shared.scoreboard.phase() != Phase::ServeReady {
+                if Millis::now().since(active) > JUST_NOW {
                     // The reaper does not expect this session's time limit to be so close.
                     self.service.shared.reaper_waker.wake();
                 }
@@ -189,8 +200,12 @@ impl<T: Transport> Session<'_, T> {
             }
             if received.phase == Phase::ServeReady {
                 reads += 1;
-                if !received.may_be_more || reads == READS_PER_TURN {
+                if !received.may_be_more {
                     return self.release();
+                }
+                if reads == READS_PER_TURN {
+                    self.release();
+                    return CloseReason::TurnOver;
                 }
             }
             if let Some(unread) = &mut self.unread_at_drain {
@@ -265,7 +280,7 @@ impl<T: Transport> Session<'_, T> {
     fn answer(&mut self, received: &Received) -> Result<(), CloseReason> {
         let begun = self.buffer.read_at;
         let mut counters = BatchCounters::new();
-        let (codec, output) = self.connection.codec_and_output();
+        let (codec, output, log) = self.connection.codec_and_output();
         let progress = codec.receive(
             self.buffer.input(received.is_last),
             &mut Exchange {
@@ -273,7 +288,7 @@ impl<T: Transport> Session<'_, T> {
                 read_at: begun,
                 output,
                 counters: &mut counters,
-                log: &mut self.log,
+                log,
             },
         );
         self.buffer.keep_from(progress.used);

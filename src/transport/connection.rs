@@ -9,6 +9,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::handover::state;
 use crate::protocol::{Codec, Goodbye, Protocol};
+use crate::request_log::RequestLog;
 use crate::transport::clients::ConnectionGuard;
 use shared::clock::Nanos;
 
@@ -51,8 +52,9 @@ pub struct Connection<T = TcpStream> {
     /// survive a panic. Boxed, because a worker's stack holds the connection several times, and one
     /// page more of it would cost each idle client 4 KiB.
     pub client: Box<state::ConnectionState>,
-    /// Time of the admission, until a worker takes the connection.
+    /// Time of the admission, until the front or a worker takes the connection.
     pub waiting: Option<Nanos>,
+    log: Box<RequestLog>,
     codec: Box<dyn Codec>,
     transport: T,
     guard: ConnectionGuard,
@@ -93,6 +95,7 @@ impl<T: Transport> Connection<T> {
     ) -> Self {
         let codec = protocol.open(&std::mem::take(&mut client.codec));
         Connection {
+            log: Box::new(RequestLog::new(client.number)),
             client: Box::new(client),
             waiting: None,
             codec,
@@ -127,10 +130,10 @@ impl<T: Transport> Connection<T> {
         self.transport.write(&self.client.replies[written..], flags)
     }
 
-    /// Returns the codec and the buffer for its replies.
+    /// Returns the codec, the buffer for its replies, and the request log.
     #[inline]
-    pub fn codec_and_output(&mut self) -> (&mut dyn Codec, &mut Vec<u8>) {
-        (&mut *self.codec, &mut self.client.replies)
+    pub fn codec_and_output(&mut self) -> (&mut dyn Codec, &mut Vec<u8>, &mut RequestLog) {
+        (&mut *self.codec, &mut self.client.replies, &mut self.log)
     }
 
     /// Returns the number of bytes that have arrived and are unread.

@@ -33,8 +33,8 @@ pub type LingeringSocket = (TcpStream, Millis);
 /// Handle by which a thread leaves sockets to the front.
 #[derive(Clone, Default)]
 pub struct LingeringClose {
-    /// `None` without a front: sockets are closed at once.
-    front: Option<(Sender<LingeringSocket>, Arc<Waker>)>,
+    /// `None` without a front: sockets are closed at once. The front itself needs no waker.
+    front: Option<(Sender<LingeringSocket>, Option<Arc<Waker>>)>,
     /// Number of further sockets that there is room for.
     room: Arc<AtomicUsize>,
 }
@@ -55,14 +55,25 @@ impl LingeringClose {
         if let (Some((sender, waker)), Ok(_)) = (&self.front, has_room) {
             // It fails only if the front is gone, and then the socket is closed at once.
             let _ = sender.send(socket);
-            waker.wake();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Returns a handle for the front itself.
+    pub fn within_front(&self) -> Self {
+        let sender = self.front.as_ref().map(|(sender, _)| sender.clone());
+        LingeringClose {
+            front: sender.map(|sender| (sender, None)),
+            room: self.room.clone(),
         }
     }
 }
 
 impl Drop for LingeringClose {
     fn drop(&mut self) {
-        if let Some((sender, waker)) = self.front.take() {
+        if let Some((sender, Some(waker))) = self.front.take() {
             drop(sender);
             // After the last handle, the front may end.
             waker.wake();
@@ -85,7 +96,7 @@ impl LingeringSockets {
         let (sender, pushed) = crossbeam_channel::unbounded();
         let room = Arc::new(AtomicUsize::new(limit));
         let handle = LingeringClose {
-            front: Some((sender, waker)),
+            front: Some((sender, Some(waker))),
             room: room.clone(),
         };
         let sockets = LingeringSockets {
@@ -142,7 +153,9 @@ impl LingeringSockets {
 /// Discards what has arrived, and returns whether the peer has closed.
 fn has_closed(socket: &TcpStream, buffer: &mut [u8]) -> bool {
     loop {
-        match rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
+        // TCP data is discarded without being copied (tcp(7), MSG_TRUNC).
+        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        match rustix::net::recv(socket, &mut *buffer, flags) {
             Ok((0, _)) => return true,
             Ok(_) | Err(Errno::AGAIN) => return false,
             Err(Errno::INTR) => {}

@@ -272,7 +272,7 @@ impl Server {
         }
     }
 
-    /// Lets a client in, as an acceptor does.
+    /// Lets a client in, as the front does.
     fn connect(&self, number: u64) -> Result<Client, NoRoom> {
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let place = self.admission.clients.admit(peer.ip())?;

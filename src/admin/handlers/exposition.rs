@@ -132,7 +132,7 @@ impl Collector for Stats {
             counters("accept_errors", "Accepts that failed", "kind", accept_errors),
             self.requests(),
             histograms("request_duration_seconds", "From a request read to its reply written", "kind", durations),
-            histogram("queue_wait_seconds", "From a client accepted to a worker taking it", &sums.waits),
+            histogram("queue_wait_seconds", "From a client accepted to the front or a worker taking it", &sums.waits),
             counter("received_bytes", "Bytes read from clients", sums.received),
             counter("sent_bytes", "Bytes written to clients", sums.sent),
             counter("worker_panics", "Requests that made the server fail", sums.closed[Closed::Panicked as usize]),

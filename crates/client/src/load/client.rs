@@ -52,6 +52,8 @@ pub struct Client {
     number: u64,
     /// Number of requests of the schedule that were sent.
     scheduled: u64,
+    /// Right replies within the measured window.
+    replies: u64,
     socket: Option<TcpStream>,
     is_connecting: bool,
     /// When the last reply arrived; before that, when connecting began or the request was sent.
@@ -72,6 +74,7 @@ impl Client {
         Client {
             number,
             scheduled: 0,
+            replies: 0,
             socket: None,
             is_connecting: false,
             waiting_since: Instant::now(),
@@ -121,9 +124,14 @@ impl Client {
             && now.saturating_duration_since(self.waiting_since) > timeout
     }
 
-    /// Starts the schedule anew.
-    pub fn restart_schedule(&mut self) {
-        self.scheduled = 0;
+    /// Starts the schedule and the count of the replies anew.
+    pub fn restart(&mut self) {
+        (self.scheduled, self.replies) = (0, 0);
+    }
+
+    /// Returns the number of right replies within the measured window.
+    pub fn replies(&self) -> u64 {
+        self.replies
     }
 
     /// Returns the number of requests that were due before this moment and are not sent.
@@ -271,7 +279,9 @@ impl Client {
         };
         if is_right {
             stats.answered += u64::from(count);
-            stats.replies += u64::from(if is_in_window { count } else { 0 });
+            let replies = u64::from(if is_in_window { count } else { 0 });
+            stats.replies += replies;
+            self.replies += replies;
         }
         self.waiting_since = now;
         self.take(count, |sent| {

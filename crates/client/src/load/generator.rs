@@ -135,6 +135,14 @@ impl Generator {
         self.clients.iter().filter_map(Client::socket)
     }
 
+    /// Returns Jain's fairness index of the clients' replies in the last run: 1 if all had the same
+    /// number, and 1/n if one of n had all.
+    pub fn fairness(&self) -> f64 {
+        let replies = self.clients.iter().map(|client| client.replies() as f64);
+        let squares: f64 = replies.clone().map(|number| number * number).sum();
+        replies.sum::<f64>().powi(2) / (squares * self.clients.len() as f64)
+    }
+
     /// Runs the load from this moment to its end, waits for the last replies, and returns the stats
     /// since the last run.
     pub fn run(&mut self, begin: Instant) -> Result<Stats, Error> {
@@ -148,7 +156,7 @@ impl Generator {
         self.checked = 0;
         self.published = (0, 0);
         for client in &mut self.clients {
-            client.restart_schedule();
+            client.restart();
         }
         self.send_all();
         let mut cpu = None;

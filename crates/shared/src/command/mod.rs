@@ -84,7 +84,7 @@ impl CommandSpec {
 /// Class of a command: what the server must do besides calling its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandClass {
-    /// A query: nothing else is needed.
+    /// A query: nothing else is needed. It waits for nothing but the cluster.
     Query,
     /// A computation: it needs a permit of the [`ComputeLimiter`]. Its duration depends on its
     /// arguments.
