@@ -65,11 +65,6 @@ impl ClusterError {
         ClusterError::new(ErrorKind::Refused, what)
     }
 
-    /// Creates an error for a `server` that did not answer by the deadline.
-    pub fn late(server: impl fmt::Display) -> Self {
-        ClusterError::new(ErrorKind::Late, format!("{server} does not answer in time"))
-    }
-
     /// Creates an error for a failed connection to a `server`. TLS errors arrive as I/O errors of
     /// kind `InvalidData`.
     pub fn connection(server: impl fmt::Display, error: &io::Error) -> Self {

@@ -114,7 +114,7 @@ impl RedisConnection {
             // reply that was received before a suspension is out of date.
             let value = self.next(self.deadline)?;
             match value.filter(|_| Instant::now() < self.deadline) {
-                None => return Err(ClusterError::late(&self.server)),
+                None => return Err(self.error(ErrorKind::Late, "does not answer in time")),
                 Some(Value::Push { kind, data }) if kind != PushKind::Subscribe => {
                     self.store_message(&kind, data);
                 }
