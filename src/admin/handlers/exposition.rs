@@ -1,343 +1,231 @@
 //! Metrics exposition in the text formats of OpenMetrics and Prometheus. `docs/metrics.md` lists
 //! the metrics.
 
-use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::Display;
 use std::time::Duration;
-
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
-use uuid::Uuid;
 
 use super::State;
 use super::process::Process;
-use crate::cluster;
-use crate::metrics::{
-    ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, HistogramSnapshot, KINDS, MetricsSnapshot, REFUSED,
-};
+use crate::cluster::{ErrorKind, StatsSnapshot};
+use crate::metrics::{ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, HistogramSnapshot, KINDS, REFUSED};
 use crate::protocol::http::{CODES, Request, Response};
-use crate::server::health::Load;
-use shared::command::{CommandClass, CommandSpec, OUTCOMES, Outcome};
+use shared::command::{CommandClass, OUTCOMES, Outcome};
 
 /// Media type by which a client asks for OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text";
 
 /// Returns the response to a request for the metrics.
 pub fn response(state: &State<'_>, request: &Request) -> Response {
-    let open_metrics = open_metrics(state);
-    let (media_type, body) = if request.prefers(OPEN_METRICS, "text/plain") {
-        let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        (media_type, open_metrics)
-    } else {
-        (
-            "text/plain; version=0.0.4; charset=utf-8",
-            older(&open_metrics),
-        )
+    let is_open_metrics = request.prefers(OPEN_METRICS, "text/plain");
+    let mut exposition = Exposition {
+        is_open_metrics,
+        prefix: "blockchain_tcpd",
+        text: String::new(),
+    };
+    exposition.add_service(state);
+    if let Some(cluster) = state.context.cluster.snapshot() {
+        exposition.add_cluster(&cluster);
+    }
+    if let Some(process) = Process::now() {
+        exposition.prefix = "process";
+        exposition.add_process(&process);
+    }
+    let (end, media_type) = match is_open_metrics {
+        true => (
+            "# EOF\n",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ),
+        false => ("", "text/plain; version=0.0.4; charset=utf-8"),
     };
     Response {
         status: 200,
         media_type,
-        body,
+        body: exposition.text + end,
     }
 }
 
-fn open_metrics(state: &State<'_>) -> String {
-    let commands = state.context.commands.iter().copied().flatten();
-    let stats = Stats {
-        id: state.context.member.id,
-        ready: state.refusal().is_none(),
-        load: state.load,
-        sums: state.sums.clone(),
-        draining: state.draining.unwrap_or_default(),
-        answered: state.answered,
-        commands: commands
-            .map(|entry: &CommandSpec| (entry.name, entry.class))
-            .collect(),
-        cluster: state.context.cluster.snapshot(),
-    };
-    let mut registry = Registry::default();
-    let own = registry.sub_registry_with_prefix("blockchain_tcpd");
-    own.register_collector(Box::new(stats));
-    if let Some(process) = Process::now() {
-        let process_registry = registry.sub_registry_with_prefix("process");
-        process_registry.register_collector(Box::new(process));
-    }
-    let mut text = String::new();
-    // Writing into a String can't fail.
-    let _ = text::encode(&mut text, &registry);
-    text
+/// Writer of the metrics.
+struct Exposition {
+    /// Whether the format is that of OpenMetrics, not the older one of Prometheus.
+    is_open_metrics: bool,
+    /// What all names begin with.
+    prefix: &'static str,
+    text: String,
 }
 
-/// Converts to the older Prometheus text format, in which the metadata of a counter has the
-/// `_total` name of its samples and no `# EOF` ends the text.
-fn older(open_metrics: &str) -> String {
-    let counters: BTreeSet<&str> = open_metrics
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
-        .collect();
-    let mut text = String::with_capacity(open_metrics.len() + 1024);
-    for line in open_metrics.lines().filter(|line| *line != "# EOF") {
-        let mut words = line.splitn(4, ' ');
-        match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some(kind), Some(name), Some(rest)) if counters.contains(name) => {
-                text.push_str(&format!("# {kind} {name}_total {rest}\n"));
-            }
-            _ => {
-                text.push_str(line);
-                text.push('\n');
-            }
+type Text = &'static str;
+
+impl Exposition {
+    #[rustfmt::skip] // a table: one metric a row
+    fn add_service(&mut self, state: &State<'_>) {
+        let State { load, sums, .. } = state;
+        let id = state.context.member.id.to_string();
+        let draining = state.draining.unwrap_or_default();
+        self.info("build_info", "The version of the program", &[("version", env!("CARGO_PKG_VERSION"))]);
+        self.info("server_info", "The id of this server", &[("id", &id)]);
+        self.gauge("ready", "Whether clients should be sent here", u64::from(state.refusal().is_none()));
+        self.gauge("clients", "Clients connected", load.clients);
+        self.gauge("clients_limit", "Clients that can be served at the same time", load.workers);
+        self.gauge("front_clients", "Clients that need no worker at the moment", load.front);
+        self.gauge("queue_clients", "Clients that wait for a worker", load.waiting);
+        self.gauge("queue_limit", "Clients that may wait", load.queue);
+        self.gauge("drain_seconds", "Time since the drain began", float(draining.as_secs_f64()));
+        self.gauge("handover_seconds", "Duration of the last handover", float(sums.handover.as_secs_f64()));
+        self.counter("connections_accepted", "Connections accepted", sums.accepted);
+        self.counters("connections_refused", "Connections refused", "reason", REFUSED, &sums.refused);
+        self.counters("connections_closed", "Connections whose service has ended", "reason", CLOSED, &sums.closed);
+        self.counters("accept_errors", "Accepts that failed", "kind", ACCEPT_ERRORS, &sums.accept_errors);
+        self.add_requests(state);
+        self.begin("request_duration_seconds", "From a request read to its reply written", "histogram");
+        for (kind, durations) in KINDS.into_iter().zip(&sums.durations) {
+            self.histogram("request_duration_seconds", &[("kind", kind)], durations);
+        }
+        self.begin("queue_wait_seconds", "From a client accepted to a worker taking it", "histogram");
+        self.histogram("queue_wait_seconds", &[], &sums.waits);
+        self.counter("received_bytes", "Bytes read from clients", sums.received);
+        self.counter("sent_bytes", "Bytes written to clients", sums.sent);
+        self.counter("worker_panics", "Requests that made the server fail", sums.closed[Closed::Panicked as usize]);
+        self.counter("handovers", "Handovers from a previous process", sums.handovers);
+        self.counters("http_requests", "Requests for health, metrics and the page", "code", CODES, &state.answered);
+    }
+
+    #[rustfmt::skip] // a table: one metric a row
+    fn add_cluster(&mut self, cluster: &StatsSnapshot) {
+        // If there was no contact, its age is infinite.
+        let age = cluster.age().map_or("+Inf".to_string(), float);
+        self.info("cluster_info", "The cluster of this server", &[("mode", cluster.mode), ("name", &cluster.name)]);
+        self.gauge("cluster_connected", "Whether this server is in touch with its cluster", u64::from(cluster.connected));
+        self.gauge("cluster_servers", "Servers at the last contact with the cluster", cluster.servers);
+        self.gauge("cluster_clients", "Clients of all servers at the last contact with the cluster", cluster.clients);
+        self.gauge("cluster_age_seconds", "Time since the last contact with the cluster", age);
+        self.gauge("cluster_shares_id", "Whether another server of the cluster has the same id", u64::from(cluster.shares_id));
+        self.counter("cluster_heartbeats", "Heartbeats that were answered", cluster.heartbeats);
+        self.counters("cluster_censuses", "Polls of all servers, each for all who asked meanwhile", "outcome", ["ok", "unavailable"], &cluster.censuses);
+        self.counters("cluster_errors", "Failed attempts to contact the cluster", "kind", ErrorKind::NAMES, &cluster.errors);
+    }
+
+    #[rustfmt::skip] // a table: one metric a row
+    fn add_process(&mut self, process: &Process) {
+        self.counter("cpu_seconds", "Processor time", float(process.cpu_seconds));
+        self.gauge("start_time_seconds", "When the process started, since 1970", float(process.start_seconds));
+        self.gauge("resident_memory_bytes", "Memory in use", process.resident_bytes);
+        self.gauge("virtual_memory_bytes", "Address space in use", process.virtual_bytes);
+        self.gauge("threads", "Threads", process.threads);
+        if let Some(open) = process.open_fds {
+            self.gauge("open_fds", "Open file descriptors", open);
+        }
+        if let Some(most) = process.max_fds {
+            self.gauge("max_fds", "Limit on open file descriptors", most);
         }
     }
-    text
-}
 
-/// Values of the metrics of the service.
-#[derive(Debug)]
-struct Stats {
-    id: Uuid,
-    ready: bool,
-    load: Load,
-    sums: MetricsSnapshot,
-    draining: Duration,
-    answered: [u64; CODES.len()],
-    commands: Vec<(&'static str, CommandClass)>,
-    cluster: Option<cluster::StatsSnapshot>,
-}
-
-impl Collector for Stats {
-    #[rustfmt::skip] // a table: one metric a row
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Stats { load, sums, .. } = self;
-        let (refused, closed) = (REFUSED.iter().zip(sums.refused), CLOSED.iter().zip(sums.closed));
-        let accept_errors = ACCEPT_ERRORS.iter().zip(sums.accept_errors);
-        let durations = KINDS.iter().zip(&sums.durations);
-        let codes = CODES.iter().zip(self.answered);
-        let version = env!("CARGO_PKG_VERSION");
-        let mut rows = vec![
-            info("build_info", "The version of the program", [("version", version)]),
-            info("server_info", "The id of this server", [("id", &self.id.to_string())]),
-            gauge("ready", "Whether clients should be sent here", u64::from(self.ready)),
-            gauge("clients", "Clients connected", load.clients as u64),
-            gauge("clients_limit", "Clients that can be served at the same time", load.workers as u64),
-            gauge("front_clients", "Clients that need no worker at the moment", load.front as u64),
-            gauge("queue_clients", "Clients that wait for a worker", load.waiting as u64),
-            gauge("queue_limit", "Clients that may wait", load.queue as u64),
-            gauge("drain_seconds", "Time since the drain began", self.draining.as_secs_f64()),
-            gauge("handover_seconds", "Duration of the last handover", sums.handover.as_secs_f64()),
-            counter("connections_accepted", "Connections accepted", sums.accepted),
-            counters("connections_refused", "Connections refused", "reason", refused),
-            counters("connections_closed", "Connections whose service has ended", "reason", closed),
-            counters("accept_errors", "Accepts that failed", "kind", accept_errors),
-            self.requests(),
-            histograms("request_duration_seconds", "From a request read to its reply written", "kind", durations),
-            histogram("queue_wait_seconds", "From a client accepted to a worker taking it", &sums.waits),
-            counter("received_bytes", "Bytes read from clients", sums.received),
-            counter("sent_bytes", "Bytes written to clients", sums.sent),
-            counter("worker_panics", "Requests that made the server fail", sums.closed[Closed::Panicked as usize]),
-            counter("handovers", "Handovers from a previous process", sums.handovers),
-            counters("http_requests", "Requests for health, metrics and the page", "code", codes),
-        ];
-        if let Some(cluster) = &self.cluster {
-            let censuses = ["ok", "unavailable"].iter().zip(cluster.censuses);
-            // If there was no contact, its age is infinite.
-            let age = cluster.age().unwrap_or(f64::INFINITY);
-            rows.extend([
-                info("cluster_info", "The cluster of this server", [("mode", cluster.mode), ("name", &cluster.name)]),
-                gauge("cluster_connected", "Whether this server is in touch with its cluster", u64::from(cluster.connected)),
-                gauge("cluster_servers", "Servers at the last contact with the cluster", cluster.servers),
-                gauge("cluster_clients", "Clients of all servers at the last contact with the cluster", cluster.clients),
-                gauge("cluster_age_seconds", "Time since the last contact with the cluster", age),
-                gauge("cluster_shares_id", "Whether another server of the cluster has the same id", u64::from(cluster.shares_id)),
-                counter("cluster_heartbeats", "Heartbeats that were answered", cluster.heartbeats),
-                counters("cluster_censuses", "Polls of all servers, each for all who asked meanwhile", "outcome", censuses),
-                counters("cluster_errors", "Failed attempts to contact the cluster", "kind", cluster::ErrorKind::NAMES.into_iter().zip(cluster.errors)),
-            ]);
-        }
-        encode(rows, encoder)
-    }
-}
-
-impl Collector for Process {
-    #[rustfmt::skip] // a table: one metric a row
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut rows = vec![
-            counter("cpu_seconds", "Processor time", self.cpu_seconds),
-            gauge("start_time_seconds", "When the process started, since 1970", self.start_seconds),
-            gauge("resident_memory_bytes", "Memory in use", self.resident_bytes),
-            gauge("virtual_memory_bytes", "Address space in use", self.virtual_bytes),
-            gauge("threads", "Threads", self.threads),
-        ];
-        rows.extend(self.open_fds.map(|open| gauge("open_fds", "Open file descriptors", open)));
-        rows.extend(self.max_fds.map(|most| gauge("max_fds", "Limit on open file descriptors", most)));
-        encode(rows, encoder)
-    }
-}
-
-impl Stats {
-    /// Returns the requests by command, kind and outcome. Expected label sets are exposed at 0 from
+    /// Adds the requests by command, kind and outcome. Expected label sets are exposed at 0 from
     /// the start, so that their first event shows as an increase.
-    fn requests(&self) -> Row<'_> {
-        let commands = self.commands.iter().copied().enumerate();
-        let commands = commands.map(|(index, (name, kind))| (Some(index), name, kind));
-        let mut samples = Vec::new();
-        for (index, command, kind) in commands.chain([(None, "none", CommandClass::Query)]) {
-            let kind = KINDS[usize::from(kind == CommandClass::Compute)];
+    fn add_requests(&mut self, state: &State<'_>) {
+        self.begin("requests", "Requests answered", "counter");
+        let commands = state.context.commands.iter().copied().flatten().enumerate();
+        let commands = commands.map(|(index, spec)| (Some(index), spec.name, spec.class));
+        for (index, command, class) in commands.chain([(None, "none", CommandClass::Query)]) {
+            let kind = KINDS[usize::from(class == CommandClass::Compute)];
             let expected: &[&str] = match index {
                 Some(_) => &["ok", "unavailable", "internal"],
                 None => &["unknown", "badinput", "toolong", "internal"],
             };
             for (number, outcome) in OUTCOMES.into_iter().enumerate() {
-                let count = self.sums.outcomes[Outcome::at(index, number).index()];
+                let count = state.sums.outcomes[Outcome::at(index, number).index()];
                 if expected.contains(&outcome) || count > 0 {
                     let labels = [("command", command), ("kind", kind), ("outcome", outcome)];
-                    samples.push(sample(labels, count));
+                    self.sample("requests_total", &labels, count);
                 }
             }
         }
-        row(
-            "requests",
-            "Requests answered",
-            MetricType::Counter,
-            samples,
-        )
     }
-}
 
-/// Metric of the table: name, help, type and samples.
-struct Row<'a> {
-    name: &'static str,
-    help: &'static str,
-    kind: MetricType,
-    samples: Vec<Sample<'a>>,
-}
-
-/// Labels and a value.
-type Sample<'a> = (Vec<(&'static str, String)>, Value<'a>);
-
-enum Value<'a> {
-    Integer(u64),
-    Float(f64),
-    Histogram(&'a HistogramSnapshot),
-}
-
-impl From<u64> for Value<'_> {
-    fn from(value: u64) -> Self {
-        Value::Integer(value)
+    /// Adds a metric whose information is in its labels.
+    fn info(&mut self, name: Text, help: Text, labels: &[(Text, &str)]) {
+        self.begin(name, help, "gauge");
+        self.sample(name, labels, 1);
     }
-}
 
-impl From<f64> for Value<'_> {
-    fn from(value: f64) -> Self {
-        Value::Float(value)
+    fn gauge(&mut self, name: Text, help: Text, value: impl Display) {
+        self.begin(name, help, "gauge");
+        self.sample(name, &[], value);
     }
-}
 
-impl<'a> From<&'a HistogramSnapshot> for Value<'a> {
-    fn from(value: &'a HistogramSnapshot) -> Self {
-        Value::Histogram(value)
+    fn counter(&mut self, name: Text, help: Text, value: impl Display) {
+        self.begin(name, help, "counter");
+        self.sample(&format!("{name}_total"), &[], value);
     }
-}
 
-type Text = &'static str;
-
-fn row(name: Text, help: Text, kind: MetricType, samples: Vec<Sample<'_>>) -> Row<'_> {
-    Row {
-        name,
-        help,
-        kind,
-        samples,
-    }
-}
-
-fn sample<'a, const N: usize>(
-    labels: [(Text, &str); N],
-    value: impl Into<Value<'a>>,
-) -> Sample<'a> {
-    let labels = labels.map(|(label, value)| (label, value.to_string()));
-    (labels.into(), value.into())
-}
-
-/// Returns a sample for each value of `label`.
-fn by<'a, V: Into<Value<'a>>>(
-    label: Text,
-    values: impl IntoIterator<Item = (impl ToString, V)>,
-) -> Vec<Sample<'a>> {
-    let values = values.into_iter();
-    values
-        .map(|(of, value)| sample([(label, &of.to_string())], value))
-        .collect()
-}
-
-fn info<const N: usize>(name: Text, help: Text, labels: [(Text, &str); N]) -> Row<'static> {
-    row(name, help, MetricType::Gauge, vec![sample(labels, 1u64)])
-}
-
-fn gauge<'a>(name: Text, help: Text, value: impl Into<Value<'a>>) -> Row<'a> {
-    row(name, help, MetricType::Gauge, vec![sample([], value)])
-}
-
-fn counter<'a>(name: Text, help: Text, value: impl Into<Value<'a>>) -> Row<'a> {
-    row(name, help, MetricType::Counter, vec![sample([], value)])
-}
-
-fn counters(
-    name: Text,
-    help: Text,
-    label: Text,
-    values: impl IntoIterator<Item = (impl ToString, u64)>,
-) -> Row<'static> {
-    row(name, help, MetricType::Counter, by(label, values))
-}
-
-fn histogram<'a>(name: Text, help: Text, times: &'a HistogramSnapshot) -> Row<'a> {
-    row(name, help, MetricType::Histogram, vec![sample([], times)])
-}
-
-fn histograms<'a>(
-    name: Text,
-    help: Text,
-    label: Text,
-    values: impl IntoIterator<Item = (impl ToString, &'a HistogramSnapshot)>,
-) -> Row<'a> {
-    row(name, help, MetricType::Histogram, by(label, values))
-}
-
-fn encode(rows: Vec<Row<'_>>, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-    for Row {
-        name,
-        help,
-        kind,
-        samples,
-    } in rows
-    {
-        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-        for (labels, value) in samples {
-            match labels.is_empty() {
-                true => encode_value(&mut family, kind, value)?,
-                false => encode_value(&mut family.encode_family(&labels)?, kind, value)?,
-            }
+    /// Adds a counter for each of these values of a label.
+    fn counters<const N: usize>(
+        &mut self,
+        name: Text,
+        help: Text,
+        label: Text,
+        values: [impl ToString; N],
+        counts: &[u64; N],
+    ) {
+        self.begin(name, help, "counter");
+        for (value, count) in values.iter().zip(counts) {
+            self.sample(
+                &format!("{name}_total"),
+                &[(label, &value.to_string())],
+                count,
+            );
         }
     }
-    Ok(())
+
+    /// Adds the samples of a histogram.
+    fn histogram(&mut self, name: Text, labels: &[(Text, &str)], times: &HistogramSnapshot) {
+        let all: u64 = times.buckets.iter().sum();
+        self.sample(
+            &format!("{name}_sum"),
+            labels,
+            float(times.sum.as_secs_f64()),
+        );
+        self.sample(&format!("{name}_count"), labels, all);
+        let ends = BOUNDS.map(|bound| float(Duration::from_micros(bound).as_secs_f64()));
+        let mut count = 0;
+        for (end, bucket) in ends
+            .into_iter()
+            .chain(["+Inf".to_string()])
+            .zip(times.buckets)
+        {
+            count += bucket;
+            let labels = [&[("le", end.as_str())], labels].concat();
+            self.sample(&format!("{name}_bucket"), &labels, count);
+        }
+    }
+
+    /// Begins a metric with its metadata. In the older format, those of a counter have the name of
+    /// its samples.
+    fn begin(&mut self, name: Text, help: Text, kind: Text) {
+        let end = match kind == "counter" && !self.is_open_metrics {
+            true => "_total",
+            false => "",
+        };
+        let name = format!("{}_{name}{end}", self.prefix);
+        self.text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(Text, &str)], value: impl Display) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}={value:?}"))
+            .collect();
+        let labels = match labels.is_empty() {
+            true => String::new(),
+            false => format!("{{{}}}", labels.join(",")),
+        };
+        self.text += &format!("{}_{name}{labels} {value}\n", self.prefix);
+    }
 }
 
-fn encode_value(one: &mut MetricEncoder<'_>, kind: MetricType, value: Value<'_>) -> fmt::Result {
-    let is_counter = matches!(kind, MetricType::Counter);
-    match value {
-        Value::Integer(value) if is_counter => {
-            one.encode_counter::<NoLabelSet, _, u64>(&value, None)
-        }
-        Value::Float(value) if is_counter => one.encode_counter::<NoLabelSet, _, u64>(&value, None),
-        Value::Integer(value) => one.encode_gauge(&value),
-        Value::Float(value) => one.encode_gauge(&value),
-        Value::Histogram(times) => {
-            let ends = BOUNDS.map(|bound| Duration::from_micros(bound).as_secs_f64());
-            let ends = ends.into_iter().chain([f64::INFINITY]);
-            let buckets: Vec<_> = ends.zip(times.buckets).collect();
-            let count = times.buckets.iter().sum();
-            one.encode_histogram::<NoLabelSet>(times.sum.as_secs_f64(), count, &buckets, None)
-        }
+/// Formats a number as clients of Prometheus do: never with an exponent, always with a fraction.
+fn float(value: f64) -> String {
+    match value.fract() == 0.0 {
+        true => format!("{value:.1}"),
+        false => value.to_string(),
     }
 }
