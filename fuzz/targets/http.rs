@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 /// The server whose admin interface is fuzzed.
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let arguments = ["blockchain-tcpd", "--listen", "127.0.0.1:0", "--max-clients", "2"];
-    let Ok(ParsedArgs::Serve(options)) = Options::parse_from(arguments) else {
+    let Ok(ParsedArgs::Run(options)) = Options::parse_from(arguments) else {
         panic!("these are good settings");
     };
     let setup = Setup {

@@ -16,15 +16,16 @@ mod trace;
 
 use std::process::ExitCode;
 
-use options::{Options, ParsedArgs};
+use options::Options;
 use report::{Report, Status};
+use shared::args::ParsedArgs;
 use trace::Trace;
 
 fn main() -> ExitCode {
     match Options::parse_from(std::env::args_os()) {
-        ParsedArgs::Check(options) => check(&options).print(),
-        ParsedArgs::Print(text) => report::print_text(&text),
-        ParsedArgs::Error(message) => Report::new(Status::Unknown, message).print(),
+        Ok(ParsedArgs::Run(options)) => check(&options).print(),
+        Ok(ParsedArgs::Print(text)) => report::print_text(&text),
+        Err(message) => Report::new(Status::Unknown, message).print(),
     }
 }
 

@@ -4,10 +4,8 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, Styles, TypedValueParser as _};
-use clap::error::ErrorKind;
 use clap::{ArgAction, Parser};
-use shared::args;
-use shared::args::message;
+use shared::args::{self, ParsedArgs, message};
 use uuid::Uuid;
 
 use crate::range::{self, Range};
@@ -84,34 +82,21 @@ pub struct Options {
     pub verbose: u8,
 }
 
-/// Result of parsing the command line.
-pub enum ParsedArgs {
-    /// Check a server.
-    Check(Box<Options>),
-    /// Print this text: `--help` or `--version`.
-    Print(String),
-    /// Report this usage error.
-    Error(String),
-}
-
 impl Options {
-    /// Parses the options in `arguments`, whose first is the program's name.
-    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> ParsedArgs {
+    /// Parses the options in `arguments`, whose first is the program's name. The error is a line.
+    pub fn parse_from(
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Result<ParsedArgs<Options>, String> {
         match Options::try_parse_from(arguments) {
-            Ok(options) => ParsedArgs::Check(Box::new(options)),
-            Err(error) => match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    ParsedArgs::Print(error.to_string())
-                }
-                _ => ParsedArgs::Error(one_line(&error)),
-            },
+            Ok(options) => Ok(ParsedArgs::Run(options)),
+            Err(error) => ParsedArgs::requested(error, one_line),
         }
     }
 }
 
 /// Formats an error in one line, as monitoring systems show only one.
-fn one_line(error: &clap::Error) -> String {
-    let text = message(error);
+fn one_line(error: clap::Error) -> String {
+    let text = message(&error);
     let (message, _usage) = text.split_once("\n\n").unwrap_or((&text, ""));
     let words: Vec<&str> = message.split_whitespace().collect();
     format!("{} (see --help)", words.join(" "))

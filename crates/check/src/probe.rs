@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use shared::dial::{
-    self, AddressFamily, Attempt, Connection, Deadline, Failure, Reply, Server, clients, id,
+    self, AddressFamily, Attempt, Connection, Deadline, Failure, FailureKind, Reply, Server,
+    clients, id,
 };
 use shared::text::{quoted, without_errno};
 use uuid::Uuid;
@@ -112,9 +113,9 @@ impl From<Failure> for Report {
     /// UNKNOWN if this machine lacks resources. All else is CRITICAL: the service can't be used,
     /// also if the name has no address or on a timeout, as the guidelines say.
     fn from(failure: Failure) -> Self {
-        let status = match failure.is_local_resource_error() {
-            true => Status::Unknown,
-            false => Status::Critical,
+        let status = match failure.kind {
+            FailureKind::NoResources => Status::Unknown,
+            _ => Status::Critical,
         };
         Report::new(status, failure.to_string())
     }

@@ -36,13 +36,13 @@ fn request(words: &[OsString]) -> Result<Vec<u8>, Failure> {
     let request = words.join(&b' ');
     if request.contains(&b'\n') {
         let text = "a request is one line: the line end in it would make it two (see connect)";
-        return Err(Failure::Usage(text.to_string()));
+        return Err(Failure::usage(text));
     }
     if request
         .iter()
         .all(|byte| matches!(byte, b' ' | b'\t' | b'\r'))
     {
-        return Err(Failure::Usage("an empty request gets no reply".to_string()));
+        return Err(Failure::usage("an empty request gets no reply"));
     }
     Ok(request)
 }

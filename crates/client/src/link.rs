@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shared::dial::{self, Connection, Deadline, Reply, Route, was_not_processed};
+use shared::dial::{self, Connection, Deadline, FailureKind, Reply, Route, was_not_processed};
 
 use crate::failure::{Failure, eprintln_line};
 use crate::options::Options;
@@ -164,11 +164,8 @@ pub fn read_final_message(mut connection: Connection) -> Disconnected {
     let line = connection.line("nothing", Deadline::after(CLOSE_TIMEOUT));
     Disconnected(match line.and_then(|line| Reply::read("nothing", &line)) {
         Ok(Reply::Refused(refusal)) => Some(refusal.into()),
-        Ok(Reply::Value(value)) => {
-            let part = value.into_bytes();
-            Some(dial::Failure::More { part }.into())
-        }
-        Err(failure) if failure.is_foreign() => Some(failure.into()),
+        Ok(Reply::Value(value)) => Some(dial::Failure::more(value.as_bytes()).into()),
+        Err(failure) if failure.kind == FailureKind::Foreign => Some(failure.into()),
         Err(_) => None,
     })
 }

@@ -19,8 +19,9 @@ mod watch;
 use std::process::ExitCode;
 
 use failure::Failure;
-use options::{Options, ParsedArgs, Task, completions};
+use options::{Options, Task, completions};
 use output::Output;
+use shared::args::ParsedArgs;
 
 fn main() -> ExitCode {
     match run() {
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode, Failure> {
     let (options, task) = match Options::parse_from(std::env::args_os())? {
         ParsedArgs::Print(text) => return Output::print(&text).map(|()| ExitCode::SUCCESS),
-        ParsedArgs::Run(options, task) => (options, task),
+        ParsedArgs::Run(run) => run,
     };
     match task {
         Task::Ask(words) => ask::run(&options, &words),

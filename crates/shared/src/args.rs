@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use jiff::SignedDuration;
 use uuid::Uuid;
 
@@ -13,6 +13,29 @@ const LONGEST_DURATION: Duration = Duration::from_hours(8760);
 
 /// The shortest duration that can be set, except zero.
 const SHORTEST_DURATION: Duration = Duration::from_millis(1);
+
+/// Result of parsing a command line.
+pub enum ParsedArgs<T> {
+    /// The program runs with these options.
+    Run(T),
+    /// It prints this text: `--help` or `--version`.
+    Print(String),
+}
+
+impl<T> ParsedArgs<T> {
+    /// Returns the text that an error of clap stands for, or what `explain` makes of the error.
+    pub fn requested<E>(
+        error: clap::Error,
+        explain: impl FnOnce(clap::Error) -> E,
+    ) -> Result<Self, E> {
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Ok(ParsedArgs::Print(error.to_string()))
+            }
+            _ => Err(explain(error)),
+        }
+    }
+}
 
 /// Returns the message of an error of clap, with the arguments in it escaped, so that a line end in
 /// an argument does not begin a line of the message. The command must have plain styles.

@@ -20,7 +20,7 @@ use shared::text::excerpt;
 
 use self::progress::Progress;
 use self::report::Report;
-use crate::failure::{BUSY, Failure, REFUSED};
+use crate::failure::{BUSY, FOREIGN, FULL, Failure, INTERRUPTED, NO_REPLY, REFUSED};
 use crate::interrupt::on_interrupt;
 use crate::options::{Bench, Options};
 use crate::output::{Exchange, Output};
@@ -66,7 +66,7 @@ fn check(request: &str) -> Result<(), Failure> {
         "QUIT" | "EXIT" => "a request that ends the connection can't be asked again and again",
         _ => return Ok(()),
     };
-    Err(Failure::Usage(text.to_string()))
+    Err(Failure::usage(text))
 }
 
 fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
@@ -99,7 +99,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
     let has_begun = Arc::new(OnceLock::new());
     let (interrupted, begun) = (workload.clone(), has_begun.clone());
     on_interrupt(move || match begun.get() {
-        None => process::exit(i32::from(Failure::Interrupted.exit_status())),
+        None => process::exit(INTERRUPTED.into()),
         Some(()) => interrupted.interrupt(),
     })?;
     let stats = run_load(&workload, threads, &has_begun);
@@ -183,15 +183,14 @@ fn failure(error: load::Error, workload: &Workload) -> Failure {
         // The server disconnects one client to make room for another.
         load::Error::Refused { word, line } if word == BUSY || word == "TIMEOUT" => {
             let clients = report::counted(workload.clients, "client", "clients");
-            Failure::Full(format!(
-                "the server has no room for {clients} at the same time: it said {line}"
-            ))
+            let text =
+                format!("the server has no room for {clients} at the same time: it said {line}");
+            Failure::Other(FULL, text)
         }
-        load::Error::Refused { .. } | load::Error::Wrong(_) => Failure::Wrong(error.to_string()),
-        load::Error::System(source) => Failure::System {
-            action: "measure",
-            source,
-        },
-        _ => Failure::NoReply(error.to_string()),
+        load::Error::Refused { .. } | load::Error::Wrong(_) => {
+            Failure::Other(FOREIGN, error.to_string())
+        }
+        load::Error::System(error) => Failure::system("measure", &error),
+        _ => Failure::Other(NO_REPLY, error.to_string()),
     }
 }

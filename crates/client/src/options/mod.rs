@@ -17,7 +17,7 @@ use clap::{
     ValueHint,
 };
 use clap_complete::Shell;
-use shared::args::{message, positive_duration};
+use shared::args::{ParsedArgs, message, positive_duration};
 use shared::dial::{AddressFamily, Route, Server};
 use shared::text::escape;
 
@@ -183,14 +183,6 @@ fn number_up_to(most: u32, text: &str) -> Result<u32, String> {
     }
 }
 
-/// Result of parsing the command line.
-pub enum ParsedArgs {
-    /// Run this task.
-    Run(Options, Task),
-    /// Print this text: `--help` or `--version`.
-    Print(String),
-}
-
 impl Options {
     /// Returns the route to the server.
     pub fn route(&self) -> Route {
@@ -202,28 +194,23 @@ impl Options {
     /// environment.
     pub fn parse_from(
         arguments: impl IntoIterator<Item = OsString>,
-    ) -> Result<ParsedArgs, Failure> {
+    ) -> Result<ParsedArgs<(Options, Task)>, Failure> {
         match command().try_get_matches_from(arguments) {
-            Ok(matches) => Options::from_matches(&matches),
-            Err(error) => match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    Ok(ParsedArgs::Print(error.to_string()))
-                }
-                _ => Err(usage(&error)),
-            },
+            Ok(matches) => Options::from_matches(&matches).map(ParsedArgs::Run),
+            Err(error) => ParsedArgs::requested(error, usage),
         }
     }
 
-    fn from_matches(matches: &ArgMatches) -> Result<ParsedArgs, Failure> {
-        let mut options = Options::from_arg_matches(matches).map_err(|error| usage(&error))?;
+    fn from_matches(matches: &ArgMatches) -> Result<(Options, Task), Failure> {
+        let mut options = Options::from_arg_matches(matches).map_err(usage)?;
         let task = match requests::words(matches, Task::has_subcommand) {
             Some(words) => Task::Ask(words),
-            None => Task::from_arg_matches(matches).map_err(|error| usage(&error))?,
+            None => Task::from_arg_matches(matches).map_err(usage)?,
         };
         let to = match &task {
             Task::Ask(_) => &None,
             Task::Connect(to) | Task::Watch { to, .. } | Task::Bench { to, .. } => &to.to,
-            Task::Completions { .. } => return Ok(ParsedArgs::Run(options, task)),
+            Task::Completions { .. } => return Ok((options, task)),
         };
         // Only a variable that is needed has to be right, so clap doesn't read them.
         let is_default = |id| matches.value_source(id) == Some(ValueSource::DefaultValue);
@@ -243,7 +230,7 @@ impl Options {
                 &mut options.timeout,
             )?;
         }
-        Ok(ParsedArgs::Run(options, task))
+        Ok((options, task))
     }
 }
 
@@ -263,7 +250,7 @@ fn set_from<T>(
         .and_then(parse);
     *option = parsed.map_err(|error| {
         let text = escape(&value.to_string_lossy(), char::is_control);
-        Failure::Usage(format!("invalid value '{text}' for {variable}: {error}"))
+        Failure::usage(format!("invalid value '{text}' for {variable}: {error}"))
     })?;
     Ok(())
 }
@@ -282,12 +269,12 @@ fn below_its_own(argument: Arg) -> Arg {
 }
 
 /// Converts an error of clap.
-fn usage(error: &clap::Error) -> Failure {
+fn usage(error: clap::Error) -> Failure {
     if error.kind() == ErrorKind::MissingSubcommand {
         let text = "what is to be asked? For example: blockchain-tcp who";
-        return Failure::Usage(format!("{text}\n\nFor more information, try '--help'."));
+        return Failure::usage(format!("{text}\n\nFor more information, try '--help'."));
     }
-    Failure::Usage(message(error))
+    Failure::usage(message(&error))
 }
 
 #[cfg(test)]
@@ -302,7 +289,7 @@ mod tests {
     fn words(arguments: &[&str]) -> Vec<OsString> {
         let arguments = arguments.iter().map(OsString::from);
         match Options::parse_from(std::iter::once("blockchain-tcp".into()).chain(arguments)) {
-            Ok(ParsedArgs::Run(_, Task::Ask(words))) => words,
+            Ok(ParsedArgs::Run((_, Task::Ask(words)))) => words,
             _ => panic!("not a request"),
         }
     }

@@ -46,10 +46,7 @@ impl Editor {
             .max_history_size(LINES);
         let lines = config.and_then(|config| Rustyline::with_config(config.build()));
         let mut editor = Editor {
-            lines: lines.map_err(|error| Failure::System {
-                action: "edit lines",
-                source: io_error(error),
-            })?,
+            lines: lines.map_err(|error| Failure::system("edit lines", &io_error(error)))?,
             history: history_path(|name| std::env::var_os(name)),
         };
         if let Some(path) = editor.history.clone()
@@ -90,7 +87,7 @@ impl Editor {
                     eprintln_line("the line is abandoned: not UTF-8");
                     Ok(Input::Abandoned)
                 }
-                error => Err(Failure::Read(error)),
+                error => Err(Failure::read(error)),
             },
         }
     }

@@ -21,7 +21,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut status = ExitCode::SUCCESS;
     // The last line needs no end.
     for line in BufReader::new(Input).split(b'\n') {
-        let line = line.map_err(Failure::Read)?;
+        let line = line.map_err(Failure::read)?;
         let Some(request) = request(&line) else {
             continue;
         };

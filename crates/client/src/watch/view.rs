@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn all_is_shown_and_no_size_is_too_small() {
         let mut history = History::default();
-        let failure = || Failure::Wrong("no".to_string());
+        let failure = || Failure::Other(1, "no".to_string());
         for count in [Ok(3), Ok(5), Ok(12), Err(failure())] {
             let expected = match &count {
                 Ok(_) => "asked every 1s",

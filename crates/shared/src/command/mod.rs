@@ -259,7 +259,7 @@ impl<'a> Call<'a> {
             if !context.may_wait {
                 return Err(CommandError::Deferred);
             }
-            context.limiter.look()?;
+            context.limiter.check_open()?;
         }
         (self.spec.execute)(context, self)
     }

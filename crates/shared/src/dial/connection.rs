@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::lines::LineBuffer;
 use super::reply::{is_printable, wrong};
 use super::socket::connect_first;
-use super::{Deadline, Failure, LineBuffer, Reply};
-use crate::text::excerpt;
+use super::{Deadline, Failure, FailureKind, Reply};
+use crate::text::{excerpt, quoted, without_errno};
 
 /// The most bytes of a reply that are read. A reply of our server is shorter: the longest is that
 /// of `NP` to a request of 1,023 bytes, at most 2 KiB.
@@ -46,7 +47,7 @@ impl Connection {
         });
         addresses.drain(..refusals.len());
         let Some((stream, address)) = connected else {
-            return Err(Failure::Connect(refusals));
+            return Err(Failure::not_connected(&refusals));
         };
         addresses.remove(0);
         tried((address, Ok(())));
@@ -144,9 +145,7 @@ impl Connection {
         match self.unread.rest() {
             // The server may send the reason before it closes.
             rest if rest.is_empty() || rest.starts_with(b"ERR ") => Ok(replies),
-            rest => Err(Failure::More {
-                part: rest.to_vec(),
-            }),
+            rest => Err(Failure::more(rest)),
         }
     }
 
@@ -157,20 +156,24 @@ impl Connection {
             if let Some(line) = self.unread.take_line() {
                 return Ok(line);
             }
-            if !is_printable(self.unread.rest()) {
-                return Err(wrong(request, &self.unread.take_rest()));
+            let rest = self.unread.rest();
+            if !is_printable(rest) {
+                return Err(wrong(request, rest));
             }
-            if self.unread.rest().len() > LONGEST_REPLY {
-                return Err(Failure::Endless {
-                    request: request.to_string(),
-                    part: self.unread.take_rest(),
-                });
+            let request_text = excerpt(request);
+            if rest.len() > LONGEST_REPLY {
+                let text = format!("the answer to {request_text} doesn't end: {}", quoted(rest));
+                return Err(Failure::new(FailureKind::Foreign, text));
             }
             if self.read(request, deadline)? == 0 {
-                return Err(Failure::Closed {
-                    request: request.to_string(),
-                    part: self.unread.take_rest(),
-                });
+                let text = match self.unread.rest() {
+                    b"" => format!("closed without an answer to {request_text}"),
+                    part => format!(
+                        "closed in the middle of the answer to {request_text}: {}",
+                        quoted(part)
+                    ),
+                };
+                return Err(self.ended(text));
             }
         }
     }
@@ -182,9 +185,7 @@ impl Connection {
                 return Ok(());
             }
         }
-        Err(Failure::More {
-            part: self.unread.take_rest(),
-        })
+        Err(Failure::more(self.unread.rest()))
     }
 
     /// Reads the next bytes. Returns their number, 0 at the end of the stream.
@@ -204,14 +205,20 @@ impl Connection {
                 // The deadline is checked above.
                 Err(error) if is_retryable(&error) => {}
                 Err(error) => {
-                    return Err(Failure::Broken {
-                        request: request.to_string(),
-                        error,
-                        part: self.unread.take_rest(),
-                    });
+                    let (request, why) = (excerpt(request), without_errno(&error));
+                    return Err(self.ended(format!("no answer to {request}: {why}")));
                 }
             }
         }
+    }
+
+    /// Returns the failure of a connection that has ended, with this message.
+    fn ended(&self, text: String) -> Failure {
+        let kind = match self.unread.rest().is_empty() {
+            true => FailureKind::Lost,
+            false => FailureKind::Cut,
+        };
+        Failure::new(kind, text)
     }
 }
 

@@ -31,12 +31,6 @@ impl LineBuffer {
     pub fn rest(&self) -> &[u8] {
         &self.bytes
     }
-
-    /// Takes all bytes, complete lines or not.
-    pub fn take_rest(&mut self) -> Vec<u8> {
-        self.searched = 0;
-        std::mem::take(&mut self.bytes)
-    }
 }
 
 #[cfg(test)]
@@ -54,9 +48,8 @@ mod tests {
             }
             assert_eq!(taken, [&b"one"[..], b"", b"three\r"]);
             assert_eq!(lines.rest(), b"four");
-            assert_eq!(lines.take_rest(), b"four");
             lines.push(b"five\n");
-            assert_eq!(lines.take_line().as_deref(), Some(&b"five"[..]));
+            assert_eq!(lines.take_line().as_deref(), Some(&b"fourfive"[..]));
         }
     }
 }

@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use super::dns::{DnsCache, reason};
-use super::{Deadline, Failure, Server};
-use crate::text::quoted;
+use super::{Deadline, Failure, FailureKind, Server};
+use crate::text::{quoted, without_errno};
 
 /// Address family to connect over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,31 +47,30 @@ pub fn addresses(
     let mut addresses = lookup(server, deadline)?;
     addresses.retain(|address| family.wants(address));
     if addresses.is_empty() {
-        return Err(Failure::Family {
-            host: server.host.clone(),
-            family: if family == AddressFamily::V6 {
-                "IPv6"
-            } else {
-                "IPv4"
-            },
-        });
+        let family = match family {
+            AddressFamily::V6 => "IPv6",
+            _ => "IPv4",
+        };
+        let text = format!("{} has no {family} address", quoted(server.host.as_bytes()));
+        return Err(Failure::new(FailureKind::NotConnected, text));
     }
     Ok(addresses)
 }
 
 fn lookup(server: &Server, deadline: Deadline) -> Result<Vec<SocketAddr>, Failure> {
-    let host = &server.host;
-    let found = DnsCache::default().addresses(host, server.port, deadline.moment());
+    let host = quoted(server.host.as_bytes());
+    let found = DnsCache::default().addresses(&server.host, server.port, deadline.moment());
     found.map_err(|error| match error.kind() {
-        ErrorKind::TimedOut => deadline.missed(format!(
-            "no address of {} is found",
-            quoted(host.as_bytes())
-        )),
+        ErrorKind::TimedOut => deadline.missed(&format!("no address of {host} is found")),
         // pthread_create(3) fails with EAGAIN if the system has no room for another thread.
-        ErrorKind::WouldBlock => Failure::Thread(error),
-        _ => Failure::Lookup {
-            host: host.clone(),
-            reason: reason(&error),
-        },
+        ErrorKind::WouldBlock => {
+            let why = without_errno(&error);
+            let text = format!("can't start a thread for the lookup: {why}");
+            Failure::new(FailureKind::NoResources, text)
+        }
+        _ => {
+            let text = format!("no address of {host}: {}", reason(&error));
+            Failure::new(FailureKind::NotConnected, text)
+        }
     })
 }
