@@ -20,13 +20,10 @@ use shared::text::without_errno;
 
 /// Grace period of a shutdown, in which open requests, and those about to be sent, are still
 /// answered.
-const LAST: Duration = Duration::from_millis(500);
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
 /// Pause after a lack of system resources or a panic.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Reason reported if the health check thread has ended; requests don't wait for it.
-const NO_CHECKER: &str = "the health check thread has ended";
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The event loop and its state.
 pub(super) struct EventLoop {
@@ -53,7 +50,7 @@ impl EventLoop {
         // The panic hook logs a panic. The open connections are closed, and the loop goes on.
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.conns.clear();
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(RETRY_PAUSE);
         }
     }
 
@@ -70,7 +67,8 @@ impl EventLoop {
             let ready = self.wait(sample);
             // Nothing is ever sent: the channel is empty or disconnected.
             if self.stopped.try_recv() == Err(TryRecvError::Disconnected) {
-                self.ends.get_or_insert_with(|| Instant::now() + LAST);
+                self.ends
+                    .get_or_insert_with(|| Instant::now() + SHUTDOWN_GRACE);
             }
             self.take_results();
             for (index, conn) in self.conns.iter_mut().enumerate() {
@@ -132,7 +130,7 @@ impl EventLoop {
                 // been lowered: drop half of the connections.
                 self.errors.record(&without_errno(&error.into()));
                 self.conns.truncate(self.conns.len() / 2);
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(RETRY_PAUSE);
                 return Ready::default();
             }
         }
@@ -158,7 +156,7 @@ impl EventLoop {
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             Err(error) => {
                 self.errors.record(&without_errno(&error.into()));
-                self.accept_again = Some(Instant::now() + PAUSE);
+                self.accept_again = Some(Instant::now() + RETRY_PAUSE);
             }
         }
     }
@@ -187,28 +185,18 @@ impl EventLoop {
                 self.checking = true;
             }
         }
-        if self.checking && self.asks.try_send(()).is_err() {
-            self.checking = false;
-            self.answer_checked(Err(NO_CHECKER));
+        if self.checking {
+            // It fails if the health check thread has ended by a panic: then the requests time out.
+            let _ = self.asks.try_send(());
         }
     }
 
+    /// Answers the requests that wait for the health check, if it has ended.
     fn take_results(&mut self) {
-        match self.results.try_recv() {
-            Ok(result) => {
-                self.checking = false;
-                self.answer_checked(result);
-            }
-            Err(TryRecvError::Disconnected) if self.checking => {
-                self.checking = false;
-                self.answer_checked(Err(NO_CHECKER));
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Answers the requests that wait for the check that has ended.
-    fn answer_checked(&mut self, result: Result<(), &'static str>) {
+        let Ok(result) = self.results.try_recv() else {
+            return;
+        };
+        self.checking = false;
         for conn in &mut self.conns {
             if let ConnState::AwaitingCheck {
                 request,

@@ -1,13 +1,13 @@
 //! Server id: a UUID in the state directory, so that it survives a restart.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use log::info;
-use rustix::fs::{Access, FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 use uuid::Uuid;
 
@@ -125,35 +125,14 @@ fn stored(path: &Path) -> Result<Option<Uuid>, Error> {
 /// regular file.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let failed = |source| failed("read the server's id from", path)(source);
-    let opened = File::options()
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits() as i32)
-        .open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return match fs::symlink_metadata(path) {
-                Ok(_) => Err(damaged(path, "it is a symbolic link to nothing")),
-                Err(_) => Ok(None),
-            };
-        }
-        // A socket (open(2)).
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
-            return Err(damaged(path, "it is not a regular file"));
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(damaged(path, "it is not a regular file"));
+    match fs::metadata(path) {
+        Ok(file) if !file.is_file() => Err(damaged(path, "it is not a regular file")),
+        Ok(file) if file.len() >= MAX_SIZE => Err(damaged(path, "it is longer than an id")),
+        Ok(_) => fs::read(path).map(Some).map_err(failed),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        Err(_) if path.is_symlink() => Err(damaged(path, "it is a symbolic link to nothing")),
+        Err(_) => Ok(None),
     }
-    let mut content = Vec::new();
-    file.take(MAX_SIZE)
-        .read_to_end(&mut content)
-        .map_err(failed)?;
-    if content.len() as u64 == MAX_SIZE {
-        return Err(damaged(path, "it is longer than an id"));
-    }
-    Ok(Some(content))
 }
 
 /// Opens and locks `directory`. The lock ends with the process, however the process ends. Tries for
@@ -211,14 +190,8 @@ fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
         let _ = file.set_permissions(Permissions::from_mode(mode | 0o600));
         writeln!(file, "{}", id.hyphenated())?;
         sync(&file)?;
-        match rustix::fs::renameat_with(handle, TEMPORARY, handle, FILE, RenameFlags::NOREPLACE) {
-            // Some file systems lack this (renameat2(2)), and some sandboxes forbid it; the lock
-            // keeps other servers away.
-            Err(error) if error != Errno::EXIST => {
-                rustix::fs::renameat(handle, TEMPORARY, handle, FILE)
-            }
-            renamed => renamed,
-        }?;
+        // The lock keeps other servers away.
+        fs::rename(&temporary, &path)?;
         sync(handle)
     })();
     if written.is_err() {

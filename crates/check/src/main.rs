@@ -31,9 +31,10 @@ fn main() -> ExitCode {
 
 fn check(options: &Options) -> Report {
     let mut trace = Trace::new(options.verbose);
-    let report = match probe::ask(options, &mut trace) {
+    let mut report = match probe::ask(options, &mut trace) {
         Ok(answers) => evaluate::report(options, &answers),
         Err(report) => report,
     };
-    report.with_trace(trace)
+    report.trace = trace.into_lines();
+    report
 }

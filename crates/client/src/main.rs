@@ -20,7 +20,6 @@ use std::process::ExitCode;
 
 use failure::Failure;
 use options::{Options, Task, completions};
-use output::Output;
 use shared::args::ParsedArgs;
 
 fn main() -> ExitCode {
@@ -32,7 +31,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode, Failure> {
     let (options, task) = match Options::parse_from(std::env::args_os())? {
-        ParsedArgs::Print(text) => return Output::print(&text).map(|()| ExitCode::SUCCESS),
+        ParsedArgs::Print(text) => return output::print(&text).map(|()| ExitCode::SUCCESS),
         ParsedArgs::Run(run) => run,
     };
     match task {
@@ -41,7 +40,7 @@ fn run() -> Result<ExitCode, Failure> {
         Task::Watch { watch, .. } => watch::run(&options, &watch),
         Task::Bench { bench, .. } => bench::run(&options, &bench),
         Task::Completions { shell } => {
-            Output::print(&completions::script(shell)).map(|()| ExitCode::SUCCESS)
+            output::print(&completions::script(shell)).map(|()| ExitCode::SUCCESS)
         }
     }
 }

@@ -23,7 +23,7 @@ use self::report::Report;
 use crate::failure::{BUSY, FOREIGN, FULL, Failure, INTERRUPTED, NO_REPLY, REFUSED};
 use crate::interrupt::on_interrupt;
 use crate::options::{Bench, Options};
-use crate::output::{Exchange, Output};
+use crate::output::{self, Exchange};
 use blockchain_tcp::load::{self, AT_ONCE, Expected, Generator, Stats, Workload};
 
 /// Warm-up before the measured duration: its fraction of the duration, and its upper bound.
@@ -39,21 +39,19 @@ const TICK: Duration = Duration::from_millis(100);
 pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
     check(&bench.request)?;
     stdio::has_output().map_err(Failure::Print)?;
-    let output = Output::new(options.json);
-    let begun = Instant::now();
+    let exchange = Exchange::begin(options.json, Some(bench.request.as_bytes()));
     match measure(options, bench) {
         Ok(report) => {
-            if output.is_json() {
-                Output::object(&report.json())?;
-            } else {
-                Output::print(&report.text())?;
+            match options.json {
+                true => output::print_object(&report.json())?,
+                false => output::print(&report.text())?,
             }
             Ok(match report.stats.errors.total() {
                 0 => ExitCode::SUCCESS,
                 _ => ExitCode::from(REFUSED),
             })
         }
-        Err(failure) => output.failure(&Exchange::since(begun, &*bench.request), failure),
+        Err(failure) => exchange.failure(failure),
     }
 }
 
@@ -111,7 +109,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         server: options.server.to_string(),
         reply: excerpt(&line),
         threads,
-        interrupted: workload.interrupted().is_some(),
+        interrupted: workload.is_interrupted(),
         workload,
         stats,
     })

@@ -213,7 +213,9 @@ impl Client {
             let Some(socket) = &self.socket else {
                 return Ok(());
             };
-            let read = match recv(socket, &mut *scratch, RecvFlags::empty()) {
+            let part = self.reading.part.len();
+            scratch[..part].copy_from_slice(&self.reading.part);
+            let read = match recv(socket, &mut scratch[part..], RecvFlags::empty()) {
                 Ok((0, _)) => return Err(Error::Closed),
                 Ok((read, _)) => read,
                 Err(Errno::AGAIN) => return Ok(()),
@@ -221,14 +223,13 @@ impl Client {
                 Err(error) => return Err(Error::Broken(error.into())),
             };
             let now = Instant::now();
-            let mut rest = &scratch[..read];
-            while !rest.is_empty() {
-                if let Some(verified) = self.reading.next(&workload.expected, &mut rest) {
-                    self.verify(verified, workload, window, now, stats)?;
-                }
+            let mut rest = &scratch[..part + read];
+            while let Some(verified) = self.reading.next(&workload.expected, &mut rest) {
+                self.verify(verified, workload, window, now, stats)?;
             }
+            self.reading.part = rest.to_vec();
             // Edge-triggered: a short read has emptied the buffer, and further data is a new event.
-            if read < scratch.len() && !ends {
+            if part + read < scratch.len() && !ends {
                 return Ok(());
             }
         }

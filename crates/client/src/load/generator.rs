@@ -12,6 +12,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use shared::dial::LONGEST_REPLY;
 
 use super::client::{Client, Requests};
 use super::replies::CHUNK;
@@ -75,7 +76,7 @@ impl Generator {
             workload,
             connections: 0,
             epoll: epoll::create(CreateFlags::CLOEXEC).map_err(system)?,
-            scratch: vec![0; CHUNK].into_boxed_slice(),
+            scratch: vec![0; CHUNK + LONGEST_REPLY].into_boxed_slice(),
             stats: Stats::default(),
             window: Window {
                 from: now,
@@ -142,7 +143,7 @@ impl Generator {
         let schedule = |rate| Schedule::new(begin, rate, workload.clients);
         self.window = Window {
             from: begin + workload.warm_up,
-            to: workload.end(begin),
+            to: begin + workload.warm_up.saturating_add(workload.duration),
             schedule: workload.rate.map(schedule),
         };
         self.checked = 0;
@@ -155,7 +156,9 @@ impl Generator {
         let mut checked = begin;
         loop {
             let now = Instant::now();
-            self.window.to = workload.end(begin);
+            if workload.is_interrupted() {
+                self.window.to = self.window.to.min(now);
+            }
             if cpu.is_none() && now >= self.window.from {
                 cpu = Some((workload.cpu_clock)());
             }
@@ -226,7 +229,7 @@ impl Generator {
                 client.is_waiting()
                     || client.socket().is_some() && client.unsent(&self.window, to) > 0
             };
-            let is_interrupted = self.workload.interrupted().is_some();
+            let is_interrupted = self.workload.is_interrupted();
             if !self.clients.iter().any(waits)
                 || is_interrupted && passed > self.workload.last_replies
                 || passed > self.workload.timeout + 2 * CHECK_INTERVAL
@@ -238,7 +241,7 @@ impl Generator {
         }
         for client in &mut self.clients {
             let unsent = client.unsent(&self.window, to);
-            if self.workload.interrupted().is_none() {
+            if !self.workload.is_interrupted() {
                 self.stats.errors.record_unsent(unsent);
             }
             let before = client.unsent(&self.window, self.window.from);
@@ -282,23 +285,22 @@ impl Generator {
 
     /// Polls as [`Generator::poll_once`] does; a lost connection is an error.
     fn poll_strictly(&mut self, pause: Duration, sends: Sends) -> Result<(), Error> {
-        let mut lost = Ok(());
-        self.poll(pause, sends, |_, _, error| lost = Err(error))?;
-        lost
+        match self.poll(pause, sends)?.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
     }
 
     fn poll_once(&mut self, pause: Duration, sends: Sends) -> Result<(), Error> {
-        self.poll(pause, sends, Self::lose)
+        for (key, error) in self.poll(pause, sends)? {
+            self.lose(key, error);
+        }
+        Ok(())
     }
 
-    /// Waits for events, receives what has arrived, and lets each client with an event send. Calls
-    /// `lost` for clients that have lost their connection.
-    fn poll(
-        &mut self,
-        pause: Duration,
-        sends: Sends,
-        mut lost: impl FnMut(&mut Self, usize, Error),
-    ) -> Result<(), Error> {
+    /// Waits for events, receives what has arrived, and lets each client with an event send.
+    /// Returns the clients that have lost their connection.
+    fn poll(&mut self, pause: Duration, sends: Sends) -> Result<Vec<(usize, Error)>, Error> {
         let pause = if self.workload.spins {
             Duration::ZERO
         } else {
@@ -309,7 +311,7 @@ impl Generator {
         if self.window.schedule.is_some() && !pause.is_zero() {
             let mut polled = [PollFd::new(&self.epoll, PollFlags::IN)];
             match poll(&mut polled, Some(&limit)) {
-                Ok(0) | Err(Errno::INTR) => return Ok(()),
+                Ok(0) | Err(Errno::INTR) => return Ok(Vec::new()),
                 Ok(_) => {}
                 Err(error) => return Err(system(error)),
             }
@@ -317,17 +319,18 @@ impl Generator {
         let mut events = [MaybeUninit::uninit(); EVENTS];
         let events = match epoll::wait(&self.epoll, &mut events, Some(&limit)) {
             Ok((events, _)) => events,
-            Err(Errno::INTR) => return Ok(()),
+            Err(Errno::INTR) => return Ok(Vec::new()),
             Err(error) => return Err(system(error)),
         };
+        let mut lost = Vec::new();
         for event in events {
             // Copied, because the struct is packed.
             let (key, flags) = (event.data.u64() as usize, event.flags);
             if let Err(error) = self.proceed(key, flags, sends) {
-                lost(self, key, error);
+                lost.push((key, error));
             }
         }
-        Ok(())
+        Ok(lost)
     }
 
     fn proceed(&mut self, key: usize, flags: EventFlags, sends: Sends) -> Result<(), Error> {

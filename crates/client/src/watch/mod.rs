@@ -24,7 +24,7 @@ use self::poller::{Poller, Sample};
 use crate::failure::{BUSY, Failure, eprintln_line};
 use crate::interrupt::on_interrupt;
 use crate::options::{Options, Watch};
-use crate::output::Output;
+use crate::output;
 use crate::terminal;
 
 /// Size of a terminal that reports none: rows and columns.
@@ -153,7 +153,7 @@ impl Lines {
                 if was_lost {
                     eprintln_line(format_args!("blockchain-tcp: {time} back"));
                 }
-                Output::print(&format!("{time} {clients}"))
+                output::print(&format!("{time} {clients}"))
             }
             Err(failure) => {
                 if !was_lost {
@@ -168,8 +168,8 @@ impl Lines {
 
 fn print_json(sample: &Sample) -> Result<(), Failure> {
     let time = format!("{:.3}", sample.time);
-    Output::object(&match &sample.count {
+    output::print_object(&match &sample.count {
         Ok(clients) => json!({ "time": time, "clients": clients }),
-        Err(failure) => json!({ "time": time, "error": Output::error(failure) }),
+        Err(failure) => json!({ "time": time, "error": output::error(failure) }),
     })
 }
