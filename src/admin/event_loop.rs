@@ -38,8 +38,6 @@ pub(super) struct EventLoop {
     pub results: Receiver<Result<(), &'static str>>,
     /// Whether a check is running.
     pub checking: bool,
-    /// When to accept again, after an accept failed.
-    pub accept_again: Option<Instant>,
     /// When the shutdown's grace period ends, if a shutdown has begun.
     pub ends: Option<Instant>,
     pub errors: Incident,
@@ -109,13 +107,9 @@ impl EventLoop {
             next = next.min(conn.until);
             polled.push(PollFd::new(&conn.stream, conn.state.events()));
         }
-        let again = self.accept_again.filter(|again| Instant::now() < *again);
-        next = [self.ends, again]
-            .into_iter()
-            .flatten()
-            .fold(next, Instant::min);
+        next = self.ends.map_or(next, |ends| next.min(ends));
         // During a shutdown, new connections are left to the next owner of the listeners.
-        if self.ends.is_none() && again.is_none() {
+        if self.ends.is_none() {
             for listener in &self.listeners {
                 polled.push(PollFd::new(&listener.socket, PollFlags::IN));
             }
@@ -146,7 +140,6 @@ impl EventLoop {
     }
 
     fn accept(&mut self, index: usize) {
-        self.accept_again = None;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         match accept_with(&self.listeners[index].socket, flags) {
             Ok(socket) => {
@@ -156,7 +149,7 @@ impl EventLoop {
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             Err(error) => {
                 self.errors.record(&without_errno(&error.into()));
-                self.accept_again = Some(Instant::now() + RETRY_PAUSE);
+                std::thread::sleep(RETRY_PAUSE);
             }
         }
     }

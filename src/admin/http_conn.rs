@@ -96,7 +96,8 @@ impl HttpConn {
                 self.state = ConnState::Reading;
                 self.parse(handlers);
             }
-            ConnState::Lingering => self.discard(),
+            // Input is discarded, so that the client receives the response and not a reset.
+            ConnState::Lingering => drop(self.receive(&mut [0; READ_CHUNK])),
             // The peer has gone: only that was polled for.
             ConnState::AwaitingCheck { .. } => self.state = ConnState::Gone,
             ConnState::Gone => {}
@@ -105,20 +106,27 @@ impl HttpConn {
 
     fn read(&mut self, handlers: &mut Handlers) {
         let mut chunk = [0; READ_CHUNK];
-        match rustix::net::recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => self.state = ConnState::Gone,
-            Ok((read, _)) => {
-                let begins = self.input.is_empty();
-                self.input.extend_from_slice(&chunk[..read]);
-                self.skip_blank();
-                if begins && !self.input.is_empty() {
-                    self.until = Instant::now() + REQUEST_TIMEOUT;
-                }
-                self.parse(handlers);
-            }
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.state = ConnState::Gone,
+        let read = self.receive(&mut chunk);
+        if read == 0 {
+            return;
         }
+        let begins = self.input.is_empty();
+        self.input.extend_from_slice(&chunk[..read]);
+        self.skip_blank();
+        if begins && !self.input.is_empty() {
+            self.until = Instant::now() + REQUEST_TIMEOUT;
+        }
+        self.parse(handlers);
+    }
+
+    /// Receives what has arrived, and returns its length. Notes whether the peer has gone.
+    fn receive(&mut self, chunk: &mut [u8]) -> usize {
+        match rustix::net::recv(&self.stream, chunk, RecvFlags::DONTWAIT) {
+            Ok((read, _)) if read > 0 => return read,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(_) | Err(_) => self.state = ConnState::Gone,
+        }
+        0
     }
 
     /// Skips empty lines before a request (RFC 9112, section 2.2).
@@ -203,16 +211,6 @@ impl HttpConn {
             self.input = Vec::new();
             self.until = Instant::now() + LINGER_TIMEOUT;
             self.state = ConnState::Lingering;
-        }
-    }
-
-    /// Discards input, so that the client receives the response and not a reset.
-    fn discard(&mut self) {
-        let mut chunk = [0; READ_CHUNK];
-        match rustix::net::recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => self.state = ConnState::Gone,
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.state = ConnState::Gone,
         }
     }
 }

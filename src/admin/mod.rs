@@ -75,7 +75,6 @@ impl AdminServer {
             asks,
             results,
             checking: false,
-            accept_again: None,
             ends: None,
             errors: Incident::new("HTTP connections can't be accepted"),
         };

@@ -164,7 +164,7 @@ pub struct Options {
     pub state_directory: Option<PathBuf>,
 
     /// Id of this server [default: the one in the state directory]
-    #[arg(long, value_name = "UUID", value_parser = server_id)]
+    #[arg(long, value_name = "UUID", value_parser = |text: &str| args::server_id(text.as_bytes()))]
     pub server_id: Option<Uuid>,
 
     /// Log filter: off, error, warn, info, debug or trace, also for parts of the program, separated
@@ -327,10 +327,6 @@ fn heartbeat(text: &str) -> Result<Duration, String> {
         heartbeat if (shortest..=longest).contains(&heartbeat) => Ok(heartbeat),
         _ => Err("not between 50ms and 1m".to_string()),
     }
-}
-
-fn server_id(text: &str) -> Result<Uuid, String> {
-    args::server_id(text.as_bytes()).map_err(str::to_string)
 }
 
 #[cfg(test)]

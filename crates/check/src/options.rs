@@ -70,7 +70,7 @@ pub struct Options {
     pub critical_clients: Option<Range>,
 
     /// The id that the server must have; another is CRITICAL
-    #[arg(long, value_name = "UUID", value_parser = id)]
+    #[arg(long, value_name = "UUID", value_parser = |text: &str| args::server_id(text.as_bytes()))]
     pub id: Option<Uuid>,
 
     /// The longest time of the whole check; after that it is CRITICAL
@@ -100,10 +100,6 @@ fn one_line(error: clap::Error) -> String {
     let (message, _usage) = text.split_once("\n\n").unwrap_or((&text, ""));
     let words: Vec<&str> = message.split_whitespace().collect();
     format!("{} (see --help)", words.join(" "))
-}
-
-fn id(text: &str) -> Result<Uuid, String> {
-    args::server_id(text.as_bytes()).map_err(str::to_string)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

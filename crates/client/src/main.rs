@@ -37,8 +37,8 @@ fn run() -> Result<ExitCode, Failure> {
     match task {
         Task::Ask(words) => ask::run(&options, &words),
         Task::Connect(_) => shell::run(&options),
-        Task::Watch { watch, .. } => watch::run(&options, &watch),
-        Task::Bench { bench, .. } => bench::run(&options, &bench),
+        Task::Watch(watch) => watch::run(&options, &watch),
+        Task::Bench(bench) => bench::run(&options, &bench),
         Task::Completions { shell } => {
             output::print(&completions::script(shell)).map(|()| ExitCode::SUCCESS)
         }

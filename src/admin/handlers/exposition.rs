@@ -8,7 +8,7 @@ use super::State;
 use super::process::Process;
 use crate::cluster::{ErrorKind, StatsSnapshot};
 use crate::metrics::{ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, HistogramSnapshot, KINDS, REFUSED};
-use crate::protocol::http::{CODES, Request, Response};
+use crate::protocol::http::{Request, Response, STATUSES};
 use shared::command::{CommandClass, OUTCOMES, Outcome};
 
 /// Media type by which a client asks for OpenMetrics.
@@ -86,7 +86,7 @@ impl Exposition {
         self.counter("sent_bytes", "Bytes written to clients", sums.sent);
         self.counter("worker_panics", "Requests that made the server fail", sums.closed[Closed::Panicked as usize]);
         self.counter("handovers", "Handovers from a previous process", sums.handovers);
-        self.counters("http_requests", "Requests for health, metrics and the page", "code", CODES, &state.answered);
+        self.counters("http_requests", "Requests for health, metrics and the page", "code", STATUSES.map(|(code, _)| code), &state.answered);
     }
 
     #[rustfmt::skip] // a table: one metric a row

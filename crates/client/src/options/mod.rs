@@ -122,19 +122,9 @@ pub enum Task {
     )]
     Connect(To),
     /// Shows the number of clients, live, until ^C
-    Watch {
-        #[command(flatten)]
-        to: To,
-        #[command(flatten)]
-        watch: Watch,
-    },
+    Watch(Watch),
     /// Measures how fast the server answers, and verifies every reply
-    Bench {
-        #[command(flatten)]
-        to: To,
-        #[command(flatten)]
-        bench: Bench,
-    },
+    Bench(Bench),
     /// Prints what a shell completes these command lines with
     Completions {
         /// Which shell
@@ -146,6 +136,9 @@ pub enum Task {
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 pub struct Watch {
+    #[command(flatten)]
+    to: To,
+
     /// How often to ask
     #[arg(short, long, value_name = "DURATION", value_parser = positive_duration, default_value = "1s")]
     pub every: Duration,
@@ -155,6 +148,9 @@ pub struct Watch {
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 pub struct Bench {
+    #[command(flatten)]
+    to: To,
+
     /// How many clients ask at the same time
     #[arg(short, long, value_name = "N", value_parser = |text: &str| number_up_to(100_000, text), default_value = "50")]
     pub clients: u32,
@@ -209,7 +205,9 @@ impl Options {
         };
         let to = match &task {
             Task::Ask(_) => &None,
-            Task::Connect(to) | Task::Watch { to, .. } | Task::Bench { to, .. } => &to.to,
+            Task::Connect(to) | Task::Watch(Watch { to, .. }) | Task::Bench(Bench { to, .. }) => {
+                &to.to
+            }
             Task::Completions { .. } => return Ok((options, task)),
         };
         // Only a variable that is needed has to be right, so clap doesn't read them.

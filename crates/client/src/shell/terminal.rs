@@ -21,9 +21,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     begin(&mut link, &mut editor)?;
     let mut printer = editor.printer();
     loop {
-        if let Some(loss) = link.check() {
-            link.say(loss);
-        }
+        link.check();
         let prompt = Prompt::new(&options.server, link.address().is_some());
         let read = with_monitor(&mut link, &mut printer, &prompt, || editor.read(&prompt))?;
         let lines = match read {

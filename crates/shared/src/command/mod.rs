@@ -267,12 +267,8 @@ impl<'a> Call<'a> {
 
 /// Returns the words of `text`.
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        let (word, after) = split_word(rest)?;
-        rest = after;
-        Some(word)
-    })
+    let words = text.split(|byte| is_blank(*byte));
+    words.filter(|word| !word.is_empty())
 }
 
 /// Splits off the first word of `text`. Returns it and the rest, both without blanks around them,

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::lines::LineBuffer;
 use super::reply::{is_printable, wrong};
 use super::socket::connect_first;
 use super::{Deadline, Failure, FailureKind, Reply};
@@ -28,7 +27,7 @@ pub struct Connection {
     stream: TcpStream,
     address: SocketAddr,
     /// Bytes that were read and are not consumed yet.
-    unread: LineBuffer,
+    unread: Vec<u8>,
 }
 
 impl Connection {
@@ -54,7 +53,7 @@ impl Connection {
         Ok(Connection {
             stream,
             address,
-            unread: LineBuffer::default(),
+            unread: Vec::new(),
         })
     }
 
@@ -74,7 +73,7 @@ impl Connection {
         let mut polled = [PollFd::new(&self.stream, PollFlags::IN)];
         // An error of poll(2) counts as not ready: the next request will find it.
         let ready = poll(&mut polled, Some(&Timespec::default()));
-        !self.unread.rest().is_empty() || ready.is_ok_and(|ready| ready > 0)
+        !self.unread.is_empty() || ready.is_ok_and(|ready| ready > 0)
     }
 
     /// Sends these requests, which include their line ends.
@@ -142,7 +141,7 @@ impl Connection {
                 return Ok(replies);
             }
         }
-        match self.unread.rest() {
+        match &self.unread[..] {
             // The server may send the reason before it closes.
             rest if rest.is_empty() || rest.starts_with(b"ERR ") => Ok(replies),
             rest => Err(Failure::more(rest)),
@@ -153,10 +152,12 @@ impl Connection {
     /// that our server never sends.
     pub fn line(&mut self, request: &str, deadline: Deadline) -> Result<Vec<u8>, Failure> {
         loop {
-            if let Some(line) = self.unread.take_line() {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<u8> = self.unread.drain(..=end).collect();
+                line.pop();
                 return Ok(line);
             }
-            let rest = self.unread.rest();
+            let rest = &self.unread;
             if !is_printable(rest) {
                 return Err(wrong(request, rest));
             }
@@ -166,7 +167,7 @@ impl Connection {
                 return Err(Failure::new(FailureKind::Foreign, text));
             }
             if self.read(request, deadline)? == 0 {
-                let text = match self.unread.rest() {
+                let text = match &self.unread[..] {
                     b"" => format!("closed without an answer to {request_text}"),
                     part => format!(
                         "closed in the middle of the answer to {request_text}: {}",
@@ -180,12 +181,12 @@ impl Connection {
 
     /// Waits for the end of the stream, after which the server no longer counts this client.
     pub fn end(mut self, deadline: Deadline) -> Result<(), Failure> {
-        while self.unread.rest().is_empty() {
+        while self.unread.is_empty() {
             if self.read("the end of the requests", deadline)? == 0 {
                 return Ok(());
             }
         }
-        Err(Failure::more(self.unread.rest()))
+        Err(Failure::more(&self.unread))
     }
 
     /// Reads the next bytes. Returns their number, 0 at the end of the stream.
@@ -199,7 +200,7 @@ impl Connection {
                 .and_then(|()| self.stream.read(&mut chunk));
             match read {
                 Ok(read) => {
-                    self.unread.push(&chunk[..read]);
+                    self.unread.extend_from_slice(&chunk[..read]);
                     return Ok(read);
                 }
                 // The deadline is checked above.
@@ -214,7 +215,7 @@ impl Connection {
 
     /// Returns the failure of a connection that has ended, with this message.
     fn ended(&self, text: String) -> Failure {
-        let kind = match self.unread.rest().is_empty() {
+        let kind = match self.unread.is_empty() {
             true => FailureKind::Lost,
             false => FailureKind::Cut,
         };

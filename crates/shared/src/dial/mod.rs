@@ -10,7 +10,6 @@ mod connection;
 mod deadline;
 pub mod dns;
 mod failure;
-mod lines;
 mod lookup;
 mod reply;
 mod route;
