@@ -109,7 +109,7 @@ fn measure(options: &Options) -> Result<()> {
     };
     println!("clients  longest wait, ms: nothing happens (worst)  SIGUSR2 (worst)");
     for &number in clients {
-        Generator::raise_descriptor_limit(number as usize + 64);
+        Generator::raise_descriptor_limit();
         let room = (number + 8).to_string();
         let mut daemon = Server::daemon(PROGRAM, &["--http=", "--max-clients", &room])?;
         let pause = Duration::from_millis(number * 1000 / options.rate.max(1));

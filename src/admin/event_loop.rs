@@ -1,6 +1,7 @@
 //! Event loop of the admin HTTP server: one thread polls all connections and listeners, and serves
 //! those that are ready.
 
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
 
 use super::http_conn::{ConnState, HttpConn};
 use crate::admin::{Handlers, INTERVAL};
@@ -62,22 +62,22 @@ impl EventLoop {
                 self.errors.resolve(false);
                 sample = now + INTERVAL;
             }
-            let ready = self.wait(sample);
+            let mut ready = self.wait(sample).into_iter();
             // Nothing is ever sent: the channel is empty or disconnected.
             if self.stopped.try_recv() == Err(TryRecvError::Disconnected) {
                 self.ends
                     .get_or_insert_with(|| Instant::now() + SHUTDOWN_GRACE);
             }
             self.take_results();
-            for (index, conn) in self.conns.iter_mut().enumerate() {
-                if ready.conns.get(index) == Some(&true) {
+            for (conn, is_ready) in self.conns.iter_mut().zip(&mut ready) {
+                if is_ready {
                     conn.advance(&mut self.handlers);
                 }
             }
             self.expire();
             self.conns
                 .retain(|conn| !matches!(conn.state, ConnState::Gone));
-            for index in ready.listeners {
+            for (index, _) in ready.enumerate().filter(|(_, is_ready)| *is_ready) {
                 self.accept(index);
             }
             self.ask_for_check();
@@ -99,8 +99,9 @@ impl EventLoop {
         conns.all(|conn| conn.is_idle() || matches!(conn.state, ConnState::Lingering))
     }
 
-    /// Waits for events or the next deadline, and returns what is ready.
-    fn wait(&mut self, sample: Instant) -> Ready {
+    /// Waits for events or the next deadline. Returns for each connection, and then for each
+    /// listener, whether it is ready.
+    fn wait(&mut self, sample: Instant) -> Vec<bool> {
         let mut next = sample;
         let mut polled = vec![PollFd::new(&*self.wake, PollFlags::IN)];
         for conn in &self.conns {
@@ -117,7 +118,7 @@ impl EventLoop {
         match poll_until(&mut polled, next) {
             Ok(_) => {}
             // A signal interrupted the wait.
-            Err(Errno::INTR) => return Ready::default(),
+            Err(Errno::INTR) => return Vec::new(),
             Err(error) => {
                 drop(polled);
                 // poll(2) fails if there are more descriptors than RLIMIT_NOFILE, which may have
@@ -125,32 +126,30 @@ impl EventLoop {
                 self.errors.record(&without_errno(&error.into()));
                 self.conns.truncate(self.conns.len() / 2);
                 std::thread::sleep(RETRY_PAUSE);
-                return Ready::default();
+                return Vec::new();
             }
         }
-        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let mut ready = polled.iter().map(is_ready);
-        if ready.next() == Some(true) {
+        let ready = polled.iter().map(|fd| !fd.revents().is_empty());
+        let mut ready: Vec<bool> = ready.collect();
+        if ready.remove(0) {
             self.wake.clear();
         }
-        let conns = ready.by_ref().take(self.conns.len()).collect();
-        let listeners = ready.enumerate().filter(|(_, ready)| *ready);
-        let listeners = listeners.map(|(index, _)| index).collect();
-        Ready { conns, listeners }
+        ready
     }
 
     fn accept(&mut self, index: usize) {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match accept_with(&self.listeners[index].socket, flags) {
-            Ok(socket) => {
+        match self.listeners[index].socket.accept() {
+            Ok((stream, _)) => {
                 self.make_room();
-                self.conns.push(HttpConn::new(socket.into()));
+                self.conns.push(HttpConn::new(stream));
             }
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-            Err(error) => {
-                self.errors.record(&without_errno(&error.into()));
-                std::thread::sleep(RETRY_PAUSE);
-            }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::ConnectionAborted => {}
+                _ => {
+                    self.errors.record(&without_errno(&error));
+                    std::thread::sleep(RETRY_PAUSE);
+                }
+            },
         }
     }
 
@@ -169,16 +168,10 @@ impl EventLoop {
 
     /// Starts a health check if a request waits for one and none is running.
     fn ask_for_check(&mut self) {
-        if self.checking {
-            return;
-        }
-        for conn in &mut self.conns {
-            if let ConnState::AwaitingCheck { begun, .. } = &mut conn.state {
-                *begun = true;
-                self.checking = true;
-            }
-        }
-        if self.checking {
+        let mut conns = self.conns.iter();
+        let waits = |conn: &HttpConn| matches!(conn.state, ConnState::AwaitingCheck(_));
+        if !self.checking && conns.any(waits) {
+            self.checking = true;
             // It fails if the health check thread has ended by a panic: then the requests time out.
             let _ = self.asks.try_send(());
         }
@@ -191,11 +184,7 @@ impl EventLoop {
         };
         self.checking = false;
         for conn in &mut self.conns {
-            if let ConnState::AwaitingCheck {
-                request,
-                begun: true,
-            } = &conn.state
-            {
+            if let ConnState::AwaitingCheck(request) = &conn.state {
                 let (head_only, keep_alive) = (request.head_only, request.keep_alive);
                 let response = self.handlers.checked(request, result);
                 conn.reply(&mut self.handlers, &response, head_only, keep_alive);
@@ -219,13 +208,4 @@ impl EventLoop {
             }
         }
     }
-}
-
-/// What is ready.
-#[derive(Default)]
-struct Ready {
-    /// For each polled connection, whether it is ready.
-    conns: Vec<bool>,
-    /// Indices of the listeners that have a connection to accept.
-    listeners: Vec<usize>,
 }

@@ -7,8 +7,8 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::CHECK;
-use crate::admin::{Answer, Handlers};
+use super::CHECK_TIMEOUT;
+use crate::admin::Handlers;
 use crate::protocol::http::{self, ParseResult, Request, Response};
 
 /// Timeout for a request to arrive completely, and for a response to be received.
@@ -40,8 +40,8 @@ pub(super) struct HttpConn {
 pub(super) enum ConnState {
     /// Waits for a request, or for the rest of one.
     Reading,
-    /// The request waits for a health check, for the next one unless `begun`.
-    AwaitingCheck { request: Request, begun: bool },
+    /// The request waits for the health check.
+    AwaitingCheck(Request),
     /// Writes a response, of which `written` bytes are sent.
     Writing {
         reply: Vec<u8>,
@@ -64,7 +64,7 @@ impl ConnState {
             // turn.
             ConnState::Writing { .. } | ConnState::Continuing => PollFlags::OUT,
             // POLLHUP and POLLERR, which are always reported, are enough.
-            ConnState::AwaitingCheck { .. } | ConnState::Gone => PollFlags::empty(),
+            ConnState::AwaitingCheck(_) | ConnState::Gone => PollFlags::empty(),
         }
     }
 }
@@ -99,7 +99,7 @@ impl HttpConn {
             // Input is discarded, so that the client receives the response and not a reset.
             ConnState::Lingering => drop(self.receive(&mut [0; READ_CHUNK])),
             // The peer has gone: only that was polled for.
-            ConnState::AwaitingCheck { .. } => self.state = ConnState::Gone,
+            ConnState::AwaitingCheck(_) => self.state = ConnState::Gone,
             ConnState::Gone => {}
         }
     }
@@ -147,14 +147,13 @@ impl HttpConn {
                 self.input.drain(..length);
                 self.skip_blank();
                 match handlers.answer(&request) {
-                    Answer::Now(response) => {
+                    Some(response) => {
                         self.reply(handlers, &response, request.head_only, request.keep_alive);
                     }
-                    Answer::AfterCheck => {
-                        // Time for a running check, the next one, and the response.
-                        self.until = Instant::now() + CHECK * 2 + REQUEST_TIMEOUT;
-                        let begun = false;
-                        self.state = ConnState::AwaitingCheck { request, begun };
+                    None => {
+                        // Time for the check, and for the response.
+                        self.until = Instant::now() + CHECK_TIMEOUT + REQUEST_TIMEOUT;
+                        self.state = ConnState::AwaitingCheck(request);
                     }
                 }
             }

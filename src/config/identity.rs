@@ -16,13 +16,13 @@ use shared::args::server_id;
 use shared::text::without_errno;
 
 /// File in the state directory that holds the id: the UUID's 36 characters and an LF.
-pub const FILE: &str = "server-id";
+pub const ID_FILE: &str = "server-id";
 
 /// Size in bytes that a file with an id never reaches.
-const MAX_SIZE: u64 = 128;
+const MAX_ID_SIZE: u64 = 128;
 
 /// Temporary file for a new id. One that a crash has left is replaced.
-const TEMPORARY: &str = "server-id.new";
+const TEMPORARY_ID_FILE: &str = "server-id.new";
 
 /// Time for which a locked state directory is tried again.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -87,7 +87,7 @@ impl Identity {
             Ok(_) | Err(Error::StateInUse { .. }) => {}
             Err(error) => return Err(error),
         }
-        let path = directory.join(FILE);
+        let path = directory.join(ID_FILE);
         if !given && stored(&path)?.is_none() {
             rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)
                 .map_err(|error| failed("write the server's id to", &path)(error.into()))?;
@@ -98,7 +98,7 @@ impl Identity {
     /// Reads the id in `directory`, or creates one there. Locks the directory for this process.
     pub fn in_directory(directory: &Path) -> Result<Self, Error> {
         let lock = lock(directory)?;
-        let path = directory.join(FILE);
+        let path = directory.join(ID_FILE);
         let (id, origin) = match stored(&path)? {
             Some(id) => (id, Origin::Stored(path)),
             None => {
@@ -127,7 +127,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let failed = |source| failed("read the server's id from", path)(source);
     match fs::metadata(path) {
         Ok(file) if !file.is_file() => Err(damaged(path, "it is not a regular file")),
-        Ok(file) if file.len() >= MAX_SIZE => Err(damaged(path, "it is longer than an id")),
+        Ok(file) if file.len() >= MAX_ID_SIZE => Err(damaged(path, "it is longer than an id")),
         Ok(_) => fs::read(path).map(Some).map_err(failed),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
         Err(_) if path.is_symlink() => Err(damaged(path, "it is a symbolic link to nothing")),
@@ -168,7 +168,7 @@ fn try_lock(directory: &Path) -> Result<File, Error> {
 
 /// Writes the file atomically: to a temporary file first, then synced, then renamed.
 fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
-    let (temporary, path) = (directory.join(TEMPORARY), directory.join(FILE));
+    let (temporary, path) = (directory.join(TEMPORARY_ID_FILE), directory.join(ID_FILE));
     // Remove what a crash has left, and never follow a link in its place.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {

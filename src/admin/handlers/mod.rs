@@ -38,15 +38,6 @@ pub struct Context {
 /// Since when a server has been draining, if it has.
 pub type Draining = Arc<OnceLock<Instant>>;
 
-/// The answer to a request.
-pub enum Answer {
-    /// This response.
-    Now(Response),
-    /// The response that [`Handlers::checked`] makes of a health check which begins after the
-    /// request has arrived.
-    AfterCheck,
-}
-
 /// Handlers of one server.
 pub struct Handlers {
     context: Context,
@@ -68,10 +59,11 @@ impl Handlers {
         }
     }
 
-    /// Returns the answer to `request`.
-    pub fn answer(&self, request: &Request) -> Answer {
-        Answer::Now(match request.path.as_str() {
-            "/livez" => return Answer::AfterCheck,
+    /// Returns the response to `request`, or `None` if [`Handlers::checked`] makes it of a health
+    /// check.
+    pub fn answer(&self, request: &Request) -> Option<Response> {
+        Some(match request.path.as_str() {
+            "/livez" => return None,
             "/readyz" => self.readiness(request),
             "/metrics" => exposition::response(&self.state(), request),
             "/census" => self.census(),
@@ -135,8 +127,8 @@ impl Handlers {
     /// Adds a sample to the history. Call it every [`INTERVAL`].
     pub fn sample(&mut self) {
         let clients = self.context.health.load().clients;
-        self.history
-            .add(clients, self.context.metrics.sums().requests());
+        let requests = self.context.metrics.sums().requests();
+        self.history.add(Instant::now(), clients, requests);
     }
 
     fn state(&self) -> State<'_> {

@@ -109,11 +109,8 @@ fn facts(state: &State<'_>, rate: Option<&f64>) -> Vec<(&'static str, String)> {
 fn chart(name: &str, values: &[f64], span: &str) -> String {
     let most = values.iter().copied().fold(0.0, f64::max);
     let last = values.last().copied().unwrap_or(0.0);
-    let scale = if most > 0.0 {
-        (HEIGHT - 4.0) / most
-    } else {
-        0.0
-    };
+    // The values are also 0 where the greatest is.
+    let scale = (HEIGHT - 4.0) / most.max(f64::EPSILON);
     let step = WIDTH / (values.len().max(2) - 1) as f64;
     let points = values.iter().enumerate().map(|(index, value)| {
         let (x, y) = (step * index as f64, HEIGHT - 2.0 - value * scale);

@@ -8,7 +8,7 @@ use super::response::Response;
 pub const LONGEST_HEAD: usize = 8 * 1024;
 
 /// The most header fields of a request.
-const MOST_FIELDS: usize = 64;
+const MAX_FIELDS: usize = 64;
 
 /// A valid request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl Problem {
 
 /// Parses the request at the beginning of `buffer`.
 pub fn parse(buffer: &[u8]) -> ParseResult {
-    let mut fields = [EMPTY_HEADER; MOST_FIELDS];
+    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let window = &buffer[..buffer.len().min(LONGEST_HEAD)];
     let length = match request.parse(window) {
@@ -296,7 +296,7 @@ mod tests {
         let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(LONGEST_HEAD));
         let many = format!(
             "GET / HTTP/1.1\r\n{}\r\n",
-            "a: b\r\n".repeat(MOST_FIELDS + 1)
+            "a: b\r\n".repeat(MAX_FIELDS + 1)
         );
         for (text, status) in [
             ("WHO\n\n", 400),

@@ -33,7 +33,7 @@ const WARM_UP: (f64, Duration) = (0.05, Duration::from_millis(500));
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Interval between updates of the progress bar.
-const TICK: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs the benchmark and prints the report.
 pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
@@ -136,7 +136,7 @@ fn run_load(
     let running: Vec<_> = generators.into_iter().map(run).collect::<Result<_, _>>()?;
     let progress = Progress::new(workload);
     while !running.iter().all(JoinHandle::is_finished) {
-        thread::park_timeout(TICK);
+        thread::park_timeout(PROGRESS_INTERVAL);
         progress.show(begin.elapsed(), workload);
     }
     drop(progress);

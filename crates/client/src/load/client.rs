@@ -14,7 +14,7 @@ use super::workload::{Window, Workload};
 use super::{Error, Stats};
 
 /// Approximate size in bytes of a block of requests, which one call sends.
-const BLOCK: usize = 64 * 1024;
+const BLOCK_SIZE: usize = 64 * 1024;
 
 /// The requests, repeated.
 pub struct Requests {
@@ -30,7 +30,7 @@ impl Requests {
     /// anywhere.
     pub fn new(workload: &Workload) -> Self {
         let (length, lines) = cycle(&workload.request);
-        let at_once = (workload.depth as usize).min(BLOCK / length) * length;
+        let at_once = (workload.depth as usize).min(BLOCK_SIZE / length) * length;
         Requests {
             length,
             cycle: lines.len(),
@@ -51,8 +51,9 @@ pub struct Client {
     /// Index among the clients of all threads.
     number: u64,
     /// Number of requests of the schedule that were sent.
-    scheduled: u64,
-    socket: Option<TcpStream>,
+    pub scheduled: u64,
+    /// The socket, unless the connection was lost.
+    pub socket: Option<TcpStream>,
     is_connecting: bool,
     /// When the last reply arrived; before that, when connecting began or the request was sent.
     waiting_since: Instant,
@@ -62,7 +63,7 @@ pub struct Client {
     /// Position in the cycle of requests of the next byte to send.
     position: usize,
     /// Whether a request was sent on this connection.
-    has_asked: bool,
+    pub has_asked: bool,
     reading: Reading,
 }
 
@@ -100,16 +101,6 @@ impl Client {
         Ok(self.socket.insert(socket))
     }
 
-    /// Returns the socket.
-    pub fn socket(&self) -> Option<&TcpStream> {
-        self.socket.as_ref()
-    }
-
-    /// Returns whether a request was sent on this connection.
-    pub fn has_asked(&self) -> bool {
-        self.has_asked
-    }
-
     /// Returns whether requests are in flight.
     pub fn is_waiting(&self) -> bool {
         self.count > 0
@@ -119,11 +110,6 @@ impl Client {
     pub fn is_late(&self, now: Instant, timeout: Duration) -> bool {
         (self.is_connecting || self.is_waiting())
             && now.saturating_duration_since(self.waiting_since) > timeout
-    }
-
-    /// Starts the schedule anew.
-    pub fn restart_schedule(&mut self) {
-        self.scheduled = 0;
     }
 
     /// Returns the number of requests that were due before this moment and are not sent.

@@ -27,7 +27,7 @@ pub const AT_ONCE: usize = 32;
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The most events per system call.
-const EVENTS: usize = 1024;
+const MAX_EVENTS: usize = 1024;
 
 /// What clients with an event send.
 #[derive(Clone, Copy, PartialEq)]
@@ -86,7 +86,7 @@ impl Generator {
             checked: 0,
             published: (0, 0),
         };
-        Generator::raise_descriptor_limit(generator.clients.len());
+        Generator::raise_descriptor_limit();
         generator.connect_all(at_once)?;
         Ok(generator)
     }
@@ -113,17 +113,12 @@ impl Generator {
         Ok(())
     }
 
-    /// Raises the limit on open files (RLIMIT_NOFILE) if it has no room for these clients. If it
-    /// can't be raised far enough, connecting fails.
-    pub fn raise_descriptor_limit(clients: usize) {
-        let limit = getrlimit(Resource::Nofile);
-        if limit
-            .current
-            .is_some_and(|current| current < clients as u64 + 64)
-        {
-            let (current, maximum) = (limit.maximum, limit.maximum);
-            let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
-        }
+    /// Raises the limit on open files (RLIMIT_NOFILE) as far as this user may. If that leaves no
+    /// room for all clients, connecting fails.
+    pub fn raise_descriptor_limit() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
     }
 
     /// Checks that no client has lost its connection or received anything unasked.
@@ -133,7 +128,9 @@ impl Generator {
 
     /// Returns the sockets of all clients that are connected.
     pub fn sockets(&self) -> impl Iterator<Item = &TcpStream> + Clone {
-        self.clients.iter().filter_map(Client::socket)
+        self.clients
+            .iter()
+            .filter_map(|client| client.socket.as_ref())
     }
 
     /// Runs the load from this moment to its end, waits for the last replies, and returns the stats
@@ -149,7 +146,7 @@ impl Generator {
         self.checked = 0;
         self.published = (0, 0);
         for client in &mut self.clients {
-            client.restart_schedule();
+            client.scheduled = 0;
         }
         self.send_all();
         let mut cpu = None;
@@ -227,7 +224,7 @@ impl Generator {
             let passed = now.saturating_duration_since(begun);
             let waits = |client: &Client| {
                 client.is_waiting()
-                    || client.socket().is_some() && client.unsent(&self.window, to) > 0
+                    || client.socket.is_some() && client.unsent(&self.window, to) > 0
             };
             let is_interrupted = self.workload.is_interrupted();
             if !self.clients.iter().any(waits)
@@ -316,7 +313,7 @@ impl Generator {
                 Err(error) => return Err(system(error)),
             }
         }
-        let mut events = [MaybeUninit::uninit(); EVENTS];
+        let mut events = [MaybeUninit::uninit(); MAX_EVENTS];
         let events = match epoll::wait(&self.epoll, &mut events, Some(&limit)) {
             Ok((events, _)) => events,
             Err(Errno::INTR) => return Ok(Vec::new()),
@@ -341,13 +338,13 @@ impl Generator {
         let ends = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         let (workload, window, stats) = (&self.workload, &self.window, &mut self.stats);
         client.receive(workload, &mut self.scratch, window, ends, stats)?;
-        let has_reply = client.has_asked() && !client.is_waiting();
+        let has_reply = client.has_asked && !client.is_waiting();
         match sends {
             Sends::All if workload.reconnects && has_reply => {
                 client.close(window, stats);
                 return self.begin(key);
             }
-            Sends::Once if client.has_asked() => {}
+            Sends::Once if client.has_asked => {}
             Sends::Once => client.send(&self.requests, 1, window, stats),
             Sends::All => client.send(&self.requests, workload.depth, window, stats),
             Sends::Nothing => {}

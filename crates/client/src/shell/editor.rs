@@ -126,8 +126,9 @@ fn repair(path: &Path) -> io::Result<()> {
     if str::from_utf8(&text).is_err() {
         let lines = text.split_inclusive(|byte| *byte == b'\n');
         let kept: Vec<&[u8]> = lines.filter(|line| str::from_utf8(line).is_ok()).collect();
-        // Replaced as a whole, so that a crash loses nothing.
+        // Replaced as a whole, so that a crash loses nothing; the copy has the same permissions.
         let repaired = path.with_extension("repaired");
+        fs::copy(path, &repaired)?;
         fs::write(&repaired, kept.concat())?;
         fs::rename(repaired, path)?;
     }

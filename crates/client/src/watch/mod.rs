@@ -27,9 +27,6 @@ use crate::options::{Options, Watch};
 use crate::output;
 use crate::terminal;
 
-/// Size of a terminal that reports none: rows and columns.
-const USUAL_SIZE: (u16, u16) = (24, 80);
-
 /// ANSI escape sequences: return to the line's start and clear the line; clear from there to the
 /// screen's end; clear the screen and go to the top.
 const CLEAR_LINE: &str = "\r\x1b[2K";
@@ -103,7 +100,7 @@ impl Screen {
         poller: &Poller,
     ) -> Result<(), Failure> {
         self.history.add(sample);
-        let size = Term::stdout().size_checked().unwrap_or(USUAL_SIZE);
+        let size = Term::stdout().size();
         let before = std::mem::replace(&mut self.size, size);
         let mut text = String::new();
         if size.0 < before.0 || size.1 < before.1 {

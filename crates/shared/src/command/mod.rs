@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-pub use self::batch_counters::{BatchCounters, MOST_COMMANDS, OUTCOMES, Outcome, SLOTS};
+pub use self::batch_counters::{BatchCounters, MAX_COMMANDS, OUTCOMES, Outcome, SLOTS};
 pub use self::command_sets::CommandSets;
 pub use self::compute_limiter::{ComputeLimiter, Permit};
 pub use self::error::{BadHeader, CommandError, NoRoom, Quoted, Unavailable};
@@ -194,7 +194,7 @@ impl Table {
         let table: Vec<_> = entries.map(|spec| (Key::new(spec.name), spec)).collect();
         // The sets are known at build time, so this can only fail at the first start of a new
         // build.
-        assert!(table.len() <= MOST_COMMANDS, "too many to be counted");
+        assert!(table.len() <= MAX_COMMANDS, "too many to be counted");
         Table(table)
     }
 
