@@ -36,8 +36,6 @@ pub(super) struct EventLoop {
     pub stopped: Receiver<()>,
     pub asks: Sender<()>,
     pub results: Receiver<Result<(), &'static str>>,
-    /// Whether a check is running.
-    pub checking: bool,
     /// When the shutdown's grace period ends, if a shutdown has begun.
     pub ends: Option<Instant>,
     pub errors: Incident,
@@ -166,13 +164,13 @@ impl EventLoop {
         }
     }
 
-    /// Starts a health check if a request waits for one and none is running.
+    /// Requests a health check if a connection waits for one.
     fn ask_for_check(&mut self) {
         let mut conns = self.conns.iter();
         let waits = |conn: &HttpConn| matches!(conn.state, ConnState::AwaitingCheck(_));
-        if !self.checking && conns.any(waits) {
-            self.checking = true;
-            // It fails if the health check thread has ended by a panic: then the requests time out.
+        if conns.any(waits) {
+            // It fails if a check is requested already. If the health check thread has ended by a
+            // panic, the requests time out.
             let _ = self.asks.try_send(());
         }
     }
@@ -182,7 +180,6 @@ impl EventLoop {
         let Ok(result) = self.results.try_recv() else {
             return;
         };
-        self.checking = false;
         for conn in &mut self.conns {
             if let ConnState::AwaitingCheck(request) = &conn.state {
                 let (head_only, keep_alive) = (request.head_only, request.keep_alive);

@@ -42,12 +42,8 @@ pub(super) enum ConnState {
     Reading,
     /// The request waits for the health check.
     AwaitingCheck(Request),
-    /// Writes a response, of which `written` bytes are sent.
-    Writing {
-        reply: Vec<u8>,
-        written: usize,
-        keep_alive: bool,
-    },
+    /// Writes the rest of a response.
+    Writing { rest: Vec<u8>, keep_alive: bool },
     /// The response is sent, and the buffer holds the beginning of another request (pipelining).
     Continuing,
     /// Lingering close: half-closed, and input is discarded.
@@ -172,29 +168,23 @@ impl HttpConn {
         let keep_alive = keep_alive && !self.is_last;
         self.until = Instant::now() + REQUEST_TIMEOUT;
         self.state = ConnState::Writing {
-            reply: response.encode(head_only, keep_alive),
-            written: 0,
+            rest: response.encode(head_only, keep_alive),
             keep_alive,
         };
         self.write();
     }
 
     fn write(&mut self) {
-        let ConnState::Writing {
-            reply,
-            written,
-            keep_alive,
-        } = &mut self.state
-        else {
+        let ConnState::Writing { rest, keep_alive } = &mut self.state else {
             return;
         };
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match rustix::net::send(&self.stream, &reply[*written..], flags) {
-            Ok(more) => *written += more,
+        match rustix::net::send(&self.stream, rest, flags) {
+            Ok(sent) => drop(rest.drain(..sent)),
             Err(Errno::AGAIN | Errno::INTR) => return,
             Err(_) => return self.state = ConnState::Gone,
         }
-        if *written < reply.len() {
+        if !rest.is_empty() {
             return;
         }
         if *keep_alive && self.input.is_empty() {

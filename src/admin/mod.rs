@@ -74,7 +74,6 @@ impl AdminServer {
             stopped,
             asks,
             results,
-            checking: false,
             ends: None,
             errors: Incident::new("HTTP connections can't be accepted"),
         };

@@ -309,23 +309,20 @@ fn address_or_none(text: &str) -> Result<MaybeAddress, String> {
     }
 }
 
-fn number(text: &str) -> Result<usize, String> {
-    text.parse()
-        .map_err(|_| "not a whole number from 0 on".to_string())
+fn number(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "not a whole number from 0 on")
 }
 
-fn positive(text: &str) -> Result<usize, String> {
-    match number(text) {
-        Ok(0) | Err(_) => Err("not a whole number from 1 on".to_string()),
-        Ok(number) => Ok(number),
-    }
+fn positive(text: &str) -> Result<usize, &'static str> {
+    let number = number(text).ok().filter(|number| *number > 0);
+    number.ok_or("not a whole number from 1 on")
 }
 
-fn heartbeat(text: &str) -> Result<Duration, String> {
+fn heartbeat(text: &str) -> Result<Duration, &'static str> {
     let (shortest, longest) = (Duration::from_millis(50), Duration::from_mins(1));
     match duration(text)? {
         heartbeat if (shortest..=longest).contains(&heartbeat) => Ok(heartbeat),
-        _ => Err("not between 50ms and 1m".to_string()),
+        _ => Err("not between 50ms and 1m"),
     }
 }
 

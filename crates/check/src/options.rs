@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, Styles, TypedValueParser as _};
 use clap::{ArgAction, Parser};
 use shared::args::{self, ParsedArgs, message};
+use shared::dial::AddressFamily;
 use uuid::Uuid;
 
 use crate::range::{self, Range};
@@ -45,13 +46,8 @@ pub struct Options {
     )]
     pub port: u16,
 
-    /// Only over IPv4
-    #[arg(short = '4', long, conflicts_with = "use_ipv6")]
-    pub use_ipv4: bool,
-
-    /// Only over IPv6
-    #[arg(short = '6', long)]
-    pub use_ipv6: bool,
+    #[command(flatten)]
+    pub family: AddressFamily,
 
     /// Response time, in seconds, that is a WARNING
     #[arg(short, long, value_name = "RANGE", allow_hyphen_values = true)]

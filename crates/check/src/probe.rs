@@ -5,9 +5,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use shared::dial::{
-    self, AddressFamily, Attempt, Deadline, Failure, FailureKind, Reply, Server, clients, id,
-};
+use shared::dial::{self, Attempt, Deadline, Failure, FailureKind, Reply, Server, clients, id};
 use shared::text::{quoted, without_errno};
 use uuid::Uuid;
 
@@ -38,8 +36,7 @@ pub fn ask(options: &Options, trace: &mut Trace) -> Result<Answers, Report> {
         host: options.host.clone(),
         port: options.port,
     };
-    let family = AddressFamily::from_flags(options.use_ipv4, options.use_ipv6);
-    let addresses = dial::addresses(&server, family, deadline)?;
+    let addresses = dial::addresses(&server, options.family, deadline)?;
     trace.add(|| format!("addresses: {addresses:?}"));
     let begun = Instant::now();
     let trace = RefCell::new(trace);

@@ -86,27 +86,25 @@ pub fn wrong_variable(command: &clap::Command, error: &clap::Error) -> Option<St
 }
 
 /// Parses a duration with its unit.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
     let duration = text
         .parse::<SignedDuration>()
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok());
     match duration {
-        Some(duration) if duration > LONGEST_DURATION => {
-            Err("longer than a year, 8760h".to_string())
-        }
+        Some(duration) if duration > LONGEST_DURATION => Err("longer than a year, 8760h"),
         Some(duration) if !duration.is_zero() && duration < SHORTEST_DURATION => {
-            Err("shorter than a millisecond, 1ms".to_string())
+            Err("shorter than a millisecond, 1ms")
         }
         Some(duration) => Ok(duration),
-        None => Err("not a duration with its unit, such as 500ms, 10s, 5m or 1h".to_string()),
+        None => Err("not a duration with its unit, such as 500ms, 10s, 5m or 1h"),
     }
 }
 
 /// Parses a duration with its unit that is more than zero.
-pub fn positive_duration(text: &str) -> Result<Duration, String> {
+pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
     match duration(text)? {
-        Duration::ZERO => Err("must be more than zero, such as 10s".to_string()),
+        Duration::ZERO => Err("must be more than zero, such as 10s"),
         duration => Ok(duration),
     }
 }

@@ -120,13 +120,17 @@ impl Errors {
 
     /// Counts a wrong reply.
     pub fn record_wrong(&mut self, quoted: String) {
-        *self.counts.entry(WRONG).or_default() += 1;
+        self.record(WRONG, 1);
         self.first_wrong.get_or_insert(quoted);
     }
 
     /// Counts requests that were due, and never sent.
     pub fn record_unsent(&mut self, count: u64) {
-        *self.counts.entry(UNSENT).or_default() += count;
+        self.record(UNSENT, count);
+    }
+
+    fn record(&mut self, kind: &'static str, count: u64) {
+        *self.counts.entry(kind).or_default() += count;
     }
 
     /// Counts an error reply.
@@ -143,13 +147,13 @@ impl Errors {
             Error::Refused { word, .. } => return self.record_reply(word),
             Error::Wrong(quoted) => return self.record_wrong(quoted),
         };
-        *self.counts.entry(kind).or_default() += 1;
+        self.record(kind, 1);
     }
 
     fn add(&mut self, other: Errors) {
         self.first_wrong = self.first_wrong.take().or(other.first_wrong);
         for (kind, count) in other.counts {
-            *self.counts.entry(kind).or_default() += count;
+            self.record(kind, count);
         }
         for (word, count) in other.replies {
             *self.replies.entry(word).or_default() += count;

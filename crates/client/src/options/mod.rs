@@ -88,13 +88,8 @@ pub struct Options {
     )]
     pub timeout: Duration,
 
-    /// Only over IPv4
-    #[arg(short = '4', long, global = true, conflicts_with = "use_ipv6")]
-    pub use_ipv4: bool,
-
-    /// Only over IPv6
-    #[arg(short = '6', long, global = true)]
-    pub use_ipv6: bool,
+    #[command(flatten)]
+    family: AddressFamily,
 
     /// Prints JSON, one object a line
     #[arg(long, global = true)]
@@ -182,8 +177,7 @@ fn number_up_to(most: u32, text: &str) -> Result<u32, String> {
 impl Options {
     /// Returns the route to the server.
     pub fn route(&self) -> Route {
-        let family = AddressFamily::from_flags(self.use_ipv4, self.use_ipv6);
-        Route::new(self.server.clone(), family)
+        Route::new(self.server.clone(), self.family)
     }
 
     /// Parses the options in `arguments`, whose first is the program's name, and in the
@@ -215,18 +209,12 @@ impl Options {
         if let Some(to) = to {
             options.server = to.clone();
         } else if is_default("server") {
-            set_from(
-                "BLOCKCHAIN_TCP_SERVER",
-                Server::from_str,
-                &mut options.server,
-            )?;
+            let server = &mut options.server;
+            set_from("BLOCKCHAIN_TCP_SERVER", Server::from_str, server)?;
         }
         if is_default("timeout") {
-            set_from(
-                "BLOCKCHAIN_TCP_TIMEOUT",
-                positive_duration,
-                &mut options.timeout,
-            )?;
+            let timeout = &mut options.timeout;
+            set_from("BLOCKCHAIN_TCP_TIMEOUT", positive_duration, timeout)?;
         }
         Ok((options, task))
     }
@@ -235,17 +223,14 @@ impl Options {
 /// Sets an option from an environment variable, unless that is not set or empty.
 fn set_from<T>(
     variable: &str,
-    parse: impl Fn(&str) -> Result<T, String>,
+    parse: impl Fn(&str) -> Result<T, &'static str>,
     option: &mut T,
 ) -> Result<(), Failure> {
     let value = env::var_os(variable).unwrap_or_default();
     if value.is_empty() {
         return Ok(());
     }
-    let parsed = value
-        .to_str()
-        .ok_or("not UTF-8".to_string())
-        .and_then(parse);
+    let parsed = value.to_str().ok_or("not UTF-8").and_then(parse);
     *option = parsed.map_err(|error| {
         let text = escape(&value.to_string_lossy(), char::is_control);
         Failure::usage(format!("invalid value '{text}' for {variable}: {error}"))
