@@ -115,24 +115,24 @@ impl Identity {
     }
 }
 
-/// Returns the id in this file; `None` without a file.
+/// Returns the id in this file; `None` without a file. Does not read, and does not replace,
+/// anything but a regular file.
 fn stored(path: &Path) -> Result<Option<Uuid>, Error> {
-    let parsed = read(path)?.map(|content| server_id(content.trim_ascii()));
-    parsed.transpose().map_err(|problem| damaged(path, problem))
-}
-
-/// Reads the file; `None` if there is none. Does not block on, and does not replace, anything but a
-/// regular file.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let failed = |source| failed("read the server's id from", path)(source);
-    match fs::metadata(path) {
-        Ok(file) if !file.is_file() => Err(damaged(path, "it is not a regular file")),
-        Ok(file) if file.len() >= MAX_ID_SIZE => Err(damaged(path, "it is longer than an id")),
-        Ok(_) => fs::read(path).map(Some).map_err(failed),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-        Err(_) if path.is_symlink() => Err(damaged(path, "it is a symbolic link to nothing")),
-        Err(_) => Ok(None),
-    }
+    let content = match fs::metadata(path) {
+        Ok(file) if !file.is_file() => return Err(damaged(path, "it is not a regular file")),
+        Ok(file) if file.len() >= MAX_ID_SIZE => {
+            return Err(damaged(path, "it is longer than an id"));
+        }
+        Ok(_) => fs::read(path).map_err(failed)?,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Err(_) if path.is_symlink() => {
+            return Err(damaged(path, "it is a symbolic link to nothing"));
+        }
+        Err(_) => return Ok(None),
+    };
+    let id = server_id(content.trim_ascii());
+    id.map(Some).map_err(|problem| damaged(path, problem))
 }
 
 /// Opens and locks `directory`. The lock ends with the process, however the process ends. Tries for

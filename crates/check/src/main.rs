@@ -24,7 +24,8 @@ use trace::Trace;
 fn main() -> ExitCode {
     match Options::parse_from(std::env::args_os()) {
         Ok(ParsedArgs::Run(options)) => check(&options).print(),
-        Ok(ParsedArgs::Print(text)) => report::print_text(&text),
+        // Not a check: the exit status is that of UNKNOWN, as the guidelines say.
+        Ok(ParsedArgs::Print(text)) => report::print(text.trim_end(), Status::Unknown),
         Err(message) => Report::new(Status::Unknown, message).print(),
     }
 }

@@ -89,16 +89,10 @@ impl fmt::Display for Report {
     }
 }
 
-/// Prints text that was asked for instead of a check. The exit status is that of UNKNOWN, as the
-/// guidelines say.
-pub fn print_text(text: &str) -> ExitCode {
-    print(text.trim_end(), Status::Unknown)
-}
-
 /// Prints a line and returns the exit status. The guidelines demand the line: if it is lost, as it
 /// is where standard output is closed, the status is UNKNOWN. A reader that closes the pipe early
 /// wants no line.
-fn print(text: &str, status: Status) -> ExitCode {
+pub fn print(text: &str, status: Status) -> ExitCode {
     let status = match stdio::print(&format!("{text}\n")) {
         // A broken pipe is not an error: the reader has closed it early.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Status::Unknown,

@@ -136,7 +136,7 @@ fn run_load(
     let running: Vec<_> = generators.into_iter().map(run).collect::<Result<_, _>>()?;
     let progress = Progress::new(workload);
     while !running.iter().all(JoinHandle::is_finished) {
-        thread::park_timeout(PROGRESS_INTERVAL);
+        thread::sleep(PROGRESS_INTERVAL);
         progress.show(begin.elapsed(), workload);
     }
     drop(progress);
@@ -155,18 +155,12 @@ fn shares(clients: u64, threads: u64) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// Starts a thread, whose end wakes this one.
+/// Starts a thread of the load.
 fn start<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, load::Error> + Send + 'static,
 ) -> Result<JoinHandle<Result<T, load::Error>>, load::Error> {
-    let parent = thread::current();
     let thread = thread::Builder::new().name("load".to_string());
-    let started = thread.spawn(move || {
-        let done = work();
-        parent.unpark();
-        done
-    });
-    started.map_err(load::Error::System)
+    thread.spawn(work).map_err(load::Error::System)
 }
 
 fn join<T>(thread: JoinHandle<Result<T, load::Error>>) -> Result<T, load::Error> {

@@ -298,10 +298,9 @@ impl Generator {
     /// Waits for events, receives what has arrived, and lets each client with an event send.
     /// Returns the clients that have lost their connection.
     fn poll(&mut self, pause: Duration, sends: Sends) -> Result<Vec<(usize, Error)>, Error> {
-        let pause = if self.workload.spins {
-            Duration::ZERO
-        } else {
-            pause
+        let pause = match self.workload.spins {
+            true => Duration::ZERO,
+            false => pause,
         };
         let limit = Timespec::try_from(pause).unwrap_or_default();
         // epoll_wait(2) counts in milliseconds, which is too coarse for requests that are due.

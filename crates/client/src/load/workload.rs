@@ -104,11 +104,8 @@ impl Workload {
     /// Returns whether this reply to WHO may be right: all clients are counted, unless some have
     /// lost their connection.
     pub(super) fn allows(&self, count: u64) -> bool {
-        let is_whole = match self.is_alone {
-            true => count == self.clients,
-            false => count >= self.clients,
-        };
-        is_whole || self.has_lost.load(Ordering::Relaxed)
+        let has_others = count > self.clients && !self.is_alone;
+        count == self.clients || has_others || self.has_lost.load(Ordering::Relaxed)
     }
 
     /// Notes that a client lost its connection.

@@ -238,17 +238,13 @@ fn set_from<T>(
     Ok(())
 }
 
-/// Returns the whole command line.
+/// Returns the whole command line, which lists options of all tasks below those of a single task.
 fn command() -> Command {
-    requests::added_to(Cli::command()).mut_args(below_its_own)
-}
-
-/// Lists options of all tasks below those of a single task.
-fn below_its_own(argument: Arg) -> Arg {
-    match argument.is_global_set() {
+    let headed = |argument: Arg| match argument.is_global_set() {
         true => argument.help_heading("Options of all tasks"),
         false => argument,
-    }
+    };
+    requests::added_to(Cli::command()).mut_args(headed)
 }
 
 /// Converts an error of clap.
