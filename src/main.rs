@@ -23,11 +23,11 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), Error> {
     match Options::parse_from(std::env::args_os())? {
         ParsedArgs::Print(text) => print(&text),
-        ParsedArgs::Serve(options) if options.check => {
+        ParsedArgs::Run(options) if options.check => {
             daemon::check(&options)?;
             upgrade::version_banner().map_or(Ok(()), |text| print(&text))
         }
-        ParsedArgs::Serve(options) => {
+        ParsedArgs::Run(options) => {
             logging::start(&options.log);
             daemon::run(&options)
         }

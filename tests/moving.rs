@@ -141,7 +141,7 @@ const TAKE: CommandSet = &[CommandSpec {
     execute: |context, request| {
         let mut permits = Vec::new();
         loop {
-            match context.limiter.take(request) {
+            match context.limiter.acquire(request) {
                 Ok(permit) => permits.push(permit),
                 Err(CommandError::ComputeBusy) => ALL_TAKEN.store(true, Ordering::Relaxed),
                 Err(other) => return Err(other),

@@ -175,7 +175,10 @@ fn beside(daemon: &Server, request: Option<&str>, options: &Options) -> Result<[
 
 /// Asks one thing on a connection of its own.
 fn ask(daemon: &Server, request: &str) -> Result<String> {
-    let route = Route::new(daemon.address.to_string().parse()?, AddressFamily::Any);
+    let route = Route::new(
+        daemon.address.to_string().parse()?,
+        AddressFamily::default(),
+    );
     let reply = route.ask(TIMEOUT, |mut connection, deadline| {
         connection.ask(request.as_bytes(), deadline)
     });

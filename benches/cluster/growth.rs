@@ -166,7 +166,7 @@ pub fn measure(counts: &[usize], time: Duration) -> Result<()> {
             "bench",
         ];
         let settings = match Options::parse_from(arguments) {
-            Ok(ParsedArgs::Serve(options)) => Settings::new(&options),
+            Ok(ParsedArgs::Run(options)) => Settings::new(&options),
             Ok(ParsedArgs::Print(text)) => return Err(text.into()),
             Err(error) => Err(error),
         };

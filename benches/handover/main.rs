@@ -110,7 +110,7 @@ fn measure(options: &Options) -> Result<()> {
     let programs: Vec<String> = [PROGRAM.to_string()].into_iter().chain(rival()).collect();
     println!("clients  longest wait, ms: nothing happens (worst)  SIGUSR2 (worst)");
     for &number in clients {
-        Generator::raise_descriptor_limit(programs.len() * number as usize + 64);
+        Generator::raise_descriptor_limit();
         let mut measured = Vec::new();
         for program in &programs {
             measured.push(Measured::start(program, number, options.rate)?);

@@ -109,8 +109,7 @@ fn bench(mut options: Options) -> Result<()> {
     };
     let modes = modes::chosen(&options)?;
     // Also that of the servers, which inherit it.
-    let most = modes.iter().map(|mode| mode.load.workers()).max();
-    Generator::raise_descriptor_limit(most.unwrap_or_default() + 64);
+    Generator::raise_descriptor_limit();
     let (contestants, absent) = contestant::present(&options.contestants)?;
     let mut notes: Vec<String> = absent.into_iter().chain(cores.note()).collect();
     let ticks = Ticks::now()?;

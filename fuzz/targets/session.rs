@@ -6,8 +6,8 @@
 //!
 //! - `i`: the call is interrupted;
 //! - `o`: the reaper requests that the connection is closed, then interrupts;
-//! - `r`, `p`, `f`, `c`: the phase changes to detach, drain-then-detach, drain or abort, then the
-//!   call is interrupted;
+//! - `r`, `p`, `f`, `c`, `q`: the phase changes to detach, drain-then-detach, drain, abort or that
+//!   of the front, then the call is interrupted;
 //! - `b`: the connection breaks;
 //! - `a`: the call would block (EAGAIN), if it is non-blocking.
 #![no_main]
@@ -68,9 +68,9 @@ fuzz_target!(|input: &[u8]| {
         let socket = connection.transport();
         let output = socket.output.borrow();
         match ended {
-            // The next process resumes the session.
-            CloseReason::Released => {
-                assert!(matches!(phase, Phase::Detach | Phase::DrainThenDetach));
+            // A worker or the next process resumes the session.
+            CloseReason::Released | CloseReason::TurnOver => {
+                assert!(matches!(phase, Phase::Detach | Phase::DrainThenDetach | Phase::ServeReady));
                 assert!(connection.client.close_after_write || !connection.client.read_buffer.contains(&b'\n'));
                 // The next process writes the unwritten replies with a call of its own.
                 let all = [&output[..], &connection.client.replies].concat();
@@ -80,6 +80,7 @@ fuzz_target!(|input: &[u8]| {
                 }
                 continue;
             }
+            CloseReason::Deferred => panic!("no request waits for anything"),
             CloseReason::PeerClosed => {
                 assert!(!expected.close_after_write && socket.text.get().is_empty());
                 expected.check(&output);
@@ -148,6 +149,7 @@ impl Plan<'_> {
             b'p' => board.set_phase(Phase::DrainThenDetach),
             b'f' => board.set_phase(Phase::Drain),
             b'c' => board.set_phase(Phase::Abort),
+            b'q' => board.set_phase(Phase::ServeReady),
             b'b' => return Err(Errno::CONNRESET),
             b'a' if !waits => return Err(Errno::AGAIN),
             planned => return Ok(piece(planned, all)),

@@ -1,6 +1,7 @@
 //! Event loop of the admin HTTP server: one thread polls all connections and listeners, and serves
 //! those that are ready.
 
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
 
 use super::http_conn::{ConnState, HttpConn};
 use crate::admin::{Handlers, INTERVAL};
@@ -20,13 +20,10 @@ use shared::text::without_errno;
 
 /// Grace period of a shutdown, in which open requests, and those about to be sent, are still
 /// answered.
-const LAST: Duration = Duration::from_millis(500);
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
 /// Pause after a lack of system resources or a panic.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Reason reported if the health check thread has ended; requests don't wait for it.
-const NO_CHECKER: &str = "the health check thread has ended";
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The event loop and its state.
 pub(super) struct EventLoop {
@@ -39,10 +36,6 @@ pub(super) struct EventLoop {
     pub stopped: Receiver<()>,
     pub asks: Sender<()>,
     pub results: Receiver<Result<(), &'static str>>,
-    /// Whether a check is running.
-    pub checking: bool,
-    /// When to accept again, after an accept failed.
-    pub accept_again: Option<Instant>,
     /// When the shutdown's grace period ends, if a shutdown has begun.
     pub ends: Option<Instant>,
     pub errors: Incident,
@@ -53,7 +46,7 @@ impl EventLoop {
         // The panic hook logs a panic. The open connections are closed, and the loop goes on.
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.conns.clear();
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(RETRY_PAUSE);
         }
     }
 
@@ -67,21 +60,22 @@ impl EventLoop {
                 self.errors.resolve(false);
                 sample = now + INTERVAL;
             }
-            let ready = self.wait(sample);
+            let mut ready = self.wait(sample).into_iter();
             // Nothing is ever sent: the channel is empty or disconnected.
             if self.stopped.try_recv() == Err(TryRecvError::Disconnected) {
-                self.ends.get_or_insert_with(|| Instant::now() + LAST);
+                self.ends
+                    .get_or_insert_with(|| Instant::now() + SHUTDOWN_GRACE);
             }
             self.take_results();
-            for (index, conn) in self.conns.iter_mut().enumerate() {
-                if ready.conns.get(index) == Some(&true) {
+            for (conn, is_ready) in self.conns.iter_mut().zip(&mut ready) {
+                if is_ready {
                     conn.advance(&mut self.handlers);
                 }
             }
             self.expire();
             self.conns
                 .retain(|conn| !matches!(conn.state, ConnState::Gone));
-            for index in ready.listeners {
+            for (index, _) in ready.enumerate().filter(|(_, is_ready)| *is_ready) {
                 self.accept(index);
             }
             self.ask_for_check();
@@ -103,21 +97,18 @@ impl EventLoop {
         conns.all(|conn| conn.is_idle() || matches!(conn.state, ConnState::Lingering))
     }
 
-    /// Waits for events or the next deadline, and returns what is ready.
-    fn wait(&mut self, sample: Instant) -> Ready {
+    /// Waits for events or the next deadline. Returns for each connection, and then for each
+    /// listener, whether it is ready.
+    fn wait(&mut self, sample: Instant) -> Vec<bool> {
         let mut next = sample;
         let mut polled = vec![PollFd::new(&*self.wake, PollFlags::IN)];
         for conn in &self.conns {
             next = next.min(conn.until);
             polled.push(PollFd::new(&conn.stream, conn.state.events()));
         }
-        let again = self.accept_again.filter(|again| Instant::now() < *again);
-        next = [self.ends, again]
-            .into_iter()
-            .flatten()
-            .fold(next, Instant::min);
+        next = self.ends.map_or(next, |ends| next.min(ends));
         // During a shutdown, new connections are left to the next owner of the listeners.
-        if self.ends.is_none() && again.is_none() {
+        if self.ends.is_none() {
             for listener in &self.listeners {
                 polled.push(PollFd::new(&listener.socket, PollFlags::IN));
             }
@@ -125,41 +116,38 @@ impl EventLoop {
         match poll_until(&mut polled, next) {
             Ok(_) => {}
             // A signal interrupted the wait.
-            Err(Errno::INTR) => return Ready::default(),
+            Err(Errno::INTR) => return Vec::new(),
             Err(error) => {
                 drop(polled);
                 // poll(2) fails if there are more descriptors than RLIMIT_NOFILE, which may have
                 // been lowered: drop half of the connections.
                 self.errors.record(&without_errno(&error.into()));
                 self.conns.truncate(self.conns.len() / 2);
-                std::thread::sleep(PAUSE);
-                return Ready::default();
+                std::thread::sleep(RETRY_PAUSE);
+                return Vec::new();
             }
         }
-        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let mut ready = polled.iter().map(is_ready);
-        if ready.next() == Some(true) {
+        let ready = polled.iter().map(|fd| !fd.revents().is_empty());
+        let mut ready: Vec<bool> = ready.collect();
+        if ready.remove(0) {
             self.wake.clear();
         }
-        let conns = ready.by_ref().take(self.conns.len()).collect();
-        let listeners = ready.enumerate().filter(|(_, ready)| *ready);
-        let listeners = listeners.map(|(index, _)| index).collect();
-        Ready { conns, listeners }
+        ready
     }
 
     fn accept(&mut self, index: usize) {
-        self.accept_again = None;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match accept_with(&self.listeners[index].socket, flags) {
-            Ok(socket) => {
+        match self.listeners[index].socket.accept() {
+            Ok((stream, _)) => {
                 self.make_room();
-                self.conns.push(HttpConn::new(socket.into()));
+                self.conns.push(HttpConn::new(stream));
             }
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-            Err(error) => {
-                self.errors.record(&without_errno(&error.into()));
-                self.accept_again = Some(Instant::now() + PAUSE);
-            }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::ConnectionAborted => {}
+                _ => {
+                    self.errors.record(&without_errno(&error));
+                    std::thread::sleep(RETRY_PAUSE);
+                }
+            },
         }
     }
 
@@ -176,45 +164,24 @@ impl EventLoop {
         }
     }
 
-    /// Starts a health check if a request waits for one and none is running.
+    /// Requests a health check if a connection waits for one.
     fn ask_for_check(&mut self) {
-        if self.checking {
-            return;
-        }
-        for conn in &mut self.conns {
-            if let ConnState::AwaitingCheck { begun, .. } = &mut conn.state {
-                *begun = true;
-                self.checking = true;
-            }
-        }
-        if self.checking && self.asks.try_send(()).is_err() {
-            self.checking = false;
-            self.answer_checked(Err(NO_CHECKER));
+        let mut conns = self.conns.iter();
+        let waits = |conn: &HttpConn| matches!(conn.state, ConnState::AwaitingCheck(_));
+        if conns.any(waits) {
+            // It fails if a check is requested already. If the health check thread has ended by a
+            // panic, the requests time out.
+            let _ = self.asks.try_send(());
         }
     }
 
+    /// Answers the requests that wait for the health check, if it has ended.
     fn take_results(&mut self) {
-        match self.results.try_recv() {
-            Ok(result) => {
-                self.checking = false;
-                self.answer_checked(result);
-            }
-            Err(TryRecvError::Disconnected) if self.checking => {
-                self.checking = false;
-                self.answer_checked(Err(NO_CHECKER));
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Answers the requests that wait for the check that has ended.
-    fn answer_checked(&mut self, result: Result<(), &'static str>) {
+        let Ok(result) = self.results.try_recv() else {
+            return;
+        };
         for conn in &mut self.conns {
-            if let ConnState::AwaitingCheck {
-                request,
-                begun: true,
-            } = &conn.state
-            {
+            if let ConnState::AwaitingCheck(request) = &conn.state {
                 let (head_only, keep_alive) = (request.head_only, request.keep_alive);
                 let response = self.handlers.checked(request, result);
                 conn.reply(&mut self.handlers, &response, head_only, keep_alive);
@@ -238,13 +205,4 @@ impl EventLoop {
             }
         }
     }
-}
-
-/// What is ready.
-#[derive(Default)]
-struct Ready {
-    /// For each polled connection, whether it is ready.
-    conns: Vec<bool>,
-    /// Indices of the listeners that have a connection to accept.
-    listeners: Vec<usize>,
 }

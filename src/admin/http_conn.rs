@@ -7,8 +7,8 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::CHECK;
-use crate::admin::{Answer, Handlers};
+use super::CHECK_TIMEOUT;
+use crate::admin::Handlers;
 use crate::protocol::http::{self, ParseResult, Request, Response};
 
 /// Timeout for a request to arrive completely, and for a response to be received.
@@ -40,14 +40,10 @@ pub(super) struct HttpConn {
 pub(super) enum ConnState {
     /// Waits for a request, or for the rest of one.
     Reading,
-    /// The request waits for a health check, for the next one unless `begun`.
-    AwaitingCheck { request: Request, begun: bool },
-    /// Writes a response, of which `written` bytes are sent.
-    Writing {
-        reply: Vec<u8>,
-        written: usize,
-        keep_alive: bool,
-    },
+    /// The request waits for the health check.
+    AwaitingCheck(Request),
+    /// Writes the rest of a response.
+    Writing { rest: Vec<u8>, keep_alive: bool },
     /// The response is sent, and the buffer holds the beginning of another request (pipelining).
     Continuing,
     /// Lingering close: half-closed, and input is discarded.
@@ -64,7 +60,7 @@ impl ConnState {
             // turn.
             ConnState::Writing { .. } | ConnState::Continuing => PollFlags::OUT,
             // POLLHUP and POLLERR, which are always reported, are enough.
-            ConnState::AwaitingCheck { .. } | ConnState::Gone => PollFlags::empty(),
+            ConnState::AwaitingCheck(_) | ConnState::Gone => PollFlags::empty(),
         }
     }
 }
@@ -96,29 +92,37 @@ impl HttpConn {
                 self.state = ConnState::Reading;
                 self.parse(handlers);
             }
-            ConnState::Lingering => self.discard(),
+            // Input is discarded, so that the client receives the response and not a reset.
+            ConnState::Lingering => drop(self.receive(&mut [0; READ_CHUNK])),
             // The peer has gone: only that was polled for.
-            ConnState::AwaitingCheck { .. } => self.state = ConnState::Gone,
+            ConnState::AwaitingCheck(_) => self.state = ConnState::Gone,
             ConnState::Gone => {}
         }
     }
 
     fn read(&mut self, handlers: &mut Handlers) {
         let mut chunk = [0; READ_CHUNK];
-        match rustix::net::recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => self.state = ConnState::Gone,
-            Ok((read, _)) => {
-                let begins = self.input.is_empty();
-                self.input.extend_from_slice(&chunk[..read]);
-                self.skip_blank();
-                if begins && !self.input.is_empty() {
-                    self.until = Instant::now() + REQUEST_TIMEOUT;
-                }
-                self.parse(handlers);
-            }
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.state = ConnState::Gone,
+        let read = self.receive(&mut chunk);
+        if read == 0 {
+            return;
         }
+        let begins = self.input.is_empty();
+        self.input.extend_from_slice(&chunk[..read]);
+        self.skip_blank();
+        if begins && !self.input.is_empty() {
+            self.until = Instant::now() + REQUEST_TIMEOUT;
+        }
+        self.parse(handlers);
+    }
+
+    /// Receives what has arrived, and returns its length. Notes whether the peer has gone.
+    fn receive(&mut self, chunk: &mut [u8]) -> usize {
+        match rustix::net::recv(&self.stream, chunk, RecvFlags::DONTWAIT) {
+            Ok((read, _)) if read > 0 => return read,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(_) | Err(_) => self.state = ConnState::Gone,
+        }
+        0
     }
 
     /// Skips empty lines before a request (RFC 9112, section 2.2).
@@ -139,14 +143,13 @@ impl HttpConn {
                 self.input.drain(..length);
                 self.skip_blank();
                 match handlers.answer(&request) {
-                    Answer::Now(response) => {
+                    Some(response) => {
                         self.reply(handlers, &response, request.head_only, request.keep_alive);
                     }
-                    Answer::AfterCheck => {
-                        // Time for a running check, the next one, and the response.
-                        self.until = Instant::now() + CHECK * 2 + REQUEST_TIMEOUT;
-                        let begun = false;
-                        self.state = ConnState::AwaitingCheck { request, begun };
+                    None => {
+                        // Time for the check, and for the response.
+                        self.until = Instant::now() + CHECK_TIMEOUT + REQUEST_TIMEOUT;
+                        self.state = ConnState::AwaitingCheck(request);
                     }
                 }
             }
@@ -165,29 +168,23 @@ impl HttpConn {
         let keep_alive = keep_alive && !self.is_last;
         self.until = Instant::now() + REQUEST_TIMEOUT;
         self.state = ConnState::Writing {
-            reply: response.encode(head_only, keep_alive),
-            written: 0,
+            rest: response.encode(head_only, keep_alive),
             keep_alive,
         };
         self.write();
     }
 
     fn write(&mut self) {
-        let ConnState::Writing {
-            reply,
-            written,
-            keep_alive,
-        } = &mut self.state
-        else {
+        let ConnState::Writing { rest, keep_alive } = &mut self.state else {
             return;
         };
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match rustix::net::send(&self.stream, &reply[*written..], flags) {
-            Ok(more) => *written += more,
+        match rustix::net::send(&self.stream, rest, flags) {
+            Ok(sent) => drop(rest.drain(..sent)),
             Err(Errno::AGAIN | Errno::INTR) => return,
             Err(_) => return self.state = ConnState::Gone,
         }
-        if *written < reply.len() {
+        if !rest.is_empty() {
             return;
         }
         if *keep_alive && self.input.is_empty() {
@@ -203,16 +200,6 @@ impl HttpConn {
             self.input = Vec::new();
             self.until = Instant::now() + LINGER_TIMEOUT;
             self.state = ConnState::Lingering;
-        }
-    }
-
-    /// Discards input, so that the client receives the response and not a reset.
-    fn discard(&mut self) {
-        let mut chunk = [0; READ_CHUNK];
-        match rustix::net::recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => self.state = ConnState::Gone,
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.state = ConnState::Gone,
         }
     }
 }

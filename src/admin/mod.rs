@@ -19,7 +19,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use self::event_loop::EventLoop;
-pub use self::handlers::{Answer, Context, Draining, Handlers, INTERVAL};
+pub use self::handlers::{Context, Draining, Handlers, INTERVAL};
 use crate::error::Error;
 use crate::log_throttle::Incident;
 use crate::server::health::Health;
@@ -28,7 +28,7 @@ use crate::thread;
 use crate::waker::Waker;
 
 /// Time after which a health check reports a thread that has not moved.
-const CHECK: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running admin HTTP server.
 pub struct AdminServer {
@@ -74,8 +74,6 @@ impl AdminServer {
             stopped,
             asks,
             results,
-            checking: false,
-            accept_again: None,
             ends: None,
             errors: Incident::new("HTTP connections can't be accepted"),
         };
@@ -132,7 +130,7 @@ fn check(
     wake: &Waker,
 ) {
     while asked.recv().is_ok() {
-        if result.send(health.check(CHECK)).is_err() {
+        if result.send(health.check(CHECK_TIMEOUT)).is_err() {
             return;
         }
         wake.wake();

@@ -271,7 +271,7 @@ mod tests {
         let cluster = ["blockchain-tcpd", "--cluster", cluster];
         let arguments = cluster.into_iter().chain(["--advertise", "192.0.2.1:4280"]);
         match Options::parse_from(arguments)? {
-            ParsedArgs::Serve(options) => Settings::new(&options).map(Option::unwrap),
+            ParsedArgs::Run(options) => Settings::new(&options).map(Option::unwrap),
             ParsedArgs::Print(text) => panic!("{text}"),
         }
     }

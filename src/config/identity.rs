@@ -1,13 +1,13 @@
 //! Server id: a UUID in the state directory, so that it survives a restart.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use log::info;
-use rustix::fs::{Access, FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 use uuid::Uuid;
 
@@ -16,13 +16,13 @@ use shared::args::server_id;
 use shared::text::without_errno;
 
 /// File in the state directory that holds the id: the UUID's 36 characters and an LF.
-pub const FILE: &str = "server-id";
+pub const ID_FILE: &str = "server-id";
 
 /// Size in bytes that a file with an id never reaches.
-const MAX_SIZE: u64 = 128;
+const MAX_ID_SIZE: u64 = 128;
 
 /// Temporary file for a new id. One that a crash has left is replaced.
-const TEMPORARY: &str = "server-id.new";
+const TEMPORARY_ID_FILE: &str = "server-id.new";
 
 /// Time for which a locked state directory is tried again.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -87,7 +87,7 @@ impl Identity {
             Ok(_) | Err(Error::StateInUse(_)) => {}
             Err(error) => return Err(error),
         }
-        let path = directory.join(FILE);
+        let path = directory.join(ID_FILE);
         if !given && stored(&path)?.is_none() {
             rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)
                 .map_err(|error| failed("write the server's id to", &path)(error.into()))?;
@@ -98,7 +98,7 @@ impl Identity {
     /// Reads the id in `directory`, or creates one there. Locks the directory for this process.
     pub fn in_directory(directory: &Path) -> Result<Self, Error> {
         let lock = lock(directory)?;
-        let path = directory.join(FILE);
+        let path = directory.join(ID_FILE);
         let (id, origin) = match stored(&path)? {
             Some(id) => (id, Origin::Stored(path)),
             None => {
@@ -115,45 +115,24 @@ impl Identity {
     }
 }
 
-/// Returns the id in this file; `None` without a file.
+/// Returns the id in this file; `None` without a file. Does not read, and does not replace,
+/// anything but a regular file.
 fn stored(path: &Path) -> Result<Option<Uuid>, Error> {
-    let parsed = read(path)?.map(|content| server_id(content.trim_ascii()));
-    parsed.transpose().map_err(|problem| damaged(path, problem))
-}
-
-/// Reads the file; `None` if there is none. Does not block on, and does not replace, anything but a
-/// regular file.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let failed = |source| failed("read the server's id from", path)(source);
-    let opened = File::options()
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits() as i32)
-        .open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return match fs::symlink_metadata(path) {
-                Ok(_) => Err(damaged(path, "it is a symbolic link to nothing")),
-                Err(_) => Ok(None),
-            };
+    let content = match fs::metadata(path) {
+        Ok(file) if !file.is_file() => return Err(damaged(path, "it is not a regular file")),
+        Ok(file) if file.len() >= MAX_ID_SIZE => {
+            return Err(damaged(path, "it is longer than an id"));
         }
-        // A socket (open(2)).
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
-            return Err(damaged(path, "it is not a regular file"));
+        Ok(_) => fs::read(path).map_err(failed)?,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Err(_) if path.is_symlink() => {
+            return Err(damaged(path, "it is a symbolic link to nothing"));
         }
-        Err(error) => return Err(failed(error)),
+        Err(_) => return Ok(None),
     };
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(damaged(path, "it is not a regular file"));
-    }
-    let mut content = Vec::new();
-    file.take(MAX_SIZE)
-        .read_to_end(&mut content)
-        .map_err(failed)?;
-    if content.len() as u64 == MAX_SIZE {
-        return Err(damaged(path, "it is longer than an id"));
-    }
-    Ok(Some(content))
+    let id = server_id(content.trim_ascii());
+    id.map(Some).map_err(|problem| damaged(path, problem))
 }
 
 /// Opens and locks `directory`. The lock ends with the process, however the process ends. Tries for
@@ -193,7 +172,7 @@ fn try_lock(directory: &Path) -> Result<File, Error> {
 
 /// Writes the file atomically: to a temporary file first, then synced, then renamed.
 fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
-    let (temporary, path) = (directory.join(TEMPORARY), directory.join(FILE));
+    let (temporary, path) = (directory.join(TEMPORARY_ID_FILE), directory.join(ID_FILE));
     // Remove what a crash has left, and never follow a link in its place.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
@@ -215,14 +194,8 @@ fn create(directory: &Path, handle: &File, id: Uuid) -> Result<(), Error> {
         let _ = file.set_permissions(Permissions::from_mode(mode | 0o600));
         writeln!(file, "{}", id.hyphenated())?;
         sync(&file)?;
-        match rustix::fs::renameat_with(handle, TEMPORARY, handle, FILE, RenameFlags::NOREPLACE) {
-            // Some file systems lack this (renameat2(2)), and some sandboxes forbid it; the lock
-            // keeps other servers away.
-            Err(error) if error != Errno::EXIST => {
-                rustix::fs::renameat(handle, TEMPORARY, handle, FILE)
-            }
-            renamed => renamed,
-        }?;
+        // The lock keeps other servers away.
+        fs::rename(&temporary, &path)?;
         sync(handle)
     })();
     if written.is_err() {

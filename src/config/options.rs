@@ -8,7 +8,6 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::builder::Styles;
-use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser};
 use uuid::Uuid;
@@ -18,6 +17,7 @@ use crate::error::Error;
 use crate::handover::state;
 use crate::logging;
 use crate::protocol::{PROTOCOLS, Protocol};
+pub use shared::args::ParsedArgs;
 use shared::args::{self, duration, positive_duration, unreadable, wrong_variable};
 use shared::command::CommandSets;
 
@@ -133,7 +133,7 @@ pub struct Options {
     pub state_directory: Option<PathBuf>,
 
     /// Id of this server [default: the one in the state directory]
-    #[arg(long, value_name = "UUID", value_parser = server_id)]
+    #[arg(long, value_name = "UUID", value_parser = |text: &str| args::server_id(text.as_bytes()))]
     pub server_id: Option<Uuid>,
 
     /// Log filter: off, error, warn, info, debug or trace, also for parts of the program, separated
@@ -192,24 +192,16 @@ pub struct Listen {
     pub address: SocketAddr,
 }
 
-/// Action that the command line asks for.
-pub enum ParsedArgs {
-    /// Serving.
-    Serve(Box<Options>),
-    /// Printing this text: `--help`, `--version`.
-    Print(String),
-}
-
 impl Options {
     /// Returns the settings in `arguments`, of which the first is the program's name, and in the
     /// environment.
     pub fn parse_from<A: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = A>,
-    ) -> Result<ParsedArgs, Error> {
+    ) -> Result<ParsedArgs<Options>, Error> {
         let command = Options::command().mut_args(with_variable);
         let mut matches = match command.clone().try_get_matches_from(arguments) {
             Ok(matches) => matches,
-            Err(error) => return explain(&command, &error),
+            Err(error) => return ParsedArgs::requested(error, |error| explain(&command, &error)),
         };
         let source = |name: &str| matches.value_source(name);
         let from_variable =
@@ -229,7 +221,7 @@ impl Options {
         options.http_by_default = http_by_default;
         options.unknown_variables = unknown_variables(&command);
         options.state_directory = options.state_directory.or_else(systemd_state_directory);
-        Ok(ParsedArgs::Serve(Box::new(options)))
+        Ok(ParsedArgs::Run(options))
     }
 }
 
@@ -273,19 +265,12 @@ fn systemd_state_directory() -> Option<PathBuf> {
     (!first.as_os_str().is_empty()).then_some(first)
 }
 
-/// Turns an error of clap into a requested text, or into an error that names the variable if the
-/// value comes from one.
-fn explain(command: &clap::Command, error: &clap::Error) -> Result<ParsedArgs, Error> {
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    ) {
-        return Ok(ParsedArgs::Print(error.to_string()));
-    }
+/// Converts an error of clap. The result names the variable if the value comes from one.
+fn explain(command: &clap::Command, error: &clap::Error) -> Error {
     let unreadable = command.get_arguments().find_map(unreadable);
     match unreadable.or_else(|| wrong_variable(command, error)) {
-        Some(problem) => Err(Error::Configuration(problem)),
-        None => Err(Error::Usage(args::message(error))),
+        Some(problem) => Error::Configuration(problem),
+        None => Error::Usage(args::message(error)),
     }
 }
 
@@ -334,28 +319,21 @@ fn address_or_none(text: &str) -> Result<MaybeAddress, String> {
     }
 }
 
-fn number(text: &str) -> Result<usize, String> {
-    text.parse()
-        .map_err(|_| "not a whole number from 0 on".to_string())
+fn number(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "not a whole number from 0 on")
 }
 
-fn positive(text: &str) -> Result<usize, String> {
-    match number(text) {
-        Ok(0) | Err(_) => Err("not a whole number from 1 on".to_string()),
-        Ok(number) => Ok(number),
-    }
+fn positive(text: &str) -> Result<usize, &'static str> {
+    let number = number(text).ok().filter(|number| *number > 0);
+    number.ok_or("not a whole number from 1 on")
 }
 
-fn heartbeat(text: &str) -> Result<Duration, String> {
+fn heartbeat(text: &str) -> Result<Duration, &'static str> {
     let (shortest, longest) = (Duration::from_millis(50), Duration::from_mins(1));
     match duration(text)? {
         heartbeat if (shortest..=longest).contains(&heartbeat) => Ok(heartbeat),
-        _ => Err("not between 50ms and 1m".to_string()),
+        _ => Err("not between 50ms and 1m"),
     }
-}
-
-fn server_id(text: &str) -> Result<Uuid, String> {
-    args::server_id(text.as_bytes()).map_err(str::to_string)
 }
 
 #[cfg(test)]

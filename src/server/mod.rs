@@ -449,7 +449,7 @@ impl Server {
         let mut connections = Vec::with_capacity(self.clients());
         loop {
             // The next process computes what still waits, however much it is.
-            if begun.elapsed() >= ComputeLimiter::PATIENCE {
+            if begun.elapsed() >= ComputeLimiter::MAX_WAIT {
                 self.limiter.close();
             }
             connections.extend(self.released.try_iter());

@@ -31,7 +31,7 @@ const TAKE: CommandSet = &[own_command(
     "TAKE",
     CommandClass::Compute,
     |context, request| {
-        while let Ok(permit) = context.limiter.take(request) {
+        while let Ok(permit) = context.limiter.acquire(request) {
             TAKEN.lock().unwrap().push(permit);
         }
         Ok(Value::from("TAKEN"))

@@ -145,7 +145,7 @@ pub const fn own_command(
 pub fn local_server(arguments: &[&str], commands: &'static [CommandSet]) -> Server {
     let program = ["blockchain-tcpd", "--listen", "127.0.0.1:0"];
     let arguments = program.iter().chain(arguments);
-    let ParsedArgs::Serve(options) = Options::parse_from(arguments).expect("good settings") else {
+    let ParsedArgs::Run(options) = Options::parse_from(arguments).expect("good settings") else {
         panic!("nothing to serve");
     };
     let setup = Setup {

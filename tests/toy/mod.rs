@@ -21,7 +21,7 @@ use crate::support::{Client, PATIENCE};
 fn start(arguments: &[&str], inherited: InheritedState) -> Server {
     let program = ["blockchain-tcpd", "--listen", "127.0.0.1:0,127.0.0.1:0"];
     let parsed = Options::parse_from(program.iter().chain(arguments)).expect("good settings");
-    let ParsedArgs::Serve(mut options) = parsed else {
+    let ParsedArgs::Run(mut options) = parsed else {
         panic!("it serves");
     };
     options.listen[1].protocol = WITH_TOY.find("toy").expect("it is registered");

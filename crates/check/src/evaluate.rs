@@ -17,27 +17,33 @@ pub fn report(options: &Options, answers: &Answers) -> Report {
     let id_status = other.map_or(Status::Ok, |_| Status::Critical);
     let plural = if answers.clients == 1 { "" } else { "s" };
     let expected = other.map_or(String::new(), |id| format!(" (critical: not {id})"));
+    let from = match options.verbose {
+        0 => String::new(),
+        _ => format!(", from {}", answers.address),
+    };
     let text = format!(
-        "{} client{plural}{clients_reason}, {time:.3} s{time_reason}, id {}{expected}",
+        "{} client{plural}{clients_reason}, {time:.3} s{time_reason}, id {}{expected}{from}",
         answers.clients, answers.id,
     );
-    let figures = format!(
+    let performance = format!(
         "time={time:.6}s;{};{};0;{} clients={};{};{};1",
-        shown(&options.warning),
-        shown(&options.critical),
+        threshold(&options.warning),
+        threshold(&options.critical),
         options.timeout.as_secs_f64(),
         answers.clients,
-        shown(warning),
-        shown(critical),
+        threshold(warning),
+        threshold(critical),
     );
-    let mut report = Report::new(id_status.max(time_status).max(clients_status), text);
-    report.figures = Some(figures);
-    report.address = Some(answers.address);
-    report
+    Report {
+        status: id_status.max(time_status).max(clients_status),
+        text,
+        performance: Some(performance),
+        trace: Vec::new(),
+    }
 }
 
 /// Formats a threshold for the performance data: empty if there is none.
-fn shown(range: &Option<Range>) -> String {
+fn threshold(range: &Option<Range>) -> String {
     range.as_ref().map(Range::to_string).unwrap_or_default()
 }
 

@@ -16,23 +16,26 @@ mod trace;
 
 use std::process::ExitCode;
 
-use options::{Options, ParsedArgs};
+use options::Options;
 use report::{Report, Status};
+use shared::args::ParsedArgs;
 use trace::Trace;
 
 fn main() -> ExitCode {
     match Options::parse_from(std::env::args_os()) {
-        ParsedArgs::Check(options) => check(&options).print(),
-        ParsedArgs::Print(text) => report::print_text(&text),
-        ParsedArgs::Error(message) => Report::new(Status::Unknown, message).print(),
+        Ok(ParsedArgs::Run(options)) => check(&options).print(),
+        // Not a check: the exit status is that of UNKNOWN, as the guidelines say.
+        Ok(ParsedArgs::Print(text)) => report::print(text.trim_end(), Status::Unknown),
+        Err(message) => Report::new(Status::Unknown, message).print(),
     }
 }
 
 fn check(options: &Options) -> Report {
     let mut trace = Trace::new(options.verbose);
-    let report = match probe::ask(options, &mut trace) {
+    let mut report = match probe::ask(options, &mut trace) {
         Ok(answers) => evaluate::report(options, &answers),
         Err(report) => report,
     };
-    report.with_trace(trace)
+    report.trace = trace.into_lines();
+    report
 }

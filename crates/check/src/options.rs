@@ -4,10 +4,9 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, Styles, TypedValueParser as _};
-use clap::error::ErrorKind;
 use clap::{ArgAction, Parser};
-use shared::args;
-use shared::args::message;
+use shared::args::{self, ParsedArgs, message};
+use shared::dial::AddressFamily;
 use uuid::Uuid;
 
 use crate::range::{self, Range};
@@ -47,13 +46,8 @@ pub struct Options {
     )]
     pub port: u16,
 
-    /// Only over IPv4
-    #[arg(short = '4', long, conflicts_with = "use_ipv6")]
-    pub use_ipv4: bool,
-
-    /// Only over IPv6
-    #[arg(short = '6', long)]
-    pub use_ipv6: bool,
+    #[command(flatten)]
+    pub family: AddressFamily,
 
     /// Response time, in seconds, that is a WARNING
     #[arg(short, long, value_name = "RANGE", allow_hyphen_values = true)]
@@ -72,7 +66,7 @@ pub struct Options {
     pub critical_clients: Option<Range>,
 
     /// The id that the server must have; another is CRITICAL
-    #[arg(long, value_name = "UUID", value_parser = id)]
+    #[arg(long, value_name = "UUID", value_parser = |text: &str| args::server_id(text.as_bytes()))]
     pub id: Option<Uuid>,
 
     /// The longest time of the whole check; after that it is CRITICAL
@@ -84,41 +78,24 @@ pub struct Options {
     pub verbose: u8,
 }
 
-/// Result of parsing the command line.
-pub enum ParsedArgs {
-    /// Check a server.
-    Check(Box<Options>),
-    /// Print this text: `--help` or `--version`.
-    Print(String),
-    /// Report this usage error.
-    Error(String),
-}
-
 impl Options {
-    /// Parses the options in `arguments`, whose first is the program's name.
-    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> ParsedArgs {
+    /// Parses the options in `arguments`, whose first is the program's name. The error is a line.
+    pub fn parse_from(
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Result<ParsedArgs<Options>, String> {
         match Options::try_parse_from(arguments) {
-            Ok(options) => ParsedArgs::Check(Box::new(options)),
-            Err(error) => match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    ParsedArgs::Print(error.to_string())
-                }
-                _ => ParsedArgs::Error(one_line(&error)),
-            },
+            Ok(options) => Ok(ParsedArgs::Run(options)),
+            Err(error) => ParsedArgs::requested(error, one_line),
         }
     }
 }
 
 /// Formats an error in one line, as monitoring systems show only one.
-fn one_line(error: &clap::Error) -> String {
-    let text = message(error);
+fn one_line(error: clap::Error) -> String {
+    let text = message(&error);
     let (message, _usage) = text.split_once("\n\n").unwrap_or((&text, ""));
     let words: Vec<&str> = message.split_whitespace().collect();
     format!("{} (see --help)", words.join(" "))
-}
-
-fn id(text: &str) -> Result<Uuid, String> {
-    args::server_id(text.as_bytes()).map_err(str::to_string)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -5,9 +5,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use shared::dial::{
-    self, AddressFamily, Attempt, Connection, Deadline, Failure, Reply, Server, clients, id,
-};
+use shared::dial::{self, Attempt, Deadline, Failure, FailureKind, Reply, Server, clients, id};
 use shared::text::{quoted, without_errno};
 use uuid::Uuid;
 
@@ -38,8 +36,7 @@ pub fn ask(options: &Options, trace: &mut Trace) -> Result<Answers, Report> {
         host: options.host.clone(),
         port: options.port,
     };
-    let family = AddressFamily::from_flags(options.use_ipv4, options.use_ipv6);
-    let addresses = dial::addresses(&server, family, deadline)?;
+    let addresses = dial::addresses(&server, options.family, deadline)?;
     trace.add(|| format!("addresses: {addresses:?}"));
     let begun = Instant::now();
     let trace = RefCell::new(trace);
@@ -51,70 +48,52 @@ pub fn ask(options: &Options, trace: &mut Trace) -> Result<Answers, Report> {
             }
         });
     };
-    dial::ask_in_turn(addresses, deadline, tried, |mut connection, deadline| {
-        let mut trace = trace.borrow_mut();
-        connection.send(REQUESTS, deadline)?;
-        connection.finish();
-        // If an address sends nothing, the next is tried.
-        let first = connection.line("WHO", deadline);
-        if let Err(failure) = &first {
-            trace.add(|| format!("{}: {failure}", connection.address()));
-        }
-        let exchange = Exchange {
-            connection,
-            deadline,
-            trace: &mut trace,
-        };
-        Ok(exchange.answers(&first?, begun))
-    })?
+    let (mut connection, first) =
+        dial::ask_in_turn(addresses, deadline, tried, |mut connection, deadline| {
+            connection.send(REQUESTS, deadline)?;
+            connection.finish();
+            // If an address sends nothing, the next is tried.
+            let first = connection.line("WHO", deadline).inspect_err(|failure| {
+                let address = connection.address();
+                trace.borrow_mut().add(|| format!("{address}: {failure}"));
+            })?;
+            Ok((connection, first))
+        })?;
+    let trace = trace.into_inner();
+    let clients = clients(&value("WHO", &first, trace)?)?;
+    let mut next = |request| {
+        let line = connection.line(request, deadline)?;
+        value(request, &line, trace)
+    };
+    let id = id(&next("WHERE")?)?;
+    next("WHY")?;
+    let (time, address) = (begun.elapsed(), connection.address());
+    connection.end(deadline)?;
+    trace.add(|| "closed by the server".to_string());
+    Ok(Answers {
+        clients,
+        id,
+        time,
+        address,
+    })
 }
 
-/// A connection on which all requests were sent.
-struct Exchange<'a> {
-    connection: Connection,
-    deadline: Deadline,
-    trace: &'a mut Trace,
-}
-
-impl Exchange<'_> {
-    /// Reads all replies, of which `first` is the first.
-    fn answers(mut self, first: &[u8], begun: Instant) -> Result<Answers, Report> {
-        let clients = clients(&self.value("WHO", first)?)?;
-        let id = id(&self.next_value("WHERE")?)?;
-        self.next_value("WHY")?;
-        let (time, address) = (begun.elapsed(), self.connection.address());
-        self.connection.end(self.deadline)?;
-        self.trace.add(|| "closed by the server".to_string());
-        Ok(Answers {
-            clients,
-            id,
-            time,
-            address,
-        })
-    }
-
-    fn next_value(&mut self, request: &str) -> Result<String, Report> {
-        let line = self.connection.line(request, self.deadline)?;
-        self.value(request, &line)
-    }
-
-    /// Returns the value in the reply `line` to `request`.
-    fn value(&mut self, request: &str, line: &[u8]) -> Result<String, Report> {
-        self.trace.add(|| format!("{request}: {}", quoted(line)));
-        Reply::read(request, line)?.value().map_err(|_| {
-            let text = format!("the server says {}", quoted(line));
-            Report::new(Status::Critical, text)
-        })
-    }
+/// Returns the value in the reply `line` to `request`.
+fn value(request: &str, line: &[u8], trace: &mut Trace) -> Result<String, Report> {
+    trace.add(|| format!("{request}: {}", quoted(line)));
+    Reply::read(request, line)?.value().map_err(|_| {
+        let text = format!("the server says {}", quoted(line));
+        Report::new(Status::Critical, text)
+    })
 }
 
 impl From<Failure> for Report {
     /// UNKNOWN if this machine lacks resources. All else is CRITICAL: the service can't be used,
     /// also if the name has no address or on a timeout, as the guidelines say.
     fn from(failure: Failure) -> Self {
-        let status = match failure.is_local_resource_error() {
-            true => Status::Unknown,
-            false => Status::Critical,
+        let status = match failure.kind {
+            FailureKind::NoResources => Status::Unknown,
+            _ => Status::Critical,
         };
         Report::new(status, failure.to_string())
     }

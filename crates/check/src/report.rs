@@ -3,13 +3,10 @@
 
 use std::fmt;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use shared::stdio;
 use shared::text::escape;
-
-use crate::trace::Trace;
 
 /// Status, ordered from good to bad. UNKNOWN is never compared, as it means that nothing was
 /// learned.
@@ -49,13 +46,14 @@ impl fmt::Display for Status {
 
 /// All that is printed.
 pub struct Report {
-    status: Status,
-    text: String,
-    /// The address that answered.
-    pub address: Option<SocketAddr>,
+    /// The status.
+    pub status: Status,
+    /// The message.
+    pub text: String,
     /// Performance data, in the format of the guidelines.
-    pub figures: Option<String>,
-    trace: Vec<String>,
+    pub performance: Option<String>,
+    /// Further lines.
+    pub trace: Vec<String>,
 }
 
 impl Report {
@@ -64,18 +62,8 @@ impl Report {
         Report {
             status,
             text,
-            address: None,
-            figures: None,
+            performance: None,
             trace: Vec::new(),
-        }
-    }
-
-    /// Adds what `-v` asks for.
-    pub fn with_trace(self, trace: Trace) -> Self {
-        Report {
-            address: self.address.filter(|_| trace.has_address()),
-            trace: trace.into_lines(),
-            ..self
         }
     }
 
@@ -93,27 +81,18 @@ impl fmt::Display for Report {
             self.status,
             one_line(&self.text)
         )?;
-        if let Some(address) = self.address {
-            write!(f, ", from {address}")?;
-        }
-        if let Some(figures) = &self.figures {
-            write!(f, " | {figures}")?;
+        if let Some(performance) = &self.performance {
+            write!(f, " | {performance}")?;
         }
         let mut trace = self.trace.iter();
         trace.try_for_each(|line| write!(f, "\n{}", one_line(line)))
     }
 }
 
-/// Prints text that was asked for instead of a check. The exit status is that of UNKNOWN, as the
-/// guidelines say.
-pub fn print_text(text: &str) -> ExitCode {
-    print(text.trim_end(), Status::Unknown)
-}
-
 /// Prints a line and returns the exit status. The guidelines demand the line: if it is lost, as it
 /// is where standard output is closed, the status is UNKNOWN. A reader that closes the pipe early
 /// wants no line.
-fn print(text: &str, status: Status) -> ExitCode {
+pub fn print(text: &str, status: Status) -> ExitCode {
     let status = match stdio::print(&format!("{text}\n")) {
         // A broken pipe is not an error: the reader has closed it early.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Status::Unknown,
@@ -132,14 +111,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_figures_are_behind_a_bar() {
-        let mut trace = Trace::new(2);
-        trace.add(|| "note|x=1\nline".to_string());
+    fn only_the_performance_data_are_behind_a_bar() {
         let report = Report {
-            figures: Some("time=1s".to_string()),
+            performance: Some("time=1s".to_string()),
+            trace: vec!["note|x=1\nline".to_string()],
             ..Report::new(Status::Warning, "a|b=1\nc\u{1b}".to_string())
         };
-        let report = report.with_trace(trace);
         assert_eq!(
             report.to_string(),
             "BLOCKCHAIN-TCP WARNING - a\\x7cb=1\\x0ac\\x1b | time=1s\nnote\\x7cx=1\\x0aline"

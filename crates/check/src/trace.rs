@@ -19,11 +19,6 @@ impl Trace {
         }
     }
 
-    /// Returns whether the status line names the address that answered.
-    pub fn has_address(&self) -> bool {
-        self.level > 0
-    }
-
     /// Adds a step at level 2 (`-vv`) or higher; from level 3 on with its time.
     pub fn add(&mut self, text: impl FnOnce() -> String) {
         let passed = self.begun.elapsed().as_secs_f64();

@@ -3,30 +3,26 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use shared::dial::Reply;
 
 use crate::failure::Failure;
 use crate::options::Options;
-use crate::output::{Exchange, Output};
+use crate::output::Exchange;
 
 /// Sends these words as a request, and prints the value.
 pub fn run(options: &Options, words: &[OsString]) -> Result<ExitCode, Failure> {
     let request = request(words)?;
-    let output = Output::new(options.json);
-    let begun = Instant::now();
+    let exchange = Exchange::begin(options.json, Some(&request));
     let asked = options
         .route()
         .ask(options.timeout, |mut connection, deadline| {
             connection.ask(&request, deadline)
         });
-    let text = String::from_utf8_lossy(&request);
-    let exchange = Exchange::since(begun, &*text);
     match asked.map(Reply::value) {
-        Ok(Ok(value)) => output.value(&exchange, &value).map(|()| ExitCode::SUCCESS),
-        Ok(Err(refusal)) => output.failure(&exchange, refusal.into()),
-        Err(failure) => output.failure(&exchange, failure.into()),
+        Ok(Ok(value)) => exchange.value(&value).map(|()| ExitCode::SUCCESS),
+        Ok(Err(refusal)) => exchange.failure(refusal.into()),
+        Err(failure) => exchange.failure(failure.into()),
     }
 }
 
@@ -36,13 +32,13 @@ fn request(words: &[OsString]) -> Result<Vec<u8>, Failure> {
     let request = words.join(&b' ');
     if request.contains(&b'\n') {
         let text = "a request is one line: the line end in it would make it two (see connect)";
-        return Err(Failure::Usage(text.to_string()));
+        return Err(Failure::usage(text));
     }
     if request
         .iter()
         .all(|byte| matches!(byte, b' ' | b'\t' | b'\r'))
     {
-        return Err(Failure::Usage("an empty request gets no reply".to_string()));
+        return Err(Failure::usage("an empty request gets no reply"));
     }
     Ok(request)
 }

@@ -4,10 +4,9 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use shared::dial::{self, Refusal};
+use shared::dial::{self, FailureKind, Refusal};
 use shared::stdio;
-use shared::text::escape;
-use shared::text::without_errno;
+use shared::text::{escape, without_errno};
 
 /// Exit status if the server's reply is an error (`ERR`).
 pub const REFUSED: u8 = 1;
@@ -15,53 +14,69 @@ pub const REFUSED: u8 = 1;
 /// Error word of a server that is full.
 pub const BUSY: &str = "BUSY";
 
+/// Exit status of a wrong command line.
+const USAGE: u8 = 64;
+
+/// Exit status without a connection, or without a reply.
+pub const NO_REPLY: u8 = 69;
+
+/// Exit status if the system refuses something.
+const SYSTEM: u8 = 71;
+
+/// Exit status if standard input or output fails.
+const STREAM: u8 = 74;
+
+/// Exit status if the server is full.
+pub const FULL: u8 = 75;
+
+/// Exit status if a peer replies as our server never does.
+pub const FOREIGN: u8 = 76;
+
+/// Exit status after ^C, as in shells.
+pub const INTERRUPTED: u8 = 130;
+
 /// A reason for an exit status other than 0.
 #[derive(Debug)]
 pub enum Failure {
-    /// The command line or an environment variable is wrong. The text is the whole message.
-    Usage(String),
     /// There is no connection, or no reply.
     Dial(dial::Failure),
     /// The server replied `ERR` instead of a value.
     Refused(Refusal),
-    /// The user pressed ^C before there was anything to report.
-    Interrupted,
-    /// The server has room for some of the clients, but not for all. The text is the whole message.
-    Full(String),
-    /// A client of several has no connection, or no reply. The text is the whole message.
-    NoReply(String),
-    /// A peer replied as our server never does. The text is the whole message.
-    Wrong(String),
     /// Writing to standard output failed.
     Print(io::Error),
-    /// Reading standard input failed.
-    Read(io::Error),
-    /// A system call failed that normally succeeds.
-    System {
-        /// What was tried: a verb and its object.
-        action: &'static str,
-        /// The system's error.
-        source: io::Error,
-    },
+    /// Another reason: the exit status, and the whole message.
+    Other(u8, String),
 }
 
 impl Failure {
-    /// Returns the exit status: 1 an error of the server, 64 usage, 69 no connection or no reply,
-    /// 71 a system error, 74 input or output, 75 the server is full, 76 not our server, 130 (as in
-    /// shells) ^C.
+    /// The command line or an environment variable is wrong.
+    pub fn usage(text: impl Into<String>) -> Self {
+        Failure::Other(USAGE, text.into())
+    }
+
+    /// A system call failed that normally succeeds; `action` is a verb and its object.
+    pub fn system(action: &str, error: &io::Error) -> Self {
+        Failure::Other(SYSTEM, format!("can't {action}: {}", without_errno(error)))
+    }
+
+    /// Reading standard input failed.
+    pub fn read(error: io::Error) -> Self {
+        let text = format!("can't read standard input: {}", without_errno(&error));
+        Failure::Other(STREAM, text)
+    }
+
+    /// Returns the exit status.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Failure::Usage(_) => 64,
-            Failure::Dial(failure) if failure.is_local_resource_error() => 71,
-            Failure::Dial(failure) if failure.is_foreign() => 76,
-            Failure::Dial(_) | Failure::NoReply(_) => 69,
-            Failure::Refused(refusal) if refusal.word == BUSY => 75,
-            Failure::Full(_) => 75,
+            Failure::Dial(failure) => match failure.kind {
+                FailureKind::NoResources => SYSTEM,
+                FailureKind::Foreign => FOREIGN,
+                _ => NO_REPLY,
+            },
+            Failure::Refused(refusal) if refusal.word == BUSY => FULL,
             Failure::Refused(_) => REFUSED,
-            Failure::Wrong(_) => 76,
-            Failure::Print(_) | Failure::Read(_) => 74,
-            Failure::System { .. } => 71,
-            Failure::Interrupted => 130,
+            Failure::Print(_) => STREAM,
+            Failure::Other(status, _) => *status,
         }
     }
 
@@ -71,10 +86,8 @@ impl Failure {
         match self {
             // The reader closed the pipe because it needs no more.
             Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            // The terminal has echoed ^C.
-            Failure::Interrupted => eprintln_line(""),
             Failure::Refused(_) => eprintln_line(self),
-            Failure::Dial(failure) if failure.is_refused() => {
+            Failure::Dial(failure) if failure.kind == FailureKind::Refused => {
                 let hint = "is the server running? --server or BLOCKCHAIN_TCP_SERVER names another";
                 eprintln_line(format_args!(
                     "blockchain-tcp: {self}\nblockchain-tcp: {hint}"
@@ -109,27 +122,19 @@ impl From<Refusal> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(text)
-            | Failure::Full(text)
-            | Failure::NoReply(text)
-            | Failure::Wrong(text) => f.write_str(text),
-            Failure::Dial(failure) if failure.is_foreign() => {
+            Failure::Dial(failure) if failure.kind == FailureKind::Foreign => {
                 write!(f, "this is not a blockchain-tcpd: {failure}")
             }
             Failure::Dial(failure) => failure.fmt(f),
             Failure::Refused(refusal) => refusal.fmt(f),
-            Failure::Print(error) => write!(
-                f,
-                "can't write to standard output: {}",
-                without_errno(error)
-            ),
-            Failure::Read(error) => {
-                write!(f, "can't read standard input: {}", without_errno(error))
+            Failure::Print(error) => {
+                write!(
+                    f,
+                    "can't write to standard output: {}",
+                    without_errno(error)
+                )
             }
-            Failure::Interrupted => f.write_str("interrupted"),
-            Failure::System { action, source } => {
-                write!(f, "can't {action}: {}", without_errno(source))
-            }
+            Failure::Other(_, text) => f.write_str(text),
         }
     }
 }

@@ -6,8 +6,6 @@ use crate::failure::Failure;
 
 /// Calls `end` in a thread of its own at each of these signals.
 pub fn on_interrupt(end: impl FnMut() + Send + 'static) -> Result<(), Failure> {
-    ctrlc::set_handler(end).map_err(|error| Failure::System {
-        action: "handle ^C",
-        source: io::Error::other(error),
-    })
+    let set = ctrlc::set_handler(end);
+    set.map_err(|error| Failure::system("handle ^C", &io::Error::other(error)))
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shared::dial::{self, Connection, Deadline, Reply, Route, was_not_processed};
+use shared::dial::{self, Connection, Deadline, FailureKind, Reply, Route, was_not_processed};
 
 use crate::failure::{Failure, eprintln_line};
 use crate::options::Options;
@@ -15,25 +15,14 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Message when the connection is found lost.
 pub const LOST: &str = "connection lost; the next line connects again";
 
-/// A lost connection, with the final message that the server sent unasked.
-pub struct Disconnected(pub Option<Failure>);
-
-impl fmt::Display for Disconnected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(message) = &self.0 {
-            writeln!(f, "{message}")?;
-        }
-        f.write_str(LOST)
-    }
-}
-
 /// The link to the server.
 pub struct Link {
     route: Route,
     timeout: Duration,
     /// Prefix of messages about the connection; `None` prints none.
     name: Option<&'static str>,
-    connection: Option<Connection>,
+    /// The connection; another thread may take it out to watch it.
+    pub connection: Option<Connection>,
     /// Number of connections so far.
     connections: usize,
 }
@@ -115,22 +104,12 @@ impl Link {
         Ok(replies)
     }
 
-    /// Checks whether the connection is lost.
-    pub fn check(&mut self) -> Option<Disconnected> {
-        let connection = self
-            .connection
-            .take_if(|connection| connection.is_readable());
-        connection.map(read_final_message)
-    }
-
-    /// Takes the connection out while another thread watches it.
-    pub fn take_connection(&mut self) -> Option<Connection> {
-        self.connection.take()
-    }
-
-    /// Puts the connection back, or `None` if it was lost.
-    pub fn put_back(&mut self, connection: Option<Connection>) {
-        self.connection = connection;
+    /// Checks whether the connection is lost, and says so.
+    pub fn check(&mut self) {
+        let is_lost = |connection: &mut Connection| connection.is_readable();
+        if let Some(connection) = self.connection.take_if(is_lost) {
+            self.say(loss_of(connection));
+        }
     }
 
     /// Sends this final request. Returns the reply, if it arrives.
@@ -146,7 +125,7 @@ impl Link {
         let connection = self.connection?;
         connection.finish();
         // If that takes too long, the end of this process closes the connection.
-        read_final_message(connection).0
+        read_final_message(connection)
     }
 
     /// Prints a message about the connection.
@@ -160,15 +139,21 @@ impl Link {
 }
 
 /// Reads the final message of a server that has closed the connection or sent something unasked.
-pub fn read_final_message(mut connection: Connection) -> Disconnected {
+fn read_final_message(mut connection: Connection) -> Option<Failure> {
     let line = connection.line("nothing", Deadline::after(CLOSE_TIMEOUT));
-    Disconnected(match line.and_then(|line| Reply::read("nothing", &line)) {
+    match line.and_then(|line| Reply::read("nothing", &line)) {
         Ok(Reply::Refused(refusal)) => Some(refusal.into()),
-        Ok(Reply::Value(value)) => {
-            let part = value.into_bytes();
-            Some(dial::Failure::More { part }.into())
-        }
-        Err(failure) if failure.is_foreign() => Some(failure.into()),
+        Ok(Reply::Value(value)) => Some(dial::Failure::more(value.as_bytes()).into()),
+        Err(failure) if failure.kind == FailureKind::Foreign => Some(failure.into()),
         Err(_) => None,
-    })
+    }
+}
+
+/// Returns the message about the loss of this connection, with the final message that the server
+/// sent unasked.
+pub fn loss_of(connection: Connection) -> String {
+    match read_final_message(connection) {
+        Some(message) => format!("{message}\n{LOST}"),
+        None => LOST.to_string(),
+    }
 }

@@ -19,8 +19,8 @@ mod watch;
 use std::process::ExitCode;
 
 use failure::Failure;
-use options::{Options, ParsedArgs, Task, completions};
-use output::Output;
+use options::{Options, Task, completions};
+use shared::args::ParsedArgs;
 
 fn main() -> ExitCode {
     match run() {
@@ -31,16 +31,16 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode, Failure> {
     let (options, task) = match Options::parse_from(std::env::args_os())? {
-        ParsedArgs::Print(text) => return Output::print(&text).map(|()| ExitCode::SUCCESS),
-        ParsedArgs::Run(options, task) => (options, task),
+        ParsedArgs::Print(text) => return output::print(&text).map(|()| ExitCode::SUCCESS),
+        ParsedArgs::Run(run) => run,
     };
     match task {
         Task::Ask(words) => ask::run(&options, &words),
         Task::Connect(_) => shell::run(&options),
-        Task::Watch { watch, .. } => watch::run(&options, &watch),
-        Task::Bench { bench, .. } => bench::run(&options, &bench),
+        Task::Watch(watch) => watch::run(&options, &watch),
+        Task::Bench(bench) => bench::run(&options, &bench),
         Task::Completions { shell } => {
-            Output::print(&completions::script(shell)).map(|()| ExitCode::SUCCESS)
+            output::print(&completions::script(shell)).map(|()| ExitCode::SUCCESS)
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Standard output: the value alone, or with `--json` one object per line.
 
+use std::borrow::Cow;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use shared::dial::{Refusal, Reply};
@@ -10,94 +11,78 @@ use shared::text::escape_json;
 
 use crate::failure::Failure;
 
-/// A request and the time until its reply.
+/// A request whose outcome is to be printed.
 pub struct Exchange<'a> {
-    /// The request, if there is one.
-    pub request: Option<&'a str>,
-    /// Time from the request, or from the connection attempt before it, to the reply.
-    pub time: Duration,
-}
-
-/// Writer of replies to standard output.
-#[derive(Clone, Copy)]
-pub struct Output {
     json: bool,
+    /// The request, if there is one.
+    request: Option<Cow<'a, str>>,
+    /// When it was made, with the connection attempt before it.
+    begun: Instant,
 }
 
-impl Output {
-    /// Returns a writer of values, or of JSON.
-    pub fn new(json: bool) -> Self {
-        Output { json }
-    }
-
-    /// Returns whether the output is JSON.
-    pub fn is_json(self) -> bool {
-        self.json
-    }
-
-    /// Prints this text unchanged.
-    pub fn print(text: &str) -> Result<(), Failure> {
-        write(text.trim_end())
-    }
-
-    /// Prints this object on one line.
-    pub fn object(object: &Value) -> Result<(), Failure> {
-        write(&escape_json(&object.to_string()))
-    }
-
-    /// Returns the `error` field of an object.
-    pub fn error(failure: &Failure) -> Value {
-        match failure {
-            Failure::Refused(Refusal { word, sentence }) => {
-                json!({ "word": word, "message": sentence })
-            }
-            other => json!({ "word": null, "message": other.to_string() }),
+impl<'a> Exchange<'a> {
+    /// Begins an exchange, to be printed as JSON if `json` is set.
+    pub fn begin(json: bool, request: Option<&'a [u8]>) -> Self {
+        Exchange {
+            json,
+            request: request.map(String::from_utf8_lossy),
+            begun: Instant::now(),
         }
     }
 
     /// Prints the value of a reply.
-    pub fn value(self, exchange: &Exchange<'_>, value: &str) -> Result<(), Failure> {
+    pub fn value(&self, value: &str) -> Result<(), Failure> {
         if !self.json {
             return write(value);
         }
-        let mut object = exchange.object();
+        let mut object = self.object();
         object["reply"] = json!(value);
         object["numbers"] = json!(numbers(value));
-        Output::object(&object)
+        print_object(&object)
     }
 
     /// Prints a reply as the server sent it, also an error.
-    pub fn reply(self, exchange: &Exchange<'_>, reply: Reply) -> Result<(), Failure> {
+    pub fn reply(&self, reply: Reply) -> Result<(), Failure> {
         match reply {
             reply if !self.json => write(&reply.to_string()),
-            Reply::Value(value) => self.value(exchange, &value),
-            Reply::Refused(refusal) => self.failure(exchange, refusal.into()).map(|_| ()),
+            Reply::Value(value) => self.value(&value),
+            Reply::Refused(refusal) => self.failure(refusal.into()).map(|_| ()),
         }
     }
 
     /// Reports a failure: as an error to the caller, or in JSON. Returns the exit status.
-    pub fn failure(self, exchange: &Exchange<'_>, failure: Failure) -> Result<ExitCode, Failure> {
+    pub fn failure(&self, failure: Failure) -> Result<ExitCode, Failure> {
         if !self.json {
             return Err(failure);
         }
-        let mut object = exchange.object();
-        object["error"] = Output::error(&failure);
-        Output::object(&object)?;
+        let mut object = self.object();
+        object["error"] = error(&failure);
+        print_object(&object)?;
         Ok(ExitCode::from(failure.exit_status()))
-    }
-}
-
-impl<'a> Exchange<'a> {
-    /// Returns an exchange that began at `begun` and has its reply now.
-    pub fn since(begun: Instant, request: impl Into<Option<&'a str>>) -> Self {
-        Exchange {
-            request: request.into(),
-            time: begun.elapsed(),
-        }
     }
 
     fn object(&self) -> Value {
-        json!({ "request": self.request, "seconds": self.time.as_secs_f64() })
+        json!({ "request": self.request, "seconds": self.begun.elapsed().as_secs_f64() })
+    }
+}
+
+/// Prints this text unchanged.
+pub fn print(text: &str) -> Result<(), Failure> {
+    write(text.trim_end())
+}
+
+/// Prints this object on one line.
+pub fn print_object(object: &Value) -> Result<(), Failure> {
+    write(&escape_json(&object.to_string()))
+}
+
+/// Returns the `error` field of an object.
+pub fn error(failure: &Failure) -> Value {
+    match failure {
+        Failure::Refused(Refusal { word, sentence }) => {
+            json!({ "word": word, "message": sentence })
+        }
+        other => json!({ "word": null, "message": other.to_string() }),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use jiff::SignedDuration;
 use uuid::Uuid;
 
@@ -13,6 +13,29 @@ const LONGEST_DURATION: Duration = Duration::from_hours(8760);
 
 /// The shortest duration that can be set, except zero.
 const SHORTEST_DURATION: Duration = Duration::from_millis(1);
+
+/// Result of parsing a command line.
+pub enum ParsedArgs<T> {
+    /// The program runs with these options.
+    Run(T),
+    /// It prints this text: `--help` or `--version`.
+    Print(String),
+}
+
+impl<T> ParsedArgs<T> {
+    /// Returns the text that an error of clap stands for, or what `explain` makes of the error.
+    pub fn requested<E>(
+        error: clap::Error,
+        explain: impl FnOnce(clap::Error) -> E,
+    ) -> Result<Self, E> {
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Ok(ParsedArgs::Print(error.to_string()))
+            }
+            _ => Err(explain(error)),
+        }
+    }
+}
 
 /// Returns the message of an error of clap, with the arguments in it escaped, so that a line end in
 /// an argument does not begin a line of the message. The command must have plain styles.
@@ -63,27 +86,25 @@ pub fn wrong_variable(command: &clap::Command, error: &clap::Error) -> Option<St
 }
 
 /// Parses a duration with its unit.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
     let duration = text
         .parse::<SignedDuration>()
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok());
     match duration {
-        Some(duration) if duration > LONGEST_DURATION => {
-            Err("longer than a year, 8760h".to_string())
-        }
+        Some(duration) if duration > LONGEST_DURATION => Err("longer than a year, 8760h"),
         Some(duration) if !duration.is_zero() && duration < SHORTEST_DURATION => {
-            Err("shorter than a millisecond, 1ms".to_string())
+            Err("shorter than a millisecond, 1ms")
         }
         Some(duration) => Ok(duration),
-        None => Err("not a duration with its unit, such as 500ms, 10s, 5m or 1h".to_string()),
+        None => Err("not a duration with its unit, such as 500ms, 10s, 5m or 1h"),
     }
 }
 
 /// Parses a duration with its unit that is more than zero.
-pub fn positive_duration(text: &str) -> Result<Duration, String> {
+pub fn positive_duration(text: &str) -> Result<Duration, &'static str> {
     match duration(text)? {
-        Duration::ZERO => Err("must be more than zero, such as 10s".to_string()),
+        Duration::ZERO => Err("must be more than zero, such as 10s"),
         duration => Ok(duration),
     }
 }

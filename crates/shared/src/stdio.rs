@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::stdio::{stderr, stdin, stdout};
 
 use crate::sys::was_closed;
@@ -34,9 +34,8 @@ pub fn read(buffer: &mut [u8]) -> io::Result<usize> {
     let input = stdin();
     is_open(input)?;
     loop {
-        match rustix::io::read(input, &mut *buffer) {
+        match retry_on_intr(|| rustix::io::read(input, &mut *buffer)) {
             Err(Errno::AGAIN) => wait(input, PollFlags::IN)?,
-            Err(Errno::INTR) => {}
             read => return Ok(read?),
         }
     }
@@ -50,10 +49,9 @@ pub fn wait_for_input() -> io::Result<()> {
 fn write_all(output: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     is_open(output)?;
     while !bytes.is_empty() {
-        match rustix::io::write(output, bytes) {
+        match retry_on_intr(|| rustix::io::write(output, bytes)) {
             Ok(written) => bytes = &bytes[written..],
             Err(Errno::AGAIN) => wait(output, PollFlags::OUT)?,
-            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -69,11 +67,6 @@ fn is_open(descriptor: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Waits until the descriptor is ready or has failed, which the next call reports.
 fn wait(descriptor: BorrowedFd<'_>, ready: PollFlags) -> io::Result<()> {
-    loop {
-        match poll(&mut [PollFd::new(&descriptor, ready)], None) {
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    retry_on_intr(|| poll(&mut [PollFd::new(&descriptor, ready)], None))?;
+    Ok(())
 }

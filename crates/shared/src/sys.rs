@@ -174,10 +174,7 @@ pub fn passed_sockets() -> Vec<(OwnedFd, String)> {
     let Some(number) = number.filter(|number| !number.is_empty()) else {
         return Vec::new();
     };
-    let last = number
-        .parse()
-        .ok()
-        .and_then(|n: u16| RawFd::from(n).checked_add(3));
+    let last = number.parse().ok().map(|n: u16| RawFd::from(n) + 3);
     let Some(last) = last.filter(|last| (3..*last).all(close_on_exec)) else {
         warn!(value:? = number; "LISTEN_FDS counts as unset: it is not a number of descriptors that are open here");
         return Vec::new();

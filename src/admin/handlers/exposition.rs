@@ -17,7 +17,7 @@ use crate::cluster;
 use crate::metrics::{
     ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, HistogramSnapshot, KINDS, MetricsSnapshot, REFUSED,
 };
-use crate::protocol::http::{CODES, Request, Response};
+use crate::protocol::http::{Request, Response, STATUSES};
 use crate::server::health::Load;
 use shared::command::{CommandClass, CommandSpec, OUTCOMES, Outcome};
 
@@ -101,7 +101,7 @@ struct Stats {
     load: Load,
     sums: MetricsSnapshot,
     draining: Duration,
-    answered: [u64; CODES.len()],
+    answered: [u64; STATUSES.len()],
     commands: Vec<(&'static str, CommandClass)>,
     cluster: Option<cluster::StatsSnapshot>,
 }
@@ -113,7 +113,7 @@ impl Collector for Stats {
         let (refused, closed) = (REFUSED.iter().zip(sums.refused), CLOSED.iter().zip(sums.closed));
         let accept_errors = ACCEPT_ERRORS.iter().zip(sums.accept_errors);
         let durations = KINDS.iter().zip(&sums.durations);
-        let codes = CODES.iter().zip(self.answered);
+        let codes = STATUSES.iter().map(|(code, _)| code).zip(self.answered);
         let version = env!("CARGO_PKG_VERSION");
         let mut rows = vec![
             info("build_info", "The version of the program", [("version", version)]),

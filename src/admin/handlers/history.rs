@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 pub const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Number of intervals that are kept: 15 minutes.
-const MOST: usize = 180;
+const MAX_INTERVALS: usize = 180;
 
 /// Samples, the oldest first.
 #[derive(Default)]
@@ -23,14 +23,10 @@ struct Sample {
 }
 
 impl History {
-    /// Adds a sample: the number of clients, and of requests answered since the start.
-    pub fn add(&mut self, clients: usize, requests: u64) {
-        let at = Instant::now();
-        self.add_at(at, clients, requests);
-    }
-
-    fn add_at(&mut self, at: Instant, clients: usize, requests: u64) {
-        if self.samples.len() > MOST {
+    /// Adds a sample: the number of clients at this moment, and of requests answered since the
+    /// start.
+    pub fn add(&mut self, at: Instant, clients: usize, requests: u64) {
+        if self.samples.len() > MAX_INTERVALS {
             self.samples.pop_front();
         }
         self.samples.push_back(Sample {
@@ -55,11 +51,7 @@ impl History {
             .map(|(before, after)| {
                 let seconds = (after.at - before.at).as_secs_f64();
                 let requests = after.requests.saturating_sub(before.requests) as f64;
-                if seconds > 0.0 {
-                    requests / seconds
-                } else {
-                    0.0
-                }
+                requests / seconds
             })
             .collect()
     }
@@ -83,10 +75,10 @@ mod tests {
         assert_eq!((history.rates(), history.span()), (vec![], Duration::ZERO));
         let start = Instant::now();
         for look in 0..1000_u32 {
-            history.add_at(start + INTERVAL * look, look as usize, u64::from(look) * 50);
+            history.add(start + INTERVAL * look, look as usize, u64::from(look) * 50);
         }
         assert_eq!(history.span(), Duration::from_secs(15 * 60));
-        assert_eq!(history.rates(), vec![10.0; MOST]);
+        assert_eq!(history.rates(), vec![10.0; MAX_INTERVALS]);
         assert_eq!(history.clients().last(), Some(&999.0));
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use self::history::History;
 use crate::cluster::{self, Member, Stats};
 use crate::metrics::{Metrics, MetricsSnapshot};
-use crate::protocol::http::{CODES, Request, Response};
+use crate::protocol::http::{Request, Response, STATUSES};
 use crate::server::health::{Health, Load};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use shared::command::CommandSet;
@@ -38,23 +38,14 @@ pub struct Context {
 /// Since when a server has been draining, if it has.
 pub type Draining = Arc<OnceLock<Instant>>;
 
-/// The answer to a request.
-pub enum Answer {
-    /// This response.
-    Now(Response),
-    /// The response that [`Handlers::checked`] makes of a health check which begins after the
-    /// request has arrived.
-    AfterCheck,
-}
-
 /// Handlers of one server.
 pub struct Handlers {
     context: Context,
     /// When they were made.
     since: Timespec,
     history: History,
-    /// Number of responses with each of [`CODES`].
-    answered: [u64; CODES.len()],
+    /// Number of responses with each of [`STATUSES`].
+    answered: [u64; STATUSES.len()],
 }
 
 impl Handlers {
@@ -64,14 +55,15 @@ impl Handlers {
             context,
             since: clock_gettime(ClockId::Boottime),
             history: History::default(),
-            answered: [0; CODES.len()],
+            answered: [0; STATUSES.len()],
         }
     }
 
-    /// Returns the answer to `request`.
-    pub fn answer(&self, request: &Request) -> Answer {
-        Answer::Now(match request.path.as_str() {
-            "/livez" => return Answer::AfterCheck,
+    /// Returns the response to `request`, or `None` if [`Handlers::checked`] makes it of a health
+    /// check.
+    pub fn answer(&self, request: &Request) -> Option<Response> {
+        Some(match request.path.as_str() {
+            "/livez" => return None,
             "/readyz" => self.readiness(request),
             "/metrics" => exposition::response(&self.state(), request),
             "/census" => self.census(),
@@ -82,20 +74,11 @@ impl Handlers {
 
     /// Returns the response to a request for `/livez`, given the result of the health check.
     pub fn checked(&self, request: &Request, health: Result<(), &'static str>) -> Response {
-        let status = if health.is_ok() { 200 } else { 503 };
-        if wants_json(request) {
-            return json(
-                status,
-                match health {
-                    Ok(()) => r#"{"live":true}"#.to_string(),
-                    Err(why) => format!(r#"{{"live":false,"reason":"{why}"}}"#),
-                },
-            );
-        }
-        match health {
-            Ok(()) => Response::text(status, "live: clients are being served"),
-            Err(why) => Response::text(status, &format!("not live: {why}")),
-        }
+        let text = match health {
+            Ok(()) => "live: clients are being served".to_string(),
+            Err(why) => format!("not live: {why}"),
+        };
+        verdict(request, "live", health.err(), "", &text)
     }
 
     /// Returns the response to a census request of another server.
@@ -119,30 +102,24 @@ impl Handlers {
             ..
         } = state.load;
         let refusal = state.refusal();
-        let status = if refusal.is_none() { 200 } else { 503 };
-        if wants_json(request) {
-            let reason = refusal.map_or(String::new(), |why| format!(r#","reason":"{why}""#));
-            return json(
-                status,
-                format!(
-                    r#"{{"ready":{}{reason},"clients":{clients},"limit":{workers},"waiting":{waiting},"queue":{queue}}}"#,
-                    refusal.is_none()
-                ),
-            );
-        }
-        let verdict = refusal.map_or("ready".to_string(), |why| format!("not ready: {why}"));
-        Response::text(
-            status,
+        let ready = refusal.map_or("ready".to_string(), |why| format!("not ready: {why}"));
+        let room = state.load.room();
+        verdict(
+            request,
+            "ready",
+            refusal,
             &format!(
-                "{verdict}; clients: {clients}, {waiting} of them waiting; room for {} more",
-                state.load.room()
+                r#","clients":{clients},"limit":{workers},"waiting":{waiting},"queue":{queue}"#
+            ),
+            &format!(
+                "{ready}; clients: {clients}, {waiting} of them waiting; room for {room} more"
             ),
         )
     }
 
     /// Counts a response with this status code.
     pub fn count_response(&mut self, status: u16) {
-        if let Some(index) = CODES.iter().position(|code| *code == status) {
+        if let Some(index) = STATUSES.iter().position(|(code, _)| *code == status) {
             self.answered[index] += 1;
         }
     }
@@ -150,8 +127,8 @@ impl Handlers {
     /// Adds a sample to the history. Call it every [`INTERVAL`].
     pub fn sample(&mut self) {
         let clients = self.context.health.load().clients;
-        self.history
-            .add(clients, self.context.metrics.sums().requests());
+        let requests = self.context.metrics.sums().requests();
+        self.history.add(Instant::now(), clients, requests);
     }
 
     fn state(&self) -> State<'_> {
@@ -174,7 +151,7 @@ struct State<'a> {
     draining: Option<Duration>,
     /// Uptime; changes of the system clock do not affect it.
     up: Duration,
-    answered: [u64; CODES.len()],
+    answered: [u64; STATUSES.len()],
 }
 
 impl State<'_> {
@@ -194,14 +171,24 @@ fn elapsed(since: Timespec) -> Duration {
     Duration::try_from(passed).unwrap_or_default()
 }
 
-fn wants_json(request: &Request) -> bool {
-    request.prefers("application/json", "text/plain")
-}
-
-fn json(status: u16, body: String) -> Response {
+/// Returns the response that the server is `what`, or why it is not: in JSON with `more` fields, or
+/// as text.
+fn verdict(
+    request: &Request,
+    what: &str,
+    refusal: Option<&'static str>,
+    more: &str,
+    text: &str,
+) -> Response {
+    let status = if refusal.is_none() { 200 } else { 503 };
+    if !request.prefers("application/json", "text/plain") {
+        return Response::text(status, text);
+    }
+    let is_so = refusal.is_none();
+    let reason = refusal.map_or(String::new(), |why| format!(r#","reason":"{why}""#));
     Response {
         status,
         media_type: "application/json",
-        body: body + "\n",
+        body: format!("{{\"{what}\":{is_so}{reason}{more}}}\n"),
     }
 }

@@ -1,7 +1,6 @@
 //! Status page in HTML: the present state, and charts of the last minutes. It needs no script and
 //! works in text browsers.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
@@ -9,7 +8,6 @@ use jiff::{Timestamp, Unit};
 use super::State;
 use super::history::{History, INTERVAL};
 use crate::protocol::http::Response;
-use crate::server::health::Load;
 
 /// Size of a chart, in units of its SVG view box.
 const WIDTH: f64 = 720.0;
@@ -38,114 +36,93 @@ pub fn response(state: &State<'_>, history: &History) -> Response {
 }
 
 fn page(state: &State<'_>, history: &History) -> String {
-    let Load {
-        clients,
-        workers,
-        waiting,
-        queue,
-        ..
-    } = state.load;
     let rates = history.rates();
-    let rate = rates
-        .last()
-        .map_or("not known yet".to_string(), |rate| number(*rate));
     let (class, verdict) = match state.refusal() {
         None => ("", "ready".to_string()),
         Some(why) => ("bad", format!("not ready: {why}")),
     };
+    let rows = facts(state, rates.last()).into_iter();
+    let rows = rows.map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>\n"));
+    let span = duration(history.span());
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n\
+         <meta http-equiv=\"refresh\" content=\"{refresh}\">\n\
+         <title>{clients} clients - blockchain-tcpd</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+         <h1>blockchain-tcpd {version}</h1>\n<p class=\"{class}\">{verdict}</p>\n<dl>\n{rows}</dl>\n\
+         {clients_chart}{rates_chart}\
+         <p><a href=\"/metrics\">Metrics</a>, <a href=\"/readyz\">ready?</a>, <a href=\"/livez\">live?</a>. \
+         The manual: <code>man blockchain-tcpd</code>, and <code>/usr/share/doc/blockchain-tcpd</code>.</p>\n\
+         </body>\n</html>\n",
+        refresh = INTERVAL.as_secs(),
+        clients = state.load.clients,
+        version = env!("CARGO_PKG_VERSION"),
+        rows = rows.collect::<String>(),
+        clients_chart = chart("Clients", &history.clients(), &span),
+        rates_chart = chart("Requests a second", &rates, &span),
+    )
+}
+
+/// Returns what the page says of the server: names and values.
+fn facts(state: &State<'_>, rate: Option<&f64>) -> Vec<(&'static str, String)> {
+    let State { load, sums, .. } = state;
     let up = duration(state.up);
     // The start by the present system clock.
     let since = Timestamp::now()
         .checked_sub(state.up)
         .and_then(|since| since.round(Unit::Second))
         .unwrap_or_default();
-    let refresh = INTERVAL.as_secs();
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width\">\n\
-         <meta http-equiv=\"refresh\" content=\"{refresh}\">\n\
-         <title>{clients} clients - blockchain-tcpd</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-         <h1>blockchain-tcpd {version}</h1>\n<p class=\"{class}\">{verdict}</p>\n<dl>\n",
-        version = env!("CARGO_PKG_VERSION"),
+    let clients = format!(
+        "{}, {} of them waiting; {} can be served, {} more may wait",
+        load.clients, load.waiting, load.workers, load.queue
     );
-    let mut row = |name: &str, value: &str| {
-        // Writing into a String can't fail.
-        let _ = writeln!(page, "<dt>{name}</dt><dd>{value}</dd>");
-    };
-    row(
-        "Server",
-        &format!("<code>{}</code>", state.context.member.id),
-    );
-    row("Serving since", &format!("{since} ({up})"));
-    row(
-        "Clients",
-        &format!(
-            "{clients}, {waiting} of them waiting; {workers} can be served, {queue} more may wait"
-        ),
-    );
+    let id = state.context.member.id;
+    let mut facts = vec![
+        ("Server", format!("<code>{id}</code>")),
+        ("Serving since", format!("{since} ({up})")),
+        ("Clients", clients),
+    ];
     if let Some(cluster) = state.context.cluster.snapshot() {
         let touch = match cluster.connected {
             true => "in touch",
             false => "<strong>cut off</strong>",
         };
-        row(
-            "Cluster",
-            &format!(
-                "{} ({}): {touch}; {} servers with {} clients when it was heard last",
-                cluster.name, cluster.mode, cluster.servers, cluster.clients
-            ),
+        let value = format!(
+            "{} ({}): {touch}; {} servers with {} clients when it was heard last",
+            cluster.name, cluster.mode, cluster.servers, cluster.clients
         );
+        facts.push(("Cluster", value));
     }
-    row("Requests a second", &rate);
-    row(
-        "Requests to this program",
-        &number(state.sums.requests() as f64),
-    );
-    row(
-        "Clients so far",
-        &format!(
-            "{}, {} of them refused",
-            state.sums.accepted,
-            state.sums.refused.iter().sum::<u64>()
-        ),
-    );
-    row("Handed over", &format!("{} times", state.sums.handovers));
-    page.push_str("</dl>\n");
-    let span = duration(history.span());
-    draw(&mut page, "Clients", &history.clients(), &span);
-    draw(&mut page, "Requests a second", &rates, &span);
-    page.push_str(
-        "<p><a href=\"/metrics\">Metrics</a>, <a href=\"/readyz\">ready?</a>, <a href=\"/livez\">live?</a>. \
-         The manual: <code>man blockchain-tcpd</code>, and <code>/usr/share/doc/blockchain-tcpd</code>.</p>\n\
-         </body>\n</html>\n",
-    );
-    page
+    let rate = rate.map_or("not known yet".to_string(), |rate| number(*rate));
+    let refused: u64 = sums.refused.iter().sum();
+    let so_far = format!("{}, {refused} of them refused", sums.accepted);
+    facts.extend([
+        ("Requests a second", rate),
+        ("Requests to this program", number(sums.requests() as f64)),
+        ("Clients so far", so_far),
+        ("Handed over", format!("{} times", sums.handovers)),
+    ]);
+    facts
 }
 
-/// Draws a line chart of `values`, the newest at the right, scaled from 0 to their maximum.
-fn draw(page: &mut String, name: &str, values: &[f64], span: &str) {
+/// Returns a line chart of `values`, the newest at the right, scaled from 0 to their maximum.
+fn chart(name: &str, values: &[f64], span: &str) -> String {
     let most = values.iter().copied().fold(0.0, f64::max);
     let last = values.last().copied().unwrap_or(0.0);
-    let scale = if most > 0.0 {
-        (HEIGHT - 4.0) / most
-    } else {
-        0.0
-    };
+    // The values are also 0 where the greatest is.
+    let scale = (HEIGHT - 4.0) / most.max(f64::EPSILON);
     let step = WIDTH / (values.len().max(2) - 1) as f64;
-    let mut points = String::new();
-    for (index, value) in values.iter().enumerate() {
+    let points = values.iter().enumerate().map(|(index, value)| {
         let (x, y) = (step * index as f64, HEIGHT - 2.0 - value * scale);
-        // Writing into a String can't fail.
-        let _ = write!(points, "{x:.1},{y:.1} ");
-    }
+        format!("{x:.1},{y:.1}")
+    });
+    let points = points.collect::<Vec<_>>().join(" ");
     let (most, last) = (number(most), number(last));
-    let _ = write!(
-        page,
+    format!(
         "<figure>\n<figcaption>{name} in the last {span}: {last} at the end, {most} at most</figcaption>\n\
          <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{name} in the last {span}\">\
-         <polyline points=\"{points}\"/></svg>\n</figure>\n",
-        points = points.trim_end(),
-    );
+         <polyline points=\"{points}\"/></svg>\n</figure>\n"
+    )
 }
 
 /// Formats a number for people: with separators of thousands, and one decimal if it is small.
@@ -195,8 +172,7 @@ mod tests {
     #[test]
     fn a_drawing_stays_within_its_frame() {
         for values in [&[][..], &[5.0], &[0.0, 0.0], &[1.0, 1e9, 3.0]] {
-            let mut page = String::new();
-            draw(&mut page, "x", values, "1 s");
+            let page = chart("x", values, "1 s");
             let (_, points) = page.split_once("points=\"").unwrap();
             let points = points.split('"').next().unwrap();
             for point in points.split(' ').filter(|point| !point.is_empty()) {

@@ -5,4 +5,4 @@ mod request;
 mod response;
 
 pub use self::request::{LONGEST_HEAD, ParseResult, Problem, Request, parse};
-pub use self::response::{CODES, Response};
+pub use self::response::{Response, STATUSES};

@@ -8,7 +8,7 @@ use super::response::Response;
 pub const LONGEST_HEAD: usize = 8 * 1024;
 
 /// The most header fields of a request.
-const MOST_FIELDS: usize = 64;
+const MAX_FIELDS: usize = 64;
 
 /// A valid request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,15 +28,14 @@ impl Request {
     /// 12.5.1). If it gives both the same weight, the default wins, unless the client names the
     /// other explicitly.
     pub fn prefers(&self, other: &str, default: &str) -> bool {
-        let ((other, how), (default, _)) = (self.weight(other), self.weight(default));
+        let ((how, other), (_, default)) = (self.weight(other), self.weight(default));
         other > default || (other == default && other > 0.0 && how == EXACT)
     }
 
-    /// Returns the weight of a media type, from 0 to 1, by the most specific range of `Accept` that
-    /// matches it, and how specific that range is. Parameters of a range are not compared.
-    fn weight(&self, media_type: &str) -> (f32, u8) {
-        let (mut weight, mut best) = (0.0_f32, 0);
-        for range in self.accept.split(',') {
+    /// Returns how specific the most specific range of `Accept` is that matches a media type, and
+    /// its weight, from 0 to 1. Parameters of a range are not compared.
+    fn weight(&self, media_type: &str) -> (u8, f32) {
+        let ranges = self.accept.split(',').map(|range| {
             let mut parts = range.split(';').map(str::trim);
             let name = parts.next().unwrap_or_default();
             let how = how_exactly(name, media_type);
@@ -49,13 +48,13 @@ impl Request {
             // The default is 1 (section 12.4.2). An invalid weight counts as 0.
             let q = parts.find_map(is_weight).map_or(1.0, |q| q.unwrap_or(0.0));
             let q = if (0.0..=1.0).contains(&q) { q } else { 0.0 };
-            if how > best {
-                (weight, best) = (q, how);
-            } else if how == best && how > 0 {
-                weight = weight.max(q);
-            }
-        }
-        (weight, best)
+            (how, q)
+        });
+        let matching = ranges.filter(|(how, _)| *how > 0);
+        matching.fold(
+            (0, 0.0),
+            |best, range| if range > best { range } else { best },
+        )
     }
 }
 
@@ -65,17 +64,13 @@ const EXACT: u8 = 3;
 /// Returns how specifically a range of `Accept` matches a media type: [`EXACT`], 2 for `type/*`, 1
 /// for `*/*`, or 0 if it does not match.
 fn how_exactly(range: &str, media_type: &str) -> u8 {
-    let kind = |name: &str| {
-        name.split('/')
-            .next()
-            .unwrap_or_default()
-            .to_ascii_lowercase()
-    };
+    let kind = media_type.split('/').next().unwrap_or_default();
+    let is_kind = |range: &str| range.eq_ignore_ascii_case(kind);
     if range.eq_ignore_ascii_case(media_type) {
         EXACT
     } else if range == "*/*" {
         1
-    } else if range.ends_with("/*") && kind(range) == kind(media_type) {
+    } else if range.strip_suffix("/*").is_some_and(is_kind) {
         2
     } else {
         0
@@ -134,7 +129,7 @@ impl Problem {
 
 /// Parses the request at the beginning of `buffer`.
 pub fn parse(buffer: &[u8]) -> ParseResult {
-    let mut fields = [EMPTY_HEADER; MOST_FIELDS];
+    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let window = &buffer[..buffer.len().min(LONGEST_HEAD)];
     let length = match request.parse(window) {
@@ -301,7 +296,7 @@ mod tests {
         let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(LONGEST_HEAD));
         let many = format!(
             "GET / HTTP/1.1\r\n{}\r\n",
-            "a: b\r\n".repeat(MOST_FIELDS + 1)
+            "a: b\r\n".repeat(MAX_FIELDS + 1)
         );
         for (text, status) in [
             ("WHO\n\n", 400),

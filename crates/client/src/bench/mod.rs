@@ -20,10 +20,10 @@ use shared::text::excerpt;
 
 use self::progress::Progress;
 use self::report::Report;
-use crate::failure::{BUSY, Failure, REFUSED};
+use crate::failure::{BUSY, FOREIGN, FULL, Failure, INTERRUPTED, NO_REPLY, REFUSED};
 use crate::interrupt::on_interrupt;
 use crate::options::{Bench, Options};
-use crate::output::{Exchange, Output};
+use crate::output::{self, Exchange};
 use blockchain_tcp::load::{self, AT_ONCE, Expected, Generator, Stats, Workload};
 
 /// Warm-up before the measured duration: its fraction of the duration, and its upper bound.
@@ -33,27 +33,25 @@ const WARM_UP: (f64, Duration) = (0.05, Duration::from_millis(500));
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Interval between updates of the progress bar.
-const TICK: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs the benchmark and prints the report.
 pub fn run(options: &Options, bench: &Bench) -> Result<ExitCode, Failure> {
     check(&bench.request)?;
     stdio::has_output().map_err(Failure::Print)?;
-    let output = Output::new(options.json);
-    let begun = Instant::now();
+    let exchange = Exchange::begin(options.json, Some(bench.request.as_bytes()));
     match measure(options, bench) {
         Ok(report) => {
-            if output.is_json() {
-                Output::object(&report.json())?;
-            } else {
-                Output::print(&report.text())?;
+            match options.json {
+                true => output::print_object(&report.json())?,
+                false => output::print(&report.text())?,
             }
             Ok(match report.stats.errors.total() {
                 0 => ExitCode::SUCCESS,
                 _ => ExitCode::from(REFUSED),
             })
         }
-        Err(failure) => output.failure(&Exchange::since(begun, &*bench.request), failure),
+        Err(failure) => exchange.failure(failure),
     }
 }
 
@@ -66,7 +64,7 @@ fn check(request: &str) -> Result<(), Failure> {
         "QUIT" | "EXIT" => "a request that ends the connection can't be asked again and again",
         _ => return Ok(()),
     };
-    Err(Failure::Usage(text.to_string()))
+    Err(Failure::usage(text))
 }
 
 fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
@@ -99,7 +97,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
     let has_begun = Arc::new(OnceLock::new());
     let (interrupted, begun) = (workload.clone(), has_begun.clone());
     on_interrupt(move || match begun.get() {
-        None => process::exit(i32::from(Failure::Interrupted.exit_status())),
+        None => process::exit(INTERRUPTED.into()),
         Some(()) => interrupted.interrupt(),
     })?;
     let stats = run_load(&workload, threads, &has_begun);
@@ -111,7 +109,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
         server: options.server.to_string(),
         reply: excerpt(&line),
         threads,
-        interrupted: workload.interrupted().is_some(),
+        interrupted: workload.is_interrupted(),
         workload,
         stats,
     })
@@ -138,7 +136,7 @@ fn run_load(
     let running: Vec<_> = generators.into_iter().map(run).collect::<Result<_, _>>()?;
     let progress = Progress::new(workload);
     while !running.iter().all(JoinHandle::is_finished) {
-        thread::park_timeout(TICK);
+        thread::sleep(PROGRESS_INTERVAL);
         progress.show(begin.elapsed(), workload);
     }
     drop(progress);
@@ -157,18 +155,12 @@ fn shares(clients: u64, threads: u64) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// Starts a thread, whose end wakes this one.
+/// Starts a thread of the load.
 fn start<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, load::Error> + Send + 'static,
 ) -> Result<JoinHandle<Result<T, load::Error>>, load::Error> {
-    let parent = thread::current();
     let thread = thread::Builder::new().name("load".to_string());
-    let started = thread.spawn(move || {
-        let done = work();
-        parent.unpark();
-        done
-    });
-    started.map_err(load::Error::System)
+    thread.spawn(work).map_err(load::Error::System)
 }
 
 fn join<T>(thread: JoinHandle<Result<T, load::Error>>) -> Result<T, load::Error> {
@@ -183,15 +175,14 @@ fn failure(error: load::Error, workload: &Workload) -> Failure {
         // The server disconnects one client to make room for another.
         load::Error::Refused { word, line } if word == BUSY || word == "TIMEOUT" => {
             let clients = report::counted(workload.clients, "client", "clients");
-            Failure::Full(format!(
-                "the server has no room for {clients} at the same time: it said {line}"
-            ))
+            let text =
+                format!("the server has no room for {clients} at the same time: it said {line}");
+            Failure::Other(FULL, text)
         }
-        load::Error::Refused { .. } | load::Error::Wrong(_) => Failure::Wrong(error.to_string()),
-        load::Error::System(source) => Failure::System {
-            action: "measure",
-            source,
-        },
-        _ => Failure::NoReply(error.to_string()),
+        load::Error::Refused { .. } | load::Error::Wrong(_) => {
+            Failure::Other(FOREIGN, error.to_string())
+        }
+        load::Error::System(error) => Failure::system("measure", &error),
+        _ => Failure::Other(NO_REPLY, error.to_string()),
     }
 }

@@ -50,9 +50,7 @@ impl Report {
 
     /// Returns the report as text.
     pub fn text(&self) -> String {
-        let Report {
-            workload, stats, ..
-        } = self;
+        let (workload, stats) = (&self.workload, &self.stats);
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
             // Writing into a String can't fail.
@@ -73,15 +71,11 @@ impl Report {
             );
         } else {
             let (time, warm_up) = (stats.time.as_secs_f64(), workload.warm_up.as_secs_f64());
-            let ended = if self.interrupted {
-                ", ended early"
-            } else {
-                ""
-            };
-            line(
-                "time",
-                format!("{time:.2} s, after {warm_up:.2} s to warm up{ended}"),
-            );
+            let mut text = format!("{time:.2} s, after {warm_up:.2} s to warm up");
+            if self.interrupted {
+                text += ", ended early";
+            }
+            line("time", text);
             let replies = HumanCount(stats.replies);
             line("requests", format!("{replies} answered as they must be"));
             let rate = HumanCount(self.rate().round() as u64);
@@ -137,9 +131,7 @@ impl Report {
 
     /// Returns the report as a JSON object.
     pub fn json(&self) -> Value {
-        let Report {
-            workload, stats, ..
-        } = self;
+        let (workload, stats) = (&self.workload, &self.stats);
         let errors = &stats.errors;
         let counts = KINDS.map(|(kind, _)| (kind.to_string(), json!(errors.count(kind))));
         let mut counts = Map::from_iter(counts);

@@ -14,7 +14,7 @@ use super::workload::{Window, Workload};
 use super::{Error, Stats};
 
 /// Approximate size in bytes of a block of requests, which one call sends.
-const BLOCK: usize = 64 * 1024;
+const BLOCK_SIZE: usize = 64 * 1024;
 
 /// The requests, repeated.
 pub struct Requests {
@@ -30,7 +30,7 @@ impl Requests {
     /// anywhere.
     pub fn new(workload: &Workload) -> Self {
         let (length, lines) = cycle(&workload.request);
-        let at_once = (workload.depth as usize).min(BLOCK / length) * length;
+        let at_once = (workload.depth as usize).min(BLOCK_SIZE / length) * length;
         Requests {
             length,
             cycle: lines.len(),
@@ -51,10 +51,11 @@ pub struct Client {
     /// Index among the clients of all threads.
     number: u64,
     /// Number of requests of the schedule that were sent.
-    scheduled: u64,
+    pub scheduled: u64,
     /// Right replies within the measured window.
-    replies: u64,
-    socket: Option<TcpStream>,
+    pub replies: u64,
+    /// The socket, unless the connection was lost.
+    pub socket: Option<TcpStream>,
     is_connecting: bool,
     /// When the last reply arrived; before that, when connecting began or the request was sent.
     waiting_since: Instant,
@@ -64,7 +65,7 @@ pub struct Client {
     /// Position in the cycle of requests of the next byte to send.
     position: usize,
     /// Whether a request was sent on this connection.
-    has_asked: bool,
+    pub has_asked: bool,
     reading: Reading,
 }
 
@@ -103,16 +104,6 @@ impl Client {
         Ok(self.socket.insert(socket))
     }
 
-    /// Returns the socket.
-    pub fn socket(&self) -> Option<&TcpStream> {
-        self.socket.as_ref()
-    }
-
-    /// Returns whether a request was sent on this connection.
-    pub fn has_asked(&self) -> bool {
-        self.has_asked
-    }
-
     /// Returns whether requests are in flight.
     pub fn is_waiting(&self) -> bool {
         self.count > 0
@@ -122,16 +113,6 @@ impl Client {
     pub fn is_late(&self, now: Instant, timeout: Duration) -> bool {
         (self.is_connecting || self.is_waiting())
             && now.saturating_duration_since(self.waiting_since) > timeout
-    }
-
-    /// Starts the schedule and the count of the replies anew.
-    pub fn restart(&mut self) {
-        (self.scheduled, self.replies) = (0, 0);
-    }
-
-    /// Returns the number of right replies within the measured window.
-    pub fn replies(&self) -> u64 {
-        self.replies
     }
 
     /// Returns the number of requests that were due before this moment and are not sent.
@@ -221,7 +202,9 @@ impl Client {
             let Some(socket) = &self.socket else {
                 return Ok(());
             };
-            let read = match recv(socket, &mut *scratch, RecvFlags::empty()) {
+            let part = self.reading.part.len();
+            scratch[..part].copy_from_slice(&self.reading.part);
+            let read = match recv(socket, &mut scratch[part..], RecvFlags::empty()) {
                 Ok((0, _)) => return Err(Error::Closed),
                 Ok((read, _)) => read,
                 Err(Errno::AGAIN) => return Ok(()),
@@ -229,14 +212,13 @@ impl Client {
                 Err(error) => return Err(Error::Broken(error.into())),
             };
             let now = Instant::now();
-            let mut rest = &scratch[..read];
-            while !rest.is_empty() {
-                if let Some(verified) = self.reading.next(&workload.expected, &mut rest) {
-                    self.verify(verified, workload, window, now, stats)?;
-                }
+            let mut rest = &scratch[..part + read];
+            while let Some(verified) = self.reading.next(&workload.expected, &mut rest) {
+                self.verify(verified, workload, window, now, stats)?;
             }
+            self.reading.part = rest.to_vec();
             // Edge-triggered: a short read has emptied the buffer, and further data is a new event.
-            if read < scratch.len() && !ends {
+            if part + read < scratch.len() && !ends {
                 return Ok(());
             }
         }

@@ -12,6 +12,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use shared::dial::LONGEST_REPLY;
 
 use super::client::{Client, Requests};
 use super::replies::CHUNK;
@@ -26,7 +27,7 @@ pub const AT_ONCE: usize = 32;
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The most events per system call.
-const EVENTS: usize = 1024;
+const MAX_EVENTS: usize = 1024;
 
 /// What clients with an event send.
 #[derive(Clone, Copy, PartialEq)]
@@ -75,7 +76,7 @@ impl Generator {
             workload,
             connections: 0,
             epoll: epoll::create(CreateFlags::CLOEXEC).map_err(system)?,
-            scratch: vec![0; CHUNK].into_boxed_slice(),
+            scratch: vec![0; CHUNK + LONGEST_REPLY].into_boxed_slice(),
             stats: Stats::default(),
             window: Window {
                 from: now,
@@ -85,7 +86,7 @@ impl Generator {
             checked: 0,
             published: (0, 0),
         };
-        Generator::raise_descriptor_limit(generator.clients.len());
+        Generator::raise_descriptor_limit();
         generator.connect_all(at_once)?;
         Ok(generator)
     }
@@ -112,17 +113,12 @@ impl Generator {
         Ok(())
     }
 
-    /// Raises the limit on open files (RLIMIT_NOFILE) if it has no room for these clients. If it
-    /// can't be raised far enough, connecting fails.
-    pub fn raise_descriptor_limit(clients: usize) {
-        let limit = getrlimit(Resource::Nofile);
-        if limit
-            .current
-            .is_some_and(|current| current < clients as u64 + 64)
-        {
-            let (current, maximum) = (limit.maximum, limit.maximum);
-            let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
-        }
+    /// Raises the limit on open files (RLIMIT_NOFILE) as far as this user may. If that leaves no
+    /// room for all clients, connecting fails.
+    pub fn raise_descriptor_limit() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
     }
 
     /// Checks that no client has lost its connection or received anything unasked.
@@ -132,13 +128,15 @@ impl Generator {
 
     /// Returns the sockets of all clients that are connected.
     pub fn sockets(&self) -> impl Iterator<Item = &TcpStream> + Clone {
-        self.clients.iter().filter_map(Client::socket)
+        self.clients
+            .iter()
+            .filter_map(|client| client.socket.as_ref())
     }
 
     /// Returns Jain's fairness index of the clients' replies in the last run: 1 if all had the same
     /// number, and 1/n if one of n had all.
     pub fn fairness(&self) -> f64 {
-        let replies = self.clients.iter().map(|client| client.replies() as f64);
+        let replies = self.clients.iter().map(|client| client.replies as f64);
         let squares: f64 = replies.clone().map(|number| number * number).sum();
         replies.sum::<f64>().powi(2) / (squares * self.clients.len() as f64)
     }
@@ -150,20 +148,22 @@ impl Generator {
         let schedule = |rate| Schedule::new(begin, rate, workload.clients);
         self.window = Window {
             from: begin + workload.warm_up,
-            to: workload.end(begin),
+            to: begin + workload.warm_up.saturating_add(workload.duration),
             schedule: workload.rate.map(schedule),
         };
         self.checked = 0;
         self.published = (0, 0);
         for client in &mut self.clients {
-            client.restart();
+            (client.scheduled, client.replies) = (0, 0);
         }
         self.send_all();
         let mut cpu = None;
         let mut checked = begin;
         loop {
             let now = Instant::now();
-            self.window.to = workload.end(begin);
+            if workload.is_interrupted() {
+                self.window.to = self.window.to.min(now);
+            }
             if cpu.is_none() && now >= self.window.from {
                 cpu = Some((workload.cpu_clock)());
             }
@@ -232,9 +232,9 @@ impl Generator {
             let passed = now.saturating_duration_since(begun);
             let waits = |client: &Client| {
                 client.is_waiting()
-                    || client.socket().is_some() && client.unsent(&self.window, to) > 0
+                    || client.socket.is_some() && client.unsent(&self.window, to) > 0
             };
-            let is_interrupted = self.workload.interrupted().is_some();
+            let is_interrupted = self.workload.is_interrupted();
             if !self.clients.iter().any(waits)
                 || is_interrupted && passed > self.workload.last_replies
                 || passed > self.workload.timeout + 2 * CHECK_INTERVAL
@@ -246,7 +246,7 @@ impl Generator {
         }
         for client in &mut self.clients {
             let unsent = client.unsent(&self.window, to);
-            if self.workload.interrupted().is_none() {
+            if !self.workload.is_interrupted() {
                 self.stats.errors.record_unsent(unsent);
             }
             let before = client.unsent(&self.window, self.window.from);
@@ -290,52 +290,51 @@ impl Generator {
 
     /// Polls as [`Generator::poll_once`] does; a lost connection is an error.
     fn poll_strictly(&mut self, pause: Duration, sends: Sends) -> Result<(), Error> {
-        let mut lost = Ok(());
-        self.poll(pause, sends, |_, _, error| lost = Err(error))?;
-        lost
+        match self.poll(pause, sends)?.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
     }
 
     fn poll_once(&mut self, pause: Duration, sends: Sends) -> Result<(), Error> {
-        self.poll(pause, sends, Self::lose)
+        for (key, error) in self.poll(pause, sends)? {
+            self.lose(key, error);
+        }
+        Ok(())
     }
 
-    /// Waits for events, receives what has arrived, and lets each client with an event send. Calls
-    /// `lost` for clients that have lost their connection.
-    fn poll(
-        &mut self,
-        pause: Duration,
-        sends: Sends,
-        mut lost: impl FnMut(&mut Self, usize, Error),
-    ) -> Result<(), Error> {
-        let pause = if self.workload.spins {
-            Duration::ZERO
-        } else {
-            pause
+    /// Waits for events, receives what has arrived, and lets each client with an event send.
+    /// Returns the clients that have lost their connection.
+    fn poll(&mut self, pause: Duration, sends: Sends) -> Result<Vec<(usize, Error)>, Error> {
+        let pause = match self.workload.spins {
+            true => Duration::ZERO,
+            false => pause,
         };
         let limit = Timespec::try_from(pause).unwrap_or_default();
         // epoll_wait(2) counts in milliseconds, which is too coarse for requests that are due.
         if self.window.schedule.is_some() && !pause.is_zero() {
             let mut polled = [PollFd::new(&self.epoll, PollFlags::IN)];
             match poll(&mut polled, Some(&limit)) {
-                Ok(0) | Err(Errno::INTR) => return Ok(()),
+                Ok(0) | Err(Errno::INTR) => return Ok(Vec::new()),
                 Ok(_) => {}
                 Err(error) => return Err(system(error)),
             }
         }
-        let mut events = [MaybeUninit::uninit(); EVENTS];
+        let mut events = [MaybeUninit::uninit(); MAX_EVENTS];
         let events = match epoll::wait(&self.epoll, &mut events, Some(&limit)) {
             Ok((events, _)) => events,
-            Err(Errno::INTR) => return Ok(()),
+            Err(Errno::INTR) => return Ok(Vec::new()),
             Err(error) => return Err(system(error)),
         };
+        let mut lost = Vec::new();
         for event in events {
             // Copied, because the struct is packed.
             let (key, flags) = (event.data.u64() as usize, event.flags);
             if let Err(error) = self.proceed(key, flags, sends) {
-                lost(self, key, error);
+                lost.push((key, error));
             }
         }
-        Ok(())
+        Ok(lost)
     }
 
     fn proceed(&mut self, key: usize, flags: EventFlags, sends: Sends) -> Result<(), Error> {
@@ -346,13 +345,13 @@ impl Generator {
         let ends = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         let (workload, window, stats) = (&self.workload, &self.window, &mut self.stats);
         client.receive(workload, &mut self.scratch, window, ends, stats)?;
-        let has_reply = client.has_asked() && !client.is_waiting();
+        let has_reply = client.has_asked && !client.is_waiting();
         match sends {
             Sends::All if workload.reconnects && has_reply => {
                 client.close(window, stats);
                 return self.begin(key);
             }
-            Sends::Once if client.has_asked() => {}
+            Sends::Once if client.has_asked => {}
             Sends::Once => client.send(&self.requests, 1, window, stats),
             Sends::All => client.send(&self.requests, workload.depth, window, stats),
             Sends::Nothing => {}

@@ -1,7 +1,5 @@
 //! Verifies replies byte for byte, however the stream is split.
 
-use std::borrow::Cow;
-
 use shared::dial::{LONGEST_REPLY, Refusal, Reply, is_fatal};
 use shared::text::quoted;
 
@@ -43,18 +41,10 @@ impl Expected {
         }
     }
 
-    /// Verifies a line; `position` is that of the expected one.
-    fn verify(&self, line: &[u8], position: usize) -> Verdict {
-        match self {
-            Expected::Lines {
-                length, repeated, ..
-            } if *line == repeated[position..position + length - 1] => return Verdict::Right,
-            Expected::Lines { .. } => {}
-            Expected::Count => {
-                if let Some(number) = number(line) {
-                    return Verdict::Count(number);
-                }
-            }
+    /// Verifies a line that is not one of [`Expected::Lines`].
+    fn verify(&self, line: &[u8]) -> Verdict {
+        if let (Expected::Count, Some(number)) = (self, number(line)) {
+            return Verdict::Count(number);
         }
         match Reply::read("", line) {
             Ok(Reply::Refused(Refusal { word, .. })) => Verdict::Refused {
@@ -111,11 +101,10 @@ pub struct Verified {
 /// State of the reply stream of a connection.
 #[derive(Default)]
 pub struct Reading {
-    /// Position in the cycle of the expected lines, while all bytes are as expected; otherwise that
-    /// of the line's begin.
+    /// Position in the cycle of the next expected line.
     position: usize,
-    /// The part of an unexpected line that was received.
-    part: Vec<u8>,
+    /// The part of the next line that was received; at most [`LONGEST_REPLY`] bytes.
+    pub part: Vec<u8>,
 }
 
 impl Reading {
@@ -129,53 +118,39 @@ impl Reading {
         Reading { position, part }
     }
 
-    /// Takes the next replies from `bytes`. Returns `None` if the rest is an incomplete reply. A
-    /// line that has no end within [`LONGEST_REPLY`] is wrong.
+    /// Takes the next replies from `bytes`, which begin with [`part`](Reading::part). Returns
+    /// `None` if the rest is an incomplete reply. A line that has no end within [`LONGEST_REPLY`]
+    /// is wrong.
     pub fn next(&mut self, expected: &Expected, bytes: &mut &[u8]) -> Option<Verified> {
         if let Expected::Lines {
-            length,
-            cycle,
-            repeated,
+            length, repeated, ..
         } = expected
-            && self.part.is_empty()
         {
-            let common = common(bytes, &repeated[self.position..]);
-            let received = self.position % length + common;
-            let count = u32::try_from(received / length).unwrap_or(u32::MAX);
-            self.position = (self.position + common) % cycle;
-            *bytes = &bytes[common..];
-            if !bytes.is_empty() {
-                let begin = self.position - received % length;
-                self.part.extend_from_slice(&repeated[begin..self.position]);
-                self.position = begin;
-            }
-            if count > 0 {
-                let verdict = Verdict::Right;
-                return Some(Verified { count, verdict });
+            let right = common(bytes, &repeated[self.position..]) / length;
+            if right > 0 {
+                *bytes = &bytes[right * length..];
+                return Some(self.verified(expected, right, Verdict::Right));
             }
         }
-        let end = bytes.iter().position(|byte| *byte == b'\n');
-        let (piece, rest) = match end {
-            Some(end) => (&bytes[..end], &bytes[end + 1..]),
-            None => (*bytes, &bytes[bytes.len()..]),
-        };
-        *bytes = rest;
-        let mut line = Cow::Borrowed(piece);
-        if end.is_none() || !self.part.is_empty() {
-            self.part.extend_from_slice(piece);
-            if end.is_none() && self.part.len() <= LONGEST_REPLY {
-                return None;
+        let verdict = match bytes.iter().position(|byte| *byte == b'\n') {
+            Some(end) => {
+                let line = &bytes[..end];
+                *bytes = &bytes[end + 1..];
+                expected.verify(line)
             }
-            line = Cow::Owned(std::mem::take(&mut self.part));
-        }
-        let verdict = match end {
-            Some(_) => expected.verify(&line, self.position),
-            None => Verdict::Wrong(quoted(&line)),
+            None if bytes.len() > LONGEST_REPLY => Verdict::Wrong(quoted(std::mem::take(bytes))),
+            None => return None,
         };
+        Some(self.verified(expected, 1, verdict))
+    }
+
+    /// Moves on in the cycle of the expected lines.
+    fn verified(&mut self, expected: &Expected, count: usize, verdict: Verdict) -> Verified {
         if let Expected::Lines { length, cycle, .. } = expected {
-            self.position = (self.position + length) % cycle;
+            self.position = (self.position + count * length) % cycle;
         }
-        Some(Verified { count: 1, verdict })
+        let count = count as u32;
+        Verified { count, verdict }
     }
 }
 
@@ -197,16 +172,15 @@ mod tests {
         let mut reading = Reading::default();
         let (mut right, mut others) = (0, Vec::new());
         for piece in pieces {
-            let mut rest = *piece;
-            while !rest.is_empty() {
-                match reading.next(expected, &mut rest) {
-                    Some(Verified {
-                        count,
-                        verdict: Verdict::Right,
-                    }) => right += count,
-                    other => others.extend(other.map(|verified| verified.verdict)),
+            let bytes = [&reading.part, *piece].concat();
+            let mut rest = &bytes[..];
+            while let Some(Verified { count, verdict }) = reading.next(expected, &mut rest) {
+                match verdict {
+                    Verdict::Right => right += count,
+                    other => others.push(other),
                 }
             }
+            reading.part = rest.to_vec();
         }
         (right, others)
     }

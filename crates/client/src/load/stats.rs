@@ -8,14 +8,14 @@ use hdrhistogram::Histogram;
 use super::Error;
 
 /// Precision of latencies in significant digits.
-const DIGITS: u8 = 3;
+const LATENCY_DIGITS: u8 = 3;
 
 /// The longest latency that is recorded exactly, an hour in nanoseconds; longer ones count as this
 /// one.
 const LONGEST_LATENCY: u64 = 3_600_000_000_000;
 
 /// The most error words that are counted separately.
-const WORDS: usize = 32;
+const MAX_WORDS: usize = 32;
 
 /// Counters and histograms.
 pub struct Stats {
@@ -63,7 +63,7 @@ pub struct Errors {
 
 impl Default for Stats {
     fn default() -> Self {
-        let latencies = Histogram::new_with_bounds(1, LONGEST_LATENCY, DIGITS);
+        let latencies = Histogram::new_with_bounds(1, LONGEST_LATENCY, LATENCY_DIGITS);
         // All three are constants: a histogram that this refuses is refused in every test.
         let latencies =
             latencies.expect("1 is allowed, at least twice as much, and up to 5 digits");
@@ -123,18 +123,22 @@ impl Errors {
 
     /// Counts a wrong reply.
     pub fn record_wrong(&mut self, quoted: String) {
-        *self.counts.entry(WRONG).or_default() += 1;
+        self.record(WRONG, 1);
         self.first_wrong.get_or_insert(quoted);
     }
 
     /// Counts requests that were due, and never sent.
     pub fn record_unsent(&mut self, count: u64) {
-        *self.counts.entry(UNSENT).or_default() += count;
+        self.record(UNSENT, count);
+    }
+
+    fn record(&mut self, kind: &'static str, count: u64) {
+        *self.counts.entry(kind).or_default() += count;
     }
 
     /// Counts an error reply.
     pub fn record_reply(&mut self, word: String) {
-        let room = self.replies.len() < WORDS || self.replies.contains_key(&word);
+        let room = self.replies.len() < MAX_WORDS || self.replies.contains_key(&word);
         let word = if room { word } else { "OTHER".to_string() };
         *self.replies.entry(word).or_default() += 1;
     }
@@ -148,13 +152,13 @@ impl Errors {
             Error::Refused { word, .. } => return self.record_reply(word),
             Error::Wrong(quoted) => return self.record_wrong(quoted),
         };
-        *self.counts.entry(kind).or_default() += 1;
+        self.record(kind, 1);
     }
 
     fn add(&mut self, other: Errors) {
         self.first_wrong = self.first_wrong.take().or(other.first_wrong);
         for (kind, count) in other.counts {
-            *self.counts.entry(kind).or_default() += count;
+            self.record(kind, count);
         }
         for (word, count) in other.replies {
             *self.replies.entry(word).or_default() += count;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -55,8 +54,8 @@ pub struct Workload {
     pub is_alone: bool,
     /// The longest wait for the last replies of an interrupted load.
     pub last_replies: Duration,
-    /// When the load was ended before its time.
-    interrupted: Mutex<Option<Instant>>,
+    /// Whether the load was ended before its time.
+    is_interrupted: AtomicBool,
     /// Whether a client has lost its connection, so that counts may be lower.
     has_lost: AtomicBool,
 }
@@ -82,46 +81,31 @@ impl Workload {
             errors: AtomicU64::new(0),
             is_alone: false,
             last_replies: Duration::from_secs(1),
-            interrupted: Mutex::default(),
+            is_interrupted: AtomicBool::new(false),
             has_lost: AtomicBool::new(false),
         }
     }
 
     /// Ends the load now.
     pub fn interrupt(&self) {
-        *self.lock() = Some(Instant::now());
+        self.is_interrupted.store(true, Ordering::Relaxed);
     }
 
-    /// Returns when the load was ended before its time.
-    pub fn interrupted(&self) -> Option<Instant> {
-        *self.lock()
+    /// Returns whether the load was ended before its time.
+    pub fn is_interrupted(&self) -> bool {
+        self.is_interrupted.load(Ordering::Relaxed)
     }
 
     /// Lets the load run again after an interrupt.
     pub fn resume(&self) {
-        *self.lock() = None;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.interrupted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns when a load ends that began at `begin`.
-    pub fn end(&self, begin: Instant) -> Instant {
-        let end = begin + self.warm_up.saturating_add(self.duration);
-        self.interrupted().map_or(end, |at| end.min(at))
+        self.is_interrupted.store(false, Ordering::Relaxed);
     }
 
     /// Returns whether this reply to WHO may be right: all clients are counted, unless some have
     /// lost their connection.
     pub(super) fn allows(&self, count: u64) -> bool {
-        let is_whole = match self.is_alone {
-            true => count == self.clients,
-            false => count >= self.clients,
-        };
-        is_whole || self.has_lost.load(Ordering::Relaxed)
+        let has_others = count > self.clients && !self.is_alone;
+        count == self.clients || has_others || self.has_lost.load(Ordering::Relaxed)
     }
 
     /// Notes that a client lost its connection.

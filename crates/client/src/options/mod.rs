@@ -17,7 +17,7 @@ use clap::{
     ValueHint,
 };
 use clap_complete::Shell;
-use shared::args::{message, positive_duration};
+use shared::args::{ParsedArgs, message, positive_duration};
 use shared::dial::{AddressFamily, Route, Server};
 use shared::text::escape;
 
@@ -88,13 +88,8 @@ pub struct Options {
     )]
     pub timeout: Duration,
 
-    /// Only over IPv4
-    #[arg(short = '4', long, global = true, conflicts_with = "use_ipv6")]
-    pub use_ipv4: bool,
-
-    /// Only over IPv6
-    #[arg(short = '6', long, global = true)]
-    pub use_ipv6: bool,
+    #[command(flatten)]
+    family: AddressFamily,
 
     /// Prints JSON, one object a line
     #[arg(long, global = true)]
@@ -122,19 +117,9 @@ pub enum Task {
     )]
     Connect(To),
     /// Shows the number of clients, live, until ^C
-    Watch {
-        #[command(flatten)]
-        to: To,
-        #[command(flatten)]
-        watch: Watch,
-    },
+    Watch(Watch),
     /// Measures how fast the server answers, and verifies every reply
-    Bench {
-        #[command(flatten)]
-        to: To,
-        #[command(flatten)]
-        bench: Bench,
-    },
+    Bench(Bench),
     /// Prints what a shell completes these command lines with
     Completions {
         /// Which shell
@@ -146,6 +131,9 @@ pub enum Task {
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 pub struct Watch {
+    #[command(flatten)]
+    to: To,
+
     /// How often to ask
     #[arg(short, long, value_name = "DURATION", value_parser = positive_duration, default_value = "1s")]
     pub every: Duration,
@@ -155,6 +143,9 @@ pub struct Watch {
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 pub struct Bench {
+    #[command(flatten)]
+    to: To,
+
     /// How many clients ask at the same time
     #[arg(short, long, value_name = "N", value_parser = |text: &str| number_up_to(100_000, text), default_value = "50")]
     pub clients: u32,
@@ -183,111 +174,86 @@ fn number_up_to(most: u32, text: &str) -> Result<u32, String> {
     }
 }
 
-/// Result of parsing the command line.
-pub enum ParsedArgs {
-    /// Run this task.
-    Run(Options, Task),
-    /// Print this text: `--help` or `--version`.
-    Print(String),
-}
-
 impl Options {
     /// Returns the route to the server.
     pub fn route(&self) -> Route {
-        let family = AddressFamily::from_flags(self.use_ipv4, self.use_ipv6);
-        Route::new(self.server.clone(), family)
+        Route::new(self.server.clone(), self.family)
     }
 
     /// Parses the options in `arguments`, whose first is the program's name, and in the
     /// environment.
     pub fn parse_from(
         arguments: impl IntoIterator<Item = OsString>,
-    ) -> Result<ParsedArgs, Failure> {
+    ) -> Result<ParsedArgs<(Options, Task)>, Failure> {
         match command().try_get_matches_from(arguments) {
-            Ok(matches) => Options::from_matches(&matches),
-            Err(error) => match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    Ok(ParsedArgs::Print(error.to_string()))
-                }
-                _ => Err(usage(&error)),
-            },
+            Ok(matches) => Options::from_matches(&matches).map(ParsedArgs::Run),
+            Err(error) => ParsedArgs::requested(error, usage),
         }
     }
 
-    fn from_matches(matches: &ArgMatches) -> Result<ParsedArgs, Failure> {
-        let mut options = Options::from_arg_matches(matches).map_err(|error| usage(&error))?;
+    fn from_matches(matches: &ArgMatches) -> Result<(Options, Task), Failure> {
+        let mut options = Options::from_arg_matches(matches).map_err(usage)?;
         let task = match requests::words(matches, Task::has_subcommand) {
             Some(words) => Task::Ask(words),
-            None => Task::from_arg_matches(matches).map_err(|error| usage(&error))?,
+            None => Task::from_arg_matches(matches).map_err(usage)?,
         };
         let to = match &task {
             Task::Ask(_) => &None,
-            Task::Connect(to) | Task::Watch { to, .. } | Task::Bench { to, .. } => &to.to,
-            Task::Completions { .. } => return Ok(ParsedArgs::Run(options, task)),
+            Task::Connect(to) | Task::Watch(Watch { to, .. }) | Task::Bench(Bench { to, .. }) => {
+                &to.to
+            }
+            Task::Completions { .. } => return Ok((options, task)),
         };
         // Only a variable that is needed has to be right, so clap doesn't read them.
         let is_default = |id| matches.value_source(id) == Some(ValueSource::DefaultValue);
         if let Some(to) = to {
             options.server = to.clone();
         } else if is_default("server") {
-            set_from(
-                "BLOCKCHAIN_TCP_SERVER",
-                Server::from_str,
-                &mut options.server,
-            )?;
+            let server = &mut options.server;
+            set_from("BLOCKCHAIN_TCP_SERVER", Server::from_str, server)?;
         }
         if is_default("timeout") {
-            set_from(
-                "BLOCKCHAIN_TCP_TIMEOUT",
-                positive_duration,
-                &mut options.timeout,
-            )?;
+            let timeout = &mut options.timeout;
+            set_from("BLOCKCHAIN_TCP_TIMEOUT", positive_duration, timeout)?;
         }
-        Ok(ParsedArgs::Run(options, task))
+        Ok((options, task))
     }
 }
 
 /// Sets an option from an environment variable, unless that is not set or empty.
 fn set_from<T>(
     variable: &str,
-    parse: impl Fn(&str) -> Result<T, String>,
+    parse: impl Fn(&str) -> Result<T, &'static str>,
     option: &mut T,
 ) -> Result<(), Failure> {
     let value = env::var_os(variable).unwrap_or_default();
     if value.is_empty() {
         return Ok(());
     }
-    let parsed = value
-        .to_str()
-        .ok_or("not UTF-8".to_string())
-        .and_then(parse);
+    let parsed = value.to_str().ok_or("not UTF-8").and_then(parse);
     *option = parsed.map_err(|error| {
         let text = escape(&value.to_string_lossy(), char::is_control);
-        Failure::Usage(format!("invalid value '{text}' for {variable}: {error}"))
+        Failure::usage(format!("invalid value '{text}' for {variable}: {error}"))
     })?;
     Ok(())
 }
 
-/// Returns the whole command line.
+/// Returns the whole command line, which lists options of all tasks below those of a single task.
 fn command() -> Command {
-    requests::added_to(Cli::command()).mut_args(below_its_own)
-}
-
-/// Lists options of all tasks below those of a single task.
-fn below_its_own(argument: Arg) -> Arg {
-    match argument.is_global_set() {
+    let headed = |argument: Arg| match argument.is_global_set() {
         true => argument.help_heading("Options of all tasks"),
         false => argument,
-    }
+    };
+    requests::added_to(Cli::command()).mut_args(headed)
 }
 
 /// Converts an error of clap.
-fn usage(error: &clap::Error) -> Failure {
+fn usage(error: clap::Error) -> Failure {
     if error.kind() == ErrorKind::MissingSubcommand {
         let text = "what is to be asked? For example: blockchain-tcp who";
-        return Failure::Usage(format!("{text}\n\nFor more information, try '--help'."));
+        return Failure::usage(format!("{text}\n\nFor more information, try '--help'."));
     }
-    Failure::Usage(message(error))
+    Failure::usage(message(&error))
 }
 
 #[cfg(test)]
@@ -302,7 +268,7 @@ mod tests {
     fn words(arguments: &[&str]) -> Vec<OsString> {
         let arguments = arguments.iter().map(OsString::from);
         match Options::parse_from(std::iter::once("blockchain-tcp".into()).chain(arguments)) {
-            Ok(ParsedArgs::Run(_, Task::Ask(words))) => words,
+            Ok(ParsedArgs::Run((_, Task::Ask(words)))) => words,
             _ => panic!("not a request"),
         }
     }

@@ -6,25 +6,18 @@ use rustyline::hint::Hinter;
 use rustyline::validate::Validator;
 use rustyline::{Context, Helper};
 
-/// Commands that this program handles itself.
-const OWN: [&str; 3] = ["HELP", "QUIT", "EXIT"];
-
 /// The names to complete, in capital letters.
 pub struct Names(Vec<String>);
 
 impl Names {
-    /// Returns the names that the server listed, and this program's own.
+    /// Returns the names that the server listed.
     pub fn new(listed: &[&str]) -> Self {
-        let mut names: Vec<String> = listed
-            .iter()
-            .map(|name| name.to_ascii_uppercase())
-            .collect();
-        for own in OWN {
-            if !names.iter().any(|name| name == own) {
-                names.push(own.to_string());
-            }
-        }
-        Names(names)
+        Names(
+            listed
+                .iter()
+                .map(|name| name.to_ascii_uppercase())
+                .collect(),
+        )
     }
 
     /// Returns where the last word of `text` begins, and the names that complete it, in its case.
@@ -84,7 +77,7 @@ mod tests {
 
     #[test]
     fn names_are_completed_in_the_case_of_their_beginning() {
-        let names = Names::new(&["WHO", "WHERE", "WHY", "PING", "HELP", "QUIT"]);
+        let names = Names::new(&["WHO", "WHERE", "WHY", "PING", "HELP", "QUIT", "EXIT"]);
         let complete = |text: &str| {
             let (start, names) = names.complete(text);
             (start, names.join(" "))

@@ -16,7 +16,7 @@ use super::prompt::Prompt;
 use crate::failure::{Failure, eprintln_line};
 
 /// The most lines that are kept.
-const LINES: usize = 1000;
+const MAX_LINES: usize = 1000;
 
 /// Result of reading a line.
 pub enum Input {
@@ -43,13 +43,10 @@ impl Editor {
             .completion_show_all_if_ambiguous(true)
             .bell_style(BellStyle::None)
             .history_ignore_space(true)
-            .max_history_size(LINES);
+            .max_history_size(MAX_LINES);
         let lines = config.and_then(|config| Rustyline::with_config(config.build()));
         let mut editor = Editor {
-            lines: lines.map_err(|error| Failure::System {
-                action: "edit lines",
-                source: io_error(error),
-            })?,
+            lines: lines.map_err(|error| Failure::system("edit lines", &io_error(error)))?,
             history: history_path(|name| std::env::var_os(name)),
         };
         if let Some(path) = editor.history.clone()
@@ -90,7 +87,7 @@ impl Editor {
                     eprintln_line("the line is abandoned: not UTF-8");
                     Ok(Input::Abandoned)
                 }
-                error => Err(Failure::Read(error)),
+                error => Err(Failure::read(error)),
             },
         }
     }
@@ -129,7 +126,11 @@ fn repair(path: &Path) -> io::Result<()> {
     if str::from_utf8(&text).is_err() {
         let lines = text.split_inclusive(|byte| *byte == b'\n');
         let kept: Vec<&[u8]> = lines.filter(|line| str::from_utf8(line).is_ok()).collect();
-        fs::write(path, kept.concat())?;
+        // Replaced as a whole, so that a crash loses nothing; the copy has the same permissions.
+        let repaired = path.with_extension("repaired");
+        fs::copy(path, &repaired)?;
+        fs::write(&repaired, kept.concat())?;
+        fs::rename(repaired, path)?;
     }
     Ok(())
 }

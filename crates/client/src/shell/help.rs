@@ -6,9 +6,6 @@ use shared::dial::Reply;
 use crate::failure::Failure;
 use crate::link::Link;
 
-/// The most names that are requested: more than our server has.
-const MOST_NAMES: usize = 256;
-
 /// Help on the keys of the editor.
 const KEYS: &str = "\
 Tab completes a command, the arrows up and down go through what was typed before, ^R searches it.
@@ -18,11 +15,7 @@ Tab completes a command, the arrows up and down go through what was typed before
 /// Returns the names in a reply to `HELP`.
 pub fn names(reply: &Reply) -> Vec<&str> {
     match reply {
-        Reply::Value(names) => names
-            .split(' ')
-            .filter(|name| !name.is_empty())
-            .take(MOST_NAMES)
-            .collect(),
+        Reply::Value(names) => names.split_ascii_whitespace().collect(),
         Reply::Refused(_) => Vec::new(),
     }
 }

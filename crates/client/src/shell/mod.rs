@@ -14,23 +14,20 @@ mod terminal;
 
 use std::io::{IsTerminal as _, stdin, stdout};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use crate::failure::Failure;
 use crate::options::Options;
-use crate::output::{Exchange, Output};
+use crate::output::Exchange;
 
 /// Runs until the end of the input.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    let begun = Instant::now();
+    // A failure here belongs to no request.
+    let exchange = Exchange::begin(options.json, None);
     let ended = match stdin().is_terminal() && stdout().is_terminal() {
         true => terminal::run(options),
         false => piped::run(options),
     };
-    // A failure here belongs to no request.
-    ended.or_else(|failure| {
-        Output::new(options.json).failure(&Exchange::since(begun, None), failure)
-    })
+    ended.or_else(|failure| exchange.failure(failure))
 }
 
 /// Returns the request in a line, without trailing CRs; `None` if the line is blank, as the server

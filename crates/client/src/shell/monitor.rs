@@ -10,7 +10,7 @@ use shared::dial::Connection;
 
 use super::prompt::Prompt;
 use crate::failure::eprintln_line;
-use crate::link::{Link, read_final_message};
+use crate::link::{Link, loss_of};
 
 /// Watches the connection of this link while `edit` runs behind this prompt. A loss is printed
 /// above the line that is being edited, or to standard error without a printer.
@@ -24,7 +24,7 @@ pub fn with_monitor<T>(
     let Ok((stopped, stop)) = io::pipe() else {
         return edit();
     };
-    let Some(connection) = link.take_connection() else {
+    let Some(connection) = link.connection.take() else {
         return edit();
     };
     thread::scope(|scope| {
@@ -37,7 +37,7 @@ pub fn with_monitor<T>(
         // Closing the pipe stops the monitor, also if `edit` panics.
         drop(stop);
         let connection = monitor.ok().and_then(|monitor| monitor.join().ok());
-        link.put_back(connection.flatten());
+        link.connection = connection.flatten();
         edited
     })
 }
@@ -58,7 +58,7 @@ fn watch(
     if !polled[0].revents().is_empty() || polled[1].revents().is_empty() {
         return Some(connection);
     }
-    let loss = read_final_message(connection);
+    let loss = loss_of(connection);
     prompt.lose();
     match printer {
         // It fails only if the terminal is gone.

@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use shared::dial::Reply;
 use shared::stdio;
@@ -11,36 +10,32 @@ use super::{is_quit, request};
 use crate::failure::{BUSY, Failure, REFUSED};
 use crate::link::{LOST, Link};
 use crate::options::Options;
-use crate::output::{Exchange, Output};
+use crate::output::Exchange;
 
 /// Runs until the end of the input.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    let output = Output::new(options.json);
     let mut link = Link::new(options, Some("blockchain-tcp: "));
     link.connect()?;
     let mut status = ExitCode::SUCCESS;
     // The last line needs no end.
     for line in BufReader::new(Input).split(b'\n') {
-        let line = line.map_err(Failure::Read)?;
+        let line = line.map_err(Failure::read)?;
         let Some(request) = request(&line) else {
             continue;
         };
-        let begun = Instant::now();
-        let asked = link.ask(request);
-        let text = String::from_utf8_lossy(request);
-        let exchange = Exchange::since(begun, &*text);
-        let reply = match asked {
+        let exchange = Exchange::begin(options.json, Some(request));
+        let reply = match link.ask(request) {
             // It is not a reply to this request: the server sent it unasked.
             Ok(Reply::Refused(refusal)) if refusal.word == BUSY => return Err(refusal.into()),
             Ok(reply) => reply,
             // End here: a line without a reply would put a reader out of step that counts replies.
-            Err(failure) => return output.failure(&exchange, failure),
+            Err(failure) => return exchange.failure(failure),
         };
         if matches!(reply, Reply::Refused(_)) {
             status = ExitCode::from(REFUSED);
         }
         let closes = reply.closes();
-        output.reply(&exchange, reply)?;
+        exchange.reply(reply)?;
         if is_quit(request) {
             break;
         }

@@ -1,7 +1,6 @@
 //! Interactive shell at a terminal.
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use shared::dial::Reply;
 
@@ -13,7 +12,7 @@ use super::{help, is_quit, request};
 use crate::failure::Failure;
 use crate::link::{LOST, Link};
 use crate::options::Options;
-use crate::output::{Exchange, Output};
+use crate::output::{self, Exchange};
 
 /// Runs until the user leaves.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
@@ -21,11 +20,8 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut editor = Editor::new()?;
     begin(&mut link, &mut editor)?;
     let mut printer = editor.printer();
-    let output = Output::new(options.json);
     loop {
-        if let Some(loss) = link.check() {
-            link.say(loss);
-        }
+        link.check();
         let prompt = Prompt::new(&options.server, link.address().is_some());
         let read = with_monitor(&mut link, &mut printer, &prompt, || editor.read(&prompt))?;
         let lines = match read {
@@ -36,16 +32,15 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         let requests = lines.split('\n').map(str::as_bytes).filter_map(request);
         for request in requests {
             if is_quit(request) {
-                let begun = Instant::now();
+                let exchange = Exchange::begin(options.json, Some(request));
                 let reply = link.quit(request);
                 link.close();
                 if let Some(reply) = reply {
-                    let text = String::from_utf8_lossy(request);
-                    output.reply(&Exchange::since(begun, &*text), reply)?;
+                    exchange.reply(reply)?;
                 }
                 return Ok(ExitCode::SUCCESS);
             }
-            if !ask(&mut link, output, request)? {
+            if !ask(&mut link, options.json, request)? {
                 break;
             }
         }
@@ -74,30 +69,27 @@ fn begin(link: &mut Link, editor: &mut Editor) -> Result<(), Failure> {
 
 /// Sends a request and prints its reply or the failure. Returns whether to continue with the lines
 /// that were pasted after it.
-fn ask(link: &mut Link, output: Output, request: &[u8]) -> Result<bool, Failure> {
-    let begun = Instant::now();
-    let text = String::from_utf8_lossy(request);
-    let is_help = request.trim_ascii().eq_ignore_ascii_case(b"help") && !output.is_json();
+fn ask(link: &mut Link, json: bool, request: &[u8]) -> Result<bool, Failure> {
+    let exchange = Exchange::begin(json, Some(request));
+    let is_help = request.trim_ascii().eq_ignore_ascii_case(b"help") && !json;
     let asked = match is_help {
         true => help::ask(link).map(Err),
         false => link.ask(request).map(Ok),
     };
     match asked {
-        Ok(Err(help)) => Output::print(&help).map(|()| true),
+        Ok(Err(help)) => output::print(&help).map(|()| true),
         Ok(Ok(reply)) => {
             let closes = reply.closes();
-            output.reply(&Exchange::since(begun, &*text), reply)?;
+            exchange.reply(reply)?;
             if closes {
                 link.say(LOST);
             }
             Ok(!closes)
         }
-        Err(failure) if output.is_json() => {
-            output.failure(&Exchange::since(begun, &*text), failure)?;
-            Ok(false)
-        }
         Err(failure) => {
-            link.say(failure);
+            if let Err(failure) = exchange.failure(failure) {
+                link.say(failure);
+            }
             Ok(false)
         }
     }

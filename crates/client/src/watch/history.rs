@@ -8,7 +8,7 @@ use super::poller::Sample;
 use crate::failure::Failure;
 
 /// Number of counts that are kept: more than any terminal has columns.
-const KEPT: usize = 1000;
+const MAX_COUNTS: usize = 1000;
 
 /// The counts, and the state of the connection.
 #[derive(Default)]
@@ -34,7 +34,7 @@ impl History {
     /// Adds a sample.
     pub fn add(&mut self, Sample { time, count }: Sample) {
         self.since.get_or_insert(time);
-        if self.counts.len() == KEPT {
+        if self.counts.len() == MAX_COUNTS {
             self.counts.pop_front();
         }
         self.counts.push_back(count.as_ref().ok().copied());

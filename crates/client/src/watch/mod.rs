@@ -24,11 +24,8 @@ use self::poller::{Poller, Sample};
 use crate::failure::{BUSY, Failure, eprintln_line};
 use crate::interrupt::on_interrupt;
 use crate::options::{Options, Watch};
-use crate::output::Output;
+use crate::output;
 use crate::terminal;
-
-/// Size of a terminal that reports none: rows and columns.
-const USUAL: (u16, u16) = (24, 80);
 
 /// ANSI escape sequences: return to the line's start and clear the line; clear from there to the
 /// screen's end; clear the screen and go to the top.
@@ -57,11 +54,10 @@ pub fn run(options: &Options, watch: &Watch) -> Result<ExitCode, Failure> {
     loop {
         let sample = poller.ask();
         // After a failure of the first request there is nothing to show.
-        let is_lasting = |failure: &Failure| match failure {
-            Failure::Refused(refusal) => refusal.word == BUSY,
-            _ => true,
+        let is_useless = match &sample.count {
+            Err(Failure::Refused(refusal)) => is_first && refusal.word == BUSY,
+            count => is_first && count.is_err(),
         };
-        let is_useless = is_first && sample.count.as_ref().is_err_and(is_lasting);
         is_first = false;
         if options.json {
             print_json(&sample)?;
@@ -104,7 +100,7 @@ impl Screen {
         poller: &Poller,
     ) -> Result<(), Failure> {
         self.history.add(sample);
-        let size = Term::stdout().size_checked().unwrap_or(USUAL);
+        let size = Term::stdout().size();
         let before = std::mem::replace(&mut self.size, size);
         let mut text = String::new();
         if size.0 < before.0 || size.1 < before.1 {
@@ -153,7 +149,7 @@ impl Lines {
                 if was_lost {
                     eprintln_line(format_args!("blockchain-tcp: {time} back"));
                 }
-                Output::print(&format!("{time} {clients}"))
+                output::print(&format!("{time} {clients}"))
             }
             Err(failure) => {
                 if !was_lost {
@@ -168,8 +164,8 @@ impl Lines {
 
 fn print_json(sample: &Sample) -> Result<(), Failure> {
     let time = format!("{:.3}", sample.time);
-    Output::object(&match &sample.count {
+    output::print_object(&match &sample.count {
         Ok(clients) => json!({ "time": time, "clients": clients }),
-        Err(failure) => json!({ "time": time, "error": Output::error(failure) }),
+        Err(failure) => json!({ "time": time, "error": output::error(failure) }),
     })
 }

@@ -8,10 +8,10 @@ use super::history::History;
 use super::{chart, digits};
 
 /// The most lines used, however high the terminal is.
-const MOST: usize = 10;
+const MAX_ROWS: usize = 10;
 
 /// The fewest rows and columns for large digits.
-const ROOM: (usize, usize) = (9, 40);
+const DIGITS_ROOM: (usize, usize) = (9, 40);
 
 /// Returns at most `rows` lines of at most `columns` characters. `server` names the server, and
 /// `status` is shown while there are counts.
@@ -22,9 +22,9 @@ pub fn lines(
     rows: usize,
     columns: usize,
 ) -> Vec<String> {
-    let rows = rows.min(MOST);
+    let rows = rows.min(MAX_ROWS);
     let mut lines = Vec::new();
-    if rows >= ROOM.0 && columns >= ROOM.1 {
+    if rows >= DIGITS_ROOM.0 && columns >= DIGITS_ROOM.1 {
         lines.push(server.to_string());
         let large = digits::rows(history.count());
         let texts = [count(history), range(history), since(history)];
@@ -57,10 +57,8 @@ fn count(history: &History) -> String {
 }
 
 fn range(history: &History) -> String {
-    let range = history.range;
-    range.map_or(String::new(), |(least, most)| {
-        format!("least {least}, most {most}")
-    })
+    let text = |(least, most)| format!("least {least}, most {most}");
+    history.range.map(text).unwrap_or_default()
 }
 
 fn since(history: &History) -> String {
@@ -85,7 +83,7 @@ mod tests {
     #[test]
     fn all_is_shown_and_no_size_is_too_small() {
         let mut history = History::default();
-        let failure = || Failure::Wrong("no".to_string());
+        let failure = || Failure::Other(1, "no".to_string());
         for count in [Ok(3), Ok(5), Ok(12), Err(failure())] {
             let expected = match &count {
                 Ok(_) => "asked every 1s",

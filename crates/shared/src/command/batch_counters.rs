@@ -3,7 +3,7 @@
 use super::{CommandClass, CommandError};
 
 /// The most commands that a table may hold.
-pub const MOST_COMMANDS: usize = 15;
+pub const MAX_COMMANDS: usize = 15;
 
 /// Outcomes of a request: a value, or an error word that may follow `ERR` in a reply to a request.
 pub const OUTCOMES: [&str; 7] = [
@@ -17,7 +17,7 @@ pub const OUTCOMES: [&str; 7] = [
 ];
 
 /// Columns of one outcome: one for each command, and one for requests that name no known command.
-const WIDTH: usize = MOST_COMMANDS + 1;
+const WIDTH: usize = MAX_COMMANDS + 1;
 
 /// The number of different [`Outcome`]s.
 pub const SLOTS: usize = WIDTH * OUTCOMES.len();
@@ -57,7 +57,7 @@ impl Outcome {
 
     /// The outcome `OUTCOMES[outcome]`, of the command at `index` of the table or of no command.
     pub fn at(index: Option<usize>, outcome: usize) -> Self {
-        Outcome((outcome * WIDTH + index.unwrap_or(MOST_COMMANDS)) as u8)
+        Outcome((outcome * WIDTH + index.unwrap_or(MAX_COMMANDS)) as u8)
     }
 
     /// Returns the same outcome, marked as one of a command of this class.
@@ -149,7 +149,7 @@ mod tests {
     fn every_outcome_has_a_slot_of_its_own() {
         let mut seen = std::collections::BTreeSet::new();
         for outcome in 0..OUTCOMES.len() {
-            for command in (0..MOST_COMMANDS).map(Some).chain([None]) {
+            for command in (0..MAX_COMMANDS).map(Some).chain([None]) {
                 assert!(seen.insert(Outcome::at(command, outcome).index()));
             }
         }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::{CommandSet, SETS};
 
 /// The mandatory set: administrators and the cluster depend on its commands.
-const NEEDED: &str = "server";
+const REQUIRED_SET: &str = "server";
 
 /// Names of sets of commands, in the order in which `HELP` lists their commands.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl CommandSets {
             format!("{name} ({})", commands.join(", "))
         });
         format!(
-            "What may be asked: sets of commands, separated by commas, {NEEDED} among them. There are {}",
+            "What may be asked: sets of commands, separated by commas, {REQUIRED_SET} among them. There are {}",
             join_with_and(&sets.collect::<Vec<_>>())
         )
     }
@@ -63,9 +63,9 @@ impl FromStr for CommandSets {
             }
             names.push(*name);
         }
-        if !names.contains(&NEEDED) {
+        if !names.contains(&REQUIRED_SET) {
             return Err(format!(
-                "{NEEDED} must be among them, such as {NEEDED},{text}"
+                "{REQUIRED_SET} must be among them, such as {REQUIRED_SET},{text}"
             ));
         }
         Ok(CommandSets(names))
@@ -83,7 +83,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::command::MOST_COMMANDS;
+    use crate::command::MAX_COMMANDS;
 
     #[test]
     fn sets_are_offered_by_their_names() {
@@ -118,7 +118,7 @@ mod tests {
     fn all_sets_together_have_room_and_no_name_twice() {
         let entries = SETS.iter().flat_map(|(_, set)| set.iter());
         let names: Vec<_> = entries.map(|entry| entry.name).collect();
-        assert!(names.len() <= MOST_COMMANDS);
+        assert!(names.len() <= MAX_COMMANDS);
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
         for name in names {
             assert_eq!(name, name.to_uppercase());

@@ -8,7 +8,7 @@
 //! for a stuck one.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crossbeam_channel::{Sender, bounded};
 
 use super::{Call, CommandClass, CommandError};
 use crate::clock::Nanos;
+use crate::sync::ignore_poison;
 
 /// Part of a permit's cooldown that pays for the request's overhead: reading it, writing its reply,
 /// the client's share of both, and the work that waited meanwhile. With less, a virtual machine,
@@ -27,7 +28,7 @@ const QUANTUM: Duration = Duration::from_micros(100);
 
 /// Upper bound of a pause: a computation that seems to have taken longer was itself waiting for a
 /// core.
-const LONGEST_REST: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_millis(1);
 
 /// A pool of permits to compute, given in the order of the requests for them (FIFO).
 #[derive(Clone)]
@@ -57,7 +58,7 @@ impl ComputeLimiter {
     /// The longest time from reading a request to its permit. After it the request is refused, as
     /// are all that came in the same read: the health check reports a worker that is not done with
     /// them after a second.
-    pub const PATIENCE: Duration = Duration::from_millis(500);
+    pub const MAX_WAIT: Duration = Duration::from_millis(500);
 
     /// Returns a limiter with a permit for every second core, and at least one.
     pub fn for_this_machine() -> Self {
@@ -85,7 +86,7 @@ impl ComputeLimiter {
     }
 
     /// Returns an error if the limiter is closed.
-    pub fn look<'a>(&self) -> Result<(), CommandError<'a>> {
+    pub fn check_open<'a>(&self) -> Result<(), CommandError<'a>> {
         match self.lock().closed {
             true => Err(CommandError::Deferred),
             false => Ok(()),
@@ -93,39 +94,36 @@ impl ComputeLimiter {
     }
 
     /// Waits for a permit.
-    pub fn take<'a>(&self, call: &Call<'_>) -> Result<Permit, CommandError<'a>> {
+    pub fn acquire<'a>(&self, call: &Call<'_>) -> Result<Permit, CommandError<'a>> {
         debug_assert_eq!(call.spec.class, CommandClass::Compute, "{}", call.spec.name);
         let waited = Duration::from_nanos(call.asked.until(Nanos::now()));
-        self.take_within(ComputeLimiter::PATIENCE.saturating_sub(waited))
+        self.acquire_within(ComputeLimiter::MAX_WAIT.saturating_sub(waited))
     }
 
-    fn take_within<'a>(&self, patience: Duration) -> Result<Permit, CommandError<'a>> {
-        let rested = self.wait(patience)?;
-        let early = rested.saturating_duration_since(Instant::now());
-        if !early.is_zero() {
-            thread::sleep(early);
-        }
+    fn acquire_within<'a>(&self, timeout: Duration) -> Result<Permit, CommandError<'a>> {
+        let cooled_at = self.wait(timeout)?;
+        thread::sleep(cooled_at.saturating_duration_since(Instant::now()));
         Ok(Permit {
             limiter: self.clone(),
             since: Instant::now(),
         })
     }
 
-    fn wait(&self, patience: Duration) -> Given {
+    fn wait(&self, timeout: Duration) -> Given {
         let mut state = self.lock();
         if state.closed {
             return Err(CommandError::Deferred);
         }
-        if let Some(rested) = state.free.pop_front() {
-            return Ok(rested);
+        if let Some(cooled_at) = state.free.pop_front() {
+            return Ok(cooled_at);
         }
-        if patience.is_zero() {
+        if timeout.is_zero() {
             return Err(CommandError::ComputeBusy);
         }
         let (give, given) = bounded(1);
         state.waiting.push_back(give.clone());
         drop(state);
-        if let Ok(given) = given.recv_timeout(patience) {
+        if let Ok(given) = given.recv_timeout(timeout) {
             return given;
         }
         let mut state = self.lock();
@@ -134,19 +132,19 @@ impl ComputeLimiter {
         given.try_recv().unwrap_or(Err(CommandError::ComputeBusy))
     }
 
-    fn give_back(&self, rested: Instant) {
+    fn release(&self, cooled_at: Instant) {
         let mut state = self.lock();
         match state.waiting.pop_front() {
             // The channel has room for one message. A request that times out takes the message all
             // the same.
-            Some(waiting) => drop(waiting.try_send(Ok(rested))),
-            None => state.free.push_back(rested),
+            Some(waiting) => drop(waiting.try_send(Ok(cooled_at))),
+            None => state.free.push_back(cooled_at),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.0.lock())
     }
 }
 
@@ -156,7 +154,7 @@ impl Permit {
     pub fn pause(&mut self) {
         let computed = self.since.elapsed();
         if computed >= QUANTUM {
-            thread::sleep(computed.min(LONGEST_REST));
+            thread::sleep(computed.min(MAX_PAUSE));
             self.since = Instant::now();
         }
     }
@@ -166,8 +164,8 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let now = Instant::now();
         let computed = now.duration_since(self.since);
-        let rest = computed.min(LONGEST_REST) + REQUEST_OVERHEAD;
-        self.limiter.give_back(now + rest);
+        let cooldown = computed.min(MAX_PAUSE) + REQUEST_OVERHEAD;
+        self.limiter.release(now + cooldown);
     }
 }
 
@@ -181,12 +179,12 @@ mod tests {
     fn so_many_compute_at_a_time_and_the_next_is_refused_in_the_end() {
         let limiter = ComputeLimiter::of(2);
         let mut taken: Vec<Permit> = (0..2)
-            .map(|_| limiter.take_within(LONG).expect("a permit"))
+            .map(|_| limiter.acquire_within(LONG).expect("a permit"))
             .collect();
-        let late = limiter.take_within(Duration::ZERO);
+        let late = limiter.acquire_within(Duration::ZERO);
         assert!(matches!(late, Err(CommandError::ComputeBusy)));
         taken.pop();
-        taken.push(limiter.take_within(LONG).expect("a permit"));
+        taken.push(limiter.acquire_within(LONG).expect("a permit"));
         drop(taken);
         let state = limiter.lock();
         assert_eq!((state.free.len(), state.waiting.len()), (2, 0));
@@ -195,21 +193,21 @@ mod tests {
     #[test]
     fn the_permit_that_was_returned_first_is_given() {
         let limiter = ComputeLimiter::of(2);
-        drop(limiter.take_within(LONG).expect("a permit"));
-        let rested = limiter.wait(LONG).expect("the other");
-        assert!(rested <= Instant::now());
+        drop(limiter.acquire_within(LONG).expect("a permit"));
+        let cooled_at = limiter.wait(LONG).expect("the other");
+        assert!(cooled_at <= Instant::now());
     }
 
     #[test]
     fn who_has_waited_longest_is_next() {
         let limiter = ComputeLimiter::of(1);
-        let taken = limiter.take_within(LONG).expect("a permit");
+        let taken = limiter.acquire_within(LONG).expect("a permit");
         let (done, order) = crossbeam_channel::unbounded();
         let waiting: Vec<_> = (0..3)
             .map(|number| {
                 let (own, done) = (limiter.clone(), done.clone());
                 let thread = thread::spawn(move || {
-                    let permit = own.take_within(LONG).expect("a permit");
+                    let permit = own.acquire_within(LONG).expect("a permit");
                     done.send(number).unwrap();
                     drop(permit);
                 });
@@ -220,7 +218,7 @@ mod tests {
             })
             .collect();
         drop(taken);
-        assert!(limiter.take_within(LONG).is_ok(), "behind them");
+        assert!(limiter.acquire_within(LONG).is_ok(), "behind them");
         assert_eq!(order.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
         for thread in waiting {
             thread.join().unwrap();
@@ -230,9 +228,9 @@ mod tests {
     #[test]
     fn who_waits_when_no_more_are_given_is_left_to_others_at_once() {
         let limiter = ComputeLimiter::of(1);
-        let taken = limiter.take_within(LONG).expect("a permit");
+        let taken = limiter.acquire_within(LONG).expect("a permit");
         let own = limiter.clone();
-        let waiting = thread::spawn(move || own.take_within(LONG).map(drop));
+        let waiting = thread::spawn(move || own.acquire_within(LONG).map(drop));
         while limiter.lock().waiting.is_empty() {
             thread::yield_now();
         }
@@ -243,10 +241,10 @@ mod tests {
         ));
         drop(taken);
         assert!(matches!(
-            limiter.take_within(LONG),
+            limiter.acquire_within(LONG),
             Err(CommandError::Deferred)
         ));
-        assert!(matches!(limiter.look(), Err(CommandError::Deferred)));
+        assert!(matches!(limiter.check_open(), Err(CommandError::Deferred)));
     }
 
     #[test]
@@ -254,7 +252,7 @@ mod tests {
         let limiter = ComputeLimiter::of(1);
         let compute = |permit: &Permit| while permit.since.elapsed() < QUANTUM {};
         let begun = Instant::now();
-        let mut permit = limiter.take_within(LONG).expect("a permit");
+        let mut permit = limiter.acquire_within(LONG).expect("a permit");
         for _ in 0..10 {
             compute(&permit);
             permit.pause();
@@ -263,7 +261,7 @@ mod tests {
         compute(&permit);
         let computed = Instant::now();
         drop(permit);
-        let next = limiter.take_within(LONG).expect("a permit");
+        let next = limiter.acquire_within(LONG).expect("a permit");
         assert!(next.since - computed >= QUANTUM + REQUEST_OVERHEAD);
     }
 }

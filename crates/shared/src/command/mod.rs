@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-pub use self::batch_counters::{BatchCounters, MOST_COMMANDS, OUTCOMES, Outcome, SLOTS};
+pub use self::batch_counters::{BatchCounters, MAX_COMMANDS, OUTCOMES, Outcome, SLOTS};
 pub use self::command_sets::CommandSets;
 pub use self::compute_limiter::{ComputeLimiter, Permit};
 pub use self::error::{BadHeader, CommandError, NoRoom, Quoted, Unavailable};
@@ -194,7 +194,7 @@ impl Table {
         let table: Vec<_> = entries.map(|spec| (Key::new(spec.name), spec)).collect();
         // The sets are known at build time, so this can only fail at the first start of a new
         // build.
-        assert!(table.len() <= MOST_COMMANDS, "too many to be counted");
+        assert!(table.len() <= MAX_COMMANDS, "too many to be counted");
         Table(table)
     }
 
@@ -259,7 +259,7 @@ impl<'a> Call<'a> {
             if !context.may_wait {
                 return Err(CommandError::Deferred);
             }
-            context.limiter.look()?;
+            context.limiter.check_open()?;
         }
         (self.spec.execute)(context, self)
     }
@@ -267,12 +267,8 @@ impl<'a> Call<'a> {
 
 /// Returns the words of `text`.
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        let (word, after) = split_word(rest)?;
-        rest = after;
-        Some(word)
-    })
+    let words = text.split(|byte| is_blank(*byte));
+    words.filter(|word| !word.is_empty())
 }
 
 /// Splits off the first word of `text`. Returns it and the rest, both without blanks around them,

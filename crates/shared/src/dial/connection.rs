@@ -9,8 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::reply::{is_printable, wrong};
 use super::socket::connect_first;
-use super::{Deadline, Failure, LineBuffer, Reply};
-use crate::text::excerpt;
+use super::{Deadline, Failure, FailureKind, Reply};
+use crate::text::{excerpt, quoted, without_errno};
 
 /// The most bytes of a reply that are read. A reply of our server is shorter: the longest is that
 /// of `NP` to a request of 1,023 bytes, at most 2 KiB.
@@ -27,7 +27,7 @@ pub struct Connection {
     stream: TcpStream,
     address: SocketAddr,
     /// Bytes that were read and are not consumed yet.
-    unread: LineBuffer,
+    unread: Vec<u8>,
 }
 
 impl Connection {
@@ -46,14 +46,14 @@ impl Connection {
         });
         addresses.drain(..refusals.len());
         let Some((stream, address)) = connected else {
-            return Err(Failure::Connect(refusals));
+            return Err(Failure::not_connected(&refusals));
         };
         addresses.remove(0);
         tried((address, Ok(())));
         Ok(Connection {
             stream,
             address,
-            unread: LineBuffer::default(),
+            unread: Vec::new(),
         })
     }
 
@@ -73,7 +73,7 @@ impl Connection {
         let mut polled = [PollFd::new(&self.stream, PollFlags::IN)];
         // An error of poll(2) counts as not ready: the next request will find it.
         let ready = poll(&mut polled, Some(&Timespec::default()));
-        !self.unread.rest().is_empty() || ready.is_ok_and(|ready| ready > 0)
+        !self.unread.is_empty() || ready.is_ok_and(|ready| ready > 0)
     }
 
     /// Sends these requests, which include their line ends.
@@ -141,12 +141,10 @@ impl Connection {
                 return Ok(replies);
             }
         }
-        match self.unread.rest() {
+        match &self.unread[..] {
             // The server may send the reason before it closes.
             rest if rest.is_empty() || rest.starts_with(b"ERR ") => Ok(replies),
-            rest => Err(Failure::More {
-                part: rest.to_vec(),
-            }),
+            rest => Err(Failure::more(rest)),
         }
     }
 
@@ -154,37 +152,41 @@ impl Connection {
     /// that our server never sends.
     pub fn line(&mut self, request: &str, deadline: Deadline) -> Result<Vec<u8>, Failure> {
         loop {
-            if let Some(line) = self.unread.take_line() {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<u8> = self.unread.drain(..=end).collect();
+                line.pop();
                 return Ok(line);
             }
-            if !is_printable(self.unread.rest()) {
-                return Err(wrong(request, &self.unread.take_rest()));
+            let rest = &self.unread;
+            if !is_printable(rest) {
+                return Err(wrong(request, rest));
             }
-            if self.unread.rest().len() > LONGEST_REPLY {
-                return Err(Failure::Endless {
-                    request: request.to_string(),
-                    part: self.unread.take_rest(),
-                });
+            let request_text = excerpt(request);
+            if rest.len() > LONGEST_REPLY {
+                let text = format!("the answer to {request_text} doesn't end: {}", quoted(rest));
+                return Err(Failure::new(FailureKind::Foreign, text));
             }
             if self.read(request, deadline)? == 0 {
-                return Err(Failure::Closed {
-                    request: request.to_string(),
-                    part: self.unread.take_rest(),
-                });
+                let text = match &self.unread[..] {
+                    b"" => format!("closed without an answer to {request_text}"),
+                    part => format!(
+                        "closed in the middle of the answer to {request_text}: {}",
+                        quoted(part)
+                    ),
+                };
+                return Err(self.ended(text));
             }
         }
     }
 
     /// Waits for the end of the stream, after which the server no longer counts this client.
     pub fn end(mut self, deadline: Deadline) -> Result<(), Failure> {
-        while self.unread.rest().is_empty() {
+        while self.unread.is_empty() {
             if self.read("the end of the requests", deadline)? == 0 {
                 return Ok(());
             }
         }
-        Err(Failure::More {
-            part: self.unread.take_rest(),
-        })
+        Err(Failure::more(&self.unread))
     }
 
     /// Reads the next bytes. Returns their number, 0 at the end of the stream.
@@ -198,20 +200,26 @@ impl Connection {
                 .and_then(|()| self.stream.read(&mut chunk));
             match read {
                 Ok(read) => {
-                    self.unread.push(&chunk[..read]);
+                    self.unread.extend_from_slice(&chunk[..read]);
                     return Ok(read);
                 }
                 // The deadline is checked above.
                 Err(error) if is_retryable(&error) => {}
                 Err(error) => {
-                    return Err(Failure::Broken {
-                        request: request.to_string(),
-                        error,
-                        part: self.unread.take_rest(),
-                    });
+                    let (request, why) = (excerpt(request), without_errno(&error));
+                    return Err(self.ended(format!("no answer to {request}: {why}")));
                 }
             }
         }
+    }
+
+    /// Returns the failure of a connection that has ended, with this message.
+    fn ended(&self, text: String) -> Failure {
+        let kind = match self.unread.is_empty() {
+            true => FailureKind::Lost,
+            false => FailureKind::Cut,
+        };
+        Failure::new(kind, text)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::Failure;
 use super::socket::SHORTEST_WAIT;
+use super::{Failure, FailureKind};
 
 /// A deadline.
 #[derive(Clone, Copy, Debug)]
@@ -16,13 +16,8 @@ pub struct Deadline {
 impl Deadline {
     /// Returns a deadline after this time, counted from now.
     pub fn after(timeout: Duration) -> Self {
-        let now = Instant::now();
-        // A sum that overflows is replaced by a moment centuries away, which is as good as never.
-        let far = now + Duration::from_secs(1 << 32);
-        Deadline {
-            moment: now.checked_add(timeout).unwrap_or(far),
-            timeout,
-        }
+        let moment = Instant::now() + timeout;
+        Deadline { moment, timeout }
     }
 
     /// Returns the moment of the deadline.
@@ -33,7 +28,7 @@ impl Deadline {
     /// Returns the time left, which is never zero, or a failure that says what was being done.
     pub fn left(&self, doing: impl FnOnce() -> String) -> Result<Duration, Failure> {
         match self.moment.saturating_duration_since(Instant::now()) {
-            Duration::ZERO => Err(self.missed(doing())),
+            Duration::ZERO => Err(self.missed(&doing())),
             left => Ok(left.max(SHORTEST_WAIT)),
         }
     }
@@ -48,8 +43,8 @@ impl Deadline {
     }
 
     /// Returns the failure of an action that was not done in time.
-    pub fn missed(&self, doing: String) -> Failure {
-        let timeout = self.timeout;
-        Failure::Late { doing, timeout }
+    pub fn missed(&self, doing: &str) -> Failure {
+        let text = format!("{doing} within {} s", self.timeout.as_secs_f64());
+        Failure::new(FailureKind::Late, text)
     }
 }

@@ -5,22 +5,21 @@
 //! A caller that must reconnect can't wait for a name server at all: the last known addresses stay
 //! valid until newer ones are found.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::panic::catch_unwind;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::route::Failed;
 use super::socket::connect_first;
+use crate::sync::ignore_poison;
 use crate::text::without_errno;
 
 /// Age at which a name is resolved again, whether it has addresses or an error.
 const LIFETIME: Duration = Duration::from_secs(5);
-
-/// The most names that are resolved at the same time. Further names wait.
-const MOST_THREADS: usize = 16;
 
 /// Messages of getaddrinfo(3) for a name that does not exist or has no address: glibc's, and
 /// musl's. They are never translated, as this program doesn't call setlocale(3). All other errors
@@ -36,6 +35,8 @@ const MISSING: [&str; 5] = [
 /// A name and a port.
 type Key = (String, u16);
 
+type Names = HashMap<Key, Name>;
+
 /// Resolver of one name; it may block for any time.
 pub type Lookup = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
@@ -45,7 +46,7 @@ pub struct DnsCache(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
+    names: Mutex<Names>,
     /// Signals that a lookup has ended.
     found: Condvar,
     lookup: Lookup,
@@ -54,22 +55,14 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    known: HashMap<Key, Known>,
-    /// Names that wait for a thread.
-    queue: VecDeque<Key>,
-    /// Names being resolved, each by a thread.
-    running: Vec<Key>,
-    /// Number of threads that resolve names.
-    threads: usize,
-}
-
-#[derive(Debug)]
-struct Known {
-    /// The last addresses found, or the error if none were ever found.
-    addresses: io::Result<Vec<SocketAddr>>,
+struct Name {
+    /// The last addresses found, or the error if none were ever found; `None` during the first
+    /// lookup.
+    addresses: Option<io::Result<Vec<SocketAddr>>>,
     /// When the last lookup ended, whatever its result.
-    at: Instant,
+    at: Option<Instant>,
+    /// Whether a thread is resolving it.
+    is_running: bool,
 }
 
 impl Default for DnsCache {
@@ -82,7 +75,7 @@ impl DnsCache {
     /// Returns a cache that uses this resolver.
     pub fn with_resolver(lookup: Lookup) -> Self {
         DnsCache(Arc::new(Shared {
-            state: Mutex::default(),
+            names: Mutex::default(),
             found: Condvar::new(),
             lookup,
             failed: Failed::default(),
@@ -97,52 +90,44 @@ impl DnsCache {
             return Ok(vec![address]);
         }
         let key = (name.to_string(), port);
-        let mut state = self.0.lock();
-        self.schedule(&mut state, &key);
-        loop {
-            match state.known.get(&key).map(|known| &known.addresses) {
-                Some(Ok(addresses)) => {
-                    let mut addresses = addresses.clone();
-                    self.0.failed.sort(&mut addresses);
-                    return Ok(addresses);
-                }
-                Some(Err(error)) => return Err(clone_error(error)),
-                None => {}
+        let mut names = self.0.lock();
+        self.schedule(&mut names, &key);
+        let names = self
+            .0
+            .wait_while(names, by, |names| names[&key].addresses.is_none());
+        match &names[&key].addresses {
+            Some(Ok(addresses)) => {
+                let mut addresses = addresses.clone();
+                self.0.failed.sort(&mut addresses);
+                Ok(addresses)
             }
-            let left = by.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            Some(Err(error)) => Err(clone_error(error)),
+            None => {
                 let what = "its address is still being looked up";
-                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+                Err(io::Error::new(io::ErrorKind::TimedOut, what))
             }
-            let waited = self.0.found.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Resolves all these names in parallel, and waits until `by`, at most, for the first that has
     /// addresses. Returns for each whether it has addresses by then.
     pub fn wait_for_one(&self, hosts: &[(&str, u16)], by: Instant) -> Vec<bool> {
-        let mut state = self.0.lock();
-        let is_found = |state: &State, (name, port): &(&str, u16)| {
-            let known = state.known.get(&(name.to_string(), *port));
-            literal(name, *port).is_some() || known.is_some_and(Known::has_some)
+        let result_of = |names: &Names, (name, port): &(&str, u16)| match literal(name, *port) {
+            Some(_) => Some(true),
+            None => names.get(&(name.to_string(), *port))?.has_some(),
         };
+        let mut names = self.0.lock();
         for host in hosts {
-            if !is_found(&state, host) {
-                self.schedule(&mut state, &(host.0.to_string(), host.1));
+            if result_of(&names, host) != Some(true) {
+                self.schedule(&mut names, &(host.0.to_string(), host.1));
             }
         }
-        loop {
-            let found: Vec<bool> = hosts.iter().map(|host| is_found(&state, host)).collect();
-            let is_known =
-                |(name, port): &(&str, u16)| state.known.contains_key(&(name.to_string(), *port));
-            let left = by.saturating_duration_since(Instant::now());
-            if found.contains(&true) || hosts.iter().all(is_known) || left.is_zero() {
-                return found;
-            }
-            let waited = self.0.found.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let names = self.0.wait_while(names, by, |names| {
+            let results = || hosts.iter().map(|host| result_of(names, host));
+            results().all(|result| result != Some(true)) && results().any(|result| result.is_none())
+        });
+        let found = hosts.iter().map(|host| result_of(&names, host));
+        found.map(|result| result == Some(true)).collect()
     }
 
     /// Connects to the first address of this host that accepts by `by`. Returns the connection and
@@ -168,74 +153,66 @@ impl DnsCache {
         self.0.failed.note(address);
     }
 
-    /// Starts a lookup of this name, unless its last result still holds, or a lookup is running or
-    /// queued.
-    fn schedule(&self, state: &mut State, key: &Key) {
-        let is_valid = |known: &Known| known.at.elapsed() < LIFETIME;
-        if state.known.get(key).is_some_and(is_valid) {
+    /// Starts a lookup of this name, unless its last result still holds, or a lookup is running.
+    fn schedule(&self, names: &mut Names, key: &Key) {
+        let name = names.entry(key.clone()).or_default();
+        if name.is_running || name.at.is_some_and(|at| at.elapsed() < LIFETIME) {
             return;
         }
-        if state.queue.contains(key) || state.running.contains(key) {
-            return;
-        }
-        state.queue.push_back(key.clone());
-        if state.threads == MOST_THREADS {
-            return;
-        }
-        let shared = self.0.clone();
+        name.is_running = true;
+        let (shared, key) = (self.0.clone(), key.clone());
         // With the default stack size: the resolver may load NSS modules.
         let thread = thread::Builder::new().name("names".to_string());
-        match thread.spawn(move || shared.run_queue()) {
-            Ok(_) => state.threads += 1,
-            // The threads that run will resolve it.
-            Err(_) if state.threads > 0 => {}
-            Err(error) => {
-                state.queue.pop_back();
-                state.record(key.clone(), Err(error));
-            }
+        if let Err(error) = thread.spawn(move || shared.resolve(key)) {
+            name.record(Err(error));
         }
     }
 }
 
-impl Known {
-    fn has_some(&self) -> bool {
-        matches!(&self.addresses, Ok(addresses) if !addresses.is_empty())
+impl Name {
+    /// Returns whether it has addresses; `None` if that is not known yet.
+    fn has_some(&self) -> Option<bool> {
+        let addresses = self.addresses.as_ref()?;
+        Some(addresses.as_ref().is_ok_and(|all| !all.is_empty()))
     }
-}
 
-impl State {
     /// Records the result of a lookup.
-    fn record(&mut self, key: Key, found: io::Result<Vec<SocketAddr>>) {
-        let addresses = match (found, self.known.remove(&key)) {
-            (Ok(found), _) => Ok(found),
-            // A failed lookup does not replace addresses that are known.
-            (Err(_), Some(known)) if known.addresses.is_ok() => known.addresses,
-            (Err(error), _) => Err(error),
-        };
-        let at = Instant::now();
-        self.known.insert(key, Known { addresses, at });
+    fn record(&mut self, found: io::Result<Vec<SocketAddr>>) {
+        // A failed lookup does not replace addresses that are known.
+        if found.is_ok() || !matches!(self.addresses, Some(Ok(_))) {
+            self.addresses = Some(found);
+        }
+        self.at = Some(Instant::now());
+        self.is_running = false;
     }
 }
 
 impl Shared {
-    /// Thread: resolves queued names until the queue is empty.
-    fn run_queue(&self) {
-        let mut state = self.lock();
-        while let Some(key) = state.queue.pop_front() {
-            state.running.push(key.clone());
-            drop(state);
-            let result = (self.lookup)(&key.0, key.1);
-            state = self.lock();
-            state.running.retain(|running| *running != key);
-            state.record(key, result);
-            self.found.notify_all();
-        }
-        state.threads -= 1;
+    /// Thread: resolves a name.
+    fn resolve(&self, key: Key) {
+        let found = catch_unwind(|| (self.lookup)(&key.0, key.1));
+        let found = found.unwrap_or_else(|_| Err(io::Error::other("the lookup has panicked")));
+        self.lock().entry(key).or_default().record(found);
+        self.found.notify_all();
     }
 
-    /// Locks the state. No code panics while it holds this lock.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits while this is the case, at most until `by`.
+    fn wait_while<'a>(
+        &self,
+        names: MutexGuard<'a, Names>,
+        by: Instant,
+        is_so: impl Fn(&Names) -> bool,
+    ) -> MutexGuard<'a, Names> {
+        let left = by.saturating_duration_since(Instant::now());
+        let waited = self
+            .found
+            .wait_timeout_while(names, left, |names| is_so(names));
+        ignore_poison(waited).0
+    }
+
+    /// Locks the names. No code panics while it holds this lock.
+    fn lock(&self) -> MutexGuard<'_, Names> {
+        ignore_poison(self.names.lock())
     }
 }
 
@@ -279,11 +256,16 @@ mod tests {
         vec![([127, 0, 0, 1], port).into()]
     }
 
+    /// Whether no lookup is running.
+    fn is_quiet(names: &DnsCache) -> bool {
+        !names.0.lock().values().any(|name| name.is_running)
+    }
+
     /// Makes the entry of this name `age` old.
     fn age(names: &DnsCache, name: &str, age: Duration) {
-        let mut state = names.0.lock();
-        let known = state.known.get_mut(&(name.to_string(), 1)).unwrap();
-        known.at = Instant::now().checked_sub(age).unwrap();
+        let mut names = names.0.lock();
+        let name = names.get_mut(&(name.to_string(), 1)).unwrap();
+        name.at = Instant::now().checked_sub(age);
     }
 
     #[test]
@@ -347,25 +329,22 @@ mod tests {
     }
 
     #[test]
-    fn more_names_than_there_are_threads_wait_for_one() {
-        static MOST: AtomicUsize = AtomicUsize::new(0);
-        static NOW: AtomicUsize = AtomicUsize::new(0);
-        let names = DnsCache::with_resolver(|_, port| {
-            MOST.fetch_max(NOW.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(20));
-            NOW.fetch_sub(1, Ordering::SeqCst);
-            Ok(here(port))
-        });
-        let ports = 1..=3 * MOST_THREADS as u16;
-        for port in ports.clone() {
-            let error = names.addresses("some.example", port, Instant::now());
-            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    fn a_lookup_that_panics_is_an_error_and_is_tried_again() {
+        static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+        let names =
+            DnsCache::with_resolver(|_, port| match LOOKUPS.fetch_add(1, Ordering::SeqCst) {
+                0 => panic!("as if by a defect"),
+                _ => Ok(here(port)),
+            });
+        let error = names.addresses("some.example", 1, late()).unwrap_err();
+        assert_eq!(error.to_string(), "the lookup has panicked");
+        age(&names, "some.example", LIFETIME);
+        let deadline = late();
+        while names.addresses("some.example", 1, late()).is_err() && Instant::now() < deadline {
+            std::thread::yield_now();
         }
-        for port in ports {
-            let found = names.addresses("some.example", port, late());
-            assert_eq!(found.unwrap(), here(port));
-        }
-        assert!(MOST.load(Ordering::SeqCst) <= MOST_THREADS);
+        let found = names.addresses("some.example", 1, late());
+        assert_eq!(found.unwrap(), here(1));
     }
 
     #[test]
@@ -410,7 +389,7 @@ mod tests {
         IS_THERE.store(2, Ordering::SeqCst);
         age(&names, "some.example", LIFETIME);
         assert_eq!(ask(soon()).unwrap(), here(1));
-        until(&|| names.0.lock().threads == 0);
+        until(&|| is_quiet(&names));
         assert_eq!(ask(soon()).unwrap(), here(1));
     }
 
@@ -431,7 +410,7 @@ mod tests {
                 let error = names.addresses("none.example", 1, late()).unwrap_err();
                 assert_eq!(error.to_string(), "no");
                 let deadline = late();
-                while names.0.lock().threads > 0 && Instant::now() < deadline {
+                while !is_quiet(&names) && Instant::now() < deadline {
                     std::thread::yield_now();
                 }
             }

@@ -2,16 +2,14 @@
 //! replies, each within a deadline and with a bound on what is read. The daemon also uses it to
 //! reach its cluster: [`DnsCache`] resolves and connects, [`socket`] makes connections.
 //!
-//! [`Server`] names a server; [`Connection`] sends requests and reads replies; [`LineBuffer`]
-//! splits what is received into lines; [`Reply`] is a line that our protocol allows; [`Route`]
-//! fails over to the next address; [`Failure`] describes all errors; [`Deadline`] bounds every
-//! wait.
+//! [`Server`] names a server; [`Connection`] sends requests and reads replies; [`Reply`] is a line
+//! that our protocol allows; [`Route`] fails over to the next address; [`Failure`] describes all
+//! errors; [`Deadline`] bounds every wait.
 
 mod connection;
 mod deadline;
 pub mod dns;
 mod failure;
-mod lines;
 mod lookup;
 mod reply;
 mod route;
@@ -21,8 +19,7 @@ pub mod socket;
 pub use self::connection::{Attempt, Connection, LONGEST_REPLY};
 pub use self::deadline::Deadline;
 pub use self::dns::DnsCache;
-pub use self::failure::Failure;
-pub use self::lines::LineBuffer;
+pub use self::failure::{Failure, FailureKind};
 pub use self::lookup::{AddressFamily, addresses};
 pub use self::reply::{Refusal, Reply, clients, id, is_fatal, is_printable, was_not_processed};
 pub use self::route::{Route, ask_in_turn};

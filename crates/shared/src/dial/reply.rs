@@ -4,7 +4,8 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use super::Failure;
+use super::{Failure, FailureKind};
+use crate::text::{excerpt, quoted};
 
 /// Errors after which the connection stays open. After all others, those of later versions
 /// included, the server closes it.
@@ -85,8 +86,8 @@ impl fmt::Display for Refusal {
 pub fn was_not_processed(asked: Result<&Reply, &Failure>) -> bool {
     match asked {
         Ok(Reply::Refused(refusal)) => refusal.word == TIMEOUT,
-        Err(Failure::Closed { part, .. } | Failure::Broken { part, .. }) => part.is_empty(),
-        _ => false,
+        Ok(Reply::Value(_)) => false,
+        Err(failure) => failure.kind == FailureKind::Lost,
     }
 }
 
@@ -142,11 +143,10 @@ fn refused(refusal: &str) -> Option<Reply> {
 
 /// Returns the failure of a request that got an invalid reply.
 pub(super) fn wrong(request: &str, received: &[u8]) -> Failure {
-    Failure::Wrong {
-        request: request.to_string(),
-        received: received.to_vec(),
-        expected: reply_format(request).map_or("a line of printable ASCII", |(words, _)| words),
-    }
+    let expected = reply_format(request).map_or("a line of printable ASCII", |(words, _)| words);
+    let (request, received) = (excerpt(request), quoted(received));
+    let text = format!("{request} is answered {received} instead of {expected}");
+    Failure::new(FailureKind::Foreign, text)
 }
 
 /// Returns whether all bytes are allowed in a reply.
@@ -211,18 +211,14 @@ mod tests {
 
     #[test]
     fn what_the_server_has_not_heard_is_told_by_the_end() {
-        let request = || "WHO".to_string();
         let refused = |line| read("WHO", line).unwrap();
         assert!(was_not_processed(Ok(&refused(
             "ERR TIMEOUT no request for too long"
         ))));
         assert!(!was_not_processed(Ok(&refused("ERR BUSY full"))));
         assert!(!was_not_processed(Ok(&Reply::Value("1".to_string()))));
-        for (part, unheard) in [(&b""[..], true), (b"1", false)] {
-            let closed = Failure::Closed {
-                request: request(),
-                part: part.to_vec(),
-            };
+        for (kind, unheard) in [(FailureKind::Lost, true), (FailureKind::Cut, false)] {
+            let closed = Failure::new(kind, "closed".to_string());
             assert_eq!(was_not_processed(Err(&closed)), unheard);
         }
         assert!(!was_not_processed(Err(&wrong("WHO", b"x"))));

@@ -2,15 +2,16 @@
 //! accepts the connection but does not reply, the next is tried.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::connection::Attempt;
 use super::lookup::addresses;
-use super::{AddressFamily, Connection, Deadline, Failure, Server};
+use super::{AddressFamily, Connection, Deadline, Failure, FailureKind, Server};
+use crate::sync::ignore_poison;
 
 /// The most addresses that are remembered.
-const MOST: usize = 64;
+const MAX_FAILED: usize = 64;
 
 /// Addresses that failed, the latest last. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -19,9 +20,9 @@ pub struct Failed(Arc<Mutex<Vec<SocketAddr>>>);
 impl Failed {
     /// Records that this address failed.
     pub fn note(&self, address: SocketAddr) {
-        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = ignore_poison(self.0.lock());
         failed.retain(|other| *other != address);
-        if failed.len() == MOST {
+        if failed.len() == MAX_FAILED {
             failed.remove(0);
         }
         failed.push(address);
@@ -29,7 +30,7 @@ impl Failed {
 
     /// Moves the addresses that failed behind all others, the latest failure to the end.
     pub fn sort(&self, addresses: &mut [SocketAddr]) {
-        let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = ignore_poison(self.0.lock());
         // `None` sorts before any position.
         addresses.sort_by_key(|address| failed.iter().position(|other| other == address));
     }
@@ -85,7 +86,7 @@ impl Route {
         self.failed(first);
         match ask_in_turn(addresses, Deadline::after(timeout), tried, ask) {
             // If none replies, the error is that of the first.
-            Err(failure) if !failure.is_foreign() => reply,
+            Err(failure) if failure.kind != FailureKind::Foreign => reply,
             other => other,
         }
     }

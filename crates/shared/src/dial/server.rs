@@ -16,15 +16,14 @@ pub struct Server {
 }
 
 impl FromStr for Server {
-    type Err = String;
+    type Err = &'static str;
 
     /// Parses `HOST`, `HOST:PORT`, and for an IPv6 address `[ADDR]:PORT`, `[ADDR]` or `ADDR`.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
         if text.contains('/') {
             return Err(
-                "HOST[:PORT] is wanted, such as localhost:4242, and nothing before or behind it"
-                    .to_string(),
+                "HOST[:PORT] is wanted, such as localhost:4242, and nothing before or behind it",
             );
         }
         let (host, port) = match text.strip_prefix('[') {
@@ -35,7 +34,7 @@ impl FromStr for Server {
                 match rest.strip_prefix(':') {
                     Some(port) => (host, Some(port)),
                     None if rest.is_empty() => (host, None),
-                    None => return Err("after the bracket comes :PORT or nothing".to_string()),
+                    None => return Err("after the bracket comes :PORT or nothing"),
                 }
             }
             // Text with more than one colon is an IPv6 address.
@@ -46,14 +45,12 @@ impl FromStr for Server {
             },
         };
         if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(
-                "not a name or an address, such as localhost:4242 or [::1]:4242".to_string(),
-            );
+            return Err("not a name or an address, such as localhost:4242 or [::1]:4242");
         }
         let port = match port.map(str::parse) {
             None => PORT,
             Some(Ok(port)) if port > 0 => port,
-            Some(_) => return Err("a port is a number from 1 to 65535".to_string()),
+            Some(_) => return Err("a port is a number from 1 to 65535"),
         };
         Ok(Server {
             host: host.to_string(),

@@ -61,7 +61,7 @@ fn np<'a>(context: &'a Context, call: &Call<'a>) -> Result<Value<'a>, CommandErr
     // Computed before the permit is taken: otherwise all requests for primes would wait for the
     // permit meanwhile, and be refused for it.
     let primes = LazyLock::force(&PRIMES);
-    let mut permit = context.limiter.take(call)?;
+    let mut permit = context.limiter.acquire(call)?;
     let mut found = Vec::with_capacity(call.arguments.len());
     for argument in &call.arguments {
         let Argument::Integer(place) = *argument else {
