@@ -361,9 +361,11 @@ fn note(
             return;
         }
         CloseReason::PeerClosed | CloseReason::Finished { .. } => {}
-        CloseReason::ByCommand | CloseReason::ProtocolError | CloseReason::Broken(_) => {
-            panic!("{ended:?}")
-        }
+        CloseReason::ByCommand
+        | CloseReason::ProtocolError
+        | CloseReason::Broken(_)
+        | CloseReason::Deferred
+        | CloseReason::TurnOver => panic!("{ended:?}"),
     }
     connection.close();
 }
