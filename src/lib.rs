@@ -28,7 +28,7 @@
 //!
 //! The kernel keeps a new client in the backlog until the [`front`](server::front) accepts it and
 //! counts it ([`admission`](server::admission), [`clients`](transport::clients)). The front, one
-//! thread behind one poll(2), answers what arrives with the [`connection`](transport::connection)
+//! thread behind one epoll(7), answers what arrives with the [`connection`](transport::connection)
 //! and goes on while the client does. A client that falls silent or has to wait goes into the
 //! bounded [`queue`](server::queue) of the worker [`pool`](server::pool): a worker takes it and
 //! blocks in `recv`, and the client stays there. Both run the same [`session`], with a buffer for

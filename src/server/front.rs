@@ -1,24 +1,29 @@
 //! Front: one thread that accepts clients and serves those that need no thread of their own.
 //!
-//! Behind one poll(2) it has the listeners, the young and busy clients, the connections whose PROXY
+//! Behind one epoll(7) it has the listeners, the young and busy clients, the connections whose PROXY
 //! header is still to come, and the sockets that linger at their end. What arrives with a
-//! connection is answered at once. A client that falls silent, computes, waits for the cluster, or
-//! does not take its replies goes over the queue to a worker, blocks there, and stays; so does one
-//! for which the front has no room. Until the workers have started, clients that need not wait stay
+//! connection is answered at once. A client that falls silent, computes, waits for the cluster,
+//! sends without pause, does not take its replies, or is the only one goes over the queue to a
+//! worker, blocks there, and stays; so does one for which the front has no room. Until the workers have started, clients that need not wait stay
 //! here: a thousand threads take longer to start than a client should wait.
 //!
-//! Clients take turns: the front reads from each that is ready, the longest ago served first, and
-//! then accepts one.
+//! Clients take turns: a round reads from each that is ready, and then accepts one connection from
+//! each listener that is. A client of the front that closes and comes again is gone from its old
+//! connection by then: epoll tells of its end with its next connection, or before.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
@@ -41,10 +46,25 @@ use shared::clock::{Millis, Nanos};
 use shared::text::without_errno;
 
 /// Number of clients that the front keeps once the workers run.
-const MOST_CLIENTS: usize = 64;
+const MOST_CLIENTS: usize = 512;
+
+/// Number of events that a round takes. What is left is in the next.
+const MAX_EVENTS: usize = 2 * MOST_CLIENTS;
+
+/// Keys in epoll: of the waker, and of the first listener; those of the others count down from it.
+/// A connection's key is its number.
+const WAKER: u64 = u64::MAX;
+const FIRST_LISTENER: u64 = WAKER - 1;
 
 /// Time without a request after which a client goes to a worker.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Interval at which the front looks for clients that leave.
+const SWEEP: Duration = Duration::from_millis(10);
+
+/// Time after which the server's only client goes to a worker: epoll_wait(2) pays for several
+/// clients at once.
+const LONGEST_ALONE: Duration = Duration::from_millis(100);
 
 /// Duration of a long round. After a row of them the front counts as saturated: on a machine with
 /// more than one core, new clients go to the workers, and with each round one of its own.
@@ -118,6 +138,7 @@ impl Front {
         clients: Vec<Connection>,
         pending: Vec<PendingConn>,
     ) -> Result<Self, Error> {
+        let failed = |error: Errno| Error::system("poll the clients", &error.into());
         let scoreboard = Arc::new(Scoreboard::new(1));
         scoreboard.set_phase(Phase::ServeReady);
         let mut ready_service = Service::clone(&setup.service);
@@ -125,17 +146,32 @@ impl Front {
         ready_service.shared.linger = setup.service.shared.linger.within_front();
         ready_service.context.may_wait = false;
         let barrier = StartBarrier::default();
+        let epoll = Arc::new(epoll::create(CreateFlags::CLOEXEC).map_err(failed)?);
+        add(&epoll, &*waker, WAKER, EventFlags::IN).map_err(failed)?;
         let mut accepting = Accepting {
             setup,
             ready_service,
+            epoll: epoll.clone(),
             clients: RefCell::default(),
+            listens: false,
             barrier: barrier.clone(),
             accept_again: None,
+            next_sweep: Millis(0),
+            alone: None,
             has_cores: std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1),
             long_rounds: 0,
             round_ended: Nanos::now(),
             stop: None,
         };
+        for (listener, _) in &accepting.setup.listeners {
+            add(
+                &epoll,
+                &listener.socket,
+                FIRST_LISTENER,
+                EventFlags::empty(),
+            )
+            .map_err(failed)?;
+        }
         let (commands, received) = crossbeam_channel::unbounded();
         let (running, ended) = crossbeam_channel::bounded::<()>(0);
         let pulse = Arc::new(Pulse {
@@ -146,12 +182,14 @@ impl Front {
         let own = pulse.clone();
         thread::spawn("front", move || {
             for client in clients {
-                accepting.serve(client, Millis::now());
+                accepting.serve(client, false);
             }
             for conn in pending {
                 accepting.await_header(conn, Millis::now());
             }
             let front = FrontThread {
+                epoll,
+                events: Vec::with_capacity(MAX_EVENTS),
                 accepting: Some(accepting),
                 lingering,
                 commands: received,
@@ -206,6 +244,8 @@ impl Drop for Front {
 
 /// State of the thread.
 struct FrontThread {
+    epoll: Arc<OwnedFd>,
+    events: Vec<Event>,
     /// `None` after the stop.
     accepting: Option<Accepting>,
     lingering: LingeringSockets,
@@ -218,11 +258,19 @@ struct Accepting {
     setup: Setup,
     /// Serves without waiting.
     ready_service: Service,
-    /// The clients, the longest ago served first.
-    clients: RefCell<Vec<Connection>>,
+    /// Has the waker, the listeners, the clients, and the connections without a PROXY header.
+    epoll: Arc<OwnedFd>,
+    /// The clients by their numbers.
+    clients: RefCell<HashMap<u64, Connection>>,
+    /// Whether epoll tells of new connections.
+    listens: bool,
     barrier: StartBarrier,
     /// When to accept again, after an accept failed.
     accept_again: Option<Millis>,
+    /// When to look for clients that leave.
+    next_sweep: Millis,
+    /// The server's only client, and since when it is.
+    alone: Option<(u64, Millis)>,
     /// Whether workers can run while the front does.
     has_cores: bool,
     /// Number of long rounds in a row, the last of which ended then.
@@ -246,44 +294,38 @@ impl FrontThread {
         }
     }
 
-    /// Waits for events or the next deadline. `ready` tells of the listeners, the clients and the
-    /// connections without a PROXY header which are ready.
-    fn wait(&mut self, ready: &mut Vec<bool>) {
+    /// Waits for events or the next deadline. Sets `ready` to the keys of what is ready.
+    fn wait(&mut self, ready: &mut Vec<u64>) {
         let now = Millis::now();
         let mut next = self.lingering.next_check();
-        let mut polled = Vec::with_capacity(ready.len() + 4);
-        polled.push(PollFd::new(&*self.pulse.waker, PollFlags::IN));
-        let clients;
-        if let Some(accepting) = &self.accepting {
-            clients = accepting.clients.borrow();
-            accepting.poll(&clients, &mut polled, now);
-            let deadline = accepting.next_deadline(&clients, now);
-            next = next.into_iter().chain(deadline).min();
+        if let Some(accepting) = &mut self.accepting {
+            accepting.set_listening(now);
+            next = next.into_iter().chain(accepting.next_deadline(now)).min();
         }
         // 1 ms more: the clock advances in steps, and could still be just before the deadline.
         let time = next.map(|next| next.since(now) + Duration::from_millis(1));
         let time = time.and_then(|time| Timespec::try_from(time).ok());
-        let result = poll(&mut polled, time.as_ref());
+        self.events.clear();
         ready.clear();
-        match result {
-            Ok(_) => {
-                ready.extend(polled.iter().skip(1).map(|fd| !fd.revents().is_empty()));
-                if !polled[0].revents().is_empty() {
-                    self.pulse.waker.clear();
-                }
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), time.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+        for event in &self.events {
+            match event.data.u64() {
+                WAKER => self.pulse.waker.clear(),
+                key => ready.push(key),
             }
-            Err(Errno::INTR) => ready.resize(polled.len() - 1, false),
-            Err(_) => {
-                // The limit on open files may have become lower than the number of descriptors
-                // (poll(2)): try to read from each.
-                ready.resize(polled.len() - 1, true);
-                std::thread::sleep(PAUSE);
+            let flags = event.flags;
+            if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
+                // Another read sees the end, before new clients are counted.
+                ready.push(event.data.u64());
             }
         }
     }
 
     /// Does what is to be done. Returns whether there is more to come.
-    fn round(&mut self, ready: &[bool]) -> bool {
+    fn round(&mut self, ready: &[u64]) -> bool {
         let now = Millis::now();
         if let Some(accepting) = &mut self.accepting {
             accepting.round(ready, now);
@@ -314,27 +356,37 @@ impl FrontThread {
 }
 
 impl Accepting {
-    /// Appends what is polled for: listeners, clients, and connections without a PROXY header.
-    fn poll<'a>(&'a self, clients: &'a [Connection], polled: &mut Vec<PollFd<'a>>, now: Millis) {
-        let accepts = match self.accepts(now) {
-            true => PollFlags::IN,
-            false => PollFlags::empty(),
+    /// Lets epoll tell of new connections if they are accepted now.
+    fn set_listening(&mut self, now: Millis) {
+        let accepts = self.accepts(now);
+        if accepts != self.listens {
+            self.listens = accepts;
+            self.update_listeners();
+        }
+    }
+
+    /// Tells epoll the key of each listener, and whether to tell of it.
+    fn update_listeners(&self) {
+        let flags = match self.listens {
+            true => EventFlags::IN,
+            false => EventFlags::empty(),
         };
-        let listeners = self.setup.listeners.iter();
-        polled.extend(listeners.map(|(listener, _)| PollFd::new(&listener.socket, accepts)));
-        let clients = clients.iter().map(Connection::transport);
-        let sockets = clients.chain(self.setup.proxy_filter.sockets());
-        polled.extend(sockets.map(|socket| PollFd::new(socket, PollFlags::IN)));
+        for (key, (listener, _)) in (0..=FIRST_LISTENER).rev().zip(&self.setup.listeners) {
+            // It can't fail: they are there.
+            let _ = epoll::modify(
+                &self.epoll,
+                &listener.socket,
+                EventData::new_u64(key),
+                flags,
+            );
+        }
     }
 
     /// Returns when something is due without an event.
-    fn next_deadline(&self, clients: &[Connection], now: Millis) -> Option<Millis> {
-        let active = clients.iter().filter_map(|client| client.client.active);
+    fn next_deadline(&self, now: Millis) -> Option<Millis> {
+        let sweeps = self.passes() && !self.clients.borrow().is_empty();
         let deadlines = [
-            active
-                .min()
-                .map(|active| active.after(PATIENCE))
-                .filter(|_| self.passes()),
+            sweeps.then_some(self.next_sweep),
             self.setup.proxy_filter.next_deadline(),
             self.accept_again.filter(|again| *again > now),
             self.stop.as_ref().map(|(until, _)| *until),
@@ -347,16 +399,9 @@ impl Accepting {
         self.barrier.get().is_some()
     }
 
-    /// Returns whether a client goes to a worker: it has asked nothing for a while, or there is no
-    /// room for it.
-    fn leaves(&self, client: &Connection, now: Millis) -> bool {
-        let active = client.client.active;
-        let is_silent = active.is_some_and(|active| now.since(active) >= PATIENCE);
-        self.passes() && (is_silent || self.is_full() || self.has_surplus())
-    }
-
-    fn is_full(&self) -> bool {
-        self.clients.borrow().len() >= MOST_CLIENTS
+    /// Returns whether there is room for a client.
+    fn has_room(&self) -> bool {
+        !self.passes() || self.clients.borrow().len() < MOST_CLIENTS && !self.has_surplus()
     }
 
     /// Returns whether there are more clients than workers.
@@ -374,23 +419,21 @@ impl Accepting {
             && !self.setup.admission.closed.load(Ordering::Relaxed)
     }
 
-    fn round(&mut self, ready: &[bool], now: Millis) {
+    fn round(&mut self, ready: &[u64], now: Millis) {
         let is_long = |from: Nanos, to| Duration::from_nanos(from.until(to)) > LONG_ROUND;
         let begun = Nanos::now();
         if is_long(self.round_ended, begun) {
             // It has waited.
             self.long_rounds = 0;
         }
-        let (listeners, ready) = ready.split_at(self.setup.listeners.len());
-        let (clients, pending) = ready.split_at(self.clients.get_mut().len());
-        // Before a new client is accepted, which may be the same in a new connection.
-        self.serve_clients(clients, now);
+        // Before new clients are counted: one that has come again is gone from its old connection.
+        self.serve_clients(ready, now);
         let mut filtered = Vec::new();
-        self.setup.proxy_filter.advance(pending, now, &mut filtered);
-        self.admit(filtered, now);
+        self.setup.proxy_filter.advance(ready, now, &mut filtered);
+        self.admit(filtered);
         // From the last on: one that fails for good is removed.
         for index in (0..self.setup.listeners.len()).rev() {
-            if listeners[index] && self.accepts(now) {
+            if ready.contains(&(FIRST_LISTENER - index as u64)) && self.accepts(now) {
                 self.accept(index, now);
             }
         }
@@ -402,79 +445,132 @@ impl Accepting {
     }
 
     /// Serves the clients that are ready, and passes on those that leave.
-    fn serve_clients(&mut self, ready: &[bool], now: Millis) {
-        let clients = std::mem::take(self.clients.get_mut());
-        let mut served = Vec::with_capacity(clients.len());
-        for (client, ready) in clients.into_iter().zip(ready) {
-            match *ready {
-                true => served.push(client),
-                false => self.keep(client, now),
+    fn serve_clients(&mut self, ready: &[u64], now: Millis) {
+        for key in ready {
+            if let Some(client) = self.clients.get_mut().remove(key) {
+                self.serve(client, true);
             }
         }
-        for client in served {
-            self.serve(client, now);
+        if !self.passes() {
+            return;
         }
-        if self.is_saturated()
-            && self.passes()
-            && let Some(client) = self.clients.get_mut().pop()
-        {
-            self.setup.admission.enqueue(client);
+        if self.is_saturated() {
+            let clients = self.clients.get_mut();
+            let client = ready.iter().find_map(|key| clients.remove(key));
+            client
+                .into_iter()
+                .for_each(|client| self.pass_on(client, true));
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now.after(SWEEP);
+            self.sweep(now);
         }
     }
 
-    /// Answers what has arrived from a client. It stays here unless it has to wait for something
-    /// else than its next request, or sends without pause.
-    fn serve(&self, client: Connection, now: Millis) {
-        let (service, admission) = (&self.ready_service, &self.setup.admission);
+    /// Passes on the clients that have asked nothing for a while, and one that is alone.
+    fn sweep(&mut self, now: Millis) {
+        let clients = self.clients.get_mut();
+        let only = clients.keys().next().copied();
+        let only = only.filter(|_| self.setup.admission.clients.all() == 1);
+        self.alone = only.map(|key| match self.alone {
+            Some(alone) if alone.0 == key => alone,
+            _ => (key, now),
+        });
+        let alone = self.alone;
+        let is_alone = alone.is_some_and(|(_, since)| now.since(since) >= LONGEST_ALONE);
+        let leaves = |_: &u64, client: &mut Connection| {
+            let active = client.client.active;
+            is_alone || active.is_some_and(|active| now.since(active) >= PATIENCE)
+        };
+        let leaving: Vec<_> = clients.extract_if(leaves).collect();
+        for (_, client) in leaving {
+            self.pass_on(client, true);
+        }
+    }
+
+    /// Passes a client on to the workers. epoll may know it.
+    fn pass_on(&self, client: Connection, is_known: bool) {
+        if is_known {
+            self.forget(client.transport());
+        }
+        self.setup.admission.enqueue(client);
+    }
+
+    /// Lets epoll tell of a connection no more.
+    fn forget(&self, socket: &TcpStream) {
+        // It fails if epoll does not know it.
+        let _ = epoll::delete(&self.epoll, socket);
+    }
+
+    /// Answers what has arrived from a client, which epoll may know. It stays here unless it has to
+    /// wait for something else than its next request, or sends without pause.
+    fn serve(&self, client: Connection, is_known: bool) {
+        let service = &self.ready_service;
         let serve = |client: &mut Connection, slot: &_| service.serve(client, slot);
         let end = |client: Connection, ended| match ended {
-            Some(CloseReason::Deferred) => admission.enqueue(client),
-            Some(CloseReason::TurnOver) if self.passes() => admission.enqueue(client),
-            Some(CloseReason::TurnOver) => self.clients.borrow_mut().push(client),
-            Some(CloseReason::Released) if !client.client.replies.is_empty() => {
-                admission.enqueue(client);
+            Some(CloseReason::TurnOver) if self.passes() => self.pass_on(client, is_known),
+            Some(CloseReason::Released | CloseReason::TurnOver)
+                if client.client.replies.is_empty() && self.has_room() =>
+            {
+                self.keep(client, is_known);
             }
-            Some(CloseReason::Released) => self.keep(client, now),
-            ended => service.end(client, ended),
+            Some(reason) if reason.is_release() => self.pass_on(client, is_known),
+            // These are closed, which epoll sees.
+            ended @ Some(CloseReason::PeerClosed | CloseReason::Broken(_)) => {
+                service.end(client, ended);
+            }
+            ended => {
+                self.forget(client.transport());
+                service.end(client, ended);
+            }
         };
         let slot = &service.shared.scoreboard.slots()[0];
         pool::do_job(Job::Serve(client), slot, &serve, &end);
     }
 
-    /// Keeps a client unless it leaves.
-    fn keep(&self, client: Connection, now: Millis) {
-        match self.leaves(&client, now) {
-            true => self.setup.admission.enqueue(client),
-            false => self.clients.borrow_mut().push(client),
+    fn keep(&self, client: Connection, is_known: bool) {
+        let key = client.client.number;
+        let added = match is_known {
+            true => Ok(()),
+            false => add(
+                &self.epoll,
+                client.transport(),
+                key,
+                EventFlags::IN | EventFlags::RDHUP,
+            ),
+        };
+        match added {
+            Ok(()) => drop(self.clients.borrow_mut().insert(key, client)),
+            // The system lacks memory for it.
+            Err(_) => self.setup.admission.enqueue(client),
         }
     }
 
     /// Takes a client that was just admitted.
-    fn take(&mut self, client: Connection, now: Millis) {
+    fn take(&mut self, client: Connection) {
         let is_surplus = self.passes() && self.has_surplus();
         if is_surplus {
             // It has to wait until a worker is free, and the front's clients come first.
-            for client in self.clients.get_mut().drain(..) {
-                self.setup.admission.enqueue(client);
+            for (_, client) in std::mem::take(self.clients.get_mut()) {
+                self.pass_on(client, true);
             }
         }
-        let goes_on = is_surplus || self.passes() && (self.is_full() || self.is_saturated());
-        match goes_on {
-            true => self.setup.admission.enqueue(client),
-            false => self.serve(client, now),
+        match self.has_room() && !(self.passes() && self.is_saturated()) {
+            true => self.serve(client, false),
+            false => self.pass_on(client, false),
         }
     }
 
-    fn admit(&mut self, filtered: Vec<Filtered>, now: Millis) {
+    fn admit(&mut self, filtered: Vec<Filtered>) {
         for filtered in filtered {
+            self.forget(&filtered.0.1);
             if let Some(client) = self.setup.admission.on_filtered(filtered) {
-                self.take(client, now);
+                self.take(client);
             }
         }
     }
 
-    /// Accepts one connection. With another in the same round, a client that closes and connects
-    /// again could be there twice.
+    /// Accepts one connection.
     fn accept(&mut self, index: usize, now: Millis) {
         self.accept_again = None;
         let (listener, protocol) = &self.setup.listeners[index];
@@ -492,10 +588,11 @@ impl Accepting {
         };
         let Some(kind) = kind(error) else {
             let action = format!("accept clients on {} any more", listener.address);
-            self.setup.listeners.remove(index);
             // It fails only if the daemon is ending anyway.
             let _ = self.setup.failed.send(Error::system(action, &error.into()));
-            return;
+            let _ = epoll::delete(&self.epoll, &listener.socket);
+            self.setup.listeners.remove(index);
+            return self.update_listeners();
         };
         let shared = &self.setup.admission.shared;
         shared.metrics.accept_failed(kind);
@@ -521,15 +618,20 @@ impl Accepting {
         if self.setup.proxy_filter.trusts(peer.ip()) {
             self.await_header((client, stream), now);
         } else if let Some(client) = self.setup.admission.admit_client(client, protocol, stream) {
-            self.take(client, now);
+            self.take(client);
         }
     }
 
     /// Waits for the PROXY header of a connection, most of which have come with it.
     fn await_header(&mut self, conn: PendingConn, now: Millis) {
-        let mut filtered = Vec::new();
+        let (number, mut filtered) = (conn.0.number, Vec::new());
         self.setup.proxy_filter.receive(conn, now, &mut filtered);
-        self.admit(filtered, now);
+        self.admit(filtered);
+        let newest = self.setup.proxy_filter.newest();
+        if let Some((client, stream)) = newest.filter(|(client, _)| client.number == number) {
+            // Without memory for it, the header is read when it is late.
+            let _ = add(&self.epoll, stream, client.number, EventFlags::IN);
+        }
     }
 
     /// Returns whether the stop is due.
@@ -542,12 +644,26 @@ impl Accepting {
     /// Passes the clients to the workers. Returns the connections without a PROXY header, and where
     /// to send them. Drops the admission, which may end the workers, before that.
     fn finish(self) -> (Vec<PendingConn>, Option<Sender<Vec<PendingConn>>>) {
-        for client in self.clients.into_inner() {
-            self.setup.admission.enqueue(client);
+        for (_, client) in self.clients.take() {
+            self.pass_on(client, true);
         }
-        let to = self.stop.map(|(_, to)| to);
-        (self.setup.proxy_filter.into_pending(), to)
+        for (listener, _) in &self.setup.listeners {
+            // Others may have it, too.
+            let _ = epoll::delete(&self.epoll, &listener.socket);
+        }
+        let Accepting {
+            setup, stop, epoll, ..
+        } = self;
+        let pending = setup.proxy_filter.into_pending();
+        for (_, stream) in &pending {
+            let _ = epoll::delete(&epoll, stream);
+        }
+        (pending, stop.map(|(_, to)| to))
     }
+}
+
+fn add(epoll: &OwnedFd, source: impl AsFd, key: u64, flags: EventFlags) -> Result<(), Errno> {
+    epoll::add(epoll, source, EventData::new_u64(key), flags)
 }
 
 /// Returns what a failed accept lacked (accept(2), "Error handling"), or `None` if the listening

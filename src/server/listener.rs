@@ -154,7 +154,7 @@ fn prepare(socket: TcpListener, scheme: Cow<'static, str>, passed: bool) -> io::
             debug!(address:%, option, why:% = without_errno(&error.into()); "the socket does without an option");
         }
     }
-    // A connection may be reset between poll(2) and accept(2), which must not block then.
+    // A connection may be reset between epoll_wait(2) and accept(2), which must not block then.
     socket.set_nonblocking(true)?;
     Ok(Listener {
         socket,

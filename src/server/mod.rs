@@ -118,7 +118,8 @@ impl Server {
         };
         let waker = Arc::new(Waker::new()?);
         let here = inherited.clients.len() + inherited.lingering.len();
-        let capacity = Capacity::new(options, here, listeners.len() + setup.reserved)?;
+        // One more: epoll.
+        let capacity = Capacity::new(options, here, listeners.len() + 1 + setup.reserved)?;
         let mut cluster = Cluster::new(
             setup.cluster.clone(),
             setup.id,

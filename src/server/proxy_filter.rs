@@ -6,7 +6,7 @@
 //! number of pending connections and their time are limited. When all places are taken, the
 //! connection that has waited longest is refused.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
@@ -77,16 +77,21 @@ impl ProxyFilter {
         }
     }
 
-    /// Reads from the connections that are `ready`, in the order of [`ProxyFilter::sockets`], and
-    /// gives up those that are late. Appends what is done to `filtered`.
-    pub fn advance(&mut self, ready: &[bool], now: Millis, filtered: &mut Vec<Filtered>) {
-        let is_late = self.next_deadline().is_some_and(|until| now >= until);
-        if !is_late && !ready.contains(&true) {
+    /// Reads from the connections whose numbers are `ready`, and gives up those that are late.
+    /// Appends what is done to `filtered`.
+    pub fn advance(&mut self, ready: &[u64], now: Millis, filtered: &mut Vec<Filtered>) {
+        if self.pending.is_empty() {
             return;
         }
-        let all = std::mem::take(&mut self.pending);
-        for (pending, ready) in all.into_iter().zip(ready) {
-            match *ready || now >= pending.1 {
+        let ready: HashSet<u64> = ready.iter().copied().collect();
+        let is_ready = |((client, _), until): &(PendingConn, Millis)| {
+            now >= *until || ready.contains(&client.number)
+        };
+        if !self.pending.iter().any(is_ready) {
+            return;
+        }
+        for pending in std::mem::take(&mut self.pending) {
+            match is_ready(&pending) {
                 true => self.try_read_header(pending, now, filtered),
                 false => self.pending.push_back(pending),
             }
@@ -108,9 +113,9 @@ impl ProxyFilter {
         }
     }
 
-    /// Returns the sockets of the pending connections.
-    pub fn sockets(&self) -> impl Iterator<Item = &TcpStream> {
-        self.pending.iter().map(|((_, stream), _)| stream)
+    /// Returns the connection that was received last.
+    pub fn newest(&self) -> Option<&PendingConn> {
+        self.pending.back().map(|(conn, _)| conn)
     }
 
     /// Returns when the next connection is late.

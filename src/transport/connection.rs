@@ -54,7 +54,7 @@ pub struct Connection<T = TcpStream> {
     pub client: Box<state::ConnectionState>,
     /// Time of the admission, until the front or a worker takes the connection.
     pub waiting: Option<Nanos>,
-    log: Box<RequestLog>,
+    log: RequestLog,
     codec: Box<dyn Codec>,
     transport: T,
     guard: ConnectionGuard,
@@ -95,7 +95,7 @@ impl<T: Transport> Connection<T> {
     ) -> Self {
         let codec = protocol.open(&std::mem::take(&mut client.codec));
         Connection {
-            log: Box::new(RequestLog::new(client.number)),
+            log: RequestLog::new(client.number),
             client: Box::new(client),
             waiting: None,
             codec,
