@@ -48,7 +48,7 @@ fn in_front<const N: usize>(server: &Server, address: SocketAddr) -> [Client; N]
     for _ in 0..100 {
         let mut clients = [(); N].map(|()| connect(address));
         are_answered(&mut clients);
-        // A reply may come before the front has said whom it has.
+        // A reply may come before the front has updated its number of clients.
         let asked = Instant::now();
         while asked.elapsed() < Duration::from_millis(40) {
             if health.load().front == N {

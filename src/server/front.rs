@@ -46,10 +46,10 @@ use shared::clock::{Millis, Nanos};
 use shared::text::without_errno;
 
 /// Number of clients that the front keeps once the workers run.
-const MOST_CLIENTS: usize = 512;
+const MAX_CLIENTS: usize = 512;
 
 /// Number of events that a round takes. What is left is in the next.
-const MAX_EVENTS: usize = 2 * MOST_CLIENTS;
+const MAX_EVENTS: usize = 2 * MAX_CLIENTS;
 
 /// Keys in epoll: of the waker, and of the first listener; those of the others count down from it.
 /// A connection's key is its number.
@@ -57,14 +57,14 @@ const WAKER: u64 = u64::MAX;
 const FIRST_LISTENER: u64 = WAKER - 1;
 
 /// Time without a request after which a client goes to a worker.
-const PATIENCE: Duration = Duration::from_millis(50);
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Interval at which the front looks for clients that leave.
-const SWEEP: Duration = Duration::from_millis(10);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Time after which the server's only client goes to a worker: epoll_wait(2) pays for several
 /// clients at once.
-const LONGEST_ALONE: Duration = Duration::from_millis(100);
+const ALONE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Duration of a long round. After a row of them the front counts as saturated: on a machine with
 /// more than one core, new clients go to the workers, and with each round one of its own.
@@ -74,10 +74,10 @@ const LONG_ROUND: Duration = Duration::from_micros(250);
 const LONG_ROUNDS: u32 = 4;
 
 /// Longest wait for the answer of the thread, which waits for nothing itself.
-const LONGEST_ANSWER: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause after the system lacked a resource.
-const PAUSE: Duration = Duration::from_millis(50);
+const RESOURCE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Set when the workers may begin. They begin all at once: a worker that already served would slow
 /// down the start of the others.
@@ -89,8 +89,8 @@ pub struct Setup {
     pub listeners: Vec<(Arc<Listener>, &'static dyn Protocol)>,
     /// Admits the clients.
     pub admission: Arc<Admission>,
-    /// Ends sessions, as the workers do.
-    pub service: Arc<Service>,
+    /// Serves the clients. The front changes it so that it waits for nothing.
+    pub service: Service,
     /// Holds the connections of proxies.
     pub proxy_filter: ProxyFilter,
     /// Receives the error of a listener that fails for good.
@@ -132,7 +132,7 @@ impl Front {
     /// Starts the thread, which `waker` wakes, with `clients` of the last process, and its
     /// connections that are `pending` for lack of a PROXY header.
     pub fn start(
-        setup: Setup,
+        mut setup: Setup,
         waker: Arc<Waker>,
         lingering: LingeringSockets,
         clients: Vec<Connection>,
@@ -141,16 +141,15 @@ impl Front {
         let failed = |error: Errno| Error::system("poll the clients", &error.into());
         let scoreboard = Arc::new(Scoreboard::new(1));
         scoreboard.set_phase(Phase::ServeReady);
-        let mut ready_service = Service::clone(&setup.service);
-        ready_service.shared.scoreboard = scoreboard;
-        ready_service.shared.linger = setup.service.shared.linger.within_front();
-        ready_service.context.may_wait = false;
+        let service = &mut setup.service;
+        service.shared.scoreboard = scoreboard;
+        service.shared.linger = service.shared.linger.within_front();
+        service.context.may_wait = false;
         let barrier = StartBarrier::default();
         let epoll = Arc::new(epoll::create(CreateFlags::CLOEXEC).map_err(failed)?);
         add(&epoll, &*waker, WAKER, EventFlags::IN).map_err(failed)?;
         let mut accepting = Accepting {
             setup,
-            ready_service,
             epoll: epoll.clone(),
             clients: RefCell::default(),
             listens: false,
@@ -163,6 +162,7 @@ impl Front {
             round_ended: Nanos::now(),
             stop: None,
         };
+        // The first round sets their keys.
         for (listener, _) in &accepting.setup.listeners {
             add(
                 &epoll,
@@ -229,7 +229,7 @@ impl Front {
         // It fails only if the thread is gone, with everything that it had.
         let _ = self.commands.send(command(to));
         self.pulse.waker.wake();
-        answer.recv_timeout(LONGEST_ANSWER).unwrap_or_default()
+        answer.recv_timeout(ANSWER_TIMEOUT).unwrap_or_default()
     }
 }
 
@@ -256,8 +256,6 @@ struct FrontThread {
 /// What the front has until it stops accepting.
 struct Accepting {
     setup: Setup,
-    /// Serves without waiting.
-    ready_service: Service,
     /// Has the waker, the listeners, the clients, and the connections without a PROXY header.
     epoll: Arc<OwnedFd>,
     /// The clients by their numbers.
@@ -288,7 +286,7 @@ impl FrontThread {
                 Ok(true) => {}
                 Ok(false) => return,
                 // The panic hook logs it. It loses what it was about.
-                Err(_) => std::thread::sleep(PAUSE),
+                Err(_) => std::thread::sleep(RESOURCE_PAUSE),
             }
             self.pulse.rounds.fetch_add(1, Ordering::Relaxed);
         }
@@ -309,17 +307,18 @@ impl FrontThread {
         ready.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), time.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => std::thread::sleep(PAUSE),
+            Err(_) => std::thread::sleep(RESOURCE_PAUSE),
         }
         for event in &self.events {
-            match event.data.u64() {
-                WAKER => self.pulse.waker.clear(),
-                key => ready.push(key),
+            let (key, flags) = (event.data.u64(), event.flags);
+            if key == WAKER {
+                self.pulse.waker.clear();
+                continue;
             }
-            let flags = event.flags;
+            ready.push(key);
             if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
                 // Another read sees the end, before new clients are counted.
-                ready.push(event.data.u64());
+                ready.push(key);
             }
         }
     }
@@ -401,7 +400,7 @@ impl Accepting {
 
     /// Returns whether there is room for a client.
     fn has_room(&self) -> bool {
-        !self.passes() || self.clients.borrow().len() < MOST_CLIENTS && !self.has_surplus()
+        !self.passes() || self.clients.borrow().len() < MAX_CLIENTS && !self.has_surplus()
     }
 
     /// Returns whether there are more clients than workers.
@@ -456,13 +455,12 @@ impl Accepting {
         }
         if self.is_saturated() {
             let clients = self.clients.get_mut();
-            let client = ready.iter().find_map(|key| clients.remove(key));
-            client
-                .into_iter()
-                .for_each(|client| self.pass_on(client, true));
+            if let Some(client) = ready.iter().find_map(|key| clients.remove(key)) {
+                self.pass_on(client, true);
+            }
         }
         if now >= self.next_sweep {
-            self.next_sweep = now.after(SWEEP);
+            self.next_sweep = now.after(SWEEP_INTERVAL);
             self.sweep(now);
         }
     }
@@ -477,10 +475,10 @@ impl Accepting {
             _ => (key, now),
         });
         let alone = self.alone;
-        let is_alone = alone.is_some_and(|(_, since)| now.since(since) >= LONGEST_ALONE);
+        let is_alone = alone.is_some_and(|(_, since)| now.since(since) >= ALONE_TIMEOUT);
         let leaves = |_: &u64, client: &mut Connection| {
             let active = client.client.active;
-            is_alone || active.is_some_and(|active| now.since(active) >= PATIENCE)
+            is_alone || active.is_some_and(|active| now.since(active) >= SILENCE_TIMEOUT)
         };
         let leaving: Vec<_> = clients.extract_if(leaves).collect();
         for (_, client) in leaving {
@@ -505,7 +503,7 @@ impl Accepting {
     /// Answers what has arrived from a client, which epoll may know. It stays here unless it has to
     /// wait for something else than its next request, or sends without pause.
     fn serve(&self, client: Connection, is_known: bool) {
-        let service = &self.ready_service;
+        let service = &self.setup.service;
         let serve = |client: &mut Connection, slot: &_| service.serve(client, slot);
         let end = |client: Connection, ended| match ended {
             Some(CloseReason::TurnOver) if self.passes() => self.pass_on(client, is_known),
@@ -515,12 +513,15 @@ impl Accepting {
                 self.keep(client, is_known);
             }
             Some(reason) if reason.is_release() => self.pass_on(client, is_known),
-            // These are closed, which epoll sees.
-            ended @ Some(CloseReason::PeerClosed | CloseReason::Broken(_)) => {
-                service.end(client, ended);
-            }
             ended => {
-                self.forget(client.transport());
+                let closes = matches!(
+                    ended,
+                    Some(CloseReason::PeerClosed | CloseReason::Broken(_))
+                );
+                // epoll sees a close by itself.
+                if !closes {
+                    self.forget(client.transport());
+                }
                 service.end(client, ended);
             }
         };
@@ -528,6 +529,7 @@ impl Accepting {
         pool::do_job(Job::Serve(client), slot, &serve, &end);
     }
 
+    /// Keeps a client, which epoll may know, until it is ready again.
     fn keep(&self, client: Connection, is_known: bool) {
         let key = client.client.number;
         let added = match is_known {
@@ -561,6 +563,7 @@ impl Accepting {
         }
     }
 
+    /// Admits or refuses connections whose PROXY header has arrived or failed.
     fn admit(&mut self, filtered: Vec<Filtered>) {
         for filtered in filtered {
             self.forget(&filtered.0.1);
@@ -601,7 +604,7 @@ impl Accepting {
             shared.reaper_waker.wake();
         }
         if kind != AcceptError::Client {
-            self.accept_again = Some(now.after(PAUSE));
+            self.accept_again = Some(now.after(RESOURCE_PAUSE));
         }
     }
 
@@ -662,6 +665,7 @@ impl Accepting {
     }
 }
 
+/// Lets epoll tell of `source` by this key.
 fn add(epoll: &OwnedFd, source: impl AsFd, key: u64, flags: EventFlags) -> Result<(), Errno> {
     epoll::add(epoll, source, EventData::new_u64(key), flags)
 }

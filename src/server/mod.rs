@@ -178,7 +178,6 @@ impl Server {
         }
         cluster.join(count)?;
         let (failed, failures) = crossbeam_channel::unbounded();
-        let service = Arc::new(service);
         let accepting = front::Setup {
             listeners: with_protocols(&listeners, setup.protocols),
             admission: admission.clone(),
@@ -525,12 +524,13 @@ fn with_protocols(
 
 /// Starts the workers, which wait until the front lets them begin.
 fn start_workers(
-    service: Arc<Service>,
+    service: Service,
     jobs: &Jobs<Connection>,
     front: &Front,
 ) -> Result<Receiver<()>, Error> {
     let scoreboard = service.shared.scoreboard.clone();
     let barrier = front.barrier.clone();
+    let service = Arc::new(service);
     let ending = service.clone();
     pool::start(
         jobs,
