@@ -55,6 +55,7 @@ fuzz_target!(|input: &[u8]| {
         ended: Cell::new(false),
         reads: Cell::new(0),
         writes: Cell::new(0),
+        releases: Cell::new(false),
     };
     let place = CLIENTS
         .admit(peer.ip())
@@ -70,7 +71,8 @@ fuzz_target!(|input: &[u8]| {
         match ended {
             // A worker or the next process resumes the session.
             CloseReason::Released | CloseReason::TurnOver => {
-                assert!(matches!(phase, Phase::Detach | Phase::DrainThenDetach | Phase::ServeReady));
+                // Which may have changed again since, while replies were written.
+                assert!(socket.releases.take(), "released in a phase that keeps clients");
                 assert!(connection.client.close_after_write || !connection.client.read_buffer.contains(&b'\n'));
                 // The next process writes the unwritten replies with a call of its own.
                 let all = [&output[..], &connection.client.replies].concat();
@@ -128,6 +130,8 @@ struct Plan<'a> {
     /// Number of writes that start a batch of replies; retries after a short or interrupted write
     /// don't count.
     writes: Cell<usize>,
+    /// Whether a phase came that lets the session release its connection.
+    releases: Cell<bool>,
 }
 
 impl Plan<'_> {
@@ -145,16 +149,22 @@ impl Plan<'_> {
                 let slot = &board.slots()[0];
                 slot.request_close(slot.state());
             }
-            b'r' => board.set_phase(Phase::Detach),
-            b'p' => board.set_phase(Phase::DrainThenDetach),
+            b'r' => self.release(Phase::Detach),
+            b'p' => self.release(Phase::DrainThenDetach),
             b'f' => board.set_phase(Phase::Drain),
             b'c' => board.set_phase(Phase::Abort),
-            b'q' => board.set_phase(Phase::ServeReady),
+            b'q' => self.release(Phase::ServeReady),
             b'b' => return Err(Errno::CONNRESET),
             b'a' if !waits => return Err(Errno::AGAIN),
             planned => return Ok(piece(planned, all)),
         }
         Err(Errno::INTR)
+    }
+
+    /// Begins a phase that lets the session release its connection.
+    fn release(&self, phase: Phase) {
+        SERVICE.shared.scoreboard.set_phase(phase);
+        self.releases.set(true);
     }
 }
 
