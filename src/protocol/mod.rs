@@ -5,6 +5,7 @@
 //! reading, time-outs, counting, closing and the handover, is the [`session`](crate::session)'s.
 
 pub mod http;
+pub mod jsonrpc;
 pub mod line;
 pub mod protobuf;
 pub mod proxy;
@@ -19,7 +20,11 @@ use shared::command::{BatchCounters, Call, CommandError, CommandSpec, Context, O
 
 /// The protocols of this program. The first is the default: of an address without a scheme, and of
 /// a socket of systemd without a name.
-pub const PROTOCOLS: Protocols = Protocols(&[&line::LineProtocol, &protobuf::ProtobufProtocol]);
+pub const PROTOCOLS: Protocols = Protocols(&[
+    &line::LineProtocol,
+    &protobuf::ProtobufProtocol,
+    &jsonrpc::JsonRpcProtocol,
+]);
 
 /// Size of a session's read buffer in bytes. A codec keeps longer messages itself: it must use some
 /// of the input whenever this buffer is full.
