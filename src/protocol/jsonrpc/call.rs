@@ -122,8 +122,9 @@ fn answer_batch(
         let separator = if before == start { b'[' } else { b',' };
         exchange.output.push(separator);
         let is_answered = match serde_json::from_str(value.get()) {
-            Ok(call) => answer_call(&call, exchange),
-            Err(_) => {
+            // An array would be taken for the members in their order.
+            Ok(call) if value.get().starts_with('{') => answer_call(&call, exchange),
+            _ => {
                 refuse(INVALID_REQUEST, NO_CALL, value.get().as_bytes(), exchange);
                 Some(())
             }
@@ -178,6 +179,7 @@ fn answer_call(call: &Call<'_>, exchange: &mut Exchange<'_>) -> Option<()> {
         None | Some("\"1.0\"" | "\"1.1\"") => Some(false),
         Some(_) => None,
     };
+    let method = call.method.and_then(text);
     let id = call.id.map(RawValue::get);
     let is_id = |id: &str| id.starts_with(|first: char| "\"-0123456789n".contains(first));
     let caller = match (is_new, id) {
@@ -188,11 +190,10 @@ fn answer_call(call: &Call<'_>, exchange: &mut Exchange<'_>) -> Option<()> {
         },
         (_, Some(id)) if !is_id(id) => UNKNOWN,
         _ => Caller {
-            is_new: is_new.unwrap_or(true),
+            is_new: is_new.unwrap_or(true) || method.is_none(),
             id,
         },
     };
-    let method = call.method.and_then(text);
     let problem = match (&method, call.params.map(RawValue::get)) {
         _ if is_new.is_none() => "jsonrpc must be \"2.0\"",
         _ if !id.is_none_or(is_id) => "an id is a string, a number or null",

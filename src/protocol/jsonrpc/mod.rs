@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use self::call::Answered;
 use self::response::{Connection, write_head};
-use super::http::{BodyDecoder, Framing, Head, Problem, parse_head};
+use super::http::{BodyDecoder, Framing, Head, LONGEST_BODY, Problem, parse_head};
 use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol, READ_BUFFER};
 use shared::command::CommandError;
 
@@ -411,15 +411,23 @@ fn is_json(media_type: &[u8]) -> bool {
 /// Answers input that is no request, after which the beginning of the next is unknown.
 #[cold]
 fn fail(problem: Problem, exchange: &mut Exchange<'_>) -> Next {
-    let (status, what) = match problem {
-        Problem::Malformed(what) => (400, what),
-        Problem::Body => (413, "a body has at most 1,048,576 bytes"),
-        Problem::Coding => (501, "of the transfer codings, only chunked is supported"),
-        Problem::TooLong => (431, "a head has at most 16,384 bytes and 64 fields"),
-        Problem::Version => (505, "HTTP/1.1 and HTTP/1.0 are spoken here"),
-        Problem::Method | Problem::Late => (400, "this is not a request"),
+    let (status, error) = match problem {
+        Problem::Malformed(what) => (400, CommandError::Malformed(what)),
+        Problem::Body => (413, CommandError::TooLong(LONGEST_BODY)),
+        Problem::Coding => {
+            let what = "of the transfer codings, only chunked is supported";
+            (501, CommandError::Malformed(what))
+        }
+        Problem::TooLong => {
+            let what = "a head has at most 16,384 bytes and 64 fields";
+            (431, CommandError::Malformed(what))
+        }
+        Problem::Version => {
+            let what = "HTTP/1.1 and HTTP/1.0 are spoken here";
+            (505, CommandError::Malformed(what))
+        }
+        Problem::Method | Problem::Late => (400, CommandError::Malformed("this is no request")),
     };
-    let error = CommandError::Malformed(what);
     exchange.refuse(b"(no call)", &error);
     refuse(status, &error, exchange.output);
     Next::CloseBroken

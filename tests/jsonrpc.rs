@@ -1,0 +1,530 @@
+//! JSON-RPC over HTTP: what is answered, what HTTP clients may do, stock clients, handover and drain.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use crate::handover::replace;
+use crate::support::tables::{bytes, lines};
+use crate::support::watch::repeat;
+use crate::support::*;
+
+/// The call that stands for `CALL` in http.txt.
+const CALL: &str = r#"{"method":"why","id":1}"#;
+
+const ID: &str = "6f0c2a52-5f0e-4b7e-9a35-0c5f7f5a3c1e";
+
+/// A daemon that speaks JSON-RPC on its second address.
+struct JsonRpc {
+    daemon: Daemon,
+    address: SocketAddr,
+}
+
+impl JsonRpc {
+    fn start(arguments: &[&str]) -> Self {
+        let own = [
+            "--listen",
+            "http://127.0.0.1:0",
+            "--commands",
+            "server,calc",
+        ];
+        let daemon = Daemon::start(own.iter().chain(&["--server-id", ID]).chain(arguments));
+        let listen = daemon.ready("listen");
+        let (_, second) = listen.split_once(',').expect("two addresses");
+        let address = second.parse().expect("an address");
+        JsonRpc { daemon, address }
+    }
+
+    fn connect(&self) -> HttpClient {
+        HttpClient(Client::connect(self.address).expect("it accepts"))
+    }
+
+    /// Sends these bytes and returns all responses, until the server closes.
+    fn exchange(&self, sent: &[u8]) -> Vec<Response> {
+        let mut client = self.connect();
+        // It may close before it has read all.
+        let _ = client.0.socket().write_all(sent);
+        std::iter::from_fn(|| client.response()).collect()
+    }
+}
+
+/// A client that posts bodies and reads responses.
+struct HttpClient(Client);
+
+struct Response {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl HttpClient {
+    fn post(&mut self, body: impl AsRef<[u8]>) {
+        self.0.send(post(body.as_ref(), ""));
+    }
+
+    /// Posts a body and waits for the response, where the server may close.
+    fn try_ask(&mut self, body: &str) -> Option<Response> {
+        let sent = self.0.socket().write_all(&post(body.as_bytes(), ""));
+        sent.ok().and_then(|()| self.response())
+    }
+
+    /// Posts a body and returns that of the response.
+    fn ask(&mut self, body: &str) -> String {
+        let response = self.try_ask(body).expect("a response");
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.body
+    }
+
+    /// Reads a response, or nothing at the end of the connection.
+    fn response(&mut self) -> Option<Response> {
+        let mut head = self.0.line()?;
+        let status = head.split(' ').nth(1).expect("a status");
+        let status = status.parse().expect("a number");
+        loop {
+            match self.0.line().expect("a field").trim_end() {
+                "" => break,
+                field => head = format!("{head}\n{field}"),
+            }
+        }
+        let mut response = Response {
+            status,
+            head,
+            body: String::new(),
+        };
+        if let Some(length) = response.field("Content-Length") {
+            let length = length.parse().expect("a number");
+            let body = self.0.take(length);
+            response.body = String::from_utf8(body).expect("UTF-8");
+        }
+        Some(response)
+    }
+}
+
+impl Response {
+    fn field(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    fn closes(&self) -> bool {
+        self.field("Connection") == Some("close")
+    }
+}
+
+/// A request with this body, and these further fields.
+fn post(body: &[u8], fields: &str) -> Vec<u8> {
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n{fields}\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// A call of this length.
+fn padded(length: usize) -> String {
+    CALL.to_string() + &" ".repeat(length - CALL.len())
+}
+
+/// The rows `> BODY` and `< ANSWER` of a table.
+fn calls() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let mut lines = lines(include_str!("jsonrpc/calls.txt"));
+    std::iter::from_fn(move || {
+        let call = lines.next()?.strip_prefix("> ").expect("> BODY");
+        let answer = lines.next()?.strip_prefix("< ").expect("< ANSWER");
+        Some((call, answer))
+    })
+}
+
+fn check_answer(sent: &str, expected: &str, response: &Response) {
+    let body = &response.body;
+    if expected == "-" {
+        assert_eq!((response.status, &**body), (204, ""), "{sent}");
+        assert_eq!(response.field("Content-Length"), None, "{sent}");
+        return;
+    }
+    match expected.strip_suffix('…') {
+        Some(beginning) => assert!(body.starts_with(beginning), "{sent}: {body}"),
+        None => assert_eq!(body, expected, "{sent}"),
+    }
+    assert_eq!(response.status, 200, "{sent}");
+    assert_eq!(response.field("Content-Type"), Some("application/json"));
+    assert!(!response.closes(), "{sent}");
+}
+
+#[test]
+fn each_call_has_its_answer() {
+    let server = JsonRpc::start(&["--max-clients", "4"]);
+    let mut client = server.connect();
+    for (call, expected) in calls() {
+        client.post(call);
+        let response = client.response().expect("it goes on");
+        check_answer(call, expected, &response);
+    }
+    // However the bytes are cut, and how many are sent at once.
+    for piece in [1, 7, 1024, usize::MAX] {
+        let sent: Vec<u8> = calls()
+            .flat_map(|(call, _)| post(call.as_bytes(), ""))
+            .collect();
+        let writing = client.0.socket().try_clone().expect("a socket");
+        let writer = thread::spawn(move || {
+            for piece in sent.chunks(piece) {
+                (&writing).write_all(piece).expect("it reads");
+            }
+        });
+        for (call, expected) in calls() {
+            check_answer(call, expected, &client.response().expect("it goes on"));
+        }
+        writer.join().expect("all is sent");
+    }
+    let log = server.daemon.stop();
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn each_request_of_http_has_its_status() {
+    let server = JsonRpc::start(&["--max-clients", "4"]);
+    for row in lines(include_str!("jsonrpc/http.txt")) {
+        let (sent, expected) = row.rsplit_once(" | ").expect("two cells");
+        let (statuses, closes) = match expected.strip_suffix(" closes") {
+            Some(statuses) => (statuses, true),
+            None => (expected, false),
+        };
+        let mut sent = bytes(sent);
+        while let Some(at) = sent.windows(4).position(|word| word == b"CALL") {
+            sent.splice(at..at + 4, CALL.bytes());
+        }
+        sent.extend(post(CALL.as_bytes(), "Connection: close\r\n"));
+        let mut answered = server.exchange(&sent);
+        if !closes {
+            let last = answered.pop().expect("the last");
+            assert!(last.status == 200 && last.closes(), "{row}: {}", last.head);
+        }
+        let found: Vec<String> = answered
+            .iter()
+            .map(|response| response.status.to_string())
+            .collect();
+        assert_eq!(found.join(" "), statuses, "{row}");
+        let last = answered.last().expect("one");
+        assert_eq!(last.closes(), closes, "{row}");
+        let allowed = (last.status == 405).then_some("POST");
+        assert_eq!(last.field("Allow"), allowed, "{row}");
+        assert!(
+            last.field("Date")
+                .is_some_and(|date| date.ends_with(" GMT")),
+            "{row}"
+        );
+    }
+    assert_eq!(
+        server.connect().ask(CALL),
+        r#"{"result":42,"error":null,"id":1}"#
+    );
+}
+
+#[test]
+fn the_body_is_asked_for_where_the_client_waits() {
+    let server = JsonRpc::start(&["--max-clients", "4"]);
+    let mut client = server.connect();
+    for length in [CALL.len(), 5000] {
+        let body = padded(length);
+        let request = post(body.as_bytes(), "Expect: 100-continue\r\n");
+        let (head, body) = request.split_at(request.len() - length);
+        client.0.send(head);
+        assert_eq!(client.response().expect("an answer").status, 100);
+        client.0.send(body);
+        assert_eq!(client.response().expect("an answer").status, 200);
+    }
+}
+
+#[test]
+fn batches_and_bodies_have_their_limits() {
+    let server = JsonRpc::start(&["--max-clients", "4"]);
+    let mut client = server.connect();
+    let batch = |calls: usize| format!("[{}]", vec![CALL; calls].join(","));
+    let answer = r#"{"result":42,"error":null,"id":1}"#;
+    let answers = format!("[{}]", vec![answer; 1000].join(","));
+    assert_eq!(client.ask(&batch(1000)), answers);
+    assert_contains(
+        &client.ask(&batch(1001)),
+        "-32600,\"message\":\"a batch has at most 1000 calls\"",
+    );
+    let nested = |depth: usize| {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        format!("{{\"method\":\"why\",\"id\":1,\"x\":{open}{close}}}")
+    };
+    assert_eq!(client.ask(&nested(127)), answer);
+    assert_contains(
+        &client.ask(&nested(128)),
+        "-32700,\"message\":\"the body is nested too deeply\"",
+    );
+    assert_contains(&client.ask(&"[".repeat(1024 * 1024)), "-32700,");
+    client.post(b"{\"method\":\"why\",\"id\":\"\xff\"}");
+    let refused = client.response().expect("an answer").body;
+    assert_contains(&refused, "-32700,\"message\":\"the body is not UTF-8\"");
+    let primes = format!(
+        "{{\"method\":\"np\",\"params\":[{}1],\"id\":1}}",
+        "1,".repeat(1024)
+    );
+    assert_contains(
+        &client.ask(&primes),
+        "-32602,\"message\":\"a call takes at most 1024 arguments\"",
+    );
+}
+
+#[test]
+fn a_client_that_finds_no_room_may_try_again() {
+    let server = JsonRpc::start(&["--max-clients", "1", "--queue", "0"]);
+    let mut client = server.connect();
+    assert_eq!(
+        client.ask(r#"{"jsonrpc":"2.0","method":"who","id":1}"#),
+        r#"{"jsonrpc":"2.0","result":1,"id":1}"#
+    );
+    let refused = server.connect().response().expect("an answer");
+    assert_eq!((refused.status, refused.closes()), (503, true));
+    assert_eq!(refused.field("Retry-After"), Some("1"));
+    let busy = r#"{"jsonrpc":"2.0","error":{"code":-32001,"message":"full with 1 clients, try again later","data":"BUSY"},"id":null}"#;
+    assert_eq!(refused.body, busy);
+}
+
+#[test]
+fn an_idle_client_is_closed_without_words_and_a_begun_request_is_late() {
+    let server = JsonRpc::start(&["--max-clients", "4", "--idle-timeout", "200ms"]);
+    let mut idle = server.connect();
+    assert_eq!(idle.ask(CALL).len(), 33);
+    assert!(idle.response().is_none());
+    let beginnings = [
+        b"POST / HTTP/1.1\r\nHo".to_vec(),
+        post(&[b' '; 5000], "")[..3000].to_vec(),
+    ];
+    for beginning in beginnings {
+        let mut late = server.connect();
+        late.0.send(beginning);
+        let response = late.response().expect("an answer");
+        assert_eq!((response.status, response.closes()), (408, true));
+        assert!(late.response().is_none());
+    }
+}
+
+#[test]
+fn the_last_answer_of_a_server_that_drains_says_so() {
+    let server = JsonRpc::start(&["--max-clients", "4", "--drain-notice", "1h"]);
+    let [mut asking, mut old] = [(); 2].map(|()| server.connect());
+    for client in [&mut asking, &mut old] {
+        assert_eq!(client.ask(CALL).len(), 33);
+    }
+    server.daemon.signal("TERM");
+    server.daemon.log().wait_for("draining:");
+    asking.0.send(post(CALL.as_bytes(), "").repeat(2));
+    assert!(!asking.response().expect("an answer").closes());
+    let last = asking.response().expect("an answer");
+    assert!(last.closes() && last.body.len() == 33, "{}", last.head);
+    assert!(asking.response().is_none());
+    let request = post(CALL.as_bytes(), "Connection: keep-alive\r\n");
+    let request = String::from_utf8(request).expect("ASCII");
+    old.0.send(request.replace("HTTP/1.1", "HTTP/1.0"));
+    let last = old.response().expect("an answer");
+    let says = last.head.matches("Connection: ").count();
+    assert!(last.closes() && says == 1, "{}", last.head);
+}
+
+#[test]
+fn a_drain_says_nothing_to_the_idle_and_refuses_what_has_only_begun() {
+    let mut server = JsonRpc::start(&["--max-clients", "4"]);
+    let [mut idle, mut half] = [(); 2].map(|()| server.connect());
+    for client in [&mut idle, &mut half] {
+        assert_eq!(client.ask(CALL).len(), 33);
+    }
+    half.0.send(&post(CALL.as_bytes(), "")[..30]);
+    server.daemon.signal("TERM");
+    assert!(idle.response().is_none());
+    let refused = half.response().expect("an answer");
+    assert_eq!((refused.status, refused.closes()), (503, true));
+    assert_eq!(refused.field("Retry-After"), Some("1"));
+    assert!(server.daemon.wait().success());
+}
+
+/// Keep-alive connections move; half a request does, too.
+#[test]
+fn no_call_fails_while_new_programs_take_over() {
+    let server = JsonRpc::start(&["--max-clients", "24"]);
+    let clients = (0..16).map(|number| {
+        let mut client = server.connect();
+        client.ask(CALL);
+        // Some calls are batches that compute, some bodies are long.
+        let body = move |round: usize| match (number + round) % 4 {
+            0 => format!("[{CALL},{{\"jsonrpc\":\"2.0\",\"method\":\"np\",\"params\":[{}],\"id\":{round}}}]", number + 1),
+            1 => format!("{{\"jsonrpc\":\"2.0\",\"method\":\"add\",\"params\":[{number},{round}],\"id\":1}}{:5000}", ""),
+            _ => format!("{{\"jsonrpc\":\"2.0\",\"method\":\"add\",\"params\":[{number},{round}],\"id\":1}}"),
+        };
+        repeat((client, 0), move |(client, round)| {
+            let answer = client.ask(&body(*round));
+            let sum = number + *round;
+            match sum % 4 {
+                // On a busy machine it may get no permit in time.
+                0 => assert!(answer.starts_with("[{\"result\":42,") && answer.ends_with(&format!("\"id\":{round}}}]")), "{answer}"),
+                _ => assert_eq!(answer, format!("{{\"jsonrpc\":\"2.0\",\"result\":{sum},\"id\":1}}")),
+            }
+            *round += 1;
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    let body = padded(5000);
+    let request = post(body.as_bytes(), "Expect: 100-continue\r\n");
+    let mut half = server.connect();
+    let mut sent = request.len() - body.len();
+    half.0.send(&request[..sent]);
+    assert_eq!(half.response().expect("an answer").status, 100);
+    for _ in 0..20 {
+        let more = sent + 200;
+        half.0.send(&request[sent..more]);
+        sent = more;
+        replace(&server.daemon);
+    }
+    half.0.send(&request[sent..]);
+    assert_eq!(half.response().expect("an answer").body.len(), 33);
+    for (mut client, rounds) in clients.into_iter().map(|client| client.end()) {
+        assert!(rounds > 0);
+        client.0.shutdown();
+        assert!(client.response().is_none(), "nothing comes twice");
+    }
+    let log = server.daemon.stop();
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn a_thousand_calls_at_once_are_answered() {
+    let server = JsonRpc::start(&["--max-clients", "1000", "--queue", "64"]);
+    let mut clients: Vec<HttpClient> = (0..1000).map(|_| server.connect()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.post(format!(
+            "{{\"jsonrpc\":\"2.0\",\"method\":\"add\",\"params\":[{number},1],\"id\":{number}}}"
+        ));
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        let answer = format!(
+            "{{\"jsonrpc\":\"2.0\",\"result\":{},\"id\":{number}}}",
+            number + 1
+        );
+        assert_eq!(client.response().expect("an answer").body, answer);
+    }
+}
+
+/// A folder of the installed stock clients, or the test is skipped: tests/jsonrpc/install fills it.
+fn clients(part: &str) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/jsonrpc-clients");
+    let is_there = folder.join(part).exists();
+    assert!(
+        is_there || !must_test_all(),
+        "tests/jsonrpc/install has not run"
+    );
+    (is_there || skipped("tests/jsonrpc/install has not run")).then_some(folder)
+}
+
+/// Runs a program with the address; it must print this.
+fn run(mut command: Command, server: &JsonRpc, printed: &str) {
+    let output = command
+        .arg(server.address.to_string())
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), printed, "{said}");
+    assert!(output.status.success(), "{said}");
+}
+
+#[test]
+fn clients_of_node_js_call_all_commands() {
+    let Some(folder) = clients("node_modules") else {
+        return;
+    };
+    needs!("node");
+    let server = JsonRpc::start(&["--max-clients", "64"]);
+    let mut node = clean("node");
+    node.env("NODE_PATH", folder.join("node_modules"));
+    node.arg("tests/jsonrpc/clients.js");
+    run(node, &server, include_str!("jsonrpc/clients.txt"));
+}
+
+#[test]
+fn clients_of_python_call_all_commands() {
+    let Some(folder) = clients("venv") else {
+        return;
+    };
+    let server = JsonRpc::start(&["--max-clients", "64"]);
+    let mut python = clean(folder.join("venv/bin/python3"));
+    python.arg("tests/jsonrpc/clients.py");
+    run(python, &server, include_str!("jsonrpc/clients.txt"));
+}
+
+/// The commands that the documents show, for this server's address.
+#[test]
+fn the_documented_calls_print_what_they_show() {
+    needs!("curl");
+    let server = JsonRpc::start(&["--max-clients", "4"]);
+    let mut shown = 0;
+    for document in [
+        include_str!("../README.md"),
+        include_str!("../docs/protocol.md"),
+    ] {
+        for example in crate::project::examples(document) {
+            if example.command.contains("8080") {
+                let command = example
+                    .command
+                    .replace("127.0.0.1:8080", &server.address.to_string());
+                let output = Command::new("bash")
+                    .args(["-c", &command])
+                    .output()
+                    .expect("bash runs");
+                let printed = String::from_utf8(output.stdout).expect("UTF-8");
+                assert_eq!(printed.trim_end(), example.printed.trim_end(), "{command}");
+                shown += 1;
+            }
+        }
+    }
+    assert!(shown >= 2);
+}
+
+#[test]
+fn curl_sends_long_bodies_without_a_wait() {
+    needs!("curl");
+    let server = JsonRpc::start(&["--max-clients", "4"]);
+    let scratch = Scratch::new();
+    let curl = |length: usize| {
+        let body = scratch.path().join("body");
+        std::fs::write(&body, padded(length)).expect("written");
+        let mut curl = clean("curl");
+        curl.args(["-s", "-w", " %{http_code} %{time_total}", "--data-binary"]);
+        curl.arg(format!("@{}", body.display()))
+            .arg(format!("http://{}", server.address));
+        let output = curl.output().expect("it runs");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let answer = curl(1024 * 1024);
+    assert!(
+        answer.starts_with(r#"{"result":42,"error":null,"id":1} 200 0."#),
+        "{answer}"
+    );
+    assert_contains(
+        &curl(1024 * 1024 + 1),
+        "\"data\":\"TOOLONG\"},\"id\":null} 413 0.",
+    );
+    // curl waits for a second if the body is not asked for.
+    let mut curl = clean("curl");
+    curl.args([
+        "-s",
+        "-X",
+        "POST",
+        "-H",
+        "Content-Type: application/json",
+        "-H",
+        "Expect: 100-continue",
+    ]);
+    curl.args(["-w", " %{time_total}", "-T", "/dev/null"])
+        .arg(format!("http://{}/rpc", server.address));
+    let output = curl.output().expect("it runs");
+    let answer = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(
+        answer.contains("-32700") && answer.contains("} 0."),
+        "{answer}"
+    );
+}
