@@ -438,7 +438,7 @@ fn clients_of_node_js_call_all_commands() {
         return;
     };
     needs!("node");
-    let server = JsonRpc::start(&["--max-clients", "64"]);
+    let server = JsonRpc::start(&["--max-clients", "1100"]);
     let mut node = clean("node");
     node.env("NODE_PATH", folder.join("node_modules"));
     node.arg("tests/jsonrpc/clients.js");

@@ -416,6 +416,8 @@ impl<T: Transport> Session<'_, T> {
     #[cold]
     fn store_unanswered(&mut self) {
         self.connection.client.read_buffer = self.buffer.unused().to_vec();
+        // It may be released before the codec was called.
+        self.connection.client.deferred |= self.resumes;
     }
 
     /// Returns the reason for the end of a session whose whole input is answered.

@@ -196,7 +196,7 @@ impl JsonRpcCodec {
             Err(problem) => return (0, Err(problem)),
         };
         if let Framing::Sized(length) = request.framing
-            && length <= (READ_BUFFER - head) as u64
+            && length <= READ_BUFFER.saturating_sub(head) as u64
         {
             let end = head + length as usize;
             if let Some(body) = bytes.get(head..end) {
