@@ -2,11 +2,16 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
 
+use shared::command::{CommandClass, CommandSet, Permit, Value, sets};
+
 use crate::handover::replace;
+use crate::support::kernel::{local_server, own_command};
+use crate::support::registry::{node, python};
 use crate::support::tables::{bytes, lines};
 use crate::support::watch::repeat;
 use crate::support::*;
@@ -32,8 +37,8 @@ impl JsonRpc {
         ];
         let daemon = Daemon::start(own.iter().chain(&["--server-id", ID]).chain(arguments));
         let listen = daemon.ready("listen");
-        let (_, second) = listen.split_once(',').expect("two addresses");
-        let address = second.parse().expect("an address");
+        let (_, address) = listen.split_once(",http://").expect("two addresses");
+        let address = address.parse().expect("an address");
         JsonRpc { daemon, address }
     }
 
@@ -153,6 +158,23 @@ fn check_answer(sent: &str, expected: &str, response: &Response) {
     assert!(!response.closes(), "{sent}");
 }
 
+/// - A method is the name of a command in small letters; `HELP` is one, `QUIT` and `EXIT` are not.
+/// - The params are an array in the order of the command's arguments, or an object with their names in small letters, where an
+///   argument that is repeated is an array.
+/// - No params, null, `[]` and `{}` are the same.
+/// - A whole number of 64 bits is exact in both directions; one with a fraction or an exponent, such as `1.0` or `1e3`, is
+///   refused.
+/// - A result is a number, an array of numbers or a string.
+/// - An id is a string, a number or null, and comes back byte for byte.
+/// - A call without an id is a notification: it is executed and gets no answer, even if it has an error.
+/// - A batch is an array of 1 to 1,000 calls, answered by an array in the same order.
+/// - Members that the specification doesn't name mean nothing, and one that comes twice makes a call invalid.
+/// - A call whose `jsonrpc` is `"1.0"`, `"1.1"` or missing is answered with both a `result` and an `error`, one of them null; the
+///   id null makes it a notification, too.
+/// - An error has a `code`, the sentence of the line protocol as its `message`, and the word of the line protocol as its `data`.
+/// - `-32600`: it is JSON but no call, or no batch.
+/// - `-32601`: there is no such method.
+/// - `-32602`: the params are not those that the command takes, or it has no value for them.
 #[test]
 fn each_call_has_its_answer() {
     let server = JsonRpc::start(&["--max-clients", "4"]);
@@ -182,6 +204,19 @@ fn each_call_has_its_answer() {
     assert!(!log.contains("ERROR"), "{log}");
 }
 
+/// - A body is posted to `/` or `/rpc`, as `application/json`, without a type, or as `application/x-www-form-urlencoded`, which
+///   `curl -d` says.
+/// - An answer that has a body has the status 200, also if it is an error, and exactly the type `application/json`; if there is
+///   nothing to answer, the status is 204.
+/// - Other paths are answered 404, other methods 405, other types and codings of the content 415, other expectations than
+///   `100-continue` 417.
+/// - A body has a `Content-Length` or is chunked, and is at most 1,048,576 bytes long; a longer one is answered 413, and then the
+///   server closes.
+/// - A head has at most 16,384 bytes and 64 fields; a longer one is answered 431, and then the server closes.
+/// - A connection stays open unless the request says `Connection: close`; with HTTP/1.0, if it says `Connection: keep-alive`.
+/// - Any number of requests may be sent at once; they are answered in their order.
+/// - What is not HTTP/1.1 or HTTP/1.0, or what a proxy might understand differently, is answered 400, 501 or 505, and then the
+///   server closes.
 #[test]
 fn each_request_of_http_has_its_status() {
     let server = JsonRpc::start(&["--max-clients", "4"]);
@@ -222,6 +257,7 @@ fn each_request_of_http_has_its_status() {
     );
 }
 
+/// - `Expect: 100-continue` is answered 100, unless the request is refused by its head, or some of the body has arrived.
 #[test]
 fn the_body_is_asked_for_where_the_client_waits() {
     let server = JsonRpc::start(&["--max-clients", "4"]);
@@ -237,6 +273,7 @@ fn the_body_is_asked_for_where_the_client_waits() {
     }
 }
 
+/// - `-32700`: the body is not JSON in UTF-8, or nests arrays and objects more than 128 deep.
 #[test]
 fn batches_and_bodies_have_their_limits() {
     let server = JsonRpc::start(&["--max-clients", "4"]);
@@ -272,6 +309,7 @@ fn batches_and_bodies_have_their_limits() {
     );
 }
 
+/// - A client that is not admitted is answered 503 with `Retry-After`, and then the server closes.
 #[test]
 fn a_client_that_finds_no_room_may_try_again() {
     let server = JsonRpc::start(&["--max-clients", "1", "--queue", "0"]);
@@ -287,6 +325,56 @@ fn a_client_that_finds_no_room_may_try_again() {
     assert_eq!(refused.body, busy);
 }
 
+/// The permits that `TAKE` has taken, which are all that there are.
+static TAKEN: Mutex<Vec<Permit>> = Mutex::new(Vec::new());
+
+const OWN: CommandSet = &[
+    own_command("TAKE", CommandClass::Compute, |context, call| {
+        while let Ok(permit) = context.limiter.acquire(call) {
+            TAKEN.lock().unwrap().push(permit);
+        }
+        Ok(Value::from("TAKEN"))
+    }),
+    own_command("FAIL", CommandClass::Query, |_, _| panic!("as it should")),
+];
+
+/// - `-32603`: the server failed while it executed a call; the status is 500, and then the server closes.
+/// - `-32000`, `-32001`, `-32002`, `-32003`: the errors `UNAVAILABLE`, `BUSY`, `TIMEOUT` and `TOOLONG`.
+#[test]
+fn errors_of_the_server_have_codes_of_their_own() {
+    let arguments = ["--listen", "http://127.0.0.1:0", "--max-clients", "4"];
+    let server = local_server(&arguments, &[sets::server::SET, sets::calc::SET, OWN]);
+    let connect = || HttpClient(Client::connect(server.addresses()[1]).expect("it accepts"));
+    let mut client = connect();
+    let call = |method| format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\",\"id\":1}}");
+    assert_contains(&client.ask(&call("take")), "TAKEN");
+    let np = r#"{"jsonrpc":"2.0","method":"np","params":[1],"id":1}"#;
+    let error = r#""error":{"code":-32000,"message":"too many clients compute at once, try again later","data":"UNAVAILABLE"},"id":1}"#;
+    assert_contains(&client.ask(np), error);
+    // What was answered before the failure arrives, and nothing of the batch that fails.
+    let batch = format!("[{CALL},{}]", call("fail"));
+    client
+        .0
+        .send([post(CALL.as_bytes(), ""), post(batch.as_bytes(), "")].concat());
+    assert_eq!(client.response().expect("an answer").body.len(), 33);
+    let failed = client.response().expect("an answer");
+    assert_eq!((failed.status, failed.closes()), (500, true));
+    assert!(
+        failed
+            .body
+            .starts_with(r#"{"jsonrpc":"2.0","error":{"code":-32603,"#)
+    );
+    assert!(failed.body.ends_with(r#""data":"INTERNAL"},"id":null}"#));
+    assert!(client.response().is_none());
+    // The other two close the connection, too.
+    let mut client = connect();
+    client
+        .0
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1048577\r\n\r\n");
+    assert_contains(&client.response().expect("an answer").body, "-32003,");
+}
+
+/// - A connection that is idle for too long is closed without an answer; a request that has only begun by then is answered 408.
 #[test]
 fn an_idle_client_is_closed_without_words_and_a_begun_request_is_late() {
     let server = JsonRpc::start(&["--max-clients", "4", "--idle-timeout", "200ms"]);
@@ -302,10 +390,12 @@ fn an_idle_client_is_closed_without_words_and_a_begun_request_is_late() {
         late.0.send(beginning);
         let response = late.response().expect("an answer");
         assert_eq!((response.status, response.closes()), (408, true));
+        assert_contains(&response.body, "-32002,");
         assert!(late.response().is_none());
     }
 }
 
+/// - When the server stops, its last answer in a connection says `Connection: close`.
 #[test]
 fn the_last_answer_of_a_server_that_drains_says_so() {
     let server = JsonRpc::start(&["--max-clients", "4", "--drain-notice", "1h"]);
@@ -328,6 +418,7 @@ fn the_last_answer_of_a_server_that_drains_says_so() {
     assert!(last.closes() && says == 1, "{}", last.head);
 }
 
+/// - When the server stops, idle connections are closed without an answer; a request that has only begun is answered 503.
 #[test]
 fn a_drain_says_nothing_to_the_idle_and_refuses_what_has_only_begun() {
     let mut server = JsonRpc::start(&["--max-clients", "4"]);
@@ -345,6 +436,7 @@ fn a_drain_says_nothing_to_the_idle_and_refuses_what_has_only_begun() {
 }
 
 /// Keep-alive connections move; half a request does, too.
+/// - When another process of the server takes over, clients of JSON-RPC notice nothing, also within a request.
 #[test]
 fn no_call_fails_while_new_programs_take_over() {
     let server = JsonRpc::start(&["--max-clients", "24"]);
@@ -410,50 +502,33 @@ fn a_thousand_calls_at_once_are_answered() {
     }
 }
 
-/// A folder of the installed stock clients, or the test is skipped: tests/jsonrpc/install fills it.
-fn clients(part: &str) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/jsonrpc-clients");
-    let is_there = folder.join(part).exists();
-    assert!(
-        is_there || !must_test_all(),
-        "tests/jsonrpc/install has not run"
-    );
-    (is_there || skipped("tests/jsonrpc/install has not run")).then_some(folder)
-}
-
-/// Runs a program with the address; it must print this.
-fn run(mut command: Command, server: &JsonRpc, printed: &str) {
-    let output = command
-        .arg(server.address.to_string())
-        .output()
-        .expect("it runs");
+/// Runs a program of `tests/jsonrpc` with the address of a server.
+fn run_clients(mut command: Command, file: &str) {
+    // Some open a connection for each of a thousand calls.
+    let server = JsonRpc::start(&["--max-clients", "1100"]);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jsonrpc");
+    command
+        .arg(folder.join(file))
+        .arg(server.address.to_string());
+    let output = command.output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), printed, "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(printed, include_str!("jsonrpc/clients.txt"), "{said}");
     assert!(output.status.success(), "{said}");
 }
 
 #[test]
 fn clients_of_node_js_call_all_commands() {
-    let Some(folder) = clients("node_modules") else {
-        return;
-    };
-    needs!("node");
-    let server = JsonRpc::start(&["--max-clients", "1100"]);
-    let mut node = clean("node");
-    node.env("NODE_PATH", folder.join("node_modules"));
-    node.arg("tests/jsonrpc/clients.js");
-    run(node, &server, include_str!("jsonrpc/clients.txt"));
+    if let Some(node) = node() {
+        run_clients(node, "clients.js");
+    }
 }
 
 #[test]
 fn clients_of_python_call_all_commands() {
-    let Some(folder) = clients("venv") else {
-        return;
-    };
-    let server = JsonRpc::start(&["--max-clients", "64"]);
-    let mut python = clean(folder.join("venv/bin/python3"));
-    python.arg("tests/jsonrpc/clients.py");
-    run(python, &server, include_str!("jsonrpc/clients.txt"));
+    if let Some(python) = python() {
+        run_clients(python, "clients.py");
+    }
 }
 
 /// The commands that the documents show, for this server's address.
