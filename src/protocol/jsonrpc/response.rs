@@ -1,11 +1,10 @@
 //! Heads of the responses.
 
 use std::cell::Cell;
-use std::io::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::protocol::http::STATUSES;
 
@@ -39,17 +38,20 @@ pub fn write_head(
     let length = output.len() - start;
     let known = STATUSES.iter().find(|(code, _)| *code == status);
     let phrase = known.map_or("", |(_, phrase)| phrase);
-    // Writing into a Vec can't fail.
-    let _ = write!(output, "HTTP/1.1 {status} {phrase}\r\nDate: ");
+    output.extend_from_slice(b"HTTP/1.1 ");
+    write_number(status.into(), output);
+    output.push(b' ');
+    output.extend_from_slice(phrase.as_bytes());
+    output.extend_from_slice(b"\r\nDate: ");
     write_date(output);
-    output.extend_from_slice(b"\r\n");
     // A 204 has neither.
     if status != 204 {
-        let _ = write!(
-            output,
-            "Content-Type: {media_type}\r\nContent-Length: {length}\r\n"
-        );
+        output.extend_from_slice(b"\r\nContent-Type: ");
+        output.extend_from_slice(media_type.as_bytes());
+        output.extend_from_slice(b"\r\nContent-Length: ");
+        write_number(length, output);
     }
+    output.extend_from_slice(b"\r\n");
     output.extend_from_slice(fields.as_bytes());
     output.extend_from_slice(match connection {
         Connection::Unsaid => b"\r\n",
@@ -57,6 +59,12 @@ pub fn write_head(
         Connection::Close => b"Connection: close\r\n\r\n",
     });
     output[start..].rotate_left(length);
+}
+
+/// Appends decimal digits, without the detour of `write!`.
+fn write_number(number: usize, output: &mut Vec<u8>) {
+    // Writing into a Vec can't fail.
+    let _ = serde_json::to_writer(output, &number);
 }
 
 /// Adds to the response at `start` that the server closes the connection.
@@ -77,16 +85,16 @@ pub fn add_close(output: &mut Vec<u8>, start: usize) {
 
 thread_local! {
     /// The date of a second, as a response says it.
-    static DATE: Cell<(u64, [u8; 29])> = const { Cell::new((0, [0; 29])) };
+    static DATE: Cell<(i64, [u8; 29])> = const { Cell::new((0, [0; 29])) };
 }
 
 /// Appends the date (RFC 9110, section 6.6.1), which is written anew once a second.
 fn write_date(output: &mut Vec<u8>) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let second = now.map_or(0, |now| now.as_secs());
+    // The coarse clock is read without a system call, and is late by some milliseconds at most.
+    let second = clock_gettime(ClockId::RealtimeCoarse).tv_sec;
     let (mut written_at, mut date) = DATE.get();
     if written_at != second || written_at == 0 {
-        let now = Timestamp::from_second(second as i64).unwrap_or_default();
+        let now = Timestamp::from_second(second).unwrap_or_default();
         // It fails only for years beyond 9999.
         let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&now);
         if let Some(text) = text.ok().and_then(|text| text.into_bytes().try_into().ok()) {
