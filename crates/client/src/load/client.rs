@@ -30,7 +30,10 @@ impl Requests {
     /// Returns as many requests as are sent at once, and all once more, as a block may begin
     /// anywhere.
     pub fn new(workload: &Workload) -> Self {
-        let (length, lines) = cycle(&workload.request);
+        let (length, lines) = match workload.is_raw {
+            true => (workload.request.len(), workload.request.clone()),
+            false => cycle(&workload.request),
+        };
         let at_once = (workload.depth as usize).min(BLOCK_SIZE / length) * length;
         Requests {
             length,

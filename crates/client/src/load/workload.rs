@@ -22,6 +22,8 @@ pub struct Workload {
     pub address: SocketAddr,
     /// Its protocol.
     pub scheme: Scheme,
+    /// Whether request and replies are bytes as they are, and no lines.
+    pub is_raw: bool,
     /// The request, without its line end. Several of the same length, separated by line ends, are
     /// sent in turn, by each client from another one on.
     pub request: Vec<u8>,
@@ -69,6 +71,7 @@ impl Workload {
         Workload {
             address,
             scheme: Scheme::Tcp,
+            is_raw: false,
             request: request.to_vec(),
             expected,
             clients: 1,

@@ -72,9 +72,7 @@ impl FromStr for Server {
             Some((name, rest)) => (name.parse()?, rest),
         };
         if text.contains('/') {
-            return Err(
-                "HOST[:PORT] is wanted, such as localhost:4242, and nothing behind it",
-            );
+            return Err("HOST[:PORT] is wanted, such as localhost:4242, and nothing behind it");
         }
         let (host, port) = match text.strip_prefix('[') {
             Some(bracketed) => {
