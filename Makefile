@@ -51,7 +51,7 @@ bench-cluster: build ## measures the cost of a cluster over Redis, with 3 to 1,0
 bench-calc: build ## measures how clients that compute delay clients that only ask; ARGS='--clients 64'
 	$(CARGO) bench --locked --bench calc -- $(ARGS)
 
-fuzz: ## fuzzes the line protocol, PROXY headers, the handover state, HTTP and Redis's replies; SECONDS=600
+fuzz: ## fuzzes the codecs, PROXY headers, the handover state, HTTP and Redis's replies; SECONDS=600
 	./fuzz/run $(SECONDS)
 
 soak: ## opens connections of all kinds, and checks that nothing is left behind; CONNECTIONS=10000000
