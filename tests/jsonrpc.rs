@@ -484,6 +484,38 @@ fn no_call_fails_while_new_programs_take_over() {
     assert!(!log.contains("ERROR"), "{log}");
 }
 
+/// - While unfinished requests take 64 MiB, further long ones are answered 503 with `Retry-After`, and then the server closes.
+#[test]
+fn long_requests_take_a_bounded_amount_of_memory() {
+    let server = JsonRpc::start(&["--max-clients", "128"]);
+    let request = post(padded(1024 * 1024).as_bytes(), "");
+    let mut clients: Vec<HttpClient> = (0..128).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        // It may close before it has read all but the last byte.
+        let _ = client.0.socket().write_all(&request[..request.len() - 1]);
+        client.0.socket().set_nonblocking(true).expect("a socket");
+    }
+    let mut refused = None;
+    wait_until("one is refused", || {
+        let is_answered = |client: &HttpClient| client.0.socket().peek(&mut [0]).is_ok();
+        refused = clients.iter().position(is_answered);
+        refused.is_some()
+    });
+    let refused = &mut clients[refused.expect("one is")];
+    refused.0.socket().set_nonblocking(false).expect("a socket");
+    let response = refused.response().expect("an answer");
+    assert_eq!(
+        (response.status, response.field("Retry-After")),
+        (503, Some("1"))
+    );
+    assert!(server.daemon.status_number("VmRSS") < 150_000, "KiB");
+    drop(clients);
+    wait_until("there is room again", || {
+        let answered = server.connect().try_ask(&padded(1024 * 1024));
+        answered.is_some_and(|response| response.status == 200)
+    });
+}
+
 #[test]
 fn a_thousand_calls_at_once_are_answered() {
     let server = JsonRpc::start(&["--max-clients", "1000", "--queue", "64"]);

@@ -133,8 +133,11 @@ fn convert<'a>(
 }
 
 fn has_bare_lf(head: &[u8]) -> bool {
-    head.windows(2)
-        .any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
+    let pairs = head.iter().zip(head.iter().skip(1));
+    // Without an early end, many bytes are compared at once.
+    pairs.fold(false, |found, (before, byte)| {
+        found | ((*byte == b'\n') & (*before != b'\r'))
+    })
 }
 
 /// Returns the path of a request target, which may be in absolute form (RFC 9112, section 3.2.2).

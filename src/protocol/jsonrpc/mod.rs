@@ -4,6 +4,8 @@
 mod call;
 mod response;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde::{Deserialize, Serialize};
 
 use self::call::Answered;
@@ -14,6 +16,13 @@ use shared::command::CommandError;
 
 /// The longest head of a request in bytes, its final blank line included.
 const LONGEST_HEAD: usize = 16 * 1024;
+
+/// The most memory in bytes for unfinished requests that all codecs together keep; more of them are
+/// refused.
+const MAX_KEPT: usize = 64 * 1024 * 1024;
+
+/// The memory that all codecs keep.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// Seconds after which a client that finds no room may try again.
 const RETRY: &str = "Retry-After: 1\r\n";
@@ -35,6 +44,7 @@ impl Protocol for JsonRpcProtocol {
         Box::new(JsonRpcCodec {
             has_begun: held.is_some(),
             held,
+            kept: 0,
             answered: 0,
         })
     }
@@ -48,6 +58,8 @@ impl Protocol for JsonRpcProtocol {
 struct JsonRpcCodec {
     /// The request that does not fit into the session's buffer, or waits for another worker.
     held: Option<Box<Held>>,
+    /// What of [`KEPT`] is its memory.
+    kept: usize,
     /// Whether the next request has begun.
     has_begun: bool,
     /// Length of the output when the last request was answered.
@@ -95,6 +107,13 @@ impl Codec for JsonRpcCodec {
                 Err(problem) => break fail(problem, exchange),
             }
         };
+        if (self.held.is_some() || self.kept > 0) && self.keep() > MAX_KEPT && next == Next::More {
+            self.held = None;
+            let error = CommandError::NotNow("too many long requests at once, try again");
+            exchange.refuse(b"(no call)", &error);
+            refuse(503, &error, exchange.output);
+            next = Next::CloseBroken;
+        }
         self.has_begun = self.held.is_some() || used < input.bytes.len();
         let all_read = !self.has_begun && input.bytes.len() < READ_BUFFER;
         if let Some(last) = last
@@ -119,7 +138,10 @@ impl Codec for JsonRpcCodec {
             _ if !self.has_begun => {}
             Goodbye::Idle => refuse(408, &CommandError::Idle, output),
             Goodbye::MadeRoom => refuse(408, &CommandError::MadeRoom, output),
-            Goodbye::Drained => refuse(503, &CommandError::Deferred, output),
+            Goodbye::Drained => {
+                let error = CommandError::NotNow("the server stops, try again");
+                refuse(503, &error, output);
+            }
         }
     }
 
@@ -128,6 +150,13 @@ impl Codec for JsonRpcCodec {
             None => Some(Vec::new()),
             Some(held) => postcard::to_allocvec(held).ok(),
         }
+    }
+}
+
+impl Drop for JsonRpcCodec {
+    fn drop(&mut self) {
+        self.held = None;
+        self.keep();
     }
 }
 
@@ -142,6 +171,20 @@ enum Step {
 }
 
 impl JsonRpcCodec {
+    /// Counts the memory that it keeps now. Returns that of all.
+    fn keep(&mut self) -> usize {
+        let kept = match self.held.as_deref() {
+            Some(Held::Head(bytes) | Held::Body(_, _, bytes)) => bytes.capacity(),
+            Some(Held::Deferred(_, body, _, replies)) => body.capacity() + replies.capacity(),
+            None | Some(Held::Lost) => 0,
+        };
+        let before = std::mem::replace(&mut self.kept, kept);
+        // They wrap around together.
+        let change = kept.wrapping_sub(before);
+        KEPT.fetch_add(change, Ordering::Relaxed)
+            .wrapping_add(change)
+    }
+
     /// Takes the next part of a request from `bytes`. Returns how many bytes that is.
     fn step(
         &mut self,
@@ -169,7 +212,9 @@ impl JsonRpcCodec {
                 (0, Ok(step))
             }
             Some(Held::Lost) => {
-                refuse(503, &CommandError::Deferred, exchange.output);
+                let error = CommandError::NotNow("the request is lost, try again");
+                exchange.refuse(b"(no call)", &error);
+                refuse(503, &error, exchange.output);
                 (0, Ok(Step::Ends(Next::CloseBroken)))
             }
         }
