@@ -320,7 +320,7 @@ impl JsonRpcCodec {
     ) -> Step {
         match call::answer(&body, answered, self.answered, exchange) {
             Answered::Deferred(answered) => self.defer(request, body, answered, exchange),
-            _ => self.finish(request, exchange),
+            Answered::Done => self.finish(request, exchange),
         }
     }
 
@@ -328,38 +328,44 @@ impl JsonRpcCodec {
     #[inline]
     fn answer(&mut self, request: Request, body: &[u8], exchange: &mut Exchange<'_>) -> Step {
         if request.refusal != 0 {
-            let sentence = match request.refusal {
-                404 => "JSON-RPC is at / and /rpc",
-                405 => "JSON-RPC takes POST alone, with a call as its body",
-                415 => "a call is application/json, without a Content-Encoding",
-                _ => "of all expectations, only 100-continue is met",
-            };
-            exchange.refuse(b"(no call)", &CommandError::Malformed(sentence));
-            let output = &mut *exchange.output;
-            output.extend_from_slice(sentence.as_bytes());
-            output.push(b'\n');
-            let (fields, connection) = match request.refusal {
-                405 => ("Allow: POST\r\n", request.connection()),
-                _ => ("", request.connection()),
-            };
-            let length = output.len() - self.answered;
-            write_head(
-                request.refusal,
-                response::TEXT,
-                fields,
-                connection,
-                self.answered,
-                output,
-            );
-            if request.is_head {
-                output.truncate(output.len() - length);
-            }
-            return request.step();
+            return self.refuse_by_head(request, exchange);
         }
         match call::answer(body, 0, self.answered, exchange) {
             Answered::Deferred(answered) => self.defer(request, body.to_vec(), answered, exchange),
             Answered::Done => self.finish(request, exchange),
         }
+    }
+
+    /// Answers a request that is refused whatever its body is.
+    #[cold]
+    fn refuse_by_head(&mut self, request: Request, exchange: &mut Exchange<'_>) -> Step {
+        let (sentence, fields) = match request.refusal {
+            404 => ("JSON-RPC is at / and /rpc\n", ""),
+            405 => (
+                "JSON-RPC takes POST alone, with a call as its body\n",
+                "Allow: POST\r\n",
+            ),
+            415 => (
+                "a call is application/json, without a Content-Encoding\n",
+                "",
+            ),
+            _ => ("of all expectations, only 100-continue is met\n", ""),
+        };
+        exchange.refuse(b"(no call)", &CommandError::Malformed(sentence.trim_end()));
+        let (start, output) = (self.answered, &mut *exchange.output);
+        output.extend_from_slice(sentence.as_bytes());
+        write_head(
+            request.refusal,
+            response::TEXT,
+            fields,
+            request.connection(),
+            start,
+            output,
+        );
+        if request.is_head {
+            output.truncate(output.len() - sentence.len());
+        }
+        request.step()
     }
 
     /// Keeps a request for another worker, with the replies that it has so far.
