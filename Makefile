@@ -22,7 +22,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc fuzz soak chaos availability manual proto deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-peers bench-cluster bench-calc fuzz soak chaos availability manual proto deb apt-repository install
 
 help: ## prints this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -44,6 +44,9 @@ bench: build ## compares with a minimal server and Redis; ARGS='--only pipelined
 
 bench-handover: build ## measures how long clients wait during a handover; ARGS='--clients 1000 --rounds 200'
 	$(CARGO) bench --locked --bench handover -- $(ARGS)
+
+bench-peers: build ## compares gRPC with grpc-go and JSON-RPC with nginx; ARGS='--rounds 9'
+	$(CARGO) bench --locked --bench peers -- $(ARGS)
 
 bench-cluster: build ## measures the cost of a cluster over Redis, with 3 to 1,000 servers; ARGS='--servers 3,30'
 	$(CARGO) bench --locked --bench cluster -- $(ARGS)

@@ -86,7 +86,12 @@ impl Server {
     pub fn wait_for_ready(&mut self) -> Result<String> {
         for line in self.log.by_ref() {
             let line = line?;
-            if line.contains(" ready listen=") || line.contains("Ready to accept connections") {
+            let signs = [
+                " ready listen=",
+                "Ready to accept connections",
+                "start worker process ",
+            ];
+            if signs.iter().any(|sign| line.contains(sign)) {
                 return Ok(line);
             }
             if line.contains(" WARN ") || line.contains(" ERROR ") {

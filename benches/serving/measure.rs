@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendFlags, send};
 use rustix::process::Pid;
 
+use crate::common::cores::Cores;
 use crate::common::load::{Expected, Generator, Stats, Workload};
 use crate::common::machine::{cpu_time, resident_kib};
 use crate::common::server::Server;
 use crate::common::{self, Result, connect};
 use crate::contestant::Contestant;
-use crate::cores::Cores;
 use crate::modes::Load;
 use crate::results::{Figures, Measure};
 
