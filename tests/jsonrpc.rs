@@ -1,7 +1,7 @@
 //! JSON-RPC over HTTP: what is answered, what HTTP clients may do, stock clients, handover and drain.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use std::thread;
 use shared::command::{CommandClass, CommandSet, Permit, Value, sets};
 
 use crate::handover::replace;
-use crate::support::kernel::{local_server, own_command};
+use crate::support::kernel::{local_server, own_address, own_command};
 use crate::support::registry::{node, python};
 use crate::support::tables::{bytes, lines};
 use crate::support::watch::repeat;
@@ -514,6 +514,23 @@ fn long_requests_take_a_bounded_amount_of_memory() {
         let answered = server.connect().try_ask(&padded(1024 * 1024));
         answered.is_some_and(|response| response.status == 200)
     });
+}
+
+#[test]
+fn systemd_may_pass_its_socket() {
+    needs!("systemd-socket-activate");
+    let (line, address) = (own_address(), own_address());
+    let mut command = clean("systemd-socket-activate");
+    command.args([line, address].map(|address| format!("--listen={address}")));
+    command
+        .args(["--fdname=tcp:http"])
+        .arg(program().get_program());
+    let ask = thread::spawn(move || {
+        wait_until("it listens", || TcpStream::connect(address).is_ok());
+        HttpClient(Client::connect(address).expect("it accepts")).ask(CALL)
+    });
+    let _daemon = Daemon::run(command);
+    assert_eq!(ask.join().expect("it asks").len(), 33);
 }
 
 #[test]
