@@ -85,8 +85,8 @@ impl HttpClient {
     /// Reads a response, or nothing at the end of the connection.
     fn response(&mut self) -> Option<Response> {
         let mut head = self.0.line()?;
-        let status = head.split(' ').nth(1).expect("a status");
-        let status = status.parse().expect("a number");
+        let status = head.strip_prefix("HTTP/1.1 ").expect("a status line");
+        let status = status[..3].parse().expect("a number");
         loop {
             match self.0.line().expect("a field").trim_end() {
                 "" => break,
