@@ -418,6 +418,7 @@ fn a_server_that_hangs_is_not_live_and_says_why() {
         member: server.member(),
         cluster: server.cluster_stats(),
         draining: Draining::default(),
+        protocols: vec!["tcp".to_string()],
     };
     let http = AdminServer::start(vec![Arc::new(listener)], context, 8).unwrap();
     let address = http.addresses()[0];

@@ -42,6 +42,7 @@ static MONITOR: LazyLock<Handlers> = LazyLock::new(|| {
         member: SERVER.member(),
         cluster: SERVER.cluster_stats(),
         draining: Draining::default(),
+        protocols: vec!["tcp".to_string()],
     })
 });
 

@@ -41,6 +41,13 @@ impl Protocols {
         protocols.find(|protocol| protocol.scheme() == scheme)
     }
 
+    /// Returns the place of the protocol with this scheme, or 0 if there is none.
+    pub fn position(self, scheme: &str) -> usize {
+        let mut protocols = self.0.iter();
+        let position = protocols.position(|protocol| protocol.scheme() == scheme);
+        position.unwrap_or(0)
+    }
+
     /// Returns the protocol of an address without a scheme.
     pub fn default(self) -> &'static dyn Protocol {
         self.0[0]
