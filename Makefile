@@ -22,7 +22,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc fuzz soak chaos availability manual deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc fuzz soak chaos availability manual proto deb apt-repository install
 
 help: ## prints this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -67,6 +67,9 @@ availability: ## measures the availability of three servers behind HAProxy that 
 
 manual: ## writes the command table into the manual page
 	BLOCKCHAIN_TCPD_WRITE_MANUAL=1 $(CARGO) test --locked --test tests manual::the_commands_in_it_are_those_of_the_table
+
+proto: ## writes the protobuf schema of the commands into proto/
+	BLOCKCHAIN_TCPD_WRITE_PROTO=1 $(CARGO) test --locked -p blockchain-tcpd-shared --lib the_file_is_generated
 
 deb: ## builds the Debian package, in target/debian
 	./packaging/build-deb

@@ -8,7 +8,7 @@ use log::{error, info, warn};
 use rustix::process::WaitOptions;
 use uuid::Uuid;
 
-use crate::admin::{AdminServer, Context, Draining};
+use crate::admin::{AdminServer, Context};
 use crate::cluster::{self, Backend};
 use crate::config::identity::{Identity, Origin};
 use crate::config::limits;
@@ -131,14 +131,13 @@ impl Daemon<'_> {
             cluster: self.cluster.clone(),
         };
         let server = Server::start(&setup, inherited)?;
-        let draining = Draining::default();
         let context = Context {
             health: Arc::new(server.health()),
             metrics: self.metrics.clone(),
             commands: self.commands.clone(),
             member: server.member(),
             cluster: server.cluster_stats(),
-            draining: draining.clone(),
+            draining: server.draining.clone(),
         };
         let http = AdminServer::start(sockets, context, max_http)?;
         server.begin();
@@ -146,7 +145,7 @@ impl Daemon<'_> {
         let notifier = Notifier::start(server.health())?;
         match self.wait(&server) {
             ExitReason::Stop(reason, result) => {
-                draining.get_or_init(Instant::now);
+                server.draining.get_or_init(Instant::now);
                 self.stop(server, notifier, &reason, result).map(|()| None)
             }
             ExitReason::Replace => {

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use blockchain_tcpd::admin::{AdminServer, Context, Draining};
+use blockchain_tcpd::admin::{AdminServer, Context};
 use blockchain_tcpd::server::listener;
 use shared::command::sets::server;
-use shared::command::{CommandClass, CommandSet, Value};
+use shared::command::{CommandClass, CommandSet, Draining, Value};
 
 use crate::project::{Example, examples};
 use crate::support::http::{Reply, daemon, get, get_with, request, send, try_get};

@@ -138,6 +138,7 @@ const TAKE: CommandSet = &[CommandSpec {
     result: ValueType::Text,
     summary: "takes all permits and wants one more",
     class: CommandClass::Compute,
+    rpc: None,
     execute: |context, request| {
         let mut permits = Vec::new();
         loop {
@@ -183,6 +184,7 @@ const HOLD: CommandSet = &[CommandSpec {
     summary: "waits to be told to go on",
     // Not the front's business: what asks only must not wait.
     class: CommandClass::Compute,
+    rpc: None,
     execute: |context, _| {
         COUNT.get_or_init(|| context.clients.clone());
         HELD.fetch_add(1, Ordering::SeqCst);

@@ -439,6 +439,7 @@ const STUCK: CommandSet = &[CommandSpec {
     result: ValueType::Text,
     summary: "waits to be told to go on",
     class: CommandClass::Compute,
+    rpc: None,
     execute: |_, _| {
         HELD.fetch_add(1, Ordering::SeqCst);
         wait_until("it may go on", || GO_ON.load(Ordering::Relaxed));

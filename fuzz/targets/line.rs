@@ -2,6 +2,7 @@
 //! requires.
 #![no_main]
 
+use std::net::Ipv4Addr;
 use std::sync::LazyLock;
 
 use shared::clock::Nanos;
@@ -9,6 +10,7 @@ use shared::command::{BatchCounters, Context};
 use blockchain_tcpd::protocol::line::LineCodec;
 use blockchain_tcpd::protocol::{Codec as _, Exchange, Input, Next};
 use blockchain_tcpd::request_log::RequestLog;
+use blockchain_tcpd::transport::clients::Clients;
 use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
 use libfuzzer_sys::fuzz_target;
 
@@ -29,6 +31,8 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
     let mut buffer: Vec<u8> = Vec::new();
     let mut seen = 0;
     let mut rest = text;
+    let address = Ipv4Addr::LOCALHOST.into();
+    let mut guard = Clients::new(1, 0).admit(address, true).unwrap_or_else(|_| panic!("it has room"));
     loop {
         let planned = plan.next().copied().unwrap_or(b'0');
         let (piece, after) = rest.split_at(piece(planned, rest.len()));
@@ -41,6 +45,7 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
             output: &mut output,
             counters: &mut BatchCounters::new(),
             log: &mut RequestLog::new(1),
+            guard: &mut guard,
         };
         let input = Input { bytes: &buffer, seen, is_last };
         let progress = LineCodec.receive(input, &mut exchange);

@@ -58,7 +58,7 @@ fuzz_target!(|input: &[u8]| {
         releases: Cell::new(false),
     };
     let place = CLIENTS
-        .admit(peer.ip())
+        .admit(peer.ip(), true)
         .unwrap_or_else(|_| panic!("a place is lost"));
     let mut connection = Connection::new(1, &LineProtocol, socket, peer, place);
     let slot = &SERVICE.shared.scoreboard.slots()[0];
@@ -201,6 +201,10 @@ impl Transport for Plan<'_> {
             .borrow_mut()
             .extend_from_slice(&bytes[..written]);
         Ok(written)
+    }
+
+    fn wait(&self, _: Duration) -> Result<bool, Errno> {
+        Ok(true)
     }
 
     fn unread(&self) -> Result<u64, Errno> {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use self::event_loop::EventLoop;
-pub use self::handlers::{Context, Draining, Handlers, INTERVAL};
+pub use self::handlers::{Context, Handlers, INTERVAL};
 use crate::error::Error;
 use crate::log_throttle::Incident;
 use crate::server::health::Health;

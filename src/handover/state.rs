@@ -42,7 +42,7 @@ pub const MAGIC: &[u8; 12] = b"bct-handover";
 
 /// Version of the format, in little-endian bytes after the magic number. Increase it with every
 /// change of [`HandoverState`] and its parts: `postcard` does not encode the names of fields.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Largest number of descriptors that the kernel accepts in one message (SCM_MAX_FD).
 const MAX_DESCRIPTORS: usize = 253;
@@ -120,6 +120,8 @@ pub struct ConnectionState {
     pub read_buffer: Vec<u8>,
     /// What its codec has saved.
     pub codec: Vec<u8>,
+    /// Whether the codec is to be called without new input.
+    pub deferred: bool,
     /// Replies that have not been written.
     pub replies: Vec<u8>,
     /// Whether to close the connection after these replies.
@@ -141,6 +143,7 @@ impl ConnectionState {
             active: None,
             read_buffer: Vec::new(),
             codec: Vec::new(),
+            deferred: false,
             replies: Vec::new(),
             close_after_write: false,
             awaits_proxy_header: false,
@@ -354,6 +357,7 @@ mod tests {
             active: (number % 2 == 0).then_some(Millis(2000 + number)),
             read_buffer: b"WH".to_vec(),
             codec: vec![7; number as usize],
+            deferred: number % 7 == 0,
             replies: vec![b'\n'; number as usize * 100],
             close_after_write: number % 3 == 0,
             awaits_proxy_header: number % 2 == 0,

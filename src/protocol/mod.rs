@@ -6,17 +6,20 @@
 
 pub mod http;
 pub mod line;
+pub mod protobuf;
 pub mod proxy;
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::request_log::RequestLog;
+use crate::transport::clients::ConnectionGuard;
 use shared::clock::Nanos;
-use shared::command::{BatchCounters, CommandError, Context};
+use shared::command::{BatchCounters, Call, CommandError, CommandSpec, Context, Outcome, Value};
 
 /// The protocols of this program. The first is the default: of an address without a scheme, and of
 /// a socket of systemd without a name.
-pub const PROTOCOLS: Protocols = Protocols(&[&line::LineProtocol]);
+pub const PROTOCOLS: Protocols = Protocols(&[&line::LineProtocol, &protobuf::ProtobufProtocol]);
 
 /// Size of a session's read buffer in bytes. A codec keeps longer messages itself: it must use some
 /// of the input whenever this buffer is full.
@@ -55,6 +58,12 @@ pub trait Protocol: Sync {
     /// [`Codec::save`]. A new codec saves nothing, so that `saved` is empty. A codec without fields
     /// costs no memory.
     fn open(&self, saved: &[u8]) -> Box<dyn Codec>;
+
+    /// Returns whether a connection counts as a client from its beginning. Otherwise its codec
+    /// decides when, by [`ConnectionGuard::count`]: a health check need not count.
+    fn counts_at_once(&self) -> bool {
+        true
+    }
 
     /// Appends to `output` what is told to a client that is not admitted.
     fn reject(&self, error: &CommandError<'_>, output: &mut Vec<u8>);
@@ -105,6 +114,56 @@ pub struct Exchange<'a> {
     pub counters: &'a mut BatchCounters,
     /// Log of the requests.
     pub log: &'a mut RequestLog,
+    /// The connection's place in the count.
+    pub guard: &'a mut ConnectionGuard,
+}
+
+impl<'a> Exchange<'a> {
+    /// Executes a call of `spec`, which is at `index` of the table, counts and logs it. Returns
+    /// `None` if the request is deferred.
+    #[inline]
+    pub fn execute<'b>(
+        &mut self,
+        (index, spec): (usize, &'static CommandSpec),
+        call: Result<Call<'b>, CommandError<'b>>,
+    ) -> Option<Result<Value<'b>, CommandError<'b>>>
+    where
+        'a: 'b,
+    {
+        let logged = RequestLog::is_kept().then(|| match &call {
+            Ok(call) => call.to_string(),
+            Err(_) => spec.name.to_string(),
+        });
+        let result = call.and_then(|call| call.execute(self.context));
+        let outcome = match &result {
+            Err(CommandError::Deferred) => return None,
+            Ok(_) => Outcome::value(index),
+            Err(error) => Outcome::refused(Some(index), error),
+        };
+        self.counters.note(outcome.of(spec.class));
+        if let Some(request) = logged {
+            self.log_result(&request, &result);
+        }
+        Some(result)
+    }
+
+    /// Counts and logs a request that names no command.
+    #[cold]
+    pub fn refuse(&mut self, request: &[u8], error: &CommandError<'_>) {
+        self.counters.note(Outcome::refused(None, error));
+        if RequestLog::is_kept() {
+            self.log.note(request, format!("ERR {error:?}").as_bytes());
+        }
+    }
+
+    #[cold]
+    fn log_result(&mut self, request: &str, result: &Result<Value<'_>, CommandError<'_>>) {
+        let reply = match result {
+            Ok(value) => value.to_string(),
+            Err(error) => format!("ERR {error:?}"),
+        };
+        self.log.note(request.as_bytes(), reply.as_bytes());
+    }
 }
 
 /// How far a codec has come with its input.
@@ -121,11 +180,15 @@ pub struct Progress {
 pub enum Next {
     /// Read more input. After the last input, close the connection.
     More,
+    /// The same, but after this time without input the codec is called without any: it watches
+    /// something for its client, which counts as active meanwhile.
+    MoreWithin(Duration),
     /// Close the connection after the replies: the client asked for it.
     Close,
     /// Close the connection after the replies: the input breaks the protocol.
     CloseBroken,
-    /// Another worker, or the next process, is to answer the rest of the input.
+    /// Another worker, or the next process, is to answer the rest of the input: the codec is called
+    /// there without any new one.
     Defer,
 }
 

@@ -44,7 +44,7 @@ impl Admission {
         stream: TcpStream,
     ) -> Option<Connection> {
         let (connection, peer) = (client.number, client.peer);
-        let no_room = match self.admit(&client) {
+        let no_room = match self.admit(&client, protocol) {
             Ok(guard) => {
                 debug!(connection, peer:%; "accepted");
                 return Some(Connection::accepted(client, protocol, stream, guard));
@@ -70,11 +70,16 @@ impl Admission {
         protocol.unwrap_or(self.protocols.default())
     }
 
-    fn admit(&self, client: &ConnectionState) -> Result<ConnectionGuard, NoRoom> {
+    fn admit(
+        &self,
+        client: &ConnectionState,
+        protocol: &dyn Protocol,
+    ) -> Result<ConnectionGuard, NoRoom> {
         if client.uncounted {
             self.clients.admit_uncounted()
         } else {
-            self.clients.admit(client.peer.ip())
+            let counts_at_once = protocol.counts_at_once();
+            self.clients.admit(client.peer.ip(), counts_at_once)
         }
     }
 
@@ -144,7 +149,7 @@ impl Admission {
         let mut admitted = Vec::with_capacity(clients.len());
         for (client, stream) in clients {
             let protocol = self.protocol(&client);
-            match self.admit(&client) {
+            match self.admit(&client, protocol) {
                 Ok(guard) => admitted.push(Connection::inherited(client, protocol, stream, guard)),
                 Err(no_room) => {
                     let error = self.no_room(no_room);

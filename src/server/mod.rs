@@ -41,7 +41,7 @@ use crate::transport::connection::Connection;
 use crate::transport::lingering_close::LingeringSockets;
 use crate::waker::Waker;
 use shared::clock::{Millis, milliseconds};
-use shared::command::{CommandSet, ComputeLimiter, Context};
+use shared::command::{CommandSet, ComputeLimiter, Context, Draining};
 use shared::sys;
 use shared::text::without_errno;
 
@@ -89,6 +89,8 @@ pub struct Server {
     pub started_in: Duration,
     /// Maximum number of clients that wait for a worker.
     pub queue: usize,
+    /// Since when the server has announced that it stops.
+    pub draining: Draining,
     /// The waiting clients, to count them.
     waiting: Jobs<Connection>,
     admission: Arc<Admission>,
@@ -151,6 +153,7 @@ impl Server {
             census => context.in_cluster(census.clone()),
         };
         let limiter = context.limiter.clone();
+        let draining = context.draining.clone();
         let (release, released) = crossbeam_channel::unbounded();
         let service = Service {
             shared: shared.clone(),
@@ -203,6 +206,7 @@ impl Server {
             released,
             scoreboard: shared.scoreboard,
             limiter,
+            draining,
             id: setup.id,
             cluster,
         })

@@ -16,7 +16,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use self::read_buffer::ReadBuffer;
 use crate::log_throttle::Incidents;
 use crate::metrics::{Metrics, Shard};
-use crate::protocol::{Exchange, Next};
+use crate::protocol::Next;
 use crate::session::scoreboard::{Activity, Phase, ReaperWaker, Scoreboard, WorkerSlot};
 use crate::transport::connection::{Connection, Transport};
 use crate::transport::lingering_close::LingeringClose;
@@ -108,8 +108,11 @@ struct Session<'a, T> {
     slot: &'a WorkerSlot,
     shard: &'a Shard,
     buffer: ReadBuffer,
-    /// Whether the buffer holds inherited input, which comes before anything that is still unread.
+    /// Whether the codec is called before anything that is still unread: it has a deferred request,
+    /// or the buffer holds inherited input.
     resumes: bool,
+    /// How long to wait for input, if not for as long as the client likes.
+    watch: Option<Duration>,
     /// In a drain: number of bytes that had arrived when it began, and are still unread.
     unread_at_drain: Option<usize>,
     /// Whether one last non-blocking read was done after the close request.
@@ -141,7 +144,9 @@ impl Service {
             slot,
             shard: self.shared.metrics.shard(slot.id()),
             buffer: ReadBuffer::new(),
-            resumes: !connection.client.read_buffer.is_empty(),
+            resumes: std::mem::take(&mut connection.client.deferred)
+                || !connection.client.read_buffer.is_empty(),
+            watch: None,
             unread_at_drain: None,
             final_read_done: false,
             connection,
@@ -242,10 +247,11 @@ impl<T: Transport> Session<'_, T> {
             Phase::Detach => return Err(self.release()),
             Phase::Abort => return Err(CloseReason::Aborted),
         };
-        let resumed = std::mem::take(&mut self.resumes);
-        let read = match resumed {
-            true => Ok(0),
-            false => self.connection.read(self.buffer.room(), flags),
+        let mut resumed = std::mem::take(&mut self.resumes);
+        let read = match self.watch {
+            _ if resumed => Ok(0),
+            Some(time) if flags.is_empty() => self.watch(time, &mut resumed),
+            _ => self.connection.read(self.buffer.room(), flags),
         };
         let bytes = match read {
             Ok(bytes) => bytes,
@@ -266,6 +272,24 @@ impl<T: Transport> Session<'_, T> {
         }))
     }
 
+    /// Reads when there is input. Sets `resumes` if there is none for this time.
+    #[cold]
+    fn watch(&mut self, time: Duration, resumes: &mut bool) -> Result<usize, Errno> {
+        if self.connection.wait(time)? {
+            let read = self
+                .connection
+                .read(self.buffer.room(), RecvFlags::DONTWAIT);
+            // Nothing is there after all: as if the wait had been interrupted.
+            return read.map_err(|error| match error {
+                Errno::AGAIN => Errno::INTR,
+                error => error,
+            });
+        }
+        self.slot.set(Activity::Reading);
+        *resumes = true;
+        Ok(0)
+    }
+
     /// Returns what to do with this client. One that can't be moved is drained instead.
     #[inline]
     fn phase(&self) -> Phase {
@@ -280,21 +304,20 @@ impl<T: Transport> Session<'_, T> {
     fn answer(&mut self, received: &Received) -> Result<(), CloseReason> {
         let begun = self.buffer.read_at;
         let mut counters = BatchCounters::new();
-        let (codec, output, log) = self.connection.codec_and_output();
-        let progress = codec.receive(
+        let progress = self.connection.receive(
             self.buffer.input(received.is_last),
-            &mut Exchange {
-                context: &self.service.context,
-                read_at: begun,
-                output,
-                counters: &mut counters,
-                log,
-            },
+            begun,
+            &self.service.context,
+            &mut counters,
         );
         self.buffer.keep_from(progress.used);
         let reason = match progress.next {
-            Next::More if received.is_last => Some(CloseReason::PeerClosed),
+            Next::More | Next::MoreWithin(_) if received.is_last => Some(CloseReason::PeerClosed),
             Next::More => None,
+            Next::MoreWithin(time) => {
+                self.watch = Some(time);
+                None
+            }
             Next::Close => Some(CloseReason::ByCommand),
             Next::CloseBroken => Some(CloseReason::ProtocolError),
             Next::Defer => Some(CloseReason::Deferred),
@@ -325,6 +348,7 @@ impl<T: Transport> Session<'_, T> {
             None => Ok(()),
             Some(reason) => {
                 if matches!(reason, CloseReason::Deferred) {
+                    self.connection.client.deferred = true;
                     self.release();
                 }
                 Err(reason)
@@ -381,6 +405,10 @@ impl<T: Transport> Session<'_, T> {
     #[cold]
     fn release(&mut self) -> CloseReason {
         self.connection.client.active = Some(self.slot.state().since());
+        if self.watch.is_some() {
+            // The codec says again how long to wait.
+            self.connection.client.deferred = true;
+        }
         CloseReason::Released
     }
 
@@ -442,6 +470,10 @@ mod tests {
             Ok(input.len())
         }
 
+        fn wait(&self, _: Duration) -> Result<bool, Errno> {
+            Ok(true)
+        }
+
         fn write(&mut self, bytes: &[u8], _: SendFlags) -> Result<usize, Errno> {
             self.sent.borrow_mut().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -480,7 +512,7 @@ mod tests {
                 sent: RefCell::default(),
             };
             let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-            let guard = clients.admit(peer.ip()).unwrap();
+            let guard = clients.admit(peer.ip(), true).unwrap();
             let mut connection = Connection::new(1, &LineProtocol, late, peer, guard);
             let ended = service.serve(&mut connection, slot);
             assert!(matches!(ended, CloseReason::Idle(_)), "{ended:?}");

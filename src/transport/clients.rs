@@ -14,6 +14,8 @@ pub const MAX_UNCOUNTED: usize = 8;
 /// The limits on clients, and the numbers of connected ones.
 pub struct Clients {
     count: Arc<AtomicUsize>,
+    /// Number of connections that have a place of a client and do not count yet.
+    silent: Arc<AtomicUsize>,
     /// Number of uncounted connections, which are served but are not clients.
     uncounted: Arc<AtomicUsize>,
     limit: usize,
@@ -36,6 +38,7 @@ impl Clients {
     pub fn new(limit: usize, per_address: usize) -> Self {
         Clients {
             count: Arc::default(),
+            silent: Arc::default(),
             uncounted: Arc::default(),
             limit,
             per_address: (per_address > 0).then(|| PerAddress {
@@ -58,7 +61,8 @@ impl Clients {
 
     /// Returns the number of all connections that are served or wait: clients and uncounted ones.
     pub fn all(&self) -> usize {
-        self.count.load(Ordering::SeqCst) + self.uncounted.load(Ordering::SeqCst)
+        let all = [&self.count, &self.silent, &self.uncounted];
+        all.map(|count| count.load(Ordering::SeqCst)).iter().sum()
     }
 
     /// Admits an uncounted connection, if there is room: a load balancer's own, for a health check.
@@ -66,10 +70,11 @@ impl Clients {
         take(&self.uncounted, MAX_UNCOUNTED, None).map_err(|limit| NoRoom::Uncounted { limit })
     }
 
-    /// Counts a client from `address`, if there is room.
-    pub fn admit(&self, address: IpAddr) -> Result<ConnectionGuard, NoRoom> {
+    /// Gives a client from `address` a place, if there is room. It counts at once, or with
+    /// [`ConnectionGuard::count`]. Only one thread admits clients.
+    pub fn admit(&self, address: IpAddr, counts_at_once: bool) -> Result<ConnectionGuard, NoRoom> {
         let Some(PerAddress { limit, counts }) = &self.per_address else {
-            return self.count_one(None);
+            return self.admit_one(counts_at_once, None);
         };
         let address = network(address);
         let mut of_address = lock(counts);
@@ -77,16 +82,32 @@ impl Clients {
         if here >= *limit {
             return Err(NoRoom::ForAddress { limit: *limit });
         }
-        let guard = self.count_one(Some(Box::new((address, counts.clone()))))?;
+        let at = Some(Box::new((address, counts.clone())));
+        let guard = self.admit_one(counts_at_once, at)?;
         of_address.insert(address, here + 1);
         Ok(guard)
     }
 
-    fn count_one(&self, at: Option<Box<(IpAddr, Counts)>>) -> Result<ConnectionGuard, NoRoom> {
+    fn admit_one(
+        &self,
+        counts_at_once: bool,
+        at: Option<Box<(IpAddr, Counts)>>,
+    ) -> Result<ConnectionGuard, NoRoom> {
+        let (own, other) = match counts_at_once {
+            true => (&self.count, &self.silent),
+            false => (&self.silent, &self.count),
+        };
+        let other = other.load(Ordering::SeqCst);
         let mut guard =
-            take(&self.count, self.limit, at).map_err(|clients| NoRoom::Here { clients })?;
+            take(own, self.limit.saturating_sub(other), at).map_err(|taken| NoRoom::Here {
+                clients: taken + other,
+            })?;
         guard.waker = self.waker.clone();
-        guard.wake();
+        if counts_at_once {
+            guard.wake();
+        } else {
+            guard.becomes = Some(self.count.clone());
+        }
         Ok(guard)
     }
 }
@@ -102,6 +123,7 @@ fn take(
     })?;
     Ok(ConnectionGuard {
         count: count.clone(),
+        becomes: None,
         at,
         waker: None,
     })
@@ -110,6 +132,8 @@ fn take(
 /// A connection's place in its count. Dropping it frees the place.
 pub struct ConnectionGuard {
     count: Arc<AtomicUsize>,
+    /// Where it is to count, if it does not count yet.
+    becomes: Option<Arc<AtomicUsize>>,
     /// Where the client counts for its address. In a box, because most servers don't use it.
     at: Option<Box<(IpAddr, Counts)>>,
     /// Woken when the count changes.
@@ -117,6 +141,23 @@ pub struct ConnectionGuard {
 }
 
 impl ConnectionGuard {
+    /// Counts the connection as a client from now on.
+    #[inline]
+    pub fn count(&mut self) {
+        if let Some(clients) = self.becomes.take() {
+            self.count_in(clients);
+        }
+    }
+
+    #[cold]
+    fn count_in(&mut self, clients: Arc<AtomicUsize>) {
+        // In this order: meanwhile it takes two places, and not none.
+        clients.fetch_add(1, Ordering::SeqCst);
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        self.count = clients;
+        self.wake();
+    }
+
     fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake();
@@ -136,7 +177,9 @@ impl Drop for ConnectionGuard {
             }
         }
         self.count.fetch_sub(1, Ordering::SeqCst);
-        self.wake();
+        if self.becomes.is_none() {
+            self.wake();
+        }
     }
 }
 
@@ -177,18 +220,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn admit(clients: &Clients, address: &str) -> Result<ConnectionGuard, NoRoom> {
+        clients.admit(address.parse().unwrap(), true)
     }
 
     #[test]
     fn a_place_is_counted_until_it_is_dropped() {
         let clients = Clients::new(2, 0);
         let count = clients.count();
-        let first = clients.admit(address("192.0.2.1")).unwrap();
-        let second = clients.admit(address("192.0.2.1")).unwrap();
+        let first = admit(&clients, "192.0.2.1").unwrap();
+        let second = admit(&clients, "192.0.2.1").unwrap();
         assert!(matches!(
-            clients.admit(address("192.0.2.1")),
+            admit(&clients, "192.0.2.1"),
             Err(NoRoom::Here { clients: 2 })
         ));
         assert_eq!(count.load(Ordering::SeqCst), 2);
@@ -201,7 +244,7 @@ mod tests {
     #[test]
     fn who_is_apart_counts_for_nothing_but_its_own_limit() {
         let clients = Clients::new(1, 1);
-        let client = clients.admit(address("192.0.2.1")).unwrap();
+        let client = admit(&clients, "192.0.2.1").unwrap();
         let uncounted: Vec<_> = (0..MAX_UNCOUNTED)
             .map(|_| clients.admit_uncounted())
             .collect();
@@ -221,15 +264,15 @@ mod tests {
     #[test]
     fn an_address_has_its_own_limit_and_leaves_nothing_behind() {
         let clients = Clients::new(10, 1);
-        let first = clients.admit(address("192.0.2.1")).unwrap();
+        let first = admit(&clients, "192.0.2.1").unwrap();
         assert!(matches!(
-            clients.admit(address("::ffff:192.0.2.1")),
+            admit(&clients, "::ffff:192.0.2.1"),
             Err(NoRoom::ForAddress { limit: 1 })
         ));
         assert_eq!(clients.count().load(Ordering::SeqCst), 1);
-        let other = clients.admit(address("2001:db8::1")).unwrap();
-        assert!(clients.admit(address("2001:db8::2")).is_err());
-        let third = clients.admit(address("2001:db8:0:1::1")).unwrap();
+        let other = admit(&clients, "2001:db8::1").unwrap();
+        assert!(admit(&clients, "2001:db8::2").is_err());
+        let third = admit(&clients, "2001:db8:0:1::1").unwrap();
         for (one, other) in [
             ("fe80::1", "fe80::2"),
             ("64:ff9b::192.0.2.1", "64:ff9b::192.0.2.2"),
@@ -237,12 +280,12 @@ mod tests {
             ("::ffff:0:192.0.2.1", "::ffff:0:192.0.2.2"),
             ("2001::1", "2001::2"),
         ] {
-            let _place = clients.admit(address(one)).unwrap();
-            assert!(clients.admit(address(one)).is_err(), "{one}");
-            assert!(clients.admit(address(other)).is_ok(), "{other}");
+            let _place = admit(&clients, one).unwrap();
+            assert!(admit(&clients, one).is_err(), "{one}");
+            assert!(admit(&clients, other).is_ok(), "{other}");
         }
         drop((first, other, third));
-        assert!(clients.admit(address("192.0.2.1")).is_ok());
+        assert!(admit(&clients, "192.0.2.1").is_ok());
         assert!(lock(&clients.per_address.as_ref().unwrap().counts).is_empty());
     }
 }

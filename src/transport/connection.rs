@@ -4,20 +4,24 @@
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::handover::state;
-use crate::protocol::{Codec, Goodbye, Protocol};
+use crate::protocol::{Codec, Exchange, Goodbye, Input, Progress, Protocol};
 use crate::request_log::RequestLog;
 use crate::transport::clients::ConnectionGuard;
 use shared::clock::Nanos;
+use shared::command::{BatchCounters, Context};
 
 /// Carries the bytes of a connection. Fuzzers and model checks use one without a socket: see
 /// `fuzz/` and `tests/shuttle`.
 pub trait Transport {
     /// Receives, as recv(2).
     fn read(&mut self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno>;
+    /// Waits for input for at most `time`. Returns whether there is some.
+    fn wait(&self, time: Duration) -> Result<bool, Errno>;
     /// Sends, as send(2).
     fn write(&mut self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno>;
     /// Returns the number of bytes that can be read at once.
@@ -30,6 +34,12 @@ impl Transport for TcpStream {
     #[inline]
     fn read(&mut self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
         rustix::net::recv(self, buffer, flags).map(|(read, _)| read)
+    }
+
+    fn wait(&self, time: Duration) -> Result<bool, Errno> {
+        let time = Timespec::try_from(time).ok();
+        let mut polled = [PollFd::new(self, PollFlags::IN)];
+        rustix::event::poll(&mut polled, time.as_ref()).map(|ready| ready > 0)
     }
 
     #[inline]
@@ -130,10 +140,29 @@ impl<T: Transport> Connection<T> {
         self.transport.write(&self.client.replies[written..], flags)
     }
 
-    /// Returns the codec, the buffer for its replies, and the request log.
+    /// Lets the codec answer `input`, which was read at `read_at`.
     #[inline]
-    pub fn codec_and_output(&mut self) -> (&mut dyn Codec, &mut Vec<u8>, &mut RequestLog) {
-        (&mut *self.codec, &mut self.client.replies, &mut self.log)
+    pub fn receive(
+        &mut self,
+        input: Input<'_>,
+        read_at: Nanos,
+        context: &Context,
+        counters: &mut BatchCounters,
+    ) -> Progress {
+        let mut exchange = Exchange {
+            context,
+            read_at,
+            output: &mut self.client.replies,
+            counters,
+            log: &mut self.log,
+            guard: &mut self.guard,
+        };
+        self.codec.receive(input, &mut exchange)
+    }
+
+    /// Waits for input for at most `time`. Returns whether there is some.
+    pub fn wait(&self, time: Duration) -> Result<bool, Errno> {
+        self.transport.wait(time)
     }
 
     /// Returns the number of bytes that have arrived and are unread.

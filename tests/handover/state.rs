@@ -127,8 +127,8 @@ fn a_state_that_cannot_be_read_costs_its_clients_and_nothing_else() {
     type Spoil = fn(&mut Vec<u8>);
     let spoilt: [(Spoil, &str); 3] = [
         (
-            |state| state[VERSION] = 6,
-            "its format has version 6, and this program knows version 5",
+            |state| state[VERSION] = 7,
+            "its format has version 7, and this program knows version 6",
         ),
         (|state| state[VERSION] = 0, "its format has version 0"),
         (

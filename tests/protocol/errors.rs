@@ -15,7 +15,10 @@ fn the_server_says_no_word_that_the_document_lacks() {
     let known: BTreeSet<&str> = [
         CommandError::Unknown(b"x"),
         CommandError::Usage(&sets::server::SET[0]),
-        CommandError::Argument { wanted, given },
+        CommandError::Argument {
+            wanted,
+            given: given.into(),
+        },
         CommandError::OutOfRange("too large"),
         CommandError::ComputeBusy,
         CommandError::BadInput(b"x"),

@@ -137,6 +137,7 @@ pub const fn own_command(
         result: ValueType::Text,
         summary: "a command of the tests",
         class,
+        rpc: None,
         execute,
     }
 }

@@ -4,7 +4,7 @@
 use blockchain_tcpd::protocol::{
     Codec, Exchange, Goodbye, Input, Next, Progress, Protocol, Protocols,
 };
-use shared::command::{CommandClass, CommandError, Line, Outcome, Value, join};
+use shared::command::{CommandClass, CommandError, Line, Outcome};
 
 /// The registry: one line for each protocol.
 pub const WITH_TOY: Protocols =
@@ -57,12 +57,7 @@ impl Codec for ToyCodec {
                         if request.spec.class == CommandClass::Quit {
                             next = Next::Close;
                         }
-                        let text = match reply {
-                            Value::Integer(number) => number.to_string(),
-                            Value::Integers(numbers) => join(&numbers),
-                            Value::Text(text) => text.into_owned(),
-                        };
-                        (Outcome::value(request.index), text)
+                        (Outcome::value(request.index), reply.to_string())
                     }
                 },
             };

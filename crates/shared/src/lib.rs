@@ -3,6 +3,7 @@
 //! A module uses those below it only:
 //!
 //! ```text
+//! schema              protobuf messages of the commands
 //! command             the table of commands: names, arguments, handlers
 //! dial                a server's addresses, DNS with a deadline, connections, replies
 //! args     clock      command lines; monotonic clocks
@@ -14,6 +15,7 @@ pub mod args;
 pub mod clock;
 pub mod command;
 pub mod dial;
+pub mod schema;
 pub mod stdio;
 pub mod sync;
 pub mod sys;

@@ -6,7 +6,7 @@ mod history;
 mod page;
 mod process;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::history::History;
@@ -15,7 +15,7 @@ use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::protocol::http::{Request, Response, STATUSES};
 use crate::server::health::{Health, Load};
 use rustix::time::{ClockId, Timespec, clock_gettime};
-use shared::command::CommandSet;
+use shared::command::{CommandSet, Draining};
 
 pub use self::history::INTERVAL;
 
@@ -34,9 +34,6 @@ pub struct Context {
     /// Set when it begins to drain.
     pub draining: Draining,
 }
-
-/// Since when a server has been draining, if it has.
-pub type Draining = Arc<OnceLock<Instant>>;
 
 /// Handlers of one server.
 pub struct Handlers {

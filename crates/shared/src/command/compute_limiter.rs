@@ -97,7 +97,7 @@ impl ComputeLimiter {
     pub fn acquire<'a>(&self, call: &Call<'_>) -> Result<Permit, CommandError<'a>> {
         debug_assert_eq!(call.spec.class, CommandClass::Compute, "{}", call.spec.name);
         let waited = Duration::from_nanos(call.asked.until(Nanos::now()));
-        self.acquire_within(ComputeLimiter::MAX_WAIT.saturating_sub(waited))
+        self.acquire_within(call.patience.saturating_sub(waited))
     }
 
     fn acquire_within<'a>(&self, timeout: Duration) -> Result<Permit, CommandError<'a>> {

@@ -1,5 +1,6 @@
 //! Errors that a client receives instead of a value.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use super::{CommandSpec, ParameterType};
@@ -19,13 +20,17 @@ pub enum CommandError<'a> {
         /// What the command takes.
         wanted: &'static ParameterType,
         /// What was given.
-        given: &'a [u8],
+        given: Cow<'a, [u8]>,
     },
     /// The command has no value for these arguments; the text is the reason.
     OutOfRange(&'static str),
     /// The line holds a byte that is not printable ASCII or a tab.
     BadInput(&'a [u8]),
-    /// The line is longer than this many bytes.
+    /// The request is no message of the protocol; the text is the reason.
+    Malformed(&'static str),
+    /// The request names no command.
+    Unnamed,
+    /// The request is longer than this many bytes.
     TooLong(usize),
     /// A limit on clients or connections is reached.
     NoRoom(NoRoom),
@@ -115,23 +120,80 @@ pub enum BadHeader {
     Late,
 }
 
-impl CommandError<'_> {
-    /// Returns the word after `ERR`. `docs/protocol.md` lists all words.
-    pub fn word(&self) -> &'static str {
+/// The kinds of errors, with their numbers in the protobuf schema. `docs/protocol.md` says what
+/// each means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// There is no such command.
+    Unknown = 1,
+    /// The command takes other arguments.
+    Usage,
+    /// The input is malformed.
+    BadInput,
+    /// The request is too long.
+    TooLong,
+    /// There is no room for the client.
+    Busy,
+    /// The client was idle for too long.
+    Timeout,
+    /// There is no answer now.
+    Unavailable,
+    /// The server failed.
+    Internal,
+}
+
+impl ErrorCode {
+    /// All codes, in the order of their numbers.
+    pub const ALL: [ErrorCode; 8] = [
+        ErrorCode::Unknown,
+        ErrorCode::Usage,
+        ErrorCode::BadInput,
+        ErrorCode::TooLong,
+        ErrorCode::Busy,
+        ErrorCode::Timeout,
+        ErrorCode::Unavailable,
+        ErrorCode::Internal,
+    ];
+
+    /// Returns the word for it, which follows `ERR` on a line.
+    pub fn word(self) -> &'static str {
         match self {
-            CommandError::Unknown(_) => "UNKNOWN",
+            ErrorCode::Unknown => "UNKNOWN",
+            ErrorCode::Usage => "USAGE",
+            ErrorCode::BadInput => "BADINPUT",
+            ErrorCode::TooLong => "TOOLONG",
+            ErrorCode::Busy => "BUSY",
+            ErrorCode::Timeout => "TIMEOUT",
+            ErrorCode::Unavailable => "UNAVAILABLE",
+            ErrorCode::Internal => "INTERNAL",
+        }
+    }
+}
+
+impl CommandError<'_> {
+    /// Returns its kind.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            CommandError::Unknown(_) | CommandError::Unnamed => ErrorCode::Unknown,
             CommandError::Usage(_)
             | CommandError::Argument { .. }
-            | CommandError::OutOfRange(_) => "USAGE",
-            CommandError::BadInput(_) | CommandError::BadHeader(_) => "BADINPUT",
-            CommandError::TooLong(_) => "TOOLONG",
-            CommandError::NoRoom(_) => "BUSY",
-            CommandError::Idle | CommandError::MadeRoom => "TIMEOUT",
-            CommandError::Unavailable(_) | CommandError::ComputeBusy | CommandError::Deferred => {
-                "UNAVAILABLE"
+            | CommandError::OutOfRange(_) => ErrorCode::Usage,
+            CommandError::BadInput(_) | CommandError::Malformed(_) | CommandError::BadHeader(_) => {
+                ErrorCode::BadInput
             }
-            CommandError::Internal => "INTERNAL",
+            CommandError::TooLong(_) => ErrorCode::TooLong,
+            CommandError::NoRoom(_) => ErrorCode::Busy,
+            CommandError::Idle | CommandError::MadeRoom => ErrorCode::Timeout,
+            CommandError::Unavailable(_) | CommandError::ComputeBusy | CommandError::Deferred => {
+                ErrorCode::Unavailable
+            }
+            CommandError::Internal => ErrorCode::Internal,
         }
+    }
+
+    /// Returns the word of its kind.
+    pub fn word(&self) -> &'static str {
+        self.code().word()
     }
 }
 
@@ -148,7 +210,8 @@ impl fmt::Display for CommandError<'_> {
             CommandError::Argument { wanted, given } => {
                 write!(f, "not {wanted}: {}", Quoted(given))
             }
-            CommandError::OutOfRange(why) => f.write_str(why),
+            CommandError::OutOfRange(why) | CommandError::Malformed(why) => f.write_str(why),
+            CommandError::Unnamed => f.write_str("the request names no command of this server"),
             CommandError::BadInput(line) => write!(f, "not printable ASCII: {}", Quoted(line)),
             CommandError::TooLong(limit) => write!(f, "a request has at most {limit} bytes"),
             CommandError::NoRoom(NoRoom::Here { clients }) => {

@@ -1,7 +1,7 @@
 //! Commands about words: the example of CONTRIBUTING.md.
 
 use crate::command::{
-    Argument, CommandClass, CommandError, CommandSet, CommandSpec, Parameter, Value, ValueType,
+    Argument, CommandClass, CommandError, CommandSet, CommandSpec, Parameter, Rpc, Value, ValueType,
 };
 
 /// The command set `words`.
@@ -11,6 +11,7 @@ pub const SET: CommandSet = &[CommandSpec {
     result: ValueType::Integer,
     summary: "how many characters a word has",
     class: CommandClass::Query,
+    rpc: Some(Rpc::new("Words", "Length", 100)),
     execute: |_, call| match call.arguments[..] {
         [Argument::Word(word)] => Ok(Value::from(word.len() as u64)),
         _ => Err(CommandError::Usage(call.spec)),

@@ -15,14 +15,16 @@ mod key;
 pub mod sets;
 mod value;
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 pub use self::batch_counters::{BatchCounters, MAX_COMMANDS, OUTCOMES, Outcome, SLOTS};
 pub use self::command_sets::CommandSets;
 pub use self::compute_limiter::{ComputeLimiter, Permit};
-pub use self::error::{BadHeader, CommandError, NoRoom, Quoted, Unavailable};
+pub use self::error::{BadHeader, CommandError, ErrorCode, NoRoom, Quoted, Unavailable};
 use self::key::Key;
 pub use self::key::Line;
 pub use self::sets::SETS;
@@ -42,6 +44,8 @@ pub struct CommandSpec {
     pub summary: &'static str,
     /// Its class.
     pub class: CommandClass,
+    /// How protobuf and gRPC name it; `None`: it has no place there.
+    pub rpc: Option<Rpc>,
     /// Handler: returns the result or the error.
     pub execute: for<'a> fn(&'a Context, &Call<'a>) -> Result<Value<'a>, CommandError<'a>>,
 }
@@ -55,7 +59,45 @@ impl CommandSpec {
 
     /// Parses the words of `text` as the arguments.
     fn parse<'a>(&'static self, text: &'a [u8]) -> Result<Vec<Argument<'a>>, CommandError<'a>> {
-        let given = words(text).count();
+        self.check_count(words(text).count())?;
+        let arguments = words(text).zip(self.each_parameter());
+        let arguments = arguments.map(|(given, parameter)| {
+            let argument = parameter.parse(given);
+            let wanted = &parameter.kind;
+            let given = given.into();
+            argument.ok_or(CommandError::Argument { wanted, given })
+        });
+        arguments.collect()
+    }
+
+    /// Returns a call with these arguments, of a request that was read at `asked`. Fails if the
+    /// command does not take them.
+    pub fn call<'a>(
+        &'static self,
+        arguments: Vec<Argument<'a>>,
+        asked: Nanos,
+    ) -> Result<Call<'a>, CommandError<'a>> {
+        self.check_count(arguments.len())?;
+        for (argument, parameter) in arguments.iter().zip(self.each_parameter()) {
+            if !parameter.takes(argument) {
+                return Err(CommandError::Argument {
+                    wanted: &parameter.kind,
+                    given: match *argument {
+                        Argument::Integer(number) => number.to_string().into_bytes().into(),
+                        Argument::Word(word) => word.into(),
+                    },
+                });
+            }
+        }
+        Ok(Call {
+            spec: self,
+            arguments,
+            asked,
+            patience: ComputeLimiter::MAX_WAIT,
+        })
+    }
+
+    fn check_count<'a>(&'static self, given: usize) -> Result<(), CommandError<'a>> {
         let (least, most) = match self.parameters {
             [] => (0, 0),
             all @ [.., last] => match last.count {
@@ -67,17 +109,55 @@ impl CommandSpec {
         if !(least..=most).contains(&given) {
             return Err(CommandError::Usage(self));
         }
-        // The last parameter takes all further words.
-        let parameters = self
-            .parameters
-            .iter()
-            .chain(self.parameters.last().into_iter().cycle());
-        let arguments = words(text).zip(parameters).map(|(given, parameter)| {
-            let argument = parameter.parse(given);
-            let wanted = &parameter.kind;
-            argument.ok_or(CommandError::Argument { wanted, given })
-        });
-        arguments.collect()
+        if given > MAX_ARGUMENTS {
+            return Err(CommandError::OutOfRange(
+                "a call takes at most 1024 arguments",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns the parameter of each argument: the last one takes all further arguments.
+    fn each_parameter(&'static self) -> impl Iterator<Item = &'static Parameter> {
+        let last = self.parameters.last().into_iter().cycle();
+        self.parameters.iter().chain(last)
+    }
+}
+
+/// Largest number of arguments of a call.
+pub const MAX_ARGUMENTS: usize = 1024;
+
+/// How protobuf and gRPC name a command.
+#[derive(Debug)]
+pub struct Rpc {
+    /// The gRPC service.
+    pub service: &'static str,
+    /// The method of the service, and the beginning of the names of its messages.
+    pub method: &'static str,
+    /// The number of its field in requests and responses. It never changes.
+    pub number: u32,
+}
+
+impl Rpc {
+    /// Returns these names.
+    pub const fn new(service: &'static str, method: &'static str, number: u32) -> Self {
+        Rpc {
+            service,
+            method,
+            number,
+        }
+    }
+
+    /// Returns the name of its field: the method's in small letters and underscores.
+    pub fn field(&self) -> String {
+        let mut field = String::new();
+        for letter in self.method.chars() {
+            if letter.is_ascii_uppercase() && !field.is_empty() {
+                field.push('_');
+            }
+            field.push(letter.to_ascii_lowercase());
+        }
+        field
     }
 }
 
@@ -106,6 +186,9 @@ pub trait Census: Send + Sync {
     fn waits(&self) -> bool;
 }
 
+/// Since when a server has been draining, if it has.
+pub type Draining = Arc<OnceLock<Instant>>;
+
 /// The state that handlers of commands may read.
 #[derive(Clone)]
 pub struct Context {
@@ -119,6 +202,8 @@ pub struct Context {
     pub table: Table,
     /// Limiter of commands that compute.
     pub limiter: ComputeLimiter,
+    /// Since when the server has announced that it stops.
+    pub draining: Draining,
     /// Whether a command may wait for something. Otherwise it is deferred: one thread serves many
     /// clients.
     pub may_wait: bool,
@@ -133,6 +218,7 @@ impl Context {
             id: id.hyphenated().to_string(),
             table: Table::new(sets),
             limiter: ComputeLimiter::for_this_machine(),
+            draining: Draining::default(),
             may_wait: true,
         }
     }
@@ -210,6 +296,14 @@ impl Table {
         let (index, (_, spec)) = entries.find(|(_, (key, _))| key.is(name))?;
         Some((index, spec))
     }
+
+    /// Returns the first command whose names in protobuf and gRPC are so, and its index in the
+    /// table.
+    #[inline]
+    pub fn find_rpc(&self, is: impl Fn(&Rpc) -> bool) -> Option<(usize, &'static CommandSpec)> {
+        let mut entries = self.entries().enumerate();
+        entries.find(|(_, spec)| spec.rpc.as_ref().is_some_and(&is))
+    }
 }
 
 /// A request of a text protocol: a command with its arguments as words.
@@ -236,6 +330,7 @@ impl<'a> Request<'a> {
             spec,
             arguments,
             asked,
+            patience: ComputeLimiter::MAX_WAIT,
         };
         call.execute(context)
     }
@@ -249,6 +344,8 @@ pub struct Call<'a> {
     pub arguments: Vec<Argument<'a>>,
     /// When the request was read.
     pub asked: Nanos,
+    /// How long after that a permit to compute is of use.
+    pub patience: Duration,
 }
 
 impl<'a> Call<'a> {
@@ -262,6 +359,20 @@ impl<'a> Call<'a> {
             context.limiter.check_open()?;
         }
         (self.spec.execute)(context, self)
+    }
+}
+
+impl fmt::Display for Call<'_> {
+    /// Writes the call as a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.spec.name)?;
+        for argument in &self.arguments {
+            match argument {
+                Argument::Integer(number) => write!(f, " {number}")?,
+                Argument::Word(word) => write!(f, " {}", word.escape_ascii())?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -312,9 +423,7 @@ impl Context {
         let request = self.parse(Line::new(request.as_bytes()), Nanos::now());
         match request.map(|request| request?.execute(self)) {
             None => String::new(),
-            Some(Ok(Value::Integer(number))) => number.to_string(),
-            Some(Ok(Value::Integers(numbers))) => join(&numbers),
-            Some(Ok(Value::Text(text))) => text.into_owned(),
+            Some(Ok(value)) => value.to_string(),
             Some(Err(error)) => format!("ERR {error:?}"),
         }
     }

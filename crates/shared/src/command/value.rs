@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::join;
+
 /// Declares an argument of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Parameter {
@@ -77,6 +79,21 @@ impl Parameter {
     }
 }
 
+impl Parameter {
+    /// Returns whether `argument` is a value of this one.
+    pub(super) fn takes(&self, argument: &Argument<'_>) -> bool {
+        match (argument, &self.kind) {
+            (Argument::Integer(number), ParameterType::Integer { from, to }) => {
+                (from..=to).contains(&number)
+            }
+            (Argument::Word(word), ParameterType::Word) => {
+                !word.is_empty() && word.iter().all(u8::is_ascii_graphic)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Parameter {
     /// Writes the argument as `HELP` shows it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -140,6 +157,17 @@ impl Value<'_> {
             Value::Integer(_) => ValueType::Integer,
             Value::Integers(_) => ValueType::Integers,
             Value::Text(_) => ValueType::Text,
+        }
+    }
+}
+
+impl fmt::Display for Value<'_> {
+    /// Writes the value as a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Integer(number) => number.fmt(f),
+            Value::Integers(numbers) => f.write_str(&join(numbers)),
+            Value::Text(text) => f.write_str(text),
         }
     }
 }

@@ -6,7 +6,7 @@ use primal_sieve::Sieve;
 
 use crate::command::{
     Argument, Call, CommandClass, CommandError, CommandSet, CommandSpec, Context, Count, Parameter,
-    Value, ValueType,
+    Rpc, Value, ValueType,
 };
 
 /// ADD, MAX and NP.
@@ -17,6 +17,7 @@ pub const SET: CommandSet = &[
         result: ValueType::Integer,
         summary: "the sum of two whole numbers of 64 bits",
         class: CommandClass::Query,
+        rpc: Some(Rpc::new("Calc", "Add", 20)),
         execute: add,
     },
     CommandSpec {
@@ -25,6 +26,7 @@ pub const SET: CommandSet = &[
         result: ValueType::Integer,
         summary: "the greater of two whole numbers of 64 bits",
         class: CommandClass::Query,
+        rpc: Some(Rpc::new("Calc", "Max", 21)),
         execute: |_, call| {
             let [x, y] = integers(call)?;
             Ok(Value::Integer(x.max(y)))
@@ -36,6 +38,7 @@ pub const SET: CommandSet = &[
         result: ValueType::Integers,
         summary: "the Nth primes, of which 2 is the first; N from 1 to 10000000",
         class: CommandClass::Compute,
+        rpc: Some(Rpc::new("Calc", "NthPrimes", 22)),
         execute: np,
     },
 ];

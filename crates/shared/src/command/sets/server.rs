@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::clock::Nanos;
 use crate::command::{
     Argument, Call, Census, CommandClass, CommandError, CommandSet, CommandSpec, Context, Count,
-    Line, Parameter, Unavailable, Value, ValueType,
+    Line, Parameter, Rpc, Unavailable, Value, ValueType,
 };
 
 /// WHO, WHERE, WHY, and the commands that every client needs.
@@ -16,6 +16,7 @@ pub const SET: CommandSet = &[
         result: ValueType::Integer,
         summary: "the number of clients connected, in a cluster to all its servers",
         class: CommandClass::Query,
+        rpc: Some(Rpc::new("Server", "Who", 10)),
         execute: who,
     },
     CommandSpec {
@@ -24,6 +25,7 @@ pub const SET: CommandSet = &[
         result: ValueType::Text,
         summary: "the id of this server",
         class: CommandClass::Query,
+        rpc: Some(Rpc::new("Server", "Where", 11)),
         execute: |context, _| Ok(Value::from(&*context.id)),
     },
     CommandSpec {
@@ -32,6 +34,7 @@ pub const SET: CommandSet = &[
         result: ValueType::Integer,
         summary: "the answer",
         class: CommandClass::Query,
+        rpc: Some(Rpc::new("Server", "Why", 12)),
         execute: |_, _| Ok(Value::Integer(42)),
     },
     CommandSpec {
@@ -40,6 +43,7 @@ pub const SET: CommandSet = &[
         result: ValueType::Text,
         summary: "PONG, to keep the connection or to try it",
         class: CommandClass::Query,
+        rpc: Some(Rpc::new("Server", "Ping", 13)),
         execute: |_, _| Ok(Value::from("PONG")),
     },
     CommandSpec {
@@ -48,6 +52,7 @@ pub const SET: CommandSet = &[
         result: ValueType::Text,
         summary: "the names of all commands, or what one of them does",
         class: CommandClass::Query,
+        rpc: None,
         execute: help,
     },
     CommandSpec {
@@ -56,6 +61,7 @@ pub const SET: CommandSet = &[
         result: ValueType::Text,
         summary: "BYE, and the server closes",
         class: CommandClass::Quit,
+        rpc: None,
         execute: |_, _| Ok(Value::from("BYE")),
     },
     CommandSpec {
@@ -64,6 +70,7 @@ pub const SET: CommandSet = &[
         result: ValueType::Text,
         summary: "the same as QUIT",
         class: CommandClass::Quit,
+        rpc: None,
         execute: |_, _| Ok(Value::from("BYE")),
     },
 ];
