@@ -239,10 +239,14 @@ impl<T: Transport> Session<'_, T> {
             Phase::Serve => RecvFlags::empty(),
             Phase::ServeReady => RecvFlags::DONTWAIT,
             Phase::Drain | Phase::DrainThenDetach => {
-                let connection = &*self.connection;
-                self.unread_at_drain
-                    .get_or_insert_with(|| connection.unread());
-                RecvFlags::DONTWAIT
+                if self.unread_at_drain.is_none() {
+                    self.begin_drain();
+                }
+                match self.watch {
+                    // The codec ends the connection with its client.
+                    Some(_) => RecvFlags::empty(),
+                    None => RecvFlags::DONTWAIT,
+                }
             }
             Phase::Detach => return Err(self.release()),
             Phase::Abort => return Err(CloseReason::Aborted),
@@ -272,10 +276,29 @@ impl<T: Transport> Session<'_, T> {
         }))
     }
 
+    /// Notes how much of the input is still to be answered, unless the codec decides that itself.
+    #[cold]
+    fn begin_drain(&mut self) {
+        let is_codecs = self.connection.drain();
+        self.resumes |= is_codecs;
+        self.unread_at_drain = Some(match is_codecs {
+            true => usize::MAX,
+            false => self.connection.unread(),
+        });
+    }
+
     /// Reads when there is input. Sets `resumes` if there is none for this time.
     #[cold]
     fn watch(&mut self, time: Duration, resumes: &mut bool) -> Result<usize, Errno> {
-        if self.connection.wait(time)? {
+        let has_input = match self.connection.wait(time) {
+            // In a drain, the reaper interrupts more often than that.
+            Err(Errno::INTR) if self.unread_at_drain.is_some() => {
+                self.slot.ack();
+                false
+            }
+            waited => waited?,
+        };
+        if has_input {
             let read = self
                 .connection
                 .read(self.buffer.room(), RecvFlags::DONTWAIT);
@@ -313,13 +336,17 @@ impl<T: Transport> Session<'_, T> {
         self.buffer.keep_from(progress.used);
         let reason = match progress.next {
             Next::More | Next::MoreWithin(_) if received.is_last => Some(CloseReason::PeerClosed),
-            Next::More => None,
+            Next::More => {
+                self.watch = None;
+                None
+            }
             Next::MoreWithin(time) => {
                 self.watch = Some(time);
                 None
             }
             Next::Close => Some(CloseReason::ByCommand),
             Next::CloseBroken => Some(CloseReason::ProtocolError),
+            Next::CloseFlood => Some(self.flooded()),
             Next::Defer => Some(CloseReason::Deferred),
         };
         if self.connection.client.replies.is_empty() {
@@ -399,6 +426,17 @@ impl<T: Transport> Session<'_, T> {
         }
         self.slot.set(Activity::Reading);
         Ok(())
+    }
+
+    /// Logs that the client sends too much that asks nothing, or takes nothing.
+    #[cold]
+    fn flooded(&self) -> CloseReason {
+        let client = &self.connection.client;
+        let detail = format!("connection {} from {}", client.number, client.peer);
+        if self.service.shared.incidents.flooded.record(&detail) {
+            self.service.shared.reaper_waker.wake();
+        }
+        CloseReason::ProtocolError
     }
 
     /// Releases the connection between two requests: its idle time continues elsewhere.

@@ -101,6 +101,15 @@ impl Headers {
         })
     }
 
+    /// Returns an empty list with room for what requests usually have.
+    fn with_room() -> Self {
+        Headers {
+            bytes: Vec::with_capacity(512),
+            ends: Vec::with_capacity(16),
+            ..Headers::default()
+        }
+    }
+
     /// Adds a header, unless the list gets longer than `limit`.
     fn push(&mut self, name: &[u8], value: &[u8], limit: usize) {
         self.size += name.len() + value.len() + 32;

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+use std::alloc::Layout;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -63,7 +64,7 @@ struct Outgoing {
 
 impl Session {
     /// Returns a server's end.
-    pub fn server(limits: Limits) -> Result<Self, Error> {
+    pub fn server(limits: Limits) -> Self {
         let settings = [
             setting(sys::NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, limits.streams),
             setting(
@@ -75,7 +76,7 @@ impl Session {
     }
 
     /// Returns a client's end.
-    pub fn client(limits: Limits) -> Result<Self, Error> {
+    pub fn client(limits: Limits) -> Self {
         let settings = [
             setting(sys::NGHTTP2_SETTINGS_ENABLE_PUSH, 0),
             setting(
@@ -86,12 +87,10 @@ impl Session {
         Session::new(limits, Role::Client, &settings)
     }
 
-    fn new(
-        limits: Limits,
-        role: Role,
-        settings: &[sys::nghttp2_settings_entry],
-    ) -> Result<Self, Error> {
-        let state = State {
+    /// As any allocation in Rust, this aborts the program if the system lacks memory, which is the
+    /// only error of the calls here.
+    fn new(limits: Limits, role: Role, settings: &[sys::nghttp2_settings_entry]) -> Self {
+        let state = Box::new(State {
             limits,
             events: VecDeque::new(),
             headers: Headers::default(),
@@ -102,20 +101,23 @@ impl Session {
             is_flooded: false,
             is_dead: false,
             last_stream: 0,
-        };
+        });
         let new = match role {
             Role::Server => sys::nghttp2_session_server_new2,
             Role::Client => sys::nghttp2_session_client_new2,
         };
+        let state = NonNull::from(Box::leak(state));
         let (mut callbacks, mut option, mut raw) =
             (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
-        // SAFETY: each pointer that is passed is null, which `new` does not get to see, or was
-        // returned by the call before; the callbacks and options are copied by `new`.
-        let result = unsafe {
-            match sys::nghttp2_session_callbacks_new(&mut callbacks) {
-                0 => {}
-                error => return Err(Error::Broken(error)),
+        let check = |error: c_int| {
+            if error != 0 {
+                std::alloc::handle_alloc_error(Layout::new::<State>());
             }
+        };
+        // SAFETY: each pointer that is passed was returned by the call before. `new` copies the
+        // callbacks and the option; the settings are copied, too.
+        unsafe {
+            check(sys::nghttp2_session_callbacks_new(&mut callbacks));
             sys::nghttp2_session_callbacks_set_on_begin_headers_callback(
                 callbacks,
                 Some(on_begin_headers),
@@ -127,30 +129,23 @@ impl Session {
             );
             sys::nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, Some(on_frame));
             sys::nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, Some(on_close));
-            let mut result = sys::nghttp2_option_new(&mut option);
-            let state = NonNull::from(Box::leak(Box::new(state)));
-            if result == 0 {
-                // Versions before 1.60 keep closed streams otherwise.
-                sys::nghttp2_option_set_no_closed_streams(option, 1);
-                result = new(&mut raw, callbacks, state.as_ptr().cast(), option);
-                sys::nghttp2_option_del(option);
-            }
+            check(sys::nghttp2_option_new(&mut option));
+            // Versions before 1.60 keep closed streams otherwise.
+            sys::nghttp2_option_set_no_closed_streams(option, 1);
+            check(new(&mut raw, callbacks, state.as_ptr().cast(), option));
+            sys::nghttp2_option_del(option);
             sys::nghttp2_session_callbacks_del(callbacks);
-            match NonNull::new(raw) {
-                Some(raw) if result == 0 => Ok(Session { raw, state }),
-                _ => {
-                    drop(Box::from_raw(state.as_ptr()));
-                    Err(Error::Broken(result))
-                }
+            check(sys::nghttp2_submit_settings(
+                raw,
+                0,
+                settings.as_ptr(),
+                settings.len(),
+            ));
+            Session {
+                raw: NonNull::new_unchecked(raw),
+                state,
             }
-        };
-        let mut session = result?;
-        // SAFETY: the session is live, and the settings are copied.
-        let error = unsafe {
-            sys::nghttp2_submit_settings(session.raw(), 0, settings.as_ptr(), settings.len())
-        };
-        session.checked(error)?;
-        Ok(session)
+        }
     }
 
     fn raw(&self) -> *mut sys::nghttp2_session {
@@ -258,11 +253,14 @@ impl Session {
     }
 
     /// Sends a part of a body, as far as the windows allow now, the rest later.
-    pub fn send(&mut self, stream: StreamId, bytes: &[u8]) {
+    pub fn send(&mut self, stream: StreamId, mut bytes: Vec<u8>) {
         let state = self.state();
         if let Some(outgoing) = state.outgoing.get_mut(&stream) {
-            outgoing.bytes.extend_from_slice(bytes);
             state.unsent += bytes.len();
+            match outgoing.bytes.is_empty() {
+                true => outgoing.bytes = bytes,
+                false => outgoing.bytes.append(&mut bytes),
+            }
             self.resume(stream);
         }
     }
@@ -281,6 +279,16 @@ impl Session {
             // SAFETY: the session is live.
             let error = unsafe { sys::nghttp2_submit_rst_stream(self.raw(), 0, stream, code) };
             let _ = self.checked(error);
+        }
+    }
+
+    /// Tells the peer to send no more of a request that is answered, unless it has ended.
+    pub fn stop(&mut self, stream: StreamId) {
+        // SAFETY: the session is live.
+        let receives = !self.state().is_dead
+            && unsafe { sys::nghttp2_session_get_stream_remote_close(self.raw(), stream) } == 0;
+        if receives {
+            self.reset(stream, code::NO_ERROR);
         }
     }
 
@@ -482,7 +490,7 @@ unsafe extern "C" fn on_begin_headers(
     unsafe {
         let stream = (*frame).hd.stream_id;
         guard(user_data, FAILED, |state| {
-            state.headers = Headers::default();
+            state.headers = Headers::with_room();
             state.last_stream = state.last_stream.max(stream);
             OK
         })

@@ -11,8 +11,8 @@ struct Pair {
 impl Pair {
     fn new(limits: Limits) -> Self {
         let mut pair = Pair {
-            server: Session::server(limits).unwrap(),
-            client: Session::client(Limits::default()).unwrap(),
+            server: Session::server(limits),
+            client: Session::client(Limits::default()),
         };
         assert_eq!(pair.exchange(), (vec![], vec![]), "settings are no events");
         pair
@@ -37,7 +37,7 @@ impl Pair {
 
     fn request(&mut self, body: &[u8]) -> StreamId {
         let stream = self.client.request(&request_headers(), false).unwrap();
-        self.client.send(stream, body);
+        self.client.send(stream, body.to_vec());
         self.client.finish(stream, Vec::new());
         stream
     }
@@ -93,7 +93,7 @@ fn a_call_and_its_answer_with_trailers_arrive() {
         pair.server
             .respond(stream, &[Field::new(":status", "200")], false)
     );
-    pair.server.send(stream, b"answer");
+    pair.server.send(stream, b"answer".to_vec());
     pair.server
         .finish(stream, vec![Field::new("grpc-status", "0")]);
     let (at_server, at_client) = pair.exchange();
@@ -132,7 +132,7 @@ fn an_answer_may_end_with_its_headers_or_come_in_parts() {
         ["1 headers 1", "1 end", "1 closed 0", "3 headers 1"]
     );
     for _ in 0..2 {
-        pair.server.send(long, b"part");
+        pair.server.send(long, b"part".to_vec());
         assert_eq!(words(&pair.exchange().1), ["3 data 4"]);
     }
     pair.server.finish(long, Vec::new());
@@ -156,7 +156,7 @@ fn what_the_window_has_no_room_for_waits() {
     assert_eq!(length, 200_000, "the server opens the window again");
     pair.server
         .respond(stream, &[Field::new(":status", "200")], false);
-    pair.server.send(stream, &[2; 200_000]);
+    pair.server.send(stream, vec![2; 200_000]);
     pair.server.finish(stream, Vec::new());
     pair.server.take_output(&mut Vec::new());
     assert_eq!(pair.server.unsent(), 200_000 - 65_535);
@@ -262,7 +262,7 @@ fn floods_end_the_session_with_enhance_your_calm() {
         }),
     ];
     for (name, flood) in floods {
-        let mut server = Session::server(Limits::default()).unwrap();
+        let mut server = Session::server(Limits::default());
         server.receive(PREFACE).unwrap();
         let mut output = Vec::new();
         let mut last = Ok(());
@@ -315,7 +315,7 @@ fn answers_and_time_allow_more_frames() {
 
 #[test]
 fn what_is_not_http2_is_an_error() {
-    let mut server = Session::server(Limits::default()).unwrap();
+    let mut server = Session::server(Limits::default());
     let error = server
         .receive(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap_err();
