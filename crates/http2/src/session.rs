@@ -41,6 +41,8 @@ struct State {
     outgoing: BTreeMap<StreamId, Outgoing>,
     /// Number of their bytes.
     unsent: usize,
+    /// Streams to reset when what is submitted has been sent: a reset would overtake it.
+    answered_early: Vec<StreamId>,
     /// Number of further control frames.
     budget: u32,
     frames: FrameCounter,
@@ -96,6 +98,7 @@ impl Session {
             headers: Headers::default(),
             outgoing: BTreeMap::new(),
             unsent: 0,
+            answered_early: Vec::new(),
             budget: limits.control_frames,
             frames: FrameCounter::new(role),
             is_flooded: false,
@@ -282,14 +285,10 @@ impl Session {
         }
     }
 
-    /// Tells the peer to send no more of a request that is answered, unless it has ended.
+    /// Tells the peer, once the answer has been sent, to send no more of the request, unless that
+    /// has ended.
     pub fn stop(&mut self, stream: StreamId) {
-        // SAFETY: the session is live.
-        let receives = !self.state().is_dead
-            && unsafe { sys::nghttp2_session_get_stream_remote_close(self.raw(), stream) } == 0;
-        if receives {
-            self.reset(stream, code::NO_ERROR);
-        }
+        self.state().answered_early.push(stream);
     }
 
     /// Sends a ping.
@@ -341,17 +340,14 @@ impl Session {
 
     /// Appends all that is to be sent now. Call it after all else, before bytes are awaited.
     pub fn take_output(&mut self, output: &mut Vec<u8>) {
-        while !self.state().is_dead {
-            let mut bytes = ptr::null();
-            // SAFETY: the session is live; the bytes are valid until the next call.
-            let sent = unsafe { sys::nghttp2_session_mem_send(self.raw(), &mut bytes) };
-            match usize::try_from(sent) {
-                Ok(0) => return,
-                // SAFETY: nghttp2 has set `bytes` to so many bytes.
-                Ok(sent) => {
-                    output.extend_from_slice(unsafe { std::slice::from_raw_parts(bytes, sent) })
-                }
-                Err(_) => drop(self.checked(sys::NGHTTP2_ERR_NOMEM)),
+        self.take_frames(output);
+        for stream in std::mem::take(&mut self.state().answered_early) {
+            // SAFETY: the session is live.
+            let receives = !self.state().is_dead
+                && unsafe { sys::nghttp2_session_get_stream_remote_close(self.raw(), stream) } == 0;
+            if receives {
+                self.reset(stream, code::NO_ERROR);
+                self.take_frames(output);
             }
         }
         // Frames end where the output does, so that one more can follow.
@@ -360,6 +356,24 @@ impl Session {
             output.extend_from_slice(&[0, 0, 8, 7, 0, 0, 0, 0, 0]);
             output.extend_from_slice(&state.last_stream.to_be_bytes());
             output.extend_from_slice(&code::ENHANCE_YOUR_CALM.to_be_bytes());
+        }
+    }
+
+    fn take_frames(&mut self, output: &mut Vec<u8>) {
+        while !self.state().is_dead {
+            let mut bytes = ptr::null();
+            // SAFETY: the session is live; the bytes are valid until the next call.
+            let sent = unsafe { sys::nghttp2_session_mem_send(self.raw(), &mut bytes) };
+            match usize::try_from(sent) {
+                Ok(0) => return,
+                // SAFETY: nghttp2 has set `bytes` to so many bytes.
+                Ok(sent) => {
+                    output.extend_from_slice(unsafe { std::slice::from_raw_parts(bytes, sent) });
+                }
+                Err(_) => {
+                    let _ = self.checked(sys::NGHTTP2_ERR_NOMEM);
+                }
+            }
         }
     }
 

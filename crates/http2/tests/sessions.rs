@@ -142,6 +142,26 @@ fn an_answer_may_end_with_its_headers_or_come_in_parts() {
 }
 
 #[test]
+fn a_request_that_is_answered_early_is_stopped_after_the_answer() {
+    let mut pair = Pair::new(Limits::default());
+    let stream = pair.client.request(&request_headers(), false).unwrap();
+    pair.client.send(stream, vec![0; 10]);
+    pair.exchange();
+    pair.server
+        .respond(stream, &[Field::new(":status", "415")], true);
+    pair.server.stop(stream);
+    let (_, at_client) = pair.exchange();
+    assert_eq!(words(&at_client), ["1 headers 1", "1 end", "1 closed 0"]);
+    let ended = pair.request(b"");
+    pair.exchange();
+    pair.server
+        .respond(ended, &[Field::new(":status", "415")], true);
+    pair.server.stop(ended);
+    let (_, at_client) = pair.exchange();
+    assert_eq!(words(&at_client), ["3 headers 1", "3 end", "3 closed 0"]);
+}
+
+#[test]
 fn what_the_window_has_no_room_for_waits() {
     let mut pair = Pair::new(Limits::default());
     let stream = pair.request(&[1; 200_000]);
