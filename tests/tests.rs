@@ -29,6 +29,7 @@
 //! - `prometheus`: what watches the daemon: the rules, the alerts, the dashboard, and Prometheus itself
 //! - `samples`: the clients of `examples/clients`, against the daemon and against servers that mean harm
 //! - `soak`: many connections of all sorts, and nothing left behind
+//! - `protobuf`: the protobuf protocol, also with Google's library
 //! - `toy`: a protocol that is one folder, served by the daemon's own session and pool
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
 #![allow(missing_docs)]
@@ -58,6 +59,7 @@ mod moving;
 mod nc;
 mod project;
 mod prometheus;
+mod protobuf;
 mod protocol;
 mod proxy;
 mod redis;

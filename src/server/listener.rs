@@ -1,6 +1,7 @@
 //! Listening sockets: bound by this process, passed by systemd, or inherited in a handover.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -39,6 +40,17 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether systemd passed the socket. systemd keeps it, too, so it must never be shut down.
     pub passed: bool,
+}
+
+impl fmt::Display for Listener {
+    /// Writes its address, as a URL unless it speaks the default protocol.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address;
+        match &*self.scheme {
+            scheme if scheme == PROTOCOLS.default().scheme() => address.fmt(f),
+            scheme => write!(f, "{scheme}://{address}"),
+        }
+    }
 }
 
 /// Binds `address`, one of `all`, and listens for clients of the protocol with this scheme. `[::]`

@@ -9,6 +9,7 @@ pub mod proxy_filter;
 pub mod queue;
 pub mod reaper;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -258,7 +259,7 @@ impl Server {
     /// Logs that clients are served, and the addresses of the admin server (`http`).
     pub fn log_ready(&self, http: &[SocketAddr]) {
         info!(
-            listen:% = list(&self.addresses()),
+            listen:% = list(&self.listeners),
             http:% = if http.is_empty() { "off".to_string() } else { list(http) },
             sockets = if self.is_passed() { "passed" } else { "bound" },
             id:% = self.id,
@@ -482,10 +483,10 @@ impl Server {
     }
 }
 
-/// Returns the addresses, separated by commas.
-fn list(addresses: &[SocketAddr]) -> String {
-    let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    addresses.join(",")
+/// Displays all, separated by commas.
+fn list(all: &[impl fmt::Display]) -> String {
+    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+    all.join(",")
 }
 
 /// Listens on all addresses. A default address may be missing, as `[::1]` is on a machine without

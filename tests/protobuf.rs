@@ -1,0 +1,364 @@
+//! The protobuf protocol: what docs/protocol.md says of it, with messages made by the schema's own code, by hand, and by
+//! Google's library.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+use shared::command::{Argument, ErrorCode, SETS};
+use shared::schema::decode_value;
+use shared::schema::envelope::{self, Frame, MAX_MESSAGE, Response};
+
+use crate::handover::replace;
+use crate::support::registry::python;
+use crate::support::watch::repeat;
+use crate::support::{Daemon, PATIENCE, Scratch, assert_contains};
+
+/// A daemon that speaks protobuf on its second address.
+fn daemon(arguments: &[&str]) -> (Daemon, SocketAddr) {
+    let both = [
+        "--listen",
+        "127.0.0.1:0,protobuf://127.0.0.1:0",
+        "--commands",
+        "server,calc",
+    ];
+    let daemon = Daemon::start(both.iter().chain(arguments));
+    let listen = daemon.ready("listen");
+    let (_, address) = listen.split_once(",protobuf://").expect("two addresses");
+    let address = address.parse().expect("an address");
+    (daemon, address)
+}
+
+/// A client that shows responses as `ID NAME VALUE` or `ID WORD`.
+struct ProtobufClient {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl ProtobufClient {
+    fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("it accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream.set_nodelay(true).expect("a socket");
+        ProtobufClient {
+            stream,
+            received: Vec::new(),
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("sent");
+    }
+
+    /// The next response, or `None` at the end.
+    fn receive(&mut self) -> Option<String> {
+        loop {
+            if let Frame::Message(message, length) = envelope::frame(&self.received) {
+                let shown = show(message);
+                self.received.drain(..length);
+                return Some(shown);
+            }
+            let mut chunk = [0; 4096];
+            let read = self.stream.read(&mut chunk).expect("no reset");
+            if read == 0 {
+                assert!(self.received.is_empty(), "half a response");
+                return None;
+            }
+            self.received.extend_from_slice(&chunk[..read]);
+        }
+    }
+
+    fn ask(&mut self, request: &[u8]) -> String {
+        self.send(request);
+        self.receive().expect("a response")
+    }
+
+    fn rest(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.receive()).collect()
+    }
+}
+
+fn show(message: &[u8]) -> String {
+    let (id, response) = envelope::decode_response(message).expect("a response");
+    match response {
+        Response::Error(code, sentence) => {
+            assert!(!sentence.is_empty());
+            format!("{id} {}", code.map_or("?", ErrorCode::word))
+        }
+        Response::Result(number, message) => {
+            let mut specs = SETS.iter().flat_map(|(_, set)| set.iter());
+            let is_it = |number| move |rpc: &shared::command::Rpc| rpc.number == number;
+            let spec = specs
+                .find(|spec| spec.rpc.as_ref().is_some_and(is_it(number)))
+                .expect("known");
+            format!(
+                "{id} {} {}",
+                spec.name,
+                decode_value(spec, &message).expect("its result")
+            )
+        }
+    }
+}
+
+/// A request with its length.
+fn request(id: u64, line: &str) -> Vec<u8> {
+    let mut given = line.split(' ');
+    let name = given.next().expect("a name");
+    let mut specs = SETS.iter().flat_map(|(_, set)| set.iter());
+    let spec = specs.find(|spec| spec.name == name).expect("known");
+    let arguments: Vec<_> = given
+        .map(|word| Argument::Integer(word.parse().expect("a number")))
+        .collect();
+    let mut bytes = Vec::new();
+    envelope::encode_request(
+        id,
+        spec,
+        spec.rpc.as_ref().expect("named"),
+        &arguments,
+        &mut bytes,
+    );
+    bytes
+}
+
+/// A message with its length.
+fn message(bytes: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(bytes.len())
+        .ok()
+        .filter(|length| *length < 128);
+    [&[length.expect("a short message")], bytes].concat()
+}
+
+/// A `Why` of this id with an unknown field, so long that the message has exactly `length` bytes.
+fn padded(id: u8, length: usize) -> Vec<u8> {
+    let varint = |value: usize| {
+        [
+            value as u8 | 0x80,
+            (value >> 7) as u8 | 0x80,
+            (value >> 14) as u8,
+        ]
+    };
+    let field = length - 8;
+    [
+        &varint(length)[..],
+        &[0x08, id, 0x62, 0x00, 0x7a],
+        &varint(field),
+        &vec![b'x'; field],
+    ]
+    .concat()
+}
+
+/// - A client sends messages of the type `Request`, and the server answers each with one of the type `Response`, in their order.
+/// - Each message comes after its length in bytes, a varint.
+/// - Clients need not wait for a response before they send the next request.
+/// - A response has the `id` of its request.
+/// - The `result` has the name of the `command`, or it is an `error`.
+/// - The code of an `error` is named after the word of the line protocol, and its `message` is the sentence.
+/// - When the client shuts down its sending side, it gets all responses, and then the server closes.
+/// - All clients count alike in `WHO`, whatever protocol they speak.
+#[test]
+fn googles_library_asks_by_what_protoc_makes_of_the_schema() {
+    let (Some(mut protoc), Some(mut python)) = (python(), python()) else {
+        return;
+    };
+    let (daemon, address) = daemon(&["--server-id", "5f0e4b7e-6f0c-4a52-9a35-0c5f7f5a3c1e"]);
+    let scratch = Scratch::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    protoc
+        .args(["-m", "grpc_tools.protoc", "--proto_path"])
+        .arg(root.join("proto"));
+    protoc.arg("--python_out").arg(scratch.path());
+    assert!(run(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto")).is_empty());
+    let mut counted = daemon.connect();
+    assert_eq!(counted.ask("WHY"), "42");
+    python.env("PYTHONPATH", scratch.path());
+    python.arg(root.join("tests/protobuf/official.py"));
+    python.args([address.ip().to_string(), address.port().to_string()]);
+    assert_eq!(
+        run(&mut python),
+        "1 who 2\n\
+         18446744073709551615 where 5f0e4b7e-6f0c-4a52-9a35-0c5f7f5a3c1e\n\
+         0 why 42\n\
+         4 ping PONG\n\
+         5 add -1\n\
+         6 max 0\n\
+         7 nth_primes [104723, 10061, 2, 3, 5, 7]\n\
+         8 nth_primes 2048\n\
+         9 ERROR_CODE_USAGE the sum has more than 64 bits\n\
+         10 ERROR_CODE_USAGE usage: NP N [N ...]\n\
+         11 ERROR_CODE_UNKNOWN the request names no command of this server\n"
+    );
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// - As in proto3, a number that is missing is 0, unknown fields are skipped, and the last of several commands counts.
+/// - A request without a command that the server offers is answered `ERROR_CODE_UNKNOWN`.
+/// - A message that is no `Request`, or a command whose fields have other types, is answered `ERROR_CODE_BADINPUT`, and the
+///   next message is answered as usual.
+/// - A length above 65,536 is answered `ERROR_CODE_TOOLONG` with the id 0, and then the server closes.
+/// - A length that is no varint of at most five bytes, or an input that ends within a message, is answered
+///   `ERROR_CODE_BADINPUT` with the id 0, and then the server closes.
+/// - `HELP`, `QUIT` and `EXIT` have no message here: a client that has no more requests closes.
+#[test]
+fn whatever_is_sent_gets_an_answer_or_an_error_of_this_protocol() {
+    let (_daemon, address) = daemon(&[]);
+    let why = |id| request(id, "WHY");
+    for (sent, responses) in [
+        (message(b"\xa2\x01\x00"), &["0 ADD 0"][..]),
+        (message(b"\x08\x07\xa2\x01\x02\x10\x05"), &["7 ADD 5"]),
+        (
+            message(b"\x62\x00\x52\x00\x6a\x00\x08\x01"),
+            &["1 PING PONG"],
+        ),
+        (
+            message(b"\x08\x01\x62\x03\x7a\x01x\x7a\x01x"),
+            &["1 WHY 42"],
+        ),
+        (message(b""), &["0 UNKNOWN"]),
+        (message(b"\x08\x02"), &["2 UNKNOWN"]),
+        // A field of a later version, in the place of the command.
+        (message(b"\x08\x02\xea\x07\x00"), &["2 UNKNOWN"]),
+        (message(b"\x08\x03\x60\x01"), &["3 BADINPUT"]),
+        (message(b"\x08\x03\xa2\x01\x02\x0a\x00"), &["3 BADINPUT"]),
+        (message(b"\x08\x03\xa2\x01\x05\x08"), &["3 BADINPUT"]),
+        (message(b"\x0a\x00"), &["0 BADINPUT"]),
+        (message(b"WHO"), &["0 BADINPUT"]),
+        (message(b"\x08\x80"), &["0 BADINPUT"]),
+        (
+            message(b"\x08\x04\xb2\x01\x04\x0a\x02\x00\x01"),
+            &["4 USAGE"],
+        ),
+    ] {
+        let mut client = ProtobufClient::connect(address);
+        client.send(&[sent.clone(), why(9)].concat());
+        client.stream.shutdown(Shutdown::Write).expect("a socket");
+        let expected = [responses, &["9 WHY 42"]].concat();
+        assert_eq!(client.rest(), expected, "{}", sent.escape_ascii());
+    }
+    for (sent, error) in [
+        (&b"\x81\x80\x04"[..], Some("0 TOOLONG")),
+        (b"\xff\xff\xff\xff\x7f", Some("0 TOOLONG")),
+        (b"\xff\xff\xff\xff\xff\x01", Some("0 BADINPUT")),
+        (b"WHO\n", Some("0 BADINPUT")),
+        (b"\x04\x08\x01\x62", Some("0 BADINPUT")),
+        (b"\xff\xff\x03\x08", Some("0 BADINPUT")),
+        (b"\x80", Some("0 BADINPUT")),
+        (b"", None),
+    ] {
+        let mut client = ProtobufClient::connect(address);
+        client.send(&[&why(1), sent].concat());
+        client.stream.shutdown(Shutdown::Write).expect("a socket");
+        let expected: Vec<_> = ["1 WHY 42"].into_iter().chain(error).collect();
+        assert_eq!(client.rest(), expected, "{}", sent.escape_ascii());
+    }
+}
+
+/// - A message is at most 65,536 bytes long.
+/// - A message may arrive in any pieces.
+#[test]
+fn messages_are_the_same_in_whatever_pieces_they_come() {
+    let (_daemon, address) = daemon(&[]);
+    let many: String = ["NP"].into_iter().chain([" 10000000"; 1024]).collect();
+    let sent = [
+        request(1, "WHY"),
+        padded(2, 2000),
+        request(3, "ADD 2 -5"),
+        request(4, &many),
+        padded(5, MAX_MESSAGE),
+        request(6, "PING"),
+    ];
+    let primes = [" 179424673"; 1024].concat();
+    let expected = [
+        "1 WHY 42",
+        "2 WHY 42",
+        "3 ADD -3",
+        &format!("4 NP{primes}"),
+        "5 WHY 42",
+        "6 PING PONG",
+    ];
+    let sent = sent.concat();
+    for size in [1, 2, 3, 100, 1023, 1024, 1025, 4000, sent.len()] {
+        let mut client = ProtobufClient::connect(address);
+        let mut writer = client.stream.try_clone().expect("a socket");
+        let sent = sent.clone();
+        let sending = std::thread::spawn(move || {
+            for piece in sent.chunks(size) {
+                writer.write_all(piece).expect("sent");
+            }
+            writer.shutdown(Shutdown::Write).expect("a socket");
+        });
+        assert_eq!(client.rest(), expected, "pieces of {size}");
+        sending.join().unwrap();
+    }
+}
+
+/// - `Ping` keeps a connection that would be idle.
+/// - What the server says of its own accord has the id 0: `ERROR_CODE_BUSY` to a client that is not admitted,
+///   `ERROR_CODE_TIMEOUT` to one that was idle for too long.
+#[test]
+fn who_is_idle_or_one_too_many_is_told_so() {
+    let (daemon, address) = daemon(&["--max-clients", "2", "--queue", "0", "--idle-timeout", "2s"]);
+    let pinging = repeat(ProtobufClient::connect(address), |client| {
+        assert_eq!(client.ask(&request(2, "PING")), "2 PING PONG");
+    });
+    let mut idle = ProtobufClient::connect(address);
+    assert_eq!(idle.ask(&request(1, "WHO")), "1 WHO 2");
+    let mut third = ProtobufClient::connect(address);
+    assert_eq!(third.rest(), ["0 BUSY"]);
+    assert_eq!(idle.rest(), ["0 TIMEOUT"]);
+    assert_eq!(pinging.end().ask(&request(3, "WHO")), "3 WHO 1");
+    daemon.stop();
+}
+
+/// - When another process of the server takes over, these clients notice nothing either, also within a message.
+#[test]
+fn a_handover_keeps_clients_and_half_messages() {
+    let (daemon, address) = daemon(&[]);
+    let mut half = ProtobufClient::connect(address);
+    let mut long_half = ProtobufClient::connect(address);
+    let long = padded(3, MAX_MESSAGE);
+    assert_eq!(half.ask(&request(1, "WHY")), "1 WHY 42");
+    half.send(&request(2, "WHY")[..3]);
+    long_half.send(&long[..40_000]);
+    let asking: Vec<_> = (0..8)
+        .map(|_| {
+            repeat((ProtobufClient::connect(address), 0), |(client, id)| {
+                *id += 1;
+                assert_eq!(client.ask(&request(*id, "ADD 2 5")), format!("{id} ADD 7"));
+                assert_eq!(client.ask(&request(*id, "NP 4")), format!("{id} NP 7"));
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        replace(&daemon);
+    }
+    for client in asking {
+        let (_, asked) = client.end();
+        assert!(asked > 0);
+    }
+    half.send(&request(2, "WHY")[3..]);
+    assert_eq!(half.receive().as_deref(), Some("2 WHY 42"));
+    long_half.send(&long[40_000..]);
+    assert_eq!(long_half.receive().as_deref(), Some("3 WHY 42"));
+    assert_eq!(daemon.connect().ask("WHY"), "42");
+}
+
+#[test]
+fn the_log_shows_requests_as_lines() {
+    let (daemon, address) = daemon(&["--log", "trace"]);
+    let mut client = ProtobufClient::connect(address);
+    assert_eq!(client.ask(&request(1, "ADD 2 5")), "1 ADD 7");
+    assert_eq!(client.ask(&message(b"\x08\x01")), "1 UNKNOWN");
+    daemon.log().wait_for("request=\"ADD 2 5\" reply=7");
+    let unnamed = daemon.log().wait_for("request=\"(no command)\"");
+    assert_contains(
+        &unnamed,
+        "ERR UNKNOWN the request names no command of this server",
+    );
+}
