@@ -27,6 +27,7 @@ const SOURCES: &[&str] = &[
     include_str!("handover.rs"),
     include_str!("hostile.rs"),
     include_str!("life.rs"),
+    include_str!("grpc.rs"),
     include_str!("protobuf.rs"),
     include_str!("proxy.rs"),
     include_str!("redis.rs"),
