@@ -24,7 +24,7 @@ def load():
     number = 0
     while not over.is_set():
         # A server that is not there yet is waited for.
-        calls = [calc.Add.future(api.AddRequest(x=number, y=y), wait_for_ready=True) for y in range(AT_ONCE)]
+        calls = [calc.Add.future(api.AddRequest(x=number, y=y), wait_for_ready=True, timeout=20) for y in range(AT_ONCE)]
         for y, call in enumerate(calls):
             try:
                 assert call.result().value == number + y

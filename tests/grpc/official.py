@@ -24,6 +24,13 @@ def show(name, call):
         print(name, error.code().name, error.details())
 
 
+def clear_json_names(messages):
+    for message in messages:
+        clear_json_names(message.nested_type)
+        for field in message.field:
+            field.ClearField("json_name")
+
+
 channel = grpc.insecure_channel(sys.argv[1])
 server, calc = stubs.ServerStub(channel), stubs.CalcStub(channel)
 raw = channel.unary_unary("/blockchain_tcp.v1.Calc/Add")
@@ -70,18 +77,15 @@ schema = descriptor_pb2.FileDescriptorSet()
 with open(sys.argv[2], "rb") as file:
     schema.ParseFromString(file.read())
 [expected] = schema.file
-for field in (field for message in expected.message_type for field in message.field):
-    field.ClearField("json_name")
+clear_json_names(expected.message_type)
 print("schema", database.FindFileByName(expected.name) == expected)
-for name in ["grpc/health/v1/health.proto", "grpc/reflection/v1alpha/reflection.proto"]:
+for name, module in [("grpc/health/v1/health.proto", health_pb2), ("grpc/reflection/v1alpha/reflection.proto", reflection_pb2)]:
     own = descriptor_pb2.FileDescriptorProto()
-    descriptor_pool.Default().FindFileByName(name).CopyToProto(own)
+    module.DESCRIPTOR.CopyToProto(own)
+    # Python's packages have other names for the files.
+    own.name = name
     own.ClearField("options")
-    for message in own.message_type:
-        for field in message.field:
-            field.ClearField("json_name")
-        for field in (field for nested in message.nested_type for field in nested.field):
-            field.ClearField("json_name")
+    clear_json_names(own.message_type)
     print(name, database.FindFileByName(name) == own)
 
 

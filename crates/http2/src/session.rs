@@ -43,6 +43,8 @@ struct State {
     unsent: usize,
     /// Streams to reset when what is submitted has been sent: a reset would overtake it.
     answered_early: Vec<StreamId>,
+    /// A ping to send when the announcement of the end has been sent, which it would overtake.
+    last_ping: Option<[u8; 8]>,
     /// Number of further control frames.
     budget: u32,
     frames: FrameCounter,
@@ -99,6 +101,7 @@ impl Session {
             outgoing: BTreeMap::new(),
             unsent: 0,
             answered_early: Vec::new(),
+            last_ping: None,
             budget: limits.control_frames,
             frames: FrameCounter::new(role),
             is_flooded: false,
@@ -300,14 +303,15 @@ impl Session {
         }
     }
 
-    /// Tells a client that no more streams will be taken soon: the first step of the end. The
-    /// second, [`Session::go_away`], is due when a ping that was sent after this one is answered:
+    /// Tells a client that no more streams will be taken soon, and sends a ping after that: the
+    /// first step of the end. The second, [`Session::go_away`], is due when the ping is answered:
     /// until then, streams are taken.
-    pub fn announce_end(&mut self) {
+    pub fn announce_end(&mut self, ping: [u8; 8]) {
         if !self.state().is_dead {
             // SAFETY: the session is live.
             let error = unsafe { sys::nghttp2_submit_shutdown_notice(self.raw()) };
             let _ = self.checked(error);
+            self.state().last_ping = Some(ping);
         }
     }
 
@@ -341,6 +345,10 @@ impl Session {
     /// Appends all that is to be sent now. Call it after all else, before bytes are awaited.
     pub fn take_output(&mut self, output: &mut Vec<u8>) {
         self.take_frames(output);
+        if let Some(data) = self.state().last_ping.take() {
+            self.ping(data);
+            self.take_frames(output);
+        }
         for stream in std::mem::take(&mut self.state().answered_early) {
             // SAFETY: the session is live.
             let receives = !self.state().is_dead

@@ -190,8 +190,7 @@ fn a_server_ends_in_two_steps_and_loses_no_call_between() {
     let mut pair = Pair::new(Limits::default());
     let first = pair.request(b"1");
     pair.exchange();
-    pair.server.announce_end();
-    pair.server.ping(*b"the end!");
+    pair.server.announce_end(*b"the end!");
     // This one crosses the announcement.
     let crossing = pair.request(b"2");
     let (at_server, at_client) = pair.exchange();

@@ -327,7 +327,6 @@ impl GrpcCodec {
         let left = call.time_left(Nanos::now());
         let arguments = match message(&call.body) {
             _ if left.is_some_and(|left| left.is_zero()) => Err(CommandError::ComputeBusy),
-            _ if self.session.unsent() > MAX_HELD => Err(CommandError::TooLong(MAX_HELD)),
             Ok(message) => decode_arguments(command.1, message).map_err(CommandError::from),
             Err(_) => Err(CommandError::Malformed("no whole message")),
         };
@@ -380,6 +379,13 @@ impl GrpcCodec {
         loop {
             let (answer, rest) = match call::split(&call.body) {
                 Ok(None) => break,
+                Ok(Some(_)) if self.session.unsent() > MAX_HELD => (
+                    Err(Status::new(
+                        Code::ResourceExhausted,
+                        "the client does not take its answers",
+                    )),
+                    Vec::new(),
+                ),
                 Ok(Some((message, rest))) => (
                     reflection::answer(message, &exchange.context.table),
                     rest.to_vec(),
@@ -450,8 +456,7 @@ impl GrpcCodec {
         let is_over = |since: Nanos| Duration::from_nanos(since.until(now)) >= LEAVE_TIME;
         match self.leaving {
             Leaving::Due => {
-                self.session.announce_end();
-                self.session.ping(LAST_PING);
+                self.session.announce_end(LAST_PING);
                 self.leaving = Leaving::Announced(now);
             }
             Leaving::Announced(since) if is_over(since) => self.go_away(now),
