@@ -425,10 +425,10 @@ fn each_bad_call_has_its_status() {
         }
         assert_eq!(client.ask(WHY, &framed(b"")), ANSWERED);
     }
-    let percent = client.send("/100%\u{1}", &[], &add);
+    let percent = client.send("/100%", &[], &add);
     assert_eq!(
         client.answer(percent).header("grpc-message"),
-        "no such method: \"/100%25\\x01\""
+        "no such method: \"/100%25\""
     );
     assert_eq!(client.events, [""; 0], "the connection lives");
 }
@@ -637,25 +637,19 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&head, payload].concat()
 }
 
-/// The headers of a call of `Why`, without compression but of their names; not the content-type.
-fn request() -> Vec<u8> {
-    let literal = |index: u8, value: &str| [&[index, value.len() as u8], value.as_bytes()].concat();
-    [
-        &[0x83, 0x86][..],
-        &literal(0x04, WHY),
-        &literal(0x01, "a"),
-        &literal(0x0f, "")[..0],
-    ]
-    .concat()
+/// The headers of a call of `Why`, without compression but of their names.
+fn call() -> Vec<u8> {
+    call_of(WHY)
 }
 
-/// The headers of a call of `Why` and its content-type.
-fn call() -> Vec<u8> {
-    let media_type = b"application/grpc";
+fn call_of(path: &str) -> Vec<u8> {
+    let literal =
+        |name: &[u8], value: &str| [name, &[value.len() as u8], value.as_bytes()].concat();
     [
-        &request()[..],
-        &[0x0f, 0x10, media_type.len() as u8],
-        media_type,
+        &[0x83, 0x86][..],
+        &literal(&[0x04], path),
+        &literal(&[0x01], "a"),
+        &literal(&[0x0f, 0x10], "application/grpc"),
     ]
     .concat()
 }
@@ -681,18 +675,24 @@ fn codes(mut frames: &[u8]) -> (Option<u32>, Option<u32>) {
     (goaway, reset)
 }
 
-/// Sends bytes, then a ping, and returns the error codes that come with the ping's answer or at the end.
+/// Sends bytes, and returns the error codes that come until two pings are answered one after the other, or the end: the
+/// first may overtake what is said of the bytes.
 fn probe(address: SocketAddr, sent: &[u8]) -> (Option<u32>, Option<u32>) {
+    const PING: &[u8; 8] = b"the end!";
     let mut stream = connect(address);
     let mut writer = stream.try_clone().expect("a socket");
-    let sent = [sent, &frame(6, 0, 0, b"the end!")].concat();
+    let sent = [sent, &frame(6, 0, 0, PING)].concat();
     // It may close before it has read all.
     let sending = std::thread::spawn(move || drop(writer.write_all(&sent)));
-    let (mut said, mut chunk) = (Vec::new(), [0; 4096]);
-    while let Ok(read @ 1..) = stream.read(&mut chunk) {
+    let (mut said, mut chunk, mut pings) = (Vec::new(), [0; 4096], 0);
+    while let Ok(read @ 1..) = stream.read(&mut chunk)
+        && pings < 2
+    {
         said.extend_from_slice(&chunk[..read]);
-        if said.ends_with(b"the end!") {
-            break;
+        let answered = said.windows(8).filter(|part| part == PING).count();
+        if answered > pings {
+            pings = answered;
+            let _ = stream.write_all(&frame(6, 0, 0, PING));
         }
     }
     sending.join().expect("sent");
@@ -915,13 +915,15 @@ fn broken_frames_have_their_error_codes() {
             &[9],
         ),
     ];
-    let mut wrong = Vec::new();
+    let mut wrong: Vec<(&str, Option<u32>)> = Vec::new();
     for (name, frames, allowed) in cases {
         let (goaway, reset) = probe(address, &[PREFACE, &frames].concat());
         let ended = goaway.or(reset);
-        if ended.is_none() != allowed.is_empty()
-            || ended.is_some_and(|code| !allowed.contains(&code))
-        {
+        let is_allowed = match ended {
+            None => allowed.is_empty(),
+            Some(code) => allowed.contains(&code),
+        };
+        if !is_allowed {
             wrong.push((name, ended));
         }
         assert_eq!(
@@ -930,7 +932,8 @@ fn broken_frames_have_their_error_codes() {
             "others notice nothing"
         );
     }
-    // nghttp2 takes a lower number for a stream that is closed, and ignores its frames.
+    // nghttp2 takes a lower number for that of a closed stream, and ignores its frames; and newer versions ignore priorities.
+    wrong.retain(|wrong| *wrong != ("6.3 priority without a stream", None));
     assert_eq!(wrong, [("5.1.1 smaller stream", None)]);
     // Before the preface, nothing is HTTP/2.
     for sent in [
@@ -1016,31 +1019,27 @@ fn floods_are_told_to_calm_down_and_the_log_says_so_once() {
 #[test]
 fn stalled_windows_and_half_requests_are_bounded() {
     let (daemon, address) = daemon(&[]);
-    let mut client = GrpcClient::connect(address);
-    assert_eq!(client.ask(WHY, &framed(b"")), ANSWERED);
     let memory = daemon.status_number("VmHWM");
-    // A window of 0 for each stream.
-    client
-        .stream
-        .write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]))
-        .expect("sent");
-    let stalled = client.send(WHY, &[], &framed(b""));
-    let reflecting = client.begin(REFLECT, &[], false);
-    // Each is answered with 3 KiB.
-    let question = framed(b"\x22\x18blockchain_tcp.v1.Server");
-    let mut sender = client.stream.try_clone().expect("a socket");
-    client.flush();
-    for _ in 0..20 {
-        sender
-            .write_all(&frame(0, 0, reflecting as u32, &question.repeat(50)))
-            .expect("sent");
-    }
-    client.session.ping([0; 8]);
-    client.receive_until(|client| client.events == ["pong"]);
+    // A window of 0 for each stream. Each question is answered with 3 KiB.
+    let question = framed(b"\x22\x18blockchain_tcp.v1.Server").repeat(50);
+    let frames = [
+        PREFACE.to_vec(),
+        frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]),
+        frame(1, 4, 1, &call()),
+        frame(0, 1, 1, &framed(b"")),
+        frame(1, 4, 3, &call_of(REFLECT)),
+        frame(0, 0, 3, &question).repeat(20),
+    ]
+    .concat();
+    let mut stalled = connect(address);
+    let begun = Instant::now();
+    stalled.write_all(&frames).expect("sent");
+    let mut said = Vec::new();
+    stalled.read_to_end(&mut said).expect("no reset");
+    assert_eq!(codes(&said).0, Some(11), "{}", said.escape_ascii());
+    assert!((20..25).contains(&begun.elapsed().as_secs()));
     let more = daemon.status_number("VmHWM") - memory;
     assert!(more < 4096, "{more} KiB");
-    assert_eq!(client.answer(stalled).body, b"");
-    assert_eq!(client.rest(), ["pong", &format!("goaway {reflecting} 11")]);
 
     let mut client = GrpcClient::connect(address);
     let streams: Vec<_> = (0..40).map(|_| client.begin(ADD, &[], false)).collect();

@@ -123,6 +123,9 @@ impl Codec for GrpcCodec {
             Next::More => self.pause(exchange.read_at),
             next => next,
         };
+        if next == Next::CloseFlood {
+            self.session.take_output(exchange.output);
+        }
         Progress {
             used: input.bytes.len(),
             next,
