@@ -22,7 +22,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover bench-cluster bench-calc fuzz soak chaos availability manual proto deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-peers bench-cluster bench-calc fuzz soak chaos availability manual proto deb apt-repository install
 
 help: ## prints this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -45,13 +45,16 @@ bench: build ## compares with a minimal server and Redis; ARGS='--only pipelined
 bench-handover: build ## measures how long clients wait during a handover; ARGS='--clients 1000 --rounds 200'
 	$(CARGO) bench --locked --bench handover -- $(ARGS)
 
+bench-peers: build ## compares gRPC with grpc-go and JSON-RPC with nginx; ARGS='--rounds 9'
+	$(CARGO) bench --locked --bench peers -- $(ARGS)
+
 bench-cluster: build ## measures the cost of a cluster over Redis, with 3 to 1,000 servers; ARGS='--servers 3,30'
 	$(CARGO) bench --locked --bench cluster -- $(ARGS)
 
 bench-calc: build ## measures how clients that compute delay clients that only ask; ARGS='--clients 64'
 	$(CARGO) bench --locked --bench calc -- $(ARGS)
 
-fuzz: ## fuzzes the line protocol, PROXY headers, the handover state, HTTP and Redis's replies; SECONDS=600
+fuzz: ## fuzzes the codecs, PROXY headers, the handover state, HTTP and Redis's replies; SECONDS=600
 	./fuzz/run $(SECONDS)
 
 soak: ## opens connections of all kinds, and checks that nothing is left behind; CONNECTIONS=10000000

@@ -100,6 +100,13 @@ fn what_was_typed_comes_back() {
 }
 
 #[test]
+fn every_protocol_answers_alike() {
+    for prefix in ["", "protobuf://"] {
+        play("client/sessions/protocols.txt", &[("PREFIX", prefix)]);
+    }
+}
+
+#[test]
 fn every_command_answers_by_its_name() {
     let daemon = Daemon::start(["--max-clients", "4"]);
     let names = daemon.ask("HELP\n");

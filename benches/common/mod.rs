@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unused_imports, reason = "no bench uses all of it")]
 
+pub mod cores;
 pub mod figures;
 pub mod machine;
 pub mod server;

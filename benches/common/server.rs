@@ -30,8 +30,13 @@ pub struct Server {
 impl Server {
     /// Starts a build of the daemon on a free port.
     pub fn daemon(program: &str, arguments: &[&str]) -> Result<Server> {
+        Server::daemon_at(program, "127.0.0.1:0", arguments)
+    }
+
+    /// Starts a build of the daemon that listens there.
+    pub fn daemon_at(program: &str, listen: &str, arguments: &[&str]) -> Result<Server> {
         let mut command = Command::new(program);
-        command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        command.args(["--listen", listen]).args(arguments);
         Server::start(command, None)
     }
 
@@ -69,7 +74,9 @@ impl Server {
         if address.is_none() {
             let listen = ready.split_once(" listen=").map(|(_, rest)| rest);
             let listen = listen.and_then(|rest| rest.split([' ', ',']).next());
-            server.address = listen.ok_or("no address")?.parse()?;
+            let listen = listen.ok_or("no address")?;
+            let (_, address) = listen.split_once("://").unwrap_or(("", listen));
+            server.address = address.parse()?;
         }
         Ok(server)
     }
@@ -79,7 +86,12 @@ impl Server {
     pub fn wait_for_ready(&mut self) -> Result<String> {
         for line in self.log.by_ref() {
             let line = line?;
-            if line.contains(" ready listen=") || line.contains("Ready to accept connections") {
+            let signs = [
+                " ready listen=",
+                "Ready to accept connections",
+                "start worker process ",
+            ];
+            if signs.iter().any(|sign| line.contains(sign)) {
                 return Ok(line);
             }
             if line.contains(" WARN ") || line.contains(" ERROR ") {

@@ -16,6 +16,8 @@ pub enum Contestant {
     /// The daemon, as it is released.
     #[value(name = "blockchain-tcpd")]
     Daemon,
+    /// The daemon, asked over protobuf.
+    Protobuf,
     /// The least that can be done with a thread for each connection from a ready pool: the limit of
     /// the architecture.
     Minimal,
@@ -36,23 +38,32 @@ impl Contestant {
             command.args(arguments);
             Server::start(command, None)
         };
-        let daemon = |program: &str| {
+        let daemon = |program: &str, listen| {
             let options = ["--max-clients", &clients, "--queue", "128"];
             let others = ["--idle-timeout", "1h", "--http", "127.0.0.1:0"];
-            Server::daemon(program, &[options, others].concat())
+            Server::daemon_at(program, listen, &[options, others].concat())
         };
+        let rival = || rival().ok_or("RIVAL names no program");
         match self {
-            Contestant::Daemon => daemon(PROGRAM),
-            Contestant::Rival => daemon(&rival().ok_or("RIVAL names no program")?),
+            Contestant::Daemon => daemon(PROGRAM, "127.0.0.1:0"),
+            Contestant::Protobuf => daemon(PROGRAM, "protobuf://127.0.0.1:0"),
+            Contestant::Rival => daemon(&rival()?, "127.0.0.1:0"),
             Contestant::Minimal => own(&[minimal::POOL_ROLE, &clients]),
             Contestant::Spawning => own(&[minimal::SPAWNING_ROLE]),
             Contestant::Redis => Server::redis(),
         }
     }
 
-    /// Returns what it is asked and what it has to answer, without line ends.
+    /// Returns whether it is asked in other messages than lines.
+    pub fn is_raw(self) -> bool {
+        self == Contestant::Protobuf
+    }
+
+    /// Returns what it is asked and what it has to answer; if these are lines, without their ends.
     pub fn request_and_reply(self) -> (&'static [u8], &'static [u8]) {
         match self {
+            // `Request { why {} }`, and `Response { why { value: 42 } }`.
+            Contestant::Protobuf => (b"\x02\x62\x00", b"\x04\x62\x02\x08\x2a"),
             Contestant::Redis => (b"PING\r", b"+PONG\r"),
             _ => (b"WHY", b"42"),
         }
@@ -63,6 +74,7 @@ impl fmt::Display for Contestant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Contestant::Daemon => "blockchain-tcpd",
+            Contestant::Protobuf => "protobuf",
             Contestant::Minimal => "minimal",
             Contestant::Spawning => "spawning",
             Contestant::Rival => "rival",

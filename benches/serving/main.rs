@@ -12,7 +12,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod contestant;
-mod cores;
 mod measure;
 mod minimal;
 mod modes;
@@ -25,11 +24,11 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use common::cores::Cores;
 use common::load::Generator;
 use common::machine::Ticks;
 use common::{Length, Result};
 use contestant::Contestant;
-use cores::Cores;
 use results::Results;
 
 /// The part of the machine that others may take before the table warns of it.

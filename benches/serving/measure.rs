@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendFlags, send};
 use rustix::process::Pid;
 
+use crate::common::cores::Cores;
 use crate::common::load::{Expected, Generator, Stats, Workload};
 use crate::common::machine::{cpu_time, resident_kib};
 use crate::common::server::Server;
 use crate::common::{self, Result, connect};
 use crate::contestant::Contestant;
-use crate::cores::Cores;
 use crate::modes::Load;
 use crate::results::{Figures, Measure};
 
@@ -117,7 +117,12 @@ pub fn run(
 /// Returns a workload of one client of this server.
 fn workload(server: &Server, pid: Pid, contestant: Contestant, seconds: Duration) -> Workload {
     let (request, reply) = contestant.request_and_reply();
-    let mut workload = Workload::new(server.address, request, Expected::same_as(reply));
+    let expected = match contestant.is_raw() {
+        true => Expected::raw(reply),
+        false => Expected::same_as(reply),
+    };
+    let mut workload = Workload::new(server.address, request, expected);
+    workload.is_raw = contestant.is_raw();
     workload.warm_up = seconds.mul_f64(WARM_UP);
     workload.duration = seconds;
     workload.timeout = TIMEOUT;

@@ -4,9 +4,10 @@
 
 use std::sync::{Arc, LazyLock};
 
+use shared::command::Draining;
 use shared::command::sets::server::SET;
 use blockchain_tcpd::handover::InheritedState;
-use blockchain_tcpd::admin::{Draining, Handlers, Context};
+use blockchain_tcpd::admin::{Handlers, Context};
 use blockchain_tcpd::config::options::{ParsedArgs, Options};
 use blockchain_tcpd::protocol::http::{self, ParseResult, LONGEST_HEAD, Response, STATUSES};
 use blockchain_tcpd::protocol::PROTOCOLS;

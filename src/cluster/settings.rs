@@ -259,7 +259,7 @@ fn host(text: &str, default_port: u16) -> Result<Server, Error> {
         )));
     }
     let host = host.to_string();
-    Ok(Server { host, port })
+    Ok(Server::new(host, port))
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ mod tests {
             listener.local_addr().unwrap().port(),
         );
         let by = Instant::now() + Duration::from_secs(10);
-        let server = Server { host, port };
+        let server = Server::new(host, port);
         let mut stream = Stream::connect(&server, &DnsCache::default(), None, by).unwrap();
         listener.accept().unwrap().0.write_all(b"why").unwrap();
         // The first write makes the peer reset the connection, and the next ones fail.

@@ -122,9 +122,8 @@ impl Admission {
         });
         let error = CommandError::BadHeader(bad);
         let detail = format!("from {}: {error}", proxy.ip());
-        if self.shared.incidents.bad_header.record(&detail) {
-            self.shared.reaper_waker.wake();
-        }
+        let shared = &self.shared;
+        shared.record(&shared.incidents.bad_header, &detail);
         error
     }
 
@@ -137,9 +136,8 @@ impl Admission {
             NoRoom::BeforeHeader { .. } => Refused::BeforeHeader,
         });
         let error = CommandError::NoRoom(no_room);
-        if self.shared.incidents.refused.record(&error) {
-            self.shared.reaper_waker.wake();
-        }
+        let shared = &self.shared;
+        shared.record(&shared.incidents.refused, &error);
         error
     }
 

@@ -600,9 +600,7 @@ impl Accepting {
         let shared = &self.setup.admission.shared;
         shared.metrics.accept_failed(kind);
         let reason = without_errno(&error.into());
-        if shared.incidents.accept.record(&reason) {
-            shared.reaper_waker.wake();
-        }
+        shared.record(&shared.incidents.accept, &reason);
         if kind != AcceptError::Client {
             self.accept_again = Some(now.after(RESOURCE_PAUSE));
         }

@@ -139,12 +139,13 @@ impl Server {
         };
         let (queue, jobs) = queue::bounded(capacity.clients() + MAX_UNCOUNTED);
         let clients = Clients::new(capacity.clients(), options.max_clients_per_address);
+        let clients = clients.with_waker(cluster.waker.clone());
         let admission = Arc::new(Admission {
             shared: shared.clone(),
             protocols: setup.protocols,
-            clients: Arc::new(clients.with_waker(cluster.waker.clone())),
+            clients: Arc::new(clients),
             workers: capacity.workers,
-            queue: queue.clone(),
+            queue,
             closed: AtomicBool::new(false),
         });
         let count = admission.clients.count();
@@ -153,8 +154,7 @@ impl Server {
             CensusSource::Alone => context,
             census => context.in_cluster(census.clone()),
         };
-        let limiter = context.limiter.clone();
-        let draining = context.draining.clone();
+        let (limiter, draining) = (context.limiter.clone(), context.draining.clone());
         let (release, released) = crossbeam_channel::unbounded();
         let service = Service {
             shared: shared.clone(),

@@ -38,11 +38,9 @@ impl Service {
                 self.say_goodbye(connection, Goodbye::Idle);
             }
             Some(CloseReason::Idle(_)) => {
-                let made_room = &self.shared.incidents.made_room;
-                if made_room.record(&"all workers are taken, and clients wait") {
-                    // The reaper logs the end of the incident.
-                    self.shared.reaper_waker.wake();
-                }
+                let shared = &self.shared;
+                let detail = "all workers are taken, and clients wait";
+                shared.record(&shared.incidents.made_room, &detail);
                 self.say_goodbye(connection, Goodbye::MadeRoom);
             }
             None => self.end_after_panic(connection),
@@ -87,9 +85,8 @@ impl Service {
     fn end_after_panic(&self, connection: Connection) {
         let number = connection.client.number;
         let detail = format!("a panic of connection {number}, logged above");
-        if self.shared.incidents.panicked.record(&detail) {
-            self.shared.reaper_waker.wake();
-        }
+        let shared = &self.shared;
+        shared.record(&shared.incidents.panicked, &detail);
         self.say_goodbye(connection, Goodbye::Panicked);
     }
 

@@ -6,6 +6,7 @@ mod ending;
 mod read_buffer;
 pub mod scoreboard;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use self::read_buffer::ReadBuffer;
-use crate::log_throttle::Incidents;
+use crate::log_throttle::{Incident, Incidents};
 use crate::metrics::{Metrics, Shard};
 use crate::protocol::Next;
 use crate::session::scoreboard::{Activity, Phase, ReaperWaker, Scoreboard, WorkerSlot};
@@ -49,6 +50,15 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Lingering close for the sockets of finished sessions and of refused clients.
     pub linger: LingeringClose,
+}
+
+impl Shared {
+    /// Records one of the [`incidents`](Self::incidents), of which the reaper logs the end.
+    pub fn record(&self, incident: &Incident, detail: &dyn fmt::Display) {
+        if incident.record(detail) {
+            self.reaper_waker.wake();
+        }
+    }
 }
 
 /// Everything that the workers need to serve clients.

@@ -141,7 +141,10 @@ impl Daemon {
         let process = Process::start(command);
         let listen = field(&process.log.wait_for("ready listen="), "listen");
         let first = listen.split(',').next().expect("a part");
-        let address = first.parse().expect("an address");
+        let address = first
+            .split_once("://")
+            .map_or(first, |(_, address)| address);
+        let address = address.parse().expect("an address");
         Daemon { process, address }
     }
 

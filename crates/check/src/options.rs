@@ -1,12 +1,13 @@
 //! Command line of the plugin: the options of the guidelines, and a few more.
 
 use std::ffi::OsString;
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, Styles, TypedValueParser as _};
 use clap::{ArgAction, Parser};
 use shared::args::{self, ParsedArgs, message};
-use shared::dial::AddressFamily;
+use shared::dial::{AddressFamily, Scheme};
 use uuid::Uuid;
 
 use crate::range::{self, Range};
@@ -45,6 +46,10 @@ pub struct Options {
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     pub port: u16,
+
+    /// Protocol to ask in
+    #[arg(long, value_name = "SCHEME", default_value = "tcp", value_parser = Scheme::from_str)]
+    pub scheme: Scheme,
 
     #[command(flatten)]
     pub family: AddressFamily,

@@ -33,6 +33,7 @@ const REQUESTS: &[u8] = b"WHO\nWHERE\nWHY\n";
 pub fn ask(options: &Options, trace: &mut Trace) -> Result<Answers, Report> {
     let deadline = Deadline::after(options.timeout);
     let server = Server {
+        scheme: options.scheme,
         host: options.host.clone(),
         port: options.port,
     };
@@ -48,8 +49,12 @@ pub fn ask(options: &Options, trace: &mut Trace) -> Result<Answers, Report> {
             }
         });
     };
-    let (mut connection, first) =
-        dial::ask_in_turn(addresses, deadline, tried, |mut connection, deadline| {
+    let (mut connection, first) = dial::ask_in_turn(
+        server.scheme,
+        addresses,
+        deadline,
+        tried,
+        |mut connection, deadline| {
             connection.send(REQUESTS, deadline)?;
             connection.finish();
             // If an address sends nothing, the next is tried.
@@ -58,7 +63,8 @@ pub fn ask(options: &Options, trace: &mut Trace) -> Result<Answers, Report> {
                 trace.borrow_mut().add(|| format!("{address}: {failure}"));
             })?;
             Ok((connection, first))
-        })?;
+        },
+    )?;
     let trace = trace.into_inner();
     let clients = clients(&value("WHO", &first, trace)?)?;
     let mut next = |request| {

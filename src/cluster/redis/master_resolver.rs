@@ -162,7 +162,7 @@ impl MasterResolver {
             reply => reply,
         };
         let what = match redis::from_redis_value::<Option<(String, u16)>>(reply?) {
-            Ok(Some((host, port))) if is_host(&host) => return Ok(Server { host, port }),
+            Ok(Some((host, port))) if is_host(&host) => return Ok(Server::new(host, port)),
             Ok(Some(_)) => "says nonsense of the",
             _ => "knows no",
         };

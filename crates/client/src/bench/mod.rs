@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use shared::dial::Deadline;
+use shared::dial::{Deadline, Translator};
 use shared::stdio;
 use shared::text::excerpt;
 
@@ -69,6 +69,11 @@ fn check(request: &str) -> Result<(), Failure> {
 
 fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
     let request = bench.request.as_bytes();
+    let scheme = options.server.scheme;
+    if Translator::new(scheme).is_some_and(|mut own| own.answers(request)) {
+        let text = "the client answers this request itself, in this protocol";
+        return Err(Failure::usage(text));
+    }
     let first = options
         .route()
         .ask(options.timeout, |mut connection, deadline| {
@@ -85,6 +90,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
     let expected = Expected::like(request, line.as_bytes());
 
     let mut workload = Workload::new(address, request, expected);
+    workload.scheme = scheme;
     workload.clients = bench.clients.into();
     workload.depth = bench.depth;
     workload.rate = bench.rate;

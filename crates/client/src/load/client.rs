@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
+use shared::dial::Translator;
 use shared::dial::socket::{begin_to_connect_from, is_connected};
 
 use super::replies::{Reading, Verdict, Verified, cycle};
@@ -29,7 +30,10 @@ impl Requests {
     /// Returns as many requests as are sent at once, and all once more, as a block may begin
     /// anywhere.
     pub fn new(workload: &Workload) -> Self {
-        let (length, lines) = cycle(&workload.request);
+        let (length, lines) = match workload.is_raw {
+            true => (workload.request.len(), workload.request.clone()),
+            false => cycle(&workload.request),
+        };
         let at_once = (workload.depth as usize).min(BLOCK_SIZE / length) * length;
         Requests {
             length,
@@ -37,6 +41,18 @@ impl Requests {
             block: lines.repeat(at_once.div_ceil(lines.len()) + 1),
         }
     }
+}
+
+/// Sends what a translator has made, as far as the socket accepts it.
+fn send_translated(socket: &TcpStream, bytes: &mut Vec<u8>) -> Result<(), Errno> {
+    if !bytes.is_empty() {
+        match send(socket, bytes, SendFlags::NOSIGNAL) {
+            Ok(sent) => drop(bytes.drain(..sent)),
+            Err(Errno::AGAIN) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Requests that were due, or sent, at the same time.
@@ -67,6 +83,10 @@ pub struct Client {
     /// Whether a request was sent on this connection.
     pub has_asked: bool,
     reading: Reading,
+    /// For another protocol than that of lines.
+    translator: Option<Translator>,
+    /// What it has made of requests, and is to be sent.
+    translated: Vec<u8>,
 }
 
 impl Client {
@@ -84,6 +104,8 @@ impl Client {
             position: 0,
             has_asked: false,
             reading: Reading::default(),
+            translator: None,
+            translated: Vec::new(),
         }
     }
 
@@ -97,6 +119,8 @@ impl Client {
         let Requests { length, cycle, .. } = requests;
         self.position = self.number as usize % (cycle / length) * length;
         self.reading = Reading::new(&workload.expected, self.number);
+        self.translator = Translator::new(workload.scheme);
+        self.translated.clear();
         let connecting = begin_to_connect_from(source, workload.address);
         let socket = connecting.map_err(Error::System)?;
         self.is_connecting = true;
@@ -149,6 +173,9 @@ impl Client {
         let Some(socket) = self.socket.as_ref().filter(|_| !self.is_connecting) else {
             return;
         };
+        if send_translated(socket, &mut self.translated).is_err() {
+            return;
+        }
         while self.count < depth {
             // Latency counts from just before a request is sent, or from its due time.
             let now = Instant::now();
@@ -163,9 +190,19 @@ impl Client {
             let partial = self.position % requests.length;
             let to = self.position - partial + room as usize * requests.length;
             let bytes = &requests.block[self.position..to.min(requests.block.len())];
+            let sent = match &mut self.translator {
+                None => send(socket, bytes, SendFlags::NOSIGNAL),
+                Some(translator) => {
+                    for request in bytes.chunks_exact(requests.length) {
+                        let request = &request[..requests.length - 1];
+                        translator.request(request, &mut self.translated);
+                    }
+                    send_translated(socket, &mut self.translated).map(|()| bytes.len())
+                }
+            };
             // The socket is full and will become writable, or it is broken, which the next read
             // finds.
-            let Ok(sent) = send(socket, bytes, SendFlags::NOSIGNAL) else {
+            let Ok(sent) = sent else {
                 return;
             };
             let count = ((partial + sent) / requests.length) as u32;
@@ -212,7 +249,17 @@ impl Client {
                 Err(error) => return Err(Error::Broken(error.into())),
             };
             let now = Instant::now();
+            let mut lines;
             let mut rest = &scratch[..part + read];
+            if let Some(translator) = &mut self.translator {
+                lines = std::mem::take(&mut self.reading.part);
+                translator
+                    .receive(&rest[part..], &mut self.translated)
+                    .map_err(|what| Error::Wrong(what.to_string()))?;
+                translator.take_lines(&mut lines);
+                let _ = send_translated(socket, &mut self.translated);
+                rest = &lines;
+            }
             while let Some(verified) = self.reading.next(&workload.expected, &mut rest) {
                 self.verify(verified, workload, window, now, stats)?;
             }

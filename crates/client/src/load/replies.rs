@@ -33,6 +33,15 @@ impl Expected {
         }
     }
 
+    /// Expects exactly these bytes, which are no line.
+    pub fn raw(reply: &[u8]) -> Self {
+        Expected::Lines {
+            length: reply.len(),
+            cycle: reply.len(),
+            repeated: reply.repeat(CHUNK / reply.len() + 2),
+        }
+    }
+
     /// Expects replies like the first one, given here without its end: to WHO any number.
     pub fn like(request: &[u8], line: &[u8]) -> Self {
         match request.trim_ascii().eq_ignore_ascii_case(b"WHO") && number(line).is_some() {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
+use shared::dial::Scheme;
 
 use super::Stats;
 use super::replies::Expected;
@@ -19,6 +20,10 @@ type CpuClock = Box<dyn Fn() -> Duration + Send + Sync>;
 pub struct Workload {
     /// The server.
     pub address: SocketAddr,
+    /// Its protocol.
+    pub scheme: Scheme,
+    /// Whether request and replies are bytes as they are, and no lines.
+    pub is_raw: bool,
     /// The request, without its line end. Several of the same length, separated by line ends, are
     /// sent in turn, by each client from another one on.
     pub request: Vec<u8>,
@@ -65,6 +70,8 @@ impl Workload {
     pub fn new(address: SocketAddr, request: &[u8], expected: Expected) -> Self {
         Workload {
             address,
+            scheme: Scheme::Tcp,
+            is_raw: false,
             request: request.to_vec(),
             expected,
             clients: 1,

@@ -318,21 +318,26 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Parses the arguments and executes the command.
+    /// Parses the arguments.
     #[inline]
-    pub fn execute(&self, context: &'a Context) -> Result<Value<'a>, CommandError<'a>> {
+    pub fn call(&self) -> Result<Call<'a>, CommandError<'a>> {
         let Request { spec, asked, .. } = *self;
         let arguments = match self.rest.is_empty() && spec.parameters.is_empty() {
             true => Vec::new(),
             false => spec.parse(self.rest)?,
         };
-        let call = Call {
+        Ok(Call {
             spec,
             arguments,
             asked,
             patience: ComputeLimiter::MAX_WAIT,
-        };
-        call.execute(context)
+        })
+    }
+
+    /// Parses the arguments and executes the command.
+    #[inline]
+    pub fn execute(&self, context: &'a Context) -> Result<Value<'a>, CommandError<'a>> {
+        self.call()?.execute(context)
     }
 }
 

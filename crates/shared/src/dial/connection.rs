@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::reply::{is_printable, wrong};
 use super::socket::connect_first;
-use super::{Deadline, Failure, FailureKind, Reply};
+use super::{Deadline, Failure, FailureKind, Reply, Scheme, Translator};
 use crate::text::{excerpt, quoted, without_errno};
 
 /// The most bytes of a reply that are read. A reply of our server is shorter: the longest is that
@@ -26,8 +26,10 @@ pub type Attempt<'a> = (SocketAddr, Result<(), &'a io::Error>);
 pub struct Connection {
     stream: TcpStream,
     address: SocketAddr,
-    /// Bytes that were read and are not consumed yet.
+    /// Bytes that were read and are not consumed yet, as lines.
     unread: Vec<u8>,
+    /// For another protocol than that of lines.
+    translator: Option<Translator>,
 }
 
 impl Connection {
@@ -35,6 +37,7 @@ impl Connection {
     /// Each attempt may take an equal share of the time that is left; `tried` is called with the
     /// result of each.
     pub fn open_one_of(
+        scheme: Scheme,
         addresses: &mut Vec<SocketAddr>,
         deadline: Deadline,
         mut tried: impl FnMut(Attempt<'_>),
@@ -54,6 +57,7 @@ impl Connection {
             stream,
             address,
             unread: Vec::new(),
+            translator: Translator::new(scheme),
         })
     }
 
@@ -78,7 +82,18 @@ impl Connection {
 
     /// Sends these requests, which include their line ends.
     pub fn send(&mut self, requests: &[u8], deadline: Deadline) -> Result<(), Failure> {
-        let mut unsent = requests;
+        let Some(translator) = &mut self.translator else {
+            return self.write(requests, deadline);
+        };
+        let mut bytes = Vec::new();
+        for line in requests.split_inclusive(|byte| *byte == b'\n') {
+            translator.request(line.trim_ascii_end(), &mut bytes);
+        }
+        translator.take_lines(&mut self.unread);
+        self.write(&bytes, deadline)
+    }
+
+    fn write(&mut self, mut unsent: &[u8], deadline: Deadline) -> Result<(), Failure> {
         while !unsent.is_empty() {
             let left = deadline.left(|| "the server takes no requests".to_string())?;
             let sent = self
@@ -199,10 +214,7 @@ impl Connection {
                 .set_read_timeout(Some(left))
                 .and_then(|()| self.stream.read(&mut chunk));
             match read {
-                Ok(read) => {
-                    self.unread.extend_from_slice(&chunk[..read]);
-                    return Ok(read);
-                }
+                Ok(read) => return self.take(&chunk[..read], deadline),
                 // The deadline is checked above.
                 Err(error) if is_retryable(&error) => {}
                 Err(error) => {
@@ -211,6 +223,22 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Takes what was read. Returns its length.
+    fn take(&mut self, bytes: &[u8], deadline: Deadline) -> Result<usize, Failure> {
+        match &mut self.translator {
+            None => self.unread.extend_from_slice(bytes),
+            Some(translator) => {
+                let mut replies = Vec::new();
+                translator.receive(bytes, &mut replies).map_err(|what| {
+                    Failure::new(FailureKind::Foreign, format!("{what}: {}", quoted(bytes)))
+                })?;
+                translator.take_lines(&mut self.unread);
+                self.write(&replies, deadline)?;
+            }
+        }
+        Ok(bytes.len())
     }
 
     /// Returns the failure of a connection that has ended, with this message.

@@ -1,4 +1,4 @@
-//! Address of a server: `HOST[:PORT]`.
+//! Address of a server: `[SCHEME://]HOST[:PORT]`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,25 +6,73 @@ use std::str::FromStr;
 /// The default port of a server.
 pub const PORT: u16 = 4242;
 
+/// The protocol that a server is asked in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// Lines of text.
+    #[default]
+    Tcp,
+    /// Protobuf messages, each after its length.
+    Protobuf,
+}
+
+impl Scheme {
+    /// All, with their names.
+    const NAMED: [(&str, Scheme); 2] = [("tcp", Scheme::Tcp), ("protobuf", Scheme::Protobuf)];
+}
+
+impl FromStr for Scheme {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Scheme::NAMED.iter().find(|(name, _)| *name == text);
+        known
+            .map(|(_, scheme)| *scheme)
+            .ok_or("the protocol is tcp or protobuf")
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Scheme::NAMED.iter().find(|(_, scheme)| scheme == self);
+        f.write_str(named.map_or("", |(name, _)| name))
+    }
+}
+
 /// A server by its name or address, and its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
+    /// Its protocol.
+    pub scheme: Scheme,
     /// A name, or an address without brackets.
     pub host: String,
     /// Its port.
     pub port: u16,
 }
 
+impl Server {
+    /// Returns a server that is asked in lines.
+    pub fn new(host: String, port: u16) -> Self {
+        Server {
+            scheme: Scheme::Tcp,
+            host,
+            port,
+        }
+    }
+}
+
 impl FromStr for Server {
     type Err = &'static str;
 
-    /// Parses `HOST`, `HOST:PORT`, and for an IPv6 address `[ADDR]:PORT`, `[ADDR]` or `ADDR`.
+    /// Parses `HOST`, `HOST:PORT`, and for an IPv6 address `[ADDR]:PORT`, `[ADDR]` or `ADDR`, with
+    /// `SCHEME://` before it for another protocol than that of lines.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = text.trim();
+        let (scheme, text) = match text.trim().split_once("://") {
+            None => (Scheme::Tcp, text.trim()),
+            Some((name, rest)) => (name.parse()?, rest),
+        };
         if text.contains('/') {
-            return Err(
-                "HOST[:PORT] is wanted, such as localhost:4242, and nothing before or behind it",
-            );
+            return Err("HOST[:PORT] is wanted, such as localhost:4242, and nothing behind it");
         }
         let (host, port) = match text.strip_prefix('[') {
             Some(bracketed) => {
@@ -53,6 +101,7 @@ impl FromStr for Server {
             Some(_) => return Err("a port is a number from 1 to 65535"),
         };
         Ok(Server {
+            scheme,
             host: host.to_string(),
             port,
         })
@@ -61,6 +110,9 @@ impl FromStr for Server {
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.scheme != Scheme::Tcp {
+            write!(f, "{}://", self.scheme)?;
+        }
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
@@ -83,6 +135,8 @@ mod tests {
             ("::1", "[::1]:4242"),
             ("[::1]", "[::1]:4242"),
             ("[fe80::1%eth0]:80", "[fe80::1%eth0]:80"),
+            ("tcp://localhost", "localhost:4242"),
+            ("protobuf://[::1]:1", "protobuf://[::1]:1"),
         ] {
             let server: Server = text.parse().unwrap();
             assert_eq!(server.to_string(), shown);
@@ -98,6 +152,9 @@ mod tests {
             "[]:1",
             "a b",
             "h/path",
+            "gopher://localhost",
+            "://localhost",
+            "tcp://localhost/",
         ] {
             assert!(bad.parse::<Server>().is_err(), "{bad}");
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::common::Result;
+use super::Result;
 
 /// The cores that each may use.
 pub enum Cores {
