@@ -555,10 +555,24 @@ fn a_handover_does_not_wait_for_silent_clients() {
     half.begin(ADD, &[], false);
     assert_eq!(half.ask(WHY, &framed(b"")), ANSWERED);
     let mut silent = connect(address);
+    // It opens its windows, and reads nothing.
+    let mut stuck = connect(address);
+    let question = framed(b"\x22\x18blockchain_tcp.v1.Server").repeat(50);
+    let opening = [
+        PREFACE.to_vec(),
+        frame(4, 0, 0, &[0, 4, 0x7f, 255, 255, 255]),
+        frame(8, 0, 0, &[0x7f, 255, 0, 0]),
+        frame(1, 4, 1, &call_of(REFLECT)),
+    ];
+    stuck.write_all(&opening.concat()).expect("sent");
+    stuck
+        .set_write_timeout(Some(Duration::from_millis(500)))
+        .expect("a socket");
+    while stuck.write_all(&frame(0, 0, 1, &question)).is_ok() {}
     let begun = Instant::now();
     replace(&daemon);
     assert!(
-        begun.elapsed() < Duration::from_secs(2),
+        begun.elapsed() < Duration::from_secs(3),
         "{:?}",
         begun.elapsed()
     );

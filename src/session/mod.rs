@@ -37,6 +37,9 @@ const JUST_NOW: Duration = Duration::from_millis(100);
 /// A client whose last request is younger than this is probably still sending.
 const RECENTLY: Duration = Duration::from_secs(1);
 
+/// Time that a client whose connection can't be moved has to take its replies in a handover.
+const HANDOVER_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What the threads of one server share: front, workers and all that watch them.
 #[derive(Clone)]
 pub struct Shared {
@@ -332,6 +335,13 @@ impl<T: Transport> Session<'_, T> {
         }
     }
 
+    /// Returns whether a handover waits for a client that takes no replies.
+    fn delays_handover(&self) -> bool {
+        let phase = self.service.shared.scoreboard.phase();
+        matches!(phase, Phase::Detach | Phase::DrainThenDetach)
+            && Millis::now().since(self.slot.state().since()) >= HANDOVER_WRITE_TIMEOUT
+    }
+
     /// Lets the codec answer what was read, and sends its replies.
     #[inline]
     fn answer(&mut self, received: &Received) -> Result<(), CloseReason> {
@@ -419,6 +429,7 @@ impl<T: Transport> Session<'_, T> {
             match self.phase() {
                 _ if self.slot.state().close_requested() => return Err(CloseReason::Aborted),
                 Phase::Abort => return Err(CloseReason::Aborted),
+                Phase::Drain if self.delays_handover() => return Err(CloseReason::Aborted),
                 Phase::Detach | Phase::DrainThenDetach | Phase::ServeReady => {
                     self.connection.client.replies.drain(..written);
                     return Err(CloseReason::Released);
@@ -441,11 +452,9 @@ impl<T: Transport> Session<'_, T> {
     /// Logs that the client sends too much that asks nothing, or takes nothing.
     #[cold]
     fn flooded(&self) -> CloseReason {
-        let client = &self.connection.client;
+        let (client, shared) = (&self.connection.client, &self.service.shared);
         let detail = format!("connection {} from {}", client.number, client.peer);
-        if self.service.shared.incidents.flooded.record(&detail) {
-            self.service.shared.reaper_waker.wake();
-        }
+        shared.record(&shared.incidents.flooded, &detail);
         CloseReason::ProtocolError
     }
 

@@ -190,8 +190,11 @@ pub fn size(body: &[u8]) -> Result<Option<usize>, Status> {
     }
 }
 
-/// Returns the content of the first message of a body, and what follows it, if it is whole.
-pub fn split(body: &[u8]) -> Result<Option<(&[u8], &[u8])>, Status> {
+/// The content of a message, and what follows it.
+type Split<'a> = (&'a [u8], &'a [u8]);
+
+/// Splits the first message off a body, if it is whole.
+pub fn split(body: &[u8]) -> Result<Option<Split<'_>>, Status> {
     let split = size(body)?.and_then(|size| body.split_at_checked(size));
     Ok(split.map(|(message, rest)| (&message[PREFIX..], rest)))
 }

@@ -36,12 +36,12 @@ struct HealthListResponse {
 pub enum Serving {
     /// It was not said.
     Unset = 0,
-    /// Yes.
-    Serving = 1,
-    /// No: the server stops soon.
-    NotServing = 2,
+    /// It can.
+    Yes = 1,
+    /// It can't: the server stops soon.
+    No = 2,
     /// There is no such service.
-    ServiceUnknown = 3,
+    UnknownService = 3,
 }
 
 impl Serving {
@@ -50,9 +50,9 @@ impl Serving {
         let is_known =
             service.is_empty() || descriptor::services(&context.table).any(|name| name == service);
         match (is_known, context.draining.get()) {
-            (false, _) => Serving::ServiceUnknown,
-            (true, None) => Serving::Serving,
-            (true, Some(_)) => Serving::NotServing,
+            (false, _) => Serving::UnknownService,
+            (true, None) => Serving::Yes,
+            (true, Some(_)) => Serving::No,
         }
     }
 
@@ -79,7 +79,7 @@ pub fn service(request: &[u8]) -> Result<String, Status> {
 /// Answers `Check`.
 pub fn check(request: &[u8], context: &Context) -> Result<Vec<u8>, Status> {
     match Serving::of(&service(request)?, context) {
-        Serving::ServiceUnknown => Err(Status::new(Code::NotFound, "no such service")),
+        Serving::UnknownService => Err(Status::new(Code::NotFound, "no such service")),
         serving => Ok(serving.message()),
     }
 }
