@@ -50,7 +50,7 @@ pub fn ask(options: &Options, trace: &mut Trace) -> Result<Answers, Report> {
         });
     };
     let (mut connection, first) = dial::ask_in_turn(
-        server.scheme,
+        &server,
         addresses,
         deadline,
         tried,

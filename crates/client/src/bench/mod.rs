@@ -69,8 +69,7 @@ fn check(request: &str) -> Result<(), Failure> {
 
 fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
     let request = bench.request.as_bytes();
-    let scheme = options.server.scheme;
-    if Translator::new(scheme).is_some_and(|mut own| own.answers(request)) {
+    if Translator::new(&options.server).is_some_and(|mut own| own.answers(request)) {
         let text = "the client answers this request itself, in this protocol";
         return Err(Failure::usage(text));
     }
@@ -90,7 +89,7 @@ fn measure(options: &Options, bench: &Bench) -> Result<Report, Failure> {
     let expected = Expected::like(request, line.as_bytes());
 
     let mut workload = Workload::new(address, request, expected);
-    workload.scheme = scheme;
+    workload.server = options.server.clone();
     workload.clients = bench.clients.into();
     workload.depth = bench.depth;
     workload.rate = bench.rate;

@@ -119,7 +119,7 @@ impl Client {
         let Requests { length, cycle, .. } = requests;
         self.position = self.number as usize % (cycle / length) * length;
         self.reading = Reading::new(&workload.expected, self.number);
-        self.translator = Translator::new(workload.scheme);
+        self.translator = Translator::new(&workload.server);
         self.translated.clear();
         let connecting = begin_to_connect_from(source, workload.address);
         let socket = connecting.map_err(Error::System)?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
-use shared::dial::Scheme;
+use shared::dial::Server;
 
 use super::Stats;
 use super::replies::Expected;
@@ -20,8 +20,8 @@ type CpuClock = Box<dyn Fn() -> Duration + Send + Sync>;
 pub struct Workload {
     /// The server.
     pub address: SocketAddr,
-    /// Its protocol.
-    pub scheme: Scheme,
+    /// Its name and protocol.
+    pub server: Server,
     /// Whether request and replies are bytes as they are, and no lines.
     pub is_raw: bool,
     /// The request, without its line end. Several of the same length, separated by line ends, are
@@ -70,7 +70,7 @@ impl Workload {
     pub fn new(address: SocketAddr, request: &[u8], expected: Expected) -> Self {
         Workload {
             address,
-            scheme: Scheme::Tcp,
+            server: Server::new(address.ip().to_string(), address.port()),
             is_raw: false,
             request: request.to_vec(),
             expected,

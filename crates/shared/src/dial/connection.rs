@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::reply::{is_printable, wrong};
 use super::socket::connect_first;
-use super::{Deadline, Failure, FailureKind, Reply, Scheme, Translator};
+use super::{Deadline, Failure, FailureKind, Reply, Server, Translator};
 use crate::text::{excerpt, quoted, without_errno};
 
 /// The most bytes of a reply that are read. A reply of our server is shorter: the longest is that
@@ -37,7 +37,7 @@ impl Connection {
     /// Each attempt may take an equal share of the time that is left; `tried` is called with the
     /// result of each.
     pub fn open_one_of(
-        scheme: Scheme,
+        server: &Server,
         addresses: &mut Vec<SocketAddr>,
         deadline: Deadline,
         mut tried: impl FnMut(Attempt<'_>),
@@ -57,7 +57,7 @@ impl Connection {
             stream,
             address,
             unread: Vec::new(),
-            translator: Translator::new(scheme),
+            translator: Translator::new(server),
         })
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::connection::Attempt;
 use super::lookup::addresses;
-use super::{AddressFamily, Connection, Deadline, Failure, FailureKind, Scheme, Server};
+use super::{AddressFamily, Connection, Deadline, Failure, FailureKind, Server};
 use crate::sync::ignore_poison;
 
 /// The most addresses that are remembered.
@@ -59,8 +59,7 @@ impl Route {
     pub fn open(&self, timeout: Duration) -> Result<Connection, Failure> {
         let deadline = Deadline::after(timeout);
         let mut addresses = self.addresses(deadline)?;
-        let scheme = self.server.scheme;
-        Connection::open_one_of(scheme, &mut addresses, deadline, |attempt| {
+        Connection::open_one_of(&self.server, &mut addresses, deadline, |attempt| {
             self.record(attempt)
         })
     }
@@ -80,15 +79,21 @@ impl Route {
         let deadline = Deadline::after(timeout);
         let mut addresses = self.addresses(deadline)?;
         let mut tried = |attempt: Attempt<'_>| self.record(attempt);
-        let scheme = self.server.scheme;
-        let connection = Connection::open_one_of(scheme, &mut addresses, deadline, &mut tried)?;
+        let connection =
+            Connection::open_one_of(&self.server, &mut addresses, deadline, &mut tried)?;
         let first = connection.address();
         let reply = ask(connection, Deadline::after(timeout));
         if !reply.as_ref().is_err_and(Failure::is_no_reply) {
             return reply;
         }
         self.failed(first);
-        match ask_in_turn(scheme, addresses, Deadline::after(timeout), tried, ask) {
+        match ask_in_turn(
+            &self.server,
+            addresses,
+            Deadline::after(timeout),
+            tried,
+            ask,
+        ) {
             // If none replies, the error is that of the first.
             Err(failure) if failure.kind != FailureKind::Foreign => reply,
             other => other,
@@ -112,7 +117,7 @@ impl Route {
 /// deadline: an equal share of the time that is left. `tried` is called with the result of each
 /// attempt to connect. If none replies, the error is that of the first address that accepted.
 pub fn ask_in_turn<T>(
-    scheme: Scheme,
+    server: &Server,
     mut addresses: Vec<SocketAddr>,
     deadline: Deadline,
     mut tried: impl FnMut(Attempt<'_>),
@@ -120,7 +125,7 @@ pub fn ask_in_turn<T>(
 ) -> Result<T, Failure> {
     let mut no_reply = None;
     loop {
-        let connected = Connection::open_one_of(scheme, &mut addresses, deadline, &mut tried);
+        let connected = Connection::open_one_of(server, &mut addresses, deadline, &mut tried);
         let connection = match connected {
             Ok(connection) => connection,
             Err(failure) => return Err(no_reply.unwrap_or(failure)),

@@ -14,11 +14,17 @@ pub enum Scheme {
     Tcp,
     /// Protobuf messages, each after its length.
     Protobuf,
+    /// JSON-RPC over HTTP.
+    Http,
 }
 
 impl Scheme {
     /// All, with their names.
-    const NAMED: [(&str, Scheme); 2] = [("tcp", Scheme::Tcp), ("protobuf", Scheme::Protobuf)];
+    const NAMED: [(&str, Scheme); 3] = [
+        ("tcp", Scheme::Tcp),
+        ("protobuf", Scheme::Protobuf),
+        ("http", Scheme::Http),
+    ];
 }
 
 impl FromStr for Scheme {
@@ -28,7 +34,7 @@ impl FromStr for Scheme {
         let known = Scheme::NAMED.iter().find(|(name, _)| *name == text);
         known
             .map(|(_, scheme)| *scheme)
-            .ok_or("the protocol is tcp or protobuf")
+            .ok_or("the protocol is tcp, protobuf or http")
     }
 }
 

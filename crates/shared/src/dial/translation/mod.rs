@@ -4,14 +4,15 @@
 //! What is wrong with a request is found here, by the same table of commands, and said in the same
 //! words as the server's; so is `HELP` answered, where the protocol has none.
 
+mod jsonrpc;
 mod protobuf;
 
 use std::collections::VecDeque;
 
 use uuid::Uuid;
 
-use super::Scheme;
 use super::reply::Refusal;
+use super::{Scheme, Server};
 use crate::clock::Nanos;
 use crate::command::{Call, CommandError, CommandSpec, Context, Line, SETS};
 
@@ -49,10 +50,11 @@ pub struct Translator {
 
 impl Translator {
     /// Returns the translator of a new connection, or `None` if it speaks lines.
-    pub fn new(scheme: Scheme) -> Option<Self> {
-        let wire: Box<dyn Wire> = match scheme {
+    pub fn new(server: &Server) -> Option<Self> {
+        let wire: Box<dyn Wire> = match server.scheme {
             Scheme::Tcp => return None,
             Scheme::Protobuf => Box::new(protobuf::ProtobufWire::default()),
+            Scheme::Http => Box::new(jsonrpc::JsonRpcWire::new(server)),
         };
         let sets: Vec<_> = SETS.iter().map(|(_, set)| *set).collect();
         Some(Translator {
