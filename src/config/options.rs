@@ -352,7 +352,11 @@ mod tests {
         assert_eq!(plain.address, listen("tcp://127.0.0.1:0").unwrap().address);
         assert_eq!(plain.protocol.scheme(), "tcp");
         let unknown = listen("gopher://127.0.0.1:0").unwrap_err();
-        assert_eq!(unknown, "unknown protocol \"gopher\"; known: tcp");
+        let known = "tcp, protobuf, grpc";
+        assert_eq!(
+            unknown,
+            format!("unknown protocol \"gopher\"; known: {known}")
+        );
         assert!(address(" [::1]:4242").is_ok());
         assert_eq!(address_or_none(" "), Ok(None));
         assert!(address_or_none("4280").is_err());
