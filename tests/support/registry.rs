@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{clean, must_test_all, skipped};
+use super::{clean, installed, must_test_all, skipped};
 
 /// Where the packages are.
 fn folder() -> PathBuf {
@@ -20,6 +20,17 @@ pub fn python() -> Option<Command> {
     let program = folder().join("python/bin/python3");
     let mut command = with(&program, "Python's packages")?;
     command.env("PYTHONDONTWRITEBYTECODE", "1");
+    Some(command)
+}
+
+/// Node.js with the packages of `tests/registry/package.json`, or the same.
+#[must_use]
+#[track_caller]
+pub fn node() -> Option<Command> {
+    let packages = folder().join("node_modules");
+    with(&packages, "the packages of npm")?;
+    let mut command = installed("node").then(|| clean("node"))?;
+    command.env("NODE_PATH", packages);
     Some(command)
 }
 
