@@ -134,6 +134,7 @@ impl Daemon<'_> {
         let context = Context {
             health: Arc::new(server.health()),
             metrics: self.metrics.clone(),
+            protocols: server.schemes(),
             commands: self.commands.clone(),
             member: server.member(),
             cluster: server.cluster_stats(),

@@ -55,6 +55,12 @@
 //! from the [`metrics`] and from [`health`](server::health), whose checks have a thread of their
 //! own.
 //!
+//! # How a JSON-RPC call is answered
+//!
+//! [`protocol::http`] splits heads and bodies, for the [`admin`] server, too. A request that fits into the
+//! session's buffer is answered from there; the codec of [`protocol::jsonrpc`] keeps a longer one, and
+//! one with a call that is deferred, together with the replies to the calls before it.
+//!
 //! # How WHO is answered
 //!
 //! A server alone answers with its own count ([`clients`](transport::clients)); in a [`cluster`],

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::protocol::PROTOCOLS;
 use shared::clock::Nanos;
 use shared::command::{BatchCounters, OUTCOMES, Outcome, SLOTS};
 
@@ -91,7 +92,8 @@ impl Histogram {
 /// Counters of some of the workers. In cache lines of its own, against false sharing.
 #[repr(align(128))]
 pub struct Shard {
-    outcomes: [AtomicU64; SLOTS],
+    /// For each of [`PROTOCOLS`].
+    outcomes: [[AtomicU64; SLOTS]; PROTOCOLS.0.len()],
     received: AtomicU64,
     sent: AtomicU64,
     /// Indexed by [`KINDS`].
@@ -103,7 +105,7 @@ pub struct Shard {
 impl Default for Shard {
     fn default() -> Self {
         Shard {
-            outcomes: [const { AtomicU64::new(0) }; SLOTS],
+            outcomes: [const { [const { AtomicU64::new(0) }; SLOTS] }; PROTOCOLS.0.len()],
             received: AtomicU64::default(),
             sent: AtomicU64::default(),
             durations: Default::default(),
@@ -114,13 +116,20 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// Counts a batch: `received` bytes were read at `started` and held the requests in `batch`,
+    /// Counts a batch of a protocol, given by its place in [`PROTOCOLS`]: `received` bytes were read at `started` and held the requests in `batch`,
     /// and `sent` bytes of replies were written.
     #[inline]
-    pub fn answered(&self, batch: &BatchCounters, started: Nanos, received: usize, sent: usize) {
+    pub fn answered(
+        &self,
+        protocol: usize,
+        batch: &BatchCounters,
+        started: Nanos,
+        received: usize,
+        sent: usize,
+    ) {
         let mut requests = 0;
         for (outcome, count) in batch.counts() {
-            add(&self.outcomes[outcome], count.into());
+            add(&self.outcomes[protocol][outcome], count.into());
             requests += u64::from(count);
         }
         if requests > 0 {
@@ -140,9 +149,9 @@ impl Shard {
     }
 
     /// Counts an internal error, of an unknown request.
-    pub fn failed(&self) {
+    pub fn failed(&self, protocol: usize) {
         let internal = Outcome::at(None, OUTCOMES.len() - 1);
-        add(&self.outcomes[internal.index()], 1);
+        add(&self.outcomes[protocol][internal.index()], 1);
     }
 
     /// Counts a client that the front or a worker has taken, accepted at `since`.
@@ -238,11 +247,13 @@ impl Metrics {
             accept_errors: self.accept_errors.each_ref().map(load),
             handovers: self.handovers(),
             handover: Duration::from_nanos(load(&self.handover)),
-            outcomes: vec![0; SLOTS],
+            outcomes: vec![[0; SLOTS]; PROTOCOLS.0.len()],
             ..MetricsSnapshot::default()
         };
         for shard in &self.shards {
-            add_all(&mut sums.outcomes, &shard.outcomes);
+            for (sums, outcomes) in sums.outcomes.iter_mut().zip(&shard.outcomes) {
+                add_all(sums, outcomes);
+            }
             add_all(&mut sums.closed, &shard.closed);
             sums.received += load(&shard.received);
             sums.sent += load(&shard.sent);
@@ -258,8 +269,8 @@ impl Metrics {
 /// Sums of the counters at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct MetricsSnapshot {
-    /// Indexed by [`Outcome`].
-    pub outcomes: Vec<u64>,
+    /// For each of [`PROTOCOLS`], indexed by [`Outcome`].
+    pub outcomes: Vec<[u64; SLOTS]>,
     /// Indexed by [`Closed`].
     pub closed: [u64; CLOSED.len()],
     /// Indexed by [`Refused`].
@@ -285,7 +296,7 @@ pub struct MetricsSnapshot {
 impl MetricsSnapshot {
     /// Returns the number of answered requests.
     pub fn requests(&self) -> u64 {
-        self.outcomes.iter().sum()
+        self.outcomes.as_flattened().iter().sum()
     }
 }
 
@@ -332,16 +343,18 @@ mod tests {
         batch.note(Outcome::value(1));
         batch.note(Outcome::value(1));
         for worker in [0, 1, 1000] {
-            metrics.shard(worker).answered(&batch, Nanos::now(), 8, 6);
+            metrics
+                .shard(worker)
+                .answered(0, &batch, Nanos::now(), 8, 6);
             metrics.shard(worker).closed(Closed::Panicked);
         }
         let sums = metrics.sums();
         assert_eq!(sums.requests(), 6);
-        assert_eq!(sums.outcomes[Outcome::value(1).index()], 6);
+        assert_eq!(sums.outcomes[0][Outcome::value(1).index()], 6);
         assert_eq!((sums.received, sums.sent), (24, 18));
         assert_eq!(sums.durations[0].buckets.iter().sum::<u64>(), 6);
         batch.note(Outcome::value(2).of(CommandClass::Compute));
-        metrics.shard(1).answered(&batch, Nanos::now(), 4, 3);
+        metrics.shard(1).answered(0, &batch, Nanos::now(), 4, 3);
         let durations = metrics.sums().durations;
         let counts = durations.map(|times| times.buckets.iter().sum::<u64>());
         assert_eq!(counts, [6, 3], "all that came together");

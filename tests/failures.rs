@@ -159,7 +159,7 @@ fn a_panic_costs_one_connection_and_no_worker() {
     let sums = server.metrics.sums();
     assert_eq!(sums.closed[Closed::Panicked as usize], 1000);
     let internal = Outcome::at(None, OUTCOMES.len() - 1).index();
-    assert_eq!(sums.outcomes[internal], 1000);
+    assert_eq!(sums.outcomes[0][internal], 1000);
     // With both places taken, both are served.
     let mut clients = [other, connect()];
     are_answered(&mut clients);

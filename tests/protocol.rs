@@ -26,6 +26,7 @@ const SOURCES: &[&str] = &[
     include_str!("full.rs"),
     include_str!("handover.rs"),
     include_str!("hostile.rs"),
+    include_str!("jsonrpc.rs"),
     include_str!("life.rs"),
     include_str!("grpc.rs"),
     include_str!("protobuf.rs"),

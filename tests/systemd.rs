@@ -246,7 +246,7 @@ fn a_variable_that_makes_no_sense_counts_as_unset() {
         ("LISTEN_FDS=", "-1 two 9 4294967295", 1),
         ("LISTEN_FDS=1 LISTEN_PID=", " 1", 0),
         ("LISTEN_FDS=1 LISTEN_PID=", "-1 0 me", 1),
-        ("LISTEN_FDS=0 LISTEN_FDNAMES=", "line:http", 0),
+        ("LISTEN_FDS=0 LISTEN_FDNAMES=", "line:admin", 0),
         ("NOTIFY WATCHDOG_USEC=", "", 0),
         ("NOTIFY WATCHDOG_USEC=", "0 1 -1 soon FOREVER", 2),
         ("NOTIFY WATCHDOG_USEC=1000000 WATCHDOG_PID=", "1", 0),
@@ -340,7 +340,7 @@ fn clients_that_no_service_manager_would_keep_are_drained() {
 
 #[test]
 fn names_for_more_sockets_than_there_are_count_as_none() {
-    let daemon = passed("line:http", None, "10s");
+    let daemon = passed("line:admin", None, "10s");
     assert_eq!(daemon.ask("WHY\n"), "42\n");
     let log = daemon.stop();
     let unset = log.matches("LISTEN_FDNAMES counts as unset").count();

@@ -17,6 +17,7 @@
 //! - `proxy`: PROXY headers: whose connection it is, which networks are trusted, wrong and missing headers
 //! - `haproxy`: the example for HAProxy, tried with HAProxy, three daemons and real certificates
 //! - `http`: health, readiness and the page; what HTTP clients may do to it
+//! - `jsonrpc`: JSON-RPC over HTTP: calls, HTTP and its abuse, stock clients, handover and drain
 //! - `metrics`: what is counted, held against docs/metrics.md
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
 //! - `failures`: what the system refuses: descriptors, memory; panics
@@ -52,6 +53,7 @@ mod hostile;
 mod http;
 mod identity;
 mod inherited;
+mod jsonrpc;
 mod life;
 mod listening;
 mod log;

@@ -29,7 +29,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         reserved: 0,
         cluster: None,
     };
-    let mut server = Server::start(&setup, InheritedState::default()).expect("it starts");
+    let server = Server::start(&setup, InheritedState::default()).expect("it starts");
     server.begin();
     server
 });
@@ -42,6 +42,7 @@ static MONITOR: LazyLock<Handlers> = LazyLock::new(|| {
         member: SERVER.member(),
         cluster: SERVER.cluster_stats(),
         draining: Draining::default(),
+        protocols: vec!["tcp".to_string()],
     })
 });
 

@@ -19,7 +19,7 @@ use self::state::Run;
 use crate::config::options::Options;
 use crate::error::Error;
 use crate::protocol::PROTOCOLS;
-use crate::server::listener::{self, HTTP, Listener};
+use crate::server::listener::{self, ADMIN, Listener};
 use crate::transport::lingering_close::LingeringSocket;
 use shared::clock::Millis;
 use shared::sys;
@@ -153,7 +153,7 @@ impl InheritedState {
             inherited.inspect_err(failed).ok()
         };
         self.listeners.extend(listening.filter_map(inherit));
-        let http = http.into_iter().map(|socket| (socket, HTTP.into()));
+        let http = http.into_iter().map(|socket| (socket, ADMIN.into()));
         self.http.extend(http.filter_map(inherit));
     }
 
@@ -210,7 +210,7 @@ fn listen_for_http(
         true => options.listen.iter().map(|listen| listen.address).collect(),
         false => listeners.iter().map(|listener| listener.address).collect(),
     };
-    match listener::bind_beside(address, HTTP, &beside) {
+    match listener::bind_beside(address, ADMIN, &beside) {
         Ok(listener) => Ok(vec![Arc::new(listener)]),
         // The default address is optional, unless other servers are told to use it (`--advertise`).
         Err(error) if options.http_by_default && options.advertise.is_none() => {

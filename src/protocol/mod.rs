@@ -6,6 +6,7 @@
 
 pub mod grpc;
 pub mod http;
+pub mod jsonrpc;
 pub mod line;
 pub mod protobuf;
 pub mod proxy;
@@ -24,6 +25,7 @@ pub const PROTOCOLS: Protocols = Protocols(&[
     &line::LineProtocol,
     &protobuf::ProtobufProtocol,
     &grpc::GrpcProtocol,
+    &jsonrpc::JsonRpcProtocol,
 ]);
 
 /// Size of a session's read buffer in bytes. A codec keeps longer messages itself: it must use some
@@ -39,6 +41,13 @@ impl Protocols {
     pub fn find(self, scheme: &str) -> Option<&'static dyn Protocol> {
         let mut protocols = self.0.iter().copied();
         protocols.find(|protocol| protocol.scheme() == scheme)
+    }
+
+    /// Returns the place of the protocol with this scheme, or 0 if there is none.
+    pub fn position(self, scheme: &str) -> usize {
+        let mut protocols = self.0.iter();
+        let position = protocols.position(|protocol| protocol.scheme() == scheme);
+        position.unwrap_or(0)
     }
 
     /// Returns the protocol of an address without a scheme.

@@ -27,8 +27,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Former name of a socket for the default protocol in its unit (`FileDescriptorName=`).
 const LINE: &str = "line";
 
-/// Scheme of the operators' HTTP, and the name of its socket in its unit.
-pub const HTTP: &str = "http";
+/// Name of the sockets of the operators' HTTP, in their unit and in the list of sockets: no scheme
+/// of clients.
+pub const ADMIN: &str = "admin";
 
 /// Listening socket.
 pub struct Listener {
@@ -79,7 +80,7 @@ pub fn bind_beside(
 pub struct Passed {
     /// Sockets for clients.
     pub listeners: Vec<Listener>,
-    /// Sockets for HTTP.
+    /// Sockets of the admin HTTP server.
     pub http: Vec<Listener>,
     /// Handover state from the descriptor store.
     pub handover: Option<OwnedFd>,
@@ -107,12 +108,12 @@ pub fn passed() -> Result<Passed, Error> {
         let is_unnamed =
             matches!(name.as_str(), LINE | "unknown" | "") || name.ends_with(".socket");
         let (scheme, listeners) = match PROTOCOLS.find(&name) {
-            _ if name == HTTP => (HTTP, &mut http),
+            _ if name == ADMIN => (ADMIN, &mut http),
             Some(protocol) => (protocol.scheme(), &mut clients),
             None if is_unnamed => (PROTOCOLS.default().scheme(), &mut clients),
             None => {
                 return Err(refuse(&format!(
-                    "has an unknown name; FileDescriptorName= is the protocol of clients ({}), or http for health and metrics",
+                    "has an unknown name; FileDescriptorName= is the protocol of clients ({}), or admin for health and metrics",
                     PROTOCOLS.schemes()
                 )));
             }

@@ -251,6 +251,14 @@ impl Server {
         listeners.map(|listener| listener.address).collect()
     }
 
+    /// Returns the schemes of the protocols that it listens for.
+    pub fn schemes(&self) -> Vec<String> {
+        let listeners = self.listeners.iter();
+        listeners
+            .map(|listener| listener.scheme.to_string())
+            .collect()
+    }
+
     /// Returns whether systemd passed the listening sockets, to this process or to a predecessor.
     fn is_passed(&self) -> bool {
         self.listeners.iter().any(|listener| listener.passed)

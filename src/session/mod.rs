@@ -369,13 +369,15 @@ impl<T: Transport> Session<'_, T> {
             Next::CloseFlood => Some(self.flooded()),
             Next::Defer => Some(CloseReason::Deferred),
         };
+        let protocol = self.connection.protocol;
         if self.connection.client.replies.is_empty() {
-            self.shard.answered(&counters, begun, received.bytes, 0);
+            self.shard
+                .answered(protocol, &counters, begun, received.bytes, 0);
         } else {
             self.slot.set(Activity::Reading);
             // Counts before any wait for the client to take the replies.
             let shard = self.shard;
-            let count = |sent| shard.answered(&counters, begun, received.bytes, sent);
+            let count = |sent| shard.answered(protocol, &counters, begun, received.bytes, sent);
             if let Err(cut_short) = self.send(count) {
                 // The next server of the connection sees the end of the input itself, but not this
                 // end.
@@ -473,6 +475,8 @@ impl<T: Transport> Session<'_, T> {
     #[cold]
     fn store_unanswered(&mut self) {
         self.connection.client.read_buffer = self.buffer.unused().to_vec();
+        // It may be released before the codec was called.
+        self.connection.client.deferred |= self.resumes;
     }
 
     /// Returns the reason for the end of a session whose whole input is answered.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::handover::state;
-use crate::protocol::{Codec, Exchange, Goodbye, Input, Progress, Protocol};
+use crate::protocol::{Codec, Exchange, Goodbye, Input, PROTOCOLS, Progress, Protocol};
 use crate::request_log::RequestLog;
 use crate::transport::clients::ConnectionGuard;
 use shared::clock::Nanos;
@@ -62,6 +62,8 @@ pub struct Connection<T = TcpStream> {
     /// survive a panic. Boxed, because a worker's stack holds the connection several times, and one
     /// page more of it would cost each idle client 4 KiB.
     pub client: Box<state::ConnectionState>,
+    /// Place of its protocol in [`PROTOCOLS`], for the metrics.
+    pub protocol: usize,
     /// Time of the admission, until the front or a worker takes the connection.
     pub waiting: Option<Nanos>,
     log: RequestLog,
@@ -106,6 +108,7 @@ impl<T: Transport> Connection<T> {
         let codec = protocol.open(&std::mem::take(&mut client.codec));
         Connection {
             log: RequestLog::new(client.number),
+            protocol: PROTOCOLS.position(protocol.scheme()),
             client: Box::new(client),
             waiting: None,
             codec,

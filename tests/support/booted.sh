@@ -22,7 +22,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 fail() {
     echo "FAILED: $*" >&2
-    [ -z "$leader" ] || inside 'journalctl -u blockchain-tcpd -u blockchain-tcpd.socket -u blockchain-tcpd-http.socket -o short-monotonic -n 30 --no-pager' >&2 || true
+    [ -z "$leader" ] || inside 'journalctl -u blockchain-tcpd -u blockchain-tcpd.socket -u blockchain-tcpd-admin.socket -o short-monotonic -n 30 --no-pager' >&2 || true
     exit 1
 }
 

@@ -390,6 +390,14 @@ impl Client {
         self.try_ask(request).expect("a reply in time, not the end")
     }
 
+    /// Waits for this number of bytes, or for the end of the stream.
+    pub fn take(&mut self, length: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let read = (&mut self.stream).take(length).read_to_end(&mut bytes);
+        read.expect("all in time");
+        bytes
+    }
+
     /// Shuts down the sending side.
     pub fn shutdown(&self) {
         self.socket().shutdown(Shutdown::Write).expect("connected");

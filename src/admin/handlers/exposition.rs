@@ -17,6 +17,7 @@ use crate::cluster;
 use crate::metrics::{
     ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, HistogramSnapshot, KINDS, MetricsSnapshot, REFUSED,
 };
+use crate::protocol::PROTOCOLS;
 use crate::protocol::http::{Request, Response, STATUSES};
 use crate::server::health::Load;
 use shared::command::{CommandClass, CommandSpec, OUTCOMES, Outcome};
@@ -55,6 +56,7 @@ fn open_metrics(state: &State<'_>) -> String {
         commands: commands
             .map(|entry: &CommandSpec| (entry.name, entry.class))
             .collect(),
+        protocols: state.context.protocols.clone(),
         cluster: state.context.cluster.snapshot(),
     };
     let mut registry = Registry::default();
@@ -102,6 +104,8 @@ struct Stats {
     sums: MetricsSnapshot,
     draining: Duration,
     answered: [u64; STATUSES.len()],
+    /// Schemes of the protocols that the server listens for.
+    protocols: Vec<String>,
     commands: Vec<(&'static str, CommandClass)>,
     cluster: Option<cluster::StatsSnapshot>,
 }
@@ -114,6 +118,8 @@ impl Collector for Stats {
         let accept_errors = ACCEPT_ERRORS.iter().zip(sums.accept_errors);
         let durations = KINDS.iter().zip(&sums.durations);
         let codes = STATUSES.iter().map(|(code, _)| code).zip(self.answered);
+        // Those that only JSON-RPC sends are not.
+        let codes = codes.filter(|(code, _)| ![204, 415, 417, 500].contains(*code));
         let version = env!("CARGO_PKG_VERSION");
         let mut rows = vec![
             info("build_info", "The version of the program", [("version", version)]),
@@ -176,22 +182,35 @@ impl Collector for Process {
 }
 
 impl Stats {
-    /// Returns the requests by command, kind and outcome. Expected label sets are exposed at 0 from
+    /// Returns the requests by command, kind, outcome and protocol. Expected label sets are exposed at 0 from
     /// the start, so that their first event shows as an increase.
     fn requests(&self) -> Row<'_> {
         let commands = self.commands.iter().copied().enumerate();
         let commands = commands.map(|(index, (name, kind))| (Some(index), name, kind));
+        let commands: Vec<_> = commands
+            .chain([(None, "none", CommandClass::Query)])
+            .collect();
+        let protocols = PROTOCOLS.0.iter().map(|protocol| protocol.scheme());
         let mut samples = Vec::new();
-        for (index, command, kind) in commands.chain([(None, "none", CommandClass::Query)]) {
+        let of_each = protocols.zip(&self.sums.outcomes);
+        for ((protocol, outcomes), &(index, command, kind)) in
+            of_each.flat_map(|one| commands.iter().map(move |command| (one, command)))
+        {
+            let listens = self.protocols.iter().any(|scheme| scheme == protocol);
             let kind = KINDS[usize::from(kind == CommandClass::Compute)];
             let expected: &[&str] = match index {
                 Some(_) => &["ok", "unavailable", "internal"],
                 None => &["unknown", "badinput", "toolong", "internal"],
             };
             for (number, outcome) in OUTCOMES.into_iter().enumerate() {
-                let count = self.sums.outcomes[Outcome::at(index, number).index()];
-                if expected.contains(&outcome) || count > 0 {
-                    let labels = [("command", command), ("kind", kind), ("outcome", outcome)];
+                let count = outcomes[Outcome::at(index, number).index()];
+                if (listens && expected.contains(&outcome)) || count > 0 {
+                    let labels = [
+                        ("command", command),
+                        ("kind", kind),
+                        ("outcome", outcome),
+                        ("protocol", protocol),
+                    ];
                     samples.push(sample(labels, count));
                 }
             }

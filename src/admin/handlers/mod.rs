@@ -25,6 +25,8 @@ pub struct Context {
     pub health: Arc<Health>,
     /// Its metrics.
     pub metrics: Arc<Metrics>,
+    /// Schemes of the protocols that it listens for.
+    pub protocols: Vec<String>,
     /// The sets of commands that it offers.
     pub commands: Vec<CommandSet>,
     /// Its identity, also as a member of a cluster.

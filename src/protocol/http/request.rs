@@ -1,14 +1,10 @@
-//! HTTP/1.1 requests: GET and HEAD, without bodies.
+//! HTTP/1.1 requests of the admin server: GET and HEAD, without bodies.
 
-use httparse::{EMPTY_HEADER, Status};
-
+use super::head::{Framing, parse_head};
 use super::response::Response;
 
 /// The longest head of a request in bytes, its final blank line included.
 pub const LONGEST_HEAD: usize = 8 * 1024;
-
-/// The most header fields of a request.
-const MAX_FIELDS: usize = 64;
 
 /// A valid request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,9 +90,9 @@ pub enum ParseResult {
 pub enum Problem {
     /// It is not valid HTTP.
     Malformed(&'static str),
-    /// It has a body, which no request here needs.
+    /// It has a body that is too long, or one at all where no request needs it.
     Body,
-    /// It has a body in a transfer coding, and none is supported.
+    /// It has a body in a transfer coding that is not supported.
     Coding,
     /// Its head is too long.
     TooLong,
@@ -129,96 +125,40 @@ impl Problem {
 
 /// Parses the request at the beginning of `buffer`.
 pub fn parse(buffer: &[u8]) -> ParseResult {
-    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    let window = &buffer[..buffer.len().min(LONGEST_HEAD)];
-    let length = match request.parse(window) {
-        Ok(Status::Complete(length)) => length,
-        Ok(Status::Partial) if buffer.len() >= LONGEST_HEAD => {
-            return ParseResult::Bad(Problem::TooLong, false);
+    let mut accept: Vec<&[u8]> = Vec::new();
+    let parsed = parse_head(buffer, LONGEST_HEAD, |name, value| {
+        if name.eq_ignore_ascii_case("accept") {
+            accept.push(value);
         }
-        Ok(Status::Partial) => return ParseResult::Partial,
-        Err(httparse::Error::TooManyHeaders) => return ParseResult::Bad(Problem::TooLong, false),
-        Err(httparse::Error::Version) => return ParseResult::Bad(Problem::Version, false),
-        Err(_) => {
-            return ParseResult::Bad(Problem::Malformed("this is not an HTTP request"), false);
+    });
+    let (head, length) = match parsed {
+        Ok(Some(parsed)) => parsed,
+        Ok(None) => return ParseResult::Partial,
+        Err((problem, head_only)) => return ParseResult::Bad(problem, head_only),
+    };
+    let head_only = head.method == "HEAD";
+    let problem = match head.framing {
+        _ if !head_only && head.method != "GET" => Problem::Method,
+        Framing::Chunked => Problem::Coding,
+        Framing::Sized(1..) => Problem::Body,
+        Framing::Sized(0) => {
+            let request = Request {
+                head_only,
+                path: head.path.to_string(),
+                accept: String::from_utf8_lossy(&accept.join(&b","[..])).into_owned(),
+                // HTTP/1.0 connections stay open only if the response says so, and ours does not.
+                keep_alive: head.is_new && head.keep_alive,
+            };
+            return ParseResult::Request(request, length);
         }
     };
-    match convert(&request) {
-        Ok(request) => ParseResult::Request(request, length),
-        Err(problem) => ParseResult::Bad(problem, request.method == Some("HEAD")),
-    }
-}
-
-/// Converts a complete head.
-fn convert(request: &httparse::Request<'_, '_>) -> Result<Request, Problem> {
-    let field = |name: &'static str| {
-        let fields = request.headers.iter();
-        fields
-            .filter(move |field| field.name.eq_ignore_ascii_case(name))
-            .map(|field| field.value)
-    };
-    let (coded, sized) = (
-        field("transfer-encoding").next(),
-        field("content-length").next(),
-    );
-    if coded.is_some() && sized.is_some() {
-        // A proxy may obey one of them and this server the other: request smuggling (RFC 9112,
-        // section 11.2).
-        let what = "Transfer-Encoding and Content-Length exclude each other";
-        return Err(Problem::Malformed(what));
-    }
-    let is_new = request.version == Some(1);
-    if is_new && field("host").count() != 1 {
-        return Err(Problem::Malformed(
-            "HTTP/1.1 needs a Host field, and one only",
-        ));
-    }
-    let head_only = match request.method {
-        Some("GET") => false,
-        Some("HEAD") => true,
-        _ => return Err(Problem::Method),
-    };
-    if coded.is_some() {
-        return Err(Problem::Coding);
-    }
-    for length in field("content-length") {
-        match length.trim_ascii() {
-            b"0" => {}
-            digits if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
-                return Err(Problem::Body);
-            }
-            _ => return Err(Problem::Malformed("Content-Length is not a number")),
-        }
-    }
-    let names = |option: &str| {
-        let mut values = field("connection").flat_map(|value| value.split(|byte| *byte == b','));
-        values.any(|value| value.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
-    };
-    let accept: Vec<_> = field("accept").map(String::from_utf8_lossy).collect();
-    Ok(Request {
-        head_only,
-        path: path(request.path.unwrap_or("/")).to_string(),
-        accept: accept.join(","),
-        // HTTP/1.0 connections stay open only if the response says so, and ours does not.
-        keep_alive: is_new && !names("close"),
-    })
-}
-
-/// Returns the path of a request target, which may be in absolute form (RFC 9112, section 3.2.2).
-fn path(target: &str) -> &str {
-    let path = match target.split_once("://") {
-        Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
-            rest.find('/').map_or("/", |start| &rest[start..])
-        }
-        _ => target,
-    };
-    path.split(['?', '#']).next().unwrap_or(path)
+    ParseResult::Bad(problem, head_only)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::http::head::MAX_FIELDS;
 
     fn request(text: &str) -> Request {
         match parse(text.as_bytes()) {
@@ -312,7 +252,12 @@ mod tests {
             ),
             ("POST / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
             (
-                "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n",
+                400,
+            ),
+            ("GET / HTTP/1.1\nHost: a\r\nContent-Length: 5\r\n\r\n", 400),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
                 413,
             ),
             (&long, 431),

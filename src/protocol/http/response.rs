@@ -65,14 +65,18 @@ impl Response {
 
 /// All status codes in use, with their reason phrases (RFC 9110, section 15; 431: RFC 6585, section
 /// 5).
-pub const STATUSES: [(u16, &str); 10] = [
+pub const STATUSES: [(u16, &str); 14] = [
     (200, "OK"),
+    (204, "No Content"),
     (400, "Bad Request"),
     (404, "Not Found"),
     (405, "Method Not Allowed"),
     (408, "Request Timeout"),
     (413, "Content Too Large"),
+    (415, "Unsupported Media Type"),
+    (417, "Expectation Failed"),
     (431, "Request Header Fields Too Large"),
+    (500, "Internal Server Error"),
     (501, "Not Implemented"),
     (503, "Service Unavailable"),
     (505, "HTTP Version Not Supported"),

@@ -42,6 +42,8 @@ pub enum CommandError<'a> {
     Unavailable(Unavailable),
     /// No permit to compute became free in time.
     ComputeBusy,
+    /// The server can't answer this now; the text is the reason.
+    NotNow(&'static str),
     /// The server that serves the client next answers this request.
     Deferred,
     /// The connection, which must begin with a PROXY header, has none or a bad one.
@@ -184,9 +186,10 @@ impl CommandError<'_> {
             CommandError::TooLong(_) => ErrorCode::TooLong,
             CommandError::NoRoom(_) => ErrorCode::Busy,
             CommandError::Idle | CommandError::MadeRoom => ErrorCode::Timeout,
-            CommandError::Unavailable(_) | CommandError::ComputeBusy | CommandError::Deferred => {
-                ErrorCode::Unavailable
-            }
+            CommandError::Unavailable(_)
+            | CommandError::ComputeBusy
+            | CommandError::NotNow(_)
+            | CommandError::Deferred => ErrorCode::Unavailable,
             CommandError::Internal => ErrorCode::Internal,
         }
     }
@@ -210,7 +213,9 @@ impl fmt::Display for CommandError<'_> {
             CommandError::Argument { wanted, given } => {
                 write!(f, "not {wanted}: {}", Quoted(given))
             }
-            CommandError::OutOfRange(why) | CommandError::Malformed(why) => f.write_str(why),
+            CommandError::OutOfRange(why)
+            | CommandError::Malformed(why)
+            | CommandError::NotNow(why) => f.write_str(why),
             CommandError::Unnamed => f.write_str("the request names no command of this server"),
             CommandError::BadInput(line) => write!(f, "not printable ASCII: {}", Quoted(line)),
             CommandError::TooLong(limit) => write!(f, "a request has at most {limit} bytes"),
