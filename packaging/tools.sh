@@ -4,7 +4,7 @@
 # machine.
 
 # Packages for build-deb and apt-repository. cargo links with cc and compiles a little C.
-tools_to_build=(debhelper dpkg-dev fakeroot gcc libc6-dev)
+tools_to_build=(debhelper dpkg-dev fakeroot gcc libc6-dev libnghttp2-dev)
 tools_to_publish=(apt-utils dpkg-dev gnupg)
 
 # Prints those of these packages that are not installed, one per line. dpkg-query fails for a package unknown to dpkg.

@@ -21,7 +21,8 @@
 //!
 //! Below them is the package `crates/shared`: the command table ([`shared::command`]), addresses,
 //! DNS and client connections ([`shared::dial`]), clocks, standard streams, and the only module
-//! with unsafe code ([`shared::sys`]). The client (`crates/client`) and the monitoring plugin
+//! with unsafe code ([`shared::sys`]) but for the package `crates/http2`, which has HTTP/2
+//! ([`protocol::grpc`]). The client (`crates/client`) and the monitoring plugin
 //! (`crates/check`) use it, too, and nothing of the daemon.
 //!
 //! # How a request is served

@@ -83,6 +83,8 @@ pub struct Incidents {
     pub bad_header: Incident,
     /// Clients could not be accepted.
     pub accept: Incident,
+    /// Clients sent too much that asks nothing, or took no answers.
+    pub flooded: Incident,
     /// A worker panicked.
     pub panicked: Incident,
 }
@@ -95,6 +97,9 @@ impl Default for Incidents {
             made_room: Incident::new("idle clients are closed to make room"),
             bad_header: Incident::new("connections without a right PROXY header are closed"),
             accept: Incident::new("clients can't be accepted"),
+            flooded: Incident::new(
+                "clients that send floods, or take no answers, are told to calm down",
+            ),
             panicked: Incident::new("requests fail, please report this"),
         }
     }
@@ -108,6 +113,7 @@ impl Incidents {
             &self.made_room,
             &self.bad_header,
             &self.accept,
+            &self.flooded,
             &self.panicked,
         ];
         // Resolves each one, whatever the others return.

@@ -28,6 +28,7 @@ const SOURCES: &[&str] = &[
     include_str!("hostile.rs"),
     include_str!("jsonrpc.rs"),
     include_str!("life.rs"),
+    include_str!("grpc.rs"),
     include_str!("protobuf.rs"),
     include_str!("proxy.rs"),
     include_str!("redis.rs"),

@@ -30,6 +30,7 @@
 //! - `prometheus`: what watches the daemon: the rules, the alerts, the dashboard, and Prometheus itself
 //! - `samples`: the clients of `examples/clients`, against the daemon and against servers that mean harm
 //! - `soak`: many connections of all sorts, and nothing left behind
+//! - `grpc`: gRPC, with the official client, and with frames made by hand
 //! - `protobuf`: the protobuf protocol, also with Google's library
 //! - `toy`: a protocol that is one folder, served by the daemon's own session and pool
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
@@ -45,6 +46,7 @@ mod etcd;
 mod failures;
 mod front;
 mod full;
+mod grpc;
 mod handover;
 mod haproxy;
 mod hostile;

@@ -4,6 +4,7 @@
 //! A protocol is added by its folder and its line in [`PROTOCOLS`]. Everything else, such as
 //! reading, time-outs, counting, closing and the handover, is the [`session`](crate::session)'s.
 
+pub mod grpc;
 pub mod http;
 pub mod jsonrpc;
 pub mod line;
@@ -23,6 +24,7 @@ use shared::command::{BatchCounters, Call, CommandError, CommandSpec, Context, O
 pub const PROTOCOLS: Protocols = Protocols(&[
     &line::LineProtocol,
     &protobuf::ProtobufProtocol,
+    &grpc::GrpcProtocol,
     &jsonrpc::JsonRpcProtocol,
 ]);
 
@@ -101,6 +103,13 @@ pub trait Codec: Send {
     /// Returns what [`Protocol::open`] needs to continue the connection in another process, or
     /// `None` if it can't be continued: then it is drained. The session keeps the unused input.
     fn save(&self) -> Option<Vec<u8>>;
+
+    /// Begins the end of a connection that can't be continued, if the client has a part in it: then
+    /// the session calls [`Codec::receive`] at once, and goes on until that returns [`Next::Close`],
+    /// within a second. Otherwise it answers what has arrived, and closes.
+    fn drain(&mut self) -> bool {
+        false
+    }
 }
 
 /// The input of a connection that no codec has used yet.
@@ -199,6 +208,8 @@ pub enum Next {
     Close,
     /// Close the connection after the replies: the input breaks the protocol.
     CloseBroken,
+    /// The same, and the log says it: the client sends too much that asks nothing, or takes nothing.
+    CloseFlood,
     /// Another worker, or the next process, is to answer the rest of the input: the codec is called
     /// there without any new one.
     Defer,

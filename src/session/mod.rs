@@ -37,6 +37,9 @@ const JUST_NOW: Duration = Duration::from_millis(100);
 /// A client whose last request is younger than this is probably still sending.
 const RECENTLY: Duration = Duration::from_secs(1);
 
+/// Time that a client whose connection can't be moved has to take its replies in a handover.
+const HANDOVER_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What the threads of one server share: front, workers and all that watch them.
 #[derive(Clone)]
 pub struct Shared {
@@ -249,10 +252,14 @@ impl<T: Transport> Session<'_, T> {
             Phase::Serve => RecvFlags::empty(),
             Phase::ServeReady => RecvFlags::DONTWAIT,
             Phase::Drain | Phase::DrainThenDetach => {
-                let connection = &*self.connection;
-                self.unread_at_drain
-                    .get_or_insert_with(|| connection.unread());
-                RecvFlags::DONTWAIT
+                if self.unread_at_drain.is_none() {
+                    self.begin_drain();
+                }
+                match self.watch {
+                    // The codec ends the connection with its client.
+                    Some(_) => RecvFlags::empty(),
+                    None => RecvFlags::DONTWAIT,
+                }
             }
             Phase::Detach => return Err(self.release()),
             Phase::Abort => return Err(CloseReason::Aborted),
@@ -282,10 +289,29 @@ impl<T: Transport> Session<'_, T> {
         }))
     }
 
+    /// Notes how much of the input is still to be answered, unless the codec decides that itself.
+    #[cold]
+    fn begin_drain(&mut self) {
+        let is_codecs = self.connection.drain();
+        self.resumes |= is_codecs;
+        self.unread_at_drain = Some(match is_codecs {
+            true => usize::MAX,
+            false => self.connection.unread(),
+        });
+    }
+
     /// Reads when there is input. Sets `resumes` if there is none for this time.
     #[cold]
     fn watch(&mut self, time: Duration, resumes: &mut bool) -> Result<usize, Errno> {
-        if self.connection.wait(time)? {
+        let has_input = match self.connection.wait(time) {
+            // In a drain, the reaper interrupts more often than that.
+            Err(Errno::INTR) if self.unread_at_drain.is_some() => {
+                self.slot.ack();
+                false
+            }
+            waited => waited?,
+        };
+        if has_input {
             let read = self
                 .connection
                 .read(self.buffer.room(), RecvFlags::DONTWAIT);
@@ -309,6 +335,13 @@ impl<T: Transport> Session<'_, T> {
         }
     }
 
+    /// Returns whether a handover waits for a client that takes no replies.
+    fn delays_handover(&self) -> bool {
+        let phase = self.service.shared.scoreboard.phase();
+        matches!(phase, Phase::Detach | Phase::DrainThenDetach)
+            && Millis::now().since(self.slot.state().since()) >= HANDOVER_WRITE_TIMEOUT
+    }
+
     /// Lets the codec answer what was read, and sends its replies.
     #[inline]
     fn answer(&mut self, received: &Received) -> Result<(), CloseReason> {
@@ -323,13 +356,17 @@ impl<T: Transport> Session<'_, T> {
         self.buffer.keep_from(progress.used);
         let reason = match progress.next {
             Next::More | Next::MoreWithin(_) if received.is_last => Some(CloseReason::PeerClosed),
-            Next::More => None,
+            Next::More => {
+                self.watch = None;
+                None
+            }
             Next::MoreWithin(time) => {
                 self.watch = Some(time);
                 None
             }
             Next::Close => Some(CloseReason::ByCommand),
             Next::CloseBroken => Some(CloseReason::ProtocolError),
+            Next::CloseFlood => Some(self.flooded()),
             Next::Defer => Some(CloseReason::Deferred),
         };
         let protocol = self.connection.protocol;
@@ -394,6 +431,7 @@ impl<T: Transport> Session<'_, T> {
             match self.phase() {
                 _ if self.slot.state().close_requested() => return Err(CloseReason::Aborted),
                 Phase::Abort => return Err(CloseReason::Aborted),
+                Phase::Drain if self.delays_handover() => return Err(CloseReason::Aborted),
                 Phase::Detach | Phase::DrainThenDetach | Phase::ServeReady => {
                     self.connection.client.replies.drain(..written);
                     return Err(CloseReason::Released);
@@ -411,6 +449,15 @@ impl<T: Transport> Session<'_, T> {
         }
         self.slot.set(Activity::Reading);
         Ok(())
+    }
+
+    /// Logs that the client sends too much that asks nothing, or takes nothing.
+    #[cold]
+    fn flooded(&self) -> CloseReason {
+        let (client, shared) = (&self.connection.client, &self.service.shared);
+        let detail = format!("connection {} from {}", client.number, client.peer);
+        shared.record(&shared.incidents.flooded, &detail);
+        CloseReason::ProtocolError
     }
 
     /// Releases the connection between two requests: its idle time continues elsewhere.

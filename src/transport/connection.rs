@@ -163,6 +163,11 @@ impl<T: Transport> Connection<T> {
         self.codec.receive(input, &mut exchange)
     }
 
+    /// Begins the end of a connection that is not movable; see [`Codec::drain`].
+    pub fn drain(&mut self) -> bool {
+        self.codec.drain()
+    }
+
     /// Waits for input for at most `time`. Returns whether there is some.
     pub fn wait(&self, time: Duration) -> Result<bool, Errno> {
         self.transport.wait(time)

@@ -1,0 +1,527 @@
+//! gRPC over HTTP/2 with prior knowledge. `docs/protocol.md` specifies it; frames are the package
+//! `crates/http2`'s.
+
+mod call;
+mod descriptor;
+mod health;
+mod reflection;
+mod status;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use http2::{Error, Event, Headers, Limits, Session, StreamId, code};
+use shared::clock::Nanos;
+use shared::command::{CommandClass, CommandError, CommandSpec};
+use shared::schema::{decode_arguments, encode_value};
+
+use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol};
+use call::{Method, Refusal, Stream, message, reply};
+use health::Serving;
+use status::{Code, Status};
+
+/// Largest number of bytes that the codec keeps for its client: of requests that are not whole, and
+/// of answers for which the windows have no room.
+const MAX_HELD: usize = 1024 * 1024;
+
+/// Time after which a request must be whole, and after which some of the answers must be taken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Number of frames that a client may send in a second without asking anything.
+const FRAMES_PER_SECOND: u32 = 10;
+
+/// Interval at which watched states are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Interval at which a client is looked at that takes no answers.
+const STALL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time that a client has to answer the announcement of the end, and then to end its calls.
+const LEAVE_TIME: Duration = Duration::from_millis(500);
+
+/// Interval at which one of these times is looked at.
+const LEAVE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The ping after that announcement.
+const LAST_PING: [u8; 8] = *b"last one";
+
+/// The gRPC protocol.
+pub struct GrpcProtocol;
+
+impl Protocol for GrpcProtocol {
+    fn scheme(&self) -> &'static str {
+        "grpc"
+    }
+
+    fn open(&self, _: &[u8]) -> Box<dyn Codec> {
+        Box::new(GrpcCodec::new())
+    }
+
+    /// Those that only ask for the server's health are no clients.
+    fn counts_at_once(&self) -> bool {
+        false
+    }
+
+    fn reject(&self, _: &CommandError<'_>, output: &mut Vec<u8>) {
+        let mut session = Session::server(Limits::default());
+        session.terminate(code::ENHANCE_YOUR_CALM);
+        session.take_output(output);
+    }
+}
+
+/// Codec of gRPC.
+struct GrpcCodec {
+    session: Session,
+    /// The calls that are not answered.
+    streams: BTreeMap<StreamId, Stream>,
+    /// Those of them whose requests are whole.
+    ready: VecDeque<StreamId>,
+    /// Number of bytes of requests that are not executed.
+    held: usize,
+    /// The call that is executed.
+    executing: Option<StreamId>,
+    /// When the session was last allowed more frames, and unfinished requests were looked at.
+    checked: Nanos,
+    /// Number of bytes of answers that the client does not take, and since when it is not less.
+    stalled: Option<(usize, Nanos)>,
+    leaving: Leaving,
+    /// Whether the client opens no more streams.
+    client_leaves: bool,
+}
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, PartialEq)]
+enum Leaving {
+    No,
+    /// The server wants to end it.
+    Due,
+    /// The client was told to open no more streams, and has not confirmed it.
+    Announced(Nanos),
+    /// Only the open streams are answered.
+    Last(Nanos),
+}
+
+impl Codec for GrpcCodec {
+    fn receive(&mut self, input: Input<'_>, exchange: &mut Exchange<'_>) -> Progress {
+        let received = match input.bytes {
+            [] => Ok(()),
+            bytes => self.session.receive(bytes),
+        };
+        let next = match received {
+            Ok(()) => self.answer(exchange),
+            Err(Error::Flood) => Next::CloseFlood,
+            Err(Error::Broken(_)) => Next::CloseBroken,
+        };
+        self.session.take_output(exchange.output);
+        let next = match next {
+            Next::More | Next::MoreWithin(_) if self.session.is_over() => {
+                match self.client_leaves || self.leaving != Leaving::No {
+                    true => Next::Close,
+                    false => Next::CloseBroken,
+                }
+            }
+            Next::More => self.pause(exchange.read_at),
+            next => next,
+        };
+        if next == Next::CloseFlood {
+            self.session.take_output(exchange.output);
+        }
+        Progress {
+            used: input.bytes.len(),
+            next,
+        }
+    }
+
+    fn goodbye(&mut self, why: Goodbye, output: &mut Vec<u8>) {
+        if why == Goodbye::Panicked
+            && let Some(stream) = self.executing.take()
+        {
+            self.end_call(stream, Err(CommandError::Internal.into()));
+            self.session.terminate(code::INTERNAL_ERROR);
+        }
+        self.session.go_away();
+        self.session.take_output(output);
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn drain(&mut self) -> bool {
+        self.leaving = Leaving::Due;
+        true
+    }
+}
+
+impl GrpcCodec {
+    fn new() -> Self {
+        GrpcCodec {
+            session: Session::server(Limits::default()),
+            streams: BTreeMap::new(),
+            ready: VecDeque::new(),
+            held: 0,
+            executing: None,
+            checked: Nanos::START,
+            stalled: None,
+            leaving: Leaving::No,
+            client_leaves: false,
+        }
+    }
+
+    /// Answers what is whole, as far as this thread may.
+    fn answer(&mut self, exchange: &mut Exchange<'_>) -> Next {
+        let now = exchange.read_at;
+        self.check(now);
+        while let Some(event) = self.session.next_event() {
+            self.take(event, exchange);
+        }
+        while let Some(stream) = self.ready.pop_front() {
+            let computes = self.computes(stream);
+            if !self.execute(stream, exchange) {
+                self.ready.push_front(stream);
+                return Next::Defer;
+            }
+            if computes && !self.ready.is_empty() {
+                // Its answer leaves now, and pings are answered before the next one.
+                return Next::MoreWithin(Duration::ZERO);
+            }
+        }
+        self.watch(exchange);
+        self.leave(now)
+    }
+
+    fn take(&mut self, event: Event, exchange: &mut Exchange<'_>) {
+        match event {
+            Event::Headers(stream, headers) => self.begin(stream, &headers, exchange),
+            Event::Data(stream, bytes) => self.extend(stream, bytes, exchange),
+            Event::End(stream) => {
+                if let Some(call) = self.streams.get_mut(&stream) {
+                    call.is_whole = true;
+                    call.asked = exchange.read_at;
+                    self.ready.push_back(stream);
+                }
+            }
+            Event::Closed(stream, _) => self.forget(stream),
+            Event::Pong(LAST_PING) if matches!(self.leaving, Leaving::Announced(_)) => {
+                self.go_away(exchange.read_at);
+            }
+            Event::GoAway { .. } => self.client_leaves = true,
+            Event::Pong(_) => {}
+        }
+    }
+
+    /// Begins a call.
+    fn begin(&mut self, stream: StreamId, headers: &Headers, exchange: &mut Exchange<'_>) {
+        if self.streams.contains_key(&stream) {
+            // Trailers, of which gRPC has none in requests.
+            return;
+        }
+        match Stream::new(headers, exchange) {
+            Ok(call) => drop(self.streams.insert(stream, call)),
+            Err(Refusal::Http(fields)) => {
+                let error = CommandError::Malformed("no call of gRPC");
+                exchange.refuse(headers.get(":path").unwrap_or_default(), &error);
+                self.session.respond(stream, &fields, true);
+                self.session.stop(stream);
+            }
+            Err(Refusal::Status(status)) => {
+                let error = CommandError::Unnamed;
+                exchange.refuse(headers.get(":path").unwrap_or_default(), &error);
+                self.refuse(stream, &status);
+            }
+        }
+    }
+
+    /// Adds a part of the request to a call.
+    fn extend(&mut self, stream: StreamId, mut bytes: Vec<u8>, exchange: &mut Exchange<'_>) {
+        let Some(call) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        self.held += bytes.len();
+        match call.body.is_empty() {
+            true => call.body = bytes,
+            false => call.body.append(&mut bytes),
+        }
+        let checked = match self.held > MAX_HELD {
+            true => Err(Status::new(
+                Code::ResourceExhausted,
+                "too many bytes of requests that are not whole",
+            )),
+            false => call::size(&call.body).and_then(|size| match (&call.method, size) {
+                (Method::Reflection, _) => {
+                    self.ready.push_back(stream);
+                    Ok(())
+                }
+                (_, Some(size)) if size < call.body.len() => message(&call.body).map(drop),
+                _ => Ok(()),
+            }),
+        };
+        if let Err(status) = checked {
+            let error = match status.code {
+                Code::ResourceExhausted => CommandError::TooLong(call::MAX_MESSAGE),
+                _ => CommandError::Malformed("not one message"),
+            };
+            exchange.refuse(b"(no message)", &error);
+            self.refuse(stream, &status);
+        }
+    }
+
+    /// Ends a call before its request has ended.
+    fn refuse(&mut self, stream: StreamId, status: &Status) {
+        self.session.respond(stream, &status.fields(), true);
+        self.session.stop(stream);
+        self.forget(stream);
+    }
+
+    fn forget(&mut self, stream: StreamId) {
+        if let Some(call) = self.streams.remove(&stream) {
+            self.held -= call.body.len();
+        }
+    }
+
+    fn computes(&self, stream: StreamId) -> bool {
+        let method = self.streams.get(&stream).map(|call| &call.method);
+        let is_compute = |spec: &CommandSpec| spec.class == CommandClass::Compute;
+        matches!(method, Some(Method::Command(_, spec)) if is_compute(spec))
+    }
+
+    /// Executes a call. Returns whether it is done: otherwise this thread may not.
+    fn execute(&mut self, stream: StreamId, exchange: &mut Exchange<'_>) -> bool {
+        self.executing = Some(stream);
+        let is_done = match self.streams.get_mut(&stream) {
+            // It was reset since.
+            None => true,
+            Some(call) => match call.method {
+                Method::Command(index, spec) => {
+                    self.execute_command(stream, (index, spec), exchange)
+                }
+                Method::HealthCheck | Method::HealthList => {
+                    let answer = message(&call.body).and_then(|message| match call.method {
+                        Method::HealthList => Ok(health::list(exchange.context)),
+                        _ => health::check(message, exchange.context),
+                    });
+                    self.end_call(stream, answer);
+                    true
+                }
+                Method::HealthWatch(_) => {
+                    self.begin_watch(stream);
+                    true
+                }
+                Method::Reflection => {
+                    self.reflect(stream, exchange);
+                    true
+                }
+            },
+        };
+        self.executing = None;
+        is_done
+    }
+
+    fn execute_command(
+        &mut self,
+        stream: StreamId,
+        command: (usize, &'static CommandSpec),
+        exchange: &mut Exchange<'_>,
+    ) -> bool {
+        let Some(call) = self.streams.get(&stream) else {
+            return true;
+        };
+        exchange.guard.count();
+        let left = call.time_left(Nanos::now());
+        let arguments = match message(&call.body) {
+            _ if left.is_some_and(|left| left.is_zero()) => Err(CommandError::ComputeBusy),
+            Ok(message) => decode_arguments(command.1, message).map_err(CommandError::from),
+            Err(_) => Err(CommandError::Malformed("no whole message")),
+        };
+        let asked = call.asked;
+        let executed = arguments.and_then(|arguments| command.1.call(arguments, asked));
+        let executed = executed.map(|mut call| {
+            let waited = Duration::from_nanos(asked.until(Nanos::now()));
+            call.patience = left.map_or(call.patience, |left| call.patience.min(left + waited));
+            call
+        });
+        let answer = match exchange.execute(command, executed) {
+            None if !exchange.context.may_wait => return false,
+            // The connection can't go to the next process, which could compute this.
+            None => Err(CommandError::ComputeBusy.into()),
+            Some(Ok(value)) => Ok(reply(|to| encode_value(&value, to))),
+            Some(Err(error)) => Err(Status::from(error)),
+        };
+        let is_late = |call: &Stream| call.time_left(Nanos::now()) == Some(Duration::ZERO);
+        let answer = match (message(&call.body), answer) {
+            (Err(status), _) => Err(status),
+            (_, Err(_)) if is_late(call) => Err(Status::new(
+                Code::DeadlineExceeded,
+                "the time of the call is over",
+            )),
+            (_, answer) => answer,
+        };
+        self.end_call(stream, answer);
+        true
+    }
+
+    /// Ends a call with a message or a status.
+    fn end_call(&mut self, stream: StreamId, answer: Result<Vec<u8>, Status>) {
+        match answer {
+            Ok(message) => {
+                if self.session.respond(stream, &call::HEADERS, false) {
+                    self.session.send(stream, message);
+                    self.session.finish(stream, Status::OK.trailers());
+                }
+            }
+            Err(status) => drop(self.session.respond(stream, &status.fields(), true)),
+        }
+        self.forget(stream);
+    }
+
+    /// Answers the whole messages of a stream of questions about the schema.
+    fn reflect(&mut self, stream: StreamId, exchange: &mut Exchange<'_>) {
+        let Some(call) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        loop {
+            let (answer, rest) = match call::split(&call.body) {
+                Ok(None) => break,
+                Ok(Some(_)) if self.session.unsent() > MAX_HELD => (
+                    Err(Status::new(
+                        Code::ResourceExhausted,
+                        "the client does not take its answers",
+                    )),
+                    Vec::new(),
+                ),
+                Ok(Some((message, rest))) => (
+                    reflection::answer(message, &exchange.context.table),
+                    rest.to_vec(),
+                ),
+                Err(status) => (Err(status), Vec::new()),
+            };
+            self.held -= call.body.len() - rest.len();
+            call.body = rest;
+            match answer {
+                Ok(answer) => {
+                    if !std::mem::replace(&mut call.is_begun, true) {
+                        self.session.respond(stream, &call::HEADERS, false);
+                    }
+                    self.session.send(stream, answer);
+                }
+                Err(status) => return self.end_stream(stream, &status),
+            }
+        }
+        if call.is_whole {
+            self.end_stream(stream, &Status::OK);
+        }
+    }
+
+    /// Ends an answer of several messages.
+    fn end_stream(&mut self, stream: StreamId, status: &Status) {
+        match self.streams.get(&stream) {
+            Some(call) if call.is_begun => self.session.finish(stream, status.trailers()),
+            _ => drop(self.session.respond(stream, &status.fields(), true)),
+        }
+        self.forget(stream);
+    }
+
+    /// Begins to watch the health of a service.
+    fn begin_watch(&mut self, stream: StreamId) {
+        let Some(call) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        match message(&call.body).and_then(health::service) {
+            Ok(service) => {
+                call.is_begun = true;
+                call.method = Method::HealthWatch(Some((service, None)));
+                self.session.respond(stream, &call::HEADERS, false);
+            }
+            Err(status) => self.end_call(stream, Err(status)),
+        }
+    }
+
+    /// Tells of each change of what is watched.
+    fn watch(&mut self, exchange: &Exchange<'_>) {
+        for (stream, call) in &mut self.streams {
+            if let Method::HealthWatch(Some((service, told))) = &mut call.method {
+                let serving = Serving::of(service, exchange.context);
+                if *told != Some(serving) {
+                    *told = Some(serving);
+                    self.session.send(*stream, serving.message());
+                }
+            }
+        }
+    }
+
+    fn is_watching(&self) -> bool {
+        let mut calls = self.streams.values();
+        calls.any(|call| matches!(call.method, Method::HealthWatch(_)))
+    }
+
+    /// Goes on with the end of the connection.
+    fn leave(&mut self, now: Nanos) -> Next {
+        let is_over = |since: Nanos| Duration::from_nanos(since.until(now)) >= LEAVE_TIME;
+        match self.leaving {
+            Leaving::Due => {
+                self.session.announce_end(LAST_PING);
+                self.leaving = Leaving::Announced(now);
+            }
+            Leaving::Announced(since) if is_over(since) => self.go_away(now),
+            Leaving::Last(since) if is_over(since) => return Next::Close,
+            _ => {}
+        }
+        Next::More
+    }
+
+    fn go_away(&mut self, now: Nanos) {
+        self.session.go_away();
+        self.leaving = Leaving::Last(now);
+        let is_watch = |call: &Stream| matches!(call.method, Method::HealthWatch(_));
+        let watches = self.streams.iter().filter(|(_, call)| is_watch(call));
+        for stream in watches.map(|(stream, _)| *stream).collect::<Vec<_>>() {
+            self.end_stream(stream, &Status::new(Code::Unavailable, "the server stops"));
+        }
+    }
+
+    /// Once a second: allows more frames, and ends calls whose requests take too long.
+    fn check(&mut self, now: Nanos) {
+        let seconds = Duration::from_nanos(self.checked.until(now)).as_secs();
+        if seconds == 0 {
+            return;
+        }
+        self.checked = now;
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        self.session
+            .allow(seconds.saturating_mul(FRAMES_PER_SECOND));
+        let is_late = |call: &Stream| {
+            !call.is_whole && Duration::from_nanos(call.begun.until(now)) >= PATIENCE
+        };
+        let late = self.streams.iter().filter(|(_, call)| is_late(call));
+        for stream in late.map(|(stream, _)| *stream).collect::<Vec<_>>() {
+            let status = Status::new(Code::DeadlineExceeded, "the request is not whole in time");
+            self.end_stream(stream, &status);
+            self.session.stop(stream);
+        }
+    }
+
+    /// Returns how long to wait for input.
+    fn pause(&mut self, now: Nanos) -> Next {
+        self.stalled = match (self.session.unsent(), self.stalled) {
+            (0, _) => None,
+            (unsent, Some((before, since))) if unsent >= before => Some((before, since)),
+            (unsent, _) => Some((unsent, now)),
+        };
+        if self.leaving != Leaving::No {
+            return Next::MoreWithin(LEAVE_INTERVAL);
+        }
+        if self.is_watching() {
+            return Next::MoreWithin(WATCH_INTERVAL);
+        }
+        match self.stalled {
+            None => Next::More,
+            Some((_, since)) if Duration::from_nanos(since.until(now)) < PATIENCE => {
+                Next::MoreWithin(STALL_INTERVAL)
+            }
+            Some(_) => {
+                self.session.terminate(code::ENHANCE_YOUR_CALM);
+                Next::CloseFlood
+            }
+        }
+    }
+}

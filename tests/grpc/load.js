@@ -1,0 +1,54 @@
+// Calls without pause with grpc-js until its input ends: load.js ADDRESS CHANNELS FOLDER, where FOLDER has the schema.
+// Prints what load.py prints.
+"use strict";
+
+const path = require("node:path");
+const grpc = require("@grpc/grpc-js");
+const { loadSync } = require("@grpc/proto-loader");
+
+const AT_ONCE = 25;
+const [address, channels, folder] = process.argv.slice(2);
+const schema = loadSync(path.join(folder, "blockchain_tcp/v1/blockchain_tcp.proto"), { defaults: true, longs: Number });
+const { Calc } = grpc.loadPackageDefinition(schema).blockchain_tcp.v1;
+const failed = [];
+let answered = 0;
+let over = false;
+
+function add(calc, x, y) {
+  const options = { deadline: Date.now() + 20_000, waitForReady: true };
+  return new Promise((resolve) => {
+    calc.add({ x, y }, new grpc.Metadata({ waitForReady: true }), options, (error, sum) => {
+      if (error) failed.push(error.message);
+      else if (sum.value === x + y) answered += 1;
+      else failed.push(`${x} + ${y} = ${sum.value}`);
+      resolve();
+    });
+  });
+}
+
+async function load(begun) {
+  const calc = new Calc(address, grpc.credentials.createInsecure(), { "grpc.use_local_subchannel_pool": 1 });
+  for (let number = 0; !over; number += 1) {
+    await Promise.all(Array.from({ length: AT_ONCE }, (_, y) => add(calc, number, y)));
+    begun();
+  }
+  calc.close();
+}
+
+let waiting = Number(channels);
+const loads = Array.from({ length: waiting }, () => {
+  let isFirst = true;
+  return load(() => {
+    if (isFirst) {
+      isFirst = false;
+      waiting -= 1;
+      if (waiting === 0) console.log("begun");
+    }
+  });
+});
+process.stdin.on("end", async () => {
+  over = true;
+  await Promise.all(loads);
+  console.log(`${answered} ${JSON.stringify(failed)}`);
+});
+process.stdin.resume();
