@@ -1090,10 +1090,9 @@ fn an_idle_client_is_cheap() {
         client
     };
     let settle = |clients: usize| {
-        let who = format!("{}\n", clients + 1);
-        wait_until("they count", || daemon.ask("WHO\n") == who);
-        // Until all have left the front for a thread.
-        std::thread::sleep(Duration::from_millis(300));
+        wait_until("each has a thread", || {
+            daemon.blocked_in(libc::SYS_recvfrom) >= clients
+        });
         daemon.status_number("VmRSS")
     };
     let few: Vec<_> = (0..CLIENTS).map(asked).collect();

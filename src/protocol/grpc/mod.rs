@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http2::{Error, Event, Headers, Limits, Session, StreamId, code};
 use shared::clock::Nanos;
-use shared::command::{CommandClass, CommandError, CommandSpec};
+use shared::command::{Call, CommandClass, CommandError, CommandSpec, ComputeLimiter};
 use shared::schema::{decode_arguments, encode_value};
 
 use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol};
@@ -327,34 +327,35 @@ impl GrpcCodec {
             return true;
         };
         exchange.guard.count();
-        let left = call.time_left(Nanos::now());
-        let arguments = match message(&call.body) {
-            _ if left.is_some_and(|left| left.is_zero()) => Err(CommandError::ComputeBusy),
-            Ok(message) => decode_arguments(command.1, message).map_err(CommandError::from),
-            Err(_) => Err(CommandError::Malformed("no whole message")),
-        };
-        let asked = call.asked;
-        let executed = arguments.and_then(|arguments| command.1.call(arguments, asked));
-        let executed = executed.map(|mut call| {
-            let waited = Duration::from_nanos(asked.until(Nanos::now()));
-            call.patience = left.map_or(call.patience, |left| call.patience.min(left + waited));
-            call
-        });
-        let answer = match exchange.execute(command, executed) {
-            None if !exchange.context.may_wait => return false,
-            // The connection can't go to the next process, which could compute this.
-            None => Err(CommandError::ComputeBusy.into()),
-            Some(Ok(value)) => Ok(reply(|to| encode_value(&value, to))),
-            Some(Err(error)) => Err(Status::from(error)),
-        };
-        let is_late = |call: &Stream| call.time_left(Nanos::now()) == Some(Duration::ZERO);
-        let answer = match (message(&call.body), answer) {
-            (Err(status), _) => Err(status),
-            (_, Err(_)) if is_late(call) => Err(Status::new(
-                Code::DeadlineExceeded,
-                "the time of the call is over",
-            )),
-            (_, answer) => answer,
+        let (asked, left) = (call.asked, call.time_left(exchange.read_at));
+        let answer = match message(&call.body) {
+            Err(status) => {
+                exchange.refuse(b"(no message)", &CommandError::Malformed("no message"));
+                Err(status)
+            }
+            Ok(message) => {
+                let arguments = decode_arguments(command.1, message).map_err(CommandError::from);
+                let call = arguments.and_then(|arguments| command.1.call(arguments, asked));
+                let call = match left {
+                    Some(Duration::ZERO) => Err(CommandError::ComputeBusy),
+                    left => call.map(|call| with_time_left(call, left, exchange.read_at)),
+                };
+                match exchange.execute(command, call) {
+                    None if !exchange.context.may_wait => return false,
+                    // The connection can't go to the next process, which could compute this.
+                    None => Err(CommandError::ComputeBusy.into()),
+                    Some(Ok(value)) => Ok(reply(|to| encode_value(&value, to))),
+                    Some(Err(CommandError::ComputeBusy))
+                        if left.is_some_and(|left| left < ComputeLimiter::MAX_WAIT) =>
+                    {
+                        Err(Status::new(
+                            Code::DeadlineExceeded,
+                            "the time of the call is over",
+                        ))
+                    }
+                    Some(Err(error)) => Err(error.into()),
+                }
+            }
         };
         self.end_call(stream, answer);
         true
@@ -524,4 +525,13 @@ impl GrpcCodec {
             }
         }
     }
+}
+
+/// Lets a call wait for a permit for as long as it has time left at `now`.
+fn with_time_left<'a>(mut call: Call<'a>, left: Option<Duration>, now: Nanos) -> Call<'a> {
+    if let Some(left) = left {
+        let waited = Duration::from_nanos(call.asked.until(now));
+        call.patience = call.patience.min(waited + left);
+    }
+    call
 }
