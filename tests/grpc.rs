@@ -11,6 +11,7 @@ use http2::{Event, Field, Limits, Session, StreamId};
 
 use crate::handover::replace;
 use crate::support::registry::{node, python};
+use crate::support::watch::repeat;
 use crate::support::{Daemon, PATIENCE, Scratch, assert_contains, wait_until};
 
 /// A daemon that speaks gRPC on its second address.
@@ -460,6 +461,38 @@ fn calls_come_in_any_pieces_and_between_each_other() {
         client.stream.shutdown(Shutdown::Write).expect("a socket");
         assert_eq!(client.rest(), [""; 0]);
     }
+}
+
+/// - A computation that waits for its turn ends with DEADLINE_EXCEEDED when the time of its `grpc-timeout` is over.
+#[test]
+fn a_computation_that_waits_for_its_turn_has_a_deadline() {
+    let (daemon, address) = daemon(&[]);
+    let many = [
+        &[0x0a, 0x80, 0x20][..],
+        &[0x80, 0xad, 0xe2, 0x04].repeat(1024),
+    ]
+    .concat();
+    let busy = (0..4).map(|_| {
+        let many = framed(&many);
+        repeat(GrpcClient::connect(address), move |client| {
+            client.ask(NTH_PRIMES, &many);
+        })
+    });
+    let busy: Vec<_> = busy.collect();
+    let mut client = GrpcClient::connect(address);
+    let time = Duration::from_millis(50);
+    wait_until("its turn comes too late", || {
+        let begun = Instant::now();
+        let stream = client.send(
+            NTH_PRIMES,
+            &[("grpc-timeout", "50m")],
+            &framed(b"\x0a\x01\x01"),
+        );
+        let is_late = client.answer(stream).show() == "4 the time of the call is over";
+        is_late && begun.elapsed() >= time
+    });
+    drop(busy);
+    daemon.stop();
 }
 
 /// - A connection that asks nothing but health and the schema does not count in `WHO`; with its first other call it does.
