@@ -96,8 +96,8 @@ install: build ## installs without the package: PREFIX=/usr/local DESTDIR= SYSCO
 	install -D -m 644 systemd/tight.conf $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/tight.conf
 	install -D -m 644 packaging/nagios/nagios-example.cfg $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/nagios-example.cfg
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd docs/protocol.md docs/metrics.md docs/slo.md docs/alerts.md docs/cluster.md
-	for file in $$(cd packaging && find prometheus grafana haproxy -type f) $$(cd examples && find clients -type f); do \
-	  from=packaging/$$file; test -e $$from || from=examples/$$file; \
+	for file in $$(cd packaging && find prometheus grafana haproxy -type f) $$(cd examples && find clients -type f) $$(find proto -type f); do \
+	  from=packaging/$$file; test -e $$from || from=examples/$$file; test -e $$from || from=$$file; \
 	  install -D -m $$(test -x $$from && echo 755 || echo 644) $$from $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/$$file || exit; \
 	done
 	install -D -m 644 systemd/blockchain-tcpd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.socket

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 use crate::session::play;
 use crate::support::installed;
+use crate::support::registry::{node, node_packages, python};
 
 /// A client in one language.
 struct Sample {
@@ -144,6 +145,17 @@ fn play_at_home(sessions: &str) {
 #[test]
 fn copied_parts_work_in_other_programs() {
     play_at_home("samples/sessions/copied.txt");
+}
+
+#[test]
+fn stock_libraries_ask_over_every_protocol() {
+    let (Some(python), Some(_)) = (python(), node()) else {
+        return;
+    };
+    let python = python.get_program().to_string_lossy().into_owned();
+    let packages = node_packages().display().to_string();
+    let variables = [("PYTHON", &*python), ("NODE_PATH", &*packages)];
+    play("samples/sessions/protocols.txt", &variables);
 }
 
 #[test]

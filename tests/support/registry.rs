@@ -23,11 +23,16 @@ pub fn python() -> Option<Command> {
     Some(command)
 }
 
+/// Where the packages of `tests/registry/package.json` are.
+pub fn node_packages() -> PathBuf {
+    folder().join("node_modules")
+}
+
 /// Node.js with the packages of `tests/registry/package.json`, or the same.
 #[must_use]
 #[track_caller]
 pub fn node() -> Option<Command> {
-    let packages = folder().join("node_modules");
+    let packages = node_packages();
     with(&packages, "the packages of npm")?;
     let mut command = installed("node").then(|| clean("node"))?;
     command.env("NODE_PATH", packages);
