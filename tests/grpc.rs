@@ -618,6 +618,43 @@ fn a_handover_does_not_wait_for_silent_clients() {
     daemon.stop();
 }
 
+/// - Computations that a handover can't wait for are given back by the GOAWAY: official clients ask the next process.
+#[test]
+fn a_handover_gives_computations_back() {
+    let (daemon, address) = daemon(&[]);
+    let many = [
+        &[0x0a, 0x80, 0x20][..],
+        &[0x80, 0xad, 0xe2, 0x04].repeat(1024),
+    ]
+    .concat();
+    let mut client = GrpcClient::connect(address);
+    let streams: Vec<_> = (0..50)
+        .map(|_| client.send(NTH_PRIMES, &[], &framed(&many)))
+        .collect();
+    let first = client.answer(streams[0]);
+    assert_eq!(first.header("grpc-status"), "0");
+    daemon.signal("USR2");
+    let said = client.rest();
+    assert!(said.len() == 2 && said[1].ends_with(" 0"), "{said:?}");
+    let last: StreamId = said[1]
+        .split(' ')
+        .nth(1)
+        .expect("a part")
+        .parse()
+        .expect("a stream");
+    assert!(
+        (1..streams[49]).contains(&last),
+        "some are given back: {last}"
+    );
+    for stream in &streams[1..] {
+        let expected = if *stream <= last { "0" } else { "" };
+        let answer = &client.answers[stream];
+        assert_eq!(answer.header("grpc-status"), expected, "{stream} of {last}");
+    }
+    daemon.log().wait_for("hands over its clients clients=0");
+    daemon.stop();
+}
+
 /// - Official clients see no failed call when another process takes over, however often, nor when the server stops and
 ///   another begins.
 #[test]

@@ -78,6 +78,8 @@ struct GrpcCodec {
     ready: VecDeque<StreamId>,
     /// Number of bytes of requests that are not executed.
     held: usize,
+    /// The last call that was answered.
+    answered: StreamId,
     /// The call that is executed.
     executing: Option<StreamId>,
     /// When the session was last allowed more frames, and unfinished requests were looked at.
@@ -160,6 +162,7 @@ impl GrpcCodec {
             streams: BTreeMap::new(),
             ready: VecDeque::new(),
             held: 0,
+            answered: 0,
             executing: None,
             checked: Nanos::START,
             stalled: None,
@@ -203,7 +206,7 @@ impl GrpcCodec {
             }
             Event::Closed(stream, _) => self.forget(stream),
             Event::Pong(LAST_PING) if matches!(self.leaving, Leaving::Announced(_)) => {
-                self.go_away(exchange.read_at);
+                self.go_away(StreamId::MAX, exchange.read_at);
             }
             Event::GoAway { .. } => self.client_leaves = true,
             Event::Pong(_) => {}
@@ -223,6 +226,7 @@ impl GrpcCodec {
                 exchange.refuse(headers.get(":path").unwrap_or_default(), &error);
                 self.session.respond(stream, &fields, true);
                 self.session.stop(stream);
+                self.forget(stream);
             }
             Err(Refusal::Status(status)) => {
                 let error = CommandError::Unnamed;
@@ -274,6 +278,7 @@ impl GrpcCodec {
     }
 
     fn forget(&mut self, stream: StreamId) {
+        self.answered = self.answered.max(stream);
         if let Some(call) = self.streams.remove(&stream) {
             self.held -= call.body.len();
         }
@@ -342,7 +347,11 @@ impl GrpcCodec {
                 };
                 match exchange.execute(command, call) {
                     None if !exchange.context.may_wait => return false,
-                    // The connection can't go to the next process, which could compute this.
+                    // The connection can't go to the next process, but the call can.
+                    None if stream > self.answered => {
+                        self.go_away(self.answered, exchange.read_at);
+                        return true;
+                    }
                     None => Err(CommandError::ComputeBusy.into()),
                     Some(Ok(value)) => Ok(reply(|to| encode_value(&value, to))),
                     Some(Err(CommandError::ComputeBusy))
@@ -463,15 +472,18 @@ impl GrpcCodec {
                 self.session.announce_end(LAST_PING);
                 self.leaving = Leaving::Announced(now);
             }
-            Leaving::Announced(since) if is_over(since) => self.go_away(now),
+            Leaving::Announced(since) if is_over(since) => {
+                self.go_away(StreamId::MAX, now);
+            }
             Leaving::Last(since) if is_over(since) => return Next::Close,
             _ => {}
         }
         Next::More
     }
 
-    fn go_away(&mut self, now: Nanos) {
-        self.session.go_away();
+    /// Takes no more calls, and gives back those after `last`.
+    fn go_away(&mut self, last: StreamId, now: Nanos) {
+        self.session.go_away_after(last);
         self.leaving = Leaving::Last(now);
         let is_watch = |call: &Stream| matches!(call.method, Method::HealthWatch(_));
         let watches = self.streams.iter().filter(|(_, call)| is_watch(call));
