@@ -11,6 +11,7 @@ use http2::{Event, Field, Limits, Session, StreamId};
 
 use crate::handover::replace;
 use crate::support::registry::{node, python};
+use crate::support::watch::repeat;
 use crate::support::{Daemon, PATIENCE, Scratch, assert_contains, wait_until};
 
 /// A daemon that speaks gRPC on its second address.
@@ -462,6 +463,38 @@ fn calls_come_in_any_pieces_and_between_each_other() {
     }
 }
 
+/// - A computation that waits for its turn ends with DEADLINE_EXCEEDED when the time of its `grpc-timeout` is over.
+#[test]
+fn a_computation_that_waits_for_its_turn_has_a_deadline() {
+    let (daemon, address) = daemon(&[]);
+    let many = [
+        &[0x0a, 0x80, 0x20][..],
+        &[0x80, 0xad, 0xe2, 0x04].repeat(1024),
+    ]
+    .concat();
+    let busy = (0..4).map(|_| {
+        let many = framed(&many);
+        repeat(GrpcClient::connect(address), move |client| {
+            client.ask(NTH_PRIMES, &many);
+        })
+    });
+    let busy: Vec<_> = busy.collect();
+    let mut client = GrpcClient::connect(address);
+    let time = Duration::from_millis(50);
+    wait_until("its turn comes too late", || {
+        let begun = Instant::now();
+        let stream = client.send(
+            NTH_PRIMES,
+            &[("grpc-timeout", "50m")],
+            &framed(b"\x0a\x01\x01"),
+        );
+        let is_late = client.answer(stream).show() == "4 the time of the call is over";
+        is_late && begun.elapsed() >= time
+    });
+    drop(busy);
+    daemon.stop();
+}
+
 /// - A connection that asks nothing but health and the schema does not count in `WHO`; with its first other call it does.
 /// - `NOT_SERVING` is what they are told from the beginning of `--drain-notice`, each `Watch` within a second.
 /// - A `Watch` ends with UNAVAILABLE when the connection does.
@@ -582,6 +615,43 @@ fn a_handover_does_not_wait_for_silent_clients() {
         stream.read_to_end(&mut said).expect("no reset");
         assert_eq!(said[said.len() - 17 + 3], 7, "the last word is a GOAWAY");
     }
+    daemon.stop();
+}
+
+/// - Computations that a handover can't wait for are given back by the GOAWAY: official clients ask the next process.
+#[test]
+fn a_handover_gives_computations_back() {
+    let (daemon, address) = daemon(&[]);
+    let many = [
+        &[0x0a, 0x80, 0x20][..],
+        &[0x80, 0xad, 0xe2, 0x04].repeat(1024),
+    ]
+    .concat();
+    let mut client = GrpcClient::connect(address);
+    let streams: Vec<_> = (0..50)
+        .map(|_| client.send(NTH_PRIMES, &[], &framed(&many)))
+        .collect();
+    let first = client.answer(streams[0]);
+    assert_eq!(first.header("grpc-status"), "0");
+    daemon.signal("USR2");
+    let said = client.rest();
+    assert!(said.len() == 2 && said[1].ends_with(" 0"), "{said:?}");
+    let last: StreamId = said[1]
+        .split(' ')
+        .nth(1)
+        .expect("a part")
+        .parse()
+        .expect("a stream");
+    assert!(
+        (1..streams[49]).contains(&last),
+        "some are given back: {last}"
+    );
+    for stream in &streams[1..] {
+        let expected = if *stream <= last { "0" } else { "" };
+        let answer = &client.answers[stream];
+        assert_eq!(answer.header("grpc-status"), expected, "{stream} of {last}");
+    }
+    daemon.log().wait_for("hands over its clients clients=0");
     daemon.stop();
 }
 
@@ -1090,10 +1160,9 @@ fn an_idle_client_is_cheap() {
         client
     };
     let settle = |clients: usize| {
-        let who = format!("{}\n", clients + 1);
-        wait_until("they count", || daemon.ask("WHO\n") == who);
-        // Until all have left the front for a thread.
-        std::thread::sleep(Duration::from_millis(300));
+        wait_until("each has a thread", || {
+            daemon.blocked_in(libc::SYS_recvfrom) >= clients
+        });
         daemon.status_number("VmRSS")
     };
     let few: Vec<_> = (0..CLIENTS).map(asked).collect();

@@ -317,10 +317,16 @@ impl Session {
 
     /// Takes no more streams. Those that were opened so far go on.
     pub fn go_away(&mut self) {
+        self.go_away_after(StreamId::MAX);
+    }
+
+    /// Takes no more streams, and gives those after `last` back: the client may open them
+    /// elsewhere, as if it had not opened them here.
+    pub fn go_away_after(&mut self, last: StreamId) {
         if !self.state().is_dead {
             // SAFETY: the session is live, and there is no opaque data.
             let error = unsafe {
-                let last = sys::nghttp2_session_get_last_proc_stream_id(self.raw());
+                let last = last.min(sys::nghttp2_session_get_last_proc_stream_id(self.raw()));
                 sys::nghttp2_submit_goaway(self.raw(), 0, last, code::NO_ERROR, ptr::null(), 0)
             };
             let _ = self.checked(error);

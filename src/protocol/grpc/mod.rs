@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http2::{Error, Event, Headers, Limits, Session, StreamId, code};
 use shared::clock::Nanos;
-use shared::command::{CommandClass, CommandError, CommandSpec};
+use shared::command::{Call, CommandClass, CommandError, CommandSpec, ComputeLimiter};
 use shared::schema::{decode_arguments, encode_value};
 
 use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol};
@@ -78,6 +78,8 @@ struct GrpcCodec {
     ready: VecDeque<StreamId>,
     /// Number of bytes of requests that are not executed.
     held: usize,
+    /// The last call that was answered.
+    answered: StreamId,
     /// The call that is executed.
     executing: Option<StreamId>,
     /// When the session was last allowed more frames, and unfinished requests were looked at.
@@ -160,6 +162,7 @@ impl GrpcCodec {
             streams: BTreeMap::new(),
             ready: VecDeque::new(),
             held: 0,
+            answered: 0,
             executing: None,
             checked: Nanos::START,
             stalled: None,
@@ -203,7 +206,7 @@ impl GrpcCodec {
             }
             Event::Closed(stream, _) => self.forget(stream),
             Event::Pong(LAST_PING) if matches!(self.leaving, Leaving::Announced(_)) => {
-                self.go_away(exchange.read_at);
+                self.go_away(StreamId::MAX, exchange.read_at);
             }
             Event::GoAway { .. } => self.client_leaves = true,
             Event::Pong(_) => {}
@@ -223,6 +226,7 @@ impl GrpcCodec {
                 exchange.refuse(headers.get(":path").unwrap_or_default(), &error);
                 self.session.respond(stream, &fields, true);
                 self.session.stop(stream);
+                self.forget(stream);
             }
             Err(Refusal::Status(status)) => {
                 let error = CommandError::Unnamed;
@@ -274,6 +278,7 @@ impl GrpcCodec {
     }
 
     fn forget(&mut self, stream: StreamId) {
+        self.answered = self.answered.max(stream);
         if let Some(call) = self.streams.remove(&stream) {
             self.held -= call.body.len();
         }
@@ -327,34 +332,39 @@ impl GrpcCodec {
             return true;
         };
         exchange.guard.count();
-        let left = call.time_left(Nanos::now());
-        let arguments = match message(&call.body) {
-            _ if left.is_some_and(|left| left.is_zero()) => Err(CommandError::ComputeBusy),
-            Ok(message) => decode_arguments(command.1, message).map_err(CommandError::from),
-            Err(_) => Err(CommandError::Malformed("no whole message")),
-        };
-        let asked = call.asked;
-        let executed = arguments.and_then(|arguments| command.1.call(arguments, asked));
-        let executed = executed.map(|mut call| {
-            let waited = Duration::from_nanos(asked.until(Nanos::now()));
-            call.patience = left.map_or(call.patience, |left| call.patience.min(left + waited));
-            call
-        });
-        let answer = match exchange.execute(command, executed) {
-            None if !exchange.context.may_wait => return false,
-            // The connection can't go to the next process, which could compute this.
-            None => Err(CommandError::ComputeBusy.into()),
-            Some(Ok(value)) => Ok(reply(|to| encode_value(&value, to))),
-            Some(Err(error)) => Err(Status::from(error)),
-        };
-        let is_late = |call: &Stream| call.time_left(Nanos::now()) == Some(Duration::ZERO);
-        let answer = match (message(&call.body), answer) {
-            (Err(status), _) => Err(status),
-            (_, Err(_)) if is_late(call) => Err(Status::new(
-                Code::DeadlineExceeded,
-                "the time of the call is over",
-            )),
-            (_, answer) => answer,
+        let (asked, left) = (call.asked, call.time_left(exchange.read_at));
+        let answer = match message(&call.body) {
+            Err(status) => {
+                exchange.refuse(b"(no message)", &CommandError::Malformed("no message"));
+                Err(status)
+            }
+            Ok(message) => {
+                let arguments = decode_arguments(command.1, message).map_err(CommandError::from);
+                let call = arguments.and_then(|arguments| command.1.call(arguments, asked));
+                let call = match left {
+                    Some(Duration::ZERO) => Err(CommandError::ComputeBusy),
+                    left => call.map(|call| with_time_left(call, left, exchange.read_at)),
+                };
+                match exchange.execute(command, call) {
+                    None if !exchange.context.may_wait => return false,
+                    // The connection can't go to the next process, but the call can.
+                    None if stream > self.answered => {
+                        self.go_away(self.answered, exchange.read_at);
+                        return true;
+                    }
+                    None => Err(CommandError::ComputeBusy.into()),
+                    Some(Ok(value)) => Ok(reply(|to| encode_value(&value, to))),
+                    Some(Err(CommandError::ComputeBusy))
+                        if left.is_some_and(|left| left < ComputeLimiter::MAX_WAIT) =>
+                    {
+                        Err(Status::new(
+                            Code::DeadlineExceeded,
+                            "the time of the call is over",
+                        ))
+                    }
+                    Some(Err(error)) => Err(error.into()),
+                }
+            }
         };
         self.end_call(stream, answer);
         true
@@ -462,15 +472,18 @@ impl GrpcCodec {
                 self.session.announce_end(LAST_PING);
                 self.leaving = Leaving::Announced(now);
             }
-            Leaving::Announced(since) if is_over(since) => self.go_away(now),
+            Leaving::Announced(since) if is_over(since) => {
+                self.go_away(StreamId::MAX, now);
+            }
             Leaving::Last(since) if is_over(since) => return Next::Close,
             _ => {}
         }
         Next::More
     }
 
-    fn go_away(&mut self, now: Nanos) {
-        self.session.go_away();
+    /// Takes no more calls, and gives back those after `last`.
+    fn go_away(&mut self, last: StreamId, now: Nanos) {
+        self.session.go_away_after(last);
         self.leaving = Leaving::Last(now);
         let is_watch = |call: &Stream| matches!(call.method, Method::HealthWatch(_));
         let watches = self.streams.iter().filter(|(_, call)| is_watch(call));
@@ -524,4 +537,13 @@ impl GrpcCodec {
             }
         }
     }
+}
+
+/// Lets a call wait for a permit for as long as it has time left at `now`.
+fn with_time_left<'a>(mut call: Call<'a>, left: Option<Duration>, now: Nanos) -> Call<'a> {
+    if let Some(left) = left {
+        let waited = Duration::from_nanos(call.asked.until(now));
+        call.patience = call.patience.min(waited + left);
+    }
+    call
 }

@@ -1,7 +1,7 @@
 //! Protobuf messages of the commands, encoded and decoded by the command table.
 //!
 //! A command `Add` with the parameters `X` and `Y` has the messages `AddRequest`, whose fields 1 and
-//! 2 are its arguments, and `AddResponse`, whose field 1 is its result. [`proto`] writes them down;
+//! 2 are its arguments, and `AddResponse`, whose field 1 is its result. [`proto()`] writes them down;
 //! [`envelope`] wraps them for the protocol without gRPC. As in proto3, a number that is missing is
 //! 0, fields that are not known are skipped, and of a field that comes twice the last counts.
 
