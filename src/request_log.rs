@@ -11,6 +11,8 @@ const MAX_PER_SECOND: u32 = 100;
 /// Request log of one connection.
 pub struct RequestLog {
     connection: u64,
+    /// Scheme of its protocol.
+    protocol: &'static str,
     /// Current second since the machine's start.
     second: u64,
     /// Number of requests logged in this second.
@@ -20,11 +22,12 @@ pub struct RequestLog {
 }
 
 impl RequestLog {
-    /// Creates the log of the connection with this number.
+    /// Creates the log of the connection with this number, of the protocol with this scheme.
     #[inline]
-    pub fn new(connection: u64) -> Self {
+    pub fn new(connection: u64, protocol: &'static str) -> Self {
         RequestLog {
             connection,
+            protocol,
             second: 0,
             logged: 0,
             omitted: 0,
@@ -57,7 +60,12 @@ impl RequestLog {
         self.logged += 1;
         let request = printable(request.trim_ascii_end());
         let reply = printable(reply.trim_ascii_end());
-        trace!(connection = self.connection, request:%, reply:%; "request");
+        let RequestLog {
+            connection,
+            protocol,
+            ..
+        } = *self;
+        trace!(connection, protocol, request:%, reply:%; "request");
     }
 
     #[cold]

@@ -53,7 +53,7 @@ fn answer(mut rest: &[u8], plan: &[u8]) -> Vec<u8> {
             read_at: Nanos::now(),
             output: &mut said,
             counters: &mut BatchCounters::new(),
-            log: &mut RequestLog::new(1),
+            log: &mut RequestLog::new(1, "grpc"),
             guard: &mut guard,
         };
         let progress = codec.receive(Input { bytes, seen: 0, is_last }, &mut exchange);

@@ -63,7 +63,7 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
             read_at: Nanos::now(),
             output: &mut output,
             counters: &mut BatchCounters::new(),
-            log: &mut RequestLog::new(1),
+            log: &mut RequestLog::new(1, "http"),
             guard: &mut guard,
         };
         let input = Input { bytes: &buffer, seen, is_last: is_last && !deferred };

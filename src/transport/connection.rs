@@ -107,7 +107,7 @@ impl<T: Transport> Connection<T> {
     ) -> Self {
         let codec = protocol.open(&std::mem::take(&mut client.codec));
         Connection {
-            log: RequestLog::new(client.number),
+            log: RequestLog::new(client.number, protocol.scheme()),
             protocol: PROTOCOLS.position(protocol.scheme()),
             client: Box::new(client),
             waiting: None,
