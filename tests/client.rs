@@ -101,7 +101,7 @@ fn what_was_typed_comes_back() {
 
 #[test]
 fn every_protocol_answers_alike() {
-    for prefix in ["", "protobuf://", "http://"] {
+    for prefix in ["", "protobuf://", "http://", "grpc://"] {
         play("client/sessions/protocols.txt", &[("PREFIX", prefix)]);
     }
 }

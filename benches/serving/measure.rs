@@ -135,10 +135,11 @@ fn workload(server: &Server, pid: Pid, contestant: Contestant, seconds: Duration
 /// line.
 fn among_trickling(active: &mut Generator, crowd: &Generator, number: usize) -> Result<Stats> {
     let ended = AtomicBool::new(false);
+    let sockets: Vec<_> = crowd.sockets().collect();
     let gap = Duration::from_secs(1) / u32::try_from(number)?;
     thread::scope(|scope| {
         scope.spawn(|| {
-            for socket in crowd.sockets().cycle() {
+            for socket in sockets.iter().cycle() {
                 if ended.load(Ordering::Relaxed) {
                     break;
                 }

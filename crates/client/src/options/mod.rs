@@ -64,8 +64,8 @@ Examples:
 /// What all tasks take.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Name or address of the server, and its port; all addresses of a name are tried. protobuf://
-    /// before it asks in that protocol [env: BLOCKCHAIN_TCP_SERVER]
+    /// Name or address of the server, and its port; all addresses of a name are tried. protobuf://,
+    /// http:// or grpc:// before it asks in that protocol [env: BLOCKCHAIN_TCP_SERVER]
     #[arg(
         short,
         long,

@@ -16,14 +16,17 @@ pub enum Scheme {
     Protobuf,
     /// JSON-RPC over HTTP.
     Http,
+    /// gRPC.
+    Grpc,
 }
 
 impl Scheme {
     /// All, with their names.
-    const NAMED: [(&str, Scheme); 3] = [
+    const NAMED: [(&str, Scheme); 4] = [
         ("tcp", Scheme::Tcp),
         ("protobuf", Scheme::Protobuf),
         ("http", Scheme::Http),
+        ("grpc", Scheme::Grpc),
     ];
 }
 
@@ -34,7 +37,7 @@ impl FromStr for Scheme {
         let known = Scheme::NAMED.iter().find(|(name, _)| *name == text);
         known
             .map(|(_, scheme)| *scheme)
-            .ok_or("the protocol is tcp, protobuf or http")
+            .ok_or("the protocol is tcp, protobuf, http or grpc")
     }
 }
 

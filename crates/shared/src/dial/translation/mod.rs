@@ -4,6 +4,7 @@
 //! What is wrong with a request is found here, by the same table of commands, and said in the same
 //! words as the server's; so is `HELP` answered, where the protocol has none.
 
+mod grpc;
 mod jsonrpc;
 mod protobuf;
 
@@ -17,7 +18,7 @@ use crate::clock::Nanos;
 use crate::command::{Call, CommandError, CommandSpec, Context, Line, SETS};
 
 /// What a client says and hears in one protocol.
-trait Wire: Send + Sync {
+trait Wire: Send {
     /// Returns whether the command can be called.
     fn offers(&self, spec: &CommandSpec) -> bool;
 
@@ -55,6 +56,7 @@ impl Translator {
             Scheme::Tcp => return None,
             Scheme::Protobuf => Box::new(protobuf::ProtobufWire::default()),
             Scheme::Http => Box::new(jsonrpc::JsonRpcWire::new(server)),
+            Scheme::Grpc => Box::new(grpc::GrpcWire::new(server)),
         };
         let sets: Vec<_> = SETS.iter().map(|(_, set)| *set).collect();
         Some(Translator {
