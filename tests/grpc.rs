@@ -435,11 +435,24 @@ fn each_bad_call_has_its_status() {
 }
 
 /// - A request may come in any pieces, and those of several calls between each other.
-/// - An answer comes when it is ready: calls that compute keep no others from theirs, other than on the same connection.
+/// - The calls of a connection are answered in the order in which their requests are whole: a computation delays those behind
+///   it, and none of other connections.
 #[test]
 fn calls_come_in_any_pieces_and_between_each_other() {
     let (_daemon, address) = daemon(&[]);
     let add = framed(b"\x08\x02\x10\x05");
+    let many = [
+        &[0x0a, 0x80, 0x20][..],
+        &[0x80, 0xad, 0xe2, 0x04].repeat(1024),
+    ]
+    .concat();
+    let mut client = GrpcClient::connect(address);
+    let computed = client.send(NTH_PRIMES, &[], &framed(&many));
+    let why = client.send(WHY, &[], &framed(b""));
+    let mut other = GrpcClient::connect(address);
+    assert_eq!(other.ask(WHY, &framed(b"")), ANSWERED);
+    assert_eq!(client.answer(why).show(), ANSWERED);
+    assert!(client.answers[&computed].is_closed, "in their order");
     for size in [1, 4, 5, 6, 100] {
         let mut client = GrpcClient::connect(address);
         let streams: Vec<_> = (0..50).map(|_| client.begin(ADD, &[], false)).collect();

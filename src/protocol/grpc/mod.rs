@@ -139,6 +139,8 @@ impl Codec for GrpcCodec {
             && let Some(stream) = self.executing.take()
         {
             self.end_call(stream, Err(CommandError::Internal.into()));
+            // The end would overtake it.
+            self.session.take_output(output);
             self.session.terminate(code::INTERNAL_ERROR);
         }
         self.session.go_away();
@@ -546,4 +548,34 @@ fn with_time_left<'a>(mut call: Call<'a>, left: Option<Duration>, now: Nanos) ->
         call.patience = call.patience.min(waited + left);
     }
     call
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_panics_and_the_connection_hear_of_it() {
+        let mut codec = GrpcCodec::new();
+        let mut client = Session::client(Limits::default());
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/"),
+            (":authority", "a"),
+        ];
+        let fields = fields.map(|(name, value)| http2::Field::new(name, value));
+        codec.executing = client.request(&fields, true);
+        let (mut asked, mut said) = (Vec::new(), Vec::new());
+        client.take_output(&mut asked);
+        codec.session.receive(&asked).unwrap();
+        codec.goodbye(Goodbye::Panicked, &mut said);
+        client.receive(&said).unwrap();
+        let heard = std::iter::from_fn(|| client.next_event()).filter_map(|event| match event {
+            Event::Headers(_, headers) => headers.get("grpc-status").map(<[u8]>::to_vec),
+            Event::GoAway { code, .. } => Some(format!("goaway {code}").into_bytes()),
+            _ => None,
+        });
+        assert_eq!(heard.collect::<Vec<_>>(), [&b"13"[..], b"goaway 2"]);
+    }
 }
