@@ -39,6 +39,10 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     calls: u64,
 
+    /// Measure only what has this in its name.
+    #[arg(long, value_name = "PROTOCOL", default_value = "")]
+    only: String,
+
     #[command(flatten)]
     length: Length,
 }
@@ -122,15 +126,22 @@ fn compare(
     cores: &Cores,
     options: &Options,
 ) -> Result<()> {
+    if !pair[0].name.contains(&options.only) {
+        return Ok(());
+    }
     let mut micros = [Vec::new(), Vec::new()];
     for round in 0..options.rounds {
         for which in [round % 2, 1 - round % 2] {
             let Contestant { name, start, load } = &pair[which];
             let server = cores.at_server(start)?;
-            // Warm: connections, memory, primes.
-            load(folder, server.address, options.calls / 10)?;
+            let load = |calls| {
+                let loaded = load(folder, server.address, calls);
+                loaded.map_err(|error| format!("{name}: {error}"))
+            };
+            // Warm.
+            load(options.calls / 10)?;
             let before = processes_time(server.pid())?;
-            let calls = load(folder, server.address, options.calls)?;
+            let calls = load(options.calls)?;
             let time = processes_time(server.pid())? - before;
             let one = time.as_secs_f64() * 1e6 / calls as f64;
             eprintln!("round {}  {name:<28} {one:.2} µs a call", round + 1);
@@ -256,7 +267,7 @@ fn nginx(folder: &Path) -> Result<Server> {
              }}\n"
         ),
     )?;
-    let mut command = Command::new("nginx");
+    let mut command = Command::new(find("nginx").ok_or("there is no nginx")?);
     command.arg("-c").arg(&configuration).arg("-p").arg(folder);
     let server = Server::start(command, Some(address))?;
     Ok(server)
@@ -286,15 +297,19 @@ fn grpc_go(folder: &Path) -> Result<Option<PathBuf>> {
 
 /// Returns whether all these programs can be found; says which can't.
 fn are_there(programs: &[&str]) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |program: &&&str| {
-        std::env::split_paths(&path).any(|folder| folder.join(**program).is_file())
-    };
-    let missing = programs.iter().find(|program| !is_there(program));
+    let missing = programs.iter().find(|program| find(program).is_none());
     if let Some(program) = missing {
         eprintln!("peers: left out: there is no {program}");
     }
     missing.is_none()
+}
+
+/// Returns where a program is: PATH may lack the folder of servers.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    let mut programs = folders.map(|folder| folder.join(program));
+    programs.find(|program| program.is_file())
 }
 
 /// A folder for this run, removed at its end.
