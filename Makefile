@@ -101,7 +101,7 @@ install: build ## installs without the package: PREFIX=/usr/local DESTDIR= SYSCO
 	  install -D -m $$(test -x $$from && echo 755 || echo 644) $$from $(DESTDIR)$(PREFIX)/share/doc/blockchain-tcpd/examples/$$file || exit; \
 	done
 	install -D -m 644 systemd/blockchain-tcpd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.socket
-	install -D -m 644 systemd/blockchain-tcpd-admin.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd-admin.socket
+	for unit in admin protobuf http grpc; do install -D -m 644 systemd/blockchain-tcpd-$$unit.socket -t $(DESTDIR)$(PREFIX)/lib/systemd/system || exit; done
 	sed 's,/usr/sbin/,$(PREFIX)/sbin/,; s,=-/etc/,=-$(SYSCONFDIR)/,' systemd/blockchain-tcpd.service >$(CARGO_TARGET_DIR)/blockchain-tcpd.service
 	install -D -m 644 $(CARGO_TARGET_DIR)/blockchain-tcpd.service $(DESTDIR)$(PREFIX)/lib/systemd/system/blockchain-tcpd.service
 	test -e $(DESTDIR)$(SYSCONFDIR)/default/blockchain-tcpd || \
