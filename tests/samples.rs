@@ -154,7 +154,12 @@ fn stock_libraries_ask_over_every_protocol() {
     };
     let python = python.get_program().to_string_lossy().into_owned();
     let packages = node_packages().display().to_string();
-    let variables = [("PYTHON", &*python), ("NODE_PATH", &*packages)];
+    let cache = out().join("go").display().to_string();
+    let variables = [
+        ("PYTHON", &*python),
+        ("NODE_PATH", &*packages),
+        ("GOCACHE", &*cache),
+    ];
     play("samples/sessions/protocols.txt", &variables);
 }
 
