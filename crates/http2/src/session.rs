@@ -670,8 +670,49 @@ unsafe extern "C" fn read_body(
                         }
                     }
                 }
+            } else if outgoing.sent > outgoing.bytes.len() / 2 {
+                // A peer that always leaves something must not make it grow.
+                outgoing.bytes.drain(..outgoing.sent);
+                outgoing.sent = 0;
             }
             copied as isize
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_has_taken_is_not_kept() {
+        let (mut server, mut client) = (
+            Session::server(Limits::default()),
+            Session::client(Limits::default()),
+        );
+        let names = [":method", ":scheme", ":path", ":authority"];
+        let fields = names.map(|name| Field::new(name, "/"));
+        let stream = client.request(&fields, true).unwrap();
+        let exchange = |server: &mut Session, client: &mut Session| {
+            for _ in 0..3 {
+                let (mut asked, mut said) = (Vec::new(), Vec::new());
+                client.take_output(&mut asked);
+                server.receive(&asked).unwrap();
+                server.take_output(&mut said);
+                client.receive(&said).unwrap();
+            }
+        };
+        exchange(&mut server, &mut client);
+        assert!(server.respond(stream, &[Field::new(":status", "200")], false));
+        // More than the window, so that some is always left.
+        server.send(stream, vec![0; 100_000]);
+        for _ in 0..100 {
+            exchange(&mut server, &mut client);
+            let unsent = server.unsent();
+            assert!(unsent > 0);
+            let kept = server.state().outgoing[&stream].bytes.len();
+            assert!(kept <= 2 * unsent, "{kept} for {unsent}");
+            server.send(stream, vec![0; 200_000 - unsent]);
+        }
     }
 }
