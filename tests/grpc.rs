@@ -803,6 +803,33 @@ fn pings_keep_no_idle_client_but_health_checks_do() {
     daemon.stop();
 }
 
+/// - Calls that end by their own deadline are no flood, up to 1,000 in a second.
+#[test]
+fn calls_that_are_given_up_in_time_are_no_flood() {
+    let (daemon, address) = daemon(&[]);
+    for (timeout, is_flood) in [("30m", false), ("", true)] {
+        let mut client = GrpcClient::connect(address);
+        let computed = client.send(NTH_PRIMES, &[], &long_computation());
+        // 700 calls cost 1,400 frames.
+        for _ in 0..10 {
+            let calls: Vec<_> = (0..70)
+                .map(|_| client.send(NTH_PRIMES, &[("grpc-timeout", timeout)], &framed(b"")))
+                .collect();
+            for call in calls {
+                client.session.reset(call, http2::code::CANCEL);
+            }
+            client.flush();
+        }
+        if is_flood {
+            assert!(client.rest().iter().any(|event| event.ends_with(" 11")));
+        } else {
+            assert_eq!(client.answer(computed).header("grpc-status"), "0");
+            assert_eq!(client.ask(WHY, &framed(b"")), ANSWERED);
+        }
+    }
+    daemon.stop();
+}
+
 /// - A client that ends its side of the connection gets the answers of all that it has asked.
 #[test]
 fn half_a_close_loses_no_computation() {
