@@ -100,6 +100,11 @@ pub trait Codec: Send {
     /// panic, `output` ends with whatever the failed request has left.
     fn goodbye(&mut self, why: Goodbye, output: &mut Vec<u8>);
 
+    /// Returns whether the connection can be continued in another process.
+    fn is_movable(&self) -> bool {
+        true
+    }
+
     /// Returns what [`Protocol::open`] needs to continue the connection in another process, or
     /// `None` if it can't be continued: then it is drained. The session keeps the unused input.
     fn save(&self) -> Option<Vec<u8>>;

@@ -85,7 +85,7 @@ pub enum CloseReason {
     PeerClosed,
     /// The client asked for it, by `QUIT`.
     ByCommand,
-    /// The client broke the protocol, by a line that is too long.
+    /// The client broke the protocol, such as by a line that is too long.
     ProtocolError,
     /// The reaper requested the close. The client has been idle for this time.
     Idle(Duration),

@@ -119,7 +119,7 @@ impl<T: Transport> Connection<T> {
 
     /// Returns whether another process can continue with the connection.
     pub fn is_movable(&self) -> bool {
-        self.transport.is_movable() && self.codec.save().is_some()
+        self.transport.is_movable() && self.codec.is_movable()
     }
 
     /// Stops counting the client here, and returns its state and transport for the next process.
