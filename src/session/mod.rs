@@ -152,13 +152,15 @@ impl Service {
         connection: &mut Connection<T>,
         slot: &WorkerSlot,
     ) -> CloseReason {
+        // Before the session: otherwise the stack would have its buffer twice.
+        let resumes = std::mem::take(&mut connection.client.deferred)
+            || !connection.client.read_buffer.is_empty();
         let mut session = Session {
             service: self,
             slot,
             shard: self.shared.metrics.shard(slot.id()),
             buffer: ReadBuffer::new(),
-            resumes: std::mem::take(&mut connection.client.deferred)
-                || !connection.client.read_buffer.is_empty(),
+            resumes,
             watch: None,
             unread_at_drain: None,
             final_read_done: false,
