@@ -138,8 +138,8 @@ pub struct Exchange<'a> {
     pub output: &'a mut Vec<u8>,
     /// Counters of the requests.
     pub counters: &'a mut BatchCounters,
-    /// Log of the requests.
-    pub log: &'a mut RequestLog,
+    /// Log of the requests, if it is kept.
+    pub log: Option<&'a mut RequestLog>,
     /// The connection's place in the count.
     pub guard: &'a mut ConnectionGuard,
 }
@@ -156,7 +156,7 @@ impl<'a> Exchange<'a> {
     where
         'a: 'b,
     {
-        let logged = RequestLog::is_kept().then(|| match &call {
+        let logged = self.log.is_some().then(|| match &call {
             Ok(call) => call.to_string(),
             Err(_) => spec.name.to_string(),
         });
@@ -177,8 +177,8 @@ impl<'a> Exchange<'a> {
     #[cold]
     pub fn refuse(&mut self, request: &[u8], error: &CommandError<'_>) {
         self.counters.note(Outcome::refused(None, error));
-        if RequestLog::is_kept() {
-            self.log.note(request, format!("ERR {error:?}").as_bytes());
+        if let Some(log) = &mut self.log {
+            log.note(request, format!("ERR {error:?}").as_bytes());
         }
     }
 
@@ -188,7 +188,9 @@ impl<'a> Exchange<'a> {
             Ok(value) => value.to_string(),
             Err(error) => format!("ERR {error:?}"),
         };
-        self.log.note(request.as_bytes(), reply.as_bytes());
+        if let Some(log) = &mut self.log {
+            log.note(request.as_bytes(), reply.as_bytes());
+        }
     }
 }
 
