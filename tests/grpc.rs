@@ -43,6 +43,8 @@ struct Answer {
     headers: Vec<String>,
     body: Vec<u8>,
     is_closed: bool,
+    /// The error code with which it was closed.
+    code: u32,
 }
 
 impl Answer {
@@ -157,7 +159,10 @@ impl GrpcClient {
             Event::Data(stream, bytes) => {
                 self.answers.entry(stream).or_default().body.extend(bytes);
             }
-            Event::Closed(stream, _) => self.answers.entry(stream).or_default().is_closed = true,
+            Event::Closed(stream, code) => {
+                let answer = self.answers.entry(stream).or_default();
+                (answer.is_closed, answer.code) = (true, code);
+            }
             Event::End(_) => {}
             Event::Pong(_) => self.events.push("pong".to_string()),
             Event::GoAway { last, code } => self.events.push(format!("goaway {last} {code}")),
@@ -194,6 +199,17 @@ const NTH_PRIMES: &str = "/blockchain_tcp.v1.Calc/NthPrimes";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+/// A computation of some hundred milliseconds.
+fn long_computation() -> Vec<u8> {
+    computation(&[0x80, 0x20], 1024)
+}
+
+/// A computation of so many numbers, and their length.
+fn computation(length: &[u8], numbers: usize) -> Vec<u8> {
+    let numbers = [0x80, 0xad, 0xe2, 0x04].repeat(numbers);
+    framed(&[&[0x0a], length, &numbers].concat())
+}
 
 /// What `Why` answers: 42.
 const ANSWERED: &str = "0  \\x00\\x00\\x00\\x00\\x02\\x08*";
@@ -400,6 +416,12 @@ fn each_bad_call_has_its_status() {
         ),
         (
             NTH_PRIMES,
+            &[],
+            &framed(&[&b"\x0a\x81\x08"[..], &[1; 1025]].concat()),
+            "3 a call takes at most 1024 arguments",
+        ),
+        (
+            NTH_PRIMES,
             &[("grpc-timeout", "0n")],
             &framed(b"\x08\x01"),
             "4 the time of the call is over",
@@ -441,13 +463,9 @@ fn each_bad_call_has_its_status() {
 fn calls_come_in_any_pieces_and_between_each_other() {
     let (_daemon, address) = daemon(&[]);
     let add = framed(b"\x08\x02\x10\x05");
-    let many = [
-        &[0x0a, 0x80, 0x20][..],
-        &[0x80, 0xad, 0xe2, 0x04].repeat(1024),
-    ]
-    .concat();
+    let many = long_computation();
     let mut client = GrpcClient::connect(address);
-    let computed = client.send(NTH_PRIMES, &[], &framed(&many));
+    let computed = client.send(NTH_PRIMES, &[], &many);
     let why = client.send(WHY, &[], &framed(b""));
     let mut other = GrpcClient::connect(address);
     assert_eq!(other.ask(WHY, &framed(b"")), ANSWERED);
@@ -480,30 +498,41 @@ fn calls_come_in_any_pieces_and_between_each_other() {
 #[test]
 fn a_computation_that_waits_for_its_turn_has_a_deadline() {
     let (daemon, address) = daemon(&[]);
-    let many = [
-        &[0x0a, 0x80, 0x20][..],
-        &[0x80, 0xad, 0xe2, 0x04].repeat(1024),
-    ]
-    .concat();
+    let many = long_computation();
     let busy = (0..4).map(|_| {
-        let many = framed(&many);
+        let many = many.clone();
         repeat(GrpcClient::connect(address), move |client| {
             client.ask(NTH_PRIMES, &many);
         })
     });
     let busy: Vec<_> = busy.collect();
     let mut client = GrpcClient::connect(address);
-    let time = Duration::from_millis(50);
-    wait_until("its turn comes too late", || {
+    // Each waits for its own turn, however long those before it did.
+    for (timeout, time) in [("", 0), ("50m", 50), ("900m", 900)] {
+        let time = Duration::from_millis(time);
         let begun = Instant::now();
-        let stream = client.send(
-            NTH_PRIMES,
-            &[("grpc-timeout", "50m")],
-            &framed(b"\x0a\x01\x01"),
-        );
-        let is_late = client.answer(stream).show() == "4 the time of the call is over";
-        is_late && begun.elapsed() >= time
-    });
+        let changed: &[_] = match timeout {
+            "" => &[],
+            timeout => &[("grpc-timeout", timeout)],
+        };
+        let streams: Vec<_> = (0..20)
+            .map(|_| client.send(NTH_PRIMES, changed, &framed(b"\x0a\x01\x01")))
+            .collect();
+        let mut late = 0;
+        for stream in streams {
+            match client.answer(stream).show().as_str() {
+                "4 the time of the call is over" => {
+                    late += 1;
+                    assert!(begun.elapsed() >= time, "{:?}", begun.elapsed());
+                }
+                shown => assert_eq!(
+                    shown, "0  \\x00\\x00\\x00\\x00\\x03\\n\\x01\\x02",
+                    "{timeout}"
+                ),
+            }
+        }
+        assert!(late > 0 || timeout != "50m", "some wait too long");
+    }
     drop(busy);
     daemon.stop();
 }
@@ -631,41 +660,59 @@ fn a_handover_does_not_wait_for_silent_clients() {
     daemon.stop();
 }
 
-/// - Computations that a handover can't wait for are given back by the GOAWAY: official clients ask the next process.
+/// - Computations that a handover can't wait for are given back, by the GOAWAY or one by one (REFUSED_STREAM): official
+///   clients ask the next process.
 #[test]
 fn a_handover_gives_computations_back() {
-    let (daemon, address) = daemon(&[]);
-    let many = [
-        &[0x0a, 0x80, 0x20][..],
-        &[0x80, 0xad, 0xe2, 0x04].repeat(1024),
-    ]
-    .concat();
-    let mut client = GrpcClient::connect(address);
-    let streams: Vec<_> = (0..50)
-        .map(|_| client.send(NTH_PRIMES, &[], &framed(&many)))
-        .collect();
-    let first = client.answer(streams[0]);
-    assert_eq!(first.header("grpc-status"), "0");
-    daemon.signal("USR2");
-    let said = client.rest();
-    assert!(said.len() == 2 && said[1].ends_with(" 0"), "{said:?}");
-    let last: StreamId = said[1]
-        .split(' ')
-        .nth(1)
-        .expect("a part")
-        .parse()
-        .expect("a stream");
-    assert!(
-        (1..streams[49]).contains(&last),
-        "some are given back: {last}"
-    );
-    for stream in &streams[1..] {
-        let expected = if *stream <= last { "0" } else { "" };
-        let answer = &client.answers[stream];
-        assert_eq!(answer.header("grpc-status"), expected, "{stream} of {last}");
+    for also in ["nothing", "a bad call", "a canceled call"] {
+        let (daemon, address) = daemon(&[]);
+        let many = computation(&[0x80, 0x02], 64);
+        let mut client = GrpcClient::connect(address);
+        let first = client.begin(NTH_PRIMES, &[], false);
+        let mut streams: Vec<_> = (0..50)
+            .map(|_| client.send(NTH_PRIMES, &[], &many))
+            .collect();
+        // It comes last, though its number is the lowest.
+        client.session.send(first, many.clone());
+        client.session.finish(first, Vec::new());
+        client.flush();
+        match also {
+            "a bad call" => {
+                let bad = client.send("/", &[], &[]);
+                assert_contains(&client.answer(bad).show(), "12 no such method");
+            }
+            "a canceled call" => {
+                let canceled = client.send(NTH_PRIMES, &[], &many);
+                client.session.reset(canceled, http2::code::CANCEL);
+                client.flush();
+            }
+            _ => {}
+        }
+        let begun = client.answer(streams.remove(0));
+        assert_eq!(begun.header("grpc-status"), "0");
+        daemon.signal("USR2");
+        let said = client.rest();
+        assert!(
+            said[1..].iter().all(|said| said.ends_with(" 0")),
+            "{said:?}"
+        );
+        let given_back = |stream: &StreamId| {
+            let answer = &client.answers[stream];
+            let is_refused = answer.code == http2::code::REFUSED_STREAM;
+            let status = answer.header("grpc-status");
+            assert_eq!(
+                status,
+                if is_refused { "" } else { "0" },
+                "{also}: {stream}"
+            );
+            is_refused
+        };
+        assert!(given_back(&first), "{also}");
+        assert!(given_back(&streams[48]), "{also}");
+        assert!(streams.iter().filter(|stream| given_back(stream)).count() < 49);
+        daemon.log().wait_for("hands over its clients clients=0");
+        daemon.stop();
     }
-    daemon.log().wait_for("hands over its clients clients=0");
-    daemon.stop();
 }
 
 /// - Official clients see no failed call when another process takes over, however often, nor when the server stops and
@@ -724,6 +771,123 @@ fn who_is_idle_or_one_too_many_is_told_to_go_away() {
         ANSWERED
     );
     daemon.stop();
+}
+
+/// - An idle client is told GOAWAY, whatever pings it sends.
+#[test]
+fn pings_keep_no_idle_client_but_health_checks_do() {
+    let (daemon, address) = daemon(&["--idle-timeout", "1s"]);
+    let begun = Instant::now();
+    let mut checking = GrpcClient::connect(address);
+    let mut idle = GrpcClient::connect(address);
+    idle.stream
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("a socket");
+    let mut said = Vec::new();
+    let mut is_over = false;
+    while !is_over {
+        assert!(begun.elapsed() < PATIENCE);
+        assert_contains(&checking.ask(CHECK, &framed(b"")), "0  ");
+        idle.session.ping([0; 8]);
+        idle.flush();
+        let mut chunk = [0; 1024];
+        while let Ok(read) = idle.stream.read(&mut chunk)
+            && !is_over
+        {
+            said.extend_from_slice(&chunk[..read]);
+            is_over = read == 0;
+        }
+    }
+    assert_eq!(codes(&said).0, Some(0));
+    assert_contains(&checking.ask(CHECK, &framed(b"")), "0  ");
+    daemon.stop();
+}
+
+/// - A client that ends its side of the connection gets the answers of all that it has asked.
+#[test]
+fn half_a_close_loses_no_computation() {
+    let (daemon, address) = daemon(&[]);
+    let mut client = GrpcClient::connect(address);
+    let streams: Vec<_> = (0..6)
+        .map(|_| client.send(NTH_PRIMES, &[], &long_computation()))
+        .collect();
+    client.stream.shutdown(Shutdown::Write).expect("a socket");
+    assert_eq!(client.rest(), [""; 0]);
+    for stream in streams {
+        assert_eq!(client.answers[&stream].header("grpc-status"), "0");
+    }
+    daemon.stop();
+}
+
+/// - A stream of questions about the schema that goes wrong ends with a status in its trailers, and is closed.
+#[test]
+fn a_begun_answer_ends_with_trailers() {
+    let (daemon, address) = daemon(&[]);
+    let mut client = GrpcClient::connect(address);
+    for (bad, expected) in [
+        (framed(b"\x08"), "13"),
+        (b"\x01\0\0\0\0".to_vec(), "12"),
+        (b"\0\xff\xff\xff\xff".to_vec(), "8"),
+    ] {
+        let stream = client.begin(REFLECT, &[], false);
+        client.session.send(stream, framed(b"\x3a\x00"));
+        let answers = |client: &GrpcClient| {
+            let answer = client.answers.get(&stream);
+            answer.is_some_and(|answer| !answer.body.is_empty())
+        };
+        client.receive_until(answers);
+        client.session.send(stream, bad);
+        let answer = client.answer(stream);
+        assert_eq!(answer.header("grpc-status"), expected);
+        let is_status = |header: &&String| header.starts_with(":status");
+        assert_eq!(answer.headers.iter().filter(is_status).count(), 1);
+        assert_eq!(answer.code, 0);
+    }
+    // None of them takes the place of another.
+    for _ in 0..101 {
+        let stream = client.begin(REFLECT, &[], false);
+        client.session.send(stream, framed(b"\x08"));
+        assert_eq!(client.answer(stream).header("grpc-status"), "13");
+    }
+    daemon.stop();
+}
+
+/// - A drain waits for a client that takes its answers slowly.
+#[test]
+fn a_drain_waits_for_an_answer_that_waits_for_its_window() {
+    let (mut daemon, address) = daemon(&[]);
+    let mut stream = connect(address);
+    let frames = [
+        PREFACE.to_vec(),
+        frame(4, 0, 0, &[0, 4, 0, 0, 0, 10]),
+        frame(1, 4, 1, &call_of(REFLECT)),
+        frame(0, 1, 1, &framed(b"\x22\x18blockchain_tcp.v1.Server")),
+    ];
+    stream.write_all(&frames.concat()).expect("sent");
+    let mut said = Vec::new();
+    let mut until = |stream: &mut TcpStream, wanted: &[u8]| {
+        let mut chunk = [0; 4096];
+        while !said.windows(wanted.len()).any(|part| part == wanted) {
+            let read = stream.read(&mut chunk).expect("no reset");
+            assert!(read > 0, "{}", said.escape_ascii());
+            said.extend_from_slice(&chunk[..read]);
+        }
+    };
+    // The first part of the answer.
+    until(&mut stream, &[0, 0, 10, 0, 0, 0, 0, 0, 1]);
+    daemon.signal("TERM");
+    until(&mut stream, b"last one");
+    stream
+        .write_all(&frame(6, 1, 0, b"last one"))
+        .expect("sent");
+    // Longer than the server waits for clients that take nothing.
+    std::thread::sleep(Duration::from_millis(800));
+    stream
+        .write_all(&frame(8, 0, 1, &[0, 1, 0, 0]))
+        .expect("sent");
+    // The trailers.
+    until(&mut stream, &[1, 5, 0, 0, 0, 1]);
+    assert!(daemon.wait().success());
 }
 
 /// The bytes with which a client begins, and a frame.
@@ -1060,6 +1224,8 @@ fn broken_frames_have_their_error_codes() {
 #[test]
 fn floods_are_told_to_calm_down_and_the_log_says_so_once() {
     let (daemon, address) = daemon(&[]);
+    // The first one touches what is shared.
+    GrpcClient::connect(address).ask(WHY, &framed(b""));
     let memory = daemon.status_number("VmHWM");
     let stored = [&[0x40, 1, b'a', 0x7f, 0xa1, 0x1e][..], &[b'x'; 4000]].concat();
     let odd = |number: u32| 2 * number + 1;
@@ -1084,6 +1250,14 @@ fn floods_are_told_to_calm_down_and_the_log_says_so_once() {
             0 => frame(1, 4, 1, &call()),
             _ => frame(0, 0, 1, &[]),
         }),
+        ("padding", &|number| match number {
+            0 => frame(1, 4, 1, &call()),
+            _ => frame(0, 8, 1, &[0]),
+        }),
+        ("data on a closed stream", &|number| match number {
+            0 => frame(1, 4, 1, &call_of("/")),
+            _ => frame(0, 0, 1, &[0]),
+        }),
         ("header bombs", &|number| match number {
             0 => frame(1, 5, 1, &[&call()[..], &stored].concat()),
             _ => frame(1, 5, odd(number), &[&call()[..], &[0xbe; 8000]].concat()),
@@ -1099,6 +1273,11 @@ fn floods_are_told_to_calm_down_and_the_log_says_so_once() {
             "{name}"
         );
     }
+    eprintln!(
+        "{} {}",
+        daemon.status_number("RssAnon"),
+        daemon.status_number("RssFile")
+    );
     let more = daemon.status_number("VmHWM") - memory;
     assert!(more < 2048, "{more} KiB");
     let log = daemon.stop();
@@ -1116,31 +1295,86 @@ fn floods_are_told_to_calm_down_and_the_log_says_so_once() {
     );
 }
 
+/// Asks something each second for longer than stalled clients are kept, and takes one answer each second: always a few wait.
+fn takes_slowly(address: SocketAddr) {
+    let mut stream = connect(address);
+    let ask = |number: u32| {
+        let question = framed(b"\x22\x18blockchain_tcp.v1.Server");
+        let opened = frame(1, 4, 2 * number + 1, &call_of(REFLECT));
+        [opened, frame(0, 1, 2 * number + 1, &question)].concat()
+    };
+    let hello = [PREFACE.to_vec(), frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])];
+    stream.write_all(&hello.concat()).expect("sent");
+    stream
+        .write_all(&(0..3).flat_map(ask).collect::<Vec<_>>())
+        .expect("sent");
+    for number in 0..23 {
+        let more = frame(8, 0, 2 * number + 1, &[0, 1, 0, 0]);
+        stream
+            .write_all(&[ask(number + 3), more].concat())
+            .expect("sent");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    stream
+        .write_all(&frame(6, 0, 0, b"are you?"))
+        .expect("sent");
+    let (mut said, mut chunk) = (Vec::new(), [0; 4096]);
+    while !said.windows(8).any(|part| part == b"are you?") {
+        let read = stream.read(&mut chunk).expect("no reset");
+        assert!(read > 0, "{:?}", codes(&said));
+        said.extend_from_slice(&chunk[..read]);
+    }
+    assert_eq!(codes(&said), (None, None));
+}
+
 /// - Of answers that a client does not take, the server keeps about a mebibyte, and of requests that are not whole as much:
 ///   the calls beyond end with RESOURCE_EXHAUSTED.
 /// - A client that takes no part of its answers for 20 seconds is told GOAWAY with ENHANCE_YOUR_CALM and closed.
 #[test]
 fn stalled_windows_and_half_requests_are_bounded() {
     let (daemon, address) = daemon(&[]);
+    // Each question is answered with 3 KiB. The first one touches what is shared.
+    let question = framed(b"\x22\x18blockchain_tcp.v1.Server");
+    GrpcClient::connect(address).ask(REFLECT, &question);
     let memory = daemon.status_number("VmHWM");
-    // A window of 0 for each stream. Each question is answered with 3 KiB.
-    let question = framed(b"\x22\x18blockchain_tcp.v1.Server").repeat(50);
+    // A window of 0 for each stream.
     let frames = [
         PREFACE.to_vec(),
         frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]),
         frame(1, 4, 1, &call()),
         frame(0, 1, 1, &framed(b"")),
         frame(1, 4, 3, &call_of(REFLECT)),
-        frame(0, 0, 3, &question).repeat(20),
+        frame(0, 0, 3, &question.repeat(50)).repeat(20),
     ]
     .concat();
-    let mut stalled = connect(address);
     let begun = Instant::now();
-    stalled.write_all(&frames).expect("sent");
-    let mut said = Vec::new();
-    stalled.read_to_end(&mut said).expect("no reset");
-    assert_eq!(codes(&said).0, Some(11), "{}", said.escape_ascii());
+    let mut stalled = [(); 2].map(|()| connect(address));
+    for stream in &mut stalled {
+        stream.write_all(&frames).expect("sent");
+    }
+    // A watch does not save it.
+    let watch = [
+        frame(1, 4, 5, &call_of(WATCH)),
+        frame(0, 1, 5, &framed(b"")),
+    ]
+    .concat();
+    stalled[1].write_all(&watch).expect("sent");
+    let mut half = GrpcClient::connect(address);
+    let cut = half.begin(ADD, &[], false);
+    half.flush();
+    let slow = std::thread::spawn(move || takes_slowly(address));
+    for mut stream in stalled {
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).expect("no reset");
+        assert_eq!(codes(&said).0, Some(11), "{}", said.escape_ascii());
+        assert!((20..25).contains(&begun.elapsed().as_secs()));
+    }
+    assert_eq!(
+        half.answer(cut).show(),
+        "4 the request is not whole in time"
+    );
     assert!((20..25).contains(&begun.elapsed().as_secs()));
+    slow.join().expect("it is not closed");
     let more = daemon.status_number("VmHWM") - memory;
     assert!(more < 4096, "{more} KiB");
 
@@ -1156,7 +1390,7 @@ fn stalled_windows_and_half_requests_are_bounded() {
     let refused = client.answers.values().find(is_closed).expect("one");
     assert_eq!(
         refused.show(),
-        "8 too many bytes of requests that are not whole"
+        "8 too many bytes of requests wait on this connection"
     );
     assert_eq!(client.ask(WHY, &framed(b"")), ANSWERED);
     daemon.stop();

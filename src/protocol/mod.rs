@@ -111,7 +111,8 @@ pub trait Codec: Send {
 
     /// Begins the end of a connection that can't be continued, if the client has a part in it: then
     /// the session calls [`Codec::receive`] at once, and goes on until that returns [`Next::Close`],
-    /// within a second. Otherwise it answers what has arrived, and closes.
+    /// within a second, or in a drain of the server, as long as the client takes answers. Otherwise
+    /// it answers what has arrived, and closes.
     fn drain(&mut self) -> bool {
         false
     }
@@ -209,7 +210,8 @@ pub enum Next {
     /// Read more input. After the last input, close the connection.
     More,
     /// The same, but after this time without input the codec is called without any: it watches
-    /// something for its client, which counts as active meanwhile.
+    /// something for its client, which counts as active meanwhile. No time: it has not answered all
+    /// of the last input, and goes on after it, too.
     MoreWithin(Duration),
     /// Close the connection after the replies: the client asked for it.
     Close,

@@ -357,6 +357,11 @@ impl<T: Transport> Session<'_, T> {
         );
         self.buffer.keep_from(progress.used);
         let reason = match progress.next {
+            // Some of the input is to be answered yet.
+            Next::MoreWithin(Duration::ZERO) => {
+                self.watch = Some(Duration::ZERO);
+                None
+            }
             Next::More | Next::MoreWithin(_) if received.is_last => Some(CloseReason::PeerClosed),
             Next::More => {
                 self.watch = None;
@@ -376,7 +381,11 @@ impl<T: Transport> Session<'_, T> {
             self.shard
                 .answered(protocol, &counters, begun, received.bytes, 0);
         } else {
-            self.slot.set(Activity::Reading);
+            // What asks nothing, such as a ping, keeps no idle client.
+            let watches = self.watch.is_some_and(|time| !time.is_zero());
+            if watches || !counters.is_empty() {
+                self.slot.set(Activity::Reading);
+            }
             // Counts before any wait for the client to take the replies.
             let shard = self.shard;
             let count = |sent| shard.answered(protocol, &counters, begun, received.bytes, sent);

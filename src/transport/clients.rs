@@ -61,7 +61,8 @@ impl Clients {
 
     /// Returns the number of all connections that are served or wait: clients and uncounted ones.
     pub fn all(&self) -> usize {
-        let all = [&self.count, &self.silent, &self.uncounted];
+        // In this order: places move from the first to the second.
+        let all = [&self.silent, &self.count, &self.uncounted];
         all.map(|count| count.load(Ordering::SeqCst)).iter().sum()
     }
 
@@ -93,15 +94,19 @@ impl Clients {
         counts_at_once: bool,
         at: Option<Box<(IpAddr, Counts)>>,
     ) -> Result<ConnectionGuard, NoRoom> {
-        let (own, other) = match counts_at_once {
-            true => (&self.count, &self.silent),
-            false => (&self.silent, &self.count),
+        // In this order: places move from the first to the second. No other thread takes one.
+        let silent = self.silent.load(Ordering::SeqCst);
+        let clients = silent + self.count.load(Ordering::SeqCst);
+        if clients >= self.limit {
+            return Err(NoRoom::Here { clients });
+        }
+        let own = if counts_at_once {
+            &self.count
+        } else {
+            &self.silent
         };
-        let other = other.load(Ordering::SeqCst);
-        let mut guard =
-            take(own, self.limit.saturating_sub(other), at).map_err(|taken| NoRoom::Here {
-                clients: taken + other,
-            })?;
+        let taken = take(own, self.limit, at);
+        let mut guard = taken.map_err(|clients| NoRoom::Here { clients })?;
         guard.waker = self.waker.clone();
         if counts_at_once {
             guard.wake();

@@ -15,6 +15,7 @@ fn the_server_says_no_word_that_the_document_lacks() {
     let known: BTreeSet<&str> = [
         CommandError::Unknown(b"x"),
         CommandError::Usage(&sets::server::SET[0]),
+        CommandError::TooManyArguments,
         CommandError::Argument {
             wanted,
             given: given.into(),

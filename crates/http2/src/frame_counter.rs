@@ -3,6 +3,9 @@
 /// Type of the frames that carry a body.
 const DATA: u8 = 0;
 
+/// Flag of those that end with up to 256 bytes of nothing.
+const PADDED: u8 = 8;
+
 /// Size of a frame's header.
 const HEADER: usize = 9;
 
@@ -25,6 +28,8 @@ pub struct FrameCounter {
     header: [u8; HEADER],
     /// Number of bytes of it that have arrived.
     filled: usize,
+    /// Number of frames with a part of a body so far, which are not counted otherwise.
+    pub parts: u64,
 }
 
 impl FrameCounter {
@@ -37,6 +42,7 @@ impl FrameCounter {
             },
             header: [0; HEADER],
             filled: 0,
+            parts: 0,
         }
     }
 
@@ -54,12 +60,20 @@ impl FrameCounter {
             if missing > 0 {
                 return count;
             }
-            let [high, middle, low, kind, ..] = self.header;
+            let [high, middle, low, kind, flags, ..] = self.header;
             self.skipped = u32::from_be_bytes([0, high, middle, low]) as usize;
             self.filled = 0;
-            count += u32::from(kind != DATA || self.skipped == 0);
+            let is_part = has_part(kind, flags, self.skipped);
+            self.parts += u64::from(is_part);
+            count += u32::from(!is_part);
         }
     }
+}
+
+/// Returns whether a frame surely carries a part of a body.
+pub fn has_part(kind: u8, flags: u8, length: usize) -> bool {
+    let least = if flags & PADDED == 0 { 1 } else { 257 };
+    kind == DATA && length >= least
 }
 
 /// Takes up to `limit` from `number`, and returns how many.
@@ -75,20 +89,22 @@ mod tests {
 
     #[test]
     fn frames_are_counted_however_they_are_cut() {
-        // Settings, an unknown frame, data, data without a byte, a ping.
+        // Settings, an unknown frame, data, data without a byte or with padding alone, a ping.
         let frames = [
             &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
             &[0, 0, 0, 4, 0, 0, 0, 0, 0],
             &[0, 0, 2, 99, 0, 0, 0, 0, 0, 1, 2],
             &[0, 0, 1, 0, 0, 0, 0, 0, 1, 1],
             &[0, 0, 0, 0, 1, 0, 0, 0, 1],
+            &[0, 0, 1, 0, 8, 0, 0, 0, 1, 0],
             &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8],
         ]
         .concat();
         for size in 1..=frames.len() {
             let mut counter = FrameCounter::new(Role::Server);
             let counts = frames.chunks(size).map(|bytes| counter.count(bytes));
-            assert_eq!(counts.sum::<u32>(), 4, "{size}");
+            assert_eq!(counts.sum::<u32>(), 5, "{size}");
+            assert_eq!(counter.parts, 1, "{size}");
         }
     }
 }

@@ -22,6 +22,8 @@ pub mod code {
     pub const NO_ERROR: u32 = 0;
     /// The sender can't go on by its own fault.
     pub const INTERNAL_ERROR: u32 = 2;
+    /// The request was not processed: the client may send it again.
+    pub const REFUSED_STREAM: u32 = 7;
     /// The receiver of an answer needs it no more.
     pub const CANCEL: u32 = 8;
     /// The peer causes too much work.

@@ -14,7 +14,7 @@ use std::ptr::{self, NonNull};
 
 use libnghttp2_sys as sys;
 
-use crate::frame_counter::{FrameCounter, Role};
+use crate::frame_counter::{FrameCounter, Role, has_part};
 use crate::{Error, Event, Field, HEADER_BOMB, Headers, Limits, StreamId, code};
 
 /// Frames that a call allows: its headers, and the pings and updates of windows that come with it.
@@ -41,6 +41,8 @@ struct State {
     outgoing: BTreeMap<StreamId, Outgoing>,
     /// Number of their bytes.
     unsent: usize,
+    /// Number of bytes of bodies that were sent.
+    taken: u64,
     /// Streams to reset when what is submitted has been sent: a reset would overtake it.
     answered_early: Vec<StreamId>,
     /// A ping to send when the announcement of the end has been sent, which it would overtake.
@@ -48,7 +50,13 @@ struct State {
     /// Number of further control frames.
     budget: u32,
     frames: FrameCounter,
+    /// Number of frames with a part of a body that were taken, and of those that were ignored: on
+    /// closed streams.
+    parts_taken: u64,
+    parts_ignored: u64,
     is_flooded: bool,
+    /// Whether the peer was told so.
+    is_calmed: bool,
     /// Whether nghttp2 has failed for good, and must not be called again.
     is_dead: bool,
     /// The last stream that a client has opened.
@@ -100,11 +108,15 @@ impl Session {
             headers: Headers::default(),
             outgoing: BTreeMap::new(),
             unsent: 0,
+            taken: 0,
             answered_early: Vec::new(),
             last_ping: None,
             budget: limits.control_frames,
             frames: FrameCounter::new(role),
+            parts_taken: 0,
+            parts_ignored: 0,
             is_flooded: false,
+            is_calmed: false,
             is_dead: false,
             last_stream: 0,
         });
@@ -135,6 +147,7 @@ impl Session {
             );
             sys::nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, Some(on_frame));
             sys::nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, Some(on_close));
+            sys::nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, Some(on_sent));
             check(sys::nghttp2_option_new(&mut option));
             // Versions before 1.60 keep closed streams otherwise.
             sys::nghttp2_option_set_no_closed_streams(option, 1);
@@ -183,14 +196,14 @@ impl Session {
         if state.is_dead {
             return Err(Error::Broken(sys::NGHTTP2_ERR_INVALID_STATE));
         }
-        let budget = state.budget.checked_sub(state.frames.count(bytes));
-        state.is_flooded |= budget.is_none();
-        state.budget = budget.unwrap_or(0);
+        let count = state.frames.count(bytes);
+        state.spend(count);
         if !state.is_flooded {
             // SAFETY: the session is live, and the bytes are read during the call.
             let used =
                 unsafe { sys::nghttp2_session_mem_recv(self.raw(), bytes.as_ptr(), bytes.len()) };
             self.checked(c_int::try_from(used.min(0)).unwrap_or(c_int::MIN))?;
+            self.state().spend_ignored();
         }
         match self.state().is_flooded {
             true => {
@@ -356,17 +369,31 @@ impl Session {
             self.take_frames(output);
         }
         for stream in std::mem::take(&mut self.state().answered_early) {
-            // SAFETY: the session is live.
-            let receives = !self.state().is_dead
-                && unsafe { sys::nghttp2_session_get_stream_remote_close(self.raw(), stream) } == 0;
-            if receives {
-                self.reset(stream, code::NO_ERROR);
-                self.take_frames(output);
+            if self.state().is_dead {
+                break;
+            }
+            // SAFETY: the session is live. Each is 1 if that end has ended the stream, and -1
+            // without a stream.
+            let ended = unsafe {
+                (
+                    sys::nghttp2_session_get_stream_local_close(self.raw(), stream),
+                    sys::nghttp2_session_get_stream_remote_close(self.raw(), stream),
+                )
+            };
+            match ended {
+                // The rest of the answer waits for room.
+                (0, _) => self.state().answered_early.push(stream),
+                (1, 0) => {
+                    self.reset(stream, code::NO_ERROR);
+                    self.take_frames(output);
+                }
+                _ => {}
             }
         }
         // Frames end where the output does, so that one more can follow.
         let state = self.state();
-        if std::mem::take(&mut state.is_flooded) {
+        if std::mem::take(&mut state.is_flooded) && state.is_dead {
+            state.is_calmed = true;
             output.extend_from_slice(&[0, 0, 8, 7, 0, 0, 0, 0, 0]);
             output.extend_from_slice(&state.last_stream.to_be_bytes());
             output.extend_from_slice(&code::ENHANCE_YOUR_CALM.to_be_bytes());
@@ -407,6 +434,18 @@ impl Session {
     pub fn unsent(&self) -> usize {
         // SAFETY: the state lives as long as the session.
         unsafe { self.state.as_ref() }.unsent
+    }
+
+    /// Returns the number of bytes of bodies that the peer's windows had room for so far.
+    pub fn taken(&self) -> u64 {
+        // SAFETY: the state lives as long as the session.
+        unsafe { self.state.as_ref() }.taken
+    }
+
+    /// Returns whether the peer was told that it causes too much work.
+    pub fn is_calmed(&self) -> bool {
+        // SAFETY: the state lives as long as the session.
+        unsafe { self.state.as_ref() }.is_calmed
     }
 
     /// Returns whether the stream is there, and this end has not ended it.
@@ -456,6 +495,21 @@ impl Drop for Session {
 }
 
 impl State {
+    /// Takes frames from the budget.
+    fn spend(&mut self, frames: u32) {
+        let rest = self.budget.checked_sub(frames);
+        self.is_flooded |= rest.is_none();
+        self.budget = rest.unwrap_or(0);
+    }
+
+    /// Takes the parts of bodies from the budget that nghttp2 has ignored. One may not be whole yet.
+    fn spend_ignored(&mut self) {
+        let known = self.parts_taken + self.parts_ignored;
+        let ignored = self.frames.parts.saturating_sub(known + 1);
+        self.parts_ignored += ignored;
+        self.spend(u32::try_from(ignored).unwrap_or(u32::MAX));
+    }
+
     fn forget(&mut self, stream: StreamId) {
         if let Some(outgoing) = self.outgoing.remove(&stream) {
             self.unsent -= outgoing.bytes.len() - outgoing.sent;
@@ -595,6 +649,8 @@ unsafe extern "C" fn on_frame(
                 _ => None,
             };
             state.events.extend(event);
+            let has_part = has_part(header.type_, header.flags, header.length);
+            state.parts_taken += u64::from(has_part);
             if matches!(kind, sys::NGHTTP2_HEADERS | sys::NGHTTP2_DATA)
                 && has(sys::NGHTTP2_FLAG_END_STREAM)
             {
@@ -616,6 +672,23 @@ unsafe extern "C" fn on_close(
         guard(user_data, FAILED, |state| {
             state.forget(stream);
             state.events.push_back(Event::Closed(stream, code));
+            OK
+        })
+    }
+}
+
+unsafe extern "C" fn on_sent(
+    _: *mut sys::nghttp2_session,
+    frame: *const sys::nghttp2_frame,
+    user_data: *mut c_void,
+) -> c_int {
+    // SAFETY: nghttp2 passes the session's state and a valid frame, of the kind that its header
+    // says.
+    unsafe {
+        let is_goaway = u32::from((*frame).hd.type_) == sys::NGHTTP2_GOAWAY;
+        let is_calm = is_goaway && (*frame).goaway.error_code == code::ENHANCE_YOUR_CALM;
+        guard(user_data, FAILED, |state| {
+            state.is_calmed |= is_calm;
             OK
         })
     }
@@ -644,6 +717,7 @@ unsafe extern "C" fn read_body(
             let (copied, is_all) = (part.len(), part.len() == rest.len());
             outgoing.sent += copied;
             state.unsent -= copied;
+            state.taken += copied as u64;
             if is_all {
                 outgoing.bytes.clear();
                 outgoing.sent = 0;
@@ -670,8 +744,51 @@ unsafe extern "C" fn read_body(
                         }
                     }
                 }
+            } else if outgoing.sent > outgoing.bytes.len() / 2 {
+                // A peer that always leaves something must not make it grow.
+                outgoing.bytes.drain(..outgoing.sent);
+                outgoing.sent = 0;
             }
             copied as isize
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_has_taken_is_not_kept() {
+        let (mut server, mut client) = (
+            Session::server(Limits::default()),
+            Session::client(Limits::default()),
+        );
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/"),
+            (":authority", "a"),
+        ];
+        let fields = fields.map(|(name, value)| Field::new(name, value));
+        let stream = client.request(&fields, true).unwrap();
+        let mut exchange = |server: &mut Session| {
+            let (mut asked, mut said) = (Vec::new(), Vec::new());
+            client.take_output(&mut asked);
+            server.receive(&asked).unwrap();
+            server.take_output(&mut said);
+            client.receive(&said).unwrap();
+        };
+        exchange(&mut server);
+        assert!(server.respond(stream, &[Field::new(":status", "200")], false));
+        // More than the window, so that some is always left.
+        for _ in 0..100 {
+            server.send(stream, vec![0; 200_000 - server.unsent()]);
+            exchange(&mut server);
+            let unsent = server.unsent();
+            assert!(unsent > 0);
+            let kept = server.state().outgoing[&stream].bytes.len();
+            assert!(kept <= 2 * unsent, "{kept} for {unsent}");
+        }
     }
 }

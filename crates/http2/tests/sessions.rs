@@ -244,6 +244,16 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// The kinds of whole frames.
+fn kinds(mut frames: &[u8]) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let length = u32::from_be_bytes([0, *frames.first()?, frames[1], frames[2]]);
+        let kind = frames[3];
+        frames = &frames[9 + length as usize..];
+        Some(kind)
+    })
+}
+
 /// The headers of a request: POST, http, /, and a name.
 const REQUEST: &[u8] = &[0x83, 0x86, 0x84, 0x01, 1, b'a'];
 
@@ -271,6 +281,14 @@ fn floods_end_the_session_with_enhance_your_calm() {
             0 => open(0),
             _ => frame(0, 0, 1, &[]),
         }),
+        ("padding", &|number| match number {
+            0 => open(0),
+            _ => frame(0, 8, 1, &[0]),
+        }),
+        ("data on a closed stream", &|number| match number {
+            0 => [open(0), frame(3, 0, 1, &[0; 4])].concat(),
+            _ => frame(0, 0, 1, &[1]),
+        }),
         ("continuations", &|number| match number {
             0 => frame(1, 0, 1, REQUEST),
             _ => frame(9, 0, 1, &[]),
@@ -296,6 +314,11 @@ fn floods_end_the_session_with_enhance_your_calm() {
         }
         assert_eq!(last, Err(Error::Flood), "{name}");
         assert!(output.len() >= 17, "{name}: {output:?}");
+        assert_eq!(
+            kinds(&output).filter(|kind| *kind == 7).count(),
+            1,
+            "{name}"
+        );
         let goaway = &output[output.len() - 17..];
         assert_eq!(goaway[..9], [0, 0, 8, 7, 0, 0, 0, 0, 0], "{name}");
         assert_eq!(

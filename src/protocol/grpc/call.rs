@@ -38,7 +38,7 @@ pub struct Stream {
     pub method: Method,
     /// When it began.
     pub begun: Nanos,
-    /// When its request was whole.
+    /// When its request was whole, or the last of its messages; before that, when it began.
     pub asked: Nanos,
     /// Its time from the beginning.
     timeout: Option<Duration>,
@@ -58,8 +58,8 @@ pub enum Method {
     HealthCheck,
     /// `List` of it.
     HealthList,
-    /// `Watch` of it: of this service, whose state was last told, if it has begun.
-    HealthWatch(Option<(String, Option<Serving>)>),
+    /// `Watch` of it, and which state was last told, if it has begun.
+    HealthWatch(Option<Serving>),
     /// `ServerReflectionInfo` of either version.
     Reflection,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http2::{Error, Event, Headers, Limits, Session, StreamId, code};
 use shared::clock::Nanos;
-use shared::command::{Call, CommandClass, CommandError, CommandSpec, ComputeLimiter};
+use shared::command::{Call, CommandClass, CommandError, CommandSpec, ComputeLimiter, Outcome};
 use shared::schema::{decode_arguments, encode_value};
 
 use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol};
@@ -30,10 +30,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Number of frames that a client may send in a second without asking anything.
 const FRAMES_PER_SECOND: u32 = 10;
 
+/// Frames that a call allows whose own time is over before its answer: its headers and its reset.
+const FRAMES_PER_LATE_CALL: u32 = 2;
+
+/// Number of calls in a second that allow them.
+const LATE_CALLS_PER_SECOND: u32 = 1000;
+
 /// Interval at which watched states are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Interval at which a client is looked at that takes no answers.
+/// Interval at which a client is looked at that takes no answers, or has not sent whole requests.
 const STALL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time that a client has to answer the announcement of the end, and then to end its calls.
@@ -78,14 +84,21 @@ struct GrpcCodec {
     ready: VecDeque<StreamId>,
     /// Number of bytes of requests that are not executed.
     held: usize,
-    /// The last call that was answered.
+    /// The last call that was executed.
     answered: StreamId,
     /// The call that is executed.
     executing: Option<StreamId>,
+    /// When the last computation ended: the next one waits for its turn since then.
+    computed: Nanos,
     /// When the session was last allowed more frames, and unfinished requests were looked at.
-    checked: Nanos,
-    /// Number of bytes of answers that the client does not take, and since when it is not less.
-    stalled: Option<(usize, Nanos)>,
+    allowed: Nanos,
+    /// Number of calls since then whose own time was over.
+    late_calls: u32,
+    /// While some of the answers wait for the client: how many bytes it had taken in all, and since
+    /// when it takes no more.
+    stalled: Option<(u64, Nanos)>,
+    /// Whether all watches were told that the server drains.
+    drain_is_told: bool,
     leaving: Leaving,
     /// Whether the client opens no more streams.
     client_leaves: bool,
@@ -118,6 +131,7 @@ impl Codec for GrpcCodec {
         let next = match next {
             Next::More | Next::MoreWithin(_) if self.session.is_over() => {
                 match self.client_leaves || self.leaving != Leaving::No {
+                    _ if self.session.is_calmed() => Next::CloseFlood,
                     true => Next::Close,
                     false => Next::CloseBroken,
                 }
@@ -138,8 +152,8 @@ impl Codec for GrpcCodec {
         if why == Goodbye::Panicked
             && let Some(stream) = self.executing.take()
         {
-            self.end_call(stream, Err(CommandError::Internal.into()));
-            // The end would overtake it.
+            self.end(stream, &CommandError::Internal.into());
+            // The end of the connection would overtake it.
             self.session.take_output(output);
             self.session.terminate(code::INTERNAL_ERROR);
         }
@@ -170,8 +184,11 @@ impl GrpcCodec {
             held: 0,
             answered: 0,
             executing: None,
-            checked: Nanos::START,
+            computed: Nanos::START,
+            allowed: Nanos::START,
+            late_calls: 0,
             stalled: None,
+            drain_is_told: false,
             leaving: Leaving::No,
             client_leaves: false,
         }
@@ -190,13 +207,16 @@ impl GrpcCodec {
                 self.ready.push_front(stream);
                 return Next::Defer;
             }
-            if computes && !self.ready.is_empty() {
-                // Its answer leaves now, and pings are answered before the next one.
-                return Next::MoreWithin(Duration::ZERO);
+            if computes {
+                self.computed = Nanos::now();
+                if !self.ready.is_empty() {
+                    // Its answer leaves now, and pings are answered before the next one.
+                    return Next::MoreWithin(Duration::ZERO);
+                }
             }
         }
         self.watch(exchange);
-        self.leave(now)
+        self.leave(exchange)
     }
 
     fn take(&mut self, event: Event, exchange: &mut Exchange<'_>) {
@@ -210,7 +230,7 @@ impl GrpcCodec {
                     self.ready.push_back(stream);
                 }
             }
-            Event::Closed(stream, _) => self.forget(stream),
+            Event::Closed(stream, _) => self.close(stream, exchange.read_at),
             Event::Pong(LAST_PING) if matches!(self.leaving, Leaving::Announced(_)) => {
                 self.go_away(StreamId::MAX, exchange.read_at);
             }
@@ -232,12 +252,11 @@ impl GrpcCodec {
                 exchange.refuse(headers.get(":path").unwrap_or_default(), &error);
                 self.session.respond(stream, &fields, true);
                 self.session.stop(stream);
-                self.forget(stream);
             }
             Err(Refusal::Status(status)) => {
                 let error = CommandError::Unnamed;
                 exchange.refuse(headers.get(":path").unwrap_or_default(), &error);
-                self.refuse(stream, &status);
+                self.end(stream, &status);
             }
         }
     }
@@ -252,10 +271,10 @@ impl GrpcCodec {
             true => call.body = bytes,
             false => call.body.append(&mut bytes),
         }
-        let checked = match self.held > MAX_HELD {
+        let part = match self.held > MAX_HELD {
             true => Err(Status::new(
                 Code::ResourceExhausted,
-                "too many bytes of requests that are not whole",
+                "too many bytes of requests wait on this connection",
             )),
             false => call::size(&call.body).and_then(|size| match (&call.method, size) {
                 (Method::Reflection, _) => {
@@ -266,27 +285,48 @@ impl GrpcCodec {
                 _ => Ok(()),
             }),
         };
-        if let Err(status) = checked {
+        if let Err(status) = part {
             let error = match status.code {
                 Code::ResourceExhausted => CommandError::TooLong(call::MAX_MESSAGE),
                 _ => CommandError::Malformed("not one message"),
             };
             exchange.refuse(b"(no message)", &error);
-            self.refuse(stream, &status);
+            self.end(stream, &status);
         }
     }
 
-    /// Ends a call before its request has ended.
-    fn refuse(&mut self, stream: StreamId, status: &Status) {
-        self.session.respond(stream, &status.fields(), true);
+    /// Ends a call with a status, wherever its request and its answer are.
+    fn end(&mut self, stream: StreamId, status: &Status) {
+        match self.streams.get(&stream) {
+            Some(call) if call.is_begun => self.session.finish(stream, status.trailers()),
+            _ => drop(self.session.respond(stream, &status.fields(), true)),
+        }
         self.session.stop(stream);
         self.forget(stream);
     }
 
-    fn forget(&mut self, stream: StreamId) {
-        self.answered = self.answered.max(stream);
-        if let Some(call) = self.streams.remove(&stream) {
-            self.held -= call.body.len();
+    fn forget(&mut self, stream: StreamId) -> Option<Stream> {
+        let call = self.streams.remove(&stream)?;
+        self.held -= call.body.len();
+        Some(call)
+    }
+
+    /// Forgets a call that the client has given up, which costs nothing if its time was over.
+    fn close(&mut self, stream: StreamId, now: Nanos) {
+        let left = self.forget(stream).and_then(|call| call.time_left(now));
+        if left == Some(Duration::ZERO) && self.late_calls < LATE_CALLS_PER_SECOND {
+            self.late_calls += 1;
+            self.session.allow(FRAMES_PER_LATE_CALL);
+        }
+    }
+
+    /// Gives a call back that has not begun: the client may ask elsewhere.
+    fn give_back(&mut self, stream: StreamId, now: Nanos) {
+        if stream > self.answered {
+            self.go_away(self.answered, now);
+        } else {
+            self.session.reset(stream, code::REFUSED_STREAM);
+            self.forget(stream);
         }
     }
 
@@ -311,11 +351,13 @@ impl GrpcCodec {
                         Method::HealthList => Ok(health::list(exchange.context)),
                         _ => health::check(message, exchange.context),
                     });
+                    exchange.counters.note(Outcome::BLANK);
                     self.end_call(stream, answer);
                     true
                 }
                 Method::HealthWatch(_) => {
-                    self.begin_watch(stream);
+                    exchange.counters.note(Outcome::BLANK);
+                    self.begin_watch(stream, exchange);
                     true
                 }
                 Method::Reflection => {
@@ -338,7 +380,15 @@ impl GrpcCodec {
             return true;
         };
         exchange.guard.count();
-        let (asked, left) = (call.asked, call.time_left(exchange.read_at));
+        let (asked, left) = (
+            call.asked.max(self.computed),
+            call.time_left(exchange.read_at),
+        );
+        let waited = Duration::from_nanos(asked.until(exchange.read_at));
+        // Its time to wait for a permit, if that is shorter than others have.
+        let patience = left.map(|left| waited + left);
+        let patience = patience.filter(|patience| *patience < ComputeLimiter::MAX_WAIT);
+        let is_over = left == Some(Duration::ZERO);
         let answer = match message(&call.body) {
             Err(status) => {
                 exchange.refuse(b"(no message)", &CommandError::Malformed("no message"));
@@ -347,27 +397,24 @@ impl GrpcCodec {
             Ok(message) => {
                 let arguments = decode_arguments(command.1, message).map_err(CommandError::from);
                 let call = arguments.and_then(|arguments| command.1.call(arguments, asked));
-                let call = match left {
-                    Some(Duration::ZERO) => Err(CommandError::ComputeBusy),
-                    left => call.map(|call| with_time_left(call, left, exchange.read_at)),
+                let call = match is_over {
+                    true => Err(CommandError::ComputeBusy),
+                    false => call.map(|call| Call {
+                        patience: patience.unwrap_or(call.patience),
+                        ..call
+                    }),
                 };
                 match exchange.execute(command, call) {
                     None if !exchange.context.may_wait => return false,
                     // The connection can't go to the next process, but the call can.
-                    None if stream > self.answered => {
-                        self.go_away(self.answered, exchange.read_at);
+                    None => {
+                        self.give_back(stream, exchange.read_at);
                         return true;
                     }
-                    None => Err(CommandError::ComputeBusy.into()),
                     Some(Ok(value)) => Ok(reply(|to| encode_value(&value, to))),
-                    Some(Err(CommandError::ComputeBusy))
-                        if left.is_some_and(|left| left < ComputeLimiter::MAX_WAIT) =>
-                    {
-                        Err(Status::new(
-                            Code::DeadlineExceeded,
-                            "the time of the call is over",
-                        ))
-                    }
+                    Some(Err(CommandError::ComputeBusy)) if is_over || patience.is_some() => Err(
+                        Status::new(Code::DeadlineExceeded, "the time of the call is over"),
+                    ),
                     Some(Err(error)) => Err(error.into()),
                 }
             }
@@ -378,16 +425,17 @@ impl GrpcCodec {
 
     /// Ends a call with a message or a status.
     fn end_call(&mut self, stream: StreamId, answer: Result<Vec<u8>, Status>) {
+        self.answered = self.answered.max(stream);
         match answer {
             Ok(message) => {
                 if self.session.respond(stream, &call::HEADERS, false) {
                     self.session.send(stream, message);
                     self.session.finish(stream, Status::OK.trailers());
                 }
+                self.forget(stream);
             }
-            Err(status) => drop(self.session.respond(stream, &status.fields(), true)),
+            Err(status) => self.end(stream, &status),
         }
-        self.forget(stream);
     }
 
     /// Answers the whole messages of a stream of questions about the schema.
@@ -395,6 +443,7 @@ impl GrpcCodec {
         let Some(call) = self.streams.get_mut(&stream) else {
             return;
         };
+        self.answered = self.answered.max(stream);
         loop {
             let (answer, rest) = match call::split(&call.body) {
                 Ok(None) => break,
@@ -413,6 +462,8 @@ impl GrpcCodec {
             };
             self.held -= call.body.len() - rest.len();
             call.body = rest;
+            call.asked = exchange.read_at;
+            exchange.counters.note(Outcome::BLANK);
             match answer {
                 Ok(answer) => {
                     if !std::mem::replace(&mut call.is_begun, true) {
@@ -420,47 +471,43 @@ impl GrpcCodec {
                     }
                     self.session.send(stream, answer);
                 }
-                Err(status) => return self.end_stream(stream, &status),
+                Err(status) => return self.end(stream, &status),
             }
         }
         if call.is_whole {
-            self.end_stream(stream, &Status::OK);
+            self.end(stream, &Status::OK);
         }
-    }
-
-    /// Ends an answer of several messages.
-    fn end_stream(&mut self, stream: StreamId, status: &Status) {
-        match self.streams.get(&stream) {
-            Some(call) if call.is_begun => self.session.finish(stream, status.trailers()),
-            _ => drop(self.session.respond(stream, &status.fields(), true)),
-        }
-        self.forget(stream);
     }
 
     /// Begins to watch the health of a service.
-    fn begin_watch(&mut self, stream: StreamId) {
+    fn begin_watch(&mut self, stream: StreamId, exchange: &Exchange<'_>) {
         let Some(call) = self.streams.get_mut(&stream) else {
             return;
         };
         match message(&call.body).and_then(health::service) {
             Ok(service) => {
+                let serving = Serving::of(&service, exchange.context);
+                self.answered = self.answered.max(stream);
+                self.held -= std::mem::take(&mut call.body).len();
                 call.is_begun = true;
-                call.method = Method::HealthWatch(Some((service, None)));
+                call.method = Method::HealthWatch(Some(serving));
                 self.session.respond(stream, &call::HEADERS, false);
+                self.session.send(stream, serving.message());
             }
             Err(status) => self.end_call(stream, Err(status)),
         }
     }
 
-    /// Tells of each change of what is watched.
+    /// Tells the watches of the drain, which is the only change there is.
     fn watch(&mut self, exchange: &Exchange<'_>) {
+        if self.drain_is_told || exchange.context.draining.get().is_none() {
+            return;
+        }
+        self.drain_is_told = true;
         for (stream, call) in &mut self.streams {
-            if let Method::HealthWatch(Some((service, told))) = &mut call.method {
-                let serving = Serving::of(service, exchange.context);
-                if *told != Some(serving) {
-                    *told = Some(serving);
-                    self.session.send(*stream, serving.message());
-                }
+            if let Method::HealthWatch(Some(told @ Serving::Yes)) = &mut call.method {
+                *told = Serving::No;
+                self.session.send(*stream, told.message());
             }
         }
     }
@@ -471,7 +518,8 @@ impl GrpcCodec {
     }
 
     /// Goes on with the end of the connection.
-    fn leave(&mut self, now: Nanos) -> Next {
+    fn leave(&mut self, exchange: &Exchange<'_>) -> Next {
+        let now = exchange.read_at;
         let is_over = |since: Nanos| Duration::from_nanos(since.until(now)) >= LEAVE_TIME;
         match self.leaving {
             Leaving::Due => {
@@ -481,7 +529,14 @@ impl GrpcCodec {
             Leaving::Announced(since) if is_over(since) => {
                 self.go_away(StreamId::MAX, now);
             }
-            Leaving::Last(since) if is_over(since) => return Next::Close,
+            // A handover waits no longer, but a drain does for what the client is still to take.
+            Leaving::Last(since)
+                if is_over(since)
+                    && (self.session.unsent() == 0
+                        || exchange.context.draining.get().is_none()) =>
+            {
+                return Next::Close;
+            }
             _ => {}
         }
         Next::More
@@ -494,64 +549,54 @@ impl GrpcCodec {
         let is_watch = |call: &Stream| matches!(call.method, Method::HealthWatch(_));
         let watches = self.streams.iter().filter(|(_, call)| is_watch(call));
         for stream in watches.map(|(stream, _)| *stream).collect::<Vec<_>>() {
-            self.end_stream(stream, &Status::new(Code::Unavailable, "the server stops"));
+            self.end(stream, &Status::new(Code::Unavailable, "the server stops"));
         }
     }
 
     /// Once a second: allows more frames, and ends calls whose requests take too long.
     fn check(&mut self, now: Nanos) {
-        let seconds = Duration::from_nanos(self.checked.until(now)).as_secs();
+        let seconds = Duration::from_nanos(self.allowed.until(now)).as_secs();
         if seconds == 0 {
             return;
         }
-        self.checked = now;
+        self.allowed = now;
+        self.late_calls = 0;
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
         self.session
             .allow(seconds.saturating_mul(FRAMES_PER_SECOND));
         let is_late = |call: &Stream| {
-            !call.is_whole && Duration::from_nanos(call.begun.until(now)) >= PATIENCE
+            !call.is_whole && Duration::from_nanos(call.asked.until(now)) >= PATIENCE
         };
         let late = self.streams.iter().filter(|(_, call)| is_late(call));
         for stream in late.map(|(stream, _)| *stream).collect::<Vec<_>>() {
             let status = Status::new(Code::DeadlineExceeded, "the request is not whole in time");
-            self.end_stream(stream, &status);
-            self.session.stop(stream);
+            self.end(stream, &status);
         }
     }
 
     /// Returns how long to wait for input.
     fn pause(&mut self, now: Nanos) -> Next {
-        self.stalled = match (self.session.unsent(), self.stalled) {
-            (0, _) => None,
-            (unsent, Some((before, since))) if unsent >= before => Some((before, since)),
-            (unsent, _) => Some((unsent, now)),
+        let taken = self.session.taken();
+        self.stalled = match self.stalled {
+            _ if self.session.unsent() == 0 => None,
+            Some((before, since)) if before == taken => Some((before, since)),
+            _ => Some((taken, now)),
         };
+        let is_stalled = |since: Nanos| Duration::from_nanos(since.until(now)) >= PATIENCE;
+        if self.stalled.is_some_and(|(_, since)| is_stalled(since)) {
+            self.session.terminate(code::ENHANCE_YOUR_CALM);
+            return Next::CloseFlood;
+        }
         if self.leaving != Leaving::No {
-            return Next::MoreWithin(LEAVE_INTERVAL);
-        }
-        if self.is_watching() {
-            return Next::MoreWithin(WATCH_INTERVAL);
-        }
-        match self.stalled {
-            None => Next::More,
-            Some((_, since)) if Duration::from_nanos(since.until(now)) < PATIENCE => {
-                Next::MoreWithin(STALL_INTERVAL)
-            }
-            Some(_) => {
-                self.session.terminate(code::ENHANCE_YOUR_CALM);
-                Next::CloseFlood
-            }
+            Next::MoreWithin(LEAVE_INTERVAL)
+        } else if self.is_watching() {
+            Next::MoreWithin(WATCH_INTERVAL)
+        } else if self.stalled.is_some() || self.streams.values().any(|call| !call.is_whole) {
+            Next::MoreWithin(STALL_INTERVAL)
+        } else {
+            Next::More
         }
     }
-}
-
-/// Lets a call wait for a permit for as long as it has time left at `now`.
-fn with_time_left<'a>(mut call: Call<'a>, left: Option<Duration>, now: Nanos) -> Call<'a> {
-    if let Some(left) = left {
-        let waited = Duration::from_nanos(call.asked.until(now));
-        call.patience = call.patience.min(waited + left);
-    }
-    call
 }
 
 #[cfg(test)]

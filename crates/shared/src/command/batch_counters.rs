@@ -36,7 +36,8 @@ const COMPUTES: u8 = ROOM as u8;
 pub struct Outcome(u8);
 
 impl Outcome {
-    /// A blank line: it asks for nothing and is not counted.
+    /// A blank line, or a question of another kind than commands, such as a health check: it is not
+    /// counted.
     pub const BLANK: Outcome = Outcome(SLOTS as u8);
 
     /// A request that the next server of the client will answer and count.
@@ -110,6 +111,12 @@ impl BatchCounters {
         counts.filter(|(_, count)| *count > 0)
     }
 
+    /// Returns whether nothing was noted, not even what is not counted.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.counts.iter().all(|count| *count == 0)
+    }
+
     /// Returns whether any of the requests computed.
     #[inline]
     pub fn computes(&self) -> bool {
@@ -130,8 +137,10 @@ mod tests {
     #[test]
     fn all_is_counted_but_blank_lines() {
         let mut tally = BatchCounters::new();
-        tally.note(Outcome::value(2));
+        assert!(tally.is_empty());
         tally.note(Outcome::BLANK);
+        assert!(!tally.is_empty());
+        tally.note(Outcome::value(2));
         tally.note(Outcome::DEFERRED);
         assert!(!tally.computes());
         tally.note(Outcome::value(2).of(CommandClass::Compute));

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
-use super::{CommandSpec, ParameterType};
+use super::{CommandSpec, MAX_ARGUMENTS, ParameterType};
 
 /// The most bytes of a request that an error quotes, counted before escaping.
 const LONGEST_QUOTE: usize = 64;
@@ -15,6 +15,8 @@ pub enum CommandError<'a> {
     Unknown(&'a [u8]),
     /// The command takes other arguments.
     Usage(&'static CommandSpec),
+    /// There are more arguments than any command takes.
+    TooManyArguments,
     /// An argument is not what the command takes.
     Argument {
         /// What the command takes.
@@ -178,6 +180,7 @@ impl CommandError<'_> {
         match self {
             CommandError::Unknown(_) | CommandError::Unnamed => ErrorCode::Unknown,
             CommandError::Usage(_)
+            | CommandError::TooManyArguments
             | CommandError::Argument { .. }
             | CommandError::OutOfRange(_) => ErrorCode::Usage,
             CommandError::BadInput(_) | CommandError::Malformed(_) | CommandError::BadHeader(_) => {
@@ -210,6 +213,9 @@ impl fmt::Display for CommandError<'_> {
                 write!(f, "{} takes no arguments", spec.name)
             }
             CommandError::Usage(spec) => write!(f, "usage: {} {}", spec.name, spec.arguments()),
+            CommandError::TooManyArguments => {
+                write!(f, "a call takes at most {MAX_ARGUMENTS} arguments")
+            }
             CommandError::Argument { wanted, given } => {
                 write!(f, "not {wanted}: {}", Quoted(given))
             }

@@ -110,9 +110,7 @@ impl CommandSpec {
             return Err(CommandError::Usage(self));
         }
         if given > MAX_ARGUMENTS {
-            return Err(CommandError::OutOfRange(
-                "a call takes at most 1024 arguments",
-            ));
+            return Err(CommandError::TooManyArguments);
         }
         Ok(())
     }
