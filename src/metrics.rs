@@ -30,7 +30,7 @@ labels! {
     Closed CLOSED:
     Left "left",
     Quit "quit",
-    TooLong "too_long",
+    Broken "broken",
     Idle "idle",
     MadeRoom "made_room",
     NotReading "not_reading",

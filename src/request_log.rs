@@ -8,6 +8,9 @@ use shared::clock::Millis;
 /// number is logged.
 const MAX_PER_SECOND: u32 = 100;
 
+/// Largest length in bytes of a request or a reply that is logged; the rest is cut off.
+const MAX_LENGTH: usize = 4096;
+
 /// Request log of one connection.
 pub struct RequestLog {
     connection: u64,
@@ -58,8 +61,10 @@ impl RequestLog {
             return;
         }
         self.logged += 1;
-        let request = printable(request.trim_ascii_end());
-        let reply = printable(reply.trim_ascii_end());
+        let [request, reply] = [request, reply].map(|text| {
+            let text = text.trim_ascii_end();
+            printable(&text[..text.len().min(MAX_LENGTH)])
+        });
         let RequestLog {
             connection,
             protocol,

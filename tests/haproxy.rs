@@ -1,6 +1,7 @@
 //! The example for HAProxy, as it is shipped: only addresses and paths are the test's own. Before three daemons, with the
 //! certificates that its comments make and clients that ask as its comments do.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -10,6 +11,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use crate::handover::replace;
 use crate::support::http::try_get;
 use crate::support::kernel::{is_root, own_address};
+use crate::support::registry::python;
 use crate::support::{
     Client, Daemon, Log, Process, Scratch, clean, located_in_shell, program, wait_until,
 };
@@ -74,6 +76,8 @@ fn server(address: IpAddr, arguments: &[&str]) -> Daemon {
     let at = |port| SocketAddr::new(address, port).to_string();
     let mut command = program();
     command.args(["--listen", &at(4242), "--http", &at(4280)]);
+    command.args(["--listen", &format!("grpc://{}", at(4244))]);
+    command.args(["--listen", &format!("http://{}", at(8080))]);
     command.args(["--log", "debug"]).args(arguments);
     for setting in settings() {
         let (variable, value) = setting.split_once('=').expect("a setting");
@@ -105,7 +109,7 @@ impl Site {
             .replace("/etc/haproxy/", &format!("{path}/"))
             .replace("/run/haproxy/admin.sock", &format!("{path}/admin.sock"))
             .replace("/dev/log local0", "stderr format raw local0")
-            .replace("bind :4243", &format!("bind {address}"));
+            .replace("bind :", &format!("bind {}:", address.ip()));
         for (number, address) in addresses.iter().enumerate() {
             let example = format!("192.0.2.1{}:", number + 1);
             assert!(config.contains(&example));
@@ -499,4 +503,40 @@ fn the_documents_show_the_settings_that_are_tried_here() {
             assert_eq!(shown.collect::<Vec<_>>(), [setting]);
         }
     }
+}
+
+#[test]
+fn grpc_and_json_rpc_go_over_tls_to_all_servers() {
+    let Some(mut python) = python() else {
+        return;
+    };
+    needs!("curl");
+    let Some(site) = Site::shipped(&[]) else {
+        return;
+    };
+    let host = site.address.ip().to_string();
+    let resolve = format!("--resolve ledger.example.org:8443:{host}");
+    let curl = commands("curl")[0].replace("curl ", &format!("curl {resolve} "));
+    for _ in 0..6 {
+        let answer = sh(site.folder.path(), &curl);
+        assert!(
+            answer.starts_with("{\"jsonrpc\":\"2.0\",\"result\":42,"),
+            "{answer}"
+        );
+    }
+    let without = curl.replace("--cert alice.pem --key alice.key", "");
+    sh(site.folder.path(), &format!("! {without} 2>/dev/null"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    python.arg(root.join("tests/haproxy/ask.py")).arg(&host);
+    let output = python
+        .current_dir(site.folder.path())
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let ids: BTreeSet<String> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_string)
+        .collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
 }

@@ -335,13 +335,26 @@ fn a_handover_keeps_clients_and_half_messages() {
             })
         })
         .collect();
-    for _ in 0..3 {
+    // A message that the codec keeps itself while it waits for a worker.
+    let long_np = request(9, &["NP", &[" 10000000"; 1024].concat()].concat());
+    let primes = format!("9 NP{}", [" 179424673"; 1024].concat());
+    let computing = repeat(
+        (ProtobufClient::connect(address), 0),
+        move |(client, right)| {
+            let answer = client.ask(&long_np);
+            // On a busy machine it may get no permit in time.
+            assert!(answer == primes || answer == "9 UNAVAILABLE", "{answer}");
+            *right += usize::from(answer == primes);
+        },
+    );
+    for _ in 0..20 {
         replace(&daemon);
     }
     for client in asking {
         let (_, asked) = client.end();
         assert!(asked > 0);
     }
+    assert!(computing.end().1 > 0);
     half.send(&request(2, "WHY")[3..]);
     assert_eq!(half.receive().as_deref(), Some("2 WHY 42"));
     long_half.send(&long[40_000..]);

@@ -23,9 +23,10 @@ use rustix::process::Pid;
 
 use common::cores::Cores;
 use common::figures::{median, spread};
-use common::machine::cpu_time;
+use common::machine::{cpu_time, resident_kib};
 use common::server::{PROGRAM, Server};
 use common::{Length, Result};
+use shared::dial::{Connection, Deadline};
 
 /// Measures gRPC beside grpc-go, and JSON-RPC beside nginx.
 #[derive(Parser)]
@@ -116,7 +117,46 @@ fn bench(mut options: Options) -> Result<()> {
         ];
         compare(&pair, &folder.0, &cores, &options)?;
     }
+    for scheme in ["tcp", "protobuf", "http", "grpc"] {
+        if format!("memory: {scheme}").contains(&options.only) {
+            println!(
+                "memory: {scheme:<20} {:>6.1} KiB for an idle client",
+                memory(scheme, &options)?
+            );
+        }
+    }
     Ok(())
+}
+
+/// Returns the memory in KiB of an idle client, its thread included, that has asked once.
+fn memory(scheme: &str, options: &Options) -> Result<f64> {
+    let clients = (options.calls / 200).min(1000);
+    let start = |clients: u64| {
+        let clients = clients.to_string();
+        Server::daemon_at(
+            PROGRAM,
+            &format!("{scheme}://127.0.0.1:0"),
+            &["--max-clients", &clients, "--http", "127.0.0.1:0"],
+        )
+    };
+    let baseline = start(1)?;
+    let server = start(clients)?;
+    let name: shared::dial::Server = format!("{scheme}://{}", server.address).parse()?;
+    let within = || Deadline::after(Duration::from_secs(60));
+    let mut idle = Vec::new();
+    for _ in 0..clients {
+        let connection =
+            Connection::open_one_of(&name, &mut vec![server.address], within(), |_| {});
+        let mut connection = connection.map_err(|failure| failure.to_string())?;
+        connection
+            .ask(b"WHY", within())
+            .map_err(|failure| failure.to_string())?;
+        idle.push(connection);
+    }
+    // Until all have gone to their workers.
+    std::thread::sleep(Duration::from_millis(500));
+    let resident = resident_kib(server.pid())? - resident_kib(baseline.pid())?;
+    Ok(resident / clients as f64)
 }
 
 /// Measures both in turn, and prints the processor time of a call and the ratio.

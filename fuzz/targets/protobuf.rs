@@ -7,7 +7,6 @@ use std::sync::LazyLock;
 
 use blockchain_tcpd::protocol::protobuf::ProtobufProtocol;
 use blockchain_tcpd::protocol::{Exchange, Input, Next, Protocol as _, READ_BUFFER};
-use blockchain_tcpd::request_log::RequestLog;
 use blockchain_tcpd::transport::clients::Clients;
 use blockchain_tcpd_fuzz::{part, piece};
 use libfuzzer_sys::fuzz_target;
@@ -64,7 +63,7 @@ fn answer(mut rest: &[u8], plan: &[u8]) -> Vec<u8> {
             read_at: Nanos::now(),
             output: &mut output,
             counters: &mut BatchCounters::new(),
-            log: &mut RequestLog::new(1, "protobuf"),
+            log: None,
             guard: &mut guard,
         };
         let input = Input { bytes: &buffer, seen, is_last };

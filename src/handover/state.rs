@@ -117,12 +117,15 @@ pub struct ConnectionState {
     pub active: Option<Millis>,
     /// Bytes received and not answered: the beginning of a request, or requests for the next
     /// process. At most one of them may be long.
+    #[serde(with = "serde_bytes")]
     pub read_buffer: Vec<u8>,
     /// What its codec has saved.
+    #[serde(with = "serde_bytes")]
     pub codec: Vec<u8>,
     /// Whether the codec is to be called without new input.
     pub deferred: bool,
     /// Replies that have not been written.
+    #[serde(with = "serde_bytes")]
     pub replies: Vec<u8>,
     /// Whether to close the connection after these replies.
     pub close_after_write: bool,

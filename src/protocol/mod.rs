@@ -100,6 +100,11 @@ pub trait Codec: Send {
     /// panic, `output` ends with whatever the failed request has left.
     fn goodbye(&mut self, why: Goodbye, output: &mut Vec<u8>);
 
+    /// Returns whether the connection can be continued in another process.
+    fn is_movable(&self) -> bool {
+        true
+    }
+
     /// Returns what [`Protocol::open`] needs to continue the connection in another process, or
     /// `None` if it can't be continued: then it is drained. The session keeps the unused input.
     fn save(&self) -> Option<Vec<u8>>;
@@ -134,8 +139,8 @@ pub struct Exchange<'a> {
     pub output: &'a mut Vec<u8>,
     /// Counters of the requests.
     pub counters: &'a mut BatchCounters,
-    /// Log of the requests.
-    pub log: &'a mut RequestLog,
+    /// Log of the requests, if it is kept.
+    pub log: Option<&'a mut RequestLog>,
     /// The connection's place in the count.
     pub guard: &'a mut ConnectionGuard,
 }
@@ -152,7 +157,7 @@ impl<'a> Exchange<'a> {
     where
         'a: 'b,
     {
-        let logged = RequestLog::is_kept().then(|| match &call {
+        let logged = self.log.is_some().then(|| match &call {
             Ok(call) => call.to_string(),
             Err(_) => spec.name.to_string(),
         });
@@ -173,8 +178,8 @@ impl<'a> Exchange<'a> {
     #[cold]
     pub fn refuse(&mut self, request: &[u8], error: &CommandError<'_>) {
         self.counters.note(Outcome::refused(None, error));
-        if RequestLog::is_kept() {
-            self.log.note(request, format!("ERR {error:?}").as_bytes());
+        if let Some(log) = &mut self.log {
+            log.note(request, format!("ERR {error:?}").as_bytes());
         }
     }
 
@@ -184,7 +189,9 @@ impl<'a> Exchange<'a> {
             Ok(value) => value.to_string(),
             Err(error) => format!("ERR {error:?}"),
         };
-        self.log.note(request.as_bytes(), reply.as_bytes());
+        if let Some(log) = &mut self.log {
+            log.note(request.as_bytes(), reply.as_bytes());
+        }
     }
 }
 

@@ -63,7 +63,7 @@ impl Service {
         match ended {
             Some(CloseReason::PeerClosed) => Closed::Left,
             Some(CloseReason::ByCommand) => Closed::Quit,
-            Some(CloseReason::ProtocolError) => Closed::TooLong,
+            Some(CloseReason::ProtocolError) => Closed::Broken,
             Some(CloseReason::Idle(time)) if self.is_too_long(*time) => Closed::Idle,
             Some(CloseReason::Idle(_)) => Closed::MadeRoom,
             Some(CloseReason::Aborted) => Closed::NotReading,

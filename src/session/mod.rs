@@ -85,7 +85,7 @@ pub enum CloseReason {
     PeerClosed,
     /// The client asked for it, by `QUIT`.
     ByCommand,
-    /// The client broke the protocol, by a line that is too long.
+    /// The client broke the protocol, such as by a line that is too long.
     ProtocolError,
     /// The reaper requested the close. The client has been idle for this time.
     Idle(Duration),
@@ -152,13 +152,15 @@ impl Service {
         connection: &mut Connection<T>,
         slot: &WorkerSlot,
     ) -> CloseReason {
+        // Before the session: otherwise the stack would have its buffer twice.
+        let resumes = std::mem::take(&mut connection.client.deferred)
+            || !connection.client.read_buffer.is_empty();
         let mut session = Session {
             service: self,
             slot,
             shard: self.shared.metrics.shard(slot.id()),
             buffer: ReadBuffer::new(),
-            resumes: std::mem::take(&mut connection.client.deferred)
-                || !connection.client.read_buffer.is_empty(),
+            resumes,
             watch: None,
             unread_at_drain: None,
             final_read_done: false,

@@ -66,7 +66,8 @@ pub struct Connection<T = TcpStream> {
     pub protocol: usize,
     /// Time of the admission, until the front or a worker takes the connection.
     pub waiting: Option<Nanos>,
-    log: RequestLog,
+    /// In a box, because most servers have none.
+    log: Option<Box<RequestLog>>,
     codec: Box<dyn Codec>,
     transport: T,
     guard: ConnectionGuard,
@@ -107,7 +108,8 @@ impl<T: Transport> Connection<T> {
     ) -> Self {
         let codec = protocol.open(&std::mem::take(&mut client.codec));
         Connection {
-            log: RequestLog::new(client.number, protocol.scheme()),
+            log: RequestLog::is_kept()
+                .then(|| Box::new(RequestLog::new(client.number, protocol.scheme()))),
             protocol: PROTOCOLS.position(protocol.scheme()),
             client: Box::new(client),
             waiting: None,
@@ -119,7 +121,7 @@ impl<T: Transport> Connection<T> {
 
     /// Returns whether another process can continue with the connection.
     pub fn is_movable(&self) -> bool {
-        self.transport.is_movable() && self.codec.save().is_some()
+        self.transport.is_movable() && self.codec.is_movable()
     }
 
     /// Stops counting the client here, and returns its state and transport for the next process.
@@ -157,7 +159,7 @@ impl<T: Transport> Connection<T> {
             read_at,
             output: &mut self.client.replies,
             counters,
-            log: &mut self.log,
+            log: self.log.as_deref_mut(),
             guard: &mut self.guard,
         };
         self.codec.receive(input, &mut exchange)

@@ -1,4 +1,4 @@
-#!/usr/bin/env perl
+#!/usr/bin/perl
 # Asks blockchain-tcpd over JSON-RPC: perl jsonrpc.pl URL. README.md, beside this file, says how to run it.
 use strict;
 use warnings;

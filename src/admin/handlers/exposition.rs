@@ -200,7 +200,7 @@ impl Stats {
             let kind = KINDS[usize::from(kind == CommandClass::Compute)];
             let expected: &[&str] = match index {
                 Some(_) => &["ok", "unavailable", "internal"],
-                None => &["unknown", "badinput", "toolong", "internal"],
+                None => &["unknown", "badinput", "toolong", "unavailable", "internal"],
             };
             for (number, outcome) in OUTCOMES.into_iter().enumerate() {
                 let count = outcomes[Outcome::at(index, number).index()];

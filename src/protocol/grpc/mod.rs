@@ -162,6 +162,10 @@ impl Codec for GrpcCodec {
         self.session.take_output(output);
     }
 
+    fn is_movable(&self) -> bool {
+        false
+    }
+
     fn save(&self) -> Option<Vec<u8>> {
         None
     }

@@ -53,6 +53,12 @@ impl BodyDecoder {
             let rest = &input[used..];
             if let BodyDecoder::Rest(missing) | BodyDecoder::Chunk(missing) = self {
                 let piece = &rest[..rest.len().min(*missing)];
+                if body.capacity() - body.len() < piece.len() {
+                    // Never more than the longest body, which the memory of all counts.
+                    let wanted =
+                        (2 * body.capacity()).clamp(body.len() + piece.len(), LONGEST_BODY);
+                    body.reserve_exact(wanted - body.len());
+                }
                 body.extend_from_slice(piece);
                 used += piece.len();
                 *missing -= piece.len();

@@ -56,10 +56,6 @@ pub fn parse_head<'a>(
         Err(_) => return Err((Problem::Malformed("this is not an HTTP request"), false)),
     };
     match convert(&request, &mut field) {
-        // To a proxy before this server, a line may end elsewhere, and with it the request.
-        Ok(head) if head.framing != Framing::Sized(0) && has_bare_lf(&bytes[..length]) => {
-            Err((Problem::Malformed("a line ends with CR LF"), false))
-        }
         Ok(head) => Ok(Some((head, length))),
         Err(problem) => Err((problem, request.method == Some("HEAD"))),
     }
@@ -132,10 +128,13 @@ fn convert<'a>(
     })
 }
 
-fn has_bare_lf(head: &[u8]) -> bool {
+/// Returns whether a line of a head ends with LF alone: to a proxy before this server it may end
+/// elsewhere, and with it the request.
+pub fn has_bare_lf(head: &[u8]) -> bool {
     let pairs = head.iter().zip(head.iter().skip(1));
     // Without an early end, many bytes are compared at once.
-    pairs.fold(false, |found, (before, byte)| {
+    let begins = head.first() == Some(&b'\n');
+    pairs.fold(begins, |found, (before, byte)| {
         found | ((*byte == b'\n') & (*before != b'\r'))
     })
 }

@@ -7,6 +7,6 @@ mod request;
 mod response;
 
 pub use self::body::{BodyDecoder, LONGEST_BODY};
-pub use self::head::{Framing, Head, parse_head};
+pub use self::head::{Framing, Head, has_bare_lf, parse_head};
 pub use self::request::{LONGEST_HEAD, ParseResult, Problem, Request, parse};
 pub use self::response::{Response, STATUSES};

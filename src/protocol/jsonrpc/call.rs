@@ -207,7 +207,7 @@ fn answer_call(call: &Call<'_>, exchange: &mut Exchange<'_>) -> Option<()> {
             ..caller
         };
         let error = CommandError::Malformed(problem);
-        exchange.refuse(id.unwrap_or_default().as_bytes(), &error);
+        exchange.refuse(id.unwrap_or("(no id)").as_bytes(), &error);
         write_error(caller, INVALID_REQUEST, &error, exchange.output);
         return Some(());
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use self::call::Answered;
 use self::response::{Connection, write_head};
-use super::http::{BodyDecoder, Framing, Head, LONGEST_BODY, Problem, parse_head};
+use super::http::{BodyDecoder, Framing, Head, LONGEST_BODY, Problem, has_bare_lf, parse_head};
 use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol, READ_BUFFER};
 use shared::command::CommandError;
 
@@ -41,12 +41,14 @@ impl Protocol for JsonRpcProtocol {
             let held = postcard::from_bytes(saved).unwrap_or(Held::Lost);
             Box::new(held)
         });
-        Box::new(JsonRpcCodec {
+        let mut codec = JsonRpcCodec {
             has_begun: held.is_some(),
             held,
             kept: 0,
             answered: 0,
-        })
+        };
+        codec.keep();
+        Box::new(codec)
     }
 
     fn reject(&self, error: &CommandError<'_>, output: &mut Vec<u8>) {
@@ -70,11 +72,16 @@ struct JsonRpcCodec {
 #[derive(Serialize, Deserialize)]
 enum Held {
     /// The beginning of a head.
-    Head(Vec<u8>),
+    Head(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The beginning of a body, and what is missing.
-    Body(Request, BodyDecoder, Vec<u8>),
+    Body(Request, BodyDecoder, #[serde(with = "serde_bytes")] Vec<u8>),
     /// A whole body, the length of its answered part, and the replies to that.
-    Deferred(Request, Vec<u8>, usize, Vec<u8>),
+    Deferred(
+        Request,
+        #[serde(with = "serde_bytes")] Vec<u8>,
+        usize,
+        #[serde(with = "serde_bytes")] Vec<u8>,
+    ),
     /// Nothing is known of it.
     Lost,
 }
@@ -107,7 +114,11 @@ impl Codec for JsonRpcCodec {
                 Err(problem) => break fail(problem, exchange),
             }
         };
-        if (self.held.is_some() || self.kept > 0) && self.keep() > MAX_KEPT && next == Next::More {
+        if (self.held.is_some() || self.kept > 0)
+            && self.keep() > MAX_KEPT
+            && self.held.is_some()
+            && next == Next::More
+        {
             self.held = None;
             let error = CommandError::NotNow("too many long requests at once, try again");
             exchange.refuse(b"(no call)", &error);
@@ -247,7 +258,7 @@ impl JsonRpcCodec {
             if let Some(body) = bytes.get(head..end) {
                 return (end, Ok(self.answer(request, body, exchange)));
             }
-            if !request.awaits_continue {
+            if !request.awaits_continue && request.refusal != 417 {
                 // The rest will come into the session's buffer, too.
                 return (0, Ok(Step::Ends(Next::More)));
             }
@@ -418,33 +429,36 @@ impl Request {
 /// incomplete.
 #[inline(never)]
 fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, Problem> {
-    let (mut media_type, mut is_encoded, mut expectation) = (None, false, None);
+    let (mut media_type, mut is_encoded) = (None, false);
+    let (mut expects, mut fails) = (false, false);
     let parsed = parse_head(bytes, LONGEST_HEAD, |name, value| {
         if name.eq_ignore_ascii_case("content-type") {
-            media_type = Some(value);
+            is_encoded |= media_type.replace(value).is_some();
         } else if name.eq_ignore_ascii_case("content-encoding") {
             is_encoded |= !value.eq_ignore_ascii_case(b"identity");
         } else if name.eq_ignore_ascii_case("expect") {
-            expectation = Some(value);
+            expects = true;
+            fails |= !value.eq_ignore_ascii_case(b"100-continue");
         }
     });
     let Some((head, length)) = parsed.map_err(|(problem, _)| problem)? else {
         return Ok(None);
     };
-    let continues = |value: &[u8]| value.eq_ignore_ascii_case(b"100-continue");
-    // HTTP/1.0 has no expectations (RFC 9110, section 10.1.1).
-    let expectation = expectation.filter(|_| head.is_new);
+    if has_bare_lf(&bytes[..length]) {
+        return Err(Problem::Malformed("a line ends with CR LF"));
+    }
     let request = Request {
         framing: head.framing,
         is_new: head.is_new,
         is_head: head.method == "HEAD",
         keep_alive: head.keep_alive,
-        awaits_continue: expectation.is_some_and(continues),
+        // HTTP/1.0 has no expectations (RFC 9110, section 10.1.1).
+        awaits_continue: head.is_new && expects && !fails,
         refusal: match head {
             Head { path, .. } if path != "/" && path != "/rpc" => 404,
             Head { method, .. } if method != "POST" => 405,
             _ if is_encoded || !media_type.is_none_or(is_json) => 415,
-            _ if !expectation.is_none_or(continues) => 417,
+            _ if head.is_new && fails => 417,
             _ => 0,
         },
     };

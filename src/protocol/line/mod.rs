@@ -6,7 +6,6 @@ use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
 use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol, READ_BUFFER};
-use crate::request_log::RequestLog;
 use shared::command::{CommandClass, CommandError, Line, Outcome, Request, Value, join};
 
 pub use self::frame::LONGEST_REQUEST;
@@ -37,7 +36,7 @@ pub struct LineCodec;
 
 impl Codec for LineCodec {
     fn receive(&mut self, input: Input<'_>, exchange: &mut Exchange<'_>) -> Progress {
-        match RequestLog::is_kept() {
+        match exchange.log.is_some() {
             true => receive::<true>(input, exchange),
             false => receive::<false>(input, exchange),
         }
@@ -84,10 +83,8 @@ fn receive<const LOGS: bool>(input: Input<'_>, exchange: &mut Exchange<'_>) -> P
                     };
                 }
                 exchange.counters.note(answered.outcome);
-                if LOGS {
-                    exchange
-                        .log
-                        .note(&bytes[..length], &exchange.output[before..]);
+                if LOGS && let Some(log) = &mut exchange.log {
+                    log.note(&bytes[..length], &exchange.output[before..]);
                 }
                 used += length;
                 match answered.closes {

@@ -97,7 +97,11 @@ impl ComputeLimiter {
     pub fn acquire<'a>(&self, call: &Call<'_>) -> Result<Permit, CommandError<'a>> {
         debug_assert_eq!(call.spec.class, CommandClass::Compute, "{}", call.spec.name);
         let waited = Duration::from_nanos(call.asked.until(Nanos::now()));
-        self.acquire_within(call.patience.saturating_sub(waited))
+        match call.patience.checked_sub(waited) {
+            Some(left) => self.acquire_within(left),
+            // Also if a permit is free: the calls before this one took the time.
+            None => Err(CommandError::ComputeBusy),
+        }
     }
 
     fn acquire_within<'a>(&self, timeout: Duration) -> Result<Permit, CommandError<'a>> {

@@ -86,7 +86,9 @@ pub fn decode(
                     // Messages in the same field are merged, which is what their bytes in a row
                     // are.
                     Some((before, merged)) if before == number => {
-                        (number, [&merged, bytes].concat().into())
+                        let mut merged = merged.into_owned();
+                        merged.extend_from_slice(bytes);
+                        (number, merged.into())
                     }
                     _ => (number, bytes.into()),
                 });

@@ -51,7 +51,7 @@ const GREATEST_PRIME: usize = 179_424_673;
 
 /// Table of primes, 6 MiB: too large for a constant. The first request for a prime computes it in
 /// about 40 ms; other requests for primes wait meanwhile, all else goes on. A lookup takes about 5
-/// µs, and a request has room for 510 of them.
+/// µs, and a call has at most 1,024 of them.
 static PRIMES: LazyLock<Sieve> = LazyLock::new(|| Sieve::new(GREATEST_PRIME));
 
 fn add<'a>(_: &'a Context, call: &Call<'a>) -> Result<Value<'a>, CommandError<'a>> {

@@ -4,9 +4,7 @@ use super::{Answer, Wire};
 use crate::command::{Call, CommandSpec, SETS};
 use crate::dial::reply::Refusal;
 use crate::schema::decode_value;
-use crate::schema::envelope::{
-    Frame, MAX_MESSAGE, Response, decode_response, encode_request, frame,
-};
+use crate::schema::envelope::{Frame, Response, decode_response, encode_request, frame};
 
 /// The protobuf protocol of a connection.
 #[derive(Default)]
@@ -35,8 +33,8 @@ impl Wire for ProtobufWire {
                     used += length;
                     answers.push(answer(message).ok_or("not a response of the schema")?);
                 }
-                Frame::Partial(length) if length <= MAX_MESSAGE => break,
-                _ => return Err("not a message of protobuf"),
+                Frame::Partial(_) => break,
+                Frame::TooLong | Frame::Malformed => return Err("not a message of protobuf"),
             }
         }
         self.received.drain(..used);
