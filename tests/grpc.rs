@@ -494,7 +494,8 @@ fn calls_come_in_any_pieces_and_between_each_other() {
     }
 }
 
-/// - A computation that waits for its turn ends with DEADLINE_EXCEEDED when the time of its `grpc-timeout` is over.
+/// - A computation that waits for its turn ends with DEADLINE_EXCEEDED when the time of its `grpc-timeout` is over; metrics and
+///   the request log count it as one for which the server was busy.
 #[test]
 fn a_computation_that_waits_for_its_turn_has_a_deadline() {
     let (daemon, address) = daemon(&[]);
@@ -762,7 +763,7 @@ fn the_official_clients_lose_no_call_over_handovers() {
 }
 
 /// - A client that the server does not admit is told GOAWAY with ENHANCE_YOUR_CALM.
-/// - An idle client is told GOAWAY.
+/// - An idle client is told GOAWAY, whatever pings it sends.
 #[test]
 fn who_is_idle_or_one_too_many_is_told_to_go_away() {
     let (daemon, address) = daemon(&["--max-clients", "1", "--queue", "0", "--idle-timeout", "1s"]);
