@@ -597,12 +597,14 @@ fn a_drain_answers_what_crosses_its_announcement() {
         assert_eq!(announced[3], 7, "GOAWAY");
         assert_eq!(announced[9..17], [0x7f, 255, 255, 255, 0, 0, 0, 0]);
         let crossing = client.send(WHY, &[], &framed(b""));
+        let _ = client.session.receive(&announced);
+        // This confirms it.
+        client.receive_until(|client| client.events.len() == 2);
         client
             .session
             .send(half, framed(b"\x08\x02\x10\x05")[7..].to_vec());
         client.session.finish(half, Vec::new());
         client.flush();
-        let _ = client.session.receive(&announced);
         assert_eq!(client.answer(crossing).show(), ANSWERED, "{signal}");
         assert_eq!(
             client.answer(half).show(),
