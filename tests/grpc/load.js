@@ -14,13 +14,13 @@ const failed = [];
 let answered = 0;
 let over = false;
 
-function add(calc, x, y) {
+function call(calc, method, request, expected) {
   const options = { deadline: Date.now() + 20_000, waitForReady: true };
   return new Promise((resolve) => {
-    calc.add({ x, y }, new grpc.Metadata({ waitForReady: true }), options, (error, sum) => {
+    calc[method](request, new grpc.Metadata({ waitForReady: true }), options, (error, answer) => {
       if (error) failed.push(error.message);
-      else if (sum.value === x + y) answered += 1;
-      else failed.push(`${x} + ${y} = ${sum.value}`);
+      else if (JSON.stringify(answer) === JSON.stringify(expected)) answered += 1;
+      else failed.push(`${method}: ${JSON.stringify(answer)}`);
       resolve();
     });
   });
@@ -29,7 +29,8 @@ function add(calc, x, y) {
 async function load(begun) {
   const calc = new Calc(address, grpc.credentials.createInsecure(), { "grpc.use_local_subchannel_pool": 1 });
   for (let number = 0; !over; number += 1) {
-    await Promise.all(Array.from({ length: AT_ONCE }, (_, y) => add(calc, number, y)));
+    const sums = Array.from({ length: AT_ONCE }, (_, y) => call(calc, "add", { x: number, y }, { value: number + y }));
+    await Promise.all([...sums, call(calc, "nthPrimes", { n: [100] }, { values: [541] })]);
     begun();
   }
   calc.close();

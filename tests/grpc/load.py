@@ -25,11 +25,16 @@ def load():
     while not over.is_set():
         # A server that is not there yet is waited for.
         calls = [calc.Add.future(api.AddRequest(x=number, y=y), wait_for_ready=True, timeout=20) for y in range(AT_ONCE)]
+        computed = calc.NthPrimes.future(api.NthPrimesRequest(n=[100]), wait_for_ready=True, timeout=20)
         for y, call in enumerate(calls):
             try:
                 assert call.result().value == number + y
             except grpc.RpcError as error:
                 failed.append(f"{error.code().name} {error.details()}")
+        try:
+            assert computed.result().values == [541]
+        except grpc.RpcError as error:
+            failed.append(f"{error.code().name} {error.details()}")
         if number == 0:
             begun.wait()
         number += AT_ONCE

@@ -41,7 +41,7 @@ pub struct Stream {
     /// When its request was whole, or the last of its messages; before that, when it began.
     pub asked: Nanos,
     /// Its time from the beginning.
-    timeout: Option<Duration>,
+    pub timeout: Option<Duration>,
     /// The messages of its request.
     pub body: Vec<u8>,
     /// Whether the client sends no more.

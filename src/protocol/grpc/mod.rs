@@ -30,8 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Number of frames that a client may send in a second without asking anything.
 const FRAMES_PER_SECOND: u32 = 10;
 
-/// Frames that a call allows whose own time is over before its answer: its headers and its reset.
-const FRAMES_PER_LATE_CALL: u32 = 2;
+/// Frames that a call allows whose client gives it up at the end of its time: its headers, its reset
+/// and two updates of windows.
+const FRAMES_PER_LATE_CALL: u32 = 4;
 
 /// Number of calls in a second that allow them.
 const LATE_CALLS_PER_SECOND: u32 = 1000;
@@ -92,7 +93,7 @@ struct GrpcCodec {
     computed: Nanos,
     /// When the session was last allowed more frames, and unfinished requests were looked at.
     allowed: Nanos,
-    /// Number of calls since then whose own time was over.
+    /// Number of calls since then that were given up, and had a limited time.
     late_calls: u32,
     /// While some of the answers wait for the client: how many bytes it had taken in all, and since
     /// when it takes no more.
@@ -230,7 +231,7 @@ impl GrpcCodec {
                     self.ready.push_back(stream);
                 }
             }
-            Event::Closed(stream, _) => self.close(stream, exchange.read_at),
+            Event::Closed(stream, _) => self.close(stream),
             Event::Pong(LAST_PING) if matches!(self.leaving, Leaving::Announced(_)) => {
                 self.go_away(StreamId::MAX, exchange.read_at);
             }
@@ -311,10 +312,12 @@ impl GrpcCodec {
         Some(call)
     }
 
-    /// Forgets a call that the client has given up, which costs nothing if its time was over.
-    fn close(&mut self, stream: StreamId, now: Nanos) {
-        let left = self.forget(stream).and_then(|call| call.time_left(now));
-        if left == Some(Duration::ZERO) && self.late_calls < LATE_CALLS_PER_SECOND {
+    /// Forgets a call that the client has given up. That costs nothing if its time was limited:
+    /// while a computation keeps this thread from reading, the time of many calls may end.
+    fn close(&mut self, stream: StreamId) {
+        let call = self.forget(stream);
+        let is_limited = call.is_some_and(|call| call.timeout.is_some());
+        if is_limited && self.late_calls < LATE_CALLS_PER_SECOND {
             self.late_calls += 1;
             self.session.allow(FRAMES_PER_LATE_CALL);
         }
