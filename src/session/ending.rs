@@ -19,7 +19,7 @@ impl Service {
         let shard = self.shared.metrics.shard(connection.client.number as usize);
         shard.closed(self.reason(ended.as_ref()));
         if ended.is_none() {
-            shard.failed(connection.protocol);
+            shard.failed(connection.protocol.into());
         }
         if log_enabled!(Level::Debug) {
             let how = ended

@@ -125,12 +125,17 @@ struct Session<'a, T> {
     /// or the buffer holds inherited input.
     resumes: bool,
     /// How long to wait for input, if not for as long as the client likes.
-    watch: Option<Duration>,
+    watch: Option<Watch>,
     /// In a drain: number of bytes that had arrived when it began, and are still unread.
     unread_at_drain: Option<usize>,
     /// Whether one last non-blocking read was done after the close request.
     final_read_done: bool,
 }
+
+/// Milliseconds after which the codec is called without input. Small, because it is on the stack of
+/// each worker.
+#[derive(Clone, Copy)]
+struct Watch(u16);
 
 /// What a read has brought.
 struct Received {
@@ -269,7 +274,7 @@ impl<T: Transport> Session<'_, T> {
         let mut resumed = std::mem::take(&mut self.resumes);
         let read = match self.watch {
             _ if resumed => Ok(0),
-            Some(time) if flags.is_empty() => self.watch(time, &mut resumed),
+            Some(Watch(time)) if flags.is_empty() => self.watch(time, &mut resumed),
             _ => self.connection.read(self.buffer.room(), flags),
         };
         let bytes = match read {
@@ -304,7 +309,8 @@ impl<T: Transport> Session<'_, T> {
 
     /// Reads when there is input. Sets `resumes` if there is none for this time.
     #[cold]
-    fn watch(&mut self, time: Duration, resumes: &mut bool) -> Result<usize, Errno> {
+    fn watch(&mut self, time: u16, resumes: &mut bool) -> Result<usize, Errno> {
+        let time = Duration::from_millis(time.into());
         let has_input = match self.connection.wait(time) {
             // In a drain, the reaper interrupts more often than that.
             Err(Errno::INTR) if self.unread_at_drain.is_some() => {
@@ -359,7 +365,7 @@ impl<T: Transport> Session<'_, T> {
         let reason = match progress.next {
             // Some of the input is to be answered yet.
             Next::MoreWithin(Duration::ZERO) => {
-                self.watch = Some(Duration::ZERO);
+                self.watch = Some(Watch(0));
                 None
             }
             Next::More | Next::MoreWithin(_) if received.is_last => Some(CloseReason::PeerClosed),
@@ -368,7 +374,8 @@ impl<T: Transport> Session<'_, T> {
                 None
             }
             Next::MoreWithin(time) => {
-                self.watch = Some(time);
+                let time = u16::try_from(time.as_millis());
+                self.watch = Some(Watch(time.unwrap_or(u16::MAX)));
                 None
             }
             Next::Close => Some(CloseReason::ByCommand),
@@ -376,13 +383,13 @@ impl<T: Transport> Session<'_, T> {
             Next::CloseFlood => Some(self.flooded()),
             Next::Defer => Some(CloseReason::Deferred),
         };
-        let protocol = self.connection.protocol;
+        let protocol = self.connection.protocol.into();
         if self.connection.client.replies.is_empty() {
             self.shard
                 .answered(protocol, &counters, begun, received.bytes, 0);
         } else {
             // What asks nothing, such as a ping, keeps no idle client.
-            let watches = self.watch.is_some_and(|time| !time.is_zero());
+            let watches = self.watch.is_some_and(|Watch(time)| time > 0);
             if watches || !counters.is_empty() {
                 self.slot.set(Activity::Reading);
             }

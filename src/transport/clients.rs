@@ -68,7 +68,7 @@ impl Clients {
 
     /// Admits an uncounted connection, if there is room: a load balancer's own, for a health check.
     pub fn admit_uncounted(&self) -> Result<ConnectionGuard, NoRoom> {
-        take(&self.uncounted, MAX_UNCOUNTED, None).map_err(|limit| NoRoom::Uncounted { limit })
+        take(&self.uncounted, MAX_UNCOUNTED).map_err(|limit| NoRoom::Uncounted { limit })
     }
 
     /// Gives a client from `address` a place, if there is room. It counts at once, or with
@@ -83,8 +83,7 @@ impl Clients {
         if here >= *limit {
             return Err(NoRoom::ForAddress { limit: *limit });
         }
-        let at = Some(Box::new((address, counts.clone())));
-        let guard = self.admit_one(counts_at_once, at)?;
+        let guard = self.admit_one(counts_at_once, Some((address, counts.clone())))?;
         of_address.insert(address, here + 1);
         Ok(guard)
     }
@@ -92,7 +91,7 @@ impl Clients {
     fn admit_one(
         &self,
         counts_at_once: bool,
-        at: Option<Box<(IpAddr, Counts)>>,
+        at: Option<(IpAddr, Counts)>,
     ) -> Result<ConnectionGuard, NoRoom> {
         // In this order: places move from the first to the second. No other thread takes one.
         let silent = self.silent.load(Ordering::SeqCst);
@@ -105,31 +104,28 @@ impl Clients {
         } else {
             &self.silent
         };
-        let taken = take(own, self.limit, at);
+        let taken = take(own, self.limit);
         let mut guard = taken.map_err(|clients| NoRoom::Here { clients })?;
         guard.waker = self.waker.clone();
-        if counts_at_once {
+        let becomes = (!counts_at_once).then(|| self.count.clone());
+        if becomes.is_none() {
             guard.wake();
-        } else {
-            guard.becomes = Some(self.count.clone());
+        }
+        if becomes.is_some() || at.is_some() {
+            guard.more = Some(Box::new(More { becomes, at }));
         }
         Ok(guard)
     }
 }
 
 /// Takes one of `limit` places in `count`; fails with the current count if all are taken.
-fn take(
-    count: &Arc<AtomicUsize>,
-    limit: usize,
-    at: Option<Box<(IpAddr, Counts)>>,
-) -> Result<ConnectionGuard, usize> {
+fn take(count: &Arc<AtomicUsize>, limit: usize) -> Result<ConnectionGuard, usize> {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
         (count < limit).then_some(count + 1)
     })?;
     Ok(ConnectionGuard {
         count: count.clone(),
-        becomes: None,
-        at,
+        more: None,
         waker: None,
     })
 }
@@ -137,19 +133,26 @@ fn take(
 /// A connection's place in its count. Dropping it frees the place.
 pub struct ConnectionGuard {
     count: Arc<AtomicUsize>,
-    /// Where it is to count, if it does not count yet.
-    becomes: Option<Arc<AtomicUsize>>,
-    /// Where the client counts for its address. In a box, because most servers don't use it.
-    at: Option<Box<(IpAddr, Counts)>>,
+    /// In a box, because few connections have it.
+    more: Option<Box<More>>,
     /// Woken when the count changes.
     waker: Option<Arc<Waker>>,
+}
+
+struct More {
+    /// Where it is to count, if it does not count yet.
+    becomes: Option<Arc<AtomicUsize>>,
+    /// Where the client counts for its address.
+    at: Option<(IpAddr, Counts)>,
 }
 
 impl ConnectionGuard {
     /// Counts the connection as a client from now on.
     #[inline]
     pub fn count(&mut self) {
-        if let Some(clients) = self.becomes.take() {
+        if let Some(more) = &mut self.more
+            && let Some(clients) = more.becomes.take()
+        {
             self.count_in(clients);
         }
     }
@@ -172,7 +175,8 @@ impl ConnectionGuard {
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        if let Some((address, counts)) = self.at.as_deref() {
+        let more = self.more.as_deref();
+        if let Some((address, counts)) = more.and_then(|more| more.at.as_ref()) {
             let mut counts = lock(counts);
             if let Some(here) = counts.get_mut(address) {
                 *here -= 1;
@@ -182,7 +186,7 @@ impl Drop for ConnectionGuard {
             }
         }
         self.count.fetch_sub(1, Ordering::SeqCst);
-        if self.becomes.is_none() {
+        if more.is_none_or(|more| more.becomes.is_none()) {
             self.wake();
         }
     }

@@ -63,7 +63,7 @@ pub struct Connection<T = TcpStream> {
     /// page more of it would cost each idle client 4 KiB.
     pub client: Box<state::ConnectionState>,
     /// Place of its protocol in [`PROTOCOLS`], for the metrics.
-    pub protocol: usize,
+    pub protocol: u8,
     /// Time of the admission, until the front or a worker takes the connection.
     pub waiting: Option<Nanos>,
     /// In a box, because most servers have none.
@@ -110,7 +110,7 @@ impl<T: Transport> Connection<T> {
         Connection {
             log: RequestLog::is_kept()
                 .then(|| Box::new(RequestLog::new(client.number, protocol.scheme()))),
-            protocol: PROTOCOLS.position(protocol.scheme()),
+            protocol: PROTOCOLS.position(protocol.scheme()) as u8,
             client: Box::new(client),
             waiting: None,
             codec,
