@@ -1,9 +1,10 @@
 """Calls without pause with the official client until its input ends.
 
 load.py ADDRESS CHANNELS, with blockchain_tcp/v1/blockchain_tcp_pb2_grpc.py in the path. Prints `begun` after the first calls,
-and in the end the number of calls that were answered, and all that were not.
+and in the end the number of calls that were answered, and all that were not. With the variable COMPUTES, one call of 26 computes.
 """
 
+import os
 import sys
 import threading
 
@@ -25,16 +26,19 @@ def load():
     while not over.is_set():
         # A server that is not there yet is waited for.
         calls = [calc.Add.future(api.AddRequest(x=number, y=y), wait_for_ready=True, timeout=20) for y in range(AT_ONCE)]
-        computed = calc.NthPrimes.future(api.NthPrimesRequest(n=[100]), wait_for_ready=True, timeout=20)
+        if "COMPUTES" in os.environ:
+            computed = calc.NthPrimes.future(api.NthPrimesRequest(n=[100]), wait_for_ready=True, timeout=20)
         for y, call in enumerate(calls):
             try:
                 assert call.result().value == number + y
             except grpc.RpcError as error:
                 failed.append(f"{error.code().name} {error.details()}")
         try:
-            assert computed.result().values == [541]
+            assert "COMPUTES" not in os.environ or computed.result().values == [541]
         except grpc.RpcError as error:
-            failed.append(f"{error.code().name} {error.details()}")
+            # On a busy machine it may get no turn in time.
+            if "too many clients compute" not in error.details():
+                failed.append(f"{error.code().name} {error.details()}")
         if number == 0:
             begun.wait()
         number += AT_ONCE

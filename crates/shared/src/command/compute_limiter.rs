@@ -100,7 +100,7 @@ impl ComputeLimiter {
         match call.patience.checked_sub(waited) {
             Some(left) => self.acquire_within(left),
             // Also if a permit is free: the calls before this one took the time.
-            None => Err(CommandError::ComputeBusy),
+            None => self.check_open().and(Err(CommandError::ComputeBusy)),
         }
     }
 
