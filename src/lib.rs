@@ -1,4 +1,5 @@
-//! `blockchain-tcpd` answers one-line commands on a TCP port. This is the map of the code.
+//! `blockchain-tcpd` answers short commands on TCP ports: as lines of text, protobuf, JSON-RPC and
+//! gRPC. This is the map of the code.
 //!
 //! # Rooms
 //!
@@ -19,11 +20,11 @@
 //! log_throttle thread    waker    error   incidents; named threads; eventfd, poll; fatal errors
 //! ```
 //!
-//! Below them is the package `crates/shared`: the command table ([`shared::command`]), addresses,
-//! DNS and client connections ([`shared::dial`]), clocks, standard streams, and the only module
-//! with unsafe code ([`shared::sys`]) but for the package `crates/http2`, which has HTTP/2
-//! ([`protocol::grpc`]). The client (`crates/client`) and the monitoring plugin
-//! (`crates/check`) use it, too, and nothing of the daemon.
+//! Below them is the package `crates/shared`: the command table ([`shared::command`]) and its
+//! protobuf schema ([`shared::schema`]), addresses, DNS and client connections ([`shared::dial`]),
+//! clocks, and standard streams. The client (`crates/client`) and the monitoring plugin
+//! (`crates/check`) use it, too, and nothing of the daemon. The package `crates/http2` has HTTP/2 for
+//! both ends of gRPC. There is unsafe code in [`shared::sys`] and in one file of `crates/http2`.
 //!
 //! # How a request is served
 //!
@@ -57,9 +58,17 @@
 //!
 //! # How a JSON-RPC call is answered
 //!
-//! [`protocol::http`] splits heads and bodies, for the [`admin`] server, too. A request that fits into the
-//! session's buffer is answered from there; the codec of [`protocol::jsonrpc`] keeps a longer one, and
-//! one with a call that is deferred, together with the replies to the calls before it.
+//! [`protocol::http`] parses heads and bodies, also for the [`admin`] server. A request that fits
+//! into the session's buffer is answered from there; the codec of [`protocol::jsonrpc`] keeps a
+//! longer one, and one with a call that is deferred, together with the replies to the calls before
+//! it. That of [`protocol::protobuf`] keeps long messages in the same way.
+//!
+//! # How a gRPC call is answered
+//!
+//! The codec of [`protocol::grpc`] passes what it reads to the connection's HTTP/2 session and takes
+//! the events: headers, parts of requests, their ends. It executes whole requests in their order and
+//! submits the answers; what the client's windows have room for leaves with the next write. A
+//! connection counts as a client from its first call that is neither a health check nor reflection.
 //!
 //! # How WHO is answered
 //!
@@ -110,6 +119,9 @@
 //! At SIGTERM, systemd may keep descriptors: [`notify`](systemd::notify) stores one to probe this.
 //! If systemd keeps it, the phase is `DrainThenDetach`: the workers answer what has arrived and
 //! then release their connections, and systemd stores the state for the next process.
+//!
+//! A connection of gRPC can't move: it is drained. Its codec announces the end by GOAWAY and answers
+//! what the client has opened until then.
 
 pub mod admin;
 pub mod cluster;

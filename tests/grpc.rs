@@ -16,17 +16,7 @@ use crate::support::{Daemon, PATIENCE, Scratch, assert_contains, clean, wait_unt
 
 /// A daemon that speaks gRPC on its second address.
 fn daemon(arguments: &[&str]) -> (Daemon, SocketAddr) {
-    let both = [
-        "--listen",
-        "grpc://127.0.0.1:0",
-        "--commands",
-        "server,calc",
-    ];
-    let daemon = Daemon::start(both.iter().chain(arguments));
-    let listen = daemon.ready("listen");
-    let (_, address) = listen.split_once(",grpc://").expect("two addresses");
-    let address = address.parse().expect("an address");
-    (daemon, address)
+    Daemon::speaking("grpc", arguments)
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -205,7 +195,7 @@ fn long_computation() -> Vec<u8> {
     computation(&[0x80, 0x20], 1024)
 }
 
-/// A computation of so many numbers, and their length.
+/// A computation with this number of numbers, and the length of its message.
 fn computation(length: &[u8], numbers: usize) -> Vec<u8> {
     let numbers = [0x80, 0xad, 0xe2, 0x04].repeat(numbers);
     framed(&[&[0x0a], length, &numbers].concat())

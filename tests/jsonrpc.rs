@@ -29,16 +29,8 @@ struct JsonRpc {
 
 impl JsonRpc {
     fn start(arguments: &[&str]) -> Self {
-        let own = [
-            "--listen",
-            "http://127.0.0.1:0",
-            "--commands",
-            "server,calc",
-        ];
-        let daemon = Daemon::start(own.iter().chain(&["--server-id", ID]).chain(arguments));
-        let listen = daemon.ready("listen");
-        let (_, address) = listen.split_once(",http://").expect("two addresses");
-        let address = address.parse().expect("an address");
+        let id = ["--server-id", ID];
+        let (daemon, address) = Daemon::speaking("http", &[&id, arguments].concat());
         JsonRpc { daemon, address }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use shared::command::SETS;
+use shared::command::{SETS, sets};
 
 use crate::nc::shell;
 use crate::protocol::words_of_the_document;
@@ -111,9 +111,7 @@ fn the_words_of_the_protocol_are_its_commands_and_errors() {
     let words = items
         .iter()
         .filter_map(|(item, _)| item.strip_prefix("Ql ")?.split(' ').next());
-    let commands = SETS
-        .iter()
-        .flat_map(|(_, set)| set.iter().map(|command| command.name));
+    let commands = sets::all().map(|command| command.name);
     let errors = words_of_the_document().into_iter();
     let mut expected: Vec<&str> = commands.chain(errors).collect();
     let mut words: Vec<&str> = words.collect();

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
-use shared::command::{Argument, ErrorCode, SETS};
+use shared::command::{Argument, ErrorCode, sets};
 use shared::schema::decode_value;
 use shared::schema::envelope::{self, Frame, MAX_MESSAGE, Response};
 
@@ -15,19 +15,8 @@ use crate::support::registry::python;
 use crate::support::watch::repeat;
 use crate::support::{Daemon, PATIENCE, Scratch, assert_contains};
 
-/// A daemon that speaks protobuf on its second address.
 fn daemon(arguments: &[&str]) -> (Daemon, SocketAddr) {
-    let both = [
-        "--listen",
-        "127.0.0.1:0,protobuf://127.0.0.1:0",
-        "--commands",
-        "server,calc",
-    ];
-    let daemon = Daemon::start(both.iter().chain(arguments));
-    let listen = daemon.ready("listen");
-    let (_, address) = listen.split_once(",protobuf://").expect("two addresses");
-    let address = address.parse().expect("an address");
-    (daemon, address)
+    Daemon::speaking("protobuf", arguments)
 }
 
 /// A client that shows responses as `ID NAME VALUE` or `ID WORD`.
@@ -87,16 +76,10 @@ fn show(message: &[u8]) -> String {
             format!("{id} {}", code.map_or("?", ErrorCode::word))
         }
         Response::Result(number, message) => {
-            let mut specs = SETS.iter().flat_map(|(_, set)| set.iter());
-            let is_it = |number| move |rpc: &shared::command::Rpc| rpc.number == number;
-            let spec = specs
-                .find(|spec| spec.rpc.as_ref().is_some_and(is_it(number)))
-                .expect("known");
-            format!(
-                "{id} {} {}",
-                spec.name,
-                decode_value(spec, &message).expect("its result")
-            )
+            let mut known = sets::with_rpc();
+            let (spec, _) = known.find(|(_, rpc)| rpc.number == number).expect("known");
+            let value = decode_value(spec, &message).expect("its result");
+            format!("{id} {} {value}", spec.name)
         }
     }
 }
@@ -105,19 +88,13 @@ fn show(message: &[u8]) -> String {
 fn request(id: u64, line: &str) -> Vec<u8> {
     let mut given = line.split(' ');
     let name = given.next().expect("a name");
-    let mut specs = SETS.iter().flat_map(|(_, set)| set.iter());
-    let spec = specs.find(|spec| spec.name == name).expect("known");
+    let mut known = sets::with_rpc();
+    let (spec, rpc) = known.find(|(spec, _)| spec.name == name).expect("known");
     let arguments: Vec<_> = given
         .map(|word| Argument::Integer(word.parse().expect("a number")))
         .collect();
     let mut bytes = Vec::new();
-    envelope::encode_request(
-        id,
-        spec,
-        spec.rpc.as_ref().expect("named"),
-        &arguments,
-        &mut bytes,
-    );
+    envelope::encode_request(id, spec, rpc, &arguments, &mut bytes);
     bytes
 }
 

@@ -55,7 +55,7 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
             rest = after;
         }
         if planned % 2 == 1 {
-            codec = JsonRpcProtocol.open(&codec.save().expect("it can be moved"));
+            codec = JsonRpcProtocol.open(&codec.save());
         }
         let mut exchange = Exchange {
             context,

@@ -100,14 +100,16 @@ pub trait Codec: Send {
     /// panic, `output` ends with whatever the failed request has left.
     fn goodbye(&mut self, why: Goodbye, output: &mut Vec<u8>);
 
-    /// Returns whether the connection can be continued in another process.
+    /// Returns whether the connection can be continued in another process. Otherwise it is drained.
     fn is_movable(&self) -> bool {
         true
     }
 
-    /// Returns what [`Protocol::open`] needs to continue the connection in another process, or
-    /// `None` if it can't be continued: then it is drained. The session keeps the unused input.
-    fn save(&self) -> Option<Vec<u8>>;
+    /// Returns what [`Protocol::open`] needs to continue the connection in another process. The
+    /// session keeps the unused input.
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
 
     /// Begins the end of a connection that can't be continued, if the client has a part in it: then
     /// the session calls [`Codec::receive`] at once, and goes on until that returns [`Next::Close`],
@@ -210,9 +212,11 @@ pub enum Next {
     /// Read more input. After the last input, close the connection.
     More,
     /// The same, but after this time without input the codec is called without any: it watches
-    /// something for its client, which counts as active meanwhile. No time: it has not answered all
-    /// of the last input, and goes on after it, too.
+    /// something for its client, which counts as active meanwhile.
     MoreWithin(Duration),
+    /// Send the replies, read what has arrived, and call the codec again, whether that is the last
+    /// input or not: some of it is still to be answered.
+    Again,
     /// Close the connection after the replies: the client asked for it.
     Close,
     /// Close the connection after the replies: the input breaks the protocol.

@@ -132,8 +132,8 @@ struct Session<'a, T> {
     final_read_done: bool,
 }
 
-/// Milliseconds after which the codec is called without input. Small, because it is on the stack of
-/// each worker.
+/// Milliseconds after which the codec is called without input; 0 after [`Next::Again`]. Small, because
+/// it is on the stack of each worker.
 #[derive(Clone, Copy)]
 struct Watch(u16);
 
@@ -363,8 +363,7 @@ impl<T: Transport> Session<'_, T> {
         );
         self.buffer.keep_from(progress.used);
         let reason = match progress.next {
-            // Some of the input is to be answered yet.
-            Next::MoreWithin(Duration::ZERO) => {
+            Next::Again => {
                 self.watch = Some(Watch(0));
                 None
             }

@@ -127,7 +127,7 @@ impl<T: Transport> Connection<T> {
     /// Stops counting the client here, and returns its state and transport for the next process.
     /// Only for a movable connection.
     pub fn into_parts(mut self) -> (state::ConnectionState, T) {
-        self.client.codec = self.codec.save().unwrap_or_default();
+        self.client.codec = self.codec.save();
         (*self.client, self.transport)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use shared::command::SETS;
+use shared::command::{SETS, sets};
 
 use super::{Ran, client, ran, run};
 use crate::manual::{as_source, items, section_of};
@@ -158,7 +158,7 @@ fn every_exit_status_is_in_it_and_in_the_help_and_no_other() {
 
 #[test]
 fn the_help_of_a_request_shows_how_it_is_written() {
-    for entry in SETS.iter().flat_map(|(_, set)| set.iter()) {
+    for entry in sets::all() {
         let name = entry.name.to_lowercase();
         for written in [name.as_str(), entry.name] {
             let help = help(&[written]);

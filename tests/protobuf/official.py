@@ -6,22 +6,9 @@ official.py HOST PORT, with blockchain_tcp/v1/blockchain_tcp_pb2.py in the path.
 import socket
 import sys
 
-from google.protobuf.internal.decoder import _DecodeVarint32
-from google.protobuf.internal.encoder import _VarintBytes
+from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
 
 from blockchain_tcp.v1 import blockchain_tcp_pb2 as api
-
-
-def receive(stream):
-    head = b""
-    while not head or head[-1] & 0x80:
-        byte = stream.read(1)
-        if not byte:
-            return None
-        head += byte
-    length, _ = _DecodeVarint32(head, 0)
-    return api.Response.FromString(stream.read(length))
-
 
 requests = [
     api.Request(id=1, who=api.WhoRequest()),
@@ -37,11 +24,12 @@ requests = [
     api.Request(id=11),
 ]
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30) as connection:
-    messages = [request.SerializeToString() for request in requests]
-    connection.sendall(b"".join(_VarintBytes(len(message)) + message for message in messages))
+    stream = connection.makefile("rwb")
+    for request in requests:
+        serialize_length_prefixed(request, stream)
+    stream.flush()
     connection.shutdown(socket.SHUT_WR)
-    stream = connection.makefile("rb")
-    while (response := receive(stream)) is not None:
+    while (response := parse_length_prefixed(api.Response, stream)) is not None:
         name = response.WhichOneof("result")
         result = getattr(response, name)
         if name == "error":

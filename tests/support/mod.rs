@@ -148,6 +148,17 @@ impl Daemon {
         Daemon { process, address }
     }
 
+    /// Starts it with all commands, and a second address for this protocol. Returns that, too.
+    pub fn speaking(scheme: &str, arguments: &[&str]) -> (Self, SocketAddr) {
+        let listen = format!("127.0.0.1:0,{scheme}://127.0.0.1:0");
+        let own = ["--listen", &listen, "--commands", "server,calc"];
+        let daemon = Daemon::start([&own, arguments].concat());
+        let listen = daemon.ready("listen");
+        let (_, address) = listen.split_once("://").expect("two addresses");
+        let address = address.parse().expect("an address");
+        (daemon, address)
+    }
+
     /// The address of its HTTP server, which its arguments must switch on.
     pub fn http(&self) -> SocketAddr {
         let http = field(&self.process.log.wait_for("ready listen="), "http");

@@ -73,8 +73,8 @@ impl Codec for ToyCodec {
         write_frame(&format!("- {why:?}"), output);
     }
 
-    fn save(&self) -> Option<Vec<u8>> {
-        Some(vec![self.requests])
+    fn save(&self) -> Vec<u8> {
+        vec![self.requests]
     }
 }
 

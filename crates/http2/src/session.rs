@@ -20,7 +20,7 @@ use crate::{Error, Event, Field, HEADER_BOMB, Headers, Limits, StreamId, code};
 /// Frames that a call allows: its headers, and the pings and updates of windows that come with it.
 const FRAMES_PER_CALL: u32 = 8;
 
-/// One end of a connection. Only what was added after nghttp2 1.52 is not used of it.
+/// One end of a connection. It uses only what nghttp2 1.52, that of Debian 12, has.
 pub struct Session {
     raw: NonNull<sys::nghttp2_session>,
     /// Allocated with `Box`. A pointer, because the callbacks have it, too.
@@ -407,7 +407,7 @@ impl Session {
             let sent = unsafe { sys::nghttp2_session_mem_send(self.raw(), &mut bytes) };
             match usize::try_from(sent) {
                 Ok(0) => return,
-                // SAFETY: nghttp2 has set `bytes` to so many bytes.
+                // SAFETY: nghttp2 has set `bytes` to that number of bytes.
                 Ok(sent) => {
                     output.extend_from_slice(unsafe { std::slice::from_raw_parts(bytes, sent) });
                 }

@@ -11,14 +11,14 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use uuid::Uuid;
 
-use super::State;
 use super::process::Process;
+use super::{CODES, State};
 use crate::cluster;
 use crate::metrics::{
     ACCEPT_ERRORS, BOUNDS, CLOSED, Closed, HistogramSnapshot, KINDS, MetricsSnapshot, REFUSED,
 };
 use crate::protocol::PROTOCOLS;
-use crate::protocol::http::{Request, Response, STATUSES};
+use crate::protocol::http::{Request, Response};
 use crate::server::health::Load;
 use shared::command::{CommandClass, CommandSpec, OUTCOMES, Outcome};
 
@@ -103,7 +103,7 @@ struct Stats {
     load: Load,
     sums: MetricsSnapshot,
     draining: Duration,
-    answered: [u64; STATUSES.len()],
+    answered: [u64; CODES.len()],
     /// Schemes of the protocols that the server listens for.
     protocols: Vec<String>,
     commands: Vec<(&'static str, CommandClass)>,
@@ -117,9 +117,7 @@ impl Collector for Stats {
         let (refused, closed) = (REFUSED.iter().zip(sums.refused), CLOSED.iter().zip(sums.closed));
         let accept_errors = ACCEPT_ERRORS.iter().zip(sums.accept_errors);
         let durations = KINDS.iter().zip(&sums.durations);
-        let codes = STATUSES.iter().map(|(code, _)| code).zip(self.answered);
-        // Those that only JSON-RPC sends are not.
-        let codes = codes.filter(|(code, _)| ![204, 415, 417, 500].contains(*code));
+        let codes = CODES.iter().zip(self.answered);
         let version = env!("CARGO_PKG_VERSION");
         let mut rows = vec![
             info("build_info", "The version of the program", [("version", version)]),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use self::history::History;
 use crate::cluster::{self, Member, Stats};
 use crate::metrics::{Metrics, MetricsSnapshot};
-use crate::protocol::http::{Request, Response, STATUSES};
+use crate::protocol::http::{Request, Response};
 use crate::server::health::{Health, Load};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use shared::command::{CommandSet, Draining};
@@ -37,14 +37,17 @@ pub struct Context {
     pub draining: Draining,
 }
 
+/// Status codes of the responses here and of [`Problem::response`](crate::protocol::http::Problem::response).
+const CODES: [u16; 10] = [200, 400, 404, 405, 408, 413, 431, 501, 503, 505];
+
 /// Handlers of one server.
 pub struct Handlers {
     context: Context,
     /// When they were made.
     since: Timespec,
     history: History,
-    /// Number of responses with each of [`STATUSES`].
-    answered: [u64; STATUSES.len()],
+    /// Number of responses with each of [`CODES`].
+    answered: [u64; CODES.len()],
 }
 
 impl Handlers {
@@ -54,7 +57,7 @@ impl Handlers {
             context,
             since: clock_gettime(ClockId::Boottime),
             history: History::default(),
-            answered: [0; STATUSES.len()],
+            answered: [0; CODES.len()],
         }
     }
 
@@ -118,7 +121,7 @@ impl Handlers {
 
     /// Counts a response with this status code.
     pub fn count_response(&mut self, status: u16) {
-        if let Some(index) = STATUSES.iter().position(|(code, _)| *code == status) {
+        if let Some(index) = CODES.iter().position(|code| *code == status) {
             self.answered[index] += 1;
         }
     }
@@ -150,7 +153,7 @@ struct State<'a> {
     draining: Option<Duration>,
     /// Uptime; changes of the system clock do not affect it.
     up: Duration,
-    answered: [u64; STATUSES.len()],
+    answered: [u64; CODES.len()],
 }
 
 impl State<'_> {

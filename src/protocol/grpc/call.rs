@@ -66,7 +66,7 @@ pub enum Method {
 
 /// Why a request is no call.
 pub enum Refusal {
-    /// It is none of gRPC: headers of the answer.
+    /// It is no call of gRPC. The headers of the answer.
     Http(Vec<Field>),
     /// The call ends with this status.
     Status(Status),

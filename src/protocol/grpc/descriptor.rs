@@ -9,8 +9,9 @@ use prost_types::{
     FileDescriptorProto, MessageOptions, MethodDescriptorProto, OneofDescriptorProto,
     ServiceDescriptorProto,
 };
+use shared::command::sets::with_rpc;
 use shared::command::{
-    CommandSpec, Count, ErrorCode, Parameter, ParameterType, Rpc, SETS, Table, ValueType,
+    CommandSpec, Count, ErrorCode, Parameter, ParameterType, Rpc, Table, ValueType,
 };
 use shared::schema::PACKAGE;
 
@@ -59,8 +60,6 @@ pub fn symbols(file: &FileDescriptorProto) -> Vec<String> {
 
 /// The commands' file: `proto/blockchain_tcp/v1/blockchain_tcp.proto`, with all sets of commands.
 fn commands() -> FileDescriptorProto {
-    let specs = || SETS.iter().flat_map(|(_, set)| set.iter());
-    let with_rpc = || specs().filter_map(|spec| Some((spec, spec.rpc.as_ref()?)));
     let mut file = file("blockchain_tcp/v1/blockchain_tcp.proto", PACKAGE);
     for (spec, rpc) in with_rpc() {
         let method = unary(

@@ -166,10 +166,6 @@ impl Codec for GrpcCodec {
         false
     }
 
-    fn save(&self) -> Option<Vec<u8>> {
-        None
-    }
-
     fn drain(&mut self) -> bool {
         self.leaving = Leaving::Due;
         true
@@ -212,7 +208,7 @@ impl GrpcCodec {
                 self.computed = Nanos::now();
                 if !self.ready.is_empty() {
                     // Its answer leaves now, and pings are answered before the next one.
-                    return Next::MoreWithin(Duration::ZERO);
+                    return Next::Again;
                 }
             }
         }

@@ -56,10 +56,6 @@ impl Codec for LineCodec {
         };
         write_error(&error, output);
     }
-
-    fn save(&self) -> Option<Vec<u8>> {
-        Some(Vec::new())
-    }
 }
 
 /// Answers all whole lines up to a deferred one; the last line of the last input may lack its LF.

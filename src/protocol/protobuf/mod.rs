@@ -97,8 +97,8 @@ impl Codec for ProtobufCodec {
         envelope::encode_error(0, &error, output);
     }
 
-    fn save(&self) -> Option<Vec<u8>> {
-        Some(self.long.clone())
+    fn save(&self) -> Vec<u8> {
+        self.long.clone()
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, Command, ValueHint};
 use clap_complete::Shell;
-use shared::command::SETS;
+use shared::command::sets;
 
 use super::command;
 use super::requests::WORDS;
@@ -88,7 +88,7 @@ fn values_for_fish(command: &Command) -> String {
 
 /// Completes an argument with the names of all commands.
 fn named(argument: Arg) -> Arg {
-    let entries = SETS.iter().flat_map(|(_, set)| set.iter());
+    let entries = sets::all();
     one_of(argument, entries.map(|entry| entry.name.to_lowercase()))
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 
 use clap::{Arg, ArgMatches, Command};
-use shared::command::{CommandSpec, SETS};
+use shared::command::{CommandSpec, SETS, sets};
 
 /// Id of the arguments of a request.
 pub const WORDS: &str = "words";
@@ -17,7 +17,7 @@ const UNKNOWN_WORDS: &str = "";
 pub fn added_to(tasks: Command) -> Command {
     let help = help_template(&tasks);
     tasks
-        .subcommands(SETS.iter().flat_map(|(_, set)| set.iter()).map(request))
+        .subcommands(sets::all().map(request))
         .help_template(help)
         .arg_required_else_help(false)
         .allow_external_subcommands(true)

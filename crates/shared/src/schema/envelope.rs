@@ -29,7 +29,7 @@ const MESSAGE: u32 = 2;
 pub enum Frame<'a> {
     /// A whole message, and how many bytes it takes with its length.
     Message(&'a [u8], usize),
-    /// The beginning of a message that takes so many bytes with its length, as far as that is known.
+    /// The beginning of a message, and how many bytes it takes with its length, as far as that is known.
     Partial(usize),
     /// A length that is longer than [`MAX_MESSAGE`].
     TooLong,

@@ -4,17 +4,14 @@
 use std::fmt::Write as _;
 
 use super::envelope::ERROR;
-use crate::command::{
-    CommandSpec, Count, ErrorCode, Parameter, ParameterType, Rpc, SETS, ValueType,
-};
+use crate::command::sets::with_rpc;
+use crate::command::{CommandSpec, Count, ErrorCode, Parameter, ParameterType, Rpc, ValueType};
 
 /// The package of the schema.
 pub const PACKAGE: &str = "blockchain_tcp.v1";
 
 /// Returns the schema of all sets of commands.
 pub fn proto() -> String {
-    let specs = || SETS.iter().flat_map(|(_, set)| set.iter());
-    let with_rpc = || specs().filter_map(|spec| Some((spec, spec.rpc.as_ref()?)));
     let mut services: Vec<&str> = with_rpc().map(|(_, rpc)| rpc.service).collect();
     services.dedup();
 
@@ -141,10 +138,7 @@ mod tests {
         }
         let file = std::fs::read_to_string(path).unwrap();
         assert_eq!(file, proto(), "`make proto` writes it");
-        let rpcs = SETS
-            .iter()
-            .flat_map(|(_, set)| set.iter().filter_map(|spec| spec.rpc.as_ref()));
-        let numbers: Vec<u32> = rpcs.map(|rpc| rpc.number).collect();
+        let numbers: Vec<u32> = with_rpc().map(|(_, rpc)| rpc.number).collect();
         assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), numbers.len());
         assert!(numbers.iter().all(|number| *number > ERROR));
         for (index, code) in ErrorCode::ALL.into_iter().enumerate() {

@@ -1,7 +1,8 @@
 //! Protobuf messages, each after its length.
 
 use super::{Answer, Wire};
-use crate::command::{Call, CommandSpec, SETS};
+use crate::command::sets::with_rpc;
+use crate::command::{Call, CommandSpec};
 use crate::dial::reply::Refusal;
 use crate::schema::decode_value;
 use crate::schema::envelope::{Frame, Response, decode_response, encode_request, frame};
@@ -50,10 +51,8 @@ fn answer(message: &[u8]) -> Option<Answer> {
             sentence,
         }),
         Response::Result(number, message) => {
-            let mut specs = SETS.iter().flat_map(|(_, set)| set.iter());
-            let is_it =
-                |spec: &&CommandSpec| spec.rpc.as_ref().is_some_and(|rpc| rpc.number == number);
-            Ok(decode_value(specs.find(is_it)?, &message).ok()?.to_string())
+            let (spec, _) = with_rpc().find(|(_, rpc)| rpc.number == number)?;
+            Ok(decode_value(spec, &message).ok()?.to_string())
         }
     };
     let number = (id != 0).then_some(id);
