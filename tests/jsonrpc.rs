@@ -1,8 +1,7 @@
-//! JSON-RPC over HTTP: what is answered, what HTTP clients may do, stock clients, handover and drain.
+//! JSON-RPC over HTTP: what is answered, what HTTP clients may do, handover and drain.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
@@ -11,7 +10,6 @@ use shared::command::{CommandClass, CommandSet, Permit, Value, sets};
 
 use crate::handover::replace;
 use crate::support::kernel::{local_server, own_address, own_command};
-use crate::support::registry::{node, python};
 use crate::support::tables::{bytes, lines};
 use crate::support::watch::repeat;
 use crate::support::*;
@@ -581,35 +579,6 @@ fn a_thousand_calls_at_once_are_answered() {
             number + 1
         );
         assert_eq!(client.response().expect("an answer").body, answer);
-    }
-}
-
-/// Runs a program of `tests/jsonrpc` with the address of a server.
-fn run_clients(mut command: Command, file: &str) {
-    // Some open a connection for each of a thousand calls.
-    let server = JsonRpc::start(&["--max-clients", "1100"]);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jsonrpc");
-    command
-        .arg(folder.join(file))
-        .arg(server.address.to_string());
-    let output = command.output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(printed, include_str!("jsonrpc/clients.txt"), "{said}");
-    assert!(output.status.success(), "{said}");
-}
-
-#[test]
-fn clients_of_node_js_call_all_commands() {
-    if let Some(node) = node() {
-        run_clients(node, "clients.js");
-    }
-}
-
-#[test]
-fn clients_of_python_call_all_commands() {
-    if let Some(python) = python() {
-        run_clients(python, "clients.py");
     }
 }
 

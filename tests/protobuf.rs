@@ -1,19 +1,15 @@
-//! The protobuf protocol: what docs/protocol.md says of it, with messages made by the schema's own code, by hand, and by
-//! Google's library.
+//! The protobuf protocol: what docs/protocol.md says of it, with messages made by the schema's own code and by hand.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::Command;
 
 use shared::command::{Argument, ErrorCode, sets};
 use shared::schema::decode_value;
 use shared::schema::envelope::{self, Frame, MAX_MESSAGE, Response};
 
 use crate::handover::replace;
-use crate::support::registry::python;
 use crate::support::watch::repeat;
-use crate::support::{Daemon, PATIENCE, Scratch, assert_contains};
+use crate::support::{Daemon, PATIENCE, assert_contains};
 
 fn daemon(arguments: &[&str]) -> (Daemon, SocketAddr) {
     Daemon::speaking("protobuf", arguments)
@@ -125,53 +121,14 @@ fn padded(id: u8, length: usize) -> Vec<u8> {
     .concat()
 }
 
-/// - A client sends messages of the type `Request`, and the server answers each with one of the type `Response`, in their order.
-/// - Each message comes after its length in bytes, a varint.
-/// - Clients need not wait for a response before they send the next request.
-/// - A response has the `id` of its request.
-/// - The `result` has the name of the `command`, or it is an `error`.
-/// - The code of an `error` is named after the word of the line protocol, and its `message` is the sentence.
-/// - When the client shuts down its sending side, it gets all responses, and then the server closes.
 /// - All clients count alike in `WHO`, whatever protocol they speak.
 #[test]
-fn googles_library_asks_by_what_protoc_makes_of_the_schema() {
-    let (Some(mut protoc), Some(mut python)) = (python(), python()) else {
-        return;
-    };
-    let (daemon, address) = daemon(&["--server-id", "5f0e4b7e-6f0c-4a52-9a35-0c5f7f5a3c1e"]);
-    let scratch = Scratch::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    protoc
-        .args(["-m", "grpc_tools.protoc", "--proto_path"])
-        .arg(root.join("proto"));
-    protoc.arg("--python_out").arg(scratch.path());
-    assert!(run(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto")).is_empty());
+fn all_clients_count() {
+    let (daemon, address) = daemon(&[]);
     let mut counted = daemon.connect();
     assert_eq!(counted.ask("WHY"), "42");
-    python.env("PYTHONPATH", scratch.path());
-    python.arg(root.join("tests/protobuf/official.py"));
-    python.args([address.ip().to_string(), address.port().to_string()]);
-    assert_eq!(
-        run(&mut python),
-        "1 who 2\n\
-         18446744073709551615 where 5f0e4b7e-6f0c-4a52-9a35-0c5f7f5a3c1e\n\
-         0 why 42\n\
-         4 ping PONG\n\
-         5 add -1\n\
-         6 max 0\n\
-         7 nth_primes [104723, 10061, 2, 3, 5, 7]\n\
-         8 nth_primes 2048\n\
-         9 ERROR_CODE_USAGE the sum has more than 64 bits\n\
-         10 ERROR_CODE_USAGE usage: NP N [N ...]\n\
-         11 ERROR_CODE_UNKNOWN the request names no command of this server\n"
-    );
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    String::from_utf8(output.stdout).expect("text")
+    let mut client = ProtobufClient::connect(address);
+    assert_eq!(client.ask(&request(1, "WHO")), "1 WHO 2");
 }
 
 /// - As in proto3, a number that is missing is 0, unknown fields are skipped, and the last of several commands counts.

@@ -32,6 +32,7 @@ const SOURCES: &[&str] = &[
     include_str!("protobuf.rs"),
     include_str!("proxy.rs"),
     include_str!("redis.rs"),
+    include_str!("stock.rs"),
 ];
 
 /// Says which sentence a test proves. It must be in the document, word by word.

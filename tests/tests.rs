@@ -17,7 +17,7 @@
 //! - `proxy`: PROXY headers: whose connection it is, which networks are trusted, wrong and missing headers
 //! - `haproxy`: the example for HAProxy, tried with HAProxy, three daemons and real certificates
 //! - `http`: health, readiness and the page; what HTTP clients may do to it
-//! - `jsonrpc`: JSON-RPC over HTTP: calls, HTTP and its abuse, stock clients, handover and drain
+//! - `jsonrpc`: JSON-RPC over HTTP: calls, HTTP and its abuse, handover and drain
 //! - `metrics`: what is counted, held against docs/metrics.md
 //! - `hostile`: clients that harm themselves or others: tricklers, floods, those who never read
 //! - `failures`: what the system refuses: descriptors, memory; panics
@@ -31,7 +31,8 @@
 //! - `samples`: the clients of `examples/clients`, against the daemon and against servers that mean harm
 //! - `soak`: many connections of all sorts, and nothing left behind
 //! - `grpc`: gRPC, with the official client, and with frames made by hand
-//! - `protobuf`: the protobuf protocol, also with Google's library
+//! - `protobuf`: the protobuf protocol
+//! - `stock`: the stock clients of protobuf and JSON-RPC in three languages each, also under load and over handovers
 //! - `toy`: a protocol that is one folder, served by the daemon's own session and pool
 //! - `project`: the promises about the tree itself: no async runtime, README's and the documents' examples
 #![allow(missing_docs)]
@@ -71,5 +72,6 @@ mod samples;
 mod session;
 mod settings;
 mod soak;
+mod stock;
 mod systemd;
 mod toy;
