@@ -1,11 +1,11 @@
 // Calls with Google's library for Go: client ADDRESS asks for everything, and prints what official.js prints;
-// client ADDRESS CHANNELS calls without pause until its input ends, and prints what load.py prints.
+// client ADDRESS CHANNELS calls without pause until its input ends, and prints what tests/stock.rs says.
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"strconv"
@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	api "blockchain_tcp/v1"
@@ -73,14 +74,7 @@ func everything(connection *grpc.ClientConn) {
 	show("nothing", nil, err)
 	err = connection.Invoke(within, "/blockchain_tcp.v1.Calc/Divide", &api.AddRequest{}, &api.AddResponse{})
 	show("unknown", nil, err)
-	short, cancel := context.WithTimeout(within, time.Millisecond)
-	many := make([]int64, 1024)
-	for place := range many {
-		many[place] = 10_000_000
-	}
-	_, err = calc.NthPrimes(short, &api.NthPrimesRequest{N: many})
-	cancel()
-	fmt.Println("late", status.Code(err))
+	fmt.Println("late", status.Code(hasty(calc)))
 	var sums int64
 	var calls sync.WaitGroup
 	for number := int64(0); number < 1000; number++ {
@@ -99,60 +93,104 @@ func everything(connection *grpc.ClientConn) {
 }
 
 func load(channels int) {
-	var over, answered int64
+	var over, asked, answered, late int64
 	var guard sync.Mutex
-	var begun, ended sync.WaitGroup
+	var ended sync.WaitGroup
+	changed := sync.NewCond(&guard)
+	done := make([]int64, channels)
 	failed := "["
 	fail := func(err error) {
 		guard.Lock()
 		failed += err.Error() + ";"
 		guard.Unlock()
 	}
+	computes := os.Getenv("COMPUTES") != ""
+	round := func(calc api.CalcClient, number int64) {
+		var calls sync.WaitGroup
+		within, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		for y := int64(0); y < atOnce; y++ {
+			calls.Add(1)
+			go func(y int64) {
+				defer calls.Done()
+				sum, err := calc.Add(within, &api.AddRequest{X: number, Y: y})
+				if err == nil && sum.Value != number+y {
+					err = fmt.Errorf("%d and %d is %d", number, y, sum.Value)
+				}
+				if err != nil {
+					fail(err)
+				}
+				atomic.AddInt64(&answered, 1)
+			}(y)
+		}
+		if computes {
+			primes, err := calc.NthPrimes(within, &api.NthPrimesRequest{N: []int64{100}})
+			if err == nil && (len(primes.Values) != 1 || primes.Values[0] != 541) {
+				err = fmt.Errorf("not 541")
+			}
+			// On a busy machine it may get no turn in time.
+			if err != nil && !strings.Contains(err.Error(), "too many clients compute") {
+				fail(err)
+			}
+			if err := hasty(calc); status.Code(err) == codes.DeadlineExceeded {
+				atomic.AddInt64(&late, 1)
+			} else if err != nil {
+				fail(fmt.Errorf("not late: %v", err))
+			}
+		}
+		calls.Wait()
+	}
 	for channel := 0; channel < channels; channel++ {
-		begun.Add(1)
 		ended.Add(1)
-		go func() {
+		go func(channel int) {
 			defer ended.Done()
 			calc := api.NewCalcClient(connect())
 			for number := int64(0); atomic.LoadInt64(&over) == 0; number += atOnce {
-				var calls sync.WaitGroup
-				within, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-				for y := int64(0); y < atOnce; y++ {
-					calls.Add(1)
-					go func(y int64) {
-						defer calls.Done()
-						sum, err := calc.Add(within, &api.AddRequest{X: number, Y: y})
-						if err == nil && sum.Value != number+y {
-							err = fmt.Errorf("%d and %d is %d", number, y, sum.Value)
-						}
-						if err != nil {
-							fail(err)
-						}
-						atomic.AddInt64(&answered, 1)
-					}(y)
-				}
-				if os.Getenv("COMPUTES") != "" {
-					primes, err := calc.NthPrimes(within, &api.NthPrimesRequest{N: []int64{100}})
-					if err == nil && (len(primes.Values) != 1 || primes.Values[0] != 541) {
-						err = fmt.Errorf("not 541")
-					}
-					// On a busy machine it may get no turn in time.
-					if err != nil && !strings.Contains(err.Error(), "too many clients compute") {
-						fail(err)
-					}
-				}
-				calls.Wait()
-				cancel()
-				if number == 0 {
-					begun.Done()
-				}
+				since := atomic.LoadInt64(&asked)
+				round(calc, number)
+				guard.Lock()
+				done[channel] = since
+				changed.Broadcast()
+				guard.Unlock()
 			}
-		}()
+		}(channel)
 	}
-	begun.Wait()
-	fmt.Println("begun")
-	_, _ = io.Copy(io.Discard, os.Stdin)
+	input := bufio.NewScanner(os.Stdin)
+	for input.Scan() {
+		atomic.AddInt64(&asked, 1)
+		guard.Lock()
+		for !all(done, asked) {
+			changed.Wait()
+		}
+		guard.Unlock()
+		fmt.Println("round")
+	}
 	atomic.StoreInt64(&over, 1)
 	ended.Wait()
-	fmt.Println(atomic.LoadInt64(&answered), failed+"]")
+	fmt.Println(atomic.LoadInt64(&answered), late, failed+"]")
+}
+
+func all(done []int64, asked int64) bool {
+	for _, since := range done {
+		if since < asked {
+			return false
+		}
+	}
+	return true
+}
+
+// A call that has less time than it takes.
+func hasty(calc api.CalcClient) error {
+	short, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	_, err := calc.NthPrimes(short, &api.NthPrimesRequest{N: long()})
+	return err
+}
+
+func long() []int64 {
+	many := make([]int64, 1024)
+	for place := range many {
+		many[place] = 10_000_000
+	}
+	return many
 }
