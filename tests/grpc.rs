@@ -790,16 +790,16 @@ fn the_official_clients_lose_no_computation_over_handovers() {
 
 fn lose_no_call(computes: bool) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (Some((mut python, _scratch)), Some(mut node)) = (script("load.py"), node()) else {
+    let (Some((python, _scratch)), Some(mut node)) = (script("load.py"), node()) else {
         return;
     };
     node.arg(root.join("tests/grpc/load.js"));
     let scratch = Scratch::new();
-    let Some(mut go) = go_client(&scratch) else {
+    let Some(go) = go_client(&scratch) else {
         return;
     };
     let (first, address) = daemon(&[]);
-    let mut loads = [&mut python, &mut node, &mut go].map(|script| {
+    let mut loads = [python, node, go].map(|mut script| {
         script.args([&address.to_string(), "4"]);
         script.arg(root.join("proto"));
         if computes {

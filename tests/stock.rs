@@ -6,12 +6,12 @@
 //!
 //! `PROGRAM load ADDRESS CONNECTIONS` calls without pause over so many connections, until the server closes them (those of
 //! gRPC until the input ends). For each line of its input it prints `round` when every connection has begun and ended a round
-//! of calls since. In the end it prints how many calls were answered; how many were not, because the server had closed the
+//! of calls since, or `closed` if one was closed. In the end it prints how many calls were answered; how many were not, because the server had closed the
 //! connection; how many were answered in another connection than the one in which they were sent first; and all failures.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use crate::handover::replace;
 use crate::support::registry::{node, python};
-use crate::support::{Daemon, PATIENCE, clean, field};
+use crate::support::{Daemon, PATIENCE, Process, clean, field, wait_for_end};
 
 const ID: &str = "5f0e4b7e-6f0c-4a52-9a35-0c5f7f5a3c1e";
 const HANDOVERS: usize = 20;
@@ -27,7 +27,7 @@ const CONNECTIONS: u64 = 4;
 
 /// A program that calls without pause. Dropped, it is killed.
 pub struct Load {
-    child: Child,
+    process: Process,
     printed: Receiver<String>,
 }
 
@@ -37,17 +37,17 @@ pub struct Summary(pub Vec<u64>, pub String);
 
 impl Load {
     /// Starts it, without a wait for its first round.
-    pub fn start(command: &mut Command) -> Self {
+    pub fn start(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("it runs");
+        let mut process = Process::start(command);
         let (sender, printed) = channel();
-        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let lines = BufReader::new(process.child.stdout.take().expect("a pipe")).lines();
         thread::spawn(move || {
             lines
                 .map_while(Result::ok)
                 .try_for_each(|line| sender.send(line))
         });
-        Load { child, printed }
+        Load { process, printed }
     }
 
     fn line(&self) -> String {
@@ -56,9 +56,9 @@ impl Load {
 
     /// Ends its input, and waits for its end.
     pub fn end(mut self) -> Summary {
-        drop(self.child.stdin.take());
+        drop(self.process.child.stdin.take());
         let summary = self.line();
-        assert!(self.child.wait().expect("it ends").success());
+        assert!(wait_for_end(&mut self.process.child).is_some_and(|status| status.success()));
         let at = summary.find('[').expect("a list");
         let numbers = summary[..at].split_whitespace();
         let numbers = numbers.map(|number| number.parse().expect("a number"));
@@ -66,18 +66,10 @@ impl Load {
     }
 }
 
-impl Drop for Load {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Waits until each connection of each program has begun and ended a round of calls.
 pub fn wait_for_rounds(loads: &mut [Load]) {
     for load in &mut *loads {
-        let input = load.child.stdin.as_mut().expect("a pipe");
+        let input = load.process.child.stdin.as_mut().expect("a pipe");
         input.write_all(b"\n").expect("it reads");
     }
     for load in loads {
@@ -216,13 +208,14 @@ fn asks_everything(scheme: &str, program: &Program, printed: &str) {
 /// and right. Returns how many connections it has accepted.
 fn lose_no_call(scheme: &str, programs: &[Program]) -> Option<u64> {
     let commands: Option<Vec<_>> = programs.iter().map(|one| (one.command)()).collect();
+    let commands = commands?;
     let begun = Instant::now();
-    let (daemon, address) = Daemon::speaking(scheme, &["--log", "trace"]);
-    let (address, connections) = (address.to_string(), CONNECTIONS.to_string());
-    let started = commands?
-        .into_iter()
-        .map(|mut command| Load::start(command.args(["load", &address, &connections])));
-    let mut loads: Vec<Load> = started.collect();
+    let (mut daemon, address) = Daemon::speaking(scheme, &["--log", "trace"]);
+    let start = |mut command: Command| {
+        command.args(["load", &address.to_string(), &CONNECTIONS.to_string()]);
+        Load::start(command)
+    };
+    let mut loads: Vec<Load> = commands.into_iter().map(start).collect();
     wait_for_rounds(&mut loads);
     for _ in 0..HANDOVERS {
         replace(&daemon);
@@ -243,7 +236,8 @@ fn lose_no_call(scheme: &str, programs: &[Program]) -> Option<u64> {
         assert!(answered > 100, "{}: {answered}", program.language);
         all += answered;
     }
-    let log = daemon.stop();
+    assert!(daemon.wait().success());
+    let log = daemon.log().whole();
     eprintln!("{scheme}: {:?}", begun.elapsed());
     assert!(!log.contains("ERROR"), "{log}");
     let is_of_this = |line: &&str| line.contains(&format!(" protocol={scheme} request="));

@@ -160,6 +160,8 @@ async function runOnce(address, narrow) {
 }
 
 async function askEverything(address, narrow) {
+  // It is executed, and not answered.
+  new JsonRpc2(address).client.notify("why", []);
   const printed = [await run(Jayson, address), await run(JsonRpc2, address)];
   if (printed[0] !== printed[1]) throw new Error(printed.join("\n\n"));
   console.log(printed[0]);
@@ -223,8 +225,7 @@ async function load(address, number) {
     while (callers.every(({ isOpen }) => isOpen) && callers.some(({ done }) => done < asked)) {
       await new Promise((resolve) => (changed = resolve));
     }
-    if (!callers.every(({ isOpen }) => isOpen)) break;
-    console.log("round");
+    console.log(callers.every(({ isOpen }) => isOpen) ? "round" : "closed");
   }
   await Promise.all(rounds);
   console.log(`${answered} ${unaccepted} ${retried} ${JSON.stringify(failed)}`);

@@ -107,6 +107,8 @@ sub in_processes {
     pipe my $reads, my $writes or die $!;
     for my $number (@numbers) {
         next if fork // die $!;
+        # It ends with its parent.
+        close $reads;
         $work->($writes, $number);
         $writes->flush;
         exit;
@@ -206,12 +208,11 @@ sub load {
     my @ended;
     while (<STDIN>) {
         syswrite $_->[1], '.' for @asks;
-        for (1 .. $connections) {
+        for (1 .. $connections - @ended) {
             my $line = readline $reads;
             push @ended, $line if $line ne "round\n";
         }
-        last if @ended;
-        print "round\n";
+        print @ended ? "closed\n" : "round\n";
     }
     push @ended, grep { $_ ne "round\n" } readline $reads;
     my @sums = (0, 0, 0);

@@ -228,9 +228,7 @@ class Load:
             with self.changed:
                 self.asked += 1
                 self.changed.wait_for(lambda: None in self.done or min(self.done) == self.asked)
-                if None in self.done:
-                    break
-            print("round", flush=True)
+            print("closed" if None in self.done else "round", flush=True)
         for thread in self.threads:
             thread.join()
         unaccepted = sum(caller.unaccepted for caller in self.callers)

@@ -243,8 +243,8 @@ public class Clients {
         void run() throws IOException, InterruptedException {
             threads.forEach(Thread::start);
             BufferedReader input = new BufferedReader(new InputStreamReader(System.in));
-            while (input.readLine() != null && isRound()) {
-                System.out.println("round");
+            while (input.readLine() != null) {
+                System.out.println(isRound() ? "round" : "closed");
             }
             for (Thread thread : threads) {
                 thread.join();

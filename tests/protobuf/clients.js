@@ -207,8 +207,7 @@ async function load(address, number) {
     while (connections.every(({ isOpen }) => isOpen) && connections.some(({ done }) => done < asked)) {
       await new Promise((resolve) => (changed = resolve));
     }
-    if (!connections.every(({ isOpen }) => isOpen)) break;
-    console.log("round");
+    console.log(connections.every(({ isOpen }) => isOpen) ? "round" : "closed");
   }
   await Promise.all(rounds);
   console.log(`${answered} ${unaccepted} 0 ${JSON.stringify(failed)}`);
