@@ -4,10 +4,11 @@
 //! `PROGRAM everything ADDRESS NARROW` asks for everything and prints a line for each answer; those of a protocol print the
 //! same. The server at NARROW has room for one client, and closes it soon when it is idle.
 //!
-//! `PROGRAM load ADDRESS CONNECTIONS` calls without pause over so many connections, until the server closes them (those of
-//! gRPC until the input ends). For each line of its input it prints `round` when every connection has begun and ended a round
-//! of calls since, or `closed` if one was closed. In the end it prints how many calls were answered; how many were not, because the server had closed the
-//! connection; how many were answered in another connection than the one in which they were sent first; and all failures.
+//! `PROGRAM load ADDRESS CONNECTIONS` calls without pause over so many connections, until the server closes them. For each
+//! line of its input it prints `round` when every connection has begun and ended a round of calls since, or `closed` if one was
+//! closed. In the end it prints how many calls were answered; how many were not, because the server had closed the connection;
+//! how many were answered in another connection than the one in which they were sent first; and all failures. The programs of
+//! `tests/grpc` do so, too, until their input ends, and print how many calls were answered, how many were late, and all failures.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -195,7 +196,7 @@ fn asks_everything(scheme: &str, program: &Program, printed: &str) {
     };
     let begun = Instant::now();
     // Some open a connection for each of a thousand calls.
-    let (server, address) = Daemon::speaking(scheme, &["--server-id", ID, "--max-clients", "4096"]);
+    let (server, address) = Daemon::speaking(scheme, &["--server-id", ID, "--max-clients", "2048"]);
     let one = ["--max-clients", "1", "--queue", "0", "--idle-timeout", "2s"];
     let (_narrow, narrow) = Daemon::speaking(scheme, &one);
     command.args(["everything", &address.to_string(), &narrow.to_string()]);
