@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
+use std::time::Duration;
 
 use shared::command::{CommandClass, CommandSet, Permit, Value, sets};
 
@@ -321,7 +322,7 @@ static TAKEN: Mutex<Vec<Permit>> = Mutex::new(Vec::new());
 
 const OWN: CommandSet = &[
     own_command("TAKE", CommandClass::Compute, |context, call| {
-        while let Ok(permit) = context.limiter.acquire(call) {
+        while let Ok(permit) = context.limiter.acquire(call, Duration::ZERO) {
             TAKEN.lock().unwrap().push(permit);
         }
         Ok(Value::from("TAKEN"))

@@ -27,7 +27,8 @@ fn detach(mut server: Server, count: usize) -> Vec<Connection> {
     let released = server.release(Phase::Detach);
     let connections = take(&released, count);
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // Far less than they would be blocked for, also on a busy machine.
+    assert!(took < PATIENCE / 3, "{took:?}");
     server.join_workers();
     assert!(released.recv_timeout(PATIENCE).is_err(), "no more than all");
     connections
@@ -142,7 +143,7 @@ const TAKE: CommandSet = &[CommandSpec {
     execute: |context, request| {
         let mut permits = Vec::new();
         loop {
-            match context.limiter.acquire(request) {
+            match context.limiter.acquire(request, Duration::ZERO) {
                 Ok(permit) => permits.push(permit),
                 Err(CommandError::ComputeBusy) => ALL_TAKEN.store(true, Ordering::Relaxed),
                 Err(other) => return Err(other),

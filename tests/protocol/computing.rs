@@ -1,6 +1,7 @@
 //! Commands that compute: they wait for permits and keep nobody else waiting. Their values are in `transcripts.txt`.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use shared::command::{CommandClass, CommandSet, Permit, Value, sets};
 
@@ -31,7 +32,7 @@ const TAKE: CommandSet = &[own_command(
     "TAKE",
     CommandClass::Compute,
     |context, request| {
-        while let Ok(permit) = context.limiter.acquire(request) {
+        while let Ok(permit) = context.limiter.acquire(request, Duration::ZERO) {
             TAKEN.lock().unwrap().push(permit);
         }
         Ok(Value::from("TAKEN"))

@@ -93,11 +93,15 @@ impl ComputeLimiter {
         }
     }
 
-    /// Waits for a permit.
-    pub fn acquire<'a>(&self, call: &Call<'_>) -> Result<Permit, CommandError<'a>> {
+    /// Waits for a permit. The time that the call's own `preparation` took is not time that it waits.
+    pub fn acquire<'a>(
+        &self,
+        call: &Call<'_>,
+        preparation: Duration,
+    ) -> Result<Permit, CommandError<'a>> {
         debug_assert_eq!(call.spec.class, CommandClass::Compute, "{}", call.spec.name);
         let waited = Duration::from_nanos(call.asked.until(Nanos::now()));
-        match call.patience.checked_sub(waited) {
+        match (call.patience + preparation).checked_sub(waited) {
             Some(left) => self.acquire_within(left),
             // Also if a permit is free: the calls before this one took the time.
             None => self.check_open().and(Err(CommandError::ComputeBusy)),
@@ -192,6 +196,21 @@ mod tests {
         drop(taken);
         let state = limiter.lock();
         assert_eq!((state.free.len(), state.waiting.len()), (2, 0));
+    }
+
+    #[test]
+    fn what_a_call_prepares_itself_is_no_time_that_it_waits() {
+        let limiter = ComputeLimiter::of(1);
+        let call = Call {
+            spec: &crate::command::sets::calc::SET[2],
+            arguments: Vec::new(),
+            asked: Nanos::START,
+            patience: Duration::ZERO,
+        };
+        let late = limiter.acquire(&call, Duration::ZERO);
+        assert!(matches!(late, Err(CommandError::ComputeBusy)));
+        let age = Duration::from_nanos(Nanos::START.until(Nanos::now()));
+        assert!(limiter.acquire(&call, age + LONG).is_ok());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Arithmetic commands: sums, maxima and primes.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use primal_sieve::Sieve;
 
+use crate::clock::Nanos;
 use crate::command::{
     Argument, Call, CommandClass, CommandError, CommandSet, CommandSpec, Context, Count, Parameter,
     Rpc, Value, ValueType,
@@ -63,8 +65,10 @@ fn add<'a>(_: &'a Context, call: &Call<'a>) -> Result<Value<'a>, CommandError<'a
 fn np<'a>(context: &'a Context, call: &Call<'a>) -> Result<Value<'a>, CommandError<'a>> {
     // Computed before the permit is taken: otherwise all requests for primes would wait for the
     // permit meanwhile, and be refused for it.
+    let begun = Nanos::now();
     let primes = LazyLock::force(&PRIMES);
-    let mut permit = context.limiter.acquire(call)?;
+    let table_time = Duration::from_nanos(begun.until(Nanos::now()));
+    let mut permit = context.limiter.acquire(call, table_time)?;
     let mut found = Vec::with_capacity(call.arguments.len());
     for argument in &call.arguments {
         let Argument::Integer(place) = *argument else {
