@@ -13,7 +13,7 @@ use crate::handover::replace;
 use crate::stock::{Load, Summary, wait_for_rounds};
 use crate::support::registry::{node, python};
 use crate::support::watch::repeat;
-use crate::support::{Daemon, PATIENCE, Scratch, assert_contains, clean, wait_until};
+use crate::support::{Daemon, PATIENCE, Scratch, assert_contains, clean, stdout_of, wait_until};
 
 /// A daemon that speaks gRPC on its second address.
 fn daemon(arguments: &[&str]) -> (Daemon, SocketAddr) {
@@ -205,13 +205,6 @@ fn computation(length: &[u8], numbers: usize) -> Vec<u8> {
 /// What `Why` answers: 42.
 const ANSWERED: &str = "0  \\x00\\x00\\x00\\x00\\x02\\x08*";
 
-fn run(command: &mut Command) -> String {
-    let output = command.output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
 /// A script of `tests/grpc` with what protoc makes of the schema, and the folder of that. `None` without Python's packages.
 fn script(name: &str) -> Option<(Command, Scratch)> {
     let (mut protoc, mut script) = (python()?, python()?);
@@ -226,7 +219,7 @@ fn script(name: &str) -> Option<(Command, Scratch)> {
     protoc
         .arg("--descriptor_set_out")
         .arg(scratch.path().join("schema"));
-    assert!(run(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto")).is_empty());
+    assert!(stdout_of(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto")).is_empty());
     script.env("PYTHONPATH", scratch.path());
     script.arg(root.join("tests/grpc").join(name));
     Some((script, scratch))
@@ -250,7 +243,7 @@ fn the_official_client_asks_everything() {
     let listed: Vec<_> = [""].into_iter().chain(services.split(' ')).collect();
     let listed = format!("{listed:?}").replace('"', "'");
     assert_eq!(
-        run(&mut script),
+        stdout_of(&mut script),
         format!(
             "Who 1\n\
              Where 5f0e4b7e-6f0c-4a52-9a35-0c5f7f5a3c1e\n\
@@ -300,7 +293,7 @@ fn go_client(scratch: &Scratch) -> Option<Command> {
     let mut protoc = clean("protoc");
     protoc.arg("-I").arg(root.join("proto"));
     protoc.arg(format!("--go_out=plugins=grpc:{}", sources.display()));
-    run(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto"));
+    stdout_of(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto"));
     let mut go = clean("go");
     go.args(["build", "-o"]).arg(&program);
     go.arg(root.join("tests/grpc/client.go"));
@@ -309,7 +302,7 @@ fn go_client(scratch: &Scratch) -> Option<Command> {
         .env("GOFLAGS", "")
         .env("GOPATH", path);
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("samples/go");
-    run(go.env("GOCACHE", cache));
+    stdout_of(go.env("GOCACHE", cache));
     Some(clean(program))
 }
 
@@ -339,7 +332,7 @@ fn the_official_clients_of_other_languages_ask_the_same() {
             "UNIMPLEMENTED",
             "DEADLINE_EXCEEDED",
         ];
-        assert_eq!(run(&mut node), expected(codes));
+        assert_eq!(stdout_of(&mut node), expected(codes));
     }
     wait_until("it is gone", || daemon.ask("WHO\n") == "1\n");
     if let Some(mut go) = go_client(&scratch) {
@@ -349,7 +342,7 @@ fn the_official_clients_of_other_languages_ask_the_same() {
             "Unimplemented",
             "DeadlineExceeded",
         ];
-        assert_eq!(run(go.arg(address.to_string())), expected(codes));
+        assert_eq!(stdout_of(go.arg(address.to_string())), expected(codes));
     }
 }
 

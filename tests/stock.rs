@@ -4,7 +4,7 @@
 //! `PROGRAM everything ADDRESS NARROW` asks for everything and prints a line for each answer; those of a protocol print the
 //! same. The server at NARROW has room for one client, and closes it soon when it is idle.
 //!
-//! `PROGRAM load ADDRESS CONNECTIONS` calls without pause over so many connections, until the server closes them. For each
+//! `PROGRAM load ADDRESS CONNECTIONS` calls without pause over this number of connections, until the server closes them. For each
 //! line of its input it prints `round` when every connection has begun and ended a round of calls since, or `closed` if one was
 //! closed. In the end it prints how many calls were answered; how many were not, because the server had closed the connection;
 //! how many were answered in another connection than the one in which they were sent first; and all failures. The programs of
@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use crate::handover::replace;
 use crate::support::registry::{node, python};
-use crate::support::{Daemon, PATIENCE, Process, clean, field, wait_for_end};
+use crate::support::{Daemon, PATIENCE, Process, clean, field, stdout_of, wait_for_end};
 
 const ID: &str = "5f0e4b7e-6f0c-4a52-9a35-0c5f7f5a3c1e";
 const HANDOVERS: usize = 20;
@@ -142,13 +142,6 @@ fn generated(language: &str) -> PathBuf {
     folder
 }
 
-fn run(command: &mut Command) -> String {
-    let output = command.output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
 /// Python with what protoc makes of the schema in its path.
 fn python_with(file: &str) -> Option<Command> {
     static GENERATED: OnceLock<PathBuf> = OnceLock::new();
@@ -158,7 +151,7 @@ fn python_with(file: &str) -> Option<Command> {
         protoc.args(["-m", "grpc_tools.protoc", "--proto_path"]);
         protoc.arg(root().join("proto"));
         protoc.arg("--python_out").arg(&folder);
-        run(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto"));
+        stdout_of(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto"));
         folder
     });
     python.env("PYTHONPATH", folder);
@@ -174,12 +167,12 @@ fn java() -> Option<Command> {
         let mut protoc = clean("protoc");
         protoc.arg("-I").arg(root().join("proto"));
         protoc.arg("--java_out").arg(&folder);
-        run(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto"));
+        stdout_of(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto"));
         let mut javac = clean("javac");
         javac.args(["-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-nowarn"]);
         javac.args(["-cp", LIBRARY, "-d"]).arg(&folder);
         javac.arg(folder.join("blockchain_tcp/v1/BlockchainTcp.java"));
-        run(javac.arg(root().join("tests/protobuf/Clients.java")));
+        stdout_of(javac.arg(root().join("tests/protobuf/Clients.java")));
         folder
     });
     let mut java = clean("java");
@@ -200,7 +193,7 @@ fn asks_everything(scheme: &str, program: &Program, printed: &str) {
     let one = ["--max-clients", "1", "--queue", "0", "--idle-timeout", "2s"];
     let (_narrow, narrow) = Daemon::speaking(scheme, &one);
     command.args(["everything", &address.to_string(), &narrow.to_string()]);
-    assert_eq!(run(&mut command), printed.replace("ID", ID));
+    assert_eq!(stdout_of(&mut command), printed.replace("ID", ID));
     eprintln!("{} over {scheme}: {:?}", program.language, begun.elapsed());
     server.stop();
 }

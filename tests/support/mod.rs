@@ -508,6 +508,14 @@ pub fn fails_with(command: Command, status: i32, parts: &[&str]) -> String {
     said
 }
 
+/// What a command prints that must succeed.
+pub fn stdout_of(command: &mut Command) -> String {
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
 /// Runs a command to its end: its exit status and what it said on stderr.
 pub fn run_to_end(mut command: Command) -> (i32, String) {
     command.stdout(Stdio::null());

@@ -93,7 +93,8 @@ impl ComputeLimiter {
         }
     }
 
-    /// Waits for a permit. The time that the call's own `preparation` took is not time that it waits.
+    /// Waits for a permit, for as long as the call has patience. The time of its own `preparation` does
+    /// not count.
     pub fn acquire<'a>(
         &self,
         call: &Call<'_>,
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_call_prepares_itself_is_no_time_that_it_waits() {
+    fn the_preparation_of_a_call_does_not_count() {
         let limiter = ComputeLimiter::of(1);
         let call = Call {
             spec: &crate::command::sets::calc::SET[2],
