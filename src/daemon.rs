@@ -6,10 +6,12 @@ use std::time::Instant;
 use crossbeam_channel::select;
 use log::{error, info, warn};
 use rustix::process::WaitOptions;
+use store::Store;
 use uuid::Uuid;
 
 use crate::admin::{AdminServer, Context};
 use crate::cluster::{self, Backend};
+use crate::config;
 use crate::config::identity::{Identity, Origin};
 use crate::config::limits;
 use crate::config::options::{Credentials, Options};
@@ -32,6 +34,9 @@ pub fn check(options: &Options) -> Result<(), Error> {
     upgrade::check_version()?;
     if let Some(cluster) = cluster::Settings::new(options)? {
         cluster.check()?;
+    }
+    if let Some(store) = config::store::Settings::new(options)? {
+        store.check()?;
     }
     match &options.state_directory {
         Some(directory) => Identity::check(directory, options.server_id.is_some()),
@@ -61,6 +66,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
         }
     };
     let cluster = usable_cluster_settings(options)?.map(Arc::new);
+    let store = config::store::Settings::new(options)?;
+    let users = store.as_ref().map(|store| store.open()).transpose()?;
+    if let (Some(settings), Some(store), false) = (&store, &users, handover::is_replacement()) {
+        settings.wait_for(store)?;
+    }
     let upgrade = Upgrade::of_this_program();
     let mut inherited = InheritedState::take(options)?;
     if inherited.stored {
@@ -74,6 +84,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         signals: Signals::listen()?,
         metrics: Arc::default(),
         commands: options.commands.sets(),
+        store_descriptors: store.map_or(0, |store| store.descriptors()),
+        store: users,
     };
     loop {
         match daemon.serve(inherited)? {
@@ -92,6 +104,8 @@ struct Daemon<'a> {
     signals: Signals,
     metrics: Arc<Metrics>,
     commands: Vec<CommandSet>,
+    store: Option<Store>,
+    store_descriptors: usize,
 }
 
 /// Reason to leave a server.
@@ -127,8 +141,9 @@ impl Daemon<'_> {
             commands: &self.commands,
             protocols: PROTOCOLS,
             metrics: self.metrics.clone(),
-            reserved: max_http + to_cluster,
+            reserved: max_http + to_cluster + self.store_descriptors,
             cluster: self.cluster.clone(),
+            users: self.store.clone().map(|store| Arc::new(store) as _),
         };
         let server = Server::start(&setup, inherited)?;
         let context = Context {

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::error::{ClusterError, Result};
+use crate::config::credentials::from_systemd;
 use crate::config::options::Credentials;
 use shared::text::without_errno;
 
@@ -34,13 +35,8 @@ impl Credentials {
         }
     }
 
-    /// Adds the files that systemd passes (systemd.exec(5), `LoadCredential=`), where an option
-    /// names none. A blank file from systemd counts as absent: the unit's `SetCredential=` creates
-    /// it.
+    /// Adds the files that systemd passes, where an option names none.
     pub fn or_from_systemd(mut self) -> Self {
-        let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from) else {
-            return self;
-        };
         for (file, name) in [
             (&mut self.cluster_user_file, "user"),
             (&mut self.cluster_password_file, "password"),
@@ -53,10 +49,8 @@ impl Credentials {
                 "sentinel-password",
             ),
         ] {
-            let passed = directory.join(format!("cluster-{name}"));
-            let is_blank = fs::read(&passed).is_ok_and(|text| text.trim_ascii().is_empty());
-            if file.is_none() && passed.exists() && !is_blank {
-                *file = Some(passed);
+            if file.is_none() {
+                *file = from_systemd(&format!("cluster-{name}"));
             }
         }
         self

@@ -127,6 +127,24 @@ pub struct Options {
     #[arg(long, value_name = "ADDR:PORT", value_parser = reachable_address)]
     pub advertise: Option<SocketAddr>,
 
+    /// Database with the users, for the set of commands `users`: postgres://USER@HOST/DATABASE or
+    /// sqlite:///PATH [default: none]
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+
+    /// Credential files for the store.
+    #[command(flatten)]
+    pub store_files: StoreFiles,
+
+    /// Time within which a client must take a stream of all users
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "1m")]
+    pub store_stream_timeout: Duration,
+
+    /// Largest number of connections to the store, 1 to 64, and of streams of all users, which take
+    /// one each
+    #[arg(long, value_name = "N", value_parser = connections, default_value = "4")]
+    pub store_connections: usize,
+
     /// Directory that stores the id of this server [default: systemd's $STATE_DIRECTORY, else none:
     /// a new id at each start]
     #[arg(long, value_name = "DIR")]
@@ -181,6 +199,21 @@ pub struct Credentials {
     /// cluster-sentinel-password, else user and password are those for Redis]
     #[arg(long, value_name = "FILE")]
     pub cluster_sentinel_password_file: Option<PathBuf>,
+}
+
+/// Paths of the credential files for the store, as options. They are read for each connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+pub struct StoreFiles {
+    /// File with the password for PostgreSQL [default: systemd's credential store-password, else
+    /// none]
+    #[arg(long, value_name = "FILE")]
+    pub store_password_file: Option<PathBuf>,
+
+    /// File with the trusted certificates (PEM) for TLS with PostgreSQL [default: systemd's
+    /// credential store-ca, else what libpq takes]
+    #[arg(long, value_name = "FILE")]
+    pub store_ca_file: Option<PathBuf>,
 }
 
 /// An address to listen on, and the protocol that is spoken there.
@@ -326,6 +359,11 @@ fn number(text: &str) -> Result<usize, &'static str> {
 fn positive(text: &str) -> Result<usize, &'static str> {
     let number = number(text).ok().filter(|number| *number > 0);
     number.ok_or("not a whole number from 1 on")
+}
+
+fn connections(text: &str) -> Result<usize, &'static str> {
+    let number = number(text).ok().filter(|number| (1..=64).contains(number));
+    number.ok_or("not a whole number from 1 to 64")
 }
 
 fn heartbeat(text: &str) -> Result<Duration, &'static str> {

@@ -17,7 +17,10 @@ use std::time::Duration;
 use crate::request_log::RequestLog;
 use crate::transport::clients::ConnectionGuard;
 use shared::clock::Nanos;
-use shared::command::{BatchCounters, Call, CommandError, CommandSpec, Context, Outcome, Value};
+use shared::command::user::{Encode, UserStream};
+use shared::command::{
+    BatchCounters, Call, CommandError, CommandSpec, Context, Outcome, Unavailable, Value,
+};
 
 /// The protocols of this program. The first is the default: of an address without a scheme, and of
 /// a socket of systemd without a name.
@@ -31,6 +34,10 @@ pub const PROTOCOLS: Protocols = Protocols(&[
 /// Size of a session's read buffer in bytes. A codec keeps longer messages itself: it must use some
 /// of the input whenever this buffer is full.
 pub const READ_BUFFER: usize = 1024;
+
+/// Length of the output in bytes from which on a codec answers no further request, but returns
+/// [`Next::Again`]: replies may be long, and there may be many.
+pub const FULL_OUTPUT: usize = 128 * 1024;
 
 /// A registry of protocols.
 #[derive(Clone, Copy)]
@@ -176,6 +183,37 @@ impl<'a> Exchange<'a> {
         Some(result)
     }
 
+    /// Begins a stream of all users after an id, for the command `spec` at `index` of the table; the
+    /// users are encoded by `encode`. Counts and logs it. Returns `None` if the request is deferred.
+    pub fn stream(
+        &mut self,
+        (index, spec): (usize, &'static CommandSpec),
+        after: &str,
+        encode: Encode,
+    ) -> Option<Result<Box<dyn UserStream>, CommandError<'static>>> {
+        if !self.context.may_wait {
+            return None;
+        }
+        let none = || CommandError::Unavailable(Unavailable::Store);
+        let users = self.context.users.as_ref().ok_or_else(none);
+        let stream = users.and_then(|users| {
+            let stream = users.stream(after, encode);
+            stream.map_err(CommandError::Unavailable)
+        });
+        let (outcome, reply) = match &stream {
+            Ok(_) => (Outcome::value(index), "(a stream)".to_string()),
+            Err(error) => (
+                Outcome::refused(Some(index), error),
+                format!("ERR {error:?}"),
+            ),
+        };
+        self.counters.note(outcome.of(spec.class));
+        if let Some(log) = &mut self.log {
+            log.note(spec.name.as_bytes(), reply.as_bytes());
+        }
+        Some(stream)
+    }
+
     /// Counts and logs a request that names no command.
     #[cold]
     pub fn refuse(&mut self, request: &[u8], error: &CommandError<'_>) {
@@ -214,8 +252,9 @@ pub enum Next {
     /// The same, but after this time without input the codec is called without any: it watches
     /// something for its client, which counts as active meanwhile.
     MoreWithin(Duration),
-    /// Send the replies, read what has arrived, and call the codec again, whether that is the last
-    /// input or not: some of it is still to be answered.
+    /// Send the replies, read what has arrived if there is room for it, and call the codec again,
+    /// whether that is the last input or not: something is still to be answered. The client counts
+    /// as active if there were replies.
     Again,
     /// Close the connection after the replies: the client asked for it.
     Close,

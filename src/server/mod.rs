@@ -42,6 +42,7 @@ use crate::transport::connection::Connection;
 use crate::transport::lingering_close::LingeringSockets;
 use crate::waker::Waker;
 use shared::clock::{Millis, milliseconds};
+use shared::command::user::UserStore;
 use shared::command::{CommandSet, ComputeLimiter, Context, Draining};
 use shared::sys;
 use shared::text::without_errno;
@@ -78,6 +79,8 @@ pub struct Setup<'a> {
     pub reserved: usize,
     /// The cluster that it joins before it admits the first client.
     pub cluster: Option<Arc<cluster::Settings>>,
+    /// The users, if there is a store.
+    pub users: Option<Arc<dyn UserStore>>,
 }
 
 /// A server that accepts and serves. Dropping it closes everything.
@@ -154,6 +157,7 @@ impl Server {
             CensusSource::Alone => context,
             census => context.in_cluster(census.clone()),
         };
+        let context = context.with_users(setup.users.clone());
         let (limiter, draining) = (context.limiter.clone(), context.draining.clone());
         let (release, released) = crossbeam_channel::unbounded();
         let service = Service {

@@ -132,10 +132,15 @@ struct Session<'a, T> {
     final_read_done: bool,
 }
 
-/// Milliseconds after which the codec is called without input; 0 after [`Next::Again`]. Small, because
-/// it is on the stack of each worker.
-#[derive(Clone, Copy)]
+/// Milliseconds after which the codec is called without input. Small, because it is on the stack of
+/// each worker.
+#[derive(Clone, Copy, PartialEq)]
 struct Watch(u16);
+
+impl Watch {
+    /// The codec is called again at once: [`Next::Again`].
+    const AGAIN: Watch = Watch(0);
+}
 
 /// What a read has brought.
 struct Received {
@@ -234,7 +239,7 @@ impl<T: Transport> Session<'_, T> {
                 }
             }
             if let Some(unread) = &mut self.unread_at_drain {
-                if *unread == 0 {
+                if *unread == 0 && self.watch != Some(Watch::AGAIN) {
                     return self.finish(received.phase);
                 }
                 *unread = unread.saturating_sub(received.bytes);
@@ -311,6 +316,10 @@ impl<T: Transport> Session<'_, T> {
     #[cold]
     fn watch(&mut self, time: u16, resumes: &mut bool) -> Result<usize, Errno> {
         let time = Duration::from_millis(time.into());
+        if self.buffer.room().is_empty() {
+            *resumes = true;
+            return Ok(0);
+        }
         let has_input = match self.connection.wait(time) {
             // In a drain, the reaper interrupts more often than that.
             Err(Errno::INTR) if self.unread_at_drain.is_some() => {
@@ -364,7 +373,7 @@ impl<T: Transport> Session<'_, T> {
         self.buffer.keep_from(progress.used);
         let reason = match progress.next {
             Next::Again => {
-                self.watch = Some(Watch(0));
+                self.watch = Some(Watch::AGAIN);
                 None
             }
             Next::More | Next::MoreWithin(_) if received.is_last => Some(CloseReason::PeerClosed),
@@ -388,8 +397,7 @@ impl<T: Transport> Session<'_, T> {
                 .answered(protocol, &counters, begun, received.bytes, 0);
         } else {
             // What asks nothing, such as a ping, keeps no idle client.
-            let watches = self.watch.is_some_and(|Watch(time)| time > 0);
-            if watches || !counters.is_empty() {
+            if self.watch.is_some() || !counters.is_empty() {
                 self.slot.set(Activity::Reading);
             }
             // Counts before any wait for the client to take the replies.
@@ -410,7 +418,9 @@ impl<T: Transport> Session<'_, T> {
             }
         }
         match reason {
-            None if self.buffer.room().is_empty() => Err(full_buffer()),
+            None if self.buffer.room().is_empty() && self.watch != Some(Watch::AGAIN) => {
+                Err(full_buffer())
+            }
             None => Ok(()),
             Some(reason) => {
                 if matches!(reason, CloseReason::Deferred) {

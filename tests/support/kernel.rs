@@ -157,6 +157,7 @@ pub fn local_server(arguments: &[&str], commands: &'static [CommandSet]) -> Serv
         metrics: Arc::default(),
         reserved: 0,
         cluster: None,
+        users: None,
     };
     let server = Server::start(&setup, InheritedState::default());
     let server = server.expect("it starts");

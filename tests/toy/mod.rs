@@ -33,6 +33,7 @@ fn start(arguments: &[&str], inherited: InheritedState) -> Server {
         metrics: Arc::default(),
         reserved: 0,
         cluster: None,
+        users: None,
     };
     let server = Server::start(&setup, inherited).expect("it starts");
     server.begin();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http2::{Field, Headers};
 use shared::clock::Nanos;
+use shared::command::user::UserStream;
 use shared::command::{CommandSpec, Quoted, Rpc, Table};
 use shared::schema::PACKAGE;
 
@@ -54,6 +55,8 @@ pub struct Stream {
 pub enum Method {
     /// A command, at this index of the table.
     Command(usize, &'static CommandSpec),
+    /// A command that is answered with these users, one message after the other.
+    Users(Box<dyn UserStream>),
     /// `Check` of grpc.health.v1.
     HealthCheck,
     /// `List` of it.

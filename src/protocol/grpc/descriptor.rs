@@ -13,7 +13,7 @@ use shared::command::sets::with_rpc;
 use shared::command::{
     CommandSpec, Count, ErrorCode, Parameter, ParameterType, Rpc, Table, ValueType,
 };
-use shared::schema::PACKAGE;
+use shared::schema::{PACKAGE, USER};
 
 use super::{health, reflection};
 
@@ -62,27 +62,21 @@ pub fn symbols(file: &FileDescriptorProto) -> Vec<String> {
 fn commands() -> FileDescriptorProto {
     let mut file = file("blockchain_tcp/v1/blockchain_tcp.proto", PACKAGE);
     for (spec, rpc) in with_rpc() {
-        let method = unary(
-            rpc.method,
-            &own(rpc.method, "Request"),
-            &own(rpc.method, "Response"),
-        );
+        let method = MethodDescriptorProto {
+            server_streaming: (spec.result == ValueType::Users).then_some(true),
+            ..unary(
+                rpc.method,
+                &own(rpc.method, "Request"),
+                &own(rpc.method, "Response"),
+            )
+        };
         match file.service.iter_mut().find(|s| s.name() == rpc.service) {
             Some(service) => service.method.push(method),
             None => file.service.push(service(rpc.service, vec![method])),
         }
         let parameters = spec.parameters.iter().enumerate();
         let parameters = parameters.map(|(index, parameter)| argument(parameter, index + 1));
-        let mut request = message(&format!("{}Request", rpc.method), parameters.collect());
-        for field in &mut request.field {
-            if field.proto3_optional() {
-                field.oneof_index = Some(request.oneof_decl.len() as i32);
-                request.oneof_decl.push(OneofDescriptorProto {
-                    name: Some(format!("_{}", field.name())),
-                    ..Default::default()
-                });
-            }
-        }
+        let request = message(&format!("{}Request", rpc.method), parameters.collect());
         file.message_type.push(request);
         let response = message(&format!("{}Response", rpc.method), vec![result(spec)]);
         file.message_type.push(response);
@@ -92,6 +86,7 @@ fn commands() -> FileDescriptorProto {
         "command",
         with_rpc().map(|(_, rpc)| rpc),
     ));
+    file.message_type.push(message("User", user_fields()));
     file.message_type.push(envelope(
         "Response",
         "result",
@@ -118,7 +113,7 @@ fn own(method: &str, suffix: &str) -> String {
 fn argument(parameter: &Parameter, number: usize) -> FieldDescriptorProto {
     let kind = match parameter.kind {
         ParameterType::Integer { .. } => Type::Int64,
-        ParameterType::Word => Type::String,
+        ParameterType::Word | ParameterType::Id => Type::String,
     };
     let field = field(&parameter.name.to_lowercase(), number as i32, kind);
     match parameter.count {
@@ -136,7 +131,33 @@ fn result(spec: &CommandSpec) -> FieldDescriptorProto {
         ValueType::Integer => field("value", 1, Type::Int64),
         ValueType::Integers => repeated(field("values", 1, Type::Int64)),
         ValueType::Text => field("value", 1, Type::String),
+        ValueType::User => typed("user", 1, Type::Message, &format!(".{PACKAGE}.User")),
+        ValueType::Users => repeated(typed(
+            "users",
+            1,
+            Type::Message,
+            &format!(".{PACKAGE}.User"),
+        )),
     }
+}
+
+/// Returns the fields of a user.
+fn user_fields() -> Vec<FieldDescriptorProto> {
+    let fields = USER.iter().zip(1..).map(|((kind, name, _), number)| {
+        let (kind, is_optional) = match kind.strip_prefix("optional ") {
+            Some(kind) => (kind, true),
+            None => (*kind, false),
+        };
+        let kind = match kind {
+            "int64" => Type::Int64,
+            _ => Type::String,
+        };
+        FieldDescriptorProto {
+            proto3_optional: is_optional.then_some(true),
+            ..field(name, number, kind)
+        }
+    });
+    fields.collect()
 }
 
 fn envelope<'a>(name: &str, oneof: &str, rpcs: impl Iterator<Item = &'a Rpc>) -> DescriptorProto {
@@ -332,10 +353,20 @@ fn unary(name: &str, request: &str, response: &str) -> MethodDescriptorProto {
     }
 }
 
-fn message(name: &str, field: Vec<FieldDescriptorProto>) -> DescriptorProto {
+/// Returns a message. A field that may be left out is in a group of its own, as protoc declares it.
+fn message(name: &str, mut fields: Vec<FieldDescriptorProto>) -> DescriptorProto {
+    let optional = fields.iter_mut().filter(|field| field.proto3_optional());
+    let groups = optional.zip(0..).map(|(field, index)| {
+        field.oneof_index = Some(index);
+        OneofDescriptorProto {
+            name: Some(format!("_{}", field.name())),
+            ..Default::default()
+        }
+    });
     DescriptorProto {
+        oneof_decl: groups.collect(),
         name: Some(name.to_string()),
-        field,
+        field: fields,
         ..Default::default()
     }
 }

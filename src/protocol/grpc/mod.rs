@@ -12,8 +12,11 @@ use std::time::Duration;
 
 use http2::{Error, Event, Headers, Limits, Session, StreamId, code};
 use shared::clock::Nanos;
-use shared::command::{Call, CommandClass, CommandError, CommandSpec, ComputeLimiter, Outcome};
-use shared::schema::{decode_arguments, encode_value};
+use shared::command::user::{Failure, Part, UserStream};
+use shared::command::{
+    Argument, Call, CommandClass, CommandError, CommandSpec, ComputeLimiter, Outcome, ValueType,
+};
+use shared::schema::{decode_arguments, encode_user, encode_value};
 
 use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol};
 use call::{Method, Refusal, Stream, message, reply};
@@ -36,6 +39,12 @@ const FRAMES_PER_LATE_CALL: u32 = 4;
 
 /// Number of calls in a second that allow them.
 const LATE_CALLS_PER_SECOND: u32 = 1000;
+
+/// Number of bytes of users that wait for the client's windows.
+const USERS_UNSENT: usize = 128 * 1024;
+
+/// How long one call waits for the database, if there is one stream of users.
+const USERS_WAIT: Duration = Duration::from_millis(20);
 
 /// Interval at which watched states are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -198,7 +207,10 @@ impl GrpcCodec {
         while let Some(event) = self.session.next_event() {
             self.take(event, exchange);
         }
-        while let Some(stream) = self.ready.pop_front() {
+        // The calls that are answered later wait for the client to take the answers before.
+        while self.session.unsent() < MAX_HELD
+            && let Some(stream) = self.ready.pop_front()
+        {
             let computes = self.computes(stream);
             if !self.execute(stream, exchange) {
                 self.ready.push_front(stream);
@@ -213,7 +225,11 @@ impl GrpcCodec {
             }
         }
         self.watch(exchange);
-        self.leave(exchange)
+        let is_sending = self.send_users(now);
+        match self.leave(exchange) {
+            Next::More if is_sending => Next::Again,
+            next => next,
+        }
     }
 
     fn take(&mut self, event: Event, exchange: &mut Exchange<'_>) {
@@ -342,6 +358,7 @@ impl GrpcCodec {
             // It was reset since.
             None => true,
             Some(call) => match call.method {
+                Method::Users(_) => true,
                 Method::Command(index, spec) => {
                     self.execute_command(stream, (index, spec), exchange)
                 }
@@ -395,6 +412,15 @@ impl GrpcCodec {
             }
             Ok(message) => {
                 let arguments = decode_arguments(command.1, message).map_err(CommandError::from);
+                if let Ok(arguments) = &arguments
+                    && let Some(after) = all_users(command.1, arguments)
+                {
+                    let Some(users) = exchange.stream(command, after, encode_user) else {
+                        return false;
+                    };
+                    self.begin_users(stream, users);
+                    return true;
+                }
                 let call = arguments.and_then(|arguments| command.1.call(arguments, asked));
                 let call = match is_over {
                     true => Err(CommandError::ComputeBusy),
@@ -435,6 +461,81 @@ impl GrpcCodec {
             }
             Err(status) => self.end(stream, &status),
         }
+    }
+
+    /// Begins an answer with many messages.
+    fn begin_users(
+        &mut self,
+        stream: StreamId,
+        users: Result<Box<dyn UserStream>, CommandError<'_>>,
+    ) {
+        match (users, self.streams.get_mut(&stream)) {
+            (Ok(users), Some(call)) => {
+                self.answered = self.answered.max(stream);
+                self.held -= std::mem::take(&mut call.body).len();
+                call.is_begun = true;
+                call.method = Method::Users(users);
+                self.session.respond(stream, &call::HEADERS, false);
+            }
+            (Err(error), _) => self.end_call(stream, Err(error.into())),
+            (Ok(_), None) => {}
+        }
+    }
+
+    /// Sends users as far as the client takes them. Returns whether there may be more at once.
+    fn send_users(&mut self, now: Nanos) -> bool {
+        let is_stream = |call: &Stream| matches!(call.method, Method::Users(_));
+        let streams = self.streams.iter().filter(|(_, call)| is_stream(call));
+        let streams: Vec<_> = streams.map(|(stream, _)| *stream).collect();
+        let wait = match streams.len() {
+            1 => USERS_WAIT,
+            _ => Duration::ZERO,
+        };
+        let mut is_sending = false;
+        for stream in streams {
+            let Some(call) = self.streams.get_mut(&stream) else {
+                continue;
+            };
+            let is_over = call.time_left(now) == Some(Duration::ZERO);
+            let Method::Users(users) = &mut call.method else {
+                continue;
+            };
+            let status = loop {
+                if is_over {
+                    let over = "the time of the call is over";
+                    break Some(Status::new(Code::DeadlineExceeded, over));
+                }
+                if self.session.unsent() >= USERS_UNSENT {
+                    break None;
+                }
+                is_sending = true;
+                match users.next(wait) {
+                    Part::Users(users) => {
+                        self.session
+                            .send(stream, reply(|to| to.extend_from_slice(&users)));
+                    }
+                    Part::Pending => break None,
+                    Part::End => break Some(Status::OK),
+                    Part::Failed(Failure::Slow) => {
+                        let slow = "the users were not taken in time";
+                        break Some(Status::new(Code::ResourceExhausted, slow));
+                    }
+                    Part::Failed(Failure::Unavailable) => {
+                        let failed = "the database has failed, try again";
+                        break Some(Status::new(Code::Unavailable, failed));
+                    }
+                }
+            };
+            if let Some(status) = status {
+                self.end(stream, &status);
+            }
+        }
+        is_sending
+    }
+
+    fn is_sending_users(&self) -> bool {
+        let mut calls = self.streams.values();
+        calls.any(|call| matches!(call.method, Method::Users(_)))
     }
 
     /// Answers the whole messages of a stream of questions about the schema.
@@ -529,12 +630,14 @@ impl GrpcCodec {
                 self.go_away(StreamId::MAX, now);
             }
             // A handover waits no longer, but a drain does for what the client is still to take.
-            Leaving::Last(since)
-                if is_over(since)
-                    && (self.session.unsent() == 0
-                        || exchange.context.draining.get().is_none()) =>
-            {
-                return Next::Close;
+            Leaving::Last(since) if is_over(since) => {
+                let has_more = self.session.unsent() > 0 || self.is_sending_users();
+                if !has_more || exchange.context.draining.get().is_none() {
+                    self.end_all("the server stops", |method| {
+                        matches!(method, Method::Users(_))
+                    });
+                    return Next::Close;
+                }
             }
             _ => {}
         }
@@ -545,10 +648,16 @@ impl GrpcCodec {
     fn go_away(&mut self, last: StreamId, now: Nanos) {
         self.session.go_away_after(last);
         self.leaving = Leaving::Last(now);
-        let is_watch = |call: &Stream| matches!(call.method, Method::HealthWatch(_));
-        let watches = self.streams.iter().filter(|(_, call)| is_watch(call));
-        for stream in watches.map(|(stream, _)| *stream).collect::<Vec<_>>() {
-            self.end(stream, &Status::new(Code::Unavailable, "the server stops"));
+        self.end_all("the server stops", |method| {
+            matches!(method, Method::HealthWatch(_))
+        });
+    }
+
+    /// Ends all calls of such methods: there is no answer now, for this reason.
+    fn end_all(&mut self, why: &'static str, is_one: impl Fn(&Method) -> bool) {
+        let calls = self.streams.iter().filter(|(_, call)| is_one(&call.method));
+        for stream in calls.map(|(stream, _)| *stream).collect::<Vec<_>>() {
+            self.end(stream, &Status::new(Code::Unavailable, why));
         }
     }
 
@@ -595,6 +704,16 @@ impl GrpcCodec {
         } else {
             Next::More
         }
+    }
+}
+
+/// Returns after which id a call wants all users, if it does: without a limit, they are a stream.
+fn all_users<'a>(spec: &CommandSpec, arguments: &'a [Argument<'_>]) -> Option<&'a str> {
+    match arguments {
+        _ if spec.result != ValueType::Users => None,
+        [] => Some(""),
+        [Argument::Text(after)] => Some(after),
+        _ => None,
     }
 }
 

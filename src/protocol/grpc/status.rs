@@ -86,6 +86,7 @@ impl From<CommandError<'_>> for Status {
         let code = match (&error, error.code()) {
             (CommandError::OutOfRange(_), _) => Code::OutOfRange,
             (_, ErrorCode::Unknown) => Code::Unimplemented,
+            (_, ErrorCode::NotFound) => Code::NotFound,
             (_, ErrorCode::Usage) => Code::InvalidArgument,
             (_, ErrorCode::TooLong) => Code::ResourceExhausted,
             (_, ErrorCode::Busy | ErrorCode::Timeout | ErrorCode::Unavailable) => Code::Unavailable,

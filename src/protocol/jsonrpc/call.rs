@@ -8,13 +8,17 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::protocol::Exchange;
+use shared::command::user::{User, UserStream};
 use shared::command::{
     Argument, CommandClass, CommandError, CommandSpec, Count, ErrorCode, Line, MAX_ARGUMENTS,
-    ParameterType, Value,
+    ParameterType, Value, ValueType,
 };
 
 /// The most calls of a batch.
 const MAX_CALLS: usize = 1000;
+
+/// Length of the replies of a batch in bytes from which on its further calls are refused.
+const LONGEST_REPLIES: usize = 2 * 1024 * 1024;
 
 /// The deepest nesting of a body's arrays and objects.
 const MAX_DEPTH: usize = 128;
@@ -30,6 +34,8 @@ const INTERNAL_ERROR: i32 = -32603;
 pub enum Answered {
     /// All of it.
     Done,
+    /// All of it but for the users of this stream, which the second text follows.
+    Streams(Box<dyn UserStream>, String),
     /// Its first bytes, as many: the next call is deferred.
     Deferred(usize),
 }
@@ -80,10 +86,7 @@ pub fn answer(body: &[u8], answered: usize, start: usize, exchange: &mut Exchang
         return refuse(PARSE_ERROR, "the body is nested too deeply", body, exchange);
     }
     match serde_json::from_str(text) {
-        Ok(call) => match answer_call(&call, exchange) {
-            Some(()) => Answered::Done,
-            None => Answered::Deferred(0),
-        },
+        Ok(call) => answer_call(&call, Place::Alone, exchange),
         Err(_) if serde_json::from_str::<IgnoredAny>(text).is_err() => {
             refuse(PARSE_ERROR, "the body is not JSON", body, exchange)
         }
@@ -121,18 +124,19 @@ fn answer_batch(
         let before = exchange.output.len();
         let separator = if before == start { b'[' } else { b',' };
         exchange.output.push(separator);
+        let place = match before - start {
+            ..LONGEST_REPLIES => Place::InBatch,
+            _ => Place::InFullBatch,
+        };
         let is_answered = match serde_json::from_str(value.get()) {
             // An array would be taken for the members in their order.
-            Ok(call) if value.get().starts_with('{') => answer_call(&call, exchange),
-            _ => {
-                refuse(INVALID_REQUEST, NO_CALL, value.get().as_bytes(), exchange);
-                Some(())
-            }
+            Ok(call) if value.get().starts_with('{') => answer_call(&call, place, exchange),
+            _ => refuse(INVALID_REQUEST, NO_CALL, value.get().as_bytes(), exchange),
         };
         if exchange.output.len() == before + 1 {
             exchange.output.truncate(before);
         }
-        if is_answered.is_none() {
+        if let Answered::Deferred(_) = is_answered {
             return Answered::Deferred(answered);
         }
         answered = text.len() - rest.len() + usize::from(rest.starts_with(','));
@@ -171,9 +175,18 @@ fn is_too_deep(body: &[u8]) -> bool {
     })
 }
 
-/// Answers a call. Returns `None` if it is deferred.
+/// Where a call is.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Alone,
+    InBatch,
+    /// In a batch that has no room for its reply.
+    InFullBatch,
+}
+
+/// Answers a call.
 #[inline(never)]
-fn answer_call(call: &Call<'_>, exchange: &mut Exchange<'_>) -> Option<()> {
+fn answer_call(call: &Call<'_>, place: Place, exchange: &mut Exchange<'_>) -> Answered {
     let is_new = match call.jsonrpc.map(RawValue::get) {
         Some("\"2.0\"") => Some(true),
         None | Some("\"1.0\"" | "\"1.1\"") => Some(false),
@@ -209,7 +222,7 @@ fn answer_call(call: &Call<'_>, exchange: &mut Exchange<'_>) -> Option<()> {
         let error = CommandError::Malformed(problem);
         exchange.refuse(id.unwrap_or("(no id)").as_bytes(), &error);
         write_error(caller, INVALID_REQUEST, &error, exchange.output);
-        return Some(());
+        return Answered::Done;
     }
     let method = method.unwrap_or_default();
     let found = exchange.context.table.find(Line::new(method.as_bytes()));
@@ -220,7 +233,7 @@ fn answer_call(call: &Call<'_>, exchange: &mut Exchange<'_>) -> Option<()> {
         let error = CommandError::Unknown(method.as_bytes());
         exchange.refuse(method.as_bytes(), &error);
         write_error(caller, METHOD_NOT_FOUND, &error, exchange.output);
-        return Some(());
+        return Answered::Done;
     };
     let given = call
         .params
@@ -229,10 +242,38 @@ fn answer_call(call: &Call<'_>, exchange: &mut Exchange<'_>) -> Option<()> {
         Ok(given) => arguments(spec, given),
         Err(Usage) => Err(CommandError::Usage(spec)),
     };
+    let wants_all = |arguments: &Vec<_>| spec.result == ValueType::Users && arguments.is_empty();
+    let called = match (place, called) {
+        (Place::Alone, Ok(arguments)) if wants_all(&arguments) && caller.id.is_some() => {
+            return match exchange.stream((index, spec), "", encode_user) {
+                None => Answered::Deferred(0),
+                Some(Ok(stream)) => {
+                    write_before_result(caller, exchange.output);
+                    exchange.output.push(b'[');
+                    let mut end = vec![b']'];
+                    write_after_result(caller, &mut end);
+                    // Both are ASCII, or JSON from a text.
+                    Answered::Streams(stream, String::from_utf8(end).unwrap_or_default())
+                }
+                Some(Err(error)) => {
+                    write_error(caller, server_code(error.code()), &error, exchange.output);
+                    Answered::Done
+                }
+            };
+        }
+        (Place::InBatch, Ok(arguments)) if wants_all(&arguments) => Err(CommandError::OutOfRange(
+            "all users at once are not for a batch: ask for pages, with after and limit",
+        )),
+        (Place::InFullBatch, Ok(_)) => Err(CommandError::NotNow(
+            "the replies before it in its batch are too long, ask again",
+        )),
+        (_, called) => called,
+    };
     let called = called.and_then(|arguments| spec.call(arguments, exchange.read_at));
-    match exchange.execute((index, spec), called)? {
-        Ok(value) => write_result(caller, &value, exchange.output),
-        Err(error) => {
+    match exchange.execute((index, spec), called) {
+        None => return Answered::Deferred(0),
+        Some(Ok(value)) => write_result(caller, &value, exchange.output),
+        Some(Err(error)) => {
             let code = match error.code() {
                 ErrorCode::Unknown | ErrorCode::Usage | ErrorCode::BadInput => INVALID_PARAMS,
                 code => server_code(code),
@@ -240,7 +281,13 @@ fn answer_call(call: &Call<'_>, exchange: &mut Exchange<'_>) -> Option<()> {
             write_error(caller, code, &error, exchange.output);
         }
     }
-    Some(())
+    Answered::Done
+}
+
+/// Appends a user of a stream, behind a comma.
+fn encode_user(user: &User, to: &mut Vec<u8>) {
+    to.push(b',');
+    to.extend_from_slice(user.to_json().as_bytes());
 }
 
 /// Returns the code of an error that concerns no call.
@@ -254,6 +301,7 @@ fn server_code(code: ErrorCode) -> i32 {
         ErrorCode::Busy => -32001,
         ErrorCode::Timeout => -32002,
         ErrorCode::TooLong => -32003,
+        ErrorCode::NotFound => -32004,
     }
 }
 
@@ -342,7 +390,8 @@ fn arguments<'a>(
     let parameter = |place| spec.parameters.get(place).or(spec.parameters.last());
     let arguments = given.iter().enumerate().map(|(place, given)| {
         match (given, parameter(place).map(|parameter| &parameter.kind)) {
-            (Given::Other(raw), Some(wanted @ ParameterType::Word)) => {
+            (Given::Text(text), Some(ParameterType::Id)) => Ok(Argument::Text((&**text).into())),
+            (Given::Other(raw), Some(wanted @ (ParameterType::Word | ParameterType::Id))) => {
                 let given = raw.as_bytes().into();
                 Err(CommandError::Argument { wanted, given })
             }
@@ -371,19 +420,26 @@ pub fn write_refusal(error: &CommandError<'_>, output: &mut Vec<u8>) {
 }
 
 fn write_result(caller: Caller<'_>, value: &Value<'_>, output: &mut Vec<u8>) {
-    let Some(id) = caller.id else {
-        return;
-    };
+    if caller.id.is_some() {
+        write_before_result(caller, output);
+        write_value(value, output);
+        write_after_result(caller, output);
+    }
+}
+
+fn write_before_result(caller: Caller<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(match caller.is_new {
         true => b"{\"jsonrpc\":\"2.0\",\"result\":",
         false => b"{\"result\":",
     });
-    write_value(value, output);
+}
+
+fn write_after_result(caller: Caller<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(match caller.is_new {
         true => b",\"id\":",
         false => b",\"error\":null,\"id\":",
     });
-    output.extend_from_slice(id.as_bytes());
+    output.extend_from_slice(caller.id.unwrap_or("null").as_bytes());
     output.push(b'}');
 }
 
@@ -393,6 +449,20 @@ fn write_value(value: &Value<'_>, output: &mut Vec<u8>) {
         Value::Integer(number) => serde_json::to_writer(output, number),
         Value::Integers(numbers) => serde_json::to_writer(output, numbers),
         Value::Text(text) => serde_json::to_writer(output, text),
+        Value::User(user) => output
+            .write_all(user.to_json().as_bytes())
+            .map_err(serde_json::Error::io),
+        Value::Users(users) => {
+            output.push(b'[');
+            for (index, user) in users.iter().enumerate() {
+                if index > 0 {
+                    output.push(b',');
+                }
+                output.extend_from_slice(user.to_json().as_bytes());
+            }
+            output.push(b']');
+            Ok(())
+        }
     };
 }
 

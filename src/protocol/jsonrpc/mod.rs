@@ -3,16 +3,19 @@
 
 mod call;
 mod response;
+mod stream;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use self::call::Answered;
-use self::response::{Connection, write_head};
+use self::response::{Connection, write_head, write_stream_head};
+use self::stream::Streaming;
 use super::http::{BodyDecoder, Framing, Head, LONGEST_BODY, Problem, has_bare_lf, parse_head};
-use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol, READ_BUFFER};
+use super::{Codec, Exchange, FULL_OUTPUT, Goodbye, Input, Next, Progress, Protocol, READ_BUFFER};
 use shared::command::CommandError;
+use shared::command::user::UserStream;
 
 /// The longest head of a request in bytes, its final blank line included.
 const LONGEST_HEAD: usize = 16 * 1024;
@@ -84,6 +87,9 @@ enum Held {
     ),
     /// Nothing is known of it.
     Lost,
+    /// It is being answered. Another process can't go on with it.
+    #[serde(skip)]
+    Streaming(Streaming),
 }
 
 /// What remains of a request's head.
@@ -108,7 +114,12 @@ impl Codec for JsonRpcCodec {
             let (taken, step) = self.step(&input.bytes[used..], exchange);
             used += taken;
             match step {
-                Ok(Step::Answered) => last = Some(self.answered),
+                Ok(Step::Answered) => {
+                    last = Some(self.answered);
+                    if exchange.output.len() >= FULL_OUTPUT {
+                        break Next::Again;
+                    }
+                }
                 Ok(Step::Continues) => {}
                 Ok(Step::Ends(next)) => break next,
                 Err(problem) => break fail(problem, exchange),
@@ -145,8 +156,9 @@ impl Codec for JsonRpcCodec {
                 output.truncate(self.answered);
                 refuse(500, &CommandError::Internal, output);
             }
-            // To a client that asks nothing, a response would be one to its next request.
-            _ if !self.has_begun => {}
+            // To a client that asks nothing, a response would be one to its next request; to one that
+            // has half a response, it would be the rest of that.
+            _ if !self.has_begun || self.is_streaming() => {}
             Goodbye::Idle => refuse(408, &CommandError::Idle, output),
             Goodbye::MadeRoom => refuse(408, &CommandError::MadeRoom, output),
             Goodbye::Drained => {
@@ -154,6 +166,17 @@ impl Codec for JsonRpcCodec {
                 refuse(503, &error, output);
             }
         }
+    }
+
+    fn is_movable(&self) -> bool {
+        !self.is_streaming()
+    }
+
+    fn drain(&mut self) -> bool {
+        if let Some(Held::Streaming(streaming)) = self.held.as_deref_mut() {
+            streaming.close_after();
+        }
+        self.is_streaming()
     }
 
     fn save(&self) -> Vec<u8> {
@@ -188,7 +211,7 @@ impl JsonRpcCodec {
         let kept = match self.held.as_deref() {
             Some(Held::Head(bytes) | Held::Body(_, _, bytes)) => bytes.capacity(),
             Some(Held::Deferred(_, body, _, replies)) => body.capacity() + replies.capacity(),
-            None | Some(Held::Lost) => 0,
+            None | Some(Held::Lost | Held::Streaming(_)) => 0,
         };
         let before = std::mem::replace(&mut self.kept, kept);
         // They wrap around together.
@@ -221,6 +244,20 @@ impl JsonRpcCodec {
             Some(Held::Deferred(request, body, answered, replies)) => {
                 exchange.output.extend_from_slice(&replies);
                 let step = self.answer_held(request, body, answered, exchange);
+                (0, Ok(step))
+            }
+            Some(Held::Streaming(mut streaming)) => {
+                if exchange.context.draining.get().is_some() {
+                    streaming.close_after();
+                }
+                let step = match streaming.advance(exchange.output) {
+                    Next::More => Step::Continues,
+                    Next::Again => {
+                        self.held = Some(Box::new(Held::Streaming(streaming)));
+                        Step::Ends(Next::Again)
+                    }
+                    next => Step::Ends(next),
+                };
                 (0, Ok(step))
             }
             Some(Held::Lost) => {
@@ -332,6 +369,7 @@ impl JsonRpcCodec {
     ) -> Step {
         match call::answer(&body, answered, self.answered, exchange) {
             Answered::Deferred(answered) => self.defer(request, body, answered, exchange),
+            Answered::Streams(users, end) => self.stream(request, users, end, exchange),
             Answered::Done => self.finish(request, exchange),
         }
     }
@@ -344,6 +382,7 @@ impl JsonRpcCodec {
         }
         match call::answer(body, 0, self.answered, exchange) {
             Answered::Deferred(answered) => self.defer(request, body.to_vec(), answered, exchange),
+            Answered::Streams(users, end) => self.stream(request, users, end, exchange),
             Answered::Done => self.finish(request, exchange),
         }
     }
@@ -393,6 +432,25 @@ impl JsonRpcCodec {
         let deferred = Held::Deferred(request, body, answered, replies);
         self.held = Some(Box::new(deferred));
         Step::Ends(Next::Defer)
+    }
+
+    /// Begins a response that is sent in parts. Its beginning is at the end of the output.
+    #[cold]
+    fn stream(
+        &mut self,
+        request: Request,
+        users: Box<dyn UserStream>,
+        end: String,
+        exchange: &mut Exchange<'_>,
+    ) -> Step {
+        write_stream_head(request.is_new, self.answered, exchange.output);
+        let streaming = Streaming::new(request, users, end);
+        self.held = Some(Box::new(Held::Streaming(streaming)));
+        Step::Ends(Next::Again)
+    }
+
+    fn is_streaming(&self) -> bool {
+        matches!(self.held.as_deref(), Some(Held::Streaming(_)))
     }
 
     /// Completes the response to a request whose replies are at the end of the output.

@@ -1,6 +1,7 @@
 //! Heads of the responses.
 
 use std::cell::Cell;
+use std::io::Write as _;
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
@@ -24,6 +25,36 @@ pub enum Connection {
     /// The server closes it.
     Close,
 }
+
+/// Inserts the head of a response that is sent as it comes before its beginning, which is the output
+/// from `start` on: in chunks, or to the end of the connection.
+pub fn write_stream_head(is_chunked: bool, start: usize, output: &mut Vec<u8>) {
+    let beginning = output.split_off(start);
+    output.extend_from_slice(b"HTTP/1.1 200 OK\r\nDate: ");
+    write_date(output);
+    output.extend_from_slice(b"\r\nContent-Type: ");
+    output.extend_from_slice(JSON.as_bytes());
+    output.extend_from_slice(match is_chunked {
+        true => b"\r\nTransfer-Encoding: chunked\r\n\r\n",
+        false => b"\r\nConnection: close\r\n\r\n",
+    });
+    write_chunk(is_chunked, &beginning, output);
+}
+
+/// Appends a part of the body of such a response.
+pub fn write_chunk(is_chunked: bool, part: &[u8], output: &mut Vec<u8>) {
+    if is_chunked && !part.is_empty() {
+        // Writing into a Vec can't fail.
+        let _ = write!(output, "{:x}\r\n", part.len());
+    }
+    output.extend_from_slice(part);
+    if is_chunked && !part.is_empty() {
+        output.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The end of such a response, if it is in chunks.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Inserts a head before the body, which is the output from `start` on. `fields` are further
 /// fields, each with its line end.

@@ -5,7 +5,7 @@ mod frame;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
-use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol, READ_BUFFER};
+use super::{Codec, Exchange, FULL_OUTPUT, Goodbye, Input, Next, Progress, Protocol, READ_BUFFER};
 use shared::command::{CommandClass, CommandError, Line, Outcome, Request, Value, join};
 
 pub use self::frame::LONGEST_REQUEST;
@@ -86,6 +86,7 @@ fn receive<const LOGS: bool>(input: Input<'_>, exchange: &mut Exchange<'_>) -> P
                 match answered.closes {
                     true => Next::Close,
                     false if is_last => Next::More,
+                    false if exchange.output.len() >= FULL_OUTPUT => Next::Again,
                     false => continue,
                 }
             }
@@ -161,6 +162,8 @@ fn write_value(value: &Value<'_>, output: &mut Vec<u8>) {
         Value::Integer(number) => return write_integer(*number, output),
         Value::Text(text) => output.extend_from_slice(text.as_bytes()),
         Value::Integers(numbers) => output.extend_from_slice(join(numbers).as_bytes()),
+        // Writing into a Vec can't fail.
+        Value::User(_) | Value::Users(_) => drop(write!(output, "{value}")),
     }
     output.push(b'\n');
 }

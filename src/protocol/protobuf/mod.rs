@@ -1,7 +1,7 @@
 //! Protobuf protocol: messages of `proto/blockchain_tcp/v1/blockchain_tcp.proto`, each behind its
 //! length as a varint. `docs/protocol.md` specifies it.
 
-use super::{Codec, Exchange, Goodbye, Input, Next, Progress, Protocol, READ_BUFFER};
+use super::{Codec, Exchange, FULL_OUTPUT, Goodbye, Input, Next, Progress, Protocol, READ_BUFFER};
 use shared::command::CommandError;
 use shared::schema::envelope::{self, Envelope, Frame, MAX_MESSAGE};
 use shared::schema::{Malformed, decode_arguments};
@@ -48,7 +48,7 @@ impl Codec for ProtobufCodec {
                     &self.long
                 }
             };
-            let next = match envelope::frame(bytes) {
+            let next = match envelope::frame(bytes, MAX_MESSAGE) {
                 Frame::Message(message, length) => {
                     if answer(message, exchange).is_none() {
                         break Next::Defer;
@@ -57,6 +57,9 @@ impl Codec for ProtobufCodec {
                         used += length;
                     } else {
                         self.long = Vec::new();
+                    }
+                    if exchange.output.len() >= FULL_OUTPUT {
+                        break Next::Again;
                     }
                     continue;
                 }
@@ -105,7 +108,7 @@ impl Codec for ProtobufCodec {
 impl ProtobufCodec {
     /// Moves as much of `rest` into the long message as it lacks. Returns how much.
     fn extend_long(&mut self, rest: &[u8]) -> usize {
-        let Frame::Partial(length) = envelope::frame(&self.long) else {
+        let Frame::Partial(length) = envelope::frame(&self.long, MAX_MESSAGE) else {
             return 0;
         };
         let missing = rest.len().min(length - self.long.len());

@@ -23,6 +23,11 @@ impl CommandSets {
             .collect()
     }
 
+    /// Returns whether the set of this name is among them.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains(&name)
+    }
+
     /// Returns the text of `--help`, which lists all sets.
     pub fn help() -> String {
         let sets = SETS.iter().map(|(name, set)| {

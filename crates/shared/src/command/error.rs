@@ -26,6 +26,8 @@ pub enum CommandError<'a> {
     },
     /// The command has no value for these arguments; the text is the reason.
     OutOfRange(&'static str),
+    /// There is no record of this id.
+    NotFound(String),
     /// The line holds a byte that is not printable ASCII or a tab.
     BadInput(&'a [u8]),
     /// The request is no message of the protocol; the text is the reason.
@@ -79,7 +81,7 @@ pub enum NoRoom {
     },
 }
 
-/// Why the number of clients is unknown. Small, because every worker reserves stack space for it.
+/// Why something that other servers or a database know is unknown. Small, because every worker reserves stack space for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// Some servers did not answer in time.
@@ -95,11 +97,23 @@ pub enum Unavailable {
     Outside,
     /// The membership is new, or has lost the entry of a live server: other servers may be missing.
     Unstable,
+    /// The database does not answer.
+    Store,
+    /// Too many clients take all users at once.
+    Streams,
 }
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self {
+            Unavailable::Store => {
+                return f.write_str(
+                    "the users are not at hand: the database does not answer, try again",
+                );
+            }
+            Unavailable::Streams => {
+                return f.write_str("too many clients take all users at once, try again later");
+            }
             Unavailable::Silent { answered, members } => {
                 return write!(f, "{answered} of {members} servers answered, try again");
             }
@@ -144,11 +158,13 @@ pub enum ErrorCode {
     Unavailable,
     /// The server failed.
     Internal,
+    /// There is no such record.
+    NotFound,
 }
 
 impl ErrorCode {
     /// All codes, in the order of their numbers.
-    pub const ALL: [ErrorCode; 8] = [
+    pub const ALL: [ErrorCode; 9] = [
         ErrorCode::Unknown,
         ErrorCode::Usage,
         ErrorCode::BadInput,
@@ -157,6 +173,7 @@ impl ErrorCode {
         ErrorCode::Timeout,
         ErrorCode::Unavailable,
         ErrorCode::Internal,
+        ErrorCode::NotFound,
     ];
 
     /// Returns the word for it, which follows `ERR` on a line.
@@ -170,6 +187,7 @@ impl ErrorCode {
             ErrorCode::Timeout => "TIMEOUT",
             ErrorCode::Unavailable => "UNAVAILABLE",
             ErrorCode::Internal => "INTERNAL",
+            ErrorCode::NotFound => "NOTFOUND",
         }
     }
 }
@@ -194,6 +212,7 @@ impl CommandError<'_> {
             | CommandError::NotNow(_)
             | CommandError::Deferred => ErrorCode::Unavailable,
             CommandError::Internal => ErrorCode::Internal,
+            CommandError::NotFound(_) => ErrorCode::NotFound,
         }
     }
 
@@ -218,6 +237,9 @@ impl fmt::Display for CommandError<'_> {
             }
             CommandError::Argument { wanted, given } => {
                 write!(f, "not {wanted}: {}", Quoted(given))
+            }
+            CommandError::NotFound(id) => {
+                write!(f, "there is none of this id: {}", Quoted(id.as_bytes()))
             }
             CommandError::OutOfRange(why)
             | CommandError::Malformed(why)

@@ -13,8 +13,10 @@ mod example;
 mod key;
 
 pub mod sets;
+pub mod user;
 mod value;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -28,7 +30,8 @@ pub use self::error::{BadHeader, CommandError, ErrorCode, NoRoom, Quoted, Unavai
 use self::key::Key;
 pub use self::key::Line;
 pub use self::sets::SETS;
-pub use self::value::{Argument, Count, Parameter, ParameterType, Value, ValueType};
+use self::user::{UserStore, ascii};
+pub use self::value::{Argument, Count, LONGEST_ID, Parameter, ParameterType, Value, ValueType};
 use crate::clock::Nanos;
 use crate::sync::atomic::AtomicUsize;
 
@@ -54,7 +57,10 @@ impl CommandSpec {
     /// Returns its arguments as `HELP` shows them, or an empty text.
     pub fn arguments(&self) -> String {
         let arguments = self.parameters.iter().map(Parameter::to_string);
-        arguments.collect::<Vec<_>>().join(" ")
+        // What may be left out, may be so only with all that follows.
+        let text = arguments.collect::<Vec<_>>().join(" ");
+        let nested = text.matches("] [").count();
+        text.replace("] [", " [") + &"]".repeat(nested)
     }
 
     /// Parses the words of `text` as the arguments.
@@ -82,9 +88,10 @@ impl CommandSpec {
             if !parameter.takes(argument) {
                 return Err(CommandError::Argument {
                     wanted: &parameter.kind,
-                    given: match *argument {
+                    given: match argument {
                         Argument::Integer(number) => number.to_string().into_bytes().into(),
-                        Argument::Word(word) => word.into(),
+                        Argument::Word(word) => (*word).into(),
+                        Argument::Text(text) => text.to_string().into_bytes().into(),
                     },
                 });
             }
@@ -98,13 +105,11 @@ impl CommandSpec {
     }
 
     fn check_count<'a>(&'static self, given: usize) -> Result<(), CommandError<'a>> {
-        let (least, most) = match self.parameters {
-            [] => (0, 0),
-            all @ [.., last] => match last.count {
-                Count::One => (all.len(), all.len()),
-                Count::Optional => (all.len() - 1, all.len()),
-                Count::Repeated => (all.len(), usize::MAX),
-            },
+        let is_optional = |parameter: &&Parameter| parameter.count == Count::Optional;
+        let least = self.parameters.len() - self.parameters.iter().filter(is_optional).count();
+        let most = match self.parameters.last().map(|last| last.count) {
+            Some(Count::Repeated) => usize::MAX,
+            _ => self.parameters.len(),
         };
         if !(least..=most).contains(&given) {
             return Err(CommandError::Usage(self));
@@ -194,6 +199,8 @@ pub struct Context {
     pub clients: Arc<AtomicUsize>,
     /// Counts the clients of the whole cluster, if there is one.
     pub census: Option<Arc<dyn Census>>,
+    /// The users, if there is a store.
+    pub users: Option<Arc<dyn UserStore>>,
     /// The id of this server, as a reply shows it.
     pub id: String,
     /// Table of the commands on offer.
@@ -213,6 +220,7 @@ impl Context {
         Context {
             clients,
             census: None,
+            users: None,
             id: id.hyphenated().to_string(),
             table: Table::new(sets),
             limiter: ComputeLimiter::for_this_machine(),
@@ -225,6 +233,11 @@ impl Context {
     pub fn in_cluster(self, census: impl Census + 'static) -> Self {
         let census: Option<Arc<dyn Census>> = Some(Arc::new(census));
         Context { census, ..self }
+    }
+
+    /// Returns the same context with these users.
+    pub fn with_users(self, users: Option<Arc<dyn UserStore>>) -> Self {
+        Context { users, ..self }
     }
 
     /// Parses the request `line`, which was read at `asked`. Returns `None` if it is blank.
@@ -373,10 +386,21 @@ impl fmt::Display for Call<'_> {
             match argument {
                 Argument::Integer(number) => write!(f, " {number}")?,
                 Argument::Word(word) => write!(f, " {}", word.escape_ascii())?,
+                Argument::Text(text) => write!(f, " {}", text_word(text))?,
             }
         }
         Ok(())
     }
+}
+
+/// Returns a text as a word of a line: a JSON string unless it is a word.
+fn text_word(text: &str) -> Cow<'_, str> {
+    let is_word = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_word && !text.starts_with('"') {
+        return text.into();
+    }
+    let json = serde_json::to_string(text).unwrap_or_default();
+    ascii(&json).replace(' ', "\\u0020").into()
 }
 
 /// Returns the words of `text`.

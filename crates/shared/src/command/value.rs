@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::join;
+use super::user::{User, ascii};
 
 /// Declares an argument of a command.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,9 +29,16 @@ pub enum ParameterType {
     },
     /// Any word without blanks.
     Word,
+    /// The id of a user: any text of this many bytes at most. On a line it is a word, or a JSON
+    /// string, in quotes.
+    Id,
 }
 
-/// How often an argument is given. Only the last argument of a command may be optional or repeated.
+/// The longest id of a user in bytes.
+pub const LONGEST_ID: usize = 2000;
+
+/// How often an argument is given. Only the last argument of a command may be repeated, and none that
+/// is mandatory follows one that is optional.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// Once.
@@ -59,16 +67,35 @@ impl Parameter {
         Parameter { name, kind, count }
     }
 
+    /// Returns a mandatory id.
+    pub const fn id(name: &'static str) -> Self {
+        let (kind, count) = (ParameterType::Id, Count::One);
+        Parameter { name, kind, count }
+    }
+
     /// Returns the same argument, given so often.
     pub const fn given(self, count: Count) -> Self {
         let Parameter { name, kind, .. } = self;
         Parameter { name, kind, count }
     }
 
+    /// Returns the same argument, which need not be given.
+    pub const fn optional(self) -> Self {
+        self.given(Count::Optional)
+    }
+
     /// Parses a word as a value of this argument.
     pub(super) fn parse<'a>(&self, word: &'a [u8]) -> Option<Argument<'a>> {
         match self.kind {
             ParameterType::Word => Some(Argument::Word(word)),
+            ParameterType::Id => {
+                let text = match word {
+                    [b'"', ..] => serde_json::from_slice::<String>(word).ok()?.into(),
+                    word => std::str::from_utf8(word).ok()?.into(),
+                };
+                let argument = Argument::Text(text);
+                self.takes(&argument).then_some(argument)
+            }
             ParameterType::Integer { from, to } => {
                 let number = std::str::from_utf8(word).ok()?.parse().ok()?;
                 (from..=to)
@@ -89,6 +116,8 @@ impl Parameter {
             (Argument::Word(word), ParameterType::Word) => {
                 !word.is_empty() && word.iter().all(u8::is_ascii_graphic)
             }
+            // No database holds a zero in a text.
+            (Argument::Text(id), ParameterType::Id) => id.len() <= LONGEST_ID && !id.contains('\0'),
             _ => false,
         }
     }
@@ -115,17 +144,20 @@ impl fmt::Display for ParameterType {
             } => f.write_str("a whole number of 64 bits"),
             ParameterType::Integer { from, to } => write!(f, "a whole number from {from} to {to}"),
             ParameterType::Word => f.write_str("a word"),
+            ParameterType::Id => f.write_str("an id"),
         }
     }
 }
 
 /// An argument of a call, of the type that the command declares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Argument<'a> {
     /// A whole number.
     Integer(i64),
     /// A word.
     Word(&'a [u8]),
+    /// A text.
+    Text(Cow<'a, str>),
 }
 
 /// Type of the result of a command.
@@ -137,6 +169,10 @@ pub enum ValueType {
     Integers,
     /// A text of printable ASCII.
     Text,
+    /// A user.
+    User,
+    /// A page of users.
+    Users,
 }
 
 /// The result of a command, of the type that it declares.
@@ -148,6 +184,10 @@ pub enum Value<'a> {
     Integers(Vec<i64>),
     /// A text of printable ASCII.
     Text(Cow<'a, str>),
+    /// A user.
+    User(Box<User>),
+    /// A page of users.
+    Users(Vec<User>),
 }
 
 impl Value<'_> {
@@ -157,6 +197,8 @@ impl Value<'_> {
             Value::Integer(_) => ValueType::Integer,
             Value::Integers(_) => ValueType::Integers,
             Value::Text(_) => ValueType::Text,
+            Value::User(_) => ValueType::User,
+            Value::Users(_) => ValueType::Users,
         }
     }
 }
@@ -168,6 +210,15 @@ impl fmt::Display for Value<'_> {
             Value::Integer(number) => number.fmt(f),
             Value::Integers(numbers) => f.write_str(&join(numbers)),
             Value::Text(text) => f.write_str(text),
+            Value::User(user) => f.write_str(&ascii(&user.to_json())),
+            Value::Users(users) => {
+                f.write_str("[")?;
+                for (index, user) in users.iter().enumerate() {
+                    f.write_str(if index == 0 { "" } else { "," })?;
+                    f.write_str(&ascii(&user.to_json()))?;
+                }
+                f.write_str("]")
+            }
         }
     }
 }

@@ -12,9 +12,9 @@ use super::socket::connect_first;
 use super::{Deadline, Failure, FailureKind, Reply, Server, Translator};
 use crate::text::{excerpt, quoted, without_errno};
 
-/// The most bytes of a reply that are read. A reply of our server is shorter: the longest is that
-/// of `NP` to a request of 1,023 bytes, at most 2 KiB.
-pub const LONGEST_REPLY: usize = 16 * 1024;
+/// The most bytes of a reply that are read. A reply of our server is shorter: the longest is a page
+/// of users, of half as many.
+pub const LONGEST_REPLY: usize = 1024 * 1024;
 
 /// Number of bytes to read at a time.
 const CHUNK: usize = 4096;

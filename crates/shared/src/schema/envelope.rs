@@ -11,8 +11,11 @@ use super::{
 };
 use crate::command::{Argument, CommandError, CommandSpec, ErrorCode, Rpc, Value};
 
-/// Largest length of a message.
+/// Largest length of a request.
 pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// Largest length of a response that a client reads.
+pub const MAX_RESPONSE: usize = 1024 * 1024;
 
 /// The field of the id, in both messages.
 const ID: u32 = 1;
@@ -31,15 +34,15 @@ pub enum Frame<'a> {
     Message(&'a [u8], usize),
     /// The beginning of a message, and how many bytes it takes with its length, as far as that is known.
     Partial(usize),
-    /// A length that is longer than [`MAX_MESSAGE`].
+    /// A length that is longer than the limit.
     TooLong,
     /// No length.
     Malformed,
 }
 
-/// Finds the message at the beginning of `bytes`.
+/// Finds the message at the beginning of `bytes`, of this length at most.
 #[inline]
-pub fn frame(bytes: &[u8]) -> Frame<'_> {
+pub fn frame(bytes: &[u8], longest: usize) -> Frame<'_> {
     let (mut length, mut head) = (0, 0);
     for (index, &byte) in bytes.iter().take(5).enumerate() {
         length |= usize::from(byte & 0x7f) << (7 * index);
@@ -51,7 +54,7 @@ pub fn frame(bytes: &[u8]) -> Frame<'_> {
     match (head, bytes.get(head..head + length)) {
         (0, _) if bytes.len() >= 5 => Frame::Malformed,
         (0, _) => Frame::Partial(bytes.len() + 1),
-        _ if length > MAX_MESSAGE => Frame::TooLong,
+        _ if length > longest => Frame::TooLong,
         (_, Some(message)) => Frame::Message(message, head + length),
         (_, None) => Frame::Partial(head + length),
     }
@@ -217,7 +220,12 @@ mod tests {
             (b"\xff\xff\xff\xff\xff", Frame::Malformed),
             (b"\xff\xff\xff\xff", Frame::Partial(5)),
         ] {
-            assert_eq!(frame(bytes), expected, "{}", bytes.escape_ascii());
+            assert_eq!(
+                frame(bytes, MAX_MESSAGE),
+                expected,
+                "{}",
+                bytes.escape_ascii()
+            );
         }
     }
 

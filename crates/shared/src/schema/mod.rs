@@ -7,6 +7,7 @@
 
 pub mod envelope;
 mod proto;
+mod user;
 
 use std::borrow::Cow;
 
@@ -15,9 +16,10 @@ use prost::encoding::{
     encoded_len_varint, key_len, skip_field,
 };
 
+use crate::command::user::User;
 use crate::command::{Argument, CommandError, CommandSpec, Count, ParameterType, Value, ValueType};
 
-pub use self::proto::{PACKAGE, proto};
+pub use self::proto::{PACKAGE, USER, proto};
 
 /// The bytes are not a message of the schema. Displays the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,11 +107,12 @@ pub fn decode_arguments<'a>(
     let zero = |kind: &ParameterType| match kind {
         ParameterType::Integer { .. } => Argument::Integer(0),
         ParameterType::Word => Argument::Word(b""),
+        ParameterType::Id => Argument::Text("".into()),
     };
     let scalars = spec.parameters.iter();
     let scalars = scalars.take_while(|parameter| parameter.count == Count::One);
     let mut arguments: Vec<_> = scalars.map(|parameter| zero(&parameter.kind)).collect();
-    // Those of an optional or repeated parameter, which is the last.
+    // Those of a repeated parameter, which is the last.
     let mut further = Vec::new();
     while !message.is_empty() {
         let (number, content) = next_field(&mut message)?;
@@ -128,11 +131,20 @@ pub fn decode_arguments<'a>(
                 Argument::Integer(value as i64)
             }
             (ParameterType::Word, Content::Bytes(word)) => Argument::Word(text(word)?.as_bytes()),
+            (ParameterType::Id, Content::Bytes(id)) => Argument::Text(text(id)?.into()),
             _ => return Err(WRONG_TYPE),
         };
         match parameter.count {
-            Count::One => arguments[index] = argument,
-            Count::Optional => further = vec![argument],
+            Count::One | Count::Optional => {
+                // Optional ones before it may be left out.
+                while arguments.len() < index {
+                    arguments.push(zero(&spec.parameters[arguments.len()].kind));
+                }
+                match arguments.get_mut(index) {
+                    Some(place) => *place = argument,
+                    None => arguments.push(argument),
+                }
+            }
             Count::Repeated => further.push(argument),
         }
     }
@@ -152,19 +164,20 @@ pub fn encode_arguments(spec: &CommandSpec, arguments: &[Argument<'_>], to: &mut
         if parameter.count == Count::Repeated && matches!(given, [Argument::Integer(_), ..]) {
             let numbers = given.iter().filter_map(|argument| match argument {
                 Argument::Integer(number) => Some(*number),
-                Argument::Word(_) => None,
+                Argument::Word(_) | Argument::Text(_) => None,
             });
             encode_packed(number, numbers, to);
             continue;
         }
         for argument in given {
-            match *argument {
+            match argument {
                 Argument::Integer(0) if parameter.count == Count::One => {}
                 Argument::Integer(value) => {
                     encode_key(number, WireType::Varint, to);
-                    encode_varint(value as u64, to);
+                    encode_varint(*value as u64, to);
                 }
                 Argument::Word(word) => encode_bytes(number, word, to),
+                Argument::Text(text) => encode_bytes(number, text.as_bytes(), to),
             }
         }
     }
@@ -205,6 +218,11 @@ pub fn value_len(value: &Value<'_>) -> usize {
             field_len(RESULT, lengths.sum())
         }
         Value::Text(text) => field_len(RESULT, text.len()),
+        Value::User(user) => field_len(RESULT, user::len(user)),
+        Value::Users(users) => {
+            let lengths = users.iter().map(|user| field_len(RESULT, user::len(user)));
+            lengths.sum()
+        }
     }
 }
 
@@ -219,7 +237,16 @@ pub fn encode_value(value: &Value<'_>, to: &mut Vec<u8>) {
         }
         Value::Integers(numbers) => encode_packed(RESULT, numbers.iter().copied(), to),
         Value::Text(text) => encode_bytes(RESULT, text.as_bytes(), to),
+        Value::User(user) => encode_user(user, to),
+        Value::Users(users) => users.iter().for_each(|user| encode_user(user, to)),
     }
+}
+
+/// Appends a user as a field of a response: several make the message of a page.
+pub fn encode_user(user: &User, to: &mut Vec<u8>) {
+    encode_key(RESULT, WireType::LengthDelimited, to);
+    encode_varint(user::len(user) as u64, to);
+    user::encode(user, to);
 }
 
 /// Decodes the result of a command from its response message.
@@ -228,6 +255,8 @@ pub fn decode_value(spec: &CommandSpec, mut message: &[u8]) -> Result<Value<'sta
         ValueType::Integer => Value::Integer(0),
         ValueType::Integers => Value::Integers(Vec::new()),
         ValueType::Text => Value::Text(Cow::Borrowed("")),
+        ValueType::User => Value::User(Box::default()),
+        ValueType::Users => Value::Users(Vec::new()),
     };
     while !message.is_empty() {
         let (number, content) = next_field(&mut message)?;
@@ -238,6 +267,12 @@ pub fn decode_value(spec: &CommandSpec, mut message: &[u8]) -> Result<Value<'sta
             (Value::Integer(value), Content::Varint(number)) => *value = number as i64,
             (Value::Integers(all), content) => numbers(content, all)?,
             (Value::Text(all), Content::Bytes(bytes)) => *all = text(bytes)?.to_string().into(),
+            (Value::User(user), Content::Bytes(bytes)) => user::decode(bytes, user)?,
+            (Value::Users(users), Content::Bytes(bytes)) => {
+                let mut user = User::default();
+                user::decode(bytes, &mut user)?;
+                users.push(user);
+            }
             _ => return Err(WRONG_TYPE),
         }
     }
@@ -295,16 +330,16 @@ mod tests {
     #[test]
     fn what_is_not_of_the_schema_is_skipped_or_refused() {
         let decode = |name, bytes| decode_arguments(command(name), bytes);
-        let five = Argument::Integer(5);
+        let fives = |count| vec![Argument::Integer(5); count];
         for (name, bytes, expected) in [
             // Unknown fields of each wire type, and the last of two.
             (
                 "NP",
                 &b"\x10\x01\x1a\x01x\x25abcd\x29abcdefgh\x2b\x2c\x08\x05"[..],
-                Ok(vec![five]),
+                Ok(fives(1)),
             ),
-            ("NP", b"\x0a\x01\x05\x08\x05", Ok(vec![five, five])),
-            ("ADD", b"\x08\x01\x08\x05\x10\x05", Ok(vec![five, five])),
+            ("NP", b"\x0a\x01\x05\x08\x05", Ok(fives(2))),
+            ("ADD", b"\x08\x01\x08\x05\x10\x05", Ok(fives(2))),
             ("ADD", b"\x0a\x01\x05", Err(WRONG_TYPE)),
             ("ADD", b"\x0dabcd", Err(WRONG_TYPE)),
             ("HELP", b"\x08\x05", Err(WRONG_TYPE)),

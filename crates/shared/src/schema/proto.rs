@@ -10,6 +10,24 @@ use crate::command::{CommandSpec, Count, ErrorCode, Parameter, ParameterType, Rp
 /// The package of the schema.
 pub const PACKAGE: &str = "blockchain_tcp.v1";
 
+/// The fields of a user in the order of their numbers, from 1 on: type, name and comment.
+pub const USER: [(&str, &str, &str); 6] = [
+    ("string", "id", ""),
+    ("optional string", "name", ""),
+    ("optional string", "email", ""),
+    (
+        "string",
+        "members",
+        "All further members, as a JSON object.",
+    ),
+    (
+        "int64",
+        "created_at",
+        "Times are in microseconds since 1970.",
+    ),
+    ("int64", "updated_at", ""),
+];
+
 /// Returns the schema of all sets of commands.
 pub fn proto() -> String {
     let mut services: Vec<&str> = with_rpc().map(|(_, rpc)| rpc.service).collect();
@@ -23,9 +41,13 @@ pub fn proto() -> String {
         block(&mut text, &format!("service {service}"), |body| {
             for (spec, Rpc { method, .. }) in with_rpc().filter(|(_, rpc)| rpc.service == service) {
                 let _ = writeln!(body, "  // {}.", spec.summary_sentence());
+                let stream = match spec.result {
+                    ValueType::Users => "stream ",
+                    _ => "",
+                };
                 let _ = writeln!(
                     body,
-                    "  rpc {method}({method}Request) returns ({method}Response);"
+                    "  rpc {method}({method}Request) returns ({stream}{method}Response);"
                 );
             }
         });
@@ -40,11 +62,22 @@ pub fn proto() -> String {
             ValueType::Integer => "int64 value",
             ValueType::Integers => "repeated int64 values",
             ValueType::Text => "string value",
+            ValueType::User => "User user",
+            ValueType::Users => "repeated User users",
         };
         block(&mut text, &format!("message {method}Response"), |body| {
             let _ = writeln!(body, "  {result} = 1;");
         });
     }
+    text.push_str("\n// A user.");
+    block(&mut text, "message User", |body| {
+        for (index, (kind, name, comment)) in USER.iter().enumerate() {
+            if !comment.is_empty() {
+                let _ = writeln!(body, "  // {comment}");
+            }
+            let _ = writeln!(body, "  {kind} {name} = {};", index + 1);
+        }
+    });
     text.push_str(
         "\n// What a client sends over `protobuf://`, each message behind its length as a varint.",
     );
@@ -80,7 +113,7 @@ fn parameter_field(body: &mut String, parameter: &Parameter, number: usize) {
     };
     let kind = match parameter.kind {
         ParameterType::Integer { .. } => "int64",
-        ParameterType::Word => "string",
+        ParameterType::Word | ParameterType::Id => "string",
     };
     let name = parameter.name.to_lowercase();
     let _ = writeln!(body, "  {label}{kind} {name} = {number};");

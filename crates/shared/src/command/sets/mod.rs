@@ -4,9 +4,14 @@ use super::{CommandSet, CommandSpec, Rpc};
 
 pub mod calc;
 pub mod server;
+pub mod users;
 
 /// All sets, with the names that `--commands` knows them by.
-pub const SETS: &[(&str, CommandSet)] = &[("calc", calc::SET), ("server", server::SET)];
+pub const SETS: &[(&str, CommandSet)] = &[
+    ("calc", calc::SET),
+    ("server", server::SET),
+    ("users", users::SET),
+];
 
 /// Returns the commands of all sets.
 pub fn all() -> impl Iterator<Item = &'static CommandSpec> {

@@ -107,13 +107,29 @@ impl Open {
             )),
             Some(Err(refusal)) => Err(refusal),
             Some(Ok(())) => {
-                let message = self.body.get(PREFIX..);
-                match message.map(|message| decode_value(self.spec, message)) {
+                let message = merged(&self.body);
+                match message.map(|message| decode_value(self.spec, &message)) {
                     Some(Ok(value)) => Ok(value.to_string()),
                     _ => failed("the answer is not of the schema".to_string()),
                 }
             }
         }
+    }
+}
+
+/// Returns the messages of a body merged, which is what their bytes in a row are; `None` if one is
+/// not whole, or there is none.
+fn merged(mut body: &[u8]) -> Option<Vec<u8>> {
+    let mut merged = Vec::new();
+    loop {
+        let (prefix, rest) = body.split_first_chunk::<PREFIX>()?;
+        let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+        let (message, rest) = rest.split_at_checked(length as usize)?;
+        merged.extend_from_slice(message);
+        if rest.is_empty() {
+            return Some(merged);
+        }
+        body = rest;
     }
 }
 
@@ -186,6 +202,7 @@ fn status(headers: &Headers) -> Option<Result<(), Refusal>> {
     let word = match &*code? {
         "0" => return Some(Ok(())),
         "3" | "11" => "USAGE",
+        "5" => "NOTFOUND",
         "8" => "TOOLONG",
         "12" => "UNKNOWN",
         "4" | "14" => "UNAVAILABLE",

@@ -2,9 +2,11 @@
 
 use serde::Deserialize;
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use super::{Answer, Wire};
-use crate::command::{Argument, Call, CommandClass, CommandSpec};
+use crate::command::user::ascii;
+use crate::command::{Argument, Call, CommandClass, CommandSpec, join};
 use crate::dial::Server;
 use crate::dial::reply::Refusal;
 
@@ -26,7 +28,7 @@ pub struct JsonRpcWire {
 #[derive(Deserialize)]
 struct Response {
     id: Option<u64>,
-    result: Option<Json>,
+    result: Option<Box<RawValue>>,
     error: Option<RpcError>,
 }
 
@@ -58,6 +60,7 @@ impl Wire for JsonRpcWire {
         let parameters = call.arguments.iter().map(|argument| match argument {
             Argument::Integer(number) => Json::from(*number),
             Argument::Word(word) => Json::from(String::from_utf8_lossy(word)),
+            Argument::Text(text) => Json::from(&**text),
         });
         let body = serde_json::json!({
             "jsonrpc": "2.0",
@@ -113,7 +116,7 @@ fn response(bytes: &[u8]) -> Result<Option<(usize, Answer)>, &'static str> {
     let response: Response =
         serde_json::from_slice(body).map_err(|_| "not a response of JSON-RPC")?;
     let result = match (response.result, response.error) {
-        (Some(value), None) => Ok(line(&value).ok_or("a result that no command has")?),
+        (Some(value), None) => Ok(line(value.get()).ok_or("a result that no command has")?),
         (_, Some(error)) => Err(Refusal {
             word: error.data.unwrap_or_else(|| "INTERNAL".to_string()),
             sentence: error.message,
@@ -124,14 +127,20 @@ fn response(bytes: &[u8]) -> Result<Option<(usize, Answer)>, &'static str> {
     Ok(Some((begin + length, Answer { number, result })))
 }
 
-/// Returns the result as a line shows it.
-fn line(value: &Json) -> Option<String> {
-    match value {
+/// Returns the result as a line shows it: a list of numbers as words, a record as it is.
+fn line(result: &str) -> Option<String> {
+    let is_record = |text: &str| text.starts_with('{');
+    let inner = result.strip_prefix('[').map(str::trim_start);
+    if is_record(result) || inner.is_some_and(|inner| is_record(inner) || inner == "]") {
+        return Some(ascii(result).into_owned());
+    }
+    match serde_json::from_str(result).ok()? {
         Json::Number(number) => Some(number.as_i64()?.to_string()),
-        Json::String(text) => Some(text.clone()),
+        Json::String(text) => Some(text),
         Json::Array(values) => {
-            let words: Option<Vec<_>> = values.iter().map(line).collect();
-            Some(words?.join(" "))
+            let words = values.iter().map(|value| value.as_i64());
+            let words: Option<Vec<_>> = words.collect();
+            Some(join(&words?))
         }
         _ => None,
     }

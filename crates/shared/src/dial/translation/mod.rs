@@ -15,7 +15,8 @@ use uuid::Uuid;
 use super::reply::Refusal;
 use super::{Scheme, Server};
 use crate::clock::Nanos;
-use crate::command::{Call, CommandError, CommandSpec, Context, Line, SETS};
+use crate::command::user::LONGEST_PAGE;
+use crate::command::{Argument, Call, CommandError, CommandSpec, Context, Line, SETS, ValueType};
 
 /// What a client says and hears in one protocol.
 trait Wire: Send {
@@ -73,7 +74,18 @@ impl Translator {
         let Some(request) = self.context.parse(Line::new(line), Nanos::now()) else {
             return;
         };
-        let call = request.and_then(|request| request.call());
+        let mut call = request.and_then(|request| request.call());
+        if let Ok(call) = &mut call
+            && call.spec.result == ValueType::Users
+        {
+            // A line has a page; other protocols stream all users unless they are asked for one.
+            let page = [
+                Argument::Text("".into()),
+                Argument::Integer(LONGEST_PAGE as i64),
+            ];
+            let given = call.arguments.len().min(page.len());
+            call.arguments.extend(page.into_iter().skip(given));
+        }
         let reply = match call {
             Ok(call) if self.wire.offers(call.spec) => {
                 let number = self.oldest + self.replies.len() as u64;

@@ -5,7 +5,9 @@ use crate::command::sets::with_rpc;
 use crate::command::{Call, CommandSpec};
 use crate::dial::reply::Refusal;
 use crate::schema::decode_value;
-use crate::schema::envelope::{Frame, Response, decode_response, encode_request, frame};
+use crate::schema::envelope::{
+    Frame, MAX_RESPONSE, Response, decode_response, encode_request, frame,
+};
 
 /// The protobuf protocol of a connection.
 #[derive(Default)]
@@ -29,7 +31,7 @@ impl Wire for ProtobufWire {
         self.received.extend_from_slice(bytes);
         let (mut answers, mut used) = (Vec::new(), 0);
         loop {
-            match frame(&self.received[used..]) {
+            match frame(&self.received[used..], MAX_RESPONSE) {
                 Frame::Message(message, length) => {
                     used += length;
                     answers.push(answer(message).ok_or("not a response of the schema")?);

@@ -1,0 +1,151 @@
+//! A connection to the database, and the migration of its schema.
+
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection as _;
+use diesel::connection::{CacheSize, Connection as _};
+use diesel::migration::{Migration, MigrationSource, MigrationVersion};
+use diesel::{PgConnection, SqliteConnection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use crate::error::{ErrorKind, StoreError};
+use crate::location::{Location, Secrets};
+
+const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// How long a writer of SQLite waits for another one.
+const SQLITE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Number of the lock that one server has while it migrates the schema.
+const MIGRATION_LOCK: i64 = 0x626c_6f63_6b63_6861;
+
+/// A connection.
+pub struct Connection {
+    /// The connection itself.
+    pub backend: Backend,
+    /// Its socket, if it can be shut down.
+    pub socket: Option<RawFd>,
+}
+
+/// A connection of Diesel.
+pub enum Backend {
+    /// To PostgreSQL.
+    Postgres(PgConnection),
+    /// To a file of SQLite.
+    Sqlite(SqliteConnection),
+}
+
+impl Connection {
+    /// Opens a connection. Fails within the time-outs of the URL.
+    pub fn open(location: &Location, secrets: &Secrets) -> Result<Self, StoreError> {
+        match location {
+            Location::Postgres(url) => {
+                let mut connection = PgConnection::establish(&secrets.complete(url)?)?;
+                let socket = libpq::last_socket();
+                // PgBouncer before 1.21 mixes the prepared statements of its clients up.
+                connection.set_prepared_statement_cache_size(CacheSize::Disabled);
+                Ok(Connection {
+                    backend: Backend::Postgres(connection),
+                    socket,
+                })
+            }
+            Location::Sqlite(path) => Ok(Connection {
+                backend: Backend::Sqlite(open_sqlite(path)?),
+                socket: None,
+            }),
+        }
+    }
+
+    /// Applies the migrations that are missing. Several servers may do so at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Newer`] if a migration was applied that this program does not know.
+    pub fn migrate(&mut self) -> Result<(), StoreError> {
+        match &mut self.backend {
+            Backend::Postgres(connection) => connection.transaction(|connection| {
+                connection.batch_execute(&format!(
+                    "SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
+                ))?;
+                migrate(connection, POSTGRES)
+            }),
+            Backend::Sqlite(connection) => {
+                connection.exclusive_transaction(|connection| migrate(connection, SQLITE))
+            }
+        }
+    }
+
+    /// Calls `work` in a transaction that only reads, and that the database ends after `limit`.
+    pub fn read<T>(
+        &mut self,
+        limit: Duration,
+        work: impl FnOnce(&mut Backend) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        // Not for the connection: PgBouncer gives it to others between two transactions.
+        self.execute_in_postgres(&format!(
+            "BEGIN READ ONLY; SET LOCAL statement_timeout = {}",
+            limit.as_millis().max(1)
+        ))?;
+        let value = work(&mut self.backend)?;
+        self.execute_in_postgres("COMMIT")?;
+        Ok(value)
+    }
+
+    fn execute_in_postgres(&mut self, statements: &str) -> Result<(), StoreError> {
+        match &mut self.backend {
+            Backend::Postgres(connection) => Ok(connection.batch_execute(statements)?),
+            Backend::Sqlite(_) => Ok(()),
+        }
+    }
+}
+
+fn open_sqlite(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let failed = |why: String| {
+        let why = format!("{}: {why}", path.display());
+        StoreError::new(ErrorKind::Away, why)
+    };
+    let Some(text) = path.to_str() else {
+        return Err(failed("the path is not UTF-8".to_string()));
+    };
+    let connection = SqliteConnection::establish(text);
+    let mut connection = connection.map_err(|error| failed(error.to_string()))?;
+    // The time-out first: the others write. A reader that stays long must not leave a long log behind.
+    let settings = format!(
+        "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
+         PRAGMA journal_size_limit = 16777216",
+        SQLITE_PATIENCE.as_millis()
+    );
+    let set = connection.batch_execute(&settings);
+    set.map_err(|error| failed(error.to_string()))?;
+    Ok(connection)
+}
+
+/// Applies the migrations of `source` that are missing. The caller has locked the schema.
+fn migrate<DB, C>(connection: &mut C, source: EmbeddedMigrations) -> Result<(), StoreError>
+where
+    DB: diesel::backend::Backend,
+    C: MigrationHarness<DB>,
+    EmbeddedMigrations: MigrationSource<DB>,
+{
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        StoreError::new(ErrorKind::Refused, error.to_string())
+    };
+    let known: Vec<Box<dyn Migration<DB>>> = source.migrations().map_err(failed)?;
+    let applied: Vec<MigrationVersion<'static>> =
+        connection.applied_migrations().map_err(failed)?;
+    let is_known =
+        |version: &&MigrationVersion<'_>| known.iter().any(|one| one.name().version() == **version);
+    if let Some(newer) = applied.iter().find(|version| !is_known(version)) {
+        return Err(StoreError::new(
+            ErrorKind::Newer,
+            format!(
+                "the schema has the change {newer}, which this version does not know: it is too old for this database"
+            ),
+        ));
+    }
+    connection.run_pending_migrations(source).map_err(failed)?;
+    Ok(())
+}

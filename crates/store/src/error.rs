@@ -1,0 +1,78 @@
+//! Errors of the store.
+
+use std::fmt;
+
+use diesel::ConnectionError;
+use diesel::result::{DatabaseErrorKind, Error as QueryError};
+
+/// Why the store did not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreError {
+    /// Its kind.
+    pub kind: ErrorKind,
+    /// The reason, for the log.
+    pub why: String,
+}
+
+/// A kind of error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// No connection can be made.
+    Away,
+    /// The connection was lost.
+    Lost,
+    /// All connections are in use.
+    Busy,
+    /// The answer did not come in time.
+    Late,
+    /// The database refused the statement.
+    Refused,
+    /// The schema is of a newer version of this program.
+    Newer,
+    /// This program failed.
+    Failed,
+}
+
+impl ErrorKind {
+    /// The names of all kinds, as metrics show them.
+    pub const NAMES: [&str; 7] = ["away", "lost", "busy", "late", "refused", "newer", "failed"];
+}
+
+impl StoreError {
+    /// Returns an error.
+    pub fn new(kind: ErrorKind, why: impl Into<String>) -> Self {
+        let why = why.into();
+        StoreError { kind, why }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+impl From<ConnectionError> for StoreError {
+    fn from(error: ConnectionError) -> Self {
+        StoreError::new(ErrorKind::Away, one_line(&error))
+    }
+}
+
+impl From<QueryError> for StoreError {
+    fn from(error: QueryError) -> Self {
+        use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
+        let kind = match &error {
+            QueryError::DatabaseError(ClosedConnection | UnableToSendCommand, _) => ErrorKind::Lost,
+            _ => ErrorKind::Refused,
+        };
+        StoreError::new(kind, one_line(&error))
+    }
+}
+
+/// Returns the text of an error in one line: libpq's have several.
+fn one_line(error: &dyn fmt::Display) -> String {
+    let text = error.to_string();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

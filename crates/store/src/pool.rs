@@ -1,0 +1,257 @@
+//! Pool: a few threads, each with a connection, do what others wait for.
+//!
+//! No caller waits longer than it says. A thread whose database is stopped is interrupted, and a
+//! database that is away is tried again after a pause, by one thread, while everybody else is told so
+//! at once.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::connection::Connection;
+use crate::error::{ErrorKind, StoreError};
+use crate::health::Health;
+use crate::location::{Location, Secrets};
+use crate::ticket::Ticket;
+
+/// The users in a database.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) shared: Arc<Shared>,
+    jobs: Sender<Job>,
+}
+
+/// Settings of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where it is.
+    pub location: Location,
+    /// The files with what is secret.
+    pub secrets: Secrets,
+    /// Largest number of connections, and of streams, which have one each.
+    pub connections: usize,
+    /// The longest time of a stream.
+    pub stream_timeout: Duration,
+}
+
+/// What the threads share.
+pub(crate) struct Shared {
+    pub location: Location,
+    pub secrets: Secrets,
+    pub connections: usize,
+    pub stream_timeout: Duration,
+    pub health: Health,
+}
+
+/// What a thread is to do.
+struct Job {
+    ticket: Arc<Ticket>,
+    /// Does it, or takes note of why it can't be done.
+    work: Box<dyn FnMut(Result<&mut Connection, StoreError>) -> Result<(), StoreError> + Send>,
+}
+
+impl Store {
+    /// Opens the store. Each connection is made, and the schema migrated, when it is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Failed`] if there is no thread for it.
+    pub fn open(settings: Settings) -> Result<Self, StoreError> {
+        let connections = settings.connections;
+        // Whoever waits longer than this queue is better off with an error.
+        let (jobs, waiting) = bounded(connections * 16);
+        let shared = Arc::new(Shared {
+            location: settings.location,
+            secrets: settings.secrets,
+            connections,
+            stream_timeout: settings.stream_timeout,
+            health: Health::default(),
+        });
+        for index in 0..connections {
+            let thread = Thread {
+                shared: shared.clone(),
+                jobs: waiting.clone(),
+                connection: None,
+                is_first: index == 0,
+            };
+            let thread = thread::Builder::new()
+                .name("store".to_string())
+                .spawn(move || thread.run());
+            let failed = |error: std::io::Error| {
+                StoreError::new(
+                    ErrorKind::Failed,
+                    format!("no thread for the store: {error}"),
+                )
+            };
+            thread.map_err(failed)?;
+        }
+        Ok(Store { shared, jobs })
+    }
+
+    /// Has a thread of the pool do `work`, and returns what it returns. A connection that was lost
+    /// is replaced, once, and the work done again: it must not matter how often it is begun.
+    pub fn run<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        mut work: impl FnMut(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let health = &self.shared.health;
+        health.check()?;
+        let (reply, replied) = bounded(1);
+        let ticket = Arc::new(Ticket::default());
+        let job = Job {
+            ticket: ticket.clone(),
+            work: Box::new(move |connection| {
+                let result = match connection.and_then(&mut work) {
+                    Err(error) if error.kind == ErrorKind::Lost => return Err(error),
+                    result => result,
+                };
+                let failed = result.as_ref().err().cloned();
+                // Nobody waits any more if it fails.
+                let _ = reply.send(result);
+                failed.map_or(Ok(()), Err)
+            }),
+        };
+        health.stats.waiting.fetch_add(1, Ordering::Relaxed);
+        let sent = self.jobs.send_deadline(job, deadline);
+        let result = match sent.map(|()| replied.recv_deadline(deadline)) {
+            Ok(Ok(result)) => result,
+            Ok(Err(RecvTimeoutError::Timeout)) => {
+                ticket.give_up();
+                Err(StoreError::new(
+                    ErrorKind::Late,
+                    "the database does not answer in time",
+                ))
+            }
+            Ok(Err(RecvTimeoutError::Disconnected)) => {
+                Err(StoreError::new(ErrorKind::Failed, "this server failed"))
+            }
+            Err(_) => Err(StoreError::new(
+                ErrorKind::Busy,
+                "all connections are in use",
+            )),
+        };
+        health.stats.waiting.fetch_sub(1, Ordering::Relaxed);
+        if let Err(error) = &result
+            && matches!(error.kind, ErrorKind::Late | ErrorKind::Busy)
+        {
+            health.count(error);
+        }
+        result
+    }
+
+    /// Returns the counters.
+    pub fn stats(&self) -> &crate::health::Stats {
+        &self.shared.health.stats
+    }
+
+    /// Returns whether the store answers, as far as is known.
+    pub fn is_up(&self) -> bool {
+        self.shared.health.check().is_ok()
+    }
+}
+
+/// A thread of the pool.
+struct Thread {
+    shared: Arc<Shared>,
+    jobs: Receiver<Job>,
+    connection: Option<Connection>,
+    /// Whether it tries a store that is away.
+    is_first: bool,
+}
+
+impl Thread {
+    /// Does what comes, until the store is dropped.
+    fn run(mut self) {
+        loop {
+            let health = &self.shared.health;
+            let pause = self.is_first.then(|| health.next_attempt()).flatten();
+            let job = match pause {
+                None => self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(pause) => self.jobs.recv_timeout(pause),
+            };
+            match job {
+                Ok(job) => self.run_job(job),
+                Err(RecvTimeoutError::Timeout) => self.try_again(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Sees whether the store has come back.
+    fn try_again(&mut self) {
+        self.run_job(Job {
+            ticket: Arc::default(),
+            work: Box::new(|connection| {
+                connection?
+                    .read(Duration::from_secs(2), crate::users::count)
+                    .map(drop)
+            }),
+        });
+    }
+
+    fn run_job(&mut self, mut job: Job) {
+        let shared = self.shared.clone();
+        let stats = &shared.health.stats;
+        // A connection may have been lost since it was last used, which only its next use shows.
+        let mut may_be_stale = self.connection.is_some();
+        loop {
+            let done = match self.connect() {
+                Err(error) => {
+                    let _ = (job.work)(Err(error.clone()));
+                    Err(error)
+                }
+                Ok(connection) => {
+                    if !job.ticket.begin(connection.socket) {
+                        return;
+                    }
+                    stats.running.fetch_add(1, Ordering::Relaxed);
+                    // The panic hook logs a panic.
+                    let done = catch_unwind(AssertUnwindSafe(|| (job.work)(Ok(connection))));
+                    stats.running.fetch_sub(1, Ordering::Relaxed);
+                    done.unwrap_or_else(|_| {
+                        Err(StoreError::new(ErrorKind::Failed, "this server failed"))
+                    })
+                }
+            };
+            let goes_on = job.ticket.pause();
+            let Err(error) = done else {
+                shared.health.succeeded();
+                return;
+            };
+            // Whatever state it is in.
+            if self.connection.take().is_some() {
+                stats.connections.fetch_sub(1, Ordering::Relaxed);
+            }
+            if error.kind == ErrorKind::Lost && may_be_stale && goes_on {
+                may_be_stale = false;
+                continue;
+            }
+            shared.health.failed(&error);
+            if error.kind == ErrorKind::Lost {
+                let _ = (job.work)(Err(StoreError::new(ErrorKind::Away, error.why)));
+            }
+            return;
+        }
+    }
+
+    /// Returns the connection, a new one if there is none.
+    fn connect(&mut self) -> Result<&mut Connection, StoreError> {
+        if self.connection.is_none() {
+            let mut connection = Connection::open(&self.shared.location, &self.shared.secrets)?;
+            connection.migrate()?;
+            self.shared
+                .health
+                .stats
+                .connections
+                .fetch_add(1, Ordering::Relaxed);
+            self.connection = Some(connection);
+        }
+        let none = || StoreError::new(ErrorKind::Away, "there is no connection");
+        self.connection.as_mut().ok_or_else(none)
+    }
+}

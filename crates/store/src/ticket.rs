@@ -1,0 +1,59 @@
+//! Ticket: the two who are concerned with a piece of work, the thread that does it and the one that
+//! waits for it, agree on whether it goes on.
+
+use std::os::fd::RawFd;
+use std::sync::Mutex;
+
+use shared::sync::ignore_poison;
+
+/// The state of a piece of work.
+#[derive(Default)]
+pub struct Ticket(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    /// Nobody has begun it.
+    #[default]
+    Waiting,
+    /// A thread does it, by the connection of this socket.
+    Running(Option<RawFd>),
+    /// It is done, or is not to be done any more.
+    Over,
+}
+
+impl Ticket {
+    /// Begins it, by a connection of this socket, or of none that can be shut down. Returns whether
+    /// somebody still waits for it.
+    pub fn begin(&self, socket: Option<RawFd>) -> bool {
+        let mut state = ignore_poison(self.0.lock());
+        if matches!(*state, State::Over) {
+            return false;
+        }
+        *state = State::Running(socket);
+        true
+    }
+
+    /// Ends the thread's part: from here on the connection may be closed. Returns whether somebody
+    /// still waits for it.
+    pub fn pause(&self) -> bool {
+        let mut state = ignore_poison(self.0.lock());
+        match *state {
+            State::Over => false,
+            _ => {
+                *state = State::Waiting;
+                true
+            }
+        }
+    }
+
+    /// Gives it up: a thread that is at it is interrupted, by the end of its connection. Only this
+    /// ends a call that waits for a server that is stopped.
+    pub fn give_up(&self) {
+        let mut state = ignore_poison(self.0.lock());
+        if let State::Running(Some(socket)) = *state {
+            // The connection has the socket as long as it runs, because of the lock.
+            libpq::shut_down(socket);
+        }
+        *state = State::Over;
+    }
+}

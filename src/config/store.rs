@@ -1,0 +1,96 @@
+//! Settings of the store: where it is, and the files with what is secret.
+
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use store::{ErrorKind, Location, Secrets, Store};
+
+use crate::config::credentials::from_systemd;
+use crate::config::options::{Options, StoreFiles};
+use crate::error::Error;
+
+/// Time that a starting server waits for the store.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Descriptors that a connection needs: SQLite has three files open.
+const DESCRIPTORS: usize = 4;
+
+/// Settings of the store, parsed from [`Options`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings(store::Settings);
+
+impl Settings {
+    /// Parses the options, if they name a store.
+    pub fn new(options: &Options) -> Result<Option<Self>, Error> {
+        let wants_users = options.commands.contains("users");
+        let Some(url) = &options.store else {
+            return match wants_users {
+                true => Err(Error::Configuration(
+                    "--commands users needs a database with the users: name it with --store, such as \
+                     --store sqlite:///var/lib/blockchain-tcpd/users.db"
+                        .to_string(),
+                )),
+                false => Ok(None),
+            };
+        };
+        let wrong = |why: String| Error::Configuration(format!("--store {why}"));
+        let location = Location::parse(url).map_err(wrong)?;
+        let StoreFiles {
+            store_password_file: password,
+            store_ca_file: ca,
+        } = options.store_files.clone();
+        let secrets = match location {
+            Location::Postgres(_) => Secrets {
+                password: password.or_else(|| from_systemd("store-password")),
+                ca: ca.or_else(|| from_systemd("store-ca")),
+            },
+            Location::Sqlite(_) => Secrets::default(),
+        };
+        if !wants_users {
+            warn!("without --commands users, --store has no effect");
+            return Ok(None);
+        }
+        Ok(Some(Settings(store::Settings {
+            location,
+            secrets,
+            connections: options.store_connections,
+            stream_timeout: options.store_stream_timeout,
+        })))
+    }
+
+    /// Returns the number of descriptors that the store needs.
+    pub fn descriptors(&self) -> usize {
+        // As many again for streams.
+        2 * self.0.connections * DESCRIPTORS
+    }
+
+    /// Checks that the files can be read, and that the schema of the store, if that answers, is not
+    /// of a newer version.
+    pub fn check(&self) -> Result<(), Error> {
+        self.0
+            .secrets
+            .check()
+            .map_err(|error| Error::Configuration(error.to_string()))?;
+        let store = self.open()?;
+        self.wait_for(&store)
+    }
+
+    /// Opens the store, and waits for nothing.
+    pub fn open(&self) -> Result<Store, Error> {
+        Store::open(self.0.clone()).map_err(|error| Error::System(error.to_string()))
+    }
+
+    /// Waits until the store has answered, or has had its time. It may come later.
+    pub fn wait_for(&self, store: &Store) -> Result<(), Error> {
+        let store_is = self.0.location.name();
+        match store.run(Instant::now() + PATIENCE, |_| Ok(())) {
+            Ok(()) => info!(store = store_is; "the store answers"),
+            Err(error) if error.kind == ErrorKind::Newer => {
+                return Err(Error::Configuration(format!("--store {store_is}: {error}")));
+            }
+            // The log says it.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+}
