@@ -6,7 +6,7 @@ use std::time::Instant;
 use crossbeam_channel::select;
 use log::{error, info, warn};
 use rustix::process::WaitOptions;
-use store::Store;
+use store::{PullStats, Store};
 use uuid::Uuid;
 
 use crate::admin::{AdminServer, Context};
@@ -84,8 +84,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
         signals: Signals::listen()?,
         metrics: Arc::default(),
         commands: options.commands.sets(),
-        store_descriptors: store.map_or(0, |store| store.descriptors()),
-        store: users,
+        store: store.zip(users),
+        pulls: Arc::default(),
     };
     loop {
         match daemon.serve(inherited)? {
@@ -104,8 +104,8 @@ struct Daemon<'a> {
     signals: Signals,
     metrics: Arc<Metrics>,
     commands: Vec<CommandSet>,
-    store: Option<Store>,
-    store_descriptors: usize,
+    store: Option<(config::store::Settings, Store)>,
+    pulls: Arc<PullStats>,
 }
 
 /// Reason to leave a server.
@@ -135,15 +135,20 @@ impl Daemon<'_> {
             true => 0,
             false => limits::http_connections() + from_servers,
         };
+        let users = self.store.as_ref().map(|(_, store)| store.clone());
+        let store_descriptors = self
+            .store
+            .as_ref()
+            .map_or(0, |(store, _)| store.descriptors());
         let setup = Setup {
             options: self.options,
             id: self.identity.id,
             commands: &self.commands,
             protocols: PROTOCOLS,
             metrics: self.metrics.clone(),
-            reserved: max_http + to_cluster + self.store_descriptors,
+            reserved: max_http + to_cluster + store_descriptors,
             cluster: self.cluster.clone(),
-            users: self.store.clone().map(|store| Arc::new(store) as _),
+            users: users.map(|users| Arc::new(users) as _),
         };
         let server = Server::start(&setup, inherited)?;
         let context = Context {
@@ -153,13 +158,23 @@ impl Daemon<'_> {
             commands: self.commands.clone(),
             member: server.member(),
             cluster: server.cluster_stats(),
+            store: self.store.as_ref().map(|(settings, store)| {
+                let pulls = settings.pulls().then(|| self.pulls.clone());
+                (store.clone(), pulls)
+            }),
             draining: server.draining.clone(),
         };
         let http = AdminServer::start(sockets, context, max_http)?;
         server.begin();
         server.log_ready(&http.addresses());
         let notifier = Notifier::start(server.health())?;
-        match self.wait(&server) {
+        let puller = match &self.store {
+            Some((settings, store)) => settings.start_puller(store, &self.pulls)?,
+            None => None,
+        };
+        let reason = self.wait(&server);
+        drop(puller);
+        match reason {
             ExitReason::Stop(reason, result) => {
                 server.draining.get_or_init(Instant::now);
                 self.stop(server, notifier, &reason, result).map(|()| None)

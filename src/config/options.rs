@@ -140,6 +140,19 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "1m")]
     pub store_stream_timeout: Duration,
 
+    /// Feed of the users: a URL of HTTP with a JSON array or JSON lines. The servers of a database
+    /// pull it in turn, one at a time [default: none]
+    #[arg(long, value_name = "URL")]
+    pub users_feed: Option<String>,
+
+    /// Time between two pulls of the feed, at least 1s
+    #[arg(long, value_name = "DURATION", value_parser = interval, default_value = "1m")]
+    pub users_feed_interval: Duration,
+
+    /// Time after which a server of the feed that sends nothing is given up
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "30s")]
+    pub users_feed_idle_timeout: Duration,
+
     /// Largest number of connections to the store, 1 to 64, and of streams of all users, which take
     /// one each
     #[arg(long, value_name = "N", value_parser = connections, default_value = "4")]
@@ -359,6 +372,13 @@ fn number(text: &str) -> Result<usize, &'static str> {
 fn positive(text: &str) -> Result<usize, &'static str> {
     let number = number(text).ok().filter(|number| *number > 0);
     number.ok_or("not a whole number from 1 on")
+}
+
+fn interval(text: &str) -> Result<Duration, &'static str> {
+    match duration(text)? {
+        interval if interval >= Duration::from_secs(1) => Ok(interval),
+        _ => Err("not 1s or more"),
+    }
 }
 
 fn connections(text: &str) -> Result<usize, &'static str> {

@@ -1,9 +1,12 @@
 //! Settings of the store: where it is, and the files with what is secret.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
-use store::{ErrorKind, Location, Secrets, Store};
+use store::feed::http::HttpFeed;
+use store::{ErrorKind, Location, PullStats, Puller, PullerSettings, Secrets, Store};
+use uuid::Uuid;
 
 use crate::config::credentials::from_systemd;
 use crate::config::options::{Options, StoreFiles};
@@ -15,9 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Descriptors that a connection needs: SQLite has three files open.
 const DESCRIPTORS: usize = 4;
 
+/// Descriptors that the puller needs: its connection to the feed.
+const PULLER_DESCRIPTORS: usize = 2;
+
 /// Settings of the store, parsed from [`Options`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings(store::Settings);
+pub struct Settings {
+    store: store::Settings,
+    puller: Option<PullerSettings>,
+}
 
 impl Settings {
     /// Parses the options, if they name a store.
@@ -50,24 +59,54 @@ impl Settings {
             warn!("without --commands users, --store has no effect");
             return Ok(None);
         }
-        Ok(Some(Settings(store::Settings {
-            location,
-            secrets,
-            connections: options.store_connections,
-            stream_timeout: options.store_stream_timeout,
-        })))
+        let wrong = |why: String| Error::Configuration(format!("--users-feed {why}"));
+        let puller = options.users_feed.as_ref().map(|url| {
+            HttpFeed::check(url).map_err(wrong)?;
+            Ok(PullerSettings {
+                url: url.clone(),
+                interval: options.users_feed_interval,
+                idle_timeout: options.users_feed_idle_timeout,
+                holder: Uuid::new_v4().hyphenated().to_string(),
+            })
+        });
+        Ok(Some(Settings {
+            store: store::Settings {
+                location,
+                secrets,
+                connections: options.store_connections,
+                stream_timeout: options.store_stream_timeout,
+            },
+            puller: puller.transpose()?,
+        }))
+    }
+
+    /// Returns whether a feed is named.
+    pub fn pulls(&self) -> bool {
+        self.puller.is_some()
+    }
+
+    /// Starts to pull users into the store, if a feed is named.
+    pub fn start_puller(
+        &self,
+        store: &Store,
+        stats: &Arc<PullStats>,
+    ) -> Result<Option<Puller>, Error> {
+        let puller = self.puller.clone();
+        let puller = puller.map(|puller| Puller::start(store.clone(), puller, stats.clone()));
+        let failed = |error| Error::system("start the puller of users", &error);
+        puller.transpose().map_err(failed)
     }
 
     /// Returns the number of descriptors that the store needs.
     pub fn descriptors(&self) -> usize {
         // As many again for streams.
-        2 * self.0.connections * DESCRIPTORS
+        2 * self.store.connections * DESCRIPTORS + PULLER_DESCRIPTORS
     }
 
     /// Checks that the files can be read, and that the schema of the store, if that answers, is not
     /// of a newer version.
     pub fn check(&self) -> Result<(), Error> {
-        self.0
+        self.store
             .secrets
             .check()
             .map_err(|error| Error::Configuration(error.to_string()))?;
@@ -77,13 +116,13 @@ impl Settings {
 
     /// Opens the store, and waits for nothing.
     pub fn open(&self) -> Result<Store, Error> {
-        Store::open(self.0.clone()).map_err(|error| Error::System(error.to_string()))
+        Store::open(self.store.clone()).map_err(|error| Error::System(error.to_string()))
     }
 
     /// Waits until the store has answered, or has had its time. It may come later.
     pub fn wait_for(&self, store: &Store) -> Result<(), Error> {
-        let store_is = self.0.location.name();
-        match store.run(Instant::now() + PATIENCE, |_| Ok(())) {
+        let store_is = self.store.location.name();
+        match store.check(Instant::now() + PATIENCE) {
             Ok(()) => info!(store = store_is; "the store answers"),
             Err(error) if error.kind == ErrorKind::Newer => {
                 return Err(Error::Configuration(format!("--store {store_is}: {error}")));

@@ -1,8 +1,8 @@
 //! Command-line client of the server, for people and for scripts.
 //!
 //! [`options`] parses the command line and selects the task: one request ([`ask`]), an interactive
-//! shell or a pipe ([`shell`]), a live display ([`watch`]), a load generator ([`mod@bench`]), or
-//! shell completions. [`output`] prints replies and failures; [`failure`] defines the exit
+//! shell or a pipe ([`shell`]), a live display ([`watch`]), a load generator ([`mod@bench`]), users
+//! from a file ([`mod@pull`]), or shell completions. [`output`] prints replies and failures; [`failure`] defines the exit
 //! statuses; [`interrupt`] handles ^C; [`terminal`] tells what the terminal can display.
 
 mod ask;
@@ -12,6 +12,7 @@ mod interrupt;
 mod link;
 mod options;
 mod output;
+mod pull;
 mod shell;
 mod terminal;
 mod watch;
@@ -39,6 +40,7 @@ fn run() -> Result<ExitCode, Failure> {
         Task::Connect(_) => shell::run(&options),
         Task::Watch(watch) => watch::run(&options, &watch),
         Task::Bench(bench) => bench::run(&options, &bench),
+        Task::Pull(pull) => pull::run(&options, &pull).map(|()| ExitCode::SUCCESS),
         Task::Completions { shell } => {
             output::print(&completions::script(shell)).map(|()| ExitCode::SUCCESS)
         }

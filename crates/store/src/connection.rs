@@ -19,6 +19,9 @@ const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 /// How long a writer of SQLite waits for another one.
 const SQLITE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Milliseconds after which PostgreSQL ends a transaction in which this program does nothing.
+const IDLE_IN_TRANSACTION: u32 = 5000;
+
 /// Number of the lock that one server has while it migrates the schema.
 const MIGRATION_LOCK: i64 = 0x626c_6f63_6b63_6861;
 
@@ -78,6 +81,11 @@ impl Connection {
         }
     }
 
+    /// Asks the database whether it is there.
+    pub fn ping(&mut self) -> Result<(), StoreError> {
+        self.execute("SELECT 1")
+    }
+
     /// Calls `work` in a transaction that only reads, and that the database ends after `limit`.
     pub fn read<T>(
         &mut self,
@@ -94,9 +102,39 @@ impl Connection {
         Ok(value)
     }
 
-    fn execute_in_postgres(&mut self, statements: &str) -> Result<(), StoreError> {
+    /// Calls `work` in a transaction that writes, and each of whose statements the database ends
+    /// after `limit`.
+    pub fn write<T>(
+        &mut self,
+        limit: Duration,
+        work: impl FnOnce(&mut Backend) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let limit = limit.as_millis().max(1);
+        self.execute(&match self.backend {
+            // A transaction that waits for this program keeps the lease from others.
+            Backend::Postgres(_) => format!(
+                "BEGIN; SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}; \
+                 SET LOCAL idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION}"
+            ),
+            // A transaction that begins to write later fails at once if another writes.
+            Backend::Sqlite(_) => "BEGIN IMMEDIATE".to_string(),
+        })?;
+        let value = work(&mut self.backend)?;
+        self.execute("COMMIT")?;
+        Ok(value)
+    }
+
+    fn execute(&mut self, statements: &str) -> Result<(), StoreError> {
         match &mut self.backend {
-            Backend::Postgres(connection) => Ok(connection.batch_execute(statements)?),
+            Backend::Postgres(connection) => connection.batch_execute(statements)?,
+            Backend::Sqlite(connection) => connection.batch_execute(statements)?,
+        }
+        Ok(())
+    }
+
+    fn execute_in_postgres(&mut self, statements: &str) -> Result<(), StoreError> {
+        match self.backend {
+            Backend::Postgres(_) => self.execute(statements),
             Backend::Sqlite(_) => Ok(()),
         }
     }

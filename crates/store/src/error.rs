@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Late,
     /// The database refused the statement.
     Refused,
+    /// Another server may write, and this one may not any more.
+    Deposed,
     /// The schema is of a newer version of this program.
     Newer,
     /// This program failed.
@@ -35,7 +37,9 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// The names of all kinds, as metrics show them.
-    pub const NAMES: [&str; 7] = ["away", "lost", "busy", "late", "refused", "newer", "failed"];
+    pub const NAMES: [&str; 8] = [
+        "away", "lost", "busy", "late", "refused", "deposed", "newer", "failed",
+    ];
 }
 
 impl StoreError {

@@ -127,7 +127,7 @@ impl Health {
 }
 
 /// Returns a number from 0 to 1 that differs between servers and calls.
-fn jitter() -> f64 {
+pub fn jitter() -> f64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one(0) as u32 as f64 / f64::from(u32::MAX)
 }

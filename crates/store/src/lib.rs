@@ -6,14 +6,22 @@
 
 mod connection;
 mod error;
+pub mod feed;
 mod health;
+mod lease;
 mod location;
 mod pool;
+mod pull;
+mod puller;
 mod stream;
 mod ticket;
+mod upsert;
 mod users;
 
 pub use error::{ErrorKind, StoreError};
 pub use health::Stats;
+pub use lease::{Fence, Marks};
 pub use location::{Location, Secrets};
 pub use pool::{Settings, Store};
+pub use pull::{Progress, PullError};
+pub use puller::{PullStats, Puller, PullerSettings};

@@ -92,6 +92,15 @@ impl Store {
         Ok(Store { shared, jobs })
     }
 
+    /// Waits for an answer of the store.
+    ///
+    /// # Errors
+    ///
+    /// If there is none by the deadline, or [`ErrorKind::Newer`].
+    pub fn check(&self, deadline: Instant) -> Result<(), StoreError> {
+        self.run(deadline, |connection| connection.ping())
+    }
+
     /// Has a thread of the pool do `work`, and returns what it returns. A connection that was lost
     /// is replaced, once, and the work done again: it must not matter how often it is begun.
     pub fn run<T: Send + 'static>(

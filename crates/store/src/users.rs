@@ -8,6 +8,7 @@ use log::debug;
 
 use crate::connection::Backend;
 use crate::error::StoreError;
+use crate::lease::with_backend;
 use crate::pool::Store;
 use crate::stream;
 use shared::command::Unavailable;
@@ -61,21 +62,20 @@ struct Number {
     number: i64,
 }
 
-/// Calls one of Diesel's functions for whichever backend it is.
-macro_rules! with_backend {
-    ($backend:expr, |$connection:ident| $call:expr) => {
-        match $backend {
-            Backend::Postgres($connection) => $call,
-            Backend::Sqlite($connection) => $call,
-        }
-    };
-}
-
 /// Returns the number of users.
 pub fn count(backend: &mut Backend) -> Result<u64, StoreError> {
     let query = sql_query("SELECT count(*) AS number FROM users");
     let row: Number = with_backend!(backend, |connection| query.get_result(connection))?;
     Ok(u64::try_from(row.number).unwrap_or_default())
+}
+
+/// Returns whether there are users.
+pub fn is_any(backend: &mut Backend) -> Result<bool, StoreError> {
+    let query = sql_query(
+        "SELECT CAST(count(*) AS bigint) AS number FROM (SELECT id FROM users LIMIT 1) one",
+    );
+    let row: Number = with_backend!(backend, |connection| query.get_result(connection))?;
+    Ok(row.number > 0)
 }
 
 /// Returns the user of this id.

@@ -3,12 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use store::{PullStats, Store};
 use uuid::Uuid;
 
 use super::process::Process;
@@ -58,6 +61,7 @@ fn open_metrics(state: &State<'_>) -> String {
             .collect(),
         protocols: state.context.protocols.clone(),
         cluster: state.context.cluster.snapshot(),
+        store: state.context.store.clone(),
     };
     let mut registry = Registry::default();
     let own = registry.sub_registry_with_prefix("blockchain_tcpd");
@@ -95,8 +99,10 @@ fn older(open_metrics: &str) -> String {
     text
 }
 
+/// Names of how a stream of users ends.
+const STREAMED: [&str; 3] = ["whole", "client", "store"];
+
 /// Values of the metrics of the service.
-#[derive(Debug)]
 struct Stats {
     id: Uuid,
     ready: bool,
@@ -108,6 +114,13 @@ struct Stats {
     protocols: Vec<String>,
     commands: Vec<(&'static str, CommandClass)>,
     cluster: Option<cluster::StatsSnapshot>,
+    store: Option<(Store, Option<Arc<PullStats>>)>,
+}
+
+impl fmt::Debug for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stats")
+    }
 }
 
 impl Collector for Stats {
@@ -158,6 +171,34 @@ impl Collector for Stats {
                 counters("cluster_censuses", "Polls of all servers, each for all who asked meanwhile", "outcome", censuses),
                 counters("cluster_errors", "Failed attempts to contact the cluster", "kind", cluster::ErrorKind::NAMES.into_iter().zip(cluster.errors)),
             ]);
+        }
+        if let Some((store, pulls)) = &self.store {
+            let stats = store.stats();
+            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let size = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) as u64;
+            let labelled = |names: &'static [&'static str], counters: &[AtomicU64]| {
+                names.iter().zip(counters.iter().map(count).collect::<Vec<_>>())
+            };
+            rows.extend([
+                gauge("store_up", "Whether the database answers", u64::from(store.is_up())),
+                gauge("store_connections", "Connections to the database", size(&stats.connections)),
+                gauge("store_running", "Pieces of work that the database does", size(&stats.running)),
+                gauge("store_waiting", "Callers that wait for the database", size(&stats.waiting)),
+                gauge("store_stream_clients", "Clients that take all users at once", size(&stats.streams)),
+                counters("store_streams", "Answers with all users that have ended", "outcome", labelled(&STREAMED, &stats.streamed)),
+                counter("store_done", "Pieces of work that the database has done", count(&stats.done)),
+                counters("store_errors", "Failures of the store", "kind", labelled(&store::ErrorKind::NAMES, &stats.errors)),
+            ]);
+            if let Some(pulls) = pulls {
+                let age = pulls.age().map_or(f64::INFINITY, |age| age.as_secs_f64());
+                rows.extend([
+                    gauge("users_pull_age_seconds", "Time since a server last pulled the whole feed", age),
+                    gauge("users_pull_leads", "Whether this server pulls", u64::from(pulls.leads.load(Ordering::Relaxed))),
+                    gauge("users_pull_seconds", "Duration of the last whole pull of this server", count(&pulls.duration) as f64 / 1000.0),
+                    counters("users_pulls", "Pulls of this server", "outcome", labelled(&PullStats::OUTCOMES, &pulls.pulls)),
+                    counters("users_rows", "Users of the feed", "outcome", labelled(&PullStats::ROWS, &pulls.rows)),
+                ]);
+            }
         }
         encode(rows, encoder)
     }

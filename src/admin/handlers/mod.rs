@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::history::History;
+use store::{PullStats, Store};
+
 use crate::cluster::{self, Member, Stats};
 use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::protocol::http::{Request, Response};
@@ -33,6 +35,8 @@ pub struct Context {
     pub member: Member,
     /// State of its connection to the cluster.
     pub cluster: Arc<Stats>,
+    /// The store, if there is one, and the pulls into it, if there is a feed.
+    pub store: Option<(Store, Option<Arc<PullStats>>)>,
     /// Set when it begins to drain.
     pub draining: Draining,
 }

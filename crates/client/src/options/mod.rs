@@ -6,6 +6,7 @@ mod requests;
 
 use std::env;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -120,6 +121,12 @@ pub enum Task {
     Watch(Watch),
     /// Measures how fast the server answers, and verifies every reply
     Bench(Bench),
+    /// Loads the users of a feed into a database, once
+    #[command(
+        after_help = "Exit status: 65 the feed is no JSON or breaks off, 66 it can't be opened, 69 the database does not \
+                            answer. What came before is in the database."
+    )]
+    Pull(Pull),
     /// Prints what a shell completes these command lines with
     Completions {
         /// Which shell
@@ -167,6 +174,27 @@ pub struct Bench {
     pub request: String,
 }
 
+/// What to pull.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+pub struct Pull {
+    /// File with the users: a JSON array or JSON lines, also compressed by gzip; - is standard input
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub feed: PathBuf,
+
+    /// The database: postgres://USER@HOST/DATABASE or sqlite:///PATH
+    #[arg(long, value_name = "URL")]
+    pub store: String,
+
+    /// File with the password for PostgreSQL
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub store_password_file: Option<PathBuf>,
+
+    /// File with the trusted certificates (PEM) for TLS with PostgreSQL
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub store_ca_file: Option<PathBuf>,
+}
+
 fn number_up_to(most: u32, text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(number) if (1..=most).contains(&number) => Ok(number),
@@ -202,7 +230,7 @@ impl Options {
             Task::Connect(to) | Task::Watch(Watch { to, .. }) | Task::Bench(Bench { to, .. }) => {
                 &to.to
             }
-            Task::Completions { .. } => return Ok((options, task)),
+            Task::Pull(_) | Task::Completions { .. } => return Ok((options, task)),
         };
         // Only a variable that is needed has to be right, so clap doesn't read them.
         let is_default = |id| matches.value_source(id) == Some(ValueSource::DefaultValue);

@@ -55,8 +55,8 @@ impl User {
     }
 }
 
-/// Returns JSON with every character escaped that is not printable ASCII. In JSON, only strings have
-/// such.
+/// Returns JSON with every character escaped that is not printable ASCII, in one line. In JSON, only
+/// strings have such, but for line ends and tabs, which they don't have.
 pub fn ascii(json: &str) -> Cow<'_, str> {
     if json.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return json.into();
@@ -65,6 +65,7 @@ pub fn ascii(json: &str) -> Cow<'_, str> {
     for letter in json.chars() {
         match letter {
             ' '..='~' => escaped.push(letter),
+            '\n' | '\r' | '\t' => escaped.push(' '),
             _ => {
                 for unit in letter.encode_utf16(&mut [0; 2]) {
                     // Writing into a String can't fail.

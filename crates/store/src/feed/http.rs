@@ -1,0 +1,293 @@
+//! Feeds over HTTP: pages that link to the next one, from a server that may be slow, lie or break
+//! off.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::ring;
+use ureq::http::{Response, Uri};
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::{Agent, Body};
+
+use super::source::{Source, decompressed};
+use crate::lease::Marks;
+
+/// Largest number of redirects of a page.
+const MAX_REDIRECTS: u32 = 5;
+
+/// Largest number of pages.
+const MAX_PAGES: usize = 100_000;
+
+/// How long it may take to connect.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a page may take in all.
+const WHOLE: Duration = Duration::from_secs(3600);
+
+/// A feed on a server.
+pub struct HttpFeed {
+    agent: Agent,
+    url: String,
+}
+
+/// What a server says to a request for the first page.
+pub enum Answer {
+    /// The feed is as it was.
+    NotModified,
+    /// The feed, and its marks.
+    Pages(Pages, Marks),
+}
+
+/// The pages of a feed.
+pub struct Pages {
+    agent: Agent,
+    /// The page that was asked for, and has not been given out.
+    current: Option<Response<Body>>,
+    /// The URL of the page after it.
+    next: Option<String>,
+    count: usize,
+}
+
+impl HttpFeed {
+    /// Checks a URL.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with it.
+    pub fn check(url: &str) -> Result<(), String> {
+        let uri: Uri = url
+            .parse()
+            .map_err(|_| "is no URL: write http://HOST/PATH or https://HOST/PATH".to_string())?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(
+                "is no URL of HTTP: write http://HOST/PATH or https://HOST/PATH".to_string(),
+            );
+        }
+        if uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        {
+            return Err(
+                "holds a user or a password, which everybody on this machine could see".to_string(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Returns the feed at this URL. A server that sends nothing for the time `idle` is given up.
+    pub fn new(url: &str, idle: Duration) -> Self {
+        let roots = rustls_native_certs::load_native_certs().certs;
+        let roots: Vec<_> = roots
+            .iter()
+            .map(|root| Certificate::from_der(root).to_owned())
+            .collect();
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+            .root_certs(RootCerts::Specific(Arc::new(roots)))
+            .build();
+        let agent = Agent::config_builder()
+            .tls_config(tls)
+            // A feed that is asked for encrypted stays so.
+            .https_only(url.starts_with("https://"))
+            .max_redirects(MAX_REDIRECTS)
+            .http_status_as_error(false)
+            .proxy(None)
+            .accept_encoding("gzip")
+            .user_agent(concat!("blockchain-tcpd/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(CONNECT))
+            .timeout_resolve(Some(CONNECT))
+            .timeout_per_read(Some(idle))
+            .timeout_per_write(Some(idle))
+            .timeout_global(Some(WHOLE))
+            .build();
+        HttpFeed {
+            agent: agent.into(),
+            url: url.to_string(),
+        }
+    }
+
+    /// Asks for the feed, unless it is as these marks say.
+    ///
+    /// # Errors
+    ///
+    /// If the server can't be reached, or answers something else.
+    pub fn get(&self, known: &Marks) -> io::Result<Answer> {
+        let mut request = self.agent.get(&self.url);
+        if known.feed.as_deref() == Some(&*self.url) {
+            if let Some(etag) = &known.etag {
+                request = request.header("If-None-Match", etag);
+            }
+            if let Some(date) = &known.last_modified {
+                request = request.header("If-Modified-Since", date);
+            }
+        }
+        let response = request.call().map_err(io::Error::other)?;
+        if response.status() == 304 {
+            return Ok(Answer::NotModified);
+        }
+        let field = |name: &str| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            Some(value.to_string())
+        };
+        let mut marks = Marks {
+            feed: Some(self.url.clone()),
+            etag: field("etag"),
+            last_modified: field("last-modified"),
+        };
+        let next = checked(&response)?;
+        if next.is_some() {
+            // They are those of the first page alone.
+            marks = Marks::default();
+        }
+        let pages = Pages {
+            agent: self.agent.clone(),
+            current: Some(response),
+            next,
+            count: 0,
+        };
+        Ok(Answer::Pages(pages, marks))
+    }
+
+    /// Ends all requests of this feed, also in other threads.
+    pub fn shut_down(&self) {
+        self.agent.clone().shutdown();
+    }
+}
+
+impl Iterator for Pages {
+    type Item = io::Result<Source>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let response = match (self.current.take(), self.next.take()) {
+            (Some(current), next) => {
+                self.next = next;
+                current
+            }
+            (None, None) => return None,
+            (None, Some(url)) => {
+                self.count += 1;
+                if self.count == MAX_PAGES {
+                    return Some(Err(io::Error::other("the feed has too many pages")));
+                }
+                match self.agent.get(&url).call().map_err(io::Error::other) {
+                    Err(error) => return Some(Err(error)),
+                    Ok(response) => match checked(&response) {
+                        Err(error) => return Some(Err(error)),
+                        Ok(next) => {
+                            self.next = next;
+                            response
+                        }
+                    },
+                }
+            }
+        };
+        Some(decompressed(
+            response
+                .into_body()
+                .into_with_config()
+                .limit(u64::MAX)
+                .reader(),
+        ))
+    }
+}
+
+/// Checks the status of a page. Returns the URL of the next page, if it names one.
+fn checked(response: &Response<Body>) -> io::Result<Option<String>> {
+    use ureq::ResponseExt as _;
+    if response.status() != 200 {
+        let status = response.status();
+        return Err(io::Error::other(format!(
+            "the server of the feed answers with the HTTP status {status}"
+        )));
+    }
+    let links = response.headers().get_all("link").iter();
+    let links = links.filter_map(|link| link.to_str().ok());
+    Ok(links
+        .flat_map(|links| links.split(",<").collect::<Vec<_>>())
+        .find_map(next_link)
+        .map(|target| resolve(&response.get_uri().to_string(), target)))
+}
+
+/// Returns the target of a link (RFC 8288) whose relation is `next`.
+fn next_link(link: &str) -> Option<&str> {
+    let (target, parameters) = link.trim().trim_start_matches('<').split_once('>')?;
+    let mut relations = parameters.split(';').filter_map(|parameter| {
+        let (name, value) = parameter.trim().split_once('=')?;
+        name.trim()
+            .eq_ignore_ascii_case("rel")
+            .then_some(value.trim().trim_matches('"'))
+    });
+    let relations = relations.next()?;
+    let is_next = |relation: &str| relation.eq_ignore_ascii_case("next");
+    relations.split_whitespace().any(is_next).then_some(target)
+}
+
+/// Resolves a reference on a page (RFC 3986, section 5.2).
+fn resolve(page: &str, target: &str) -> String {
+    let page = page.split(['?', '#']).next().unwrap_or(page);
+    let authority = page.find("://").map_or(0, |at| at + 3);
+    let path = page[authority..]
+        .find('/')
+        .map_or(page.len(), |at| authority + at);
+    match target {
+        _ if target.contains("://") => target.to_string(),
+        _ if target.starts_with("//") => format!("{}{target}", &page[..authority - 2]),
+        _ if target.starts_with('/') => format!("{}{target}", &page[..path]),
+        _ if target.starts_with('?') => format!("{page}{target}"),
+        _ => match page[path..].rfind('/') {
+            Some(at) => format!("{}{target}", &page[..path + at + 1]),
+            None => format!("{page}/{target}"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_found_and_resolved() {
+        for (link, expected) in [
+            ("<https://b/x?p=2>; rel=\"next\"", Some("https://b/x?p=2")),
+            ("</u?p=2>; rel=next", Some("/u?p=2")),
+            ("<a>; title=\"x\"; REL=\"prev next\"", Some("a")),
+            ("<a>; rel=\"last\"", None),
+            ("<a>", None),
+            ("", None),
+        ] {
+            assert_eq!(next_link(link), expected, "{link}");
+        }
+        for (target, expected) in [
+            ("https://c/y", "https://c/y"),
+            ("//c/y", "http://c/y"),
+            ("/y", "http://b:1/y"),
+            ("?p=2", "http://b:1/v1/users?p=2"),
+            ("y", "http://b:1/v1/y"),
+        ] {
+            assert_eq!(
+                resolve("http://b:1/v1/users?p=1", target),
+                expected,
+                "{target}"
+            );
+        }
+        assert_eq!(resolve("http://b", "y"), "http://b/y");
+    }
+
+    #[test]
+    fn urls_are_those_of_http_without_secrets() {
+        assert_eq!(HttpFeed::check("https://example.org/users"), Ok(()));
+        for url in [
+            "",
+            "users.json",
+            "ftp://example.org/",
+            "http://me:secret@example.org/",
+        ] {
+            assert!(
+                HttpFeed::check(url).is_err_and(|error| !error.contains("secret")),
+                "{url}"
+            );
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Lease: one server of all pulls the users, for as long as it renews its row in the database.
+//!
+//! Time is the database's, so that servers' clocks don't matter. A holder that was taken for dead
+//! and lives is stopped by its term: each batch checks it last, in its own transaction.
+
+use std::time::Duration;
+
+use diesel::sql_types::{BigInt, Bool, Double, Nullable, Text};
+use diesel::{OptionalExtension as _, QueryableByName, RunQueryDsl as _, sql_query};
+
+use crate::connection::{Backend, Connection};
+use crate::error::{ErrorKind, StoreError};
+
+/// The name of the only lease.
+const NAME: &str = "users";
+
+/// How long a lease lasts that is not renewed.
+pub const TERM: Duration = Duration::from_secs(3);
+
+/// What the database says of the lease and of the last pull.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    /// The holder's term, if the lease is this server's.
+    pub term: Option<i64>,
+    /// Time since the last complete pull; `None` if there was none.
+    pub age: Option<Duration>,
+    /// The marks of the feed at that time.
+    pub marks: Marks,
+}
+
+/// What a feed said of its version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The URL of the feed.
+    pub feed: Option<String>,
+    /// Its `ETag`.
+    pub etag: Option<String>,
+    /// Its `Last-Modified`.
+    pub last_modified: Option<String>,
+}
+
+/// A row of leases.
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = BigInt)]
+    term: i64,
+    #[diesel(sql_type = Bool)]
+    is_mine: bool,
+    #[diesel(sql_type = Bool)]
+    is_free: bool,
+    #[diesel(sql_type = Double)]
+    age: f64,
+    #[diesel(sql_type = Nullable<Text>)]
+    feed: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    etag: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    last_modified: Option<String>,
+}
+
+/// Calls one of Diesel's functions for whichever backend it is.
+macro_rules! with_backend {
+    ($backend:expr, |$connection:ident| $call:expr) => {
+        match $backend {
+            Backend::Postgres($connection) => $call,
+            Backend::Sqlite($connection) => $call,
+        }
+    };
+}
+pub(crate) use with_backend;
+
+/// The clock of the database, in seconds since 1970. Not `now()`: that is the transaction's begin.
+fn clock(backend: &Backend) -> &'static str {
+    match backend {
+        Backend::Postgres(_) => "CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
+        Backend::Sqlite(_) => "unixepoch('now', 'subsec')",
+    }
+}
+
+/// Reads the lease, and takes or renews it for `holder` if it is free or its own.
+pub fn renew(connection: &mut Connection, holder: &str) -> Result<Status, StoreError> {
+    connection.write(Duration::from_secs(2), |backend| {
+        let Some(row) = read(backend, holder)? else {
+            take(backend, holder)?;
+            return Ok(read(backend, holder)?.map_or_else(Status::default, Status::from));
+        };
+        // Others only read: each attempt to take it would write.
+        if !row.is_mine && !row.is_free {
+            return Ok(row.into());
+        }
+        take(backend, holder)?;
+        Ok(read(backend, holder)?.map_or_else(Status::default, Status::from))
+    })
+}
+
+impl From<Row> for Status {
+    fn from(row: Row) -> Self {
+        Status {
+            term: row.is_mine.then_some(row.term),
+            age: (row.age < f64::from(u32::MAX)).then(|| Duration::from_secs_f64(row.age.max(0.0))),
+            marks: Marks {
+                feed: row.feed,
+                etag: row.etag,
+                last_modified: row.last_modified,
+            },
+        }
+    }
+}
+
+fn read(backend: &mut Backend, holder: &str) -> Result<Option<Row>, StoreError> {
+    let now = clock(backend);
+    let query = format!(
+        "SELECT term, holder = $1 AND until >= {now} AS is_mine, until < {now} AS is_free, \
+         CASE WHEN pulled_at > 0 THEN {now} - pulled_at ELSE 1e12 END AS age, feed, etag, last_modified \
+         FROM leases WHERE name = $2"
+    );
+    Ok(with_backend!(backend, |connection| {
+        let query = sql_query(query)
+            .bind::<Text, _>(holder)
+            .bind::<Text, _>(NAME);
+        query.get_result(connection).optional()
+    })?)
+}
+
+fn take(backend: &mut Backend, holder: &str) -> Result<(), StoreError> {
+    let (now, term) = (clock(backend), TERM.as_secs_f64());
+    let statement = format!(
+        "INSERT INTO leases (name, holder, until, term) VALUES ($1, $2, {now} + {term}, 1) \
+         ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until, \
+         term = leases.term + CASE WHEN leases.holder = excluded.holder THEN 0 ELSE 1 END \
+         WHERE leases.holder = excluded.holder OR leases.until < {now}"
+    );
+    with_backend!(backend, |connection| {
+        let statement = sql_query(statement)
+            .bind::<Text, _>(NAME)
+            .bind::<Text, _>(holder);
+        statement.execute(connection)
+    })?;
+    Ok(())
+}
+
+/// Gives the lease up, if it is `holder`'s: the next server takes it at once.
+pub fn release(connection: &mut Connection, holder: &str) -> Result<(), StoreError> {
+    connection.write(Duration::from_secs(1), |backend| {
+        let statement = "UPDATE leases SET until = 0 WHERE name = $1 AND holder = $2";
+        with_backend!(backend, |connection| {
+            let statement = sql_query(statement)
+                .bind::<Text, _>(NAME)
+                .bind::<Text, _>(holder);
+            statement.execute(connection)
+        })?;
+        Ok(())
+    })
+}
+
+/// Who may write, in which term.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    /// The holder of the lease.
+    pub holder: String,
+    /// Its term.
+    pub term: i64,
+}
+
+impl Fence {
+    /// Checks, as the last statement of a transaction, that the lease is still the holder's. Nobody
+    /// takes it until the transaction has ended.
+    pub fn check(&self, backend: &mut Backend) -> Result<(), StoreError> {
+        let lock = match backend {
+            Backend::Postgres(_) => " FOR SHARE",
+            Backend::Sqlite(_) => "",
+        };
+        let query =
+            format!("SELECT term FROM leases WHERE name = $1 AND holder = $2 AND term = $3{lock}");
+        let row: Option<Term> = with_backend!(backend, |connection| {
+            let query = sql_query(query)
+                .bind::<Text, _>(NAME)
+                .bind::<Text, _>(&self.holder)
+                .bind::<BigInt, _>(self.term);
+            query.get_result(connection).optional()
+        })?;
+        match row {
+            Some(_) => Ok(()),
+            None => Err(StoreError::new(
+                ErrorKind::Deposed,
+                "another server has taken over",
+            )),
+        }
+    }
+
+    /// Notes that a pull is complete.
+    pub fn complete(&self, backend: &mut Backend, marks: &Marks) -> Result<(), StoreError> {
+        let now = clock(backend);
+        let statement = format!(
+            "UPDATE leases SET pulled_at = {now}, feed = $1, etag = $2, last_modified = $3 \
+             WHERE name = $4 AND holder = $5 AND term = $6"
+        );
+        let changed = with_backend!(backend, |connection| {
+            let statement = sql_query(statement)
+                .bind::<Nullable<Text>, _>(&marks.feed)
+                .bind::<Nullable<Text>, _>(&marks.etag)
+                .bind::<Nullable<Text>, _>(&marks.last_modified)
+                .bind::<Text, _>(NAME)
+                .bind::<Text, _>(&self.holder)
+                .bind::<BigInt, _>(self.term);
+            statement.execute(connection)
+        })?;
+        match changed {
+            1 => Ok(()),
+            _ => Err(StoreError::new(
+                ErrorKind::Deposed,
+                "another server has taken over",
+            )),
+        }
+    }
+}
+
+/// The term of a lease.
+#[derive(QueryableByName)]
+struct Term {
+    #[diesel(sql_type = BigInt)]
+    #[allow(dead_code)]
+    term: i64,
+}

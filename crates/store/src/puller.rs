@@ -1,0 +1,333 @@
+//! Puller: keeps the users as a feed has them. Of all servers of a database one pulls, the holder of
+//! the lease.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use log::{info, warn};
+
+use crate::error::{ErrorKind, StoreError};
+use crate::feed::http::{Answer, HttpFeed};
+use crate::health::jitter;
+use crate::lease::{self, Fence, Marks, Status, TERM};
+use crate::pool::Store;
+use crate::pull::{Progress, PullError};
+use shared::sync::ignore_poison;
+
+/// Interval at which the lease is renewed, or looked at.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// How long the database has for that.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Interval at which the puller looks whether a pull is due.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The first pause after a pull that failed; it doubles up to the interval.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the end of this server waits to give the lease up. It expires by itself.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// What is pulled, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullerSettings {
+    /// The URL of the feed.
+    pub url: String,
+    /// Time between two pulls.
+    pub interval: Duration,
+    /// Time after which a server that sends nothing is given up.
+    pub idle_timeout: Duration,
+    /// Name of this server among those of the database, and of this process.
+    pub holder: String,
+}
+
+/// Counters of the pulls of this server.
+#[derive(Default)]
+pub struct PullStats {
+    /// Pulls by outcome: complete, not modified, failed.
+    pub pulls: [AtomicU64; 3],
+    /// Values that were read, and what became of them: inserted, updated, unchanged, refused.
+    pub rows: [AtomicU64; 4],
+    /// Milliseconds that the last complete pull took.
+    pub duration: AtomicU64,
+    /// Whether this server has the lease.
+    pub leads: AtomicBool,
+    /// What the database said last, and when.
+    last: Mutex<Option<(Status, Instant)>>,
+}
+
+impl PullStats {
+    /// Names of the outcomes of a pull.
+    pub const OUTCOMES: [&str; 3] = ["complete", "not_modified", "failed"];
+
+    /// Names of what becomes of a value.
+    pub const ROWS: [&str; 4] = ["inserted", "updated", "unchanged", "refused"];
+
+    /// Returns the time since the last complete pull of any server, if there was one.
+    pub fn age(&self) -> Option<Duration> {
+        let last = ignore_poison(self.last.lock());
+        let (status, read_at) = last.as_ref()?;
+        Some(status.age? + read_at.elapsed())
+    }
+}
+
+/// The puller of a server. Dropped, it stops, and gives the lease up.
+pub struct Puller {
+    shared: Arc<Shared>,
+    /// Disconnects when the threads are to end.
+    stop: Option<Sender<()>>,
+}
+
+struct Shared {
+    store: Store,
+    settings: PullerSettings,
+    feed: HttpFeed,
+    stats: Arc<PullStats>,
+    /// The pull that goes on.
+    current: Mutex<Option<Arc<Progress>>>,
+    stopped: AtomicBool,
+}
+
+impl Puller {
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// If there are no threads for it.
+    pub fn start(
+        store: Store,
+        settings: PullerSettings,
+        stats: Arc<PullStats>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            feed: HttpFeed::new(&settings.url, settings.idle_timeout),
+            store,
+            settings,
+            stats,
+            current: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        });
+        let (stop, stopped) = bounded(0);
+        let (leader, until) = (shared.clone(), stopped.clone());
+        let lease = thread::Builder::new().name("lease".to_string());
+        lease.spawn(move || leader.hold_lease(&until))?;
+        let worker = shared.clone();
+        let puller = thread::Builder::new().name("puller".to_string());
+        puller.spawn(move || worker.pull_when_due(&stopped))?;
+        Ok(Puller {
+            shared,
+            stop: Some(stop),
+        })
+    }
+}
+
+impl Drop for Puller {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        shared.stopped.store(true, Ordering::Relaxed);
+        if let Some(current) = &*ignore_poison(shared.current.lock()) {
+            current.stop.store(true, Ordering::Relaxed);
+        }
+        shared.feed.shut_down();
+        self.stop = None;
+        if shared.stats.leads.load(Ordering::Relaxed) {
+            let holder = shared.settings.holder.clone();
+            // Otherwise the lease expires soon.
+            let _ = shared
+                .store
+                .run(Instant::now() + RELEASE_TIMEOUT, move |connection| {
+                    lease::release(connection, &holder)
+                });
+        }
+    }
+}
+
+impl Shared {
+    /// Renews the lease, or sees whether it is free.
+    fn hold_lease(&self, stopped: &Receiver<()>) {
+        loop {
+            let holder = self.settings.holder.clone();
+            let asked = Instant::now();
+            let status = self.store.run(asked + RENEWAL_TIMEOUT, move |connection| {
+                lease::renew(connection, &holder)
+            });
+            // The log of the store has its errors.
+            let led = self.stats.leads.load(Ordering::Relaxed);
+            let leads = match status {
+                Ok(status) => {
+                    let leads = status.term.is_some();
+                    *ignore_poison(self.stats.last.lock()) = Some((status, asked));
+                    leads
+                }
+                Err(_) => led && self.fence().is_some(),
+            };
+            if leads != led && !self.stopped.load(Ordering::Relaxed) {
+                self.stats.leads.store(leads, Ordering::Relaxed);
+                match leads {
+                    true => info!("this server pulls the users"),
+                    false => info!("another server may pull the users"),
+                }
+            }
+            match stopped.recv_timeout(RENEWAL) {
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Returns the fence of a pull that begins now, if the lease is this server's.
+    fn fence(&self) -> Option<Fence> {
+        let last = ignore_poison(self.stats.last.lock());
+        let (status, asked) = last.as_ref()?;
+        let term = status.term?;
+        (asked.elapsed() < TERM).then(|| Fence {
+            holder: self.settings.holder.clone(),
+            term,
+        })
+    }
+
+    fn pull_when_due(&self, stopped: &Receiver<()>) {
+        let mut failures = Failures::default();
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK) {
+            let Some(fence) = self.fence() else {
+                continue;
+            };
+            let is_early = self
+                .stats
+                .age()
+                .is_some_and(|age| age < self.settings.interval);
+            if is_early || failures.is_early() {
+                continue;
+            }
+            match self.pull(&fence) {
+                _ if self.stopped.load(Ordering::Relaxed) => return,
+                Ok(()) => failures.end(),
+                Err(PullError::Store(error)) if error.kind == ErrorKind::Deposed => {}
+                Err(error) => {
+                    self.stats.pulls[2].fetch_add(1, Ordering::Relaxed);
+                    failures.record(&error, self.settings.interval);
+                }
+            }
+        }
+    }
+
+    fn pull(&self, fence: &Fence) -> Result<(), PullError> {
+        let begun = Instant::now();
+        let marks = self.known_marks().map_err(PullError::Store)?;
+        let failed = |error: std::io::Error| PullError::Feed(error.to_string());
+        let marks = match self.feed.get(&marks).map_err(failed)? {
+            Answer::NotModified => {
+                self.stats.pulls[1].fetch_add(1, Ordering::Relaxed);
+                marks
+            }
+            Answer::Pages(pages, marks) => {
+                let progress = Arc::new(Progress::default());
+                *ignore_poison(self.current.lock()) = Some(progress.clone());
+                if self.stopped.load(Ordering::Relaxed) {
+                    return Err(PullError::Stopped);
+                }
+                let result = self.store.pull(pages, Some(fence), &progress);
+                *ignore_poison(self.current.lock()) = None;
+                self.count(&progress, begun.elapsed());
+                result?;
+                self.stats.pulls[0].fetch_add(1, Ordering::Relaxed);
+                let millis = u64::try_from(begun.elapsed().as_millis());
+                self.stats
+                    .duration
+                    .store(millis.unwrap_or(u64::MAX), Ordering::Relaxed);
+                marks
+            }
+        };
+        let fence = fence.clone();
+        let completed = marks.clone();
+        let complete = self
+            .store
+            .run(Instant::now() + RENEWAL_TIMEOUT, move |connection| {
+                connection.write(RENEWAL_TIMEOUT, |backend| {
+                    fence.complete(backend, &completed)
+                })
+            });
+        complete.map_err(PullError::Store)?;
+        if let Some((status, _)) = &mut *ignore_poison(self.stats.last.lock()) {
+            // About so, until the lease is read again.
+            status.age = Some(Duration::ZERO);
+            status.marks = marks;
+        }
+        Ok(())
+    }
+
+    /// Returns the marks of the feed that the database holds; none if it holds no users.
+    fn known_marks(&self) -> Result<Marks, StoreError> {
+        let marks = match &*ignore_poison(self.stats.last.lock()) {
+            Some((status, _)) => status.marks.clone(),
+            None => Marks::default(),
+        };
+        let has_users = self
+            .store
+            .run(Instant::now() + RENEWAL_TIMEOUT, |connection| {
+                connection.read(RENEWAL_TIMEOUT, crate::users::is_any)
+            })?;
+        Ok(if has_users { marks } else { Marks::default() })
+    }
+
+    /// Counts what a pull has done, and logs it if that is news.
+    fn count(&self, progress: &Progress, time: Duration) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let rows = [
+            load(&progress.inserted),
+            load(&progress.updated),
+            progress.unchanged(),
+            load(&progress.refused),
+        ];
+        for (total, count) in self.stats.rows.iter().zip(rows) {
+            total.fetch_add(count, Ordering::Relaxed);
+        }
+        let [inserted, updated, unchanged, refused] = rows;
+        if inserted + updated + refused > 0 {
+            let seconds = (time.as_secs_f64() * 10.0).round() / 10.0;
+            info!(inserted, updated, unchanged, refused, seconds; "users were pulled");
+        }
+        for refused in &*ignore_poison(progress.named.lock()) {
+            warn!(why:% = refused; "a user of the feed is skipped");
+        }
+    }
+}
+
+/// Pulls that failed one after the other.
+#[derive(Default)]
+struct Failures {
+    count: u32,
+    since: Option<Instant>,
+    until: Option<Instant>,
+}
+
+impl Failures {
+    fn is_early(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Records a failure, which the log says if it is the first.
+    fn record(&mut self, error: &PullError, interval: Duration) {
+        if self.count == 0 {
+            warn!(reason:% = error; "the users can't be pulled");
+        }
+        let now = Instant::now();
+        let pause = FIRST_PAUSE * (1 << self.count.min(16));
+        self.count += 1;
+        self.since.get_or_insert(now);
+        let pause = pause.min(interval.max(FIRST_PAUSE));
+        self.until = Some(now + pause.mul_f64(0.5 + jitter() / 2.0));
+    }
+
+    fn end(&mut self) {
+        let Failures { count, since, .. } = std::mem::take(self);
+        if let Some(since) = since {
+            let seconds = (since.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+            info!(times = count, seconds; "over: the users can't be pulled");
+        }
+    }
+}
