@@ -14,7 +14,7 @@ use crate::cluster::{self, Backend};
 use crate::config;
 use crate::config::identity::{Identity, Origin};
 use crate::config::limits;
-use crate::config::options::{Credentials, Options};
+use crate::config::options::{Credentials, Options, StoreFiles};
 use crate::error::Error;
 use crate::handover::upgrade::{self, Upgrade};
 use crate::handover::{self, InheritedState};
@@ -306,8 +306,8 @@ fn reap() {
     while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
 }
 
-/// Warns about unknown variables, and about cluster settings without a cluster: `--cluster` itself
-/// may be mistyped.
+/// Warns about unknown variables, and about settings of a cluster or a store without one: `--cluster`
+/// or `--store` itself may be mistyped.
 fn warn_unused_settings(options: &Options) {
     for variable in &options.unknown_variables {
         warn!(variable; "unknown setting (--help lists all)");
@@ -316,6 +316,10 @@ fn warn_unused_settings(options: &Options) {
     let is_set = options.advertise.is_some() || has_files;
     if options.cluster.is_none() && is_set {
         warn!("without --cluster, --advertise and --cluster-…-file have no effect");
+    }
+    let has_files = options.store_files != StoreFiles::default();
+    if options.store.is_none() && (options.users_feed.is_some() || has_files) {
+        warn!("without --store, --users-feed and --store-…-file have no effect");
     }
 }
 

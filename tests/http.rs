@@ -417,6 +417,7 @@ fn a_server_that_hangs_is_not_live_and_says_why() {
         commands: COMMANDS.to_vec(),
         member: server.member(),
         cluster: server.cluster_stats(),
+        store: None,
         draining: Draining::default(),
         protocols: vec!["tcp".to_string()],
     };

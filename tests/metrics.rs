@@ -84,8 +84,13 @@ fn is_known(daemon: &Daemon, [_, kind, _, text]: [&str; 4], key: &str, value: &s
 
 #[test]
 fn the_metrics_are_those_that_the_document_lists() {
-    // Of a cluster that isn't there: it has figures all the same.
-    let daemon = daemon(&["--max-clients", "2", "--cluster", "redis://127.0.0.1:1"]);
+    // Of a cluster and a feed that aren't there: they have figures all the same.
+    let scratch = Scratch::new();
+    let store = format!("sqlite://{}", scratch.path().join("users.db").display());
+    let users = ["--commands", "server,users", "--store", &store];
+    let feed = ["--users-feed", "http://127.0.0.1:1/"];
+    let cluster = ["--max-clients", "2", "--cluster", "redis://127.0.0.1:1"];
+    let daemon = daemon(&[&users[..], &feed, &cluster].concat());
     let shown = get(daemon.http(), "/metrics").body;
     let types = shown
         .lines()

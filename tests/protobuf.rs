@@ -39,7 +39,9 @@ impl ProtobufClient {
     /// The next response, or `None` at the end.
     fn receive(&mut self) -> Option<String> {
         loop {
-            if let Frame::Message(message, length) = envelope::frame(&self.received) {
+            if let Frame::Message(message, length) =
+                envelope::frame(&self.received, envelope::MAX_RESPONSE)
+            {
                 let shown = show(message);
                 self.received.drain(..length);
                 return Some(shown);

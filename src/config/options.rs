@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::builder::Styles;
 use clap::parser::ValueSource;
 use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser};
+use store::feed::http::HttpFeed;
 use uuid::Uuid;
 
 use crate::config::network::{Network, socket_address};
@@ -140,9 +141,14 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "1m")]
     pub store_stream_timeout: Duration,
 
+    /// Largest number of connections to the store, 1 to 64, and of streams of all users, which take
+    /// one each
+    #[arg(long, value_name = "N", value_parser = connections, default_value = "4")]
+    pub store_connections: usize,
+
     /// Feed of the users: a URL of HTTP with a JSON array or JSON lines. The servers of a database
     /// pull it in turn, one at a time [default: none]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = feed)]
     pub users_feed: Option<String>,
 
     /// Time between two pulls of the feed, at least 1s
@@ -152,11 +158,6 @@ pub struct Options {
     /// Time after which a server of the feed that sends nothing is given up
     #[arg(long, value_name = "DURATION", value_parser = positive_duration, default_value = "30s")]
     pub users_feed_idle_timeout: Duration,
-
-    /// Largest number of connections to the store, 1 to 64, and of streams of all users, which take
-    /// one each
-    #[arg(long, value_name = "N", value_parser = connections, default_value = "4")]
-    pub store_connections: usize,
 
     /// Directory that stores the id of this server [default: systemd's $STATE_DIRECTORY, else none:
     /// a new id at each start]
@@ -372,6 +373,10 @@ fn number(text: &str) -> Result<usize, &'static str> {
 fn positive(text: &str) -> Result<usize, &'static str> {
     let number = number(text).ok().filter(|number| *number > 0);
     number.ok_or("not a whole number from 1 on")
+}
+
+fn feed(text: &str) -> Result<String, String> {
+    HttpFeed::check(text).map(|()| text.to_string())
 }
 
 fn interval(text: &str) -> Result<Duration, &'static str> {

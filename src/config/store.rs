@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
-use store::feed::http::HttpFeed;
 use store::{ErrorKind, Location, PullStats, Puller, PullerSettings, Secrets, Store};
 use uuid::Uuid;
 
@@ -59,15 +58,11 @@ impl Settings {
             warn!("without --commands users, --store has no effect");
             return Ok(None);
         }
-        let wrong = |why: String| Error::Configuration(format!("--users-feed {why}"));
-        let puller = options.users_feed.as_ref().map(|url| {
-            HttpFeed::check(url).map_err(wrong)?;
-            Ok(PullerSettings {
-                url: url.clone(),
-                interval: options.users_feed_interval,
-                idle_timeout: options.users_feed_idle_timeout,
-                holder: Uuid::new_v4().hyphenated().to_string(),
-            })
+        let puller = options.users_feed.as_ref().map(|url| PullerSettings {
+            url: url.clone(),
+            interval: options.users_feed_interval,
+            idle_timeout: options.users_feed_idle_timeout,
+            holder: Uuid::new_v4().hyphenated().to_string(),
         });
         Ok(Some(Settings {
             store: store::Settings {
@@ -76,7 +71,7 @@ impl Settings {
                 connections: options.store_connections,
                 stream_timeout: options.store_stream_timeout,
             },
-            puller: puller.transpose()?,
+            puller,
         }))
     }
 

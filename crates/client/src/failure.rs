@@ -17,6 +17,12 @@ pub const BUSY: &str = "BUSY";
 /// Exit status of a wrong command line.
 const USAGE: u8 = 64;
 
+/// Exit status if a feed is not JSON, or breaks off.
+pub const BAD_FEED: u8 = 65;
+
+/// Exit status if a feed can't be read.
+pub const NO_FEED: u8 = 66;
+
 /// Exit status without a connection, or without a reply.
 pub const NO_REPLY: u8 = 69;
 

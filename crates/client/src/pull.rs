@@ -10,16 +10,10 @@ use shared::text::{quoted, without_errno};
 use store::feed::source;
 use store::{Location, Progress, PullError, Secrets, Settings, Store};
 
-use crate::failure::{Failure, INTERRUPTED, NO_REPLY};
+use crate::failure::{BAD_FEED, Failure, INTERRUPTED, NO_FEED, NO_REPLY};
 use crate::interrupt::on_interrupt;
 use crate::options::{Options, Pull};
 use crate::{output, terminal};
-
-/// Exit status of a feed that is no JSON, or breaks off.
-const BAD_FEED: u8 = 65;
-
-/// Exit status of a feed that can't be opened.
-const NO_FEED: u8 = 66;
 
 /// Interval between updates of the progress bar.
 const UPDATE: Duration = Duration::from_millis(100);

@@ -50,6 +50,8 @@ Exit status:
   0   answered
   1   the server said ERR: its sentence is on standard error
   64  wrong usage
+  65  the feed is not JSON, or breaks off
+  66  the feed can't be read
   69  no connection, or no reply
   71  the system refused something
   74  standard input or output failed
@@ -122,10 +124,6 @@ pub enum Task {
     /// Measures how fast the server answers, and verifies every reply
     Bench(Bench),
     /// Loads the users of a feed into a database, once
-    #[command(
-        after_help = "Exit status: 65 the feed is no JSON or breaks off, 66 it can't be opened, 69 the database does not \
-                            answer. What came before is in the database."
-    )]
     Pull(Pull),
     /// Prints what a shell completes these command lines with
     Completions {
@@ -183,15 +181,15 @@ pub struct Pull {
     pub feed: PathBuf,
 
     /// The database: postgres://USER@HOST/DATABASE or sqlite:///PATH
-    #[arg(long, value_name = "URL")]
+    #[arg(short = 'S', long, value_name = "URL")]
     pub store: String,
 
     /// File with the password for PostgreSQL
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(short = 'P', long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub store_password_file: Option<PathBuf>,
 
     /// File with the trusted certificates (PEM) for TLS with PostgreSQL
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(short = 'C', long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub store_ca_file: Option<PathBuf>,
 }
 

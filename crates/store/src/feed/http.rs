@@ -58,10 +58,10 @@ impl HttpFeed {
     pub fn check(url: &str) -> Result<(), String> {
         let uri: Uri = url
             .parse()
-            .map_err(|_| "is no URL: write http://HOST/PATH or https://HOST/PATH".to_string())?;
+            .map_err(|_| "not a URL: write http://HOST/PATH or https://HOST/PATH".to_string())?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(
-                "is no URL of HTTP: write http://HOST/PATH or https://HOST/PATH".to_string(),
+                "not a URL of HTTP: write http://HOST/PATH or https://HOST/PATH".to_string(),
             );
         }
         if uri
@@ -69,7 +69,8 @@ impl HttpFeed {
             .is_some_and(|authority| authority.as_str().contains('@'))
         {
             return Err(
-                "holds a user or a password, which everybody on this machine could see".to_string(),
+                "it holds a user or a password, which everybody on this machine could see"
+                    .to_string(),
             );
         }
         Ok(())
