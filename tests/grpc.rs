@@ -29,17 +29,17 @@ fn connect(address: SocketAddr) -> TcpStream {
 
 /// What came back for a call.
 #[derive(Default)]
-struct Answer {
+pub struct Answer {
     /// All headers and trailers, each as `NAME: VALUE`.
-    headers: Vec<String>,
-    body: Vec<u8>,
-    is_closed: bool,
+    pub headers: Vec<String>,
+    pub body: Vec<u8>,
+    pub is_closed: bool,
     /// The error code with which it was closed.
-    code: u32,
+    pub code: u32,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> &str {
+    pub fn header(&self, name: &str) -> &str {
         let start = format!("{name}: ");
         let mut headers = self.headers.iter();
         let value = headers.find_map(|header| header.strip_prefix(&start));
@@ -47,7 +47,7 @@ impl Answer {
     }
 
     /// `HTTP-STATUS`, or `GRPC-STATUS MESSAGE` with the body escaped after it.
-    fn show(&self) -> String {
+    pub fn show(&self) -> String {
         let part = |name| self.header(name).to_string();
         match (self.header(":status"), self.body.escape_ascii()) {
             ("200", body) => {
@@ -61,17 +61,17 @@ impl Answer {
 }
 
 /// A client that shows each frame that it should.
-struct GrpcClient {
-    stream: TcpStream,
-    session: Session,
-    answers: BTreeMap<StreamId, Answer>,
+pub struct GrpcClient {
+    pub stream: TcpStream,
+    pub session: Session,
+    pub answers: BTreeMap<StreamId, Answer>,
     /// Other events, shown.
     events: Vec<String>,
     is_over: bool,
 }
 
 impl GrpcClient {
-    fn connect(address: SocketAddr) -> Self {
+    pub fn connect(address: SocketAddr) -> Self {
         GrpcClient {
             stream: connect(address),
             session: Session::client(Limits::default()),
@@ -82,7 +82,7 @@ impl GrpcClient {
     }
 
     /// Sends the headers of a call, with these instead of the usual ones.
-    fn begin(&mut self, path: &str, changed: &[(&'static str, &str)], ends: bool) -> StreamId {
+    pub fn begin(&mut self, path: &str, changed: &[(&'static str, &str)], ends: bool) -> StreamId {
         let mut fields = vec![
             Field::new(":method", "POST"),
             Field::new(":scheme", "http"),
@@ -103,7 +103,7 @@ impl GrpcClient {
     }
 
     /// Sends a whole call: with this body.
-    fn send(&mut self, path: &str, changed: &[(&'static str, &str)], body: &[u8]) -> StreamId {
+    pub fn send(&mut self, path: &str, changed: &[(&'static str, &str)], body: &[u8]) -> StreamId {
         let stream = self.begin(path, changed, body.is_empty());
         self.session.send(stream, body.to_vec());
         self.session.finish(stream, Vec::new());
@@ -111,7 +111,7 @@ impl GrpcClient {
         stream
     }
 
-    fn flush(&mut self) {
+    pub fn flush(&mut self) {
         let mut output = Vec::new();
         self.session.take_output(&mut output);
         // The server may be gone, which shows in what it has said.
@@ -119,7 +119,7 @@ impl GrpcClient {
     }
 
     /// Takes what comes until `is_done`, or the end.
-    fn receive_until(&mut self, is_done: impl Fn(&Self) -> bool) {
+    pub fn receive_until(&mut self, is_done: impl Fn(&Self) -> bool) {
         while !is_done(self) && !self.is_over {
             self.flush();
             let mut chunk = [0; 16 * 1024];
@@ -160,26 +160,26 @@ impl GrpcClient {
         }
     }
 
-    fn answer(&mut self, stream: StreamId) -> Answer {
+    pub fn answer(&mut self, stream: StreamId) -> Answer {
         let is_closed = |client: &Self| client.answers.get(&stream).is_some_and(|a| a.is_closed);
         self.receive_until(is_closed);
         self.answers.remove(&stream).unwrap_or_default()
     }
 
-    fn ask(&mut self, path: &str, body: &[u8]) -> String {
+    pub fn ask(&mut self, path: &str, body: &[u8]) -> String {
         let stream = self.send(path, &[], body);
         self.answer(stream).show()
     }
 
     /// What it is told at the end of the connection.
-    fn rest(&mut self) -> Vec<String> {
+    pub fn rest(&mut self) -> Vec<String> {
         self.receive_until(|_| false);
         std::mem::take(&mut self.events)
     }
 }
 
 /// A message behind its flag and length.
-fn framed(message: &[u8]) -> Vec<u8> {
+pub fn framed(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).expect("a length");
     [&[0][..], &length.to_be_bytes(), message].concat()
 }
@@ -206,7 +206,7 @@ fn computation(length: &[u8], numbers: usize) -> Vec<u8> {
 const ANSWERED: &str = "0  \\x00\\x00\\x00\\x00\\x02\\x08*";
 
 /// A script of `tests/grpc` with what protoc makes of the schema, and the folder of that. `None` without Python's packages.
-fn script(name: &str) -> Option<(Command, Scratch)> {
+pub fn script(name: &str) -> Option<(Command, Scratch)> {
     let (mut protoc, mut script) = (python()?, python()?);
     let scratch = Scratch::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -290,10 +290,16 @@ fn go_client(scratch: &Scratch) -> Option<Command> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (sources, program) = (scratch.path().join("src"), scratch.path().join("client"));
     std::fs::create_dir_all(&sources).expect("a folder");
+    // Debian's generator is older than the word "optional", without which the same bytes are read and written.
+    let schema = "blockchain_tcp/v1/blockchain_tcp.proto";
+    let text = std::fs::read_to_string(root.join("proto").join(schema)).expect("the schema");
+    let copied = scratch.path().join("proto").join(schema);
+    std::fs::create_dir_all(copied.parent().expect("a folder")).expect("a folder");
+    std::fs::write(copied, text.replace(" optional ", " ")).expect("a scratch file");
     let mut protoc = clean("protoc");
-    protoc.arg("-I").arg(root.join("proto"));
+    protoc.arg("-I").arg(scratch.path().join("proto"));
     protoc.arg(format!("--go_out=plugins=grpc:{}", sources.display()));
-    stdout_of(protoc.arg("blockchain_tcp/v1/blockchain_tcp.proto"));
+    stdout_of(protoc.arg(schema));
     let mut go = clean("go");
     go.args(["build", "-o"]).arg(&program);
     go.arg(root.join("tests/grpc/client.go"));

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use shared::command::{Argument, ErrorCode, sets};
 use shared::schema::decode_value;
-use shared::schema::envelope::{self, Frame, MAX_MESSAGE, Response};
+use shared::schema::envelope::{self, Frame, MAX_MESSAGE, MAX_RESPONSE, Response};
 
 use crate::handover::replace;
 use crate::support::watch::repeat;
@@ -39,9 +39,7 @@ impl ProtobufClient {
     /// The next response, or `None` at the end.
     fn receive(&mut self) -> Option<String> {
         loop {
-            if let Frame::Message(message, length) =
-                envelope::frame(&self.received, envelope::MAX_RESPONSE)
-            {
+            if let Frame::Message(message, length) = envelope::frame(&self.received, MAX_RESPONSE) {
                 let shown = show(message);
                 self.received.drain(..length);
                 return Some(shown);

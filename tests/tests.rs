@@ -5,6 +5,7 @@
 //! - `nc`: the documented one-liners with every netcat
 //! - `clusters`: a cluster of either kind, and what holds for both
 //! - `redis`: a cluster over a real Redis, and whatever may happen to it; servers cut off for real are in `tests/cluster`
+//! - `users`: the users in a store, PostgreSQL or SQLite: commands, streams, and whatever may happen to the database
 //! - `settings`: flags, variables, defaults, `--help`, what is refused at start and with which words and exit status
 //! - `identity`: the id and the state directory
 //! - `life`: signals, drain, exit statuses
@@ -75,3 +76,4 @@ mod soak;
 mod stock;
 mod systemd;
 mod toy;
+mod users;

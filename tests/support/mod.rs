@@ -9,6 +9,7 @@ pub mod http;
 pub mod kernel;
 pub mod manager;
 pub mod names;
+pub mod postgres;
 pub mod registry;
 pub mod tables;
 pub mod terminal;

@@ -81,12 +81,12 @@ fn commands() -> FileDescriptorProto {
         let response = message(&format!("{}Response", rpc.method), vec![result(spec)]);
         file.message_type.push(response);
     }
+    file.message_type.push(message("User", user_fields()));
     file.message_type.push(envelope(
         "Request",
         "command",
         with_rpc().map(|(_, rpc)| rpc),
     ));
-    file.message_type.push(message("User", user_fields()));
     file.message_type.push(envelope(
         "Response",
         "result",

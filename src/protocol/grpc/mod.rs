@@ -412,8 +412,9 @@ impl GrpcCodec {
             }
             Ok(message) => {
                 let arguments = decode_arguments(command.1, message).map_err(CommandError::from);
-                if let Ok(arguments) = &arguments
-                    && let Some(after) = all_users(command.1, arguments)
+                let call = arguments.and_then(|arguments| command.1.call(arguments, asked));
+                if let Ok(call) = &call
+                    && let Some(after) = all_users(command.1, &call.arguments)
                 {
                     let Some(users) = exchange.stream(command, after, encode_user) else {
                         return false;
@@ -421,7 +422,6 @@ impl GrpcCodec {
                     self.begin_users(stream, users);
                     return true;
                 }
-                let call = arguments.and_then(|arguments| command.1.call(arguments, asked));
                 let call = match is_over {
                     true => Err(CommandError::ComputeBusy),
                     false => call.map(|call| Call {

@@ -55,8 +55,8 @@ impl User {
     }
 }
 
-/// Returns JSON with every character escaped that is not printable ASCII, in one line. In JSON, only
-/// strings have such, but for line ends and tabs, which they don't have.
+/// Returns JSON in printable ASCII: every other character is escaped, which only strings have, and a
+/// line break or a tab, which no string has, is a blank.
 pub fn ascii(json: &str) -> Cow<'_, str> {
     if json.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return json.into();
@@ -144,6 +144,10 @@ mod tests {
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&line).unwrap()["name"],
             *user.name.as_deref().unwrap()
+        );
+        assert_eq!(
+            ascii("{\r\n\t\"\u{e9}\\n\": 1\n}"),
+            "{   \"\\u00e9\\n\": 1 }"
         );
         for members in ["{}", "{ }"] {
             user.members = members.to_string();
