@@ -436,6 +436,13 @@ impl Session {
         unsafe { self.state.as_ref() }.unsent
     }
 
+    /// Returns the number of those bytes in this stream.
+    pub fn unsent_in(&self, stream: StreamId) -> usize {
+        // SAFETY: the state lives as long as the session.
+        let outgoing = unsafe { self.state.as_ref() }.outgoing.get(&stream);
+        outgoing.map_or(0, |outgoing| outgoing.bytes.len() - outgoing.sent)
+    }
+
     /// Returns the number of bytes of bodies that the peer's windows had room for so far.
     pub fn taken(&self) -> u64 {
         // SAFETY: the state lives as long as the session.

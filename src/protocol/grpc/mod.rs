@@ -40,11 +40,15 @@ const FRAMES_PER_LATE_CALL: u32 = 4;
 /// Number of calls in a second that allow them.
 const LATE_CALLS_PER_SECOND: u32 = 1000;
 
-/// Number of bytes of users that wait for the client's windows.
-const USERS_UNSENT: usize = 128 * 1024;
+/// Number of bytes of users in a stream that wait for the client's windows.
+const USERS_UNSENT: usize = 64 * 1024;
 
-/// How long one call waits for the database, if there is one stream of users.
+/// How long one call waits for the database, if it has no users for any stream.
 const USERS_WAIT: Duration = Duration::from_millis(20);
+
+/// Number of bytes of answers that allow a frame: with small windows, a client sends two updates for
+/// each 16 KiB that it takes.
+const BYTES_PER_FRAME: u64 = 4 * 1024;
 
 /// Interval at which watched states are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -104,6 +108,8 @@ struct GrpcCodec {
     allowed: Nanos,
     /// Number of calls since then that were given up, and had a limited time.
     late_calls: u32,
+    /// Number of bytes that the client had taken when it was last allowed frames for them.
+    allowed_for: u64,
     /// While some of the answers wait for the client: how many bytes it had taken in all, and since
     /// when it takes no more.
     stalled: Option<(u64, Nanos)>,
@@ -128,6 +134,7 @@ enum Leaving {
 
 impl Codec for GrpcCodec {
     fn receive(&mut self, input: Input<'_>, exchange: &mut Exchange<'_>) -> Progress {
+        self.allow_updates();
         let received = match input.bytes {
             [] => Ok(()),
             bytes => self.session.receive(bytes),
@@ -193,6 +200,7 @@ impl GrpcCodec {
             computed: Nanos::START,
             allowed: Nanos::START,
             late_calls: 0,
+            allowed_for: 0,
             stalled: None,
             drain_is_told: false,
             leaving: Leaving::No,
@@ -482,55 +490,65 @@ impl GrpcCodec {
         }
     }
 
+    /// Allows the client the updates of windows for what it has taken.
+    fn allow_updates(&mut self) {
+        let frames = (self.session.taken() - self.allowed_for) / BYTES_PER_FRAME;
+        self.allowed_for += frames * BYTES_PER_FRAME;
+        self.session
+            .allow(u32::try_from(frames).unwrap_or(u32::MAX));
+    }
+
     /// Sends users as far as the client takes them. Returns whether there may be more at once.
     fn send_users(&mut self, now: Nanos) -> bool {
         let is_stream = |call: &Stream| matches!(call.method, Method::Users(_));
         let streams = self.streams.iter().filter(|(_, call)| is_stream(call));
         let streams: Vec<_> = streams.map(|(stream, _)| *stream).collect();
-        let wait = match streams.len() {
-            1 => USERS_WAIT,
-            _ => Duration::ZERO,
-        };
-        let mut is_sending = false;
+        let (mut has_sent, mut waiting) = (false, None);
         for stream in streams {
-            let Some(call) = self.streams.get_mut(&stream) else {
-                continue;
-            };
-            let is_over = call.time_left(now) == Some(Duration::ZERO);
-            let Method::Users(users) = &mut call.method else {
-                continue;
-            };
-            let status = loop {
-                if is_over {
-                    let over = "the time of the call is over";
-                    break Some(Status::new(Code::DeadlineExceeded, over));
-                }
-                if self.session.unsent() >= USERS_UNSENT {
-                    break None;
-                }
-                is_sending = true;
-                match users.next(wait) {
-                    Part::Users(users) => {
-                        self.session
-                            .send(stream, reply(|to| to.extend_from_slice(&users)));
-                    }
-                    Part::Pending => break None,
-                    Part::End => break Some(Status::OK),
-                    Part::Failed(Failure::Slow) => {
-                        let slow = "the users were not taken in time";
-                        break Some(Status::new(Code::ResourceExhausted, slow));
-                    }
-                    Part::Failed(Failure::Unavailable) => {
-                        let failed = "the database has failed, try again";
-                        break Some(Status::new(Code::Unavailable, failed));
-                    }
-                }
-            };
-            if let Some(status) = status {
-                self.end(stream, &status);
+            match self.send_users_of(stream, Duration::ZERO, now) {
+                Part::Pending => waiting = waiting.or(Some(stream)),
+                part => has_sent |= matches!(part, Part::Users(_)),
             }
         }
-        is_sending
+        if let (false, Some(stream)) = (has_sent, waiting) {
+            self.send_users_of(stream, USERS_WAIT, now);
+        }
+        has_sent || waiting.is_some()
+    }
+
+    /// Sends the next users of a stream, for which it waits so long, if the client takes them.
+    /// Returns what came, without the users, or an end.
+    fn send_users_of(&mut self, stream: StreamId, wait: Duration, now: Nanos) -> Part {
+        let Some(call) = self.streams.get_mut(&stream) else {
+            return Part::End;
+        };
+        let is_over = call.time_left(now) == Some(Duration::ZERO);
+        let Method::Users(users) = &mut call.method else {
+            return Part::End;
+        };
+        let status = match is_over {
+            true => Status::new(Code::DeadlineExceeded, "the time of the call is over"),
+            false if self.session.unsent_in(stream) >= USERS_UNSENT => return Part::End,
+            false => match users.next(wait) {
+                Part::Users(users) => {
+                    let message = reply(|to| to.extend_from_slice(&users));
+                    self.session.send(stream, message);
+                    return Part::Users(Vec::new());
+                }
+                Part::Pending => return Part::Pending,
+                Part::End => Status::OK,
+                Part::Failed(Failure::Slow) => {
+                    let slow = "the users were not taken in time";
+                    Status::new(Code::ResourceExhausted, slow)
+                }
+                Part::Failed(Failure::Unavailable) => {
+                    let failed = "the database has failed, try again";
+                    Status::new(Code::Unavailable, failed)
+                }
+            },
+        };
+        self.end(stream, &status);
+        Part::End
     }
 
     fn is_sending_users(&self) -> bool {
