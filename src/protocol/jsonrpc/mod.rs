@@ -174,7 +174,7 @@ impl Codec for JsonRpcCodec {
 
     fn drain(&mut self) -> bool {
         if let Some(Held::Streaming(streaming)) = self.held.as_deref_mut() {
-            streaming.close_after();
+            streaming.leave();
         }
         self.is_streaming()
     }
@@ -249,6 +249,7 @@ impl JsonRpcCodec {
             Some(Held::Streaming(mut streaming)) => {
                 if exchange.context.draining.get().is_some() {
                     streaming.close_after();
+                    streaming.stay();
                 }
                 let step = match streaming.advance(exchange.output) {
                     Next::More => Step::Continues,

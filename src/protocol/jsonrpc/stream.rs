@@ -1,12 +1,15 @@
 //! Streams of users: the body of a response in parts, as the database gives them and the client
 //! takes them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Request;
 use super::response::{LAST_CHUNK, write_chunk};
 use crate::protocol::Next;
 use shared::command::user::{Failure, Part, UserStream};
+
+/// Time after which a handover ends a stream.
+const LEAVE_TIME: Duration = Duration::from_millis(500);
 
 /// How long one call waits for the database.
 const WAIT: Duration = Duration::from_millis(100);
@@ -20,6 +23,8 @@ pub struct Streaming {
     has_begun: bool,
     /// Whether the connection ends with the response.
     closes: bool,
+    /// When a handover ends it, if there is one.
+    leaves: Option<Instant>,
 }
 
 impl Streaming {
@@ -31,6 +36,7 @@ impl Streaming {
             users,
             end,
             has_begun: false,
+            leaves: None,
         }
     }
 
@@ -39,10 +45,26 @@ impl Streaming {
         self.closes = true;
     }
 
+    /// Ends the response soon: another process can't go on with it.
+    pub fn leave(&mut self) {
+        self.closes = true;
+        self.leaves = Some(Instant::now() + LEAVE_TIME);
+    }
+
+    /// The response goes on to its end after all: the server does not hand over, but stops.
+    pub fn stay(&mut self) {
+        self.leaves = None;
+    }
+
     /// Appends the next part, if there is one. Returns what comes next; [`Next::More`] after the
     /// last part.
     pub fn advance(&mut self, output: &mut Vec<u8>) -> Next {
         let is_chunked = self.request.is_new;
+        if self.leaves.is_some_and(|time| Instant::now() >= time) {
+            let why = b"\nERR UNAVAILABLE the server stops, try again\n";
+            write_chunk(is_chunked, why, output);
+            return Next::Close;
+        }
         match self.users.next(WAIT) {
             Part::Users(users) => {
                 // Each user is behind a comma.
