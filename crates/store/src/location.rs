@@ -99,6 +99,19 @@ fn check_postgres(rest: &str) -> Result<(), String> {
             "holds a password, which everybody on this machine could see: put it in the file of --store-password-file".to_string(),
         );
     }
+    // A password with a slash or a question mark looks like a port: it must not be shown.
+    let port = |host: &str| {
+        host.rsplit(']')
+            .next()
+            .and_then(|host| Some(host.rsplit_once(':')?.1.to_string()))
+    };
+    let mut ports = hosts.split(',').filter_map(port);
+    if ports.any(|port| !port.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err(
+            "has a port that is not a number, or holds a password, which belongs in the file of --store-password-file"
+                .to_string(),
+        );
+    }
     if database.is_empty() && parameter("dbname").is_none() {
         return Err(
             "names no database: write it behind the host, postgres://HOST/DATABASE".to_string(),
@@ -111,8 +124,8 @@ fn check_postgres(rest: &str) -> Result<(), String> {
         ));
     }
     let others = parameter("host").into_iter().chain(parameter("hostaddr"));
-    let hosts = others.chain([hosts]).flat_map(|hosts| hosts.split(','));
-    let remote = hosts.filter(|host| !is_local(host)).next();
+    let mut hosts = others.chain([hosts]).flat_map(|hosts| hosts.split(','));
+    let remote = hosts.find(|host| !is_local(host));
     if let (Some(host), None) = (remote, parameter("sslmode")) {
         return Err(format!(
             "names {host:?}, which is not on this machine, and not whether TLS is used: add ?sslmode=verify-full (or \
@@ -257,6 +270,12 @@ mod tests {
             ("sqlite:///", "names no file"),
             ("postgres://localhost", "names no database"),
             ("postgres://me:secret@localhost/users", "holds a password"),
+            ("postgres://me:secret/x@db1/users", "or holds a password"),
+            ("postgres://me:secret?x@db1/users", "or holds a password"),
+            (
+                "postgres://localhost:x/users",
+                "a port that is not a number",
+            ),
             (
                 "postgres://localhost/users?password=secret",
                 "holds a password",
