@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
-use store::{ErrorKind, Location, PullStats, Puller, PullerSettings, Secrets, Store};
+use store::{ErrorKind, Location, PullStats, Puller, PullerSettings, Secrets, Store, StoreError};
 use uuid::Uuid;
 
 use crate::config::credentials::from_systemd;
@@ -105,8 +105,20 @@ impl Settings {
             .secrets
             .check()
             .map_err(|error| Error::Configuration(error.to_string()))?;
-        let store = self.open()?;
-        self.wait_for(&store)
+        let store = self.store.location.name();
+        match Store::check(&self.store, PATIENCE) {
+            Err(error) if error.kind == ErrorKind::Newer => self.newer(&error),
+            Err(reason) => {
+                warn!(store, reason:%; "the store is unavailable");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn newer(&self, error: &StoreError) -> Result<(), Error> {
+        let store = self.store.location.name();
+        Err(Error::Configuration(format!("--store {store}: {error}")))
     }
 
     /// Opens the store, and waits for nothing.
@@ -117,11 +129,9 @@ impl Settings {
     /// Waits until the store has answered, or has had its time. It may come later.
     pub fn wait_for(&self, store: &Store) -> Result<(), Error> {
         let store_is = self.store.location.name();
-        match store.check(Instant::now() + PATIENCE) {
+        match store.wait(Instant::now() + PATIENCE) {
             Ok(()) => info!(store = store_is; "the store answers"),
-            Err(error) if error.kind == ErrorKind::Newer => {
-                return Err(Error::Configuration(format!("--store {store_is}: {error}")));
-            }
+            Err(error) if error.kind == ErrorKind::Newer => return self.newer(&error),
             // The log says it.
             Err(_) => {}
         }

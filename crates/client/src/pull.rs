@@ -40,7 +40,7 @@ pub fn run(options: &Options, pull: &Pull) -> Result<(), Failure> {
     };
     let store = store.map_err(store_failed)?;
     store
-        .check(Instant::now() + options.timeout)
+        .wait(Instant::now() + options.timeout)
         .map_err(store_failed)?;
     let progress = Arc::new(Progress::default());
     let stopped = progress.clone();

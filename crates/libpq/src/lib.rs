@@ -5,17 +5,17 @@
 //! functions that Diesel calls; each forwards to the library's. So a server without a store on
 //! PostgreSQL needs no libpq, and one with such a store has the system's, with its security updates.
 //!
-//! The functions also remember what Diesel does not tell: the socket of a connection
-//! ([`last_socket`]), and the SQLSTATE of an error ([`take_sqlstate`]).
+//! The functions also remember what Diesel does not tell: the socket of a connection ([`Handle`]),
+//! and the SQLSTATE of an error ([`take_sqlstate`]).
 
 // The functions' names and signatures are libpq's.
 #![allow(non_snake_case, unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::os::fd::RawFd;
 use std::ptr::{NonNull, null_mut};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The library's name and version of its binary interface, the same since PostgreSQL 8.2.
 const LIBRARY: &CStr = c"libpq.so.5";
@@ -32,7 +32,7 @@ const TRANSACTION_UNKNOWN: c_uint = 4;
 const EMPTY: &CStr = c"";
 
 thread_local! {
-    static SOCKET: Cell<Option<RawFd>> = const { Cell::new(None) };
+    static HANDLE: RefCell<Option<Handle>> = const { RefCell::new(None) };
     static CODE: Cell<Option<[u8; 5]>> = const { Cell::new(None) };
 }
 
@@ -47,9 +47,33 @@ pub fn version() -> Result<i32, String> {
     Ok(unsafe { (functions.PQlibVersion)() })
 }
 
-/// Returns the socket of the connection that this thread has opened last.
-pub fn last_socket() -> Option<RawFd> {
-    SOCKET.get()
+/// By this, another thread ends a call of the thread that has the connection.
+#[derive(Clone, Debug, Default)]
+pub struct Handle(Arc<Mutex<Option<RawFd>>>);
+
+impl Handle {
+    /// From now on this is the handle of the connection that this thread has, one at a time: from
+    /// its opening on.
+    pub fn adopt(&self) {
+        HANDLE.set(Some(self.clone()));
+    }
+
+    /// Shuts the connection down, if there is one: a call that waits for the server ends at once.
+    pub fn shut_down(&self) {
+        // As long as the lock is held, the connection has the socket.
+        if let Some(socket) = *self.socket() {
+            shut_down(socket);
+        }
+    }
+
+    fn socket(&self) -> MutexGuard<'_, Option<RawFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns that of this thread, if it has one.
+    fn of_this_thread() -> Option<Handle> {
+        HANDLE.with_borrow(Clone::clone)
+    }
 }
 
 /// Returns the SQLSTATE of the last error of this thread, and forgets it.
@@ -57,11 +81,25 @@ pub fn take_sqlstate() -> Option<[u8; 5]> {
     CODE.take()
 }
 
-/// Shuts the connection of this socket down, in both directions: a call that waits for the server
-/// in another thread ends at once. The socket stays open.
-pub fn shut_down(socket: RawFd) {
-    // SAFETY: it takes numbers. The caller knows that the connection still has the socket; at worst
-    // another connection of this process is shut down.
+/// Shuts the connection of this socket down, in both directions. The socket stays open; when it is
+/// closed, the server is told at once: otherwise one that waits to send more would wait for another
+/// minute.
+fn shut_down(socket: RawFd) {
+    let reset = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the option is of this type and size, and is copied. What is no such socket refuses it.
+    unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const reset).cast(),
+            size_of_val(&reset) as libc::socklen_t,
+        );
+    }
+    // SAFETY: it takes numbers.
     unsafe { libc::shutdown(socket, libc::SHUT_RDWR) };
 }
 
@@ -144,7 +182,6 @@ functions! {
         fn PQcmdTuples(result: *mut c_void) -> *mut c_char, else null_mut();
         fn PQconsumeInput(connection: *mut c_void) -> c_int, else 0;
         fn PQexec(connection: *mut c_void, query: *const c_char) -> *mut c_void, else null_mut();
-        fn PQfinish(connection: *mut c_void) -> (), else ();
         fn PQfname(result: *const c_void, column: c_int) -> *mut c_char, else null_mut();
         fn PQfreemem(memory: *mut c_void) -> (), else ();
         fn PQftype(result: *const c_void, column: c_int) -> c_uint, else 0;
@@ -171,6 +208,7 @@ functions! {
     call {
         fn PQconnectdb(*const c_char) -> *mut c_void;
         fn PQerrorMessage(*const c_void) -> *mut c_char;
+        fn PQfinish(*mut c_void) -> ();
         fn PQlibVersion() -> c_int;
         fn PQresultErrorField(*const c_void, c_int) -> *mut c_char;
         fn PQsocket(*const c_void) -> c_int;
@@ -180,7 +218,6 @@ functions! {
 /// Opens a connection, and remembers its socket.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn PQconnectdb(options: *const c_char) -> *mut c_void {
-    SOCKET.set(None);
     let Ok(functions) = functions() else {
         return null_mut();
     };
@@ -188,8 +225,29 @@ unsafe extern "C" fn PQconnectdb(options: *const c_char) -> *mut c_void {
     let connection = unsafe { (functions.PQconnectdb)(options) };
     // SAFETY: the function takes null, too.
     let socket = unsafe { (functions.PQsocket)(connection) };
-    SOCKET.set((socket >= 0).then_some(socket));
+    if let Some(handle) = Handle::of_this_thread() {
+        *handle.socket() = (socket >= 0).then_some(socket);
+    }
     connection
+}
+
+/// Closes a connection, whose socket is then another's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn PQfinish(connection: *mut c_void) {
+    let Ok(functions) = functions() else {
+        return;
+    };
+    let handle = Handle::of_this_thread();
+    let mut known = handle.as_ref().map(Handle::socket);
+    // SAFETY: the argument is the caller's, for these functions.
+    let socket = unsafe { (functions.PQsocket)(connection) };
+    // SAFETY: as above.
+    unsafe { (functions.PQfinish)(connection) };
+    if let Some(known) = &mut known
+        && **known == Some(socket)
+    {
+        **known = None;
+    }
 }
 
 /// Returns what is wrong with a connection: without a library, that.

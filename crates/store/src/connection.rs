@@ -1,13 +1,15 @@
 //! A connection to the database, and the migration of its schema.
 
-use std::os::fd::RawFd;
 use std::path::Path;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
 use diesel::connection::{CacheSize, Connection as _};
 use diesel::migration::{Migration, MigrationSource, MigrationVersion};
-use diesel::{PgConnection, SqliteConnection};
+use diesel::sql_types::Text;
+use diesel::{
+    PgConnection, QueryResult, QueryableByName, RunQueryDsl as _, SqliteConnection, sql_query,
+};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::error::{ErrorKind, StoreError};
@@ -22,6 +24,16 @@ const SQLITE_PATIENCE: Duration = Duration::from_secs(2);
 /// Milliseconds after which PostgreSQL ends a transaction in which this program does nothing.
 const IDLE_IN_TRANSACTION: u32 = 5000;
 
+/// The SQLSTATE of a table that there is not.
+const UNDEFINED_TABLE: [u8; 5] = *b"42P01";
+
+/// A migration that was applied.
+#[derive(QueryableByName)]
+struct Applied {
+    #[diesel(sql_type = Text)]
+    version: String,
+}
+
 /// Number of the lock that one server has while it migrates the schema.
 const MIGRATION_LOCK: i64 = 0x626c_6f63_6b63_6861;
 
@@ -29,8 +41,6 @@ const MIGRATION_LOCK: i64 = 0x626c_6f63_6b63_6861;
 pub struct Connection {
     /// The connection itself.
     pub backend: Backend,
-    /// Its socket, if it can be shut down.
-    pub socket: Option<RawFd>,
 }
 
 /// A connection of Diesel.
@@ -47,17 +57,14 @@ impl Connection {
         match location {
             Location::Postgres(url) => {
                 let mut connection = PgConnection::establish(&secrets.complete(url)?)?;
-                let socket = libpq::last_socket();
                 // PgBouncer before 1.21 mixes the prepared statements of its clients up.
                 connection.set_prepared_statement_cache_size(CacheSize::Disabled);
                 Ok(Connection {
                     backend: Backend::Postgres(connection),
-                    socket,
                 })
             }
             Location::Sqlite(path) => Ok(Connection {
                 backend: Backend::Sqlite(open_sqlite(path)?),
-                socket: None,
             }),
         }
     }
@@ -68,6 +75,10 @@ impl Connection {
     ///
     /// [`ErrorKind::Newer`] if a migration was applied that this program does not know.
     pub fn migrate(&mut self) -> Result<(), StoreError> {
+        // A schema that is as it should be takes neither a lock nor the right to change it.
+        if self.is_migrated()? {
+            return Ok(());
+        }
         match &mut self.backend {
             Backend::Postgres(connection) => connection.transaction(|connection| {
                 connection.batch_execute(&format!(
@@ -84,6 +95,32 @@ impl Connection {
     /// Asks the database whether it is there.
     pub fn ping(&mut self) -> Result<(), StoreError> {
         self.execute("SELECT 1")
+    }
+
+    /// Returns whether all migrations were applied. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Newer`] if a migration was applied that this program does not know.
+    pub fn is_migrated(&mut self) -> Result<bool, StoreError> {
+        let query = sql_query("SELECT version FROM __diesel_schema_migrations");
+        let applied: QueryResult<Vec<Applied>> = match &mut self.backend {
+            Backend::Postgres(connection) => query.load(connection),
+            Backend::Sqlite(connection) => query.load(connection),
+        };
+        let is_missing = |error: &diesel::result::Error| match self.backend {
+            Backend::Postgres(_) => libpq::take_sqlstate() == Some(UNDEFINED_TABLE),
+            Backend::Sqlite(_) => error.to_string().starts_with("no such table"),
+        };
+        let applied: Vec<_> = match applied {
+            Ok(applied) => applied.into_iter().map(|row| row.version.into()).collect(),
+            Err(error) if is_missing(&error) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        match self.backend {
+            Backend::Postgres(_) => is_complete::<diesel::pg::Pg>(&applied, &POSTGRES),
+            Backend::Sqlite(_) => is_complete::<diesel::sqlite::Sqlite>(&applied, &SQLITE),
+        }
     }
 
     /// Calls `work` in a transaction that only reads, and that the database ends after `limit`.
@@ -168,14 +205,28 @@ where
     C: MigrationHarness<DB>,
     EmbeddedMigrations: MigrationSource<DB>,
 {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-        StoreError::new(ErrorKind::Refused, error.to_string())
-    };
+    let applied = connection.applied_migrations().map_err(failed)?;
+    // Another server may have applied them meanwhile.
+    if !is_complete::<DB>(&applied, &source)? {
+        connection.run_pending_migrations(source).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Returns whether all migrations of `source` are among those that were applied, which it must know.
+fn is_complete<DB>(
+    applied: &[MigrationVersion<'_>],
+    source: &EmbeddedMigrations,
+) -> Result<bool, StoreError>
+where
+    DB: diesel::backend::Backend,
+    EmbeddedMigrations: MigrationSource<DB>,
+{
     let known: Vec<Box<dyn Migration<DB>>> = source.migrations().map_err(failed)?;
-    let applied: Vec<MigrationVersion<'static>> =
-        connection.applied_migrations().map_err(failed)?;
-    let is_known =
-        |version: &&MigrationVersion<'_>| known.iter().any(|one| one.name().version() == **version);
+    let is_known = |version: &&MigrationVersion<'_>| {
+        let mut known = known.iter();
+        known.any(|one| one.name().version() == **version)
+    };
     if let Some(newer) = applied.iter().find(|version| !is_known(version)) {
         return Err(StoreError::new(
             ErrorKind::Newer,
@@ -184,6 +235,10 @@ where
             ),
         ));
     }
-    connection.run_pending_migrations(source).map_err(failed)?;
-    Ok(())
+    let mut known = known.iter();
+    Ok(known.all(|one| applied.contains(&one.name().version())))
+}
+
+fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
+    StoreError::new(ErrorKind::Refused, error.to_string())
 }

@@ -60,15 +60,26 @@ impl std::error::Error for StoreError {}
 
 impl From<ConnectionError> for StoreError {
     fn from(error: ConnectionError) -> Self {
-        StoreError::new(ErrorKind::Away, one_line(&error))
+        match error {
+            // It was made, and then lost.
+            ConnectionError::CouldntSetupConfiguration(error) => error.into(),
+            error => StoreError::new(ErrorKind::Away, one_line(&error)),
+        }
     }
 }
+
+/// The SQLSTATEs of what PostgreSQL says before it closes a connection: an administrator has cut it,
+/// another process has crashed, the server can't be used now.
+const LAST_WORDS: [[u8; 5]; 3] = [*b"57P01", *b"57P02", *b"57P03"];
 
 impl From<QueryError> for StoreError {
     fn from(error: QueryError) -> Self {
         use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
+        // Of this error: none of an earlier one is left.
+        let code = libpq::take_sqlstate();
         let kind = match &error {
             QueryError::DatabaseError(ClosedConnection | UnableToSendCommand, _) => ErrorKind::Lost,
+            _ if code.is_some_and(|code| LAST_WORDS.contains(&code)) => ErrorKind::Lost,
             _ => ErrorKind::Refused,
         };
         StoreError::new(kind, one_line(&error))

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use log::{info, warn};
 
 use crate::error::{ErrorKind, StoreError};
@@ -37,9 +38,10 @@ pub struct Stats {
 }
 
 /// Whether the store answers.
-#[derive(Default)]
 pub struct Health {
     outage: Mutex<Option<Outage>>,
+    /// Takes note of the beginning of an outage: somebody must try whether it is over.
+    begins: Sender<()>,
     /// The counters.
     pub stats: Stats,
 }
@@ -57,6 +59,15 @@ struct Outage {
 }
 
 impl Health {
+    /// Returns that of a store that has not failed yet. `begins` has room for one.
+    pub fn new(begins: Sender<()>) -> Self {
+        Health {
+            outage: Mutex::default(),
+            begins,
+            stats: Stats::default(),
+        }
+    }
+
     /// Returns the last error if the store is away and it is too early for another attempt.
     pub fn check(&self) -> Result<(), StoreError> {
         match &*ignore_poison(self.outage.lock()) {
@@ -102,6 +113,8 @@ impl Health {
         outage.until = now + pause.min(LONGEST_PAUSE).mul_f64(0.5 + jitter() / 2.0);
         outage.error = error.clone();
         if begins {
+            // If there is no room, it is known.
+            let _ = self.begins.try_send(());
             warn!(reason:% = error; "the store is unavailable: its commands are answered ERR UNAVAILABLE");
         }
     }

@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
+use libpq::Handle;
 
 use crate::connection::Connection;
 use crate::error::{ErrorKind, StoreError};
@@ -47,11 +48,14 @@ pub(crate) struct Shared {
     pub health: Health,
 }
 
+/// Does something by a connection, or takes note of why there is none.
+type Work = dyn FnMut(Result<&mut Connection, StoreError>) -> Result<(), StoreError> + Send;
+
 /// What a thread is to do.
 struct Job {
     ticket: Arc<Ticket>,
     /// Does it, or takes note of why it can't be done.
-    work: Box<dyn FnMut(Result<&mut Connection, StoreError>) -> Result<(), StoreError> + Send>,
+    work: Box<Work>,
 }
 
 impl Store {
@@ -64,19 +68,24 @@ impl Store {
         let connections = settings.connections;
         // Whoever waits longer than this queue is better off with an error.
         let (jobs, waiting) = bounded(connections * 16);
+        let (begins, outages) = bounded(1);
         let shared = Arc::new(Shared {
             location: settings.location,
             secrets: settings.secrets,
             connections,
             stream_timeout: settings.stream_timeout,
-            health: Health::default(),
+            health: Health::new(begins),
         });
         for index in 0..connections {
             let thread = Thread {
                 shared: shared.clone(),
                 jobs: waiting.clone(),
                 connection: None,
-                is_first: index == 0,
+                handle: Handle::default(),
+                outages: match index {
+                    0 => Some(outages.clone()),
+                    _ => None,
+                },
             };
             let thread = thread::Builder::new()
                 .name("store".to_string())
@@ -97,8 +106,32 @@ impl Store {
     /// # Errors
     ///
     /// If there is none by the deadline, or [`ErrorKind::Newer`].
-    pub fn check(&self, deadline: Instant) -> Result<(), StoreError> {
+    pub fn wait(&self, deadline: Instant) -> Result<(), StoreError> {
         self.run(deadline, |connection| connection.ping())
+    }
+
+    /// Looks whether the schema is one that this program knows, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Newer`] if it is not; others if the store does not answer within this time.
+    pub fn check(settings: &Settings, patience: Duration) -> Result<(), StoreError> {
+        let Settings {
+            location, secrets, ..
+        } = settings.clone();
+        if matches!(&location, Location::Sqlite(path) if !path.exists()) {
+            // It would be created.
+            return Ok(());
+        }
+        let (reply, replied) = bounded(1);
+        // Left behind if the store does not answer.
+        thread::spawn(move || {
+            let connection = Connection::open(&location, &secrets);
+            let checked = connection.and_then(|mut connection| connection.is_migrated());
+            let _ = reply.send(checked.map(drop));
+        });
+        let late = |_| StoreError::new(ErrorKind::Late, "the database does not answer in time");
+        replied.recv_timeout(patience).map_err(late)?
     }
 
     /// Has a thread of the pool do `work`, and returns what it returns. A connection that was lost
@@ -169,19 +202,26 @@ struct Thread {
     shared: Arc<Shared>,
     jobs: Receiver<Job>,
     connection: Option<Connection>,
-    /// Whether it tries a store that is away.
-    is_first: bool,
+    /// The handle of that connection.
+    handle: Handle,
+    /// Where the thread hears of outages that tries a store that is away.
+    outages: Option<Receiver<()>>,
 }
 
 impl Thread {
     /// Does what comes, until the store is dropped.
     fn run(mut self) {
+        self.handle.adopt();
+        let outages = self.outages.clone().unwrap_or_else(never);
         loop {
             let health = &self.shared.health;
-            let pause = self.is_first.then(|| health.next_attempt()).flatten();
-            let job = match pause {
-                None => self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(pause) => self.jobs.recv_timeout(pause),
+            let pause = self.outages.as_ref().and_then(|_| health.next_attempt());
+            let timeout = pause.map_or_else(never, after);
+            let job = select! {
+                recv(self.jobs) -> job => job.map_err(|_| RecvTimeoutError::Disconnected),
+                // The next attempt is due after a pause.
+                recv(outages) -> _ => continue,
+                recv(timeout) -> _ => Err(RecvTimeoutError::Timeout),
             };
             match job {
                 Ok(job) => self.run_job(job),
@@ -206,18 +246,20 @@ impl Thread {
     fn run_job(&mut self, mut job: Job) {
         let shared = self.shared.clone();
         let stats = &shared.health.stats;
-        // A connection may have been lost since it was last used, which only its next use shows.
-        let mut may_be_stale = self.connection.is_some();
+        // A connection may have been lost since it was last used, which only its next use shows. One
+        // that was just made may be cut, too.
+        let mut may_try_again = true;
         loop {
+            // Connecting may take as long as anything else.
+            if !job.ticket.begin(&self.handle) {
+                return;
+            }
             let done = match self.connect() {
                 Err(error) => {
                     let _ = (job.work)(Err(error.clone()));
                     Err(error)
                 }
                 Ok(connection) => {
-                    if !job.ticket.begin(connection.socket) {
-                        return;
-                    }
                     stats.running.fetch_add(1, Ordering::Relaxed);
                     // The panic hook logs a panic.
                     let done = catch_unwind(AssertUnwindSafe(|| (job.work)(Ok(connection))));
@@ -236,8 +278,8 @@ impl Thread {
             if self.connection.take().is_some() {
                 stats.connections.fetch_sub(1, Ordering::Relaxed);
             }
-            if error.kind == ErrorKind::Lost && may_be_stale && goes_on {
-                may_be_stale = false;
+            if error.kind == ErrorKind::Lost && may_try_again && goes_on {
+                may_try_again = false;
                 continue;
             }
             shared.health.failed(&error);

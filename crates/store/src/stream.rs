@@ -10,11 +10,12 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, never};
 use diesel::connection::DefaultLoadingMode;
 use diesel::pg::PgRowByRowLoadingMode;
 use diesel::sql_types::Text;
 use diesel::{RunQueryDsl as _, sql_query};
+use libpq::Handle;
 use log::debug;
 
 use crate::connection::{Backend, Connection};
@@ -30,19 +31,39 @@ const PART: usize = 32 * 1024;
 /// Number of parts that wait for the client.
 const PARTS: usize = 4;
 
+/// Time after the end of a stream's time in which the database has to end it.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// The client's end of a stream.
 struct Stream {
     parts: Receiver<Part>,
+    /// The handle of the stream's connection.
+    handle: Handle,
+    /// When the client must have taken all.
+    until: Instant,
 }
 
 impl UserStream for Stream {
     fn next(&mut self, wait: Duration) -> Part {
         match self.parts.recv_timeout(wait) {
             Ok(part) => part,
-            Err(RecvTimeoutError::Timeout) => Part::Pending,
+            Err(RecvTimeoutError::Timeout) => {
+                if Instant::now() >= self.until + GRACE {
+                    self.handle.shut_down();
+                }
+                Part::Pending
+            }
             // It could not say more: no room became free in time.
             Err(RecvTimeoutError::Disconnected) => Part::Failed(Failure::Slow),
         }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // The other end is to find this one gone when what it waits for fails.
+        self.parts = never();
+        self.handle.shut_down();
     }
 }
 
@@ -59,16 +80,22 @@ pub fn open(
         return Err(Unavailable::Streams);
     }
     let (sender, parts) = bounded(PARTS);
+    let (handle, until) = (Handle::default(), Instant::now() + shared.stream_timeout);
     let source = Source {
         encode,
-        until: Instant::now() + shared.stream_timeout,
+        handle: handle.clone(),
+        until,
         parts: sender,
         part: Vec::with_capacity(PART),
     };
     let thread = thread::Builder::new().name("stream".to_string());
     let thread = thread.spawn(move || source.run(&slot.0, &after));
     thread.map_err(|_| Unavailable::Store)?;
-    Ok(Box::new(Stream { parts }))
+    Ok(Box::new(Stream {
+        parts,
+        handle,
+        until,
+    }))
 }
 
 /// A place among the streams.
@@ -83,6 +110,7 @@ impl Drop for Slot {
 /// The database's end of a stream.
 struct Source {
     encode: Encode,
+    handle: Handle,
     /// When the client must have taken all.
     until: Instant,
     parts: Sender<Part>,
@@ -98,10 +126,14 @@ enum Stop {
 
 impl Source {
     fn run(mut self, shared: &Shared, after: &str) {
+        self.handle.adopt();
         let stats = &shared.health.stats;
         let outcome = match self.send_all(shared, after) {
             Ok(()) => 0,
             Err(Stop::Client) => 1,
+            // The database ends a statement at about the same time. A client that is gone has shut
+            // the connection down.
+            Err(Stop::Database(_)) if Instant::now() >= self.until || self.is_left() => 1,
             Err(Stop::Database(error)) => {
                 debug!(reason:% = error; "a stream of users ends early");
                 shared.health.failed(&error);
@@ -114,7 +146,6 @@ impl Source {
 
     fn send_all(&mut self, shared: &Shared, after: &str) -> Result<(), Stop> {
         let mut connection = shared.connect().map_err(Stop::Database)?;
-        let socket = connection.socket;
         let limit = self.until.saturating_duration_since(Instant::now());
         let mut taken = true;
         let read = connection.read(limit, |backend| {
@@ -124,9 +155,9 @@ impl Source {
                 ($connection:expr, $mode:ty) => {{
                     let mut rows = query.load_iter::<Row, $mode>($connection)?;
                     taken = self.take(&mut rows)?;
-                    if let (false, Some(socket)) = (taken, socket) {
+                    if !taken {
                         // Otherwise all that the database still has to say would be read.
-                        libpq::shut_down(socket);
+                        self.handle.shut_down();
                     }
                 }};
             }
@@ -144,7 +175,7 @@ impl Source {
         }
     }
 
-    /// Sends all rows. Returns whether the client takes them.
+    /// Sends all rows. Returns whether the client takes them in time.
     fn take(
         &mut self,
         rows: &mut impl Iterator<Item = Result<Row, diesel::result::Error>>,
@@ -160,7 +191,13 @@ impl Source {
 
     fn flush(&mut self) -> bool {
         let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART + PART / 4));
-        part.is_empty() || self.send(Part::Users(part))
+        part.is_empty() || (Instant::now() < self.until && self.send(Part::Users(part)))
+    }
+
+    /// Returns whether nobody takes the users any more.
+    fn is_left(&self) -> bool {
+        let sent = self.parts.try_send(Part::Pending);
+        matches!(sent, Err(TrySendError::Disconnected(_)))
     }
 
     fn send(&self, part: Part) -> bool {

@@ -1,9 +1,9 @@
 //! Ticket: the two who are concerned with a piece of work, the thread that does it and the one that
 //! waits for it, agree on whether it goes on.
 
-use std::os::fd::RawFd;
 use std::sync::Mutex;
 
+use libpq::Handle;
 use shared::sync::ignore_poison;
 
 /// The state of a piece of work.
@@ -15,25 +15,25 @@ enum State {
     /// Nobody has begun it.
     #[default]
     Waiting,
-    /// A thread does it, by the connection of this socket.
-    Running(Option<RawFd>),
+    /// A thread does it, by the connection of this handle.
+    Running(Handle),
     /// It is done, or is not to be done any more.
     Over,
 }
 
 impl Ticket {
-    /// Begins it, by a connection of this socket, or of none that can be shut down. Returns whether
+    /// Begins it, by the connection of this handle, which may not be open yet. Returns whether
     /// somebody still waits for it.
-    pub fn begin(&self, socket: Option<RawFd>) -> bool {
+    pub fn begin(&self, handle: &Handle) -> bool {
         let mut state = ignore_poison(self.0.lock());
         if matches!(*state, State::Over) {
             return false;
         }
-        *state = State::Running(socket);
+        *state = State::Running(handle.clone());
         true
     }
 
-    /// Ends the thread's part: from here on the connection may be closed. Returns whether somebody
+    /// Ends the thread's part: from here on the connection may be another's. Returns whether somebody
     /// still waits for it.
     pub fn pause(&self) -> bool {
         let mut state = ignore_poison(self.0.lock());
@@ -50,9 +50,9 @@ impl Ticket {
     /// ends a call that waits for a server that is stopped.
     pub fn give_up(&self) {
         let mut state = ignore_poison(self.0.lock());
-        if let State::Running(Some(socket)) = *state {
-            // The connection has the socket as long as it runs, because of the lock.
-            libpq::shut_down(socket);
+        if let State::Running(handle) = &*state {
+            // The thread is at this work as long as this is its state, because of the lock.
+            handle.shut_down();
         }
         *state = State::Over;
     }
