@@ -10,9 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 use crate::support::postgres::{Bouncer, Postgres, Sitting, ask};
-use crate::support::{
-    CLIENT, Client, Daemon, PATIENCE, Scratch, clean, installed, wait_until, words,
-};
+use crate::support::{CLIENT, Daemon, PATIENCE, Scratch, clean, installed, wait_until, words};
 
 /// A user as it is inserted.
 pub struct User {
@@ -390,9 +388,4 @@ fn ids(answer: &str) -> Vec<String> {
 /// The ids that [`Database::fill`] gives.
 fn numbered(numbers: std::ops::RangeInclusive<usize>) -> Vec<String> {
     numbers.map(|number| format!("{number:08}")).collect()
-}
-
-/// A client of the line protocol that stays.
-fn line_client(server: &Server) -> Client {
-    server.daemon.connect()
 }

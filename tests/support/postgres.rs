@@ -146,8 +146,13 @@ impl Postgres {
         let postgres = Postgres::prepare()?;
         postgres.set(settings);
         postgres.run();
-        postgres.sql_in("postgres", &format!("CREATE DATABASE {DATABASE}"));
+        postgres.create();
         Some(postgres)
+    }
+
+    /// Makes the database of the tests.
+    pub fn create(&self) {
+        self.sql_in("postgres", &format!("CREATE DATABASE {DATABASE}"));
     }
 
     /// Makes one that does not run yet, and has no database.
