@@ -225,7 +225,7 @@ pub fn script(name: &str) -> Option<(Command, Scratch)> {
     Some((script, scratch))
 }
 
-/// - Each command is a unary method of the services `Server` and `Calc`; the schema is the same as that of protobuf.
+/// - Each command is a unary method of the services `Server`, `Calc` and `Users`; the schema is the same as that of protobuf.
 /// - `grpc.health.v1.Health` answers `Check`, `List` and `Watch`: for the server, whose name is empty, and for each service.
 /// - Reflection, v1 and v1alpha, gives the schema to tools such as grpcurl.
 /// - A client may have 100 calls open on a connection; official clients let further ones wait.

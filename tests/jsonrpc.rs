@@ -155,7 +155,7 @@ fn check_answer(sent: &str, expected: &str, response: &Response) {
 /// - No params, null, `[]` and `{}` are the same.
 /// - A whole number of 64 bits is exact in both directions; one with a fraction or an exponent, such as `1.0` or `1e3`, is
 ///   refused.
-/// - A result is a number, an array of numbers or a string.
+/// - A result is a number, an array of numbers, a string, a user or an array of users.
 /// - An id is a string, a number or null, and comes back byte for byte.
 /// - A call without an id is a notification: it is executed and gets no answer, even if it has an error; what is no call is
 ///   answered with the id null.
@@ -331,7 +331,7 @@ const OWN: CommandSet = &[
 ];
 
 /// - `-32603`: the server failed while it executed a call; the status is 500, and then the server closes.
-/// - `-32000`, `-32001`, `-32002`, `-32003`: the errors `UNAVAILABLE`, `BUSY`, `TIMEOUT` and `TOOLONG`.
+/// - `-32000`, `-32001`, `-32002`, `-32003`, `-32004`: the errors `UNAVAILABLE`, `BUSY`, `TIMEOUT`, `TOOLONG` and `NOTFOUND`.
 #[test]
 fn errors_of_the_server_have_codes_of_their_own() {
     let arguments = ["--listen", "http://127.0.0.1:0", "--max-clients", "4"];

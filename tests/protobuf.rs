@@ -193,7 +193,7 @@ fn whatever_is_sent_gets_an_answer_or_an_error_of_this_protocol() {
     }
 }
 
-/// - A message is at most 65,536 bytes long.
+/// - A request is at most 65,536 bytes long; a response is shorter, but for a page of users.
 /// - A message may arrive in any pieces.
 #[test]
 fn messages_are_the_same_in_whatever_pieces_they_come() {

@@ -33,6 +33,9 @@ const SOURCES: &[&str] = &[
     include_str!("proxy.rs"),
     include_str!("redis.rs"),
     include_str!("stock.rs"),
+    include_str!("users/commands.rs"),
+    include_str!("users/streams.rs"),
+    include_str!("users/trouble.rs"),
 ];
 
 /// Says which sentence a test proves. It must be in the document, word by word.

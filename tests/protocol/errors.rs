@@ -33,6 +33,7 @@ fn the_server_says_no_word_that_the_document_lacks() {
         CommandError::MadeRoom,
         CommandError::Unavailable(Unavailable::Membership),
         CommandError::Internal,
+        CommandError::NotFound("x".to_string()),
     ]
     .iter()
     .map(CommandError::word)

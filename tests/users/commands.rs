@@ -68,6 +68,13 @@ fn page(users: &[User]) -> String {
     format!("[{}]", users.join(","))
 }
 
+/// - `USERS` answers how many there are.
+/// - `USER` with an id answers that user, a JSON object on one line, or `ERR NOTFOUND`.
+/// - `GET_USERS` answers a JSON array of users in the order of the bytes of their ids: those after the id that is given, or the
+///   first ones, and no more than the number behind it.
+/// - An id on a line is a word, or a JSON string without blanks, where `\u0020` is one; it has at most 2,000 bytes.
+/// - A user has an `id`, a `name` and an `email`, which may be null, the further members that came with it, and `created_at` and
+///   `updated_at`, in microseconds since 1970.
 #[test]
 fn each_command_has_the_same_answer_on_each_protocol_and_each_store() {
     Database::each(&EACH, |database| {
@@ -200,6 +207,7 @@ fn refused(server: &Server, name: &str, arguments: &[Argument<'_>]) -> Vec<Strin
     [line, json, protobuf, grpc].map(str::to_string).to_vec()
 }
 
+/// - `ERR NOTFOUND`: there is no record of this id.
 #[test]
 fn each_error_has_its_word_on_each_protocol_and_each_store() {
     Database::each(&EACH, |database| {
@@ -271,6 +279,8 @@ fn each_error_has_its_word_on_each_protocol_and_each_store() {
     });
 }
 
+/// - Such a page has at most 1,000 users, and ends early before 524,288 bytes; the next one begins after its last id.
+/// - Once the replies of a batch have two mebibytes, its further calls have the error `UNAVAILABLE`.
 #[test]
 fn pages_end_early_before_they_are_too_large() {
     Database::each(&EACH, |database| {
@@ -303,6 +313,11 @@ fn pages_end_early_before_they_are_too_large() {
             }
             assert_eq!(pages, [5, 5, 5, 5, 1], "{scheme}");
         }
+        let page = r#"{"jsonrpc":"2.0","id":1,"method":"get_users","params":["",5]}"#;
+        let answer = server.call(&format!("[{}]", [page; 8].join(",")));
+        // Five pages are longer than two mebibytes.
+        assert_eq!(answer.matches("\"result\"").count(), 5);
+        assert_eq!(answer.matches("too long, ask again").count(), 3);
     });
 }
 

@@ -78,6 +78,8 @@ fn curl_gets_all_users() {
     });
 }
 
+/// - `get_users` without params answers all users, in chunks, as they were at one moment; with `after` and `limit`, or with one of
+///   them in an array, it answers a page. In a batch it needs params.
 #[test]
 fn each_form_of_the_call_and_of_http_has_its_answer() {
     Database::each(&STORES, |database| {
@@ -276,6 +278,8 @@ fn a_million_users_are_streamed_in_constant_memory() {
     });
 }
 
+/// - `GetUsers` without a limit is a stream of all users, or of those after an id, as they were at one moment; each message has
+///   some of them. It ends with RESOURCE_EXHAUSTED if the client does not take it within the time of `--store-stream-timeout`.
 #[test]
 fn the_official_client_of_grpc_streams() {
     Database::each(&STORES, |database| {
@@ -339,6 +343,8 @@ fn a_call_of_grpc_ends_by_its_deadline_at_the_server() {
     });
 }
 
+/// - All users that are not taken within the time of `--store-stream-timeout`, or whose database fails, end without the end of
+///   the JSON and of the response: an error as on a line comes last, and the server closes.
 #[test]
 fn a_slow_reader_is_told_so_and_holds_nothing_any_more() {
     Database::each(&EACH, |database| {
@@ -462,6 +468,8 @@ fn streams_that_wait_for_the_database_cost_nothing() {
     });
 }
 
+/// - When another process takes over, a client that is taking all users has half a second for the rest; then they end as if they
+///   had not been taken in time.
 #[test]
 fn a_handover_ends_streams_with_their_own_errors_and_keeps_the_store() {
     Database::each(&STORES, |database| {

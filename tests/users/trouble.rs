@@ -135,6 +135,8 @@ fn a_database_that_is_killed_under_load_is_an_outage_and_no_more() {
     });
 }
 
+/// - While the database does not answer, these three are answered `ERR UNAVAILABLE` within three seconds, and all others as
+///   usual.
 #[test]
 fn a_database_that_is_stopped_holds_nobody_up() {
     Database::each(&[Kind::Postgres, Kind::Bouncer], |database| {
