@@ -22,7 +22,10 @@ const UPDATE: Duration = Duration::from_millis(100);
 pub fn run(options: &Options, pull: &Pull) -> Result<(), Failure> {
     let wrong = |why: String| Failure::usage(format!("--store {why}"));
     let location = Location::parse(&pull.store).map_err(wrong)?;
-    let feed = source::open(&pull.feed).map_err(|error| {
+    let progress = Arc::new(Progress::default());
+    let reading = progress.clone();
+    let is_stopped = move || reading.stop.load(Ordering::Relaxed);
+    let feed = source::open(&pull.feed, is_stopped).map_err(|error| {
         let (name, why) = (
             quoted(pull.feed.as_os_str().as_encoded_bytes()),
             without_errno(&error),
@@ -42,7 +45,6 @@ pub fn run(options: &Options, pull: &Pull) -> Result<(), Failure> {
     store
         .wait(Instant::now() + options.timeout)
         .map_err(store_failed)?;
-    let progress = Arc::new(Progress::default());
     let stopped = progress.clone();
     on_interrupt(move || stopped.stop.store(true, Ordering::Relaxed))?;
     let begun = Instant::now();

@@ -184,6 +184,9 @@ fn read(
         Ok(())
     };
     let result = { pages }.try_for_each(|page| page.map_err(failed).and_then(&mut read_page));
+    if progress.stop.load(Ordering::Relaxed) {
+        return Err(PullError::Stopped);
+    }
     // What came before a feed broke off is written, too.
     if block.len() > 0 && !matches!(result, Err(PullError::Stopped)) && !send(block) {
         return Err(PullError::Stopped);
