@@ -205,24 +205,51 @@ fn checked(response: &Response<Body>) -> io::Result<Option<String>> {
     }
     let links = response.headers().get_all("link").iter();
     let links = links.filter_map(|link| link.to_str().ok());
-    Ok(links
-        .flat_map(|links| links.split(",<").collect::<Vec<_>>())
+    let page = response.get_uri().to_string();
+    Ok({ links }
         .find_map(next_link)
-        .map(|target| resolve(&response.get_uri().to_string(), target)))
+        .map(|target| resolve(&page, target)))
 }
 
-/// Returns the target of a link (RFC 8288) whose relation is `next`.
-fn next_link(link: &str) -> Option<&str> {
-    let (target, parameters) = link.trim().trim_start_matches('<').split_once('>')?;
-    let mut relations = parameters.split(';').filter_map(|parameter| {
-        let (name, value) = parameter.trim().split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("rel")
-            .then_some(value.trim().trim_matches('"'))
+/// Returns the target of the first link in a field (RFC 8288) whose relation is `next`.
+fn next_link(mut links: &str) -> Option<&str> {
+    loop {
+        let (target, rest) = links.split_once('<')?.1.split_once('>')?;
+        let (mut parameters, others) = split_unquoted(rest, ',');
+        while !parameters.is_empty() {
+            let (parameter, rest) = split_unquoted(parameters, ';');
+            parameters = rest;
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            if name.trim().eq_ignore_ascii_case("rel") {
+                let mut relations = value.trim().trim_matches('"').split_whitespace();
+                if relations.any(|relation| relation.eq_ignore_ascii_case("next")) {
+                    return Some(target);
+                }
+                // Only the first counts.
+                break;
+            }
+        }
+        links = others;
+    }
+}
+
+/// Splits a text at the first `end` that is not between quotes.
+fn split_unquoted(text: &str, end: char) -> (&str, &str) {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let at = text.find(|c: char| {
+        let is_end = c == end && !is_quoted;
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = is_quoted,
+            '"' => is_quoted = !is_quoted,
+            _ => {}
+        }
+        is_end
     });
-    let relations = relations.next()?;
-    let is_next = |relation: &str| relation.eq_ignore_ascii_case("next");
-    relations.split_whitespace().any(is_next).then_some(target)
+    match at {
+        Some(at) => (&text[..at], &text[at + end.len_utf8()..]),
+        None => (text, ""),
+    }
 }
 
 /// Resolves a reference on a page (RFC 3986, section 5.2).
@@ -254,6 +281,10 @@ mod tests {
             ("<https://b/x?p=2>; rel=\"next\"", Some("https://b/x?p=2")),
             ("</u?p=2>; rel=next", Some("/u?p=2")),
             ("<a>; title=\"x\"; REL=\"prev next\"", Some("a")),
+            ("<a>; rel=\"prev\", <b,c>; rel=\"next\"", Some("b,c")),
+            ("<a>;rel=prev,<b>;rel=next,<c>;rel=last", Some("b")),
+            ("<a>; title=\"x;rel=y, <z>\\\"\"; rel=next", Some("a")),
+            ("<a>; rel=last; rel=next", None),
             ("<a>; rel=\"last\"", None),
             ("<a>", None),
             ("", None),
