@@ -179,13 +179,7 @@ impl Fence {
                 .bind::<BigInt, _>(self.term);
             query.get_result(connection).optional()
         })?;
-        match row {
-            Some(_) => Ok(()),
-            None => Err(StoreError::new(
-                ErrorKind::Deposed,
-                "another server has taken over",
-            )),
-        }
+        row.map(drop).ok_or_else(deposed)
     }
 
     /// Notes that a pull is complete.
@@ -205,14 +199,34 @@ impl Fence {
                 .bind::<BigInt, _>(self.term);
             statement.execute(connection)
         })?;
-        match changed {
-            1 => Ok(()),
-            _ => Err(StoreError::new(
-                ErrorKind::Deposed,
-                "another server has taken over",
-            )),
-        }
+        only_one(changed)
     }
+
+    /// Forgets the marks of the feed.
+    pub fn forget_marks(&self, backend: &mut Backend) -> Result<(), StoreError> {
+        let statement = "UPDATE leases SET feed = NULL, etag = NULL, last_modified = NULL \
+                         WHERE name = $1 AND holder = $2 AND term = $3";
+        let changed = with_backend!(backend, |connection| {
+            let statement = sql_query(statement)
+                .bind::<Text, _>(NAME)
+                .bind::<Text, _>(&self.holder)
+                .bind::<BigInt, _>(self.term);
+            statement.execute(connection)
+        })?;
+        only_one(changed)
+    }
+}
+
+/// Checks that the lease was this server's: its row was changed.
+fn only_one(changed: usize) -> Result<(), StoreError> {
+    match changed {
+        1 => Ok(()),
+        _ => Err(deposed()),
+    }
+}
+
+fn deposed() -> StoreError {
+    StoreError::new(ErrorKind::Deposed, "another server has taken over")
 }
 
 /// The term of a lease.

@@ -29,8 +29,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// The first pause after a pull that failed; it doubles up to the interval.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long the end of this server waits to give the lease up. It expires by itself.
-const RELEASE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long the end of this server waits to give the lease up, which may need a new connection. It
+/// expires by itself, but later.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is pulled, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct PullStats {
     pub leads: AtomicBool,
     /// What the database said last, and when.
     last: Mutex<Option<(Status, Instant)>>,
+    /// When this server completed a pull.
+    completed: Mutex<Option<Instant>>,
 }
 
 impl PullStats {
@@ -70,8 +73,11 @@ impl PullStats {
     /// Returns the time since the last complete pull of any server, if there was one.
     pub fn age(&self) -> Option<Duration> {
         let last = ignore_poison(self.last.lock());
-        let (status, read_at) = last.as_ref()?;
-        Some(status.age? + read_at.elapsed())
+        let of_any =
+            { last.as_ref() }.and_then(|(status, read_at)| Some(status.age? + read_at.elapsed()));
+        let completed = *ignore_poison(self.completed.lock());
+        let own = completed.map(|completed| completed.elapsed());
+        [of_any, own].into_iter().flatten().min()
     }
 }
 
@@ -217,14 +223,17 @@ impl Shared {
 
     fn pull(&self, fence: &Fence) -> Result<(), PullError> {
         let begun = Instant::now();
-        let marks = self.known_marks().map_err(PullError::Store)?;
+        let known = self.known_marks().map_err(PullError::Store)?;
         let failed = |error: std::io::Error| PullError::Feed(error.to_string());
-        let marks = match self.feed.get(&marks).map_err(failed)? {
+        let marks = match self.feed.get(&known).map_err(failed)? {
             Answer::NotModified => {
                 self.stats.pulls[1].fetch_add(1, Ordering::Relaxed);
-                marks
+                known
             }
             Answer::Pages(pages, marks) => {
+                if known != Marks::default() {
+                    self.forget_marks(fence).map_err(PullError::Store)?;
+                }
                 let progress = Arc::new(Progress::default());
                 *ignore_poison(self.current.lock()) = Some(progress.clone());
                 if self.stopped.load(Ordering::Relaxed) {
@@ -253,10 +262,10 @@ impl Shared {
             });
         complete.map_err(PullError::Store)?;
         if let Some((status, _)) = &mut *ignore_poison(self.stats.last.lock()) {
-            // About so, until the lease is read again.
-            status.age = Some(Duration::ZERO);
             status.marks = marks;
         }
+        // The lease is not read again so soon.
+        *ignore_poison(self.stats.completed.lock()) = Some(Instant::now());
         Ok(())
     }
 
@@ -272,6 +281,20 @@ impl Shared {
                 connection.read(RENEWAL_TIMEOUT, crate::users::is_any)
             })?;
         Ok(if has_users { marks } else { Marks::default() })
+    }
+
+    /// Forgets the marks before users change: if the pull breaks off, the table is as no version of
+    /// the feed is.
+    fn forget_marks(&self, fence: &Fence) -> Result<(), StoreError> {
+        let fence = fence.clone();
+        self.store
+            .run(Instant::now() + RENEWAL_TIMEOUT, move |connection| {
+                connection.write(RENEWAL_TIMEOUT, |backend| fence.forget_marks(backend))
+            })?;
+        if let Some((status, _)) = &mut *ignore_poison(self.stats.last.lock()) {
+            status.marks = Marks::default();
+        }
+        Ok(())
     }
 
     /// Counts what a pull has done, and logs it if that is news.
