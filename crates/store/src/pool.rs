@@ -278,6 +278,11 @@ impl Thread {
             if self.connection.take().is_some() {
                 stats.connections.fetch_sub(1, Ordering::Relaxed);
             }
+            if error.kind == ErrorKind::Deposed {
+                // The store is well: another server writes.
+                shared.health.count(&error);
+                return;
+            }
             if error.kind == ErrorKind::Lost && may_try_again && goes_on {
                 may_try_again = false;
                 continue;
