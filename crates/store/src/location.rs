@@ -190,6 +190,8 @@ impl Secrets {
         for (name, value) in [
             ("application_name", "blockchain-tcpd"),
             ("connect_timeout", "3"),
+            // Kerberos' library ends a program that ends while a thread connects by SIGABRT.
+            ("gssencmode", "disable"),
             ("keepalives_idle", "5"),
             ("keepalives_interval", "2"),
             ("keepalives_count", "3"),
