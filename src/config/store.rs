@@ -68,7 +68,8 @@ impl Settings {
             store: store::Settings {
                 location,
                 secrets,
-                connections: options.store_connections,
+                // A batch of a slow feed has a connection for long: without another, the puller could not keep its lease.
+                connections: options.store_connections + usize::from(options.users_feed.is_some()),
                 stream_timeout: options.store_stream_timeout,
             },
             puller,
