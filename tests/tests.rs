@@ -6,6 +6,7 @@
 //! - `clusters`: a cluster of either kind, and what holds for both
 //! - `redis`: a cluster over a real Redis, and whatever may happen to it; servers cut off for real are in `tests/cluster`
 //! - `users`: the users in a store, PostgreSQL or SQLite: commands, streams, and whatever may happen to the database
+//! - `pull`: feeds of users, by hand and by the daemons: whatever a server of a feed does, and one puller among several servers
 //! - `settings`: flags, variables, defaults, `--help`, what is refused at start and with which words and exit status
 //! - `identity`: the id and the state directory
 //! - `life`: signals, drain, exit statuses
@@ -68,6 +69,7 @@ mod prometheus;
 mod protobuf;
 mod protocol;
 mod proxy;
+mod pull;
 mod redis;
 mod samples;
 mod session;

@@ -1,0 +1,294 @@
+//! Several daemons on one database: one of them pulls, and another does as soon as it can't.
+
+use std::io::Write as _;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::once::COPIES;
+use super::server::{FeedServer, Gate, ok};
+use super::{Database, array, name_of, puller, user, users, wait_for_users};
+use crate::handover::{replace, times};
+use crate::support::kernel::asked_for;
+use crate::support::{Daemon, PATIENCE, assert_contains, wait_until};
+
+/// Daemons on one database and their feed: each asks for a path of its own.
+struct Servers<'a> {
+    database: &'a Database,
+    feed: FeedServer,
+    daemons: Vec<Option<Daemon>>,
+}
+
+/// The path that a daemon asks for.
+fn path(number: usize) -> String {
+    format!("/{number}")
+}
+
+impl<'a> Servers<'a> {
+    fn start(database: &'a Database, feed: FeedServer, count: usize) -> Self {
+        let mut servers = Servers {
+            database,
+            feed,
+            daemons: (0..count).map(|_| None).collect(),
+        };
+        (0..count).for_each(|number| servers.begin(number));
+        servers
+    }
+
+    /// Starts one that does not run.
+    fn begin(&mut self, number: usize) {
+        let feed = self.feed.url(&path(number));
+        self.daemons[number] = Some(puller(self.database, &feed, &[]));
+    }
+
+    fn daemon(&self, number: usize) -> &Daemon {
+        self.daemons[number].as_ref().expect("it runs")
+    }
+
+    /// Waits for a pull that began after this time, by another one than this. Returns who pulls, and when that began.
+    fn wait_for_puller(&self, after: Instant, other_than: Option<usize>) -> (usize, Instant) {
+        let mut found = None;
+        wait_until("somebody pulls", || {
+            let requests = self.feed.requests();
+            let mut new = requests.iter().filter(|request| request.at > after);
+            let other = other_than.map(path);
+            found = new
+                .find(|request| Some(&request.path) != other.as_ref())
+                .map(|request| (request.path[1..].parse().expect("a number"), request.at));
+            found.is_some()
+        });
+        found.expect("it was found")
+    }
+
+    /// Who pulled last.
+    fn last(&self) -> usize {
+        let requests = self.feed.requests();
+        let last = requests.last().expect("somebody has pulled");
+        last.path[1..].parse().expect("a number")
+    }
+}
+
+/// A feed of these users, which takes a while.
+fn slow_feed(users: Vec<String>) -> FeedServer {
+    FeedServer::start(move |_, to| {
+        let all = ok(array(&users).as_bytes());
+        for part in all.chunks(all.len() / 8 + 1) {
+            to.write_all(part)?;
+            thread::park_timeout(Duration::from_millis(60));
+        }
+        Ok(())
+    })
+}
+
+/// The lease: its term, and whether it lasts.
+fn lease(database: &Database) -> (u64, bool) {
+    let now = match database {
+        // What gives parts of seconds in older versions, too.
+        Database::Sqlite(_) => "(julianday('now') - 2440587.5) * 86400",
+        Database::Postgres(_) => "extract(epoch FROM clock_timestamp())",
+    };
+    let row = database.sql(&format!(
+        "SELECT term, CASE WHEN until > {now} THEN 1 ELSE 0 END FROM leases"
+    ));
+    let rows: Vec<_> = row.lines().collect();
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    let (term, lasts) = rows[0].split_once('|').expect("two values");
+    (term.parse().expect("a term"), lasts == "1")
+}
+
+#[test]
+fn one_of_three_pulls_and_when_it_is_killed_another_does() {
+    Database::each(|database| {
+        let feed = slow_feed(users(0..1500, "same"));
+        let mut servers = Servers::start(database, feed, 3);
+        for number in 0..3 {
+            wait_for_users(servers.daemon(number), 1500);
+        }
+        let before = servers.feed.count();
+        wait_until("it is pulled some times", || {
+            servers.feed.count() >= before + 3
+        });
+        let holder = servers.last();
+        let all_by_it = servers.feed.requests();
+        assert!(
+            all_by_it.iter().all(|request| request.path == path(holder)),
+            "{all_by_it:?}"
+        );
+        assert_eq!(lease(database), (1, true));
+
+        let kills = asked_for("BLOCKCHAIN_TCPD_TEST_KILLS", 3);
+        let mut slowest = Duration::ZERO;
+        for kill in 0..kills {
+            let holder = servers.last();
+            // In the middle of a pull, or between two.
+            wait_until("it pulls or not", || {
+                (servers.feed.open() > 0) == (kill % 2 == 0)
+            });
+            let killed = Instant::now();
+            // Dropped, it is killed.
+            servers.daemons[holder] = None;
+            let (next, at) = servers.wait_for_puller(killed, Some(holder));
+            slowest = slowest.max(at - killed);
+            assert!(at - killed < Duration::from_secs(5), "{:?}", at - killed);
+            let (term, lasts) = lease(database);
+            assert!((kill as u64 + 2, true) == (term, lasts), "{term}");
+            servers.begin(holder);
+            let before = servers.feed.count();
+            wait_until("it is pulled again", || servers.feed.count() >= before + 2);
+            assert_eq!(servers.last(), next, "who comes back takes nothing away");
+        }
+        println!("another pulls after at most {slowest:?}");
+        assert_eq!(servers.feed.most(), 1, "two pulled at a time");
+        let rows = "SELECT count(*), count(DISTINCT id), sum(CASE WHEN created_at = updated_at THEN 1 ELSE 0 END) FROM users";
+        assert_eq!(database.sql(rows).trim(), "1500|1500|1500");
+        for daemon in servers.daemons.into_iter().flatten() {
+            let log = daemon.stop();
+            let bad = ["unavailable", "can't be pulled", "ERROR", "panicked"];
+            assert!(!bad.iter().any(|bad| log.contains(bad)), "{log}");
+        }
+    });
+}
+
+/// It is stopped while it reads the feed, or in the middle of a batch; meanwhile the users change.
+#[test]
+fn what_a_stopped_puller_had_read_is_refused_when_it_wakes() {
+    Database::each(|database| {
+        let gate = Gate::default();
+        let (held, first) = (gate.clone(), Arc::new(Mutex::new(None::<String>)));
+        let stuck = first.clone();
+        let feed = FeedServer::start(move |request, to| {
+            let is_first = {
+                let mut first = stuck.lock().unwrap();
+                first.get_or_insert_with(|| request.path.clone()) == &request.path
+            };
+            if !is_first {
+                return to.write_all(&ok(array(&users(0..3000, "new")).as_bytes()));
+            }
+            // A block and a half, and later the rest.
+            let all = users(0..3000, "old").join("\n");
+            let whole = ok(all.as_bytes());
+            to.write_all(&whole[..whole.len() / 2])?;
+            held.pass();
+            to.write_all(&whole[whole.len() / 2..])
+        });
+        let servers = Servers::start(database, feed, 2);
+        let (old, begun) = servers.wait_for_puller(Instant::now() - PATIENCE, None);
+        let new = 1 - old;
+        match database {
+            // Its batch has begun, and is written when the next users come, or after a second.
+            Database::Postgres(_) => {
+                wait_until("a batch has begun", || database.number(COPIES) > 0)
+            }
+            Database::Sqlite(_) => wait_for_users(servers.daemon(new), 1000),
+        }
+        servers.daemon(old).signal("STOP");
+        let stopped = Instant::now();
+        let (by, at) = servers.wait_for_puller(begun, Some(old));
+        assert_eq!(by, new);
+        assert!(at - stopped < Duration::from_secs(5), "{:?}", at - stopped);
+        wait_for_users(servers.daemon(new), 3000);
+        let is_new = "SELECT count(*) FROM users WHERE name = 'new'";
+        wait_until("all are new", || database.number(is_new) == 3000);
+        assert_eq!(lease(database), (2, true));
+
+        let touched = "SELECT max(updated_at), count(*) FROM users";
+        let before = database.sql(touched);
+        servers.daemon(old).signal("CONT");
+        gate.open();
+        servers
+            .daemon(old)
+            .log()
+            .wait_for("another server may pull the users");
+        wait_until("the old response is read", || servers.feed.open() == 0);
+        let count = servers.feed.count();
+        wait_until("it is pulled again", || servers.feed.count() >= count + 2);
+        assert_eq!(servers.last(), new);
+        assert_eq!(database.number(is_new), 3000);
+        assert_eq!(database.sql(touched), before, "a row was touched");
+        assert_eq!(lease(database), (2, true));
+        // It is as well as before.
+        wait_for_users(servers.daemon(old), 3000);
+        for daemon in servers.daemons.into_iter().flatten() {
+            let log = daemon.stop();
+            let bad = ["unavailable", "can't be pulled", "ERROR", "panicked"];
+            assert!(!bad.iter().any(|bad| log.contains(bad)), "{log}");
+        }
+    });
+}
+
+#[test]
+fn a_graceful_stop_and_a_handover_pass_the_lease_on_at_once() {
+    Database::each(|database| {
+        let mut servers = Servers::start(database, FeedServer::of(array(&users(0..5, "x"))), 3);
+        wait_for_users(servers.daemon(0), 5);
+        for _ in 0..3 {
+            let holder = servers.last();
+            let stopped = Instant::now();
+            servers.daemons[holder].take().expect("it runs").stop();
+            let (_, at) = servers.wait_for_puller(stopped, Some(holder));
+            assert!(at - stopped < Duration::from_secs(2), "{:?}", at - stopped);
+            servers.begin(holder);
+        }
+        for _ in 0..3 {
+            let holder = servers.last();
+            let replaced = Instant::now();
+            replace(servers.daemon(holder));
+            // Itself or another.
+            let (_, at) = servers.wait_for_puller(replaced, None);
+            assert!(
+                at - replaced < Duration::from_secs(3),
+                "{:?}",
+                at - replaced
+            );
+            assert!(times(servers.daemon(holder), "ERROR") == 0);
+        }
+        assert_eq!(servers.feed.most(), 1, "two pulled at a time");
+        // One that is alone goes on by itself.
+        let last = servers.last();
+        for number in (0..3).filter(|number| *number != last) {
+            servers.daemons[number].take().expect("it runs").stop();
+        }
+        let replaced = Instant::now();
+        replace(servers.daemon(last));
+        let (_, at) = servers.wait_for_puller(replaced, None);
+        assert!(
+            at - replaced < Duration::from_secs(3),
+            "{:?}",
+            at - replaced
+        );
+        servers.feed.give(user(0, "after it"));
+        wait_until("it goes on", || {
+            name_of(servers.daemon(last), "u0000000").as_deref() == Some("after it")
+        });
+    });
+}
+
+/// The lease is kept by a connection; the batch of a slow feed takes another for long.
+#[test]
+fn a_slow_feed_does_not_cost_a_puller_its_lease() {
+    let Some(database) = Database::postgres() else {
+        return;
+    };
+    let feed = FeedServer::start(|_, to| {
+        let all = ok(users(0..1200, "slow").join("\n").as_bytes());
+        for part in all.chunks(all.len() / 12 + 1) {
+            to.write_all(part)?;
+            thread::park_timeout(Duration::from_millis(500));
+        }
+        Ok(())
+    });
+    let daemons =
+        ["/0", "/1"].map(|path| puller(&database, &feed.url(path), &["--store-connections", "1"]));
+    wait_for_users(&daemons[0], 1200);
+    daemons[0].log();
+    wait_until("a pull is complete", || {
+        database.number("SELECT count(*) FROM leases WHERE pulled_at > 0") > 0
+    });
+    let (term, _) = lease(&database);
+    assert_eq!(term, 1);
+    for daemon in daemons {
+        let log = daemon.stop();
+        assert_contains(&log, "the store answers");
+        assert!(!log.contains("can't be pulled"), "{log}");
+    }
+}
