@@ -16,7 +16,7 @@ fn many_users_are_pulled_in_constant_memory() {
     let Some(database) = Database::sqlite() else {
         return;
     };
-    let count = asked_for("BLOCKCHAIN_TCPD_TEST_USERS", 100_000);
+    let count = asked_for("BLOCKCHAIN_TCPD_TEST_USERS", 50_000);
     let idle = {
         // What was pulled a moment ago is not pulled again within the interval.
         let Some(database) = Database::sqlite() else {

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support::PATIENCE;
 
@@ -208,9 +208,14 @@ impl Gate {
 
     /// Waits until it is open.
     pub fn pass(&self) {
+        self.wait(PATIENCE);
+    }
+
+    /// Waits until it is open, or has been waited for so long.
+    pub fn wait(&self, longest: Duration) {
         let (is_open, opened) = &*self.0;
         let is_open = is_open.lock().unwrap();
-        let waited = opened.wait_timeout_while(is_open, PATIENCE, |is_open| !*is_open);
+        let waited = opened.wait_timeout_while(is_open, longest, |is_open| !*is_open);
         drop(waited.unwrap());
     }
 }

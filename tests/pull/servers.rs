@@ -162,20 +162,22 @@ fn what_a_stopped_puller_had_read_is_refused_when_it_wakes() {
                 first.get_or_insert_with(|| request.path.clone()) == &request.path
             };
             if !is_first {
-                return to.write_all(&ok(array(&users(0..3000, "new")).as_bytes()));
+                return to.write_all(&ok(array(&users(0..6000, "new")).as_bytes()));
             }
-            // A block and a half, and later the rest.
-            let all = users(0..3000, "old").join("\n");
+            // Some at a time, so that its batch goes on, until the gate is open; then the rest.
+            let all = users(0..6000, "old").join("\n");
             let whole = ok(all.as_bytes());
-            to.write_all(&whole[..whole.len() / 2])?;
-            held.pass();
-            to.write_all(&whole[whole.len() / 2..])
+            for part in whole.chunks(whole.len() / 100) {
+                to.write_all(part)?;
+                held.wait(Duration::from_millis(200));
+            }
+            Ok(())
         });
         let servers = Servers::start(database, feed, 2);
         let (old, begun) = servers.wait_for_puller(Instant::now() - PATIENCE, None);
         let new = 1 - old;
         match database {
-            // Its batch has begun, and is written when the next users come, or after a second.
+            // Its batch has begun, and is written once no users come for a second.
             Database::Postgres(_) => {
                 wait_until("a batch has begun", || database.number(COPIES) > 0)
             }
@@ -186,9 +188,9 @@ fn what_a_stopped_puller_had_read_is_refused_when_it_wakes() {
         let (by, at) = servers.wait_for_puller(begun, Some(old));
         assert_eq!(by, new);
         assert!(at - stopped < Duration::from_secs(5), "{:?}", at - stopped);
-        wait_for_users(servers.daemon(new), 3000);
+        wait_for_users(servers.daemon(new), 6000);
         let is_new = "SELECT count(*) FROM users WHERE name = 'new'";
-        wait_until("all are new", || database.number(is_new) == 3000);
+        wait_until("all are new", || database.number(is_new) == 6000);
         assert_eq!(lease(database), (2, true));
 
         let touched = "SELECT max(updated_at), count(*) FROM users";
@@ -203,11 +205,11 @@ fn what_a_stopped_puller_had_read_is_refused_when_it_wakes() {
         let count = servers.feed.count();
         wait_until("it is pulled again", || servers.feed.count() >= count + 2);
         assert_eq!(servers.last(), new);
-        assert_eq!(database.number(is_new), 3000);
+        assert_eq!(database.number(is_new), 6000);
         assert_eq!(database.sql(touched), before, "a row was touched");
         assert_eq!(lease(database), (2, true));
         // It is as well as before.
-        wait_for_users(servers.daemon(old), 3000);
+        wait_for_users(servers.daemon(old), 6000);
         for daemon in servers.daemons.into_iter().flatten() {
             let log = daemon.stop();
             let bad = ["unavailable", "can't be pulled", "ERROR", "panicked"];
