@@ -22,7 +22,7 @@ const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 const SQLITE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Milliseconds after which PostgreSQL ends a transaction in which this program does nothing.
-const IDLE_IN_TRANSACTION: u32 = 5000;
+const IDLE_IN_TRANSACTION: u32 = 2000;
 
 /// The SQLSTATE of a table that there is not.
 const UNDEFINED_TABLE: [u8; 5] = *b"42P01";
@@ -82,7 +82,9 @@ impl Connection {
         match &mut self.backend {
             Backend::Postgres(connection) => connection.transaction(|connection| {
                 connection.batch_execute(&format!(
-                    "SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
+                    "SET LOCAL lock_timeout = '10s'; \
+                     SET LOCAL idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION}; \
+                     SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
                 ))?;
                 migrate(connection, POSTGRES)
             }),

@@ -72,6 +72,9 @@ impl From<ConnectionError> for StoreError {
 /// another process has crashed, the server can't be used now.
 const LAST_WORDS: [[u8; 5]; 3] = [*b"57P01", *b"57P02", *b"57P03"];
 
+/// The SQLSTATE of a statement that PostgreSQL has ended, as it does after `statement_timeout`.
+const CANCELLED: [u8; 5] = *b"57014";
+
 impl From<QueryError> for StoreError {
     fn from(error: QueryError) -> Self {
         use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
@@ -80,6 +83,7 @@ impl From<QueryError> for StoreError {
         let kind = match &error {
             QueryError::DatabaseError(ClosedConnection | UnableToSendCommand, _) => ErrorKind::Lost,
             _ if code.is_some_and(|code| LAST_WORDS.contains(&code)) => ErrorKind::Lost,
+            _ if code == Some(CANCELLED) => ErrorKind::Late,
             _ => ErrorKind::Refused,
         };
         StoreError::new(kind, one_line(&error))

@@ -107,11 +107,17 @@ impl Health {
         if outage.recovered.take().is_some() {
             outage.pauses = 0;
         }
-        let pause = FIRST_PAUSE * (1 << outage.pauses.min(5));
-        outage.pauses += 1;
         outage.failures += 1;
-        outage.until = now + pause.min(LONGEST_PAUSE).mul_f64(0.5 + jitter() / 2.0);
         outage.error = error.clone();
+        // A statement that takes too long keeps others from nothing.
+        let pause = match error.kind {
+            ErrorKind::Late => Duration::ZERO,
+            _ => {
+                outage.pauses += 1;
+                FIRST_PAUSE * (1 << (outage.pauses - 1).min(5))
+            }
+        };
+        outage.until = now + pause.min(LONGEST_PAUSE).mul_f64(0.5 + jitter() / 2.0);
         if begins {
             // If there is no room, it is known.
             let _ = self.begins.try_send(());

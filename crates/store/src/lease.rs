@@ -217,6 +217,19 @@ impl Fence {
     }
 }
 
+/// Forgets the marks of the feed, whoever has the lease: users are written that are not the feed's.
+pub fn forget_marks(connection: &mut Connection) -> Result<(), StoreError> {
+    connection.write(Duration::from_secs(2), |backend| {
+        let statement =
+            "UPDATE leases SET feed = NULL, etag = NULL, last_modified = NULL WHERE name = $1";
+        with_backend!(backend, |connection| {
+            let statement = sql_query(statement).bind::<Text, _>(NAME);
+            statement.execute(connection)
+        })?;
+        Ok(())
+    })
+}
+
 /// Checks that the lease was this server's: its row was changed.
 fn only_one(changed: usize) -> Result<(), StoreError> {
     match changed {

@@ -160,29 +160,23 @@ impl Store {
         };
         health.stats.waiting.fetch_add(1, Ordering::Relaxed);
         let sent = self.jobs.send_deadline(job, deadline);
+        let counted = |kind, why| {
+            let error = StoreError::new(kind, why);
+            health.count(&error);
+            Err(error)
+        };
         let result = match sent.map(|()| replied.recv_deadline(deadline)) {
             Ok(Ok(result)) => result,
             Ok(Err(RecvTimeoutError::Timeout)) => {
                 ticket.give_up();
-                Err(StoreError::new(
-                    ErrorKind::Late,
-                    "the database does not answer in time",
-                ))
+                counted(ErrorKind::Late, "the database does not answer in time")
             }
             Ok(Err(RecvTimeoutError::Disconnected)) => {
                 Err(StoreError::new(ErrorKind::Failed, "this server failed"))
             }
-            Err(_) => Err(StoreError::new(
-                ErrorKind::Busy,
-                "all connections are in use",
-            )),
+            Err(_) => counted(ErrorKind::Busy, "all connections are in use"),
         };
         health.stats.waiting.fetch_sub(1, Ordering::Relaxed);
-        if let Err(error) = &result
-            && matches!(error.kind, ErrorKind::Late | ErrorKind::Busy)
-        {
-            health.count(error);
-        }
         result
     }
 

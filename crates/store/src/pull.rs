@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::error::{ErrorKind, StoreError};
 use crate::feed::source::Source;
 use crate::feed::{Feed, Refused};
-use crate::lease::Fence;
+use crate::lease::{self, Fence};
 use crate::location::Location;
 use crate::pool::Store;
 use crate::upsert::{BATCH_TIMEOUT, BLOCK, Block, now, write_batch};
@@ -26,6 +26,9 @@ const BLOCKS: usize = 2;
 
 /// Number of refused values that are named.
 const NAMED: usize = 5;
+
+/// How long a pull by hand waits for the database before it begins.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time after which a block is written that is not full.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -98,6 +101,11 @@ impl Store {
         fence: Option<&Fence>,
         progress: &Progress,
     ) -> Result<(), PullError> {
+        if fence.is_none() {
+            // The next pull of a server must not take them for those of its feed.
+            let forgotten = self.run(Instant::now() + FORGET_TIMEOUT, lease::forget_marks);
+            forgotten.map_err(PullError::Store)?;
+        }
         let is_postgres = matches!(self.shared.location, Location::Postgres(_));
         let (full, blocks) = bounded(BLOCKS);
         thread::scope(|scope| {

@@ -202,10 +202,9 @@ impl Shared {
             let Some(fence) = self.fence() else {
                 continue;
             };
-            let is_early = self
-                .stats
-                .age()
-                .is_some_and(|age| age < self.settings.interval);
+            // After a pull that broke off, or of another feed, only the pauses of failures count.
+            let is_recent = |age| age < self.settings.interval;
+            let is_early = self.is_of_this_feed() && self.stats.age().is_some_and(is_recent);
             if is_early || failures.is_early() {
                 continue;
             }
@@ -219,6 +218,15 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Returns whether the last complete pull was of this feed, and nothing has changed since.
+    fn is_of_this_feed(&self) -> bool {
+        let last = ignore_poison(self.stats.last.lock());
+        let feed = last
+            .as_ref()
+            .and_then(|(status, _)| status.marks.feed.as_deref());
+        feed == Some(&*self.settings.url)
     }
 
     fn pull(&self, fence: &Fence) -> Result<(), PullError> {

@@ -117,11 +117,7 @@ fn argument(parameter: &Parameter, number: usize) -> FieldDescriptorProto {
     };
     let field = field(&parameter.name.to_lowercase(), number as i32, kind);
     match parameter.count {
-        Count::One => field,
-        Count::Optional => FieldDescriptorProto {
-            proto3_optional: Some(true),
-            ..field
-        },
+        Count::One | Count::Optional => field,
         Count::Repeated => repeated(field),
     }
 }
@@ -144,18 +140,11 @@ fn result(spec: &CommandSpec) -> FieldDescriptorProto {
 /// Returns the fields of a user.
 fn user_fields() -> Vec<FieldDescriptorProto> {
     let fields = USER.iter().zip(1..).map(|((kind, name, _), number)| {
-        let (kind, is_optional) = match kind.strip_prefix("optional ") {
-            Some(kind) => (kind, true),
-            None => (*kind, false),
-        };
-        let kind = match kind {
+        let kind = match *kind {
             "int64" => Type::Int64,
             _ => Type::String,
         };
-        FieldDescriptorProto {
-            proto3_optional: is_optional.then_some(true),
-            ..field(name, number, kind)
-        }
+        field(name, number, kind)
     });
     fields.collect()
 }
@@ -353,20 +342,10 @@ fn unary(name: &str, request: &str, response: &str) -> MethodDescriptorProto {
     }
 }
 
-/// Returns a message. A field that may be left out is in a group of its own, as protoc declares it.
-fn message(name: &str, mut fields: Vec<FieldDescriptorProto>) -> DescriptorProto {
-    let optional = fields.iter_mut().filter(|field| field.proto3_optional());
-    let groups = optional.zip(0..).map(|(field, index)| {
-        field.oneof_index = Some(index);
-        OneofDescriptorProto {
-            name: Some(format!("_{}", field.name())),
-            ..Default::default()
-        }
-    });
+fn message(name: &str, field: Vec<FieldDescriptorProto>) -> DescriptorProto {
     DescriptorProto {
-        oneof_decl: groups.collect(),
         name: Some(name.to_string()),
-        field: fields,
+        field,
         ..Default::default()
     }
 }

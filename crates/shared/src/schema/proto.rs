@@ -13,8 +13,8 @@ pub const PACKAGE: &str = "blockchain_tcp.v1";
 /// The fields of a user in the order of their numbers, from 1 on: type, name and comment.
 pub const USER: [(&str, &str, &str); 6] = [
     ("string", "id", ""),
-    ("optional string", "name", ""),
-    ("optional string", "email", ""),
+    ("string", "name", "Empty or missing if there is none."),
+    ("string", "email", "Empty or missing if there is none."),
     (
         "string",
         "members",
@@ -107,8 +107,8 @@ fn block(text: &mut String, head: &str, write: impl FnOnce(&mut String)) {
 
 fn parameter_field(body: &mut String, parameter: &Parameter, number: usize) {
     let label = match parameter.count {
-        Count::One => "",
-        Count::Optional => "optional ",
+        // Older generators don't know "optional".
+        Count::One | Count::Optional => "",
         Count::Repeated => "repeated ",
     };
     let kind = match parameter.kind {

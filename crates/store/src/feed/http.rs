@@ -140,7 +140,7 @@ impl HttpFeed {
         let next = checked(&response)?;
         if next.is_some() {
             // They are those of the first page alone.
-            marks = Marks::default();
+            (marks.etag, marks.last_modified) = (None, None);
         }
         let pages = Pages {
             agent: self.agent.clone(),
