@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use store::{ErrorKind, Location, PullStats, Puller, PullerSettings, Secrets, Store, StoreError};
-use uuid::Uuid;
 
 use crate::config::credentials::from_systemd;
 use crate::config::options::{Options, StoreFiles};
@@ -62,7 +61,6 @@ impl Settings {
             url: url.clone(),
             interval: options.users_feed_interval,
             idle_timeout: options.users_feed_idle_timeout,
-            holder: Uuid::new_v4().hyphenated().to_string(),
         });
         Ok(Some(Settings {
             store: store::Settings {

@@ -13,7 +13,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr::{NonNull, null_mut};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -49,7 +49,15 @@ pub fn version() -> Result<i32, String> {
 
 /// By this, another thread ends a call of the thread that has the connection.
 #[derive(Clone, Debug, Default)]
-pub struct Handle(Arc<Mutex<Option<RawFd>>>);
+pub struct Handle(Arc<Mutex<Target>>);
+
+#[derive(Debug, Default)]
+struct Target {
+    /// The connection's socket, by a descriptor of our own: libpq closes its own whenever a
+    /// connection is lost, and the number may then be that of something else.
+    socket: Option<OwnedFd>,
+    is_ended: bool,
+}
 
 impl Handle {
     /// From now on this is the handle of the connection that this thread has, one at a time: from
@@ -58,15 +66,22 @@ impl Handle {
         HANDLE.set(Some(self.clone()));
     }
 
-    /// Shuts the connection down, if there is one: a call that waits for the server ends at once.
+    /// Begins a piece of work, which may be ended again.
+    pub fn begin(&self) {
+        self.target().is_ended = false;
+    }
+
+    /// Shuts the connection down: a call that waits for the server ends at once. One that is being
+    /// opened is shut down as soon as it is open.
     pub fn shut_down(&self) {
-        // As long as the lock is held, the connection has the socket.
-        if let Some(socket) = *self.socket() {
-            shut_down(socket);
+        let mut target = self.target();
+        target.is_ended = true;
+        if let Some(socket) = &target.socket {
+            shut_down(socket.as_raw_fd());
         }
     }
 
-    fn socket(&self) -> MutexGuard<'_, Option<RawFd>> {
+    fn target(&self) -> MutexGuard<'_, Target> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -226,27 +241,33 @@ unsafe extern "C" fn PQconnectdb(options: *const c_char) -> *mut c_void {
     // SAFETY: the function takes null, too.
     let socket = unsafe { (functions.PQsocket)(connection) };
     if let Some(handle) = Handle::of_this_thread() {
-        *handle.socket() = (socket >= 0).then_some(socket);
+        let mut target = handle.target();
+        target.socket = duplicate(socket);
+        if let (Some(socket), true) = (&target.socket, target.is_ended) {
+            shut_down(socket.as_raw_fd());
+        }
     }
     connection
 }
 
-/// Closes a connection, whose socket is then another's.
+/// Returns another descriptor of a socket.
+fn duplicate(socket: RawFd) -> Option<OwnedFd> {
+    // SAFETY: it takes numbers, and refuses what is no descriptor.
+    let copy = unsafe { libc::fcntl(socket, libc::F_DUPFD_CLOEXEC, 0) };
+    // SAFETY: it is new, and nobody else's.
+    (copy >= 0).then(|| unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Closes a connection.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn PQfinish(connection: *mut c_void) {
     let Ok(functions) = functions() else {
         return;
     };
-    let handle = Handle::of_this_thread();
-    let mut known = handle.as_ref().map(Handle::socket);
-    // SAFETY: the argument is the caller's, for these functions.
-    let socket = unsafe { (functions.PQsocket)(connection) };
-    // SAFETY: as above.
+    // SAFETY: the argument is the caller's, for this function.
     unsafe { (functions.PQfinish)(connection) };
-    if let Some(known) = &mut known
-        && **known == Some(socket)
-    {
-        **known = None;
+    if let Some(handle) = Handle::of_this_thread() {
+        handle.target().socket = None;
     }
 }
 

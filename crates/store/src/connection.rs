@@ -110,14 +110,19 @@ impl Connection {
             Backend::Postgres(connection) => query.load(connection),
             Backend::Sqlite(connection) => query.load(connection),
         };
-        let is_missing = |error: &diesel::result::Error| match self.backend {
-            Backend::Postgres(_) => libpq::take_sqlstate() == Some(UNDEFINED_TABLE),
-            Backend::Sqlite(_) => error.to_string().starts_with("no such table"),
+        let is_missing = |error: &StoreError| match self.backend {
+            Backend::Postgres(_) => error.code == Some(UNDEFINED_TABLE),
+            Backend::Sqlite(_) => error.why.starts_with("no such table"),
         };
         let applied: Vec<_> = match applied {
             Ok(applied) => applied.into_iter().map(|row| row.version.into()).collect(),
-            Err(error) if is_missing(&error) => return Ok(false),
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let error = StoreError::from(error);
+                return match is_missing(&error) {
+                    true => Ok(false),
+                    false => Err(error),
+                };
+            }
         };
         match self.backend {
             Backend::Postgres(_) => is_complete::<diesel::pg::Pg>(&applied, &POSTGRES),

@@ -10,6 +10,8 @@ use diesel::result::{DatabaseErrorKind, Error as QueryError};
 pub struct StoreError {
     /// Its kind.
     pub kind: ErrorKind,
+    /// The SQLSTATE that PostgreSQL gives.
+    pub code: Option<[u8; 5]>,
     /// The reason, for the log.
     pub why: String,
 }
@@ -45,8 +47,11 @@ impl ErrorKind {
 impl StoreError {
     /// Returns an error.
     pub fn new(kind: ErrorKind, why: impl Into<String>) -> Self {
-        let why = why.into();
-        StoreError { kind, why }
+        StoreError {
+            kind,
+            code: None,
+            why: why.into(),
+        }
     }
 }
 
@@ -86,7 +91,10 @@ impl From<QueryError> for StoreError {
             _ if code == Some(CANCELLED) => ErrorKind::Late,
             _ => ErrorKind::Refused,
         };
-        StoreError::new(kind, one_line(&error))
+        StoreError {
+            code,
+            ..StoreError::new(kind, one_line(&error))
+        }
     }
 }
 

@@ -54,6 +54,8 @@ struct Outage {
     /// Nobody tries before this.
     until: Instant,
     error: StoreError,
+    /// Whether nobody else tries it meanwhile.
+    blocks: bool,
     /// Since when it answers again.
     recovered: Option<Instant>,
 }
@@ -71,7 +73,7 @@ impl Health {
     /// Returns the last error if the store is away and it is too early for another attempt.
     pub fn check(&self) -> Result<(), StoreError> {
         match &*ignore_poison(self.outage.lock()) {
-            Some(outage) if outage.recovered.is_none() && Instant::now() < outage.until => {
+            Some(outage) if outage.blocks && Instant::now() < outage.until => {
                 Err(outage.error.clone())
             }
             _ => Ok(()),
@@ -102,6 +104,7 @@ impl Health {
             pauses: 0,
             until: now,
             error: error.clone(),
+            blocks: true,
             recovered: None,
         });
         if outage.recovered.take().is_some() {
@@ -109,14 +112,13 @@ impl Health {
         }
         outage.failures += 1;
         outage.error = error.clone();
-        // A statement that takes too long keeps others from nothing.
-        let pause = match error.kind {
-            ErrorKind::Late => Duration::ZERO,
-            _ => {
-                outage.pauses += 1;
-                FIRST_PAUSE * (1 << (outage.pauses - 1).min(5))
-            }
-        };
+        // A statement that is refused, or takes too long, keeps others from nothing.
+        outage.blocks = matches!(
+            error.kind,
+            ErrorKind::Away | ErrorKind::Lost | ErrorKind::Newer
+        );
+        let pause = FIRST_PAUSE * (1 << outage.pauses.min(5));
+        outage.pauses += 1;
         outage.until = now + pause.min(LONGEST_PAUSE).mul_f64(0.5 + jitter() / 2.0);
         if begins {
             // If there is no room, it is known.
@@ -134,6 +136,7 @@ impl Health {
         };
         let now = Instant::now();
         let recovered = *current.recovered.get_or_insert(now);
+        current.blocks = false;
         // The next attempt is to see whether it lasts.
         current.until = recovered + QUIET_TIME;
         if now >= current.until {

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, select};
 use libpq::Handle;
 
 use crate::connection::Connection;
@@ -19,11 +19,16 @@ use crate::health::Health;
 use crate::location::{Location, Secrets};
 use crate::ticket::Ticket;
 
+/// How long an attempt may take to see whether a store that failed has come back.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The users in a database.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
     jobs: Sender<Job>,
+    /// Disconnects when the store is dropped.
+    _alive: Sender<()>,
 }
 
 /// Settings of a store.
@@ -76,29 +81,26 @@ impl Store {
             stream_timeout: settings.stream_timeout,
             health: Health::new(begins),
         });
-        for index in 0..connections {
+        for _ in 0..connections {
             let thread = Thread {
                 shared: shared.clone(),
                 jobs: waiting.clone(),
                 connection: None,
                 handle: Handle::default(),
-                outages: match index {
-                    0 => Some(outages.clone()),
-                    _ => None,
-                },
             };
-            let thread = thread::Builder::new()
-                .name("store".to_string())
-                .spawn(move || thread.run());
-            let failed = |error: std::io::Error| {
-                StoreError::new(
-                    ErrorKind::Failed,
-                    format!("no thread for the store: {error}"),
-                )
-            };
-            thread.map_err(failed)?;
+            spawn("store", move || thread.run())?;
         }
-        Ok(Store { shared, jobs })
+        let (alive, dropped) = bounded(0);
+        let store = Store {
+            shared,
+            jobs,
+            _alive: alive,
+        };
+        let (shared, jobs) = (store.shared.clone(), store.jobs.clone());
+        spawn("store-probe", move || {
+            probe(&shared, &jobs, &outages, &dropped)
+        })?;
+        Ok(store)
     }
 
     /// Waits for an answer of the store.
@@ -139,45 +141,10 @@ impl Store {
     pub fn run<T: Send + 'static>(
         &self,
         deadline: Instant,
-        mut work: impl FnMut(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnMut(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let health = &self.shared.health;
-        health.check()?;
-        let (reply, replied) = bounded(1);
-        let ticket = Arc::new(Ticket::default());
-        let job = Job {
-            ticket: ticket.clone(),
-            work: Box::new(move |connection| {
-                let result = match connection.and_then(&mut work) {
-                    Err(error) if error.kind == ErrorKind::Lost => return Err(error),
-                    result => result,
-                };
-                let failed = result.as_ref().err().cloned();
-                // Nobody waits any more if it fails.
-                let _ = reply.send(result);
-                failed.map_or(Ok(()), Err)
-            }),
-        };
-        health.stats.waiting.fetch_add(1, Ordering::Relaxed);
-        let sent = self.jobs.send_deadline(job, deadline);
-        let counted = |kind, why| {
-            let error = StoreError::new(kind, why);
-            health.count(&error);
-            Err(error)
-        };
-        let result = match sent.map(|()| replied.recv_deadline(deadline)) {
-            Ok(Ok(result)) => result,
-            Ok(Err(RecvTimeoutError::Timeout)) => {
-                ticket.give_up();
-                counted(ErrorKind::Late, "the database does not answer in time")
-            }
-            Ok(Err(RecvTimeoutError::Disconnected)) => {
-                Err(StoreError::new(ErrorKind::Failed, "this server failed"))
-            }
-            Err(_) => counted(ErrorKind::Busy, "all connections are in use"),
-        };
-        health.stats.waiting.fetch_sub(1, Ordering::Relaxed);
-        result
+        self.shared.health.check()?;
+        submit(&self.shared, &self.jobs, deadline, work)
     }
 
     /// Returns the counters.
@@ -191,6 +158,80 @@ impl Store {
     }
 }
 
+/// Starts a thread.
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+    let thread = thread::Builder::new().name(name.to_string()).spawn(run);
+    let failed = |error| format!("no thread for the store: {error}");
+    thread
+        .map(drop)
+        .map_err(|error: std::io::Error| StoreError::new(ErrorKind::Failed, failed(error)))
+}
+
+/// Sees from time to time whether a store that failed has come back, until the store is dropped.
+fn probe(shared: &Shared, jobs: &Sender<Job>, outages: &Receiver<()>, dropped: &Receiver<()>) {
+    loop {
+        select! {
+            recv(outages) -> _ => {}
+            recv(dropped) -> _ => return,
+        }
+        while let Some(pause) = shared.health.next_attempt() {
+            select! {
+                recv(after(pause)) -> _ => {}
+                recv(dropped) -> _ => return,
+            }
+            // Its error is recorded by the thread that does it.
+            let _ = submit(shared, jobs, Instant::now() + PROBE_TIMEOUT, |connection| {
+                connection.read(PROBE_TIMEOUT, crate::users::is_any)
+            });
+        }
+    }
+}
+
+/// Has a thread of the pool do `work`, also if the store has failed.
+fn submit<T: Send + 'static>(
+    shared: &Shared,
+    jobs: &Sender<Job>,
+    deadline: Instant,
+    mut work: impl FnMut(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let health = &shared.health;
+    let (reply, replied) = bounded(1);
+    let ticket = Arc::new(Ticket::default());
+    let job = Job {
+        ticket: ticket.clone(),
+        work: Box::new(move |connection| {
+            let result = match connection.and_then(&mut work) {
+                Err(error) if error.kind == ErrorKind::Lost => return Err(error),
+                result => result,
+            };
+            let failed = result.as_ref().err().cloned();
+            // Nobody waits any more if it fails.
+            let _ = reply.send(result);
+            failed.map_or(Ok(()), Err)
+        }),
+    };
+    health.stats.waiting.fetch_add(1, Ordering::Relaxed);
+    let sent = jobs.send_deadline(job, deadline);
+    let counted = |kind, why| {
+        let error = StoreError::new(kind, why);
+        health.count(&error);
+        Err(error)
+    };
+    let result = match sent.map(|()| replied.recv_deadline(deadline)) {
+        Ok(Ok(result)) => result,
+        Ok(Err(RecvTimeoutError::Timeout)) => {
+            ticket.give_up();
+            counted(ErrorKind::Late, "the database does not answer in time")
+        }
+        Ok(Err(RecvTimeoutError::Disconnected)) => {
+            Err(StoreError::new(ErrorKind::Failed, "this server failed"))
+        }
+        Err(_) => counted(ErrorKind::Busy, "all connections are in use"),
+    };
+    health.stats.waiting.fetch_sub(1, Ordering::Relaxed);
+    result
+}
+
 /// A thread of the pool.
 struct Thread {
     shared: Arc<Shared>,
@@ -198,43 +239,15 @@ struct Thread {
     connection: Option<Connection>,
     /// The handle of that connection.
     handle: Handle,
-    /// Where the thread hears of outages that tries a store that is away.
-    outages: Option<Receiver<()>>,
 }
 
 impl Thread {
     /// Does what comes, until the store is dropped.
     fn run(mut self) {
         self.handle.adopt();
-        let outages = self.outages.clone().unwrap_or_else(never);
-        loop {
-            let health = &self.shared.health;
-            let pause = self.outages.as_ref().and_then(|_| health.next_attempt());
-            let timeout = pause.map_or_else(never, after);
-            let job = select! {
-                recv(self.jobs) -> job => job.map_err(|_| RecvTimeoutError::Disconnected),
-                // The next attempt is due after a pause.
-                recv(outages) -> _ => continue,
-                recv(timeout) -> _ => Err(RecvTimeoutError::Timeout),
-            };
-            match job {
-                Ok(job) => self.run_job(job),
-                Err(RecvTimeoutError::Timeout) => self.try_again(),
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
+        while let Ok(job) = self.jobs.recv() {
+            self.run_job(job);
         }
-    }
-
-    /// Sees whether the store has come back.
-    fn try_again(&mut self) {
-        self.run_job(Job {
-            ticket: Arc::default(),
-            work: Box::new(|connection| {
-                connection?
-                    .read(Duration::from_secs(2), crate::users::count)
-                    .map(drop)
-            }),
-        });
     }
 
     fn run_job(&mut self, mut job: Job) {

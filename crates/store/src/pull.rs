@@ -17,7 +17,7 @@ use crate::feed::{Feed, Refused};
 use crate::lease::{self, Fence};
 use crate::location::Location;
 use crate::pool::Store;
-use crate::upsert::{BATCH_TIMEOUT, BLOCK, Block, now, write_batch};
+use crate::upsert::{BATCH_TIMEOUT, Block, now, write_batch};
 use shared::sync::ignore_poison;
 use shared::text::without_errno;
 
@@ -180,8 +180,8 @@ fn read(
                 Ok(user) => block.push(place, &user),
                 Err(refused) => progress.refuse(refused),
             }
-            let is_old = place % 64 == 0 && block.len() > 0 && begun.elapsed() >= FLUSH;
-            if block.len() >= BLOCK || is_old {
+            let is_old = !block.is_empty() && begun.elapsed() >= FLUSH;
+            if block.is_full() || is_old {
                 let full = std::mem::replace(&mut block, Block::new(is_postgres));
                 begun = Instant::now();
                 if progress.stop.load(Ordering::Relaxed) || !send(full) {
@@ -196,7 +196,7 @@ fn read(
         return Err(PullError::Stopped);
     }
     // What came before a feed broke off is written, too.
-    if block.len() > 0 && !matches!(result, Err(PullError::Stopped)) && !send(block) {
+    if !block.is_empty() && !matches!(result, Err(PullError::Stopped)) && !send(block) {
         return Err(PullError::Stopped);
     }
     result

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
+use uuid::Uuid;
 
 use crate::error::{ErrorKind, StoreError};
 use crate::feed::http::{Answer, HttpFeed};
@@ -42,8 +43,6 @@ pub struct PullerSettings {
     pub interval: Duration,
     /// Time after which a server that sends nothing is given up.
     pub idle_timeout: Duration,
-    /// Name of this server among those of the database, and of this process.
-    pub holder: String,
 }
 
 /// Counters of the pulls of this server.
@@ -91,6 +90,9 @@ pub struct Puller {
 struct Shared {
     store: Store,
     settings: PullerSettings,
+    /// Name of this puller among all of the database. It is new at each start, so that nobody takes
+    /// what another has begun for its own.
+    holder: String,
     feed: HttpFeed,
     stats: Arc<PullStats>,
     /// The pull that goes on.
@@ -111,6 +113,7 @@ impl Puller {
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             feed: HttpFeed::new(&settings.url, settings.idle_timeout),
+            holder: Uuid::new_v4().hyphenated().to_string(),
             store,
             settings,
             stats,
@@ -140,8 +143,8 @@ impl Drop for Puller {
         }
         shared.feed.shut_down();
         self.stop = None;
-        if shared.stats.leads.load(Ordering::Relaxed) {
-            let holder = shared.settings.holder.clone();
+        if shared.stats.leads.swap(false, Ordering::Relaxed) {
+            let holder = shared.holder.clone();
             // Otherwise the lease expires soon.
             let _ = shared
                 .store
@@ -156,7 +159,7 @@ impl Shared {
     /// Renews the lease, or sees whether it is free.
     fn hold_lease(&self, stopped: &Receiver<()>) {
         loop {
-            let holder = self.settings.holder.clone();
+            let holder = self.holder.clone();
             let asked = Instant::now();
             let status = self.store.run(asked + RENEWAL_TIMEOUT, move |connection| {
                 lease::renew(connection, &holder)
@@ -191,7 +194,7 @@ impl Shared {
         let (status, asked) = last.as_ref()?;
         let term = status.term?;
         (asked.elapsed() < TERM).then(|| Fence {
-            holder: self.settings.holder.clone(),
+            holder: self.holder.clone(),
             term,
         })
     }
@@ -233,13 +236,10 @@ impl Shared {
         let begun = Instant::now();
         let known = self.known_marks().map_err(PullError::Store)?;
         let failed = |error: std::io::Error| PullError::Feed(error.to_string());
-        let marks = match self.feed.get(&known).map_err(failed)? {
-            Answer::NotModified => {
-                self.stats.pulls[1].fetch_add(1, Ordering::Relaxed);
-                known
-            }
+        let (marks, outcome) = match self.feed.get(&known).map_err(failed)? {
+            Answer::NotModified => (known, 1),
             Answer::Pages(pages, marks) => {
-                if known != Marks::default() {
+                if self.has_marks() {
                     self.forget_marks(fence).map_err(PullError::Store)?;
                 }
                 let progress = Arc::new(Progress::default());
@@ -251,12 +251,11 @@ impl Shared {
                 *ignore_poison(self.current.lock()) = None;
                 self.count(&progress, begun.elapsed());
                 result?;
-                self.stats.pulls[0].fetch_add(1, Ordering::Relaxed);
                 let millis = u64::try_from(begun.elapsed().as_millis());
                 self.stats
                     .duration
                     .store(millis.unwrap_or(u64::MAX), Ordering::Relaxed);
-                marks
+                (marks, 0)
             }
         };
         let fence = fence.clone();
@@ -269,6 +268,7 @@ impl Shared {
                 })
             });
         complete.map_err(PullError::Store)?;
+        self.stats.pulls[outcome].fetch_add(1, Ordering::Relaxed);
         if let Some((status, _)) = &mut *ignore_poison(self.stats.last.lock()) {
             status.marks = marks;
         }
@@ -289,6 +289,13 @@ impl Shared {
                 connection.read(RENEWAL_TIMEOUT, crate::users::is_any)
             })?;
         Ok(if has_users { marks } else { Marks::default() })
+    }
+
+    /// Returns whether the database has marks, as far as is known.
+    fn has_marks(&self) -> bool {
+        let last = ignore_poison(self.stats.last.lock());
+        last.as_ref()
+            .is_none_or(|(status, _)| status.marks != Marks::default())
     }
 
     /// Forgets the marks before users change: if the pull breaks off, the table is as no version of

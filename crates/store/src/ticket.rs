@@ -29,6 +29,7 @@ impl Ticket {
         if matches!(*state, State::Over) {
             return false;
         }
+        handle.begin();
         *state = State::Running(handle.clone());
         true
     }

@@ -20,7 +20,10 @@ use crate::feed::FeedUser;
 use crate::lease::Fence;
 
 /// Number of users that are written by one statement to SQLite, and handed over together.
-pub const BLOCK: usize = 1000;
+const BLOCK: usize = 1000;
+
+/// Number of bytes after which such a block is full, however few users it has.
+const LARGEST_BLOCK: usize = 256 * 1024;
 
 /// Number of users of a batch, which is one transaction. To compare a batch with the table,
 /// PostgreSQL reads all of that.
@@ -42,8 +45,8 @@ pub const BATCH_TIMEOUT: Duration = Duration::from_secs(180);
 pub enum Block {
     /// Rows of PostgreSQL's COPY, and how many.
     Copy(Vec<u8>, usize),
-    /// The users.
-    Users(Vec<Owned>),
+    /// The users, and the number of their bytes.
+    Users(Vec<Owned>, usize),
 }
 
 /// A user of a feed.
@@ -70,7 +73,7 @@ impl Block {
     pub fn new(is_postgres: bool) -> Self {
         match is_postgres {
             true => Block::Copy(Vec::with_capacity(BLOCK * 160), 0),
-            false => Block::Users(Vec::with_capacity(BLOCK)),
+            false => Block::Users(Vec::with_capacity(BLOCK), 0),
         }
     }
 
@@ -86,20 +89,36 @@ impl Block {
                 push_text(user.email.as_deref(), b'\t', rows);
                 push_text(Some(&user.members), b'\n', rows);
             }
-            Block::Users(users) => users.push(Owned {
-                id: user.id.to_string(),
-                name: user.name.as_deref().map(str::to_string),
-                email: user.email.as_deref().map(str::to_string),
-                members: user.members.clone(),
-            }),
+            Block::Users(users, bytes) => {
+                let texts = [Some(&user.id), user.name.as_ref(), user.email.as_ref()];
+                let lengths = texts.into_iter().flatten().map(|text| text.len());
+                *bytes += lengths.sum::<usize>() + user.members.len();
+                users.push(Owned {
+                    id: user.id.to_string(),
+                    name: user.name.as_deref().map(str::to_string),
+                    email: user.email.as_deref().map(str::to_string),
+                    members: user.members.clone(),
+                });
+            }
         }
     }
 
-    /// Returns the number of its users.
-    pub fn len(&self) -> usize {
+    /// Returns whether it has no users.
+    pub fn is_empty(&self) -> bool {
+        self.size().0 == 0
+    }
+
+    /// Returns whether it is to be written before another user is added.
+    pub fn is_full(&self) -> bool {
+        let (users, bytes) = self.size();
+        users >= BLOCK || bytes >= LARGEST_BLOCK
+    }
+
+    /// Returns the number of its users and of their bytes.
+    fn size(&self) -> (usize, usize) {
         match self {
-            Block::Copy(_, count) => *count,
-            Block::Users(users) => users.len(),
+            Block::Copy(rows, count) => (*count, rows.len()),
+            Block::Users(users, bytes) => (users.len(), *bytes),
         }
     }
 }
@@ -202,7 +221,7 @@ fn copy_batch(
                     to.write_all(&rows).map_err(failed)?;
                     users.set(users.get() + count);
                 }
-                Ok(Block::Users(_)) => {}
+                Ok(Block::Users(..)) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
         }
@@ -247,7 +266,7 @@ fn insert_block(
     block: Block,
     now: i64,
 ) -> Result<Counts, StoreError> {
-    let Block::Users(all) = block else {
+    let Block::Users(all, _) = block else {
         return Err(StoreError::new(
             ErrorKind::Failed,
             "rows for another database",

@@ -12,7 +12,7 @@ use crate::lease::with_backend;
 use crate::pool::Store;
 use crate::stream;
 use shared::command::Unavailable;
-use shared::command::user::{Encode, LARGEST_PAGE, User, UserStore, UserStream};
+use shared::command::user::{Encode, LARGEST_PAGE, User, UserStore, UserStream, ascii};
 
 /// How long the database has for the answer to a command.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -104,7 +104,7 @@ fn page(backend: &mut Backend, after: &str, limit: usize) -> Result<Vec<User>, S
         })?;
         let is_last = rows.len() < next;
         for user in rows.into_iter().map(User::from) {
-            size += user.to_json().len() + 1;
+            size += ascii(&user.to_json()).len() + 1;
             if size > LARGEST_PAGE && !users.is_empty() {
                 return Ok(users);
             }

@@ -11,7 +11,7 @@ use crate::protocol::Exchange;
 use shared::command::user::{User, UserStream};
 use shared::command::{
     Argument, CommandClass, CommandError, CommandSpec, Count, ErrorCode, Line, MAX_ARGUMENTS,
-    ParameterType, Value, ValueType,
+    Parameter, ParameterType, Value, ValueType,
 };
 
 /// The most calls of a batch.
@@ -359,8 +359,15 @@ fn given<'a>(spec: &CommandSpec, params: &'a RawValue) -> Result<Vec<Given<'a>>,
                 given.extend(elements(list));
             }
             Some(value) => given.push(Given::new(value)),
-            // Only the last may be left out.
-            None if named[place..].iter().any(Option::is_some) => return Err(Usage),
+            // Those that may be left out may be so before others, too.
+            None if named[place..].iter().any(Option::is_some) => match spec.parameters[place] {
+                Parameter {
+                    kind: ParameterType::Id,
+                    count: Count::Optional,
+                    ..
+                } => given.push(Given::Text("".into())),
+                _ => return Err(Usage),
+            },
             None => break,
         }
     }

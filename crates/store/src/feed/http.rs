@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::crypto::ring;
 use ureq::http::{Response, Uri};
@@ -22,7 +22,7 @@ const MAX_PAGES: usize = 100_000;
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long a page may take in all.
+/// How long a page may take in all, and how long it may be until the last page begins.
 const WHOLE: Duration = Duration::from_secs(3600);
 
 /// A feed on a server.
@@ -47,6 +47,8 @@ pub struct Pages {
     /// The URL of the page after it.
     next: Option<String>,
     count: usize,
+    /// When all pages must have come.
+    until: Instant,
 }
 
 impl HttpFeed {
@@ -125,7 +127,9 @@ impl HttpFeed {
             }
         }
         let response = request.call().map_err(io::Error::other)?;
-        if response.status() == 304 {
+        let is_conditional = known.feed.as_deref() == Some(&*self.url)
+            && (known.etag.is_some() || known.last_modified.is_some());
+        if response.status() == 304 && is_conditional {
             return Ok(Answer::NotModified);
         }
         let field = |name: &str| {
@@ -147,6 +151,7 @@ impl HttpFeed {
             current: Some(response),
             next,
             count: 0,
+            until: Instant::now() + WHOLE,
         };
         Ok(Answer::Pages(pages, marks))
     }
@@ -169,7 +174,7 @@ impl Iterator for Pages {
             (None, None) => return None,
             (None, Some(url)) => {
                 self.count += 1;
-                if self.count == MAX_PAGES {
+                if self.count == MAX_PAGES || Instant::now() >= self.until {
                     return Some(Err(io::Error::other("the feed has too many pages")));
                 }
                 match self.agent.get(&url).call().map_err(io::Error::other) {
