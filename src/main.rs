@@ -2,7 +2,6 @@
 //! returns the exit status.
 
 use std::io::ErrorKind;
-use std::process::ExitCode;
 
 use blockchain_tcpd::config::options::{Options, ParsedArgs};
 use blockchain_tcpd::error::Error;
@@ -10,14 +9,14 @@ use blockchain_tcpd::handover::upgrade;
 use blockchain_tcpd::{daemon, logging};
 use shared::stdio;
 
-fn main() -> ExitCode {
-    match serve() {
-        Ok(()) => ExitCode::SUCCESS,
+fn main() {
+    store::exit(match serve() {
+        Ok(()) => 0,
         Err(error) => {
             logging::print_fatal(&error);
-            ExitCode::from(error.exit_status())
+            error.exit_status()
         }
-    }
+    })
 }
 
 fn serve() -> Result<(), Error> {

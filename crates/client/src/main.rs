@@ -40,7 +40,14 @@ fn run() -> Result<ExitCode, Failure> {
         Task::Connect(_) => shell::run(&options),
         Task::Watch(watch) => watch::run(&options, &watch),
         Task::Bench(bench) => bench::run(&options, &bench),
-        Task::Pull(pull) => pull::run(&options, &pull).map(|()| ExitCode::SUCCESS),
+        // A thread of the store may still wait for the database.
+        Task::Pull(pull) => store::exit(match pull::run(&options, &pull) {
+            Ok(()) => 0,
+            Err(failure) => {
+                failure.report();
+                failure.exit_status()
+            }
+        }),
         Task::Completions { shell } => {
             output::print(&completions::script(shell)).map(|()| ExitCode::SUCCESS)
         }

@@ -47,6 +47,16 @@ pub fn version() -> Result<i32, String> {
     Ok(unsafe { (functions.PQlibVersion)() })
 }
 
+/// Ends the process. If libpq is loaded, this skips the exit handlers of it and its libraries
+/// (OpenSSL, Kerberos): other threads may be in their functions, which abort or crash then.
+pub fn exit(status: u8) -> ! {
+    if LOADED.get().is_some_and(Result::is_ok) {
+        // SAFETY: it takes a number, and ends everything.
+        unsafe { libc::_exit(status.into()) };
+    }
+    std::process::exit(status.into())
+}
+
 /// By this, another thread ends a call of the thread that has the connection.
 #[derive(Clone, Debug, Default)]
 pub struct Handle(Arc<Mutex<Target>>);
@@ -118,9 +128,11 @@ fn shut_down(socket: RawFd) {
     unsafe { libc::shutdown(socket, libc::SHUT_RDWR) };
 }
 
+/// The library's functions, or why it can't be loaded, since it was first needed.
+static LOADED: OnceLock<Result<Functions, CString>> = OnceLock::new();
+
 /// Returns the library's functions, or why it can't be loaded.
 fn functions() -> Result<&'static Functions, &'static CStr> {
-    static LOADED: OnceLock<Result<Functions, CString>> = OnceLock::new();
     let load = || Functions::load().map_err(|why| CString::new(why).unwrap_or_default());
     LOADED.get_or_init(load).as_ref().map_err(CString::as_c_str)
 }

@@ -18,6 +18,9 @@ mod ticket;
 mod upsert;
 mod users;
 
+/// Ends the process, whatever the store's threads do.
+pub use libpq::exit;
+
 pub use error::{ErrorKind, StoreError};
 pub use health::Stats;
 pub use lease::{Fence, Marks};

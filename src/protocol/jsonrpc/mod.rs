@@ -444,8 +444,9 @@ impl JsonRpcCodec {
         end: String,
         exchange: &mut Exchange<'_>,
     ) -> Step {
-        write_stream_head(request.is_new, self.answered, exchange.output);
         let streaming = Streaming::new(request, users, end);
+        let (is_chunked, closes) = (request.is_new, streaming.closes());
+        write_stream_head(is_chunked, closes, self.answered, exchange.output);
         self.held = Some(Box::new(Held::Streaming(streaming)));
         Step::Ends(Next::Again)
     }

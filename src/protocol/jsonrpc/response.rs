@@ -28,16 +28,19 @@ pub enum Connection {
 
 /// Inserts the head of a response that is sent as it comes before its beginning, which is the output
 /// from `start` on: in chunks, or to the end of the connection.
-pub fn write_stream_head(is_chunked: bool, start: usize, output: &mut Vec<u8>) {
+pub fn write_stream_head(is_chunked: bool, closes: bool, start: usize, output: &mut Vec<u8>) {
     let beginning = output.split_off(start);
     output.extend_from_slice(b"HTTP/1.1 200 OK\r\nDate: ");
     write_date(output);
     output.extend_from_slice(b"\r\nContent-Type: ");
     output.extend_from_slice(JSON.as_bytes());
-    output.extend_from_slice(match is_chunked {
-        true => b"\r\nTransfer-Encoding: chunked\r\n\r\n",
-        false => b"\r\nConnection: close\r\n\r\n",
-    });
+    if is_chunked {
+        output.extend_from_slice(b"\r\nTransfer-Encoding: chunked");
+    }
+    if closes {
+        output.extend_from_slice(b"\r\nConnection: close");
+    }
+    output.extend_from_slice(b"\r\n\r\n");
     write_chunk(is_chunked, &beginning, output);
 }
 

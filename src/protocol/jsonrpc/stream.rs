@@ -40,6 +40,11 @@ impl Streaming {
         }
     }
 
+    /// Returns whether the connection is closed after the response.
+    pub fn closes(&self) -> bool {
+        self.closes
+    }
+
     /// Closes the connection after the response.
     pub fn close_after(&mut self) {
         self.closes = true;
