@@ -67,7 +67,9 @@ impl Settings {
                 location,
                 secrets,
                 // A batch of a slow feed has a connection for long: without another, the puller could not keep its lease.
+                // One more for the puller, which needs one for as long as the feed lasts.
                 connections: options.store_connections + usize::from(options.users_feed.is_some()),
+                streams: options.store_connections,
                 stream_timeout: options.store_stream_timeout,
             },
             puller,
@@ -94,7 +96,7 @@ impl Settings {
     /// Returns the number of descriptors that the store needs.
     pub fn descriptors(&self) -> usize {
         // As many again for streams.
-        2 * self.store.connections * DESCRIPTORS + PULLER_DESCRIPTORS
+        (self.store.connections + self.store.streams) * DESCRIPTORS + PULLER_DESCRIPTORS
     }
 
     /// Checks that the files can be read, and that the schema of the store, if that answers, is not

@@ -36,6 +36,7 @@ pub fn run(options: &Options, pull: &Pull) -> Result<(), Failure> {
         location,
         secrets: secrets(pull),
         connections: 1,
+        streams: 0,
         stream_timeout: options.timeout,
     });
     let store_failed = |error: store::StoreError| {

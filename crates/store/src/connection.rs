@@ -34,6 +34,13 @@ struct Applied {
     version: String,
 }
 
+/// The encoding of a database.
+#[derive(QueryableByName)]
+struct Encoding {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
+
 /// Number of the lock that one server has while it migrates the schema.
 const MIGRATION_LOCK: i64 = 0x626c_6f63_6b63_6861;
 
@@ -75,6 +82,10 @@ impl Connection {
     ///
     /// [`ErrorKind::Newer`] if a migration was applied that this program does not know.
     pub fn migrate(&mut self) -> Result<(), StoreError> {
+        if let Backend::Sqlite(connection) = &mut self.backend {
+            // Readers and a writer don't keep each other waiting.
+            connection.batch_execute("PRAGMA journal_mode = WAL")?;
+        }
         // A schema that is as it should be takes neither a lock nor the right to change it.
         if self.is_migrated()? {
             return Ok(());
@@ -86,6 +97,13 @@ impl Connection {
                      SET LOCAL idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION}; \
                      SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
                 ))?;
+                let encoding: Encoding =
+                    sql_query("SELECT getdatabaseencoding() AS name").get_result(connection)?;
+                if encoding.name != "UTF8" {
+                    let why =
+                        "its encoding does not have all characters: create it with ENCODING 'UTF8'";
+                    return Err(StoreError::new(ErrorKind::Refused, why));
+                }
                 migrate(connection, POSTGRES)
             }),
             Backend::Sqlite(connection) => {
@@ -130,7 +148,8 @@ impl Connection {
         }
     }
 
-    /// Calls `work` in a transaction that only reads, and that the database ends after `limit`.
+    /// Calls `work` in a transaction that only reads, and each of whose statements PostgreSQL ends
+    /// after `limit`. SQLite, which is in this process, has no such limit.
     pub fn read<T>(
         &mut self,
         limit: Duration,
@@ -146,8 +165,8 @@ impl Connection {
         Ok(value)
     }
 
-    /// Calls `work` in a transaction that writes, and each of whose statements the database ends
-    /// after `limit`.
+    /// Calls `work` in a transaction that writes, and each of whose statements PostgreSQL ends after
+    /// `limit`. SQLite has no such limit.
     pub fn write<T>(
         &mut self,
         limit: Duration,
@@ -196,7 +215,7 @@ fn open_sqlite(path: &Path) -> Result<SqliteConnection, StoreError> {
     let mut connection = connection.map_err(|error| failed(error.to_string()))?;
     // The time-out first: the others write. A reader that stays long must not leave a long log behind.
     let settings = format!(
-        "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
+        "PRAGMA busy_timeout = {}; PRAGMA synchronous = NORMAL; \
          PRAGMA journal_size_limit = 16777216",
         SQLITE_PATIENCE.as_millis()
     );

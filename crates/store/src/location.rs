@@ -112,6 +112,9 @@ fn check_postgres(rest: &str) -> Result<(), String> {
                 .to_string(),
         );
     }
+    if parameter("service").is_some() || parameters.iter().any(|(name, _)| name.contains('%')) {
+        return Err("takes its host from elsewhere: name it".to_string());
+    }
     if database.is_empty() && parameter("dbname").is_none() {
         return Err(
             "names no database: write it behind the host, postgres://HOST/DATABASE".to_string(),

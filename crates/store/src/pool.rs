@@ -38,8 +38,10 @@ pub struct Settings {
     pub location: Location,
     /// The files with what is secret.
     pub secrets: Secrets,
-    /// Largest number of connections, and of streams, which have one each.
+    /// Largest number of connections.
     pub connections: usize,
+    /// Largest number of streams, which have a connection each.
+    pub streams: usize,
     /// The longest time of a stream.
     pub stream_timeout: Duration,
 }
@@ -48,7 +50,7 @@ pub struct Settings {
 pub(crate) struct Shared {
     pub location: Location,
     pub secrets: Secrets,
-    pub connections: usize,
+    pub streams: usize,
     pub stream_timeout: Duration,
     pub health: Health,
 }
@@ -77,7 +79,7 @@ impl Store {
         let shared = Arc::new(Shared {
             location: settings.location,
             secrets: settings.secrets,
-            connections,
+            streams: settings.streams,
             stream_timeout: settings.stream_timeout,
             health: Health::new(begins),
         });

@@ -3,7 +3,7 @@
 //! One thread reads and parses the feed while another writes: a database that is slow slows the
 //! reader down, and memory is bounded.
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -160,6 +160,18 @@ impl Store {
     }
 }
 
+/// Reads a page until the pull is stopped: a feed may give byte after byte for long.
+struct UntilStopped<'a>(Source, &'a AtomicBool);
+
+impl Read for UntilStopped<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.1.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("it was stopped")),
+            false => self.0.read(buffer),
+        }
+    }
+}
+
 /// Reads a feed, and sends its users in blocks until nobody takes them.
 fn read(
     pages: impl Iterator<Item = io::Result<Source>>,
@@ -172,13 +184,16 @@ fn read(
     let mut place = 0;
     let failed = |error: io::Error| PullError::Feed(without_errno(&error));
     let mut read_page = |page: Source| {
-        let mut feed = Feed::new(page);
+        let mut feed = Feed::new(UntilStopped(page, &progress.stop));
         while let Some(user) = feed.next().map_err(failed)? {
             place += 1;
             progress.read.store(place, Ordering::Relaxed);
             match user {
                 Ok(user) => block.push(place, &user),
-                Err(refused) => progress.refuse(refused),
+                Err(refused) => progress.refuse(Refused {
+                    number: place,
+                    ..refused
+                }),
             }
             let is_old = !block.is_empty() && begun.elapsed() >= FLUSH;
             if block.is_full() || is_old {

@@ -76,7 +76,7 @@ pub fn open(
     shared.health.check().map_err(|_| Unavailable::Store)?;
     let streams = &shared.health.stats.streams;
     let slot = Slot(shared.clone());
-    if streams.fetch_add(1, Ordering::Relaxed) >= shared.connections {
+    if streams.fetch_add(1, Ordering::Relaxed) >= shared.streams {
         return Err(Unavailable::Streams);
     }
     let (sender, parts) = bounded(PARTS);
