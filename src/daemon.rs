@@ -162,6 +162,8 @@ impl Daemon<'_> {
                 let pulls = settings.pulls().then(|| self.pulls.clone());
                 (store.clone(), pulls)
             }),
+            ready_needs_store: { self.store.as_ref() }
+                .is_some_and(|(settings, _)| settings.ready_needs_store()),
             draining: server.draining.clone(),
         };
         let http = AdminServer::start(sockets, context, max_http)?;
@@ -318,8 +320,11 @@ fn warn_unused_settings(options: &Options) {
         warn!("without --cluster, --advertise and --cluster-…-file have no effect");
     }
     let has_files = options.store_files != StoreFiles::default();
-    if options.store.is_none() && (options.users_feed.is_some() || has_files) {
-        warn!("without --store, --users-feed and --store-…-file have no effect");
+    let needs_it = options.users_feed.is_some() || options.ready_needs_store;
+    if options.store.is_none() && (needs_it || has_files) {
+        warn!(
+            "without --store, --users-feed, --store-…-file and --ready-needs-store have no effect"
+        );
     }
 }
 

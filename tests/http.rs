@@ -418,6 +418,7 @@ fn a_server_that_hangs_is_not_live_and_says_why() {
         member: server.member(),
         cluster: server.cluster_stats(),
         store: None,
+        ready_needs_store: false,
         draining: Draining::default(),
         protocols: vec!["tcp".to_string()],
     };

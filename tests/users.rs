@@ -1,6 +1,7 @@
 //! The users in a store: the same over PostgreSQL, over PgBouncer in front of it, and over a file of SQLite.
 
 mod commands;
+mod readiness;
 mod settings;
 mod streams;
 mod trouble;

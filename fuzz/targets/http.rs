@@ -28,6 +28,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         metrics: Arc::default(),
         reserved: 0,
         cluster: None,
+        users: None,
     };
     let server = Server::start(&setup, InheritedState::default()).expect("it starts");
     server.begin();
@@ -41,6 +42,8 @@ static MONITOR: LazyLock<Handlers> = LazyLock::new(|| {
         commands: vec![SET],
         member: SERVER.member(),
         cluster: SERVER.cluster_stats(),
+        store: None,
+        ready_needs_store: false,
         draining: Draining::default(),
         protocols: vec!["tcp".to_string()],
     })

@@ -146,6 +146,12 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = connections, default_value = "4")]
     pub store_connections: usize,
 
+    /// Whether /readyz answers 503 while the store does not answer: yes, which is also the flag without
+    /// a value, or no
+    #[arg(long, value_name = "BOOL", value_parser = yes_or_no, default_value = "no")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    pub ready_needs_store: bool,
+
     /// Feed of the users: a URL of HTTP with a JSON array or JSON lines. The servers of a database
     /// pull it in turn, one at a time [default: none]
     #[arg(long, value_name = "URL", value_parser = feed)]
@@ -383,6 +389,14 @@ fn interval(text: &str) -> Result<Duration, &'static str> {
     match duration(text)? {
         interval if interval >= Duration::from_secs(1) => Ok(interval),
         _ => Err("not 1s or more"),
+    }
+}
+
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("neither yes nor no"),
     }
 }
 

@@ -24,6 +24,7 @@ const PULLER_DESCRIPTORS: usize = 2;
 pub struct Settings {
     store: store::Settings,
     puller: Option<PullerSettings>,
+    ready_needs_store: bool,
 }
 
 impl Settings {
@@ -71,14 +72,21 @@ impl Settings {
                 connections: options.store_connections + usize::from(options.users_feed.is_some()),
                 streams: options.store_connections,
                 stream_timeout: options.store_stream_timeout,
+                is_watched: options.ready_needs_store,
             },
             puller,
+            ready_needs_store: options.ready_needs_store,
         }))
     }
 
     /// Returns whether a feed is named.
     pub fn pulls(&self) -> bool {
         self.puller.is_some()
+    }
+
+    /// Returns whether the server is ready only while the store answers.
+    pub fn ready_needs_store(&self) -> bool {
+        self.ready_needs_store
     }
 
     /// Starts to pull users into the store, if a feed is named.

@@ -38,6 +38,7 @@ pub fn run(options: &Options, pull: &Pull) -> Result<(), Failure> {
         connections: 1,
         streams: 0,
         stream_timeout: options.timeout,
+        is_watched: false,
     });
     let store_failed = |error: store::StoreError| {
         Failure::Other(NO_REPLY, format!("can't write to the store: {error}"))

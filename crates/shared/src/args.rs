@@ -72,7 +72,7 @@ pub fn wrong_variable(command: &clap::Command, error: &clap::Error) -> Option<St
         return None;
     };
     // The flag without its value.
-    let flag = |written: &str| written.split([' ', '=']).next().map(str::to_string);
+    let flag = |written: &str| written.split([' ', '=', '[']).next().map(str::to_string);
     let long = flag(argument)?;
     if std::env::args_os().any(|given| flag(&given.to_string_lossy()).as_ref() == Some(&long)) {
         return None;

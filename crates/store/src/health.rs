@@ -2,7 +2,7 @@
 //! the metrics say of it.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -42,6 +42,8 @@ pub struct Health {
     outage: Mutex<Option<Outage>>,
     /// Takes note of the beginning of an outage: somebody must try whether it is over.
     begins: Sender<()>,
+    /// Whether the last attempt to see whether the store answers has failed.
+    probe_failed: AtomicBool,
     /// The counters.
     pub stats: Stats,
 }
@@ -66,6 +68,7 @@ impl Health {
         Health {
             outage: Mutex::default(),
             begins,
+            probe_failed: AtomicBool::new(false),
             stats: Stats::default(),
         }
     }
@@ -78,6 +81,19 @@ impl Health {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Returns whether the store answers: neither is it away, also while another attempt goes on, nor
+    /// has the last attempt failed.
+    pub fn is_up(&self) -> bool {
+        let outage = ignore_poison(self.outage.lock());
+        let is_away = outage.as_ref().is_some_and(|outage| outage.blocks);
+        !is_away && !self.probe_failed.load(Ordering::Relaxed)
+    }
+
+    /// Records the outcome of an attempt to see whether the store answers.
+    pub fn probed(&self, answers: bool) {
+        self.probe_failed.store(!answers, Ordering::Relaxed);
     }
 
     /// Returns how long it is until the next attempt, if the store is away.

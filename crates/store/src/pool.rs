@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
 use libpq::Handle;
 
 use crate::connection::Connection;
@@ -19,8 +19,11 @@ use crate::health::Health;
 use crate::location::{Location, Secrets};
 use crate::ticket::Ticket;
 
-/// How long an attempt may take to see whether a store that failed has come back.
+/// How long an attempt may take to see whether the store answers.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Interval of the attempts if the store is watched.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The users in a database.
 #[derive(Clone)]
@@ -44,6 +47,8 @@ pub struct Settings {
     pub streams: usize,
     /// The longest time of a stream.
     pub stream_timeout: Duration,
+    /// Whether an outage is to be noticed although nobody asks: the store is asked each second.
+    pub is_watched: bool,
 }
 
 /// What the threads share.
@@ -72,7 +77,7 @@ impl Store {
     ///
     /// [`ErrorKind::Failed`] if there is no thread for it.
     pub fn open(settings: Settings) -> Result<Self, StoreError> {
-        let connections = settings.connections;
+        let (connections, is_watched) = (settings.connections, settings.is_watched);
         // Whoever waits longer than this queue is better off with an error.
         let (jobs, waiting) = bounded(connections * 16);
         let (begins, outages) = bounded(1);
@@ -100,7 +105,7 @@ impl Store {
         };
         let (shared, jobs) = (store.shared.clone(), store.jobs.clone());
         spawn("store-probe", move || {
-            probe(&shared, &jobs, &outages, &dropped)
+            probe(&shared, &jobs, is_watched, &outages, &dropped)
         })?;
         Ok(store)
     }
@@ -154,9 +159,10 @@ impl Store {
         &self.shared.health.stats
     }
 
-    /// Returns whether the store answers, as far as is known.
+    /// Returns whether the store answers, as far as is known: without requests, an outage is noticed
+    /// only if the store is watched.
     pub fn is_up(&self) -> bool {
-        self.shared.health.check().is_ok()
+        self.shared.health.is_up()
     }
 }
 
@@ -169,22 +175,42 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreErr
         .map_err(|error: std::io::Error| StoreError::new(ErrorKind::Failed, failed(error)))
 }
 
-/// Sees from time to time whether a store that failed has come back, until the store is dropped.
-fn probe(shared: &Shared, jobs: &Sender<Job>, outages: &Receiver<()>, dropped: &Receiver<()>) {
+/// Sees from time to time whether a store that failed has come back, and each second whether one that
+/// is watched answers, until the store is dropped.
+fn probe(
+    shared: &Shared,
+    jobs: &Sender<Job>,
+    is_watched: bool,
+    outages: &Receiver<()>,
+    dropped: &Receiver<()>,
+) {
+    let attempt = || {
+        // Its error is recorded by the thread that does it, if one does.
+        let answer = submit(shared, jobs, Instant::now() + PROBE_TIMEOUT, |connection| {
+            connection.read(PROBE_TIMEOUT, crate::users::is_any)
+        });
+        shared.health.probed(answer.is_ok());
+    };
     loop {
+        let due = match is_watched {
+            true => after(WATCH_INTERVAL),
+            false => never(),
+        };
         select! {
             recv(outages) -> _ => {}
+            recv(due) -> _ => attempt(),
             recv(dropped) -> _ => return,
         }
         while let Some(pause) = shared.health.next_attempt() {
+            let pause = match is_watched {
+                true => pause.min(WATCH_INTERVAL),
+                false => pause,
+            };
             select! {
                 recv(after(pause)) -> _ => {}
                 recv(dropped) -> _ => return,
             }
-            // Its error is recorded by the thread that does it.
-            let _ = submit(shared, jobs, Instant::now() + PROBE_TIMEOUT, |connection| {
-                connection.read(PROBE_TIMEOUT, crate::users::is_any)
-            });
+            attempt();
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Context {
     pub cluster: Arc<Stats>,
     /// The store, if there is one, and the pulls into it, if there is a feed.
     pub store: Option<(Store, Option<Arc<PullStats>>)>,
+    /// Whether it is ready only while the store answers.
+    pub ready_needs_store: bool,
     /// Set when it begins to drain.
     pub draining: Draining,
 }
@@ -166,8 +168,15 @@ impl State<'_> {
         match self.draining {
             Some(_) => Some("draining"),
             None if self.load.room() == 0 => Some("full"),
+            None if self.needs_store() => Some("the store is away"),
             None => None,
         }
+    }
+
+    /// Returns whether it is not ready for want of the store.
+    fn needs_store(&self) -> bool {
+        let is_away = |(store, _): &(Store, _)| !store.is_up();
+        self.context.ready_needs_store && self.context.store.as_ref().is_some_and(is_away)
     }
 }
 
