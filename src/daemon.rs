@@ -135,7 +135,12 @@ impl Daemon<'_> {
             true => 0,
             false => limits::http_connections() + from_servers,
         };
-        let users = self.store.as_ref().map(|(_, store)| store.clone());
+        let pulls = |settings: &config::store::Settings| {
+            let pulls = settings.pulls();
+            pulls.then(|| self.pulls.clone())
+        };
+        let users =
+            { self.store.as_ref() }.map(|(settings, store)| store.clone().fed_by(pulls(settings)));
         let store_descriptors = self
             .store
             .as_ref()
@@ -158,10 +163,8 @@ impl Daemon<'_> {
             commands: self.commands.clone(),
             member: server.member(),
             cluster: server.cluster_stats(),
-            store: self.store.as_ref().map(|(settings, store)| {
-                let pulls = settings.pulls().then(|| self.pulls.clone());
-                (store.clone(), pulls)
-            }),
+            store: { self.store.as_ref() }
+                .map(|(settings, store)| (store.clone(), pulls(settings))),
             ready_needs_store: { self.store.as_ref() }
                 .is_some_and(|(settings, _)| settings.ready_needs_store()),
             draining: server.draining.clone(),

@@ -33,6 +33,7 @@ const SOURCES: &[&str] = &[
     include_str!("proxy.rs"),
     include_str!("redis.rs"),
     include_str!("stock.rs"),
+    include_str!("users/age.rs"),
     include_str!("users/commands.rs"),
     include_str!("users/streams.rs"),
     include_str!("users/trouble.rs"),

@@ -6,7 +6,7 @@
 mod feeds;
 mod many;
 mod once;
-mod server;
+pub mod server;
 mod servers;
 mod trouble;
 

@@ -1,5 +1,6 @@
 //! The users in a store: the same over PostgreSQL, over PgBouncer in front of it, and over a file of SQLite.
 
+mod age;
 mod commands;
 mod readiness;
 mod settings;

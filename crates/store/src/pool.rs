@@ -17,6 +17,7 @@ use crate::connection::Connection;
 use crate::error::{ErrorKind, StoreError};
 use crate::health::Health;
 use crate::location::{Location, Secrets};
+use crate::puller::PullStats;
 use crate::ticket::Ticket;
 
 /// How long an attempt may take to see whether the store answers.
@@ -30,6 +31,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
     jobs: Sender<Job>,
+    /// The pulls that keep the users as a feed has them.
+    pub(crate) pulls: Option<Arc<PullStats>>,
     /// Disconnects when the store is dropped.
     _alive: Sender<()>,
 }
@@ -101,6 +104,7 @@ impl Store {
         let store = Store {
             shared,
             jobs,
+            pulls: None,
             _alive: alive,
         };
         let (shared, jobs) = (store.shared.clone(), store.jobs.clone());
@@ -108,6 +112,12 @@ impl Store {
             probe(&shared, &jobs, is_watched, &outages, &dropped)
         })?;
         Ok(store)
+    }
+
+    /// Returns the same store, whose users have the age that these pulls say.
+    #[must_use]
+    pub fn fed_by(self, pulls: Option<Arc<PullStats>>) -> Self {
+        Store { pulls, ..self }
     }
 
     /// Waits for an answer of the store.

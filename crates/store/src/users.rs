@@ -152,4 +152,8 @@ impl UserStore for Store {
     fn stream(&self, after: &str, encode: Encode) -> Result<Box<dyn UserStream>, Unavailable> {
         stream::open(&self.shared, after.to_string(), encode)
     }
+
+    fn age(&self) -> Option<Duration> {
+        self.pulls.as_ref()?.age()
+    }
 }

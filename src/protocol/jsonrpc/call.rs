@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::protocol::Exchange;
+use shared::command::sets::users;
 use shared::command::user::{User, UserStream};
 use shared::command::{
     Argument, CommandClass, CommandError, CommandSpec, Count, ErrorCode, Line, MAX_ARGUMENTS,
@@ -34,6 +35,8 @@ const INTERNAL_ERROR: i32 = -32603;
 pub enum Answered {
     /// All of it.
     Done,
+    /// All of it, and the answer depends on the users, whose age the response says.
+    Users,
     /// All of it but for the users of this stream, which the second text follows.
     Streams(Box<dyn UserStream>, String),
     /// Its first bytes, as many: the next call is deferred.
@@ -272,13 +275,21 @@ fn answer_call(call: &Call<'_>, place: Place, exchange: &mut Exchange<'_>) -> An
     let called = called.and_then(|arguments| spec.call(arguments, exchange.read_at));
     match exchange.execute((index, spec), called) {
         None => return Answered::Deferred(0),
-        Some(Ok(value)) => write_result(caller, &value, exchange.output),
+        Some(Ok(value)) => {
+            write_result(caller, &value, exchange.output);
+            if users::has(spec) {
+                return Answered::Users;
+            }
+        }
         Some(Err(error)) => {
             let code = match error.code() {
                 ErrorCode::Unknown | ErrorCode::Usage | ErrorCode::BadInput => INVALID_PARAMS,
                 code => server_code(code),
             };
             write_error(caller, code, &error, exchange.output);
+            if error.code() == ErrorCode::NotFound {
+                return Answered::Users;
+            }
         }
     }
     Answered::Done

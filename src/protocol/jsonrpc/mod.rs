@@ -371,7 +371,8 @@ impl JsonRpcCodec {
         match call::answer(&body, answered, self.answered, exchange) {
             Answered::Deferred(answered) => self.defer(request, body, answered, exchange),
             Answered::Streams(users, end) => self.stream(request, users, end, exchange),
-            Answered::Done => self.finish(request, exchange),
+            Answered::Users => self.finish_users(request, exchange),
+            Answered::Done => self.finish(request, "", exchange),
         }
     }
 
@@ -384,7 +385,8 @@ impl JsonRpcCodec {
         match call::answer(body, 0, self.answered, exchange) {
             Answered::Deferred(answered) => self.defer(request, body.to_vec(), answered, exchange),
             Answered::Streams(users, end) => self.stream(request, users, end, exchange),
-            Answered::Done => self.finish(request, exchange),
+            Answered::Users => self.finish_users(request, exchange),
+            Answered::Done => self.finish(request, "", exchange),
         }
     }
 
@@ -446,7 +448,8 @@ impl JsonRpcCodec {
     ) -> Step {
         let streaming = Streaming::new(request, users, end);
         let (is_chunked, closes) = (request.is_new, streaming.closes());
-        write_stream_head(is_chunked, closes, self.answered, exchange.output);
+        let age = age(exchange);
+        write_stream_head(is_chunked, closes, &age, self.answered, exchange.output);
         self.held = Some(Box::new(Held::Streaming(streaming)));
         Step::Ends(Next::Again)
     }
@@ -455,16 +458,34 @@ impl JsonRpcCodec {
         matches!(self.held.as_deref(), Some(Held::Streaming(_)))
     }
 
-    /// Completes the response to a request whose replies are at the end of the output.
+    /// Completes the response to a request whose replies are at the end of the output. `fields` are
+    /// further fields of a response that has a body.
     #[inline]
-    fn finish(&mut self, request: Request, exchange: &mut Exchange<'_>) -> Step {
+    fn finish(&mut self, request: Request, fields: &str, exchange: &mut Exchange<'_>) -> Step {
         let (start, output) = (self.answered, &mut *exchange.output);
-        let (status, media_type) = match output.len() == start {
-            true => (204, ""),
-            false => (200, response::JSON),
+        let (status, media_type, fields) = match output.len() == start {
+            true => (204, "", ""),
+            false => (200, response::JSON, fields),
         };
-        write_head(status, media_type, "", request.connection(), start, output);
+        let connection = request.connection();
+        write_head(status, media_type, fields, connection, start, output);
         request.step()
+    }
+
+    /// Completes the response to a call that was answered from the users.
+    #[cold]
+    fn finish_users(&mut self, request: Request, exchange: &mut Exchange<'_>) -> Step {
+        let age = age(exchange);
+        self.finish(request, &age, exchange)
+    }
+}
+
+/// Returns the field with the age of the users (RFC 9111, section 5.1), if it is known.
+fn age(exchange: &Exchange<'_>) -> String {
+    let users = exchange.context.users.as_ref();
+    match users.and_then(|users| users.age()) {
+        Some(age) => format!("Age: {}\r\n", age.as_secs()),
+        None => String::new(),
     }
 }
 

@@ -27,8 +27,14 @@ pub enum Connection {
 }
 
 /// Inserts the head of a response that is sent as it comes before its beginning, which is the output
-/// from `start` on: in chunks, or to the end of the connection.
-pub fn write_stream_head(is_chunked: bool, closes: bool, start: usize, output: &mut Vec<u8>) {
+/// from `start` on: in chunks, or to the end of the connection. `fields` are further fields.
+pub fn write_stream_head(
+    is_chunked: bool,
+    closes: bool,
+    fields: &str,
+    start: usize,
+    output: &mut Vec<u8>,
+) {
     let beginning = output.split_off(start);
     output.extend_from_slice(b"HTTP/1.1 200 OK\r\nDate: ");
     write_date(output);
@@ -37,10 +43,12 @@ pub fn write_stream_head(is_chunked: bool, closes: bool, start: usize, output: &
     if is_chunked {
         output.extend_from_slice(b"\r\nTransfer-Encoding: chunked");
     }
+    output.extend_from_slice(b"\r\n");
+    output.extend_from_slice(fields.as_bytes());
     if closes {
-        output.extend_from_slice(b"\r\nConnection: close");
+        output.extend_from_slice(b"Connection: close\r\n");
     }
-    output.extend_from_slice(b"\r\n\r\n");
+    output.extend_from_slice(b"\r\n");
     write_chunk(is_chunked, &beginning, output);
 }
 

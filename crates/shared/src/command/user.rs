@@ -120,6 +120,10 @@ pub trait UserStore: Send + Sync {
 
     /// Returns all users after this id, ordered, of one moment.
     fn stream(&self, after: &str, encode: Encode) -> Result<Box<dyn UserStream>, Unavailable>;
+
+    /// Returns the time since the users were last as their feed has them, if this server has a feed
+    /// and they ever were.
+    fn age(&self) -> Option<Duration>;
 }
 
 #[cfg(test)]

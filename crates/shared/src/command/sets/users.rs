@@ -45,6 +45,11 @@ pub const SET: CommandSet = &[
     },
 ];
 
+/// Returns whether this is a command of the set.
+pub fn has(spec: &CommandSpec) -> bool {
+    SET.iter().any(|own| own.name == spec.name)
+}
+
 /// Returns the store. A call of it may wait.
 fn store(context: &Context) -> Result<&Arc<dyn UserStore>, CommandError<'_>> {
     if !context.may_wait {
