@@ -122,6 +122,8 @@ fn a_database_that_is_killed_under_load_is_an_outage_and_no_more() {
                 "kill" => database.postgres().kill(),
                 signal => database.postgres().end(signal),
             }
+            // The processes of connections may survive their parent for a moment.
+            server.wait_for("USERS", AWAY);
             is_away(&server);
             database.postgres().run();
             outages(&server.daemon, round);
