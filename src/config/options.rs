@@ -10,7 +10,6 @@ use std::time::Duration;
 use clap::builder::Styles;
 use clap::parser::ValueSource;
 use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser};
-use store::feed::http::HttpFeed;
 use uuid::Uuid;
 
 use crate::config::network::{Network, socket_address};
@@ -154,7 +153,7 @@ pub struct Options {
 
     /// Feed of the users: a URL of HTTP with a JSON array or JSON lines. The servers of a database
     /// pull it in turn, one at a time [default: none]
-    #[arg(long, value_name = "URL", value_parser = feed)]
+    #[arg(long, value_name = "URL")]
     pub users_feed: Option<String>,
 
     /// Time between two pulls of the feed, at least 1s
@@ -379,10 +378,6 @@ fn number(text: &str) -> Result<usize, &'static str> {
 fn positive(text: &str) -> Result<usize, &'static str> {
     let number = number(text).ok().filter(|number| *number > 0);
     number.ok_or("not a whole number from 1 on")
-}
-
-fn feed(text: &str) -> Result<String, String> {
-    HttpFeed::check(text).map(|()| text.to_string())
 }
 
 fn interval(text: &str) -> Result<Duration, &'static str> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
+use store::feed::http::HttpFeed;
 use store::{ErrorKind, Location, PullStats, Puller, PullerSettings, Secrets, Store, StoreError};
 
 use crate::config::credentials::from_systemd;
@@ -38,7 +39,12 @@ impl Settings {
                      --store sqlite:///var/lib/blockchain-tcpd/users.db"
                         .to_string(),
                 )),
-                false => Ok(None),
+                false => {
+                    if options.users_feed.is_some() {
+                        warn!("without --store, --users-feed has no effect");
+                    }
+                    Ok(None)
+                }
             };
         };
         let wrong = |why: String| Error::Configuration(format!("--store {why}"));
@@ -58,6 +64,11 @@ impl Settings {
             warn!("without --commands users, --store has no effect");
             return Ok(None);
         }
+        if let Some(url) = &options.users_feed {
+            // Not by the parser of options, whose errors show the value, which may hold a password.
+            let wrong = |why: &str| Error::Configuration(format!("--users-feed: {why}"));
+            HttpFeed::check(url).map_err(wrong)?;
+        }
         let puller = options.users_feed.as_ref().map(|url| PullerSettings {
             url: url.clone(),
             interval: options.users_feed_interval,
@@ -67,8 +78,7 @@ impl Settings {
             store: store::Settings {
                 location,
                 secrets,
-                // A batch of a slow feed has a connection for long: without another, the puller could not keep its lease.
-                // One more for the puller, which needs one for as long as the feed lasts.
+                // One more for the puller, whose batches may have one for as long as the feed lasts.
                 connections: options.store_connections + usize::from(options.users_feed.is_some()),
                 streams: options.store_connections,
                 stream_timeout: options.store_stream_timeout,

@@ -181,7 +181,9 @@ fn what_a_stopped_puller_had_read_is_refused_when_it_wakes() {
             Database::Postgres(_) => {
                 wait_until("a batch has begun", || database.number(COPIES) > 0)
             }
-            Database::Sqlite(_) => wait_for_users(servers.daemon(new), 1000),
+            Database::Sqlite(_) => wait_until("users are written", || {
+                database.number("SELECT count(*) FROM users") > 0
+            }),
         }
         servers.daemon(old).signal("STOP");
         let stopped = Instant::now();

@@ -208,7 +208,10 @@ fn a_schema_that_is_newer_than_the_program_is_refused() {
         assert_eq!(tables(database), "");
         let server = Server::start(&database.url(), "");
         server.wait_for("USERS", "0");
-        assert_eq!(tables(database), "__diesel_schema_migrations\nleases\nusers\n");
+        assert_eq!(
+            tables(database),
+            "__diesel_schema_migrations\nleases\nusers\n"
+        );
         assert!(check().status().expect("it runs").success());
         database.sql("INSERT INTO __diesel_schema_migrations (version) VALUES ('30001231000001')");
         let words = "the schema has the change 30001231000001, which this version does not know: it is too old for this database";

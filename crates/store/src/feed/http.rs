@@ -57,25 +57,20 @@ impl HttpFeed {
     /// # Errors
     ///
     /// Says what is wrong with it.
-    pub fn check(url: &str) -> Result<(), String> {
-        let uri: Uri = url
-            .parse()
-            .map_err(|_| "not a URL: write http://HOST/PATH or https://HOST/PATH".to_string())?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) {
-            return Err(
-                "not a URL of HTTP: write http://HOST/PATH or https://HOST/PATH".to_string(),
-            );
+    pub fn check(url: &str) -> Result<(), &'static str> {
+        let uri = url.parse::<Uri>().ok();
+        match uri {
+            Some(uri) if matches!(uri.scheme_str(), Some("http" | "https")) => {
+                let authority = uri.authority();
+                match authority.is_some_and(|authority| authority.as_str().contains('@')) {
+                    true => Err(
+                        "it holds a user or a password, which everybody on this machine could see",
+                    ),
+                    false => Ok(()),
+                }
+            }
+            _ => Err("not a URL of HTTP: write http://HOST/PATH or https://HOST/PATH"),
         }
-        if uri
-            .authority()
-            .is_some_and(|authority| authority.as_str().contains('@'))
-        {
-            return Err(
-                "it holds a user or a password, which everybody on this machine could see"
-                    .to_string(),
-            );
-        }
-        Ok(())
     }
 
     /// Returns the feed at this URL. A server that sends nothing for the time `idle` is given up.
