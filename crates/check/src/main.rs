@@ -1,9 +1,9 @@
 //! Monitoring plugin for Nagios and compatible systems: asks a server `WHO`, `WHERE` and `WHY` over
-//! one connection, and reports its status.
+//! one connection, or for its users, and reports its status.
 //!
 //! It follows the Monitoring Plugins Development Guidelines: one line on standard output, with
 //! performance data after `|`, and exit status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for
-//! UNKNOWN. [`options`] parses the command line; [`probe`] connects and asks; [`evaluate`] compares
+//! UNKNOWN. [`options`] parses the command line; [`probe`] connects and asks, [`users`] for users; [`evaluate`] compares
 //! the answers with the thresholds ([`range`]); [`report`] prints the result, with the trace
 //! ([`trace`]) of `-v`.
 
@@ -13,6 +13,7 @@ mod probe;
 mod range;
 mod report;
 mod trace;
+mod users;
 
 use std::process::ExitCode;
 
@@ -32,10 +33,13 @@ fn main() -> ExitCode {
 
 fn check(options: &Options) -> Report {
     let mut trace = Trace::new(options.verbose);
-    let mut report = match probe::ask(options, &mut trace) {
-        Ok(answers) => evaluate::report(options, &answers),
-        Err(report) => report,
+    let report = match options.users {
+        true => {
+            users::ask(options, &mut trace).map(|answers| evaluate::users_report(options, &answers))
+        }
+        false => probe::ask(options, &mut trace).map(|answers| evaluate::report(options, &answers)),
     };
+    let mut report = report.unwrap_or_else(|report| report);
     report.trace = trace.into_lines();
     report
 }

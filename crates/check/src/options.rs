@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, Styles, TypedValueParser as _};
 use clap::{ArgAction, Parser};
 use shared::args::{self, ParsedArgs, message};
+use shared::command::user::LONGEST_PAGE;
 use shared::dial::{AddressFamily, Scheme};
 use uuid::Uuid;
 
@@ -15,8 +16,8 @@ use crate::range::{self, Range};
 /// The longest timeout in seconds: longer than monitoring systems wait for a plugin.
 const LONGEST_TIMEOUT: f64 = 3600.0;
 
-/// Checks a blockchain-tcpd: asks WHO, WHERE and WHY in one connection, and takes no answer but a
-/// right one.
+/// Checks a blockchain-tcpd: asks WHO, WHERE and WHY in one connection, or for the users, and takes no
+/// answer but a right one.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "check_blockchain_tcp",
@@ -37,18 +38,20 @@ pub struct Options {
     )]
     pub host: String,
 
-    /// Its port
+    /// Its port; with --users 8080
     #[arg(
         short,
         long,
         value_name = "PORT",
         default_value = "4242",
+        default_value_if("users", "true", "8080"),
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     pub port: u16,
 
-    /// Protocol to ask in
+    /// Protocol to ask in; with --users http
     #[arg(long, value_name = "SCHEME", default_value = "tcp", value_parser = Scheme::from_str)]
+    #[arg(default_value_if("users", "true", "http"))]
     pub scheme: Scheme,
 
     #[command(flatten)]
@@ -74,6 +77,51 @@ pub struct Options {
     #[arg(long, value_name = "UUID", value_parser = |text: &str| args::server_id(text.as_bytes()))]
     pub id: Option<Uuid>,
 
+    /// Asks for the users by JSON-RPC over HTTP instead: their number, and the first ones, of which each
+    /// must be right
+    #[arg(long, conflicts_with_all = ["warning_clients", "critical_clients", "id"])]
+    pub users: bool,
+
+    /// How many users are read, at most 1000
+    #[arg(long, value_name = "N", default_value = "100", value_parser = page, requires = "users")]
+    pub users_limit: usize,
+
+    /// Number of users that is a WARNING
+    #[arg(
+        long,
+        value_name = "RANGE",
+        allow_hyphen_values = true,
+        requires = "users"
+    )]
+    pub warning_users: Option<Range>,
+
+    /// Number of users that is CRITICAL
+    #[arg(
+        long,
+        value_name = "RANGE",
+        allow_hyphen_values = true,
+        requires = "users"
+    )]
+    pub critical_users: Option<Range>,
+
+    /// Time since the feed of the users was last pulled, in seconds, that is a WARNING
+    #[arg(
+        long,
+        value_name = "RANGE",
+        allow_hyphen_values = true,
+        requires = "users"
+    )]
+    pub warning_age: Option<Range>,
+
+    /// Such a time that is CRITICAL
+    #[arg(
+        long,
+        value_name = "RANGE",
+        allow_hyphen_values = true,
+        requires = "users"
+    )]
+    pub critical_age: Option<Range>,
+
     /// The longest time of the whole check; after that it is CRITICAL
     #[arg(short, long, value_name = "SECONDS", default_value = "10", value_parser = seconds, allow_hyphen_values = true)]
     pub timeout: Duration,
@@ -89,6 +137,10 @@ impl Options {
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<ParsedArgs<Options>, String> {
         match Options::try_parse_from(arguments) {
+            Ok(options) if options.users && options.scheme != Scheme::Http => Err(format!(
+                "--users asks by JSON-RPC, not by {}: leave --scheme out, and give the port of http:// (see --help)",
+                options.scheme
+            )),
             Ok(options) => Ok(ParsedArgs::Run(options)),
             Err(error) => ParsedArgs::requested(error, one_line),
         }
@@ -101,6 +153,12 @@ fn one_line(error: clap::Error) -> String {
     let (message, _usage) = text.split_once("\n\n").unwrap_or((&text, ""));
     let words: Vec<&str> = message.split_whitespace().collect();
     format!("{} (see --help)", words.join(" "))
+}
+
+fn page(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok();
+    let number = number.filter(|number| (1..=LONGEST_PAGE).contains(number));
+    number.ok_or_else(|| format!("not a whole number from 1 to {LONGEST_PAGE}"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

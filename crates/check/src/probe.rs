@@ -5,7 +5,9 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use shared::dial::{self, Attempt, Deadline, Failure, FailureKind, Reply, Server, clients, id};
+use shared::dial::{
+    self, Attempt, Connection, Deadline, Failure, FailureKind, Reply, Server, clients, id,
+};
 use shared::text::{quoted, without_errno};
 use uuid::Uuid;
 
@@ -37,35 +39,14 @@ pub fn ask(options: &Options, trace: &mut Trace) -> Result<Answers, Report> {
         host: options.host.clone(),
         port: options.port,
     };
-    let addresses = dial::addresses(&server, options.family, deadline)?;
-    trace.add(|| format!("addresses: {addresses:?}"));
-    let begun = Instant::now();
-    let trace = RefCell::new(trace);
-    let tried = |attempt: Attempt<'_>| {
-        trace.borrow_mut().add(|| match attempt {
-            (address, Ok(())) => format!("connected to {address}"),
-            (address, Err(error)) => {
-                format!("not connected to {address}: {}", without_errno(error))
-            }
-        });
-    };
-    let (mut connection, first) = dial::ask_in_turn(
-        &server,
-        addresses,
-        deadline,
-        tried,
-        |mut connection, deadline| {
-            connection.send(REQUESTS, deadline)?;
+    let (begun, (mut connection, first)) =
+        connect(&server, options, deadline, trace, |mut connection, by| {
+            connection.send(REQUESTS, by)?;
             connection.finish();
             // If an address sends nothing, the next is tried.
-            let first = connection.line("WHO", deadline).inspect_err(|failure| {
-                let address = connection.address();
-                trace.borrow_mut().add(|| format!("{address}: {failure}"));
-            })?;
+            let first = connection.line("WHO", by)?;
             Ok((connection, first))
-        },
-    )?;
-    let trace = trace.into_inner();
+        })?;
     let clients = clients(&value("WHO", &first, trace)?)?;
     let mut next = |request| {
         let line = connection.line(request, deadline)?;
@@ -82,6 +63,42 @@ pub fn ask(options: &Options, trace: &mut Trace) -> Result<Answers, Report> {
         time,
         address,
     })
+}
+
+/// Has `ask` get the first answer by a connection to one address after another. Returns it, and when
+/// the first attempt began.
+pub fn connect<T>(
+    server: &Server,
+    options: &Options,
+    deadline: Deadline,
+    trace: &mut Trace,
+    mut ask: impl FnMut(Connection, Deadline) -> Result<T, Failure>,
+) -> Result<(Instant, T), Report> {
+    let addresses = dial::addresses(server, options.family, deadline)?;
+    trace.add(|| format!("addresses: {addresses:?}"));
+    let begun = Instant::now();
+    let trace = RefCell::new(trace);
+    let tried = |attempt: Attempt<'_>| {
+        trace.borrow_mut().add(|| match attempt {
+            (address, Ok(())) => format!("connected to {address}"),
+            (address, Err(error)) => {
+                format!("not connected to {address}: {}", without_errno(error))
+            }
+        });
+    };
+    let first = dial::ask_in_turn(
+        server,
+        addresses,
+        deadline,
+        tried,
+        |connection, deadline| {
+            let address = connection.address();
+            ask(connection, deadline).inspect_err(|failure| {
+                trace.borrow_mut().add(|| format!("{address}: {failure}"));
+            })
+        },
+    )?;
+    Ok((begun, first))
 }
 
 /// Returns the value in the reply `line` to `request`.

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::reply::{is_printable, wrong};
 use super::socket::connect_first;
-use super::{Deadline, Failure, FailureKind, Reply, Server, Translator};
+use super::{Deadline, Failure, FailureKind, HttpResponse, Reply, Server, Translator};
 use crate::text::{excerpt, quoted, without_errno};
 
 /// The most bytes of a reply that are read. A reply of our server is shorter: the longest is a page
@@ -182,14 +182,21 @@ impl Connection {
                 return Err(Failure::new(FailureKind::Foreign, text));
             }
             if self.read(request, deadline)? == 0 {
-                let text = match &self.unread[..] {
-                    b"" => format!("closed without an answer to {request_text}"),
-                    part => format!(
-                        "closed in the middle of the answer to {request_text}: {}",
-                        quoted(part)
-                    ),
-                };
-                return Err(self.ended(text));
+                return Err(self.closed(request));
+            }
+        }
+    }
+
+    /// Returns the next response of HTTP, as the reply to `request`. For a connection that was opened
+    /// as one of lines, and is sent requests of HTTP.
+    pub fn response(&mut self, request: &str, deadline: Deadline) -> Result<HttpResponse, Failure> {
+        loop {
+            if let Some((response, length)) = HttpResponse::parse(request, &self.unread)? {
+                self.unread.drain(..length);
+                return Ok(response);
+            }
+            if self.read(request, deadline)? == 0 {
+                return Err(self.closed(request));
             }
         }
     }
@@ -239,6 +246,18 @@ impl Connection {
             }
         }
         Ok(bytes.len())
+    }
+
+    /// Returns the failure of a connection that was closed before the whole reply to `request`.
+    fn closed(&self, request: &str) -> Failure {
+        let request = excerpt(request);
+        self.ended(match &self.unread[..] {
+            b"" => format!("closed without an answer to {request}"),
+            part => format!(
+                "closed in the middle of the answer to {request}: {}",
+                quoted(part)
+            ),
+        })
     }
 
     /// Returns the failure of a connection that has ended, with this message.

@@ -4,13 +4,14 @@
 //!
 //! [`Server`] names a server and its protocol; [`Connection`] sends requests and reads replies, which
 //! its [`Translator`] makes of other protocols than that of lines; [`Reply`] is a line
-//! that our protocol allows; [`Route`] fails over to the next address; [`Failure`] describes all
+//! that our protocol allows, [`HttpResponse`] a response with its fields; [`Route`] fails over to the next address; [`Failure`] describes all
 //! errors; [`Deadline`] bounds every wait.
 
 mod connection;
 mod deadline;
 pub mod dns;
 mod failure;
+pub mod http;
 mod lookup;
 mod reply;
 mod route;
@@ -22,6 +23,7 @@ pub use self::connection::{Attempt, Connection, LONGEST_REPLY};
 pub use self::deadline::Deadline;
 pub use self::dns::DnsCache;
 pub use self::failure::{Failure, FailureKind};
+pub use self::http::HttpResponse;
 pub use self::lookup::{AddressFamily, addresses};
 pub use self::reply::{Refusal, Reply, clients, id, is_fatal, is_printable, was_not_processed};
 pub use self::route::{Route, ask_in_turn};
