@@ -119,7 +119,7 @@ impl Store {
                 progress.stop.store(true, Ordering::Relaxed);
             }
             // A panic is logged by the hook.
-            let read = reading.join().unwrap_or_else(|_| Err(PullError::Stopped));
+            let read = reading.join().unwrap_or(Err(PullError::Stopped));
             written.and(read)
         })
     }
@@ -185,7 +185,7 @@ fn read(
     let failed = |error: io::Error| PullError::Feed(without_errno(&error));
     let mut read_page = |page: Source| {
         let mut feed = Feed::new(UntilStopped(page, &progress.stop));
-        while let Some(user) = feed.next().map_err(failed)? {
+        while let Some(user) = feed.next_value().map_err(failed)? {
             place += 1;
             progress.read.store(place, Ordering::Relaxed);
             match user {

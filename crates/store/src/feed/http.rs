@@ -36,7 +36,7 @@ pub enum Answer {
     /// The feed is as it was.
     NotModified,
     /// The feed, and its marks.
-    Pages(Pages, Marks),
+    Pages(Box<Pages>, Marks),
 }
 
 /// The pages of a feed.
@@ -148,7 +148,7 @@ impl HttpFeed {
             count: 0,
             until: Instant::now() + WHOLE,
         };
-        Ok(Answer::Pages(pages, marks))
+        Ok(Answer::Pages(Box::new(pages), marks))
     }
 
     /// Ends all requests of this feed, also in other threads.

@@ -24,7 +24,7 @@ pub struct Feed<R> {
 }
 
 /// A value of a feed: a user, or what is wrong with it.
-pub type Read1<'a> = Result<FeedUser<'a>, Refused>;
+pub type Value<'a> = Result<FeedUser<'a>, Refused>;
 
 /// What is wrong with a value that is no user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl<R: Read> Feed<R> {
     /// # Errors
     ///
     /// If reading fails, or what is read is no JSON or breaks off. The feed ends with it.
-    pub fn next(&mut self) -> io::Result<Option<Read1<'_>>> {
+    pub fn next_value(&mut self) -> io::Result<Option<Value<'_>>> {
         let number = self.elements.count() + 1;
         let refused = |id, why| Err(Refused { number, id, why });
         Ok(match self.elements.next()? {
@@ -92,7 +92,7 @@ mod tests {
         let mut feed = Feed::new(Slowly(feed, at_once));
         let mut all = Vec::new();
         loop {
-            match feed.next() {
+            match feed.next_value() {
                 Ok(None) => return all,
                 Ok(Some(Ok(user))) => all.push(format!("{} {}", user.id, user.members)),
                 Ok(Some(Err(refused))) => {
@@ -227,7 +227,7 @@ mod tests {
         let user = r#"{"id":7,"name":"J\u00f6rg","email":null,"n":18446744073709551615,"f":1.0,
             "k\u00e9y":{"z" : [ 1 , "a b" ],"a":{}},"created_at":5,"updated_at":6}"#;
         let mut feed = Feed::new(user.as_bytes());
-        let user = feed.next().unwrap().unwrap().unwrap();
+        let user = feed.next_value().unwrap().unwrap().unwrap();
         assert_eq!(
             (&*user.id, user.name.as_deref(), user.email),
             ("7", Some("Jörg"), None)

@@ -133,7 +133,7 @@ fn id<'a>(raw: &'a RawValue) -> Result<Cow<'a, str>, &'static str> {
     };
     match id.len() {
         0 => Err("the id is empty"),
-        ..=LONGEST_ID => Ok(id),
+        1..=LONGEST_ID => Ok(id),
         _ => Err("the id has more than 2,000 bytes"),
     }
 }
