@@ -2,6 +2,7 @@
 
 mod manual;
 mod nagios;
+mod users;
 
 use std::time::Instant;
 

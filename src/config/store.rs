@@ -39,12 +39,8 @@ impl Settings {
                      --store sqlite:///var/lib/blockchain-tcpd/users.db"
                         .to_string(),
                 )),
-                false => {
-                    if options.users_feed.is_some() {
-                        warn!("without --store, --users-feed has no effect");
-                    }
-                    Ok(None)
-                }
+                // The log says what has no effect.
+                false => Ok(None),
             };
         };
         let wrong = |why: String| Error::Configuration(format!("--store {why}"));

@@ -5,8 +5,10 @@ use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use super::{ID, start, timed};
+use crate::pull::server::FeedServer;
 use crate::support::PLUGIN;
 use crate::support::{Log, PATIENCE, Scratch, clean, kill, run_to_end, wait_until};
+use crate::users::{Database, Kind, Server};
 
 const COMMAND: &str = include_str!("../../packaging/nagios/blockchain-tcp.cfg");
 const EXAMPLE: &str = include_str!("../../packaging/nagios/nagios-example.cfg");
@@ -60,6 +62,11 @@ struct Nagios {
 impl Nagios {
     /// Its settings, for a daemon at this port.
     fn prepare(port: u16) -> Scratch {
+        Nagios::prepare_for(&[("-p 4242", port)], EXAMPLE)
+    }
+
+    /// Its settings by this example, with these ports in place of others.
+    fn prepare_for(ports: &[(&str, u16)], example: &str) -> Scratch {
         let folder = Scratch::new();
         let replaced = |text: &str, old: &str, new: &str| {
             assert_eq!(text.matches(old).count(), 1, "{old}");
@@ -70,7 +77,9 @@ impl Nagios {
             "/usr/lib/nagios/plugins/check_blockchain_tcp",
             PLUGIN.as_str(),
         );
-        let example = replaced(EXAMPLE, "4242", &port.to_string());
+        let example = ports.iter().fold(example.to_string(), |text, (old, port)| {
+            replaced(&text, old, &format!("-p {port}"))
+        });
         for (name, text) in [
             ("command.cfg", command),
             ("example.cfg", example),
@@ -92,10 +101,10 @@ impl Nagios {
         Nagios { child, log, folder }
     }
 
-    /// This field of the service, as Nagios has it in its status file.
+    /// This field of the last service, as Nagios has it in its status file.
     fn service(&self, field: &str) -> Option<String> {
         let status = std::fs::read_to_string(self.folder.path().join("status")).ok()?;
-        let (_, service) = status.split_once("\nservicestatus {")?;
+        let (_, service) = status.rsplit_once("\nservicestatus {")?;
         let mut lines = service.split('}').next()?.lines();
         let value = lines.find_map(|line| line.trim().strip_prefix(field)?.strip_prefix('='))?;
         Some(value.to_string())
@@ -180,4 +189,42 @@ fn nagios_sees_the_daemon_work_and_sees_it_gone() {
     let said = format!("BLOCKCHAIN-TCP CRITICAL - can't connect to {address}: Connection refused");
     assert_eq!(output, said);
     assert_eq!(nagios.service("performance_data").as_deref(), Some(""));
+}
+
+/// What is commented out in the example, without what is before it.
+fn example_of_users() -> String {
+    let (before, users) = EXAMPLE
+        .split_once("\n#define service {")
+        .expect("it is there");
+    let (host, _) = before
+        .split_once("define service {")
+        .expect("the other one");
+    let users = format!("#define service {{{users}");
+    let lines = users
+        .lines()
+        .map(|line| line.strip_prefix('#').expect("a comment"));
+    format!("{host}{}\n", lines.collect::<Vec<_>>().join("\n"))
+}
+
+#[test]
+fn nagios_sees_users_and_that_there_are_none() {
+    needs!("nagios4");
+    Database::each(&[Kind::Sqlite], |database| {
+        let feed = FeedServer::of("[]");
+        let arguments = format!("--users-feed {} --users-feed-interval 1s", feed.url("/"));
+        let server = Server::start(&database.url(), &arguments);
+        let ports = [("-p 8080", server.address("http").port())];
+        let nagios = Nagios::start(Nagios::prepare_for(&ports, &example_of_users()));
+        nagios.wait_for("2");
+        feed.give(r#"[{"id":"a","name":"A"},{"id":"b"}]"#);
+        nagios.wait_for("0");
+        let output = nagios.service("plugin_output").expect("an output");
+        let said = "BLOCKCHAIN-TCP OK - 2 users, 2 of them read, pulled ";
+        assert!(output.starts_with(said), "{output}");
+        let figures = nagios.service("performance_data").expect("figures");
+        let (_, figures) = timed(&figures);
+        let begin = "time=TIMEs;;;0;10 users=2;;1:;0 age=";
+        assert!(figures.starts_with(begin), "{figures}");
+        assert!(figures.ends_with("s;300;600;0"), "{figures}");
+    });
 }
