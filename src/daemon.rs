@@ -84,8 +84,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
         signals: Signals::listen()?,
         metrics: Arc::default(),
         commands: options.commands.sets(),
+        pulls: Arc::new(
+            { store.as_ref() }
+                .map(config::store::Settings::pull_stats)
+                .unwrap_or_default(),
+        ),
         store: store.zip(users),
-        pulls: Arc::default(),
     };
     loop {
         match daemon.serve(inherited)? {

@@ -95,6 +95,12 @@ impl Settings {
         self.ready_needs_store
     }
 
+    /// Returns the counters of the pulls, for a server that has not pulled yet.
+    pub fn pull_stats(&self) -> PullStats {
+        let interval = self.puller.as_ref().map(|puller| puller.interval);
+        PullStats::new(interval.unwrap_or_default())
+    }
+
     /// Starts to pull users into the store, if a feed is named.
     pub fn start_puller(
         &self,

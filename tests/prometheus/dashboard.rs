@@ -88,7 +88,7 @@ fn its_rows_are_in_order_and_no_panel_lies_on_another() {
     let all = list(&dashboard, "panels");
     let rows = all.iter().filter(|panel| text(panel, "type") == "row");
     let rows: Vec<&str> = rows.map(|row| text(row, "title")).collect();
-    let order = "Now, Traffic, Errors, Latency, Computations, Saturation, Error budget, Cluster";
+    let order = "Now, Traffic, Errors, Latency, Computations, Saturation, Error budget, Cluster, Store and users";
     assert_eq!(rows.join(", "), order);
     let mut taken = BTreeSet::new();
     let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());

@@ -48,6 +48,8 @@ pub struct PullerSettings {
 /// Counters of the pulls of this server.
 #[derive(Default)]
 pub struct PullStats {
+    /// Time between two pulls, as it is set.
+    pub interval: Duration,
     /// Pulls by outcome: complete, not modified, failed.
     pub pulls: [AtomicU64; 3],
     /// Values that were read, and what became of them: inserted, updated, unchanged, refused.
@@ -68,6 +70,14 @@ impl PullStats {
 
     /// Names of what becomes of a value.
     pub const ROWS: [&str; 4] = ["inserted", "updated", "unchanged", "refused"];
+
+    /// Returns those of a puller with this interval that has not pulled yet.
+    pub fn new(interval: Duration) -> Self {
+        PullStats {
+            interval,
+            ..PullStats::default()
+        }
+    }
 
     /// Returns the time since the last complete pull of any server, if there was one.
     pub fn age(&self) -> Option<Duration> {

@@ -193,6 +193,7 @@ impl Collector for Stats {
                 let age = pulls.age().map_or(f64::INFINITY, |age| age.as_secs_f64());
                 rows.extend([
                     gauge("users_pull_age_seconds", "Time since a server last pulled the whole feed", age),
+                    gauge("users_feed_interval_seconds", "Time between two pulls", pulls.interval.as_secs_f64()),
                     gauge("users_pull_leads", "Whether this server pulls", u64::from(pulls.leads.load(Ordering::Relaxed))),
                     gauge("users_pull_seconds", "Duration of the last whole pull of this server", count(&pulls.duration) as f64 / 1000.0),
                     counters("users_pulls", "Pulls of this server", "outcome", labelled(&PullStats::OUTCOMES, &pulls.pulls)),
