@@ -44,6 +44,20 @@ pub fn panels(dashboard: &Value) -> Vec<&Value> {
     panels.filter(shows).collect()
 }
 
+/// The expressions of the row for the store and the users, which is the last.
+pub fn expressions_of_users() -> Vec<String> {
+    let dashboard = dashboard();
+    let all = list(&dashboard, "panels");
+    let row = all
+        .iter()
+        .position(|panel| text(panel, "title") == "Store and users");
+    let panels = all[row.expect("the row") + 1..].iter();
+    let targets = panels.flat_map(|panel| list(panel, "targets"));
+    targets
+        .map(|target| text(target, "expr").to_string())
+        .collect()
+}
+
 #[test]
 fn it_has_what_the_schema_asks_of_a_dashboard() {
     let dashboard = dashboard();

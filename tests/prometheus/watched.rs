@@ -309,10 +309,18 @@ fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
     wait_for(fast, second, "page");
     assert!(!watchers.fires(silent, first, "page") && !watchers.fires(silent, second, "ticket"));
 
-    // There again, and full: each has room for one client, which stays. The first has a cluster with which it is never in touch.
+    // There again, and full: each has room for one client, which stays. The first has a cluster with which it is never in touch,
+    // a database whose folder is missing, and a feed that nobody serves.
     let full = ["--max-clients", "1", "--queue", "0"];
     let nowhere = format!("redis://{}", own_address());
-    let alone = [&full[..], &["--cluster", &nowhere]].concat();
+    let users = [
+        "--commands",
+        "server,users",
+        "--store",
+        "sqlite:///nowhere/users.db",
+    ];
+    let feed = ["--users-feed", "http://127.0.0.1:1/"];
+    let alone = [&full[..], &users, &feed, &["--cluster", &nowhere]].concat();
     let daemons = [server(first, &alone), server(second, &full)];
     let _busy = daemons.each_ref().map(|daemon| busy(daemon.address));
     wait_until("they report again", || {
@@ -322,6 +330,15 @@ fn a_quiet_server_raises_no_alarm_and_a_dead_or_full_one_does() {
     let away = "BlockchainTcpdClusterAway";
     wait_for(away, first, "ticket");
     assert!(!watchers.fires(away, second, "ticket"), "it has no cluster");
+    for alert in ["BlockchainTcpdStoreAway", "BlockchainTcpdUsersStale"] {
+        wait_for(alert, first, "ticket");
+        assert!(!watchers.fires(alert, second, "ticket"), "it has no users");
+    }
+    for expression in dashboard::expressions_of_users() {
+        let expression = expression.replace("$__rate_interval", "2s");
+        let expression = expression.replace("$job", ".*").replace("$instance", ".*");
+        wait_until(&expression, || watchers.finds(&expression));
+    }
     wait_for(fast, first, "page");
     assert!(watchers.fires(fast, second, "page"));
     for seen_by in ["requests", "probes"] {
