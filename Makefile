@@ -22,7 +22,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 
-.PHONY: help build run test test-package bench bench-handover bench-peers bench-cluster bench-calc fuzz soak chaos availability manual proto deb apt-repository install
+.PHONY: help build run test test-package bench bench-handover bench-peers bench-cluster bench-calc bench-users fuzz soak chaos availability manual proto deb apt-repository install
 
 help: ## prints this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -53,6 +53,9 @@ bench-cluster: build ## measures the cost of a cluster over Redis, with 3 to 1,0
 
 bench-calc: build ## measures how clients that compute delay clients that only ask; ARGS='--clients 64'
 	$(CARGO) bench --locked --bench calc -- $(ARGS)
+
+bench-users: build ## measures pulls into PostgreSQL and SQLite and get_users, beside psql; ARGS='--rounds 9'
+	$(CARGO) bench --locked --bench users -- $(ARGS)
 
 fuzz: ## fuzzes the codecs, PROXY headers, the handover state, HTTP and Redis's replies; SECONDS=600
 	./fuzz/run $(SECONDS)

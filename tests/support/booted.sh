@@ -81,7 +81,7 @@ make_machine() {
     # piuparts wants the root as it is; the booted copy is rid of what waits for hardware or the network.
     cp -a "$pristine" "$root"
     local unit
-    for unit in console-getty systemd-timesyncd e2scrub_reap nagios4 exim4 apt-daily.timer apt-daily-upgrade.timer; do
+    for unit in console-getty systemd-timesyncd e2scrub_reap nagios4 postgresql exim4 apt-daily.timer apt-daily-upgrade.timer; do
         case $unit in *.timer) ;; *) unit=$unit.service ;; esac
         ln -sf /dev/null "$root/etc/systemd/system/$unit"
     done
@@ -96,7 +96,7 @@ make_machine() {
 
 bootstrap() {
     make_root "$pristine" --skip=cleanup/apt/lists \
-        --include=systemd-sysv,dbus,libpam-systemd,man-db,groff-base,netcat-openbsd,init-system-helpers,openssh-server,curl,nagios4-core,bash-completion,lintian \
+        --include=systemd-sysv,dbus,libpam-systemd,man-db,groff-base,netcat-openbsd,init-system-helpers,openssh-server,curl,nagios4-core,bash-completion,lintian,postgresql \
         --dpkgopt='path-include=/usr/share/man/*' --dpkgopt='path-include=/usr/share/doc/*'
 }
 

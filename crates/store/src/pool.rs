@@ -299,21 +299,15 @@ impl Thread {
             if !job.ticket.begin(&self.handle) {
                 return;
             }
-            let done = match self.connect() {
-                Err(error) => {
-                    let _ = (job.work)(Err(error.clone()));
-                    Err(error)
-                }
-                Ok(connection) => {
-                    stats.running.fetch_add(1, Ordering::Relaxed);
-                    // The panic hook logs a panic.
-                    let done = catch_unwind(AssertUnwindSafe(|| (job.work)(Ok(connection))));
-                    stats.running.fetch_sub(1, Ordering::Relaxed);
-                    done.unwrap_or_else(|_| {
-                        Err(StoreError::new(ErrorKind::Failed, "this server failed"))
-                    })
-                }
-            };
+            stats.running.fetch_add(1, Ordering::Relaxed);
+            // The panic hook logs a panic.
+            let done = catch_unwind(AssertUnwindSafe(|| match self.connect() {
+                Ok(connection) => (job.work)(Ok(connection)),
+                Err(error) => (job.work)(Err(error.clone())).and(Err(error)),
+            }));
+            stats.running.fetch_sub(1, Ordering::Relaxed);
+            let failed = |_| Err(StoreError::new(ErrorKind::Failed, "this server failed"));
+            let done = done.unwrap_or_else(failed);
             let goes_on = job.ticket.pause();
             let Err(error) = done else {
                 shared.health.succeeded();

@@ -95,6 +95,8 @@ pub struct Puller {
     shared: Arc<Shared>,
     /// Disconnects when the threads are to end.
     stop: Option<Sender<()>>,
+    /// Disconnects when the lease is given up.
+    given_up: Receiver<()>,
 }
 
 struct Shared {
@@ -132,14 +134,20 @@ impl Puller {
         });
         let (stop, stopped) = bounded(0);
         let (leader, until) = (shared.clone(), stopped.clone());
+        let (gives_up, given_up) = bounded(0);
         let lease = thread::Builder::new().name("lease".to_string());
-        lease.spawn(move || leader.hold_lease(&until))?;
+        lease.spawn(move || {
+            leader.hold_lease(&until);
+            leader.give_lease_up();
+            drop(gives_up);
+        })?;
         let worker = shared.clone();
         let puller = thread::Builder::new().name("puller".to_string());
         puller.spawn(move || worker.pull_when_due(&stopped))?;
         Ok(Puller {
             shared,
             stop: Some(stop),
+            given_up,
         })
     }
 }
@@ -153,15 +161,8 @@ impl Drop for Puller {
         }
         shared.feed.shut_down();
         self.stop = None;
-        if shared.stats.leads.swap(false, Ordering::Relaxed) {
-            let holder = shared.holder.clone();
-            // Otherwise the lease expires soon.
-            let _ = shared
-                .store
-                .run(Instant::now() + RELEASE_TIMEOUT, move |connection| {
-                    lease::release(connection, &holder)
-                });
-        }
+        // If it takes longer, the lease expires soon.
+        let _ = self.given_up.recv_timeout(RELEASE_TIMEOUT);
     }
 }
 
@@ -195,6 +196,20 @@ impl Shared {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return,
             }
+        }
+    }
+
+    /// Gives the lease up, so that another server takes it at once. The thread that renews it does
+    /// so: a renewal that is still on its way would take it again.
+    fn give_lease_up(&self) {
+        if self.stats.leads.swap(false, Ordering::Relaxed) {
+            let holder = self.holder.clone();
+            // Otherwise it expires soon.
+            let _ = self
+                .store
+                .run(Instant::now() + RELEASE_TIMEOUT, move |connection| {
+                    lease::release(connection, &holder)
+                });
         }
     }
 
