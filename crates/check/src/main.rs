@@ -3,9 +3,9 @@
 //!
 //! It follows the Monitoring Plugins Development Guidelines: one line on standard output, with
 //! performance data after `|`, and exit status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for
-//! UNKNOWN. [`options`] parses the command line; [`probe`] connects and asks, [`users`] for users; [`evaluate`] compares
-//! the answers with the thresholds ([`range`]); [`report`] prints the result, with the trace
-//! ([`trace`]) of `-v`.
+//! UNKNOWN. [`options`] parses the command line; [`probe`] connects and asks, and [`users`] asks for
+//! the users; [`evaluate`] compares the answers with the thresholds ([`range`]); [`report`] prints
+//! the result, with the trace ([`trace`]) of `-v`.
 
 mod evaluate;
 mod options;

@@ -16,8 +16,8 @@ use crate::range::{self, Range};
 /// The longest timeout in seconds: longer than monitoring systems wait for a plugin.
 const LONGEST_TIMEOUT: f64 = 3600.0;
 
-/// Checks a blockchain-tcpd: asks WHO, WHERE and WHY in one connection, or for the users, and takes no
-/// answer but a right one.
+/// Checks a blockchain-tcpd: asks WHO, WHERE and WHY in one connection, or for the users, and takes
+/// no answer but a right one.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "check_blockchain_tcp",

@@ -2,10 +2,10 @@
 //! replies, each within a deadline and with a bound on what is read. The daemon also uses it to
 //! reach its cluster: [`DnsCache`] resolves and connects, [`socket`] makes connections.
 //!
-//! [`Server`] names a server and its protocol; [`Connection`] sends requests and reads replies, which
-//! its [`Translator`] makes of other protocols than that of lines; [`Reply`] is a line
-//! that our protocol allows, [`HttpResponse`] a response with its fields; [`Route`] fails over to the next address; [`Failure`] describes all
-//! errors; [`Deadline`] bounds every wait.
+//! [`Server`] names a server and its protocol; [`Connection`] sends requests and reads replies,
+//! which its [`Translator`] makes of other protocols than that of lines; [`Reply`] is a line that our
+//! protocol allows, [`HttpResponse`] a response with its fields; [`Route`] fails over to the next
+//! address; [`Failure`] describes all errors; [`Deadline`] bounds every wait.
 
 mod connection;
 mod deadline;
