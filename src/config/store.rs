@@ -12,7 +12,7 @@ use crate::config::options::{Options, StoreFiles};
 use crate::error::Error;
 
 /// Time that a starting server waits for the store.
-const PATIENCE: Duration = Duration::from_secs(5);
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Descriptors that a connection needs: SQLite has three files open.
 const DESCRIPTORS: usize = 4;
@@ -127,7 +127,7 @@ impl Settings {
             .check()
             .map_err(|error| Error::Configuration(error.to_string()))?;
         let store = self.store.location.name();
-        match Store::check(&self.store, PATIENCE) {
+        match Store::check(&self.store, START_TIMEOUT) {
             Err(error) if error.kind == ErrorKind::Newer => self.newer(&error),
             Err(reason) => {
                 warn!(store, reason:%; "the store is unavailable");
@@ -150,7 +150,7 @@ impl Settings {
     /// Waits until the store has answered, or has had its time. It may come later.
     pub fn wait_for(&self, store: &Store) -> Result<(), Error> {
         let store_is = self.store.location.name();
-        match store.wait(Instant::now() + PATIENCE) {
+        match store.wait(Instant::now() + START_TIMEOUT) {
             Ok(()) => info!(store = store_is; "the store answers"),
             Err(error) if error.kind == ErrorKind::Newer => return self.newer(&error),
             // The log says it.

@@ -76,7 +76,7 @@ impl Handle {
         HANDLE.set(Some(self.clone()));
     }
 
-    /// Begins a piece of work, which may be ended again.
+    /// Begins a job, which may be ended again.
     pub fn begin(&self) {
         self.target().is_ended = false;
     }

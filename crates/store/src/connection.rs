@@ -19,7 +19,7 @@ const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// How long a writer of SQLite waits for another one.
-const SQLITE_PATIENCE: Duration = Duration::from_secs(2);
+const SQLITE_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Milliseconds after which PostgreSQL ends a transaction in which this program does nothing.
 const IDLE_IN_TRANSACTION: u32 = 2000;
@@ -217,7 +217,7 @@ fn open_sqlite(path: &Path) -> Result<SqliteConnection, StoreError> {
     let settings = format!(
         "PRAGMA busy_timeout = {}; PRAGMA synchronous = NORMAL; \
          PRAGMA journal_size_limit = 16777216",
-        SQLITE_PATIENCE.as_millis()
+        SQLITE_LOCK_TIMEOUT.as_millis()
     );
     let set = connection.batch_execute(&settings);
     set.map_err(|error| failed(error.to_string()))?;

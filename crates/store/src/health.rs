@@ -23,11 +23,11 @@ const QUIET_TIME: Duration = Duration::from_secs(3);
 pub struct Stats {
     /// Connections that are open.
     pub connections: AtomicUsize,
-    /// Pieces of work that are being done.
+    /// Jobs that are being done.
     pub running: AtomicUsize,
-    /// Pieces of work that wait for a connection.
+    /// Jobs that wait for a connection.
     pub waiting: AtomicUsize,
-    /// Pieces of work that were done.
+    /// Jobs that were done.
     pub done: AtomicU64,
     /// Streams that are open.
     pub streams: AtomicUsize,

@@ -15,7 +15,7 @@ use crate::error::{ErrorKind, StoreError};
 const NAME: &str = "users";
 
 /// How long a lease lasts that is not renewed.
-pub const TERM: Duration = Duration::from_secs(3);
+pub const TTL: Duration = Duration::from_secs(3);
 
 /// What the database says of the lease and of the last pull.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,13 +24,13 @@ pub struct Status {
     pub term: Option<i64>,
     /// Time since the last complete pull; `None` if there was none.
     pub age: Option<Duration>,
-    /// The marks of the feed at that time.
-    pub marks: Marks,
+    /// The validators of the feed at that time.
+    pub validators: Validators,
 }
 
-/// What a feed said of its version.
+/// What a feed said of its version (RFC 9110, section 8.8), and which feed it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Marks {
+pub struct Validators {
     /// The URL of the feed.
     pub feed: Option<String>,
     /// Its `ETag`.
@@ -98,7 +98,7 @@ impl From<Row> for Status {
         Status {
             term: row.is_mine.then_some(row.term),
             age: (row.age < f64::from(u32::MAX)).then(|| Duration::from_secs_f64(row.age.max(0.0))),
-            marks: Marks {
+            validators: Validators {
                 feed: row.feed,
                 etag: row.etag,
                 last_modified: row.last_modified,
@@ -123,7 +123,7 @@ fn read(backend: &mut Backend, holder: &str) -> Result<Option<Row>, StoreError> 
 }
 
 fn take(backend: &mut Backend, holder: &str) -> Result<(), StoreError> {
-    let (now, term) = (clock(backend), TERM.as_secs_f64());
+    let (now, term) = (clock(backend), TTL.as_secs_f64());
     let statement = format!(
         "INSERT INTO leases (name, holder, until, term) VALUES ($1, $2, {now} + {term}, 1) \
          ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until, \
@@ -183,7 +183,11 @@ impl Fence {
     }
 
     /// Notes that a pull is complete.
-    pub fn complete(&self, backend: &mut Backend, marks: &Marks) -> Result<(), StoreError> {
+    pub fn complete(
+        &self,
+        backend: &mut Backend,
+        validators: &Validators,
+    ) -> Result<(), StoreError> {
         let now = clock(backend);
         let statement = format!(
             "UPDATE leases SET pulled_at = {now}, feed = $1, etag = $2, last_modified = $3 \
@@ -191,9 +195,9 @@ impl Fence {
         );
         let changed = with_backend!(backend, |connection| {
             let statement = sql_query(statement)
-                .bind::<Nullable<Text>, _>(&marks.feed)
-                .bind::<Nullable<Text>, _>(&marks.etag)
-                .bind::<Nullable<Text>, _>(&marks.last_modified)
+                .bind::<Nullable<Text>, _>(&validators.feed)
+                .bind::<Nullable<Text>, _>(&validators.etag)
+                .bind::<Nullable<Text>, _>(&validators.last_modified)
                 .bind::<Text, _>(NAME)
                 .bind::<Text, _>(&self.holder)
                 .bind::<BigInt, _>(self.term);
@@ -202,8 +206,8 @@ impl Fence {
         only_one(changed)
     }
 
-    /// Forgets the marks of the feed.
-    pub fn forget_marks(&self, backend: &mut Backend) -> Result<(), StoreError> {
+    /// Forgets the validators of the feed.
+    pub fn forget_validators(&self, backend: &mut Backend) -> Result<(), StoreError> {
         let statement = "UPDATE leases SET feed = NULL, etag = NULL, last_modified = NULL \
                          WHERE name = $1 AND holder = $2 AND term = $3";
         let changed = with_backend!(backend, |connection| {
@@ -217,8 +221,8 @@ impl Fence {
     }
 }
 
-/// Forgets the marks of the feed, whoever has the lease: users are written that are not the feed's.
-pub fn forget_marks(connection: &mut Connection) -> Result<(), StoreError> {
+/// Forgets the validators of the feed, whoever has the lease: users are written that are not the feed's.
+pub fn forget_validators(connection: &mut Connection) -> Result<(), StoreError> {
     connection.write(Duration::from_secs(2), |backend| {
         let statement =
             "UPDATE leases SET feed = NULL, etag = NULL, last_modified = NULL WHERE name = $1";

@@ -23,7 +23,7 @@ pub use libpq::exit;
 
 pub use error::{ErrorKind, StoreError};
 pub use health::Stats;
-pub use lease::{Fence, Marks};
+pub use lease::{Fence, Validators};
 pub use location::{Location, Secrets};
 pub use pool::{Settings, Store};
 pub use pull::{Progress, PullError};

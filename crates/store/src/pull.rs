@@ -103,7 +103,7 @@ impl Store {
     ) -> Result<(), PullError> {
         if fence.is_none() {
             // The next pull of a server must not take them for those of its feed.
-            let forgotten = self.run(Instant::now() + FORGET_TIMEOUT, lease::forget_marks);
+            let forgotten = self.run(Instant::now() + FORGET_TIMEOUT, lease::forget_validators);
             forgotten.map_err(PullError::Store)?;
         }
         let is_postgres = matches!(self.shared.location, Location::Postgres(_));

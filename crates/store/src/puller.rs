@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::error::{ErrorKind, StoreError};
 use crate::feed::http::{Answer, HttpFeed};
 use crate::health::jitter;
-use crate::lease::{self, Fence, Marks, Status, TERM};
+use crate::lease::{self, Fence, Status, TTL, Validators};
 use crate::pool::Store;
 use crate::pull::{Progress, PullError};
 use shared::sync::ignore_poison;
@@ -218,7 +218,7 @@ impl Shared {
         let last = ignore_poison(self.stats.last.lock());
         let (status, asked) = last.as_ref()?;
         let term = status.term?;
-        (asked.elapsed() < TERM).then(|| Fence {
+        (asked.elapsed() < TTL).then(|| Fence {
             holder: self.holder.clone(),
             term,
         })
@@ -253,19 +253,19 @@ impl Shared {
         let last = ignore_poison(self.stats.last.lock());
         let feed = last
             .as_ref()
-            .and_then(|(status, _)| status.marks.feed.as_deref());
+            .and_then(|(status, _)| status.validators.feed.as_deref());
         feed == Some(&*self.settings.url)
     }
 
     fn pull(&self, fence: &Fence) -> Result<(), PullError> {
         let begun = Instant::now();
-        let known = self.known_marks().map_err(PullError::Store)?;
+        let known = self.known_validators().map_err(PullError::Store)?;
         let failed = |error: std::io::Error| PullError::Feed(error.to_string());
-        let (marks, outcome) = match self.feed.get(&known).map_err(failed)? {
+        let (validators, outcome) = match self.feed.get(&known).map_err(failed)? {
             Answer::NotModified => (known, 1),
-            Answer::Pages(pages, marks) => {
-                if self.has_marks() {
-                    self.forget_marks(fence).map_err(PullError::Store)?;
+            Answer::Pages(pages, validators) => {
+                if self.has_validators() {
+                    self.forget_validators(fence).map_err(PullError::Store)?;
                 }
                 let progress = Arc::new(Progress::default());
                 *ignore_poison(self.current.lock()) = Some(progress.clone());
@@ -280,11 +280,11 @@ impl Shared {
                 self.stats
                     .duration
                     .store(millis.unwrap_or(u64::MAX), Ordering::Relaxed);
-                (marks, 0)
+                (validators, 0)
             }
         };
         let fence = fence.clone();
-        let completed = marks.clone();
+        let completed = validators.clone();
         let complete = self
             .store
             .run(Instant::now() + RENEWAL_TIMEOUT, move |connection| {
@@ -295,44 +295,48 @@ impl Shared {
         complete.map_err(PullError::Store)?;
         self.stats.pulls[outcome].fetch_add(1, Ordering::Relaxed);
         if let Some((status, _)) = &mut *ignore_poison(self.stats.last.lock()) {
-            status.marks = marks;
+            status.validators = validators;
         }
         // The lease is not read again so soon.
         *ignore_poison(self.stats.completed.lock()) = Some(Instant::now());
         Ok(())
     }
 
-    /// Returns the marks of the feed that the database holds; none if it holds no users.
-    fn known_marks(&self) -> Result<Marks, StoreError> {
-        let marks = match &*ignore_poison(self.stats.last.lock()) {
-            Some((status, _)) => status.marks.clone(),
-            None => Marks::default(),
+    /// Returns the validators of the feed that the database holds; none if it holds no users.
+    fn known_validators(&self) -> Result<Validators, StoreError> {
+        let validators = match &*ignore_poison(self.stats.last.lock()) {
+            Some((status, _)) => status.validators.clone(),
+            None => Validators::default(),
         };
         let has_users = self
             .store
             .run(Instant::now() + RENEWAL_TIMEOUT, |connection| {
                 connection.read(RENEWAL_TIMEOUT, crate::users::is_any)
             })?;
-        Ok(if has_users { marks } else { Marks::default() })
+        Ok(if has_users {
+            validators
+        } else {
+            Validators::default()
+        })
     }
 
-    /// Returns whether the database has marks, as far as is known.
-    fn has_marks(&self) -> bool {
+    /// Returns whether the database has validators, as far as is known.
+    fn has_validators(&self) -> bool {
         let last = ignore_poison(self.stats.last.lock());
         last.as_ref()
-            .is_none_or(|(status, _)| status.marks != Marks::default())
+            .is_none_or(|(status, _)| status.validators != Validators::default())
     }
 
-    /// Forgets the marks before users change: if the pull breaks off, the table is as no version of
+    /// Forgets the validators before users change: if the pull breaks off, the table is as no version of
     /// the feed is.
-    fn forget_marks(&self, fence: &Fence) -> Result<(), StoreError> {
+    fn forget_validators(&self, fence: &Fence) -> Result<(), StoreError> {
         let fence = fence.clone();
         self.store
             .run(Instant::now() + RENEWAL_TIMEOUT, move |connection| {
-                connection.write(RENEWAL_TIMEOUT, |backend| fence.forget_marks(backend))
+                connection.write(RENEWAL_TIMEOUT, |backend| fence.forget_validators(backend))
             })?;
         if let Some((status, _)) = &mut *ignore_poison(self.stats.last.lock()) {
-            status.marks = Marks::default();
+            status.validators = Validators::default();
         }
         Ok(())
     }

@@ -81,7 +81,7 @@ pub fn open(
     }
     let (sender, parts) = bounded(PARTS);
     let (handle, until) = (Handle::default(), Instant::now() + shared.stream_timeout);
-    let source = Source {
+    let producer = Producer {
         encode,
         handle: handle.clone(),
         until,
@@ -89,7 +89,7 @@ pub fn open(
         part: Vec::with_capacity(PART),
     };
     let thread = thread::Builder::new().name("stream".to_string());
-    let thread = thread.spawn(move || source.run(&slot.0, &after));
+    let thread = thread.spawn(move || producer.run(&slot.0, &after));
     thread.map_err(|_| Unavailable::Store)?;
     Ok(Box::new(Stream {
         parts,
@@ -108,7 +108,7 @@ impl Drop for Slot {
 }
 
 /// The database's end of a stream.
-struct Source {
+struct Producer {
     encode: Encode,
     handle: Handle,
     /// When the client must have taken all.
@@ -124,7 +124,7 @@ enum Stop {
     Database(StoreError),
 }
 
-impl Source {
+impl Producer {
     fn run(mut self, shared: &Shared, after: &str) {
         self.handle.adopt();
         let stats = &shared.health.stats;

@@ -1,4 +1,4 @@
-//! Ticket: the two who are concerned with a piece of work, the thread that does it and the one that
+//! Ticket: the two who are concerned with a job, the thread that does it and the one that
 //! waits for it, agree on whether it goes on.
 
 use std::sync::Mutex;
@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use libpq::Handle;
 use shared::sync::ignore_poison;
 
-/// The state of a piece of work.
+/// The state of a job.
 #[derive(Default)]
 pub struct Ticket(Mutex<State>);
 

@@ -30,13 +30,13 @@ const LARGEST_BLOCK: usize = 256 * 1024;
 const BATCH: usize = 100_000;
 
 /// How long a batch waits for the next users of a slow feed.
-const PATIENCE: Duration = Duration::from_secs(1);
+const NEXT_BLOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a batch collects users at most.
-const LONGEST: Duration = Duration::from_secs(20);
+const LONGEST_BATCH: Duration = Duration::from_secs(20);
 
 /// How long each statement of a batch may take.
-const STATEMENT: Duration = Duration::from_secs(60);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a batch may take in all.
 pub const BATCH_TIMEOUT: Duration = Duration::from_secs(180);
@@ -164,7 +164,7 @@ pub fn write_batch(
     now: i64,
     fence: Option<&Fence>,
 ) -> Result<Counts, StoreError> {
-    connection.write(STATEMENT, |backend| {
+    connection.write(STATEMENT_TIMEOUT, |backend| {
         let counts = match backend {
             Backend::Postgres(connection) => copy_batch(connection, first, blocks, now)?,
             Backend::Sqlite(connection) => insert_block(connection, first, now)?,
@@ -213,8 +213,8 @@ fn copy_batch(
         while users.get() < BATCH {
             let next = match first.take() {
                 Some(first) => Ok(first),
-                None if begun.elapsed() >= LONGEST => break,
-                None => blocks.recv_timeout(PATIENCE),
+                None if begun.elapsed() >= LONGEST_BATCH => break,
+                None => blocks.recv_timeout(NEXT_BLOCK_TIMEOUT),
             };
             match next {
                 Ok(Block::Copy(rows, count)) => {

@@ -19,7 +19,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a command waits for a connection and the answer: a database that stops a statement says
 /// so first.
-const PATIENCE: Duration = Duration::from_millis(2500);
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// The columns of a user. PostgreSQL's JSON is asked for as text.
 pub const COLUMNS: &str =
@@ -123,7 +123,7 @@ impl Store {
         &self,
         work: impl Fn(&mut Backend) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + COMMAND_TIMEOUT;
         let result = self.run(deadline, move |connection| {
             connection.read(STATEMENT_TIMEOUT, &work)
         });

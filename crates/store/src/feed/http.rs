@@ -11,7 +11,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use ureq::{Agent, Body};
 
 use super::source::{Source, decompressed};
-use crate::lease::Marks;
+use crate::lease::Validators;
 
 /// Largest number of redirects of a page.
 const MAX_REDIRECTS: u32 = 5;
@@ -35,8 +35,8 @@ pub struct HttpFeed {
 pub enum Answer {
     /// The feed is as it was.
     NotModified,
-    /// The feed, and its marks.
-    Pages(Box<Pages>, Marks),
+    /// The feed, and its validators.
+    Pages(Box<Pages>, Validators),
 }
 
 /// The pages of a feed.
@@ -106,12 +106,12 @@ impl HttpFeed {
         }
     }
 
-    /// Asks for the feed, unless it is as these marks say.
+    /// Asks for the feed, unless it is as these validators say.
     ///
     /// # Errors
     ///
     /// If the server can't be reached, or answers something else.
-    pub fn get(&self, known: &Marks) -> io::Result<Answer> {
+    pub fn get(&self, known: &Validators) -> io::Result<Answer> {
         let mut request = self.agent.get(&self.url);
         if known.feed.as_deref() == Some(&*self.url) {
             if let Some(etag) = &known.etag {
@@ -131,7 +131,7 @@ impl HttpFeed {
             let value = response.headers().get(name)?.to_str().ok()?;
             Some(value.to_string())
         };
-        let mut marks = Marks {
+        let mut validators = Validators {
             feed: Some(self.url.clone()),
             etag: field("etag"),
             last_modified: field("last-modified"),
@@ -139,7 +139,7 @@ impl HttpFeed {
         let next = checked(&response)?;
         if next.is_some() {
             // They are those of the first page alone.
-            (marks.etag, marks.last_modified) = (None, None);
+            (validators.etag, validators.last_modified) = (None, None);
         }
         let pages = Pages {
             agent: self.agent.clone(),
@@ -148,7 +148,7 @@ impl HttpFeed {
             count: 0,
             until: Instant::now() + WHOLE,
         };
-        Ok(Answer::Pages(Box::new(pages), marks))
+        Ok(Answer::Pages(Box::new(pages), validators))
     }
 
     /// Ends all requests of this feed, also in other threads.

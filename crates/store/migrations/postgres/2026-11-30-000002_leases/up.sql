@@ -1,5 +1,5 @@
 -- Who pulls the users: until when, by the clock of the database, in seconds since 1970. A new holder has a new term.
--- And what is known of the last complete pull: when it was, by the same clock, and the marks of the feed.
+-- And what is known of the last complete pull: when it was, by the same clock, and the validators of the feed.
 CREATE TABLE leases (
     name text NOT NULL CONSTRAINT leases_name PRIMARY KEY,
     holder text NOT NULL,
