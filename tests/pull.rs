@@ -12,13 +12,15 @@ mod trouble;
 
 use std::process::Command;
 
-use crate::support::postgres::{Postgres, ask};
-use crate::support::{Daemon, Scratch, clean, installed, wait_until};
+use crate::support::postgres::{Bouncer, Postgres, ask};
+use crate::support::{Daemon, Scratch, at_once, clean, installed, wait_until};
 
 /// A database without tables. Dropped, it is gone.
 pub enum Database {
     Sqlite(Scratch),
     Postgres(Postgres),
+    /// PgBouncer in front of a PostgreSQL.
+    Bouncer(Bouncer, Postgres),
 }
 
 impl Database {
@@ -36,11 +38,35 @@ impl Database {
         Postgres::start(&[]).map(Database::Postgres)
     }
 
-    /// Has `test` done with one of each kind.
+    /// A server behind PgBouncer. Without its programs the test is to return.
+    #[must_use]
     #[track_caller]
-    pub fn each(test: impl Fn(&Database)) {
-        for database in [Database::sqlite(), Database::postgres()] {
-            database.iter().for_each(&test);
+    pub fn bouncer() -> Option<Self> {
+        let postgres = Postgres::start(&[])?;
+        Some(Database::Bouncer(Bouncer::start(&postgres)?, postgres))
+    }
+
+    /// Has `test` done with a file and a server at the same time.
+    pub fn each(test: impl Fn(&Database) + Sync) {
+        at_once(&[Database::sqlite, Database::postgres], |start| {
+            start().iter().for_each(&test);
+        });
+    }
+
+    /// Has `test` done with a server, and with one behind PgBouncer at the same time.
+    pub fn each_server(test: impl Fn(&Database, &Postgres) + Sync) {
+        at_once(&[Database::postgres, Database::bouncer], |start| {
+            if let Some(database) = start() {
+                test(&database, database.server().expect("it is one"));
+            }
+        });
+    }
+
+    /// The server, if it is one.
+    pub fn server(&self) -> Option<&Postgres> {
+        match self {
+            Database::Sqlite(_) => None,
+            Database::Postgres(postgres) | Database::Bouncer(_, postgres) => Some(postgres),
         }
     }
 
@@ -49,22 +75,23 @@ impl Database {
         match self {
             Database::Sqlite(_) => format!("sqlite://{}", self.file()),
             Database::Postgres(postgres) => postgres.url(),
+            Database::Bouncer(bouncer, _) => bouncer.url(),
         }
     }
 
     fn file(&self) -> String {
         match self {
             Database::Sqlite(scratch) => scratch.path().join("users.db").display().to_string(),
-            Database::Postgres(_) => panic!("it is no file"),
+            _ => panic!("it is no file"),
         }
     }
 
     /// Has it do this. Returns what it prints, `|` between the values of a row.
     #[track_caller]
     pub fn sql(&self, statements: &str) -> String {
-        match self {
-            Database::Sqlite(_) => ask(sqlite(&self.file()), statements),
-            Database::Postgres(postgres) => postgres.sql(statements),
+        match self.server() {
+            None => ask(sqlite(&self.file()), statements),
+            Some(postgres) => postgres.sql(statements),
         }
     }
 
@@ -78,7 +105,7 @@ impl Database {
     pub fn has_table(&self) -> bool {
         let table = match self {
             Database::Sqlite(_) => "SELECT count(*) FROM sqlite_master WHERE name = 'users'",
-            Database::Postgres(_) => "SELECT count(*) FROM pg_tables WHERE tablename = 'users'",
+            _ => "SELECT count(*) FROM pg_tables WHERE tablename = 'users'",
         };
         self.number(table) > 0
     }

@@ -12,7 +12,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 use crate::support::postgres::{Bouncer, Postgres, Sitting, ask};
-use crate::support::{CLIENT, Daemon, PATIENCE, Scratch, clean, installed, wait_until, words};
+use crate::support::{
+    CLIENT, Daemon, PATIENCE, Scratch, at_once, clean, installed, wait_until, words,
+};
 
 /// A user as it is inserted.
 pub struct User {
@@ -116,15 +118,14 @@ impl Database {
         })
     }
 
-    /// Has `test` done with a store of each of these kinds.
-    #[track_caller]
-    pub fn each(kinds: &[Kind], test: impl Fn(&Database)) {
-        for kind in kinds {
+    /// Has `test` done with a store of each of these kinds, at the same time.
+    pub fn each(kinds: &[Kind], test: impl Fn(&Database) + Sync) {
+        at_once(kinds, |kind| {
             if let Some(database) = Database::start(*kind) {
-                println!("--- {kind:?}");
                 test(&database);
+                println!("{kind:?}: all well");
             }
-        }
+        });
     }
 
     /// What `--store` takes.

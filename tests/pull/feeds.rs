@@ -1,17 +1,24 @@
 //! What a server of a feed may do, and what becomes of it: a daemon pulls what can be pulled, and tries again.
 
+use std::fs;
 use std::io::Write as _;
+use std::net::TcpStream;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::server::{FeedServer, Gate, chunked, head, ok, response};
+use super::server::{FeedServer, Gate, Request, chunked, head, ok, response};
 use super::{
-    Database, array, compressed, name_of, puller, user, users, wait_for_answer, wait_for_users,
+    Database, arguments, array, compressed, name_of, puller, user, users, wait_for_answer,
+    wait_for_users,
 };
 use crate::handover::times;
-use crate::support::{Daemon, assert_contains, fails_with, program, wait_until};
+use crate::support::certificates::{Authority, NEW};
+use crate::support::{
+    Daemon, Process, assert_contains, clean, fails_with, free_port, program, wait_until,
+};
 
 /// Waits until the user 0 has this name.
 #[track_caller]
@@ -335,6 +342,82 @@ fn redirects_are_followed_but_not_for_ever() {
     feed.give(user(0, "back"));
     wait_for_name(&daemon, "back");
     daemon.log().wait_for("over: the users can't be pulled");
+    daemon.stop();
+}
+
+/// A server that speaks TLS with this certificate of the authority, and answers with the files beside it. Dropped, it is killed.
+fn over_tls(authority: &Authority, name: &str) -> (Process, String) {
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut server = clean("openssl");
+    server.args(["s_server", "-quiet", "-HTTP", "-accept", &address]);
+    let files = ["crt", "key"].map(|end| authority.path(&format!("{name}.{end}")));
+    server.args(["-cert", &files[0], "-key", &files[1]]);
+    let folder = authority.path("");
+    server.current_dir(&folder).stdout(Stdio::null());
+    let server = Process::start(server);
+    wait_until("it accepts", || TcpStream::connect(&address).is_ok());
+    (server, format!("https://{address}"))
+}
+
+#[test]
+fn a_redirect_leads_to_tls_and_never_back() {
+    needs!("openssl");
+    let Some(database) = Database::sqlite() else {
+        return;
+    };
+    let authority = Authority::new();
+    authority.certify("known", "/CN=known");
+    authority.openssl(&format!(
+        "{NEW} -keyout unknown.key -out unknown.crt -subj /CN=unknown -addext subjectAltName=IP:127.0.0.1 \
+         -addext basicConstraints=critical,CA:FALSE"
+    ));
+    let (_known, known) = over_tls(&authority, "known");
+    let (_unknown, unknown) = over_tls(&authority, "unknown");
+    let start = |url: &str| {
+        let mut all = arguments(&database, url);
+        all.extend(["--users-feed-interval".to_string(), "1s".to_string()]);
+        Daemon::start_with(all, |command| {
+            command.env("SSL_CERT_FILE", authority.path("ca.crt"));
+        })
+    };
+    let file = |name: &str, answer: Vec<u8>| {
+        fs::write(authority.path(name), answer).expect("a scratch file");
+    };
+    file("users", ok(user(0, "over TLS").as_bytes()));
+    let to = |target: String| {
+        move |_: &Request, to: &mut TcpStream| {
+            let location = format!("Location: {target}\r\n");
+            to.write_all(&response("302 Found", &location, b""))
+        }
+    };
+    // A certificate that nobody has signed who is known.
+    let feed = FeedServer::start(to(format!("{unknown}/users")));
+    let daemon = start(&feed.url("/"));
+    let line = daemon.log().wait_for("the users can't be pulled reason=");
+    println!("{line}");
+    assert_contains(&line, "certificate");
+    wait_until("it tries again", || feed.count() > 1);
+    assert_eq!(daemon.connect().ask("USERS"), "0");
+    // One that is as it should be.
+    feed.serve(to(format!("{known}/users")));
+    wait_for_name(&daemon, "over TLS");
+    daemon.log().wait_for("over: the users can't be pulled");
+    daemon.stop();
+    // What is asked for over TLS is not taken without it.
+    let before = feed.count();
+    feed.give(user(0, "without TLS"));
+    let location = format!("Location: {}\r\n", feed.url("/"));
+    file("back", response("302 Found", &location, b""));
+    let daemon = start(&format!("{known}/back"));
+    let line = daemon.log().wait_for("the users can't be pulled reason=");
+    println!("{line}");
+    assert_contains(&line, "https");
+    assert_eq!(
+        name_of(&daemon, "u0000000").as_deref(),
+        Some("over TLS"),
+        "{line}"
+    );
+    assert_eq!(feed.count(), before);
     daemon.stop();
 }
 

@@ -211,11 +211,11 @@ impl Gate {
         self.wait(PATIENCE);
     }
 
-    /// Waits until it is open, or has been waited for so long.
-    pub fn wait(&self, longest: Duration) {
+    /// Waits until it is open, or has been waited for so long. Returns whether it is open.
+    pub fn wait(&self, longest: Duration) -> bool {
         let (is_open, opened) = &*self.0;
         let is_open = is_open.lock().unwrap();
         let waited = opened.wait_timeout_while(is_open, longest, |is_open| !*is_open);
-        drop(waited.unwrap());
+        *waited.unwrap().0
     }
 }

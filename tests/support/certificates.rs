@@ -2,8 +2,8 @@
 
 use super::{Scratch, clean};
 
-/// Makes a key and a certificate of it.
-const NEW: &str = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+/// Has openssl make a key and a certificate of it.
+pub const NEW: &str = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
 
 /// A directory with `ca.crt` and `ca.key`, and what they have signed.
 pub struct Authority(Scratch);

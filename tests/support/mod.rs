@@ -443,6 +443,21 @@ pub fn unknown(word: &str) -> String {
     format!("ERR UNKNOWN no such command: \"{word}\" (try HELP)")
 }
 
+/// Does this with each of these at the same time, in threads of this one's name. Fails if one of them does.
+pub fn at_once<T: Sync>(all: &[T], each: impl Fn(&T) + Sync) {
+    let name = std::thread::current()
+        .name()
+        .unwrap_or_default()
+        .to_string();
+    std::thread::scope(|scope| {
+        for one in all {
+            let thread = std::thread::Builder::new().name(name.clone());
+            let begun = thread.spawn_scoped(scope, || each(one));
+            begun.expect("a thread");
+        }
+    });
+}
+
 /// Waits until `condition` holds.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

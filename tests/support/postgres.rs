@@ -309,9 +309,10 @@ impl Postgres {
         self.sql(count).trim().parse().expect("a number")
     }
 
-    /// Cuts the connections of daemons. Returns how many they were.
+    /// Cuts the connections of daemons, or of a PgBouncer: those over TCP. Returns how many they were.
     pub fn cut(&self) -> usize {
-        let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'blockchain-tcpd'";
+        let cut =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE client_port > 0";
         self.sql(cut).trim().parse().expect("a number")
     }
 }

@@ -198,7 +198,7 @@ fn each_form_of_the_call_and_of_http_has_its_answer() {
 }
 
 /// Reads an answer of JSON-RPC with [`Database::fill`]'s users, whose ids must be in order. Returns how many they are.
-fn count_users(client: &mut HttpClient) -> (usize, bool) {
+pub fn count_users(client: &mut HttpClient) -> (usize, bool) {
     let (mut users, mut rest) = (0, Vec::new());
     let read = client.response(|part| {
         rest.extend_from_slice(part);

@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::streams::count_users;
 use super::{ALL_USERS, Database, HttpClient, Kind, SCHEMES, Server, numbered, sqlite};
 use crate::handover::times;
 use crate::support::postgres::{Bouncer, Postgres, Sitting};
@@ -185,13 +186,7 @@ fn connections_that_are_cut_between_requests_are_no_error() {
         let mut client = server.daemon.connect();
         for _ in 0..10 {
             assert_eq!(client.ask("USERS"), "100");
-            match database.kind {
-                Kind::Postgres => assert!(database.postgres().cut() > 0),
-                // It has the connections, under another name.
-                _ => drop(database.sql(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_port IS NOT NULL AND client_port > 0",
-                )),
-            }
+            assert!(database.postgres().cut() > 0);
             assert_eq!(client.ask("USERS"), "100");
             assert_eq!(
                 client.ask("USER x"),
@@ -252,6 +247,62 @@ fn a_stream_whose_database_ends_is_cut_with_a_reason() {
         database.postgres().run();
         outages(&server.daemon, 1);
         assert_eq!(super::ids(&server.call(ALL_USERS)), numbered(1..=200_000));
+    });
+}
+
+/// A database that is stopped says nothing, and its connection stays as it is: a stream goes on when the database does, or ends
+/// when the client's time is over.
+#[test]
+fn a_stream_whose_database_is_stopped_goes_on_or_ends_in_its_time() {
+    Database::each(&[Kind::Postgres, Kind::Bouncer], |database| {
+        let patient = Server::start(&database.url(), "");
+        patient.wait_for("USERS", "0");
+        database.fill(200_000);
+        let hasty = Server::start(&database.url(), "--store-stream-timeout 3s");
+        let begin = |server: &Server| {
+            let mut client = HttpClient::connect(server.address("http"));
+            client.post(ALL_USERS);
+            client.0.get_ref().peek(&mut [0; 1]).expect("it has begun");
+            client
+        };
+        let (mut whole, mut cut) = (begin(&patient), begin(&hasty));
+        database.postgres().signal("STOP");
+        let begun = Instant::now();
+        let asked = [&patient, &hasty].map(|server| {
+            let mut client = server.daemon.connect();
+            client.send("USERS\n");
+            client
+        });
+        for server in [&patient, &hasty] {
+            let (answer, took) = timed(&mut server.daemon.connect(), "WHO");
+            assert!(answer.parse::<u32>().is_ok(), "{answer}");
+            assert!(took < Duration::from_millis(500), "{took:?}");
+        }
+        for mut client in asked {
+            assert_eq!(client.line().as_deref(), Some(AWAY));
+        }
+        assert!(begun.elapsed() < LONGEST, "{:?}", begun.elapsed());
+        let (body, is_whole) = cut.text();
+        assert!(
+            begun.elapsed() < Duration::from_secs(6),
+            "{:?}",
+            begun.elapsed()
+        );
+        let (_, why) = body.rsplit_once("\nERR ").expect("an error at its end");
+        let known = [
+            "TIMEOUT the users were not taken in time\n",
+            "UNAVAILABLE the database has failed, try again\n",
+        ];
+        assert!(!is_whole && known.contains(&why), "{why}");
+        database.postgres().signal("CONT");
+        assert_eq!(count_users(&mut whole), (200_000, true));
+        for server in [&patient, &hasty] {
+            outages(&server.daemon, 1);
+            assert_eq!(server.ask("USERS"), "200000");
+        }
+        let mut client = HttpClient::connect(patient.address("http"));
+        client.post(ALL_USERS);
+        assert_eq!(count_users(&mut client), (200_000, true));
     });
 }
 
