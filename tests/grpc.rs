@@ -1,7 +1,7 @@
 //! gRPC: what docs/protocol.md says of it, with the official client, with our own HTTP/2, and with frames made by hand.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -123,7 +123,11 @@ impl GrpcClient {
         while !is_done(self) && !self.is_over {
             self.flush();
             let mut chunk = [0; 16 * 1024];
-            let read = self.stream.read(&mut chunk).expect("no reset");
+            let read = match self.stream.read(&mut chunk) {
+                // A machine or a process that was frozen for a moment goes on.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.expect("no reset"),
+            };
             self.is_over = read == 0;
             // An error shows in the events, or in what is missing.
             let _ = self.session.receive(&chunk[..read]);

@@ -7,7 +7,7 @@ mod settings;
 mod streams;
 mod trouble;
 
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{self, BufRead, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
@@ -343,7 +343,11 @@ impl HttpClient {
     /// Passes so many bytes on. Returns whether all came.
     fn copy(&mut self, mut length: u64, each: &mut impl FnMut(&[u8])) -> bool {
         while length > 0 {
-            let part = self.0.fill_buf().expect("in time");
+            let part = match self.0.fill_buf() {
+                // A machine or a process that was frozen for a moment goes on.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                part => part.expect("in time"),
+            };
             if part.is_empty() {
                 return false;
             }

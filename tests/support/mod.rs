@@ -53,7 +53,7 @@ pub fn program() -> Command {
 }
 
 /// The programs of others that a variable may name: `REDIS_SERVER` for redis-server, and so on. CONTRIBUTING.md lists them.
-const NAMED: [&str; 10] = [
+const NAMED: [&str; 11] = [
     "redis-server",
     "redis-sentinel",
     "redis-cli",
@@ -61,6 +61,7 @@ const NAMED: [&str; 10] = [
     "etcdctl",
     "haproxy",
     "openssl",
+    "pgbouncer",
     "prometheus",
     "promtool",
     "prometheus-blackbox-exporter",

@@ -3,6 +3,7 @@
 //! Its programs are those of the newest `/usr/lib/postgresql/*/bin`, or of the folder that the variable `POSTGRES_BIN` names.
 //! They do not run as root: then a test runs them as the user `postgres`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use std::sync::Mutex;
 
 use super::backends::URGENT;
 use super::{
-    Process, Scratch, clean, free_port, installed, kill, must_test_all, skipped, wait_for_end,
-    wait_until, words,
+    Process, Scratch, clean, free_port, installed, kill, located, must_test_all, skipped,
+    wait_for_end, wait_until, words,
 };
 
 /// The user that runs the servers if a test runs as root.
@@ -408,14 +409,14 @@ impl Bouncer {
     #[must_use]
     #[track_caller]
     pub fn start(postgres: &Postgres) -> Option<Self> {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
-        let program = program
-            .iter()
-            .map(Path::new)
-            .find(|program| program.exists());
-        if program.is_none() && !installed("pgbouncer") {
-            return None;
-        }
+        // Debian has it where only root looks.
+        let debian = Path::new("/usr/sbin/pgbouncer");
+        let named = located(OsStr::new("pgbouncer"));
+        let program = match *named == *"pgbouncer" && debian.exists() {
+            true => debian,
+            false if installed("pgbouncer") => Path::new(&*named),
+            false => return None,
+        };
         let (scratch, port) = (scratch(), free_port());
         let file = |name: &str| scratch.path().join(name);
         fs::write(file("users.txt"), "\"postgres\" \"\"\n").expect("a scratch file");
@@ -428,7 +429,7 @@ impl Bouncer {
             file("users.txt").display()
         );
         fs::write(file("settings.ini"), settings).expect("a scratch file");
-        let mut command = as_user(program.unwrap_or(Path::new("pgbouncer")));
+        let mut command = as_user(program);
         command.arg(file("settings.ini")).stdout(Stdio::null());
         let process = Process::start(command);
         process.log.wait_for("process up");
