@@ -34,13 +34,13 @@ def in_order(all):
 
 print("count", users.Count(api.CountRequest()).value)
 print("all", *in_order(ids(users.GetUsers(api.GetUsersRequest()))))
-print("after", *in_order(ids(users.GetUsers(api.GetUsersRequest(after="00099000")))))
-print("page", *in_order(ids(users.GetUsers(api.GetUsersRequest(after="00099000", limit=10)))))
+print("after", *in_order(ids(users.GetUsers(api.GetUsersRequest(after="00049000")))))
+print("page", *in_order(ids(users.GetUsers(api.GetUsersRequest(after="00049000", limit=10)))))
 user = users.GetUser(api.GetUserRequest(id="00000007")).user
 print("one", user.id, user.name, user.email, user.members, user.created_at, user.updated_at)
 
 # Nothing is read, so it can't be done in time.
-late = users.GetUsers(api.GetUsersRequest(), timeout=0.5)
+late = users.GetUsers(api.GetUsersRequest(), timeout=2)
 next(late)
 over = threading.Event()
 late.add_callback(over.set)

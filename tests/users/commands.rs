@@ -109,8 +109,10 @@ fn each_command_has_the_same_answer_on_each_protocol_and_each_store() {
                     on_a_line(&user.json()),
                     "{scheme}"
                 );
-                let rest = on_a_line(&page(&USERS[index + 1..]));
-                assert_eq!(asked(&format!("get_users {id}")), rest, "{scheme}");
+                if index % 4 == 0 {
+                    let rest = on_a_line(&page(&USERS[index + 1..]));
+                    assert_eq!(asked(&format!("get_users {id}")), rest, "{scheme}");
+                }
                 let next = &USERS[index + 1..(index + 3).min(USERS.len())];
                 let next = on_a_line(&page(next));
                 assert_eq!(asked(&format!("get_users {id} 2")), next, "{scheme}");

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::streams::count_users;
-use super::{ALL_USERS, Database, HttpClient, Kind, SCHEMES, Server, numbered, sqlite};
+use super::{ALL_USERS, Database, HttpClient, Kind, SCHEMES, Server, sqlite};
 use crate::handover::times;
 use crate::support::postgres::{Bouncer, Postgres, Sitting};
 use crate::support::watch::repeat;
@@ -82,7 +82,7 @@ fn a_database_that_is_away_at_the_start_comes_later() {
 fn it_heals_without_a_request() {
     Database::each(&[Kind::Postgres, Kind::Bouncer], |database| {
         let server = Server::start(&database.url(), "--store-connections 8");
-        for round in 1..=3 {
+        for round in 1..=2 {
             database.postgres().end("INT");
             // Whichever thread sees it first.
             server.wait_for("USERS", AWAY);
@@ -94,7 +94,7 @@ fn it_heals_without_a_request() {
     });
 }
 
-/// A client that asks for a user without pause, and counts the answers: the user, and that the database is away.
+/// A client that asks for a user again and again, and counts the answers: the user, and that the database is away.
 fn asking(server: &Server) -> crate::support::watch::Repeated<(Client, [usize; 2], Duration)> {
     let state = (server.daemon.connect(), [0; 2], Duration::ZERO);
     repeat(state, |(client, counts, longest)| {
@@ -105,9 +105,10 @@ fn asking(server: &Server) -> crate::support::watch::Repeated<(Client, [usize; 2
             None => {
                 assert_eq!(answer, AWAY);
                 counts[1] += 1;
-                thread::park_timeout(Duration::from_millis(1));
             }
         }
+        // All connections are in use, but not all cores.
+        thread::park_timeout(Duration::from_millis(3));
     })
 }
 
@@ -204,7 +205,7 @@ fn connections_that_are_cut_under_load_are_made_anew() {
         server.wait_for("USERS", "0");
         database.fill(1000);
         let mut clients: Vec<_> = (0..8).map(|_| server.daemon.connect()).collect();
-        for _ in 0..20 {
+        for _ in 0..10 {
             // All are asking while the connections are cut, once.
             for client in &mut clients {
                 client.send("USERS\n".repeat(100));
@@ -225,7 +226,7 @@ fn a_stream_whose_database_ends_is_cut_with_a_reason() {
     Database::each(&[Kind::Postgres, Kind::Bouncer], |database| {
         let server = Server::start(&database.url(), "");
         server.wait_for("USERS", "0");
-        database.fill(200_000);
+        database.fill(100_000);
         let mut client = HttpClient::connect(server.address("http"));
         client.post(ALL_USERS);
         client.head().expect("it begins");
@@ -246,7 +247,9 @@ fn a_stream_whose_database_ends_is_cut_with_a_reason() {
         assert!(body.ends_with(why), "{}", &body[body.len() - 100..]);
         database.postgres().run();
         outages(&server.daemon, 1);
-        assert_eq!(super::ids(&server.call(ALL_USERS)), numbered(1..=200_000));
+        let mut client = HttpClient::connect(server.address("http"));
+        client.post(ALL_USERS);
+        assert_eq!(count_users(&mut client), (100_000, true));
     });
 }
 
