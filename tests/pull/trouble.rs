@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::once::COPIES;
 use super::server::{FeedServer, Gate, head, ok};
-use super::{Database, puller, user, users, wait_for_answer};
+use super::{Database, arguments, puller, user, users, wait_for_answer};
+use crate::support::kernel::in_a_mount_namespace;
 use crate::support::postgres::Postgres;
-use crate::support::{assert_contains, wait_until};
+use crate::support::{Daemon, assert_contains, clean, wait_until};
 
 /// What becomes of a server, and how it is called.
 type Trouble = (&'static str, fn(&Postgres));
@@ -156,4 +157,88 @@ fn a_database_that_refuses_to_be_written_is_not_written_and_then_is() {
     wait_until("it is pulled", || database.number(right) == 10);
     daemon.log().wait_for("over: the store is unavailable");
     daemon.stop();
+}
+
+/// Users that are 20 MB together.
+fn large_users() -> String {
+    let filler = format!(r#","filler":"{}"}}"#, "x".repeat(1000));
+    let all = users(0..20_000, "large").join("\n");
+    all.replace('}', &filler)
+}
+
+/// Nothing of a batch is there that did not fit; what was there is answered; when there is room, the next pull has all.
+#[test]
+fn a_database_that_is_full_keeps_what_it_has_and_takes_the_rest_later() {
+    needs!("prlimit");
+    let Some(database) = Database::postgres() else {
+        return;
+    };
+    let postgres = database.server().expect("it is one");
+    let feed = FeedServer::of(users(0..100, "small").join("\n"));
+    let daemon = puller(&database, &feed.url("/"), &[]);
+    wait_for_answer(&daemon, "USERS", "100");
+    postgres.limit_files("17000000");
+    feed.give(large_users());
+    let line = daemon.log().wait_for("the users can't be pulled reason=");
+    println!("{line}");
+    assert_contains(&line, "could not");
+    let before = feed.count();
+    wait_until("it tries again", || feed.count() >= before + 2);
+    wait_for_answer(&daemon, "USERS", "100");
+    let small = "SELECT count(*) FROM users WHERE name = 'small'";
+    assert_eq!(database.number(small), 100);
+    postgres.limit_files("unlimited");
+    let begun = Instant::now();
+    wait_for_answer(&daemon, "USERS", "20000");
+    let elapsed = begun.elapsed();
+    println!("complete after {elapsed:?}");
+    assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
+    assert_eq!(database.number(small), 0);
+    daemon.log().wait_for("over: the users can't be pulled");
+    let log = daemon.stop();
+    assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+}
+
+/// The same for a file on a file system that is full.
+#[test]
+fn a_file_system_that_is_full_keeps_what_it_has_and_takes_the_rest_later() {
+    needs!("nsenter");
+    let Some(database) = Database::sqlite() else {
+        return;
+    };
+    let Database::Sqlite(scratch) = &database else {
+        return;
+    };
+    let folder = scratch.path().display().to_string();
+    let small = format!("mount -t tmpfs -o size=4m none {folder}");
+    let Some(wrapper) = in_a_mount_namespace(&small) else {
+        return;
+    };
+    let feed = FeedServer::of(users(0..100, "small").join("\n"));
+    let mut all = arguments(&database, &feed.url("/"));
+    all.extend(["--users-feed-interval".to_string(), "1s".to_string()]);
+    let daemon = Daemon::start_through(&wrapper, all);
+    wait_for_answer(&daemon, "USERS", "100");
+    feed.give(large_users());
+    let line = daemon.log().wait_for("the users can't be pulled reason=");
+    println!("{line}");
+    assert_contains(&line, "full");
+    let before = feed.count();
+    wait_until("it tries again", || feed.count() >= before + 2);
+    // What was written before stays.
+    let users: usize = daemon.connect().ask("USERS").parse().expect("a number");
+    assert!((100..20_000).contains(&users), "{users}");
+    let process = daemon.pid().to_string();
+    let mut grow = clean("nsenter");
+    grow.args(["--mount", "--target", &process, "mount", "-o"]);
+    grow.args(["remount,size=200m", &folder]);
+    assert!(grow.status().expect("it runs").success());
+    let begun = Instant::now();
+    wait_for_answer(&daemon, "USERS", "20000");
+    let elapsed = begun.elapsed();
+    println!("complete after {elapsed:?}");
+    assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
+    daemon.log().wait_for("over: the users can't be pulled");
+    let log = daemon.stop();
+    assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
 }

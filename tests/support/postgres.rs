@@ -257,6 +257,20 @@ impl Postgres {
         signal_all(process.as_ref().expect("it runs").child.id(), name);
     }
 
+    /// Lets none of its files grow beyond this number of bytes, or `unlimited`: then its disk is as good as full. Its log of
+    /// changes has files of 16 MiB.
+    pub fn limit_files(&self, bytes: &str) {
+        let process = self.process.lock().unwrap();
+        let process = process.as_ref().expect("it runs").child.id();
+        for process in [vec![process], children(process)].concat() {
+            let mut prlimit = as_user(Path::new("prlimit"));
+            prlimit.args(["--pid", &process.to_string()]);
+            prlimit.arg(format!("--fsize={bytes}:unlimited"));
+            // A process may have ended meanwhile.
+            let _ = prlimit.status().expect("it runs");
+        }
+    }
+
     /// What `--store` takes.
     pub fn url(&self) -> String {
         self.url_of("postgres", "")
@@ -333,23 +347,26 @@ impl Drop for Postgres {
     }
 }
 
-/// Sends a process and its children a signal. The processes of PostgreSQL have no group in common.
+/// Sends a process and its children a signal.
 fn signal_all(process: u32, name: &str) {
     kill(name, process);
-    let processes = fs::read_dir("/proc").expect("/proc").flatten();
-    for entry in processes {
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        // The name in brackets may hold anything.
-        let parent = stat
-            .rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().nth(1));
-        if parent == Some(&process.to_string()) {
-            let child = entry.file_name().to_string_lossy().parse();
-            kill(name, child.expect("a number"));
-        }
+    for child in children(process) {
+        kill(name, child);
     }
+}
+
+/// The children of a process. The processes of PostgreSQL have no group in common.
+fn children(process: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let child = |entry: fs::DirEntry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name in brackets may hold anything.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let parent = rest.split_whitespace().nth(1)?;
+        let is_child = parent == process.to_string();
+        is_child.then(|| entry.file_name().to_str()?.parse().ok())?
+    };
+    processes.filter_map(child).collect()
 }
 
 /// Has a command line for SQL do this, which must go well. Returns what it prints.
