@@ -5,6 +5,7 @@ mod commands;
 mod readiness;
 mod settings;
 mod streams;
+mod tls;
 mod trouble;
 
 use std::io::{self, BufRead, BufReader, Write as _};

@@ -6,11 +6,13 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use super::backends::URGENT;
+use super::certificates::Authority;
 use super::{
     Process, Scratch, clean, free_port, installed, kill, located, must_test_all, skipped,
     wait_for_end, wait_until, words,
@@ -191,6 +193,22 @@ impl Postgres {
                 .args(["-h", "127.0.0.1", "-w", "-c", "SELECT 1"]);
             !psql.output().expect("psql").status.success()
         });
+    }
+
+    /// Before its start: takes connections by TCP over TLS alone, and shows them `name.crt` of this authority.
+    pub fn encrypt(&self, authority: &Authority, name: &str) {
+        for file in ["crt", "key"] {
+            let (from, to) = (format!("{name}.{file}"), format!("server.{file}"));
+            let to = self.data().join(to);
+            fs::copy(authority.path(&from), &to).expect("its file");
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).expect("its file");
+            if is_root() {
+                run(clean("chown").arg(USER).arg(&to));
+            }
+        }
+        let lines = "local all all trust\nhostssl all all all trust\n";
+        fs::write(self.data().join("pg_hba.conf"), lines).expect("its file");
+        self.set(&["ssl=on"]);
     }
 
     fn data(&self) -> PathBuf {
