@@ -230,7 +230,7 @@ fn a_file_system_that_is_full_keeps_what_it_has_and_takes_the_rest_later() {
     assert!((100..20_000).contains(&users), "{users}");
     let process = daemon.pid().to_string();
     let mut grow = clean("nsenter");
-    grow.args(["--mount", "--target", &process, "mount", "-o"]);
+    grow.args(["--mount", "--root", "--target", &process, "mount", "-o"]);
     grow.args(["remount,size=200m", &folder]);
     assert!(grow.status().expect("it runs").success());
     let begun = Instant::now();
