@@ -265,7 +265,7 @@ fn a_stream_is_of_one_moment() {
 #[test]
 fn many_users_are_streamed_in_constant_memory() {
     // All of them are more than may be above idle.
-    let count = asked_for("BLOCKCHAIN_TCPD_TEST_USERS", 500_000);
+    let count = asked_for("BLOCKCHAIN_TCPD_TEST_USERS", 300_000);
     Database::each(&STORES, |database| {
         let server = filled(database, count, "--store-stream-timeout 10m");
         server.wait_for("USERS", &count.to_string());
