@@ -1,15 +1,17 @@
 //! Lease: one server of all pulls the users, for as long as it renews its row in the database.
 //!
 //! Time is the database's, so that servers' clocks don't matter. A holder that was taken for dead
-//! and lives is stopped by its term: each batch checks it last, in its own transaction.
+//! and lives is stopped by its term: each batch renews the lease last, in its own transaction.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use diesel::sql_types::{BigInt, Bool, Double, Nullable, Text};
 use diesel::{OptionalExtension as _, QueryableByName, RunQueryDsl as _, sql_query};
 
 use crate::connection::{Backend, Connection};
 use crate::error::{ErrorKind, StoreError};
+use shared::sync::ignore_poison;
 
 /// The name of the only lease.
 const NAME: &str = "users";
@@ -160,26 +162,29 @@ pub struct Fence {
     pub holder: String,
     /// Its term.
     pub term: i64,
+    /// When the fence has last renewed the lease.
+    pub renewed: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Fence {
-    /// Checks, as the last statement of a transaction, that the lease is still the holder's. Nobody
-    /// takes it until the transaction has ended.
-    pub fn check(&self, backend: &mut Backend) -> Result<(), StoreError> {
-        let lock = match backend {
-            Backend::Postgres(_) => " FOR SHARE",
-            Backend::Sqlite(_) => "",
-        };
-        let query =
-            format!("SELECT term FROM leases WHERE name = $1 AND holder = $2 AND term = $3{lock}");
-        let row: Option<Term> = with_backend!(backend, |connection| {
-            let query = sql_query(query)
+    /// Renews the lease as the last statement of a transaction, which fails if it is not the holder's
+    /// any more. Nobody takes it until the transaction has ended. One that was given up stays so.
+    pub fn renew(&self, backend: &mut Backend) -> Result<(), StoreError> {
+        let (now, ttl, asked) = (clock(backend), TTL.as_secs_f64(), Instant::now());
+        let statement = format!(
+            "UPDATE leases SET until = CASE WHEN until > 0 THEN {now} + {ttl} ELSE until END \
+             WHERE name = $1 AND holder = $2 AND term = $3"
+        );
+        let changed = with_backend!(backend, |connection| {
+            let statement = sql_query(statement)
                 .bind::<Text, _>(NAME)
                 .bind::<Text, _>(&self.holder)
                 .bind::<BigInt, _>(self.term);
-            query.get_result(connection).optional()
+            statement.execute(connection)
         })?;
-        row.map(drop).ok_or_else(deposed)
+        only_one(changed)?;
+        *ignore_poison(self.renewed.lock()) = Some(asked);
+        Ok(())
     }
 
     /// Notes that a pull is complete.
@@ -244,12 +249,4 @@ fn only_one(changed: usize) -> Result<(), StoreError> {
 
 fn deposed() -> StoreError {
     StoreError::new(ErrorKind::Deposed, "another server has taken over")
-}
-
-/// The term of a lease.
-#[derive(QueryableByName)]
-struct Term {
-    #[diesel(sql_type = BigInt)]
-    #[allow(dead_code)]
-    term: i64,
 }

@@ -107,6 +107,8 @@ struct Shared {
     holder: String,
     feed: HttpFeed,
     stats: Arc<PullStats>,
+    /// When a batch has last renewed the lease.
+    renewed: Arc<Mutex<Option<Instant>>>,
     /// The pull that goes on.
     current: Mutex<Option<Arc<Progress>>>,
     stopped: AtomicBool,
@@ -129,6 +131,7 @@ impl Puller {
             store,
             settings,
             stats,
+            renewed: Arc::default(),
             current: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
@@ -170,6 +173,13 @@ impl Shared {
     /// Renews the lease, or sees whether it is free.
     fn hold_lease(&self, stopped: &Receiver<()>) {
         loop {
+            // SQLite has one writer at a time, whose batches follow each other: they renew the lease.
+            while self.is_just_renewed() {
+                match stopped.recv_timeout(RENEWAL) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    _ => return,
+                }
+            }
             let holder = self.holder.clone();
             let asked = Instant::now();
             let status = self.store.run(asked + RENEWAL_TIMEOUT, move |connection| {
@@ -218,10 +228,18 @@ impl Shared {
         let last = ignore_poison(self.stats.last.lock());
         let (status, asked) = last.as_ref()?;
         let term = status.term?;
-        (asked.elapsed() < TTL).then(|| Fence {
+        let renewed = *ignore_poison(self.renewed.lock());
+        let renewed = renewed.map_or(*asked, |renewed| renewed.max(*asked));
+        (renewed.elapsed() < TTL).then(|| Fence {
             holder: self.holder.clone(),
             term,
+            renewed: self.renewed.clone(),
         })
+    }
+
+    fn is_just_renewed(&self) -> bool {
+        let renewed = *ignore_poison(self.renewed.lock());
+        renewed.is_some_and(|renewed| renewed.elapsed() < RENEWAL)
     }
 
     fn pull_when_due(&self, stopped: &Receiver<()>) {

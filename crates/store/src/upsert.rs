@@ -170,7 +170,7 @@ pub fn write_batch(
             Backend::Sqlite(connection) => insert_block(connection, first, now)?,
         };
         if let Some(fence) = fence {
-            fence.check(backend)?;
+            fence.renew(backend)?;
         }
         Ok(counts)
     })
