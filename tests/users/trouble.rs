@@ -18,7 +18,7 @@ const AWAY: &str =
 const LONGEST: Duration = Duration::from_millis(3500);
 
 /// The lines of the log at the beginning and at the end of an outage.
-const BEGINS: &str = "the store is unavailable: its commands are answered ERR UNAVAILABLE";
+const BEGINS: &str = "the store is unavailable: its commands may be answered ERR UNAVAILABLE";
 const ENDS: &str = "over: the store is unavailable";
 
 /// Waits until the log has told of so many outages, each with one line at its beginning and one at its end.

@@ -139,7 +139,7 @@ impl Health {
         if begins {
             // If there is no room, it is known.
             let _ = self.begins.try_send(());
-            warn!(reason:% = error; "the store is unavailable: its commands are answered ERR UNAVAILABLE");
+            warn!(reason:% = error; "the store is unavailable: its commands may be answered ERR UNAVAILABLE");
         }
     }
 
