@@ -225,6 +225,15 @@ fn rows_that_are_as_they_should_be_are_not_touched() {
             database.number("SELECT count(*) FROM users WHERE created_at <> updated_at"),
             1
         );
+        // The clock of another server may have been ahead.
+        let ahead = 4_102_444_800_000_000_u64;
+        database.sql(&format!(
+            "UPDATE users SET created_at = {ahead}, updated_at = {ahead}"
+        ));
+        all[7] = user(7, "changed");
+        assert_eq!(load(database, array(&all)), one);
+        let updated = database.number("SELECT updated_at FROM users WHERE id = 'u0000007'");
+        assert_eq!(updated as u64, ahead + 1);
     });
 }
 

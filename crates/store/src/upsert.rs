@@ -156,7 +156,8 @@ pub fn now(last: i64) -> i64 {
     now.max(last + 1)
 }
 
-/// Writes a batch: `first`, and what follows it soon. `now` is the time of what is changed.
+/// Writes a batch: `first`, and what follows it soon. `now` is the time of what is changed, which is
+/// later than it was before, also if another server's clock was ahead.
 pub fn write_batch(
     connection: &mut Connection,
     first: Block,
@@ -241,7 +242,7 @@ fn copy_batch(
          WHERE known.id IS NULL OR known.name IS DISTINCT FROM new.name OR known.email IS DISTINCT FROM new.email \
          OR CAST(known.members AS text) <> new.members \
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, email = excluded.email, members = excluded.members, \
-         updated_at = excluded.updated_at \
+         updated_at = greatest(excluded.updated_at, old.updated_at + 1) \
          RETURNING old.xmax = 0 AS is_new) \
          SELECT count(*) FILTER (WHERE is_new) AS inserted, count(*) FILTER (WHERE NOT is_new) AS updated FROM written",
     )
@@ -289,7 +290,7 @@ fn insert_block(
     let mut statement = sql_query(format!(
         "INSERT INTO users (id, name, email, members, created_at, updated_at) VALUES {rows} \
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, email = excluded.email, members = excluded.members, \
-         updated_at = excluded.updated_at \
+         updated_at = max(excluded.updated_at, users.updated_at + 1) \
          WHERE users.name IS NOT excluded.name OR users.email IS NOT excluded.email OR users.members <> excluded.members \
          RETURNING created_at = updated_at AS is_new"
     ))
