@@ -569,6 +569,53 @@ fn an_outage_is_two_lines_however_often_it_is_tried() {
     );
 }
 
+/// What is answered as if it were a feed, and how the log names it.
+#[test]
+fn what_holds_no_user_is_no_complete_pull() {
+    let Some(database) = Database::sqlite() else {
+        return;
+    };
+    let feed = FeedServer::of("");
+    let daemon = puller(&database, &feed.url("/"), &[]);
+    let line = daemon.log().wait_for("the users can't be pulled reason=");
+    assert_contains(&line, "the feed breaks off before its first value");
+    feed.give("[]");
+    daemon.log().wait_for("over: the users can't be pulled");
+    feed.give(r#"{"error":"internal"}"#);
+    daemon.log().wait_for("none of its 1 values is a user");
+    feed.give("[]");
+    wait_until("it is over again", || {
+        let lines = daemon.log().lines();
+        lines.iter().filter(|line| line.contains(" over: ")).count() == 2
+    });
+    // The pages of a feed follow each other in a circle.
+    let own = feed.url("");
+    feed.serve(move |request, to| {
+        let next = if request.path == "/2" { "/" } else { "/2" };
+        let link = format!("Link: <{own}{next}>; rel=\"next\"; title=\"\u{fc}\"\r\n");
+        to.write_all(&response("200 OK", &link, user(0, "x").as_bytes()))
+    });
+    daemon.log().wait_for("follow each other in a circle");
+    daemon.stop();
+}
+
+/// Values that are refused are named when that changes, not at each pull.
+#[test]
+fn a_user_that_stays_wrong_is_named_once() {
+    let Some(database) = Database::sqlite() else {
+        return;
+    };
+    let wrong = |second: &str| array(&[user(0, "x"), second.to_string()]);
+    let feed = FeedServer::of(wrong("{}"));
+    let daemon = puller(&database, &feed.url("/"), &[]);
+    wait_until("it is pulled some times", || feed.count() >= 3);
+    feed.give(wrong(r#"{"id":""}"#));
+    daemon.log().wait_for("the id is empty");
+    let log = daemon.stop();
+    assert_eq!(log.matches("is skipped").count(), 2, "{log}");
+    assert_eq!(log.matches("users were pulled").count(), 2, "{log}");
+}
+
 #[test]
 fn attempts_are_rarer_the_longer_it_fails() {
     let Some(database) = Database::sqlite() else {

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::thread;
 
-use super::{Database, array, compressed, user, users};
+use super::server::{FeedServer, head, response};
+use super::{Database, array, compressed, name_of, puller, user, users};
 use crate::client::{Ran, client, ran};
 use crate::support::{Scratch, assert_contains, free_port, kill, wait_for_end, wait_until};
 
@@ -86,7 +87,7 @@ fn a_feed_is_loaded_in_each_of_its_forms() {
             2500
         );
         let empty = "0 read: 0 inserted, 0 updated, 0 unchanged, 0 refused";
-        for nothing in ["[]", "", " \n"] {
+        for nothing in ["[]", " [ ] \n"] {
             assert_eq!(load(database, nothing), empty);
         }
     });
@@ -184,6 +185,48 @@ fn the_last_of_the_same_id_wins() {
     Database::each(|database| {
         load(database, values.join("\n"));
         assert_eq!(database.names(), expected);
+    });
+}
+
+/// A server that has a feed keeps the users as that has them, whenever somebody loads others by hand.
+#[test]
+fn a_feed_has_the_last_word() {
+    Database::each(|database| {
+        let feed = FeedServer::start(|request, to| {
+            let is_known = request.field("if-none-match") == Some("\"1\"");
+            let body = array(&[user(0, "the feed"), user(1, "the feed")]);
+            to.write_all(&match is_known {
+                true => head("304 Not Modified", "ETag: \"1\"\r\n").into_bytes(),
+                false => response("200 OK", "ETag: \"1\"\r\n", body.as_bytes()),
+            })
+        });
+        let daemon = puller(database, &feed.url("/"), &[]);
+        let is_the_feeds = || {
+            let id = ["u0000000", "u0000001"];
+            id.iter()
+                .all(|id| name_of(&daemon, id).as_deref() == Some("the feed"))
+        };
+        wait_until("it is pulled", is_the_feeds);
+        let (mut child, mut input) = reading(database);
+        // More than are written at a time, and most of them unknown to the feed.
+        let many = users(0..1001, "by hand").join("\n");
+        writeln!(input, "{many}").expect("it reads");
+        let written = "SELECT count(*) FROM users WHERE name = 'by hand'";
+        wait_until("some are written", || database.number(written) > 900);
+        // It goes on, and the server pulls meanwhile.
+        wait_until("it is pulled", is_the_feeds);
+        let before = feed.count();
+        wait_until("the server asks", || feed.count() >= before + 2);
+        writeln!(input, "{}", user(1, "by hand")).expect("it reads");
+        drop(input);
+        assert!(wait_for_end(&mut child).expect("it ends").success());
+        wait_until("it is pulled again", is_the_feeds);
+        // And each time that it is loaded at once, whatever the server is doing.
+        for _ in 0..5 {
+            load(database, user(0, "by hand"));
+        }
+        wait_until("it is pulled again", is_the_feeds);
+        assert!(!daemon.stop().contains("WARN"));
     });
 }
 

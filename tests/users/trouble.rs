@@ -442,6 +442,56 @@ fn a_file_that_can_t_be_opened_may_be_mended() {
     assert_eq!(fs::read(&other).expect("it is there").len(), 12_000);
 }
 
+/// A puller that can't have its lease keeps nobody from the users.
+#[test]
+fn a_lease_that_is_locked_concerns_the_puller_alone() {
+    Database::each(&[Kind::Postgres], |database| {
+        let feed = "--users-feed http://127.0.0.1:1/ --users-feed-interval 1h";
+        let server = Server::start(&database.url(), feed);
+        server.wait_for("USERS", "0");
+        server.daemon.log().wait_for("this server pulls the users");
+        let locked = database.session("BEGIN; SELECT * FROM leases FOR UPDATE;");
+        let mut client = server.daemon.connect();
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            let (answer, took) = timed(&mut client, "USERS");
+            assert_eq!(answer, "0");
+            assert!(took < Duration::from_secs(1), "{took:?}");
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        drop(locked);
+        let log = server.daemon.stop();
+        assert!(!log.contains("server closed the connection"), "{log}");
+    });
+}
+
+/// All connections lead to the file that is there, and the log tells of another once.
+#[test]
+fn a_file_that_is_removed_is_not_asked_any_more() {
+    Database::each(&[Kind::Sqlite], |database| {
+        let server = Server::start(&database.url(), "");
+        server.wait_for("USERS", "0");
+        database.fill(10);
+        let mut clients: Vec<_> = (0..8).map(|_| server.daemon.connect()).collect();
+        clients.iter_mut().for_each(|client| client.send("USERS\n"));
+        for client in &mut clients {
+            assert_eq!(client.line().as_deref(), Some("10"));
+        }
+        for suffix in ["", "-wal", "-shm"] {
+            fs::remove_file(format!("{}{suffix}", database.file())).expect("it is there");
+        }
+        for _ in 0..3 {
+            assert!(super::ids(&server.call(ALL_USERS)).is_empty());
+            clients.iter_mut().for_each(|client| client.send("USERS\n"));
+            for client in &mut clients {
+                assert_eq!(client.line().as_deref(), Some("0"));
+            }
+        }
+        let log = server.daemon.stop();
+        assert_eq!(log.matches("was removed or replaced").count(), 1, "{log}");
+    });
+}
+
 #[test]
 fn a_file_that_another_process_has_locked_is_away_until_it_is_not() {
     Database::each(&[Kind::Sqlite], |database| {

@@ -1,6 +1,7 @@
 //! A connection to the database, and the migration of its schema.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
@@ -48,6 +49,28 @@ const MIGRATION_LOCK: i64 = 0x626c_6f63_6b63_6861;
 pub struct Connection {
     /// The connection itself.
     pub backend: Backend,
+    /// The file of SQLite.
+    pub file: Option<SqliteFile>,
+}
+
+/// A file that is open, which may not be the one of its name any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqliteFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SqliteFile {
+    /// Returns the file of this name, if there is one.
+    fn named(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(SqliteFile {
+            path: path.to_path_buf(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
 }
 
 /// A connection of Diesel.
@@ -68,10 +91,12 @@ impl Connection {
                 connection.set_prepared_statement_cache_size(CacheSize::Disabled);
                 Ok(Connection {
                     backend: Backend::Postgres(connection),
+                    file: None,
                 })
             }
             Location::Sqlite(path) => Ok(Connection {
                 backend: Backend::Sqlite(open_sqlite(path)?),
+                file: SqliteFile::named(path),
             }),
         }
     }
@@ -110,6 +135,13 @@ impl Connection {
                 connection.exclusive_transaction(|connection| migrate(connection, SQLITE))
             }
         }
+    }
+
+    /// Returns whether it leads to the database that is there now: a file of SQLite may have been
+    /// removed or replaced.
+    pub fn is_current(&self) -> bool {
+        let file = self.file.as_ref();
+        file.is_none_or(|file| SqliteFile::named(&file.path).as_ref() == Some(file))
     }
 
     /// Asks the database whether it is there.

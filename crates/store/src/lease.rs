@@ -19,6 +19,9 @@ const NAME: &str = "users";
 /// How long a lease lasts that is not renewed.
 pub const TTL: Duration = Duration::from_secs(3);
 
+/// How long a statement about it may take, which is less than anybody waits for it.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1500);
+
 /// What the database says of the lease and of the last pull.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
@@ -28,6 +31,8 @@ pub struct Status {
     pub age: Option<Duration>,
     /// The validators of the feed at that time.
     pub validators: Validators,
+    /// Which one it is of the states between which others than the puller have written users.
+    pub generation: i64,
 }
 
 /// What a feed said of its version (RFC 9110, section 8.8), and which feed it was.
@@ -52,6 +57,8 @@ struct Row {
     is_free: bool,
     #[diesel(sql_type = Double)]
     age: f64,
+    #[diesel(sql_type = BigInt)]
+    generation: i64,
     #[diesel(sql_type = Nullable<Text>)]
     feed: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
@@ -81,17 +88,17 @@ fn clock(backend: &Backend) -> &'static str {
 
 /// Reads the lease, and takes or renews it for `holder` if it is free or its own.
 pub fn renew(connection: &mut Connection, holder: &str) -> Result<Status, StoreError> {
-    connection.write(Duration::from_secs(2), |backend| {
+    connection.write(STATEMENT_TIMEOUT, |backend| {
         let Some(row) = read(backend, holder)? else {
             take(backend, holder)?;
-            return Ok(read(backend, holder)?.map_or_else(Status::default, Status::from));
+            return status(backend, holder);
         };
         // Others only read: each attempt to take it would write.
         if !row.is_mine && !row.is_free {
             return Ok(row.into());
         }
         take(backend, holder)?;
-        Ok(read(backend, holder)?.map_or_else(Status::default, Status::from))
+        status(backend, holder)
     })
 }
 
@@ -105,15 +112,21 @@ impl From<Row> for Status {
                 etag: row.etag,
                 last_modified: row.last_modified,
             },
+            generation: row.generation,
         }
     }
+}
+
+/// Reads the lease.
+pub fn status(backend: &mut Backend, holder: &str) -> Result<Status, StoreError> {
+    Ok(read(backend, holder)?.map_or_else(Status::default, Status::from))
 }
 
 fn read(backend: &mut Backend, holder: &str) -> Result<Option<Row>, StoreError> {
     let now = clock(backend);
     let query = format!(
         "SELECT term, holder = $1 AND until >= {now} AS is_mine, until < {now} AS is_free, \
-         CASE WHEN pulled_at > 0 THEN {now} - pulled_at ELSE 1e12 END AS age, feed, etag, last_modified \
+         CASE WHEN pulled_at > 0 THEN {now} - pulled_at ELSE 1e12 END AS age, generation, feed, etag, last_modified \
          FROM leases WHERE name = $2"
     );
     Ok(with_backend!(backend, |connection| {
@@ -143,7 +156,7 @@ fn take(backend: &mut Backend, holder: &str) -> Result<(), StoreError> {
 
 /// Gives the lease up, if it is `holder`'s: the next server takes it at once.
 pub fn release(connection: &mut Connection, holder: &str) -> Result<(), StoreError> {
-    connection.write(Duration::from_secs(1), |backend| {
+    connection.write(STATEMENT_TIMEOUT, |backend| {
         let statement = "UPDATE leases SET until = 0 WHERE name = $1 AND holder = $2";
         with_backend!(backend, |connection| {
             let statement = sql_query(statement)
@@ -187,20 +200,25 @@ impl Fence {
         Ok(())
     }
 
-    /// Notes that a pull is complete.
+    /// Notes that a pull is complete. The validators count unless others have written since this
+    /// generation.
     pub fn complete(
         &self,
         backend: &mut Backend,
         validators: &Validators,
+        generation: i64,
     ) -> Result<(), StoreError> {
         let now = clock(backend);
+        // In the order of the values: to SQLite, $2 is a name, and the second that comes.
         let statement = format!(
-            "UPDATE leases SET pulled_at = {now}, feed = $1, etag = $2, last_modified = $3 \
-             WHERE name = $4 AND holder = $5 AND term = $6"
+            "UPDATE leases SET pulled_at = {now}, feed = $1, \
+             etag = CASE WHEN generation = $2 THEN $3 END, last_modified = CASE WHEN generation = $2 THEN $4 END \
+             WHERE name = $5 AND holder = $6 AND term = $7"
         );
         let changed = with_backend!(backend, |connection| {
             let statement = sql_query(statement)
                 .bind::<Nullable<Text>, _>(&validators.feed)
+                .bind::<BigInt, _>(generation)
                 .bind::<Nullable<Text>, _>(&validators.etag)
                 .bind::<Nullable<Text>, _>(&validators.last_modified)
                 .bind::<Text, _>(NAME)
@@ -226,17 +244,16 @@ impl Fence {
     }
 }
 
-/// Forgets the validators of the feed, whoever has the lease: users are written that are not the feed's.
-pub fn forget_validators(connection: &mut Connection) -> Result<(), StoreError> {
-    connection.write(Duration::from_secs(2), |backend| {
-        let statement =
-            "UPDATE leases SET feed = NULL, etag = NULL, last_modified = NULL WHERE name = $1";
-        with_backend!(backend, |connection| {
-            let statement = sql_query(statement).bind::<Text, _>(NAME);
-            statement.execute(connection)
-        })?;
-        Ok(())
-    })
+/// Begins another generation, whoever has the lease: users are written that are not the feed's, which
+/// is to be read again.
+pub fn begin_generation(backend: &mut Backend) -> Result<(), StoreError> {
+    let statement = "UPDATE leases SET generation = generation + 1, feed = NULL, etag = NULL, \
+                     last_modified = NULL WHERE name = $1";
+    with_backend!(backend, |connection| {
+        let statement = sql_query(statement).bind::<Text, _>(NAME);
+        statement.execute(connection)
+    })?;
+    Ok(())
 }
 
 /// Checks that the lease was this server's: its row was changed.

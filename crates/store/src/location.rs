@@ -44,6 +44,9 @@ impl Location {
                 check_postgres(rest)?;
                 Ok(Location::Postgres(url.to_string()))
             }
+            Some(("sqlite", path)) if path.contains(['?', '#']) => Err(
+                "names a file with ? or #, and SQLite's parameters can't be set: write only its path".to_string(),
+            ),
             Some(("sqlite", path)) if path.len() > 1 && path.starts_with('/') => {
                 Ok(Location::Sqlite(PathBuf::from(path)))
             }

@@ -5,23 +5,28 @@
 //! at once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
 use libpq::Handle;
+use log::warn;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, SqliteFile};
 use crate::error::{ErrorKind, StoreError};
 use crate::health::Health;
 use crate::location::{Location, Secrets};
 use crate::puller::PullStats;
 use crate::ticket::Ticket;
+use shared::sync::ignore_poison;
 
 /// How long an attempt may take to see whether the store answers.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Time after which a database that says nothing is taken for stopped: it has ended a statement by then.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// Interval of the attempts if the store is watched.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,6 +66,24 @@ pub(crate) struct Shared {
     pub streams: usize,
     pub stream_timeout: Duration,
     pub health: Health,
+    /// The file of SQLite that was opened last.
+    file: Mutex<Option<SqliteFile>>,
+}
+
+impl Shared {
+    /// Opens a connection, and applies the migrations that are missing.
+    pub fn connect(&self) -> Result<Connection, StoreError> {
+        let mut connection = Connection::open(&self.location, &self.secrets)?;
+        connection.migrate()?;
+        let last = std::mem::replace(
+            &mut *ignore_poison(self.file.lock()),
+            connection.file.clone(),
+        );
+        if last.is_some() && last != connection.file {
+            warn!(store = self.location.name(); "the file of the store was removed or replaced: the new one is used");
+        }
+        Ok(connection)
+    }
 }
 
 /// Does something by a connection, or takes note of why there is none.
@@ -90,6 +113,7 @@ impl Store {
             streams: settings.streams,
             stream_timeout: settings.stream_timeout,
             health: Health::new(begins),
+            file: Mutex::default(),
         });
         for _ in 0..connections {
             let thread = Thread {
@@ -144,11 +168,11 @@ impl Store {
         }
         let (reply, replied) = bounded(1);
         // Left behind if the store does not answer.
-        thread::spawn(move || {
+        spawn("store", move || {
             let connection = Connection::open(&location, &secrets);
             let checked = connection.and_then(|mut connection| connection.is_migrated());
             let _ = reply.send(checked.map(drop));
-        });
+        })?;
         let late = |_| StoreError::new(ErrorKind::Late, "the database does not answer in time");
         replied.recv_timeout(patience).map_err(late)?
     }
@@ -294,6 +318,7 @@ impl Thread {
         // A connection may have been lost since it was last used, which only its next use shows. One
         // that was just made may be cut, too.
         let mut may_try_again = true;
+        let begun = Instant::now();
         loop {
             // Connecting may take as long as anything else.
             if !job.ticket.begin(&self.handle) {
@@ -326,6 +351,10 @@ impl Thread {
                 may_try_again = false;
                 continue;
             }
+            if error.kind == ErrorKind::Lost && !goes_on && begun.elapsed() < SLOW {
+                // It was given up because it had waited for a thread.
+                return;
+            }
             shared.health.failed(&error);
             if error.kind == ErrorKind::Lost {
                 let _ = (job.work)(Err(StoreError::new(ErrorKind::Away, error.why)));
@@ -336,15 +365,15 @@ impl Thread {
 
     /// Returns the connection, a new one if there is none.
     fn connect(&mut self) -> Result<&mut Connection, StoreError> {
+        let connections = &self.shared.health.stats.connections;
+        let is_current = self.connection.as_ref().map(Connection::is_current);
+        if is_current == Some(false) {
+            self.connection = None;
+            connections.fetch_sub(1, Ordering::Relaxed);
+        }
         if self.connection.is_none() {
-            let mut connection = Connection::open(&self.shared.location, &self.shared.secrets)?;
-            connection.migrate()?;
-            self.shared
-                .health
-                .stats
-                .connections
-                .fetch_add(1, Ordering::Relaxed);
-            self.connection = Some(connection);
+            self.connection = Some(self.shared.connect()?);
+            connections.fetch_add(1, Ordering::Relaxed);
         }
         let none = || StoreError::new(ErrorKind::Away, "there is no connection");
         self.connection.as_mut().ok_or_else(none)

@@ -24,11 +24,11 @@ use shared::text::without_errno;
 /// Number of blocks between the threads.
 const BLOCKS: usize = 2;
 
+/// How long the end of a pull by hand waits for the database.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Number of refused values that are named.
 const NAMED: usize = 5;
-
-/// How long a pull by hand waits for the database before it begins.
-const FORGET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time after which a block is written that is not full.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -101,11 +101,6 @@ impl Store {
         fence: Option<&Fence>,
         progress: &Progress,
     ) -> Result<(), PullError> {
-        if fence.is_none() {
-            // The next pull of a server must not take them for those of its feed.
-            let forgotten = self.run(Instant::now() + FORGET_TIMEOUT, lease::forget_validators);
-            forgotten.map_err(PullError::Store)?;
-        }
         let is_postgres = matches!(self.shared.location, Location::Postgres(_));
         let (full, blocks) = bounded(BLOCKS);
         thread::scope(|scope| {
@@ -120,7 +115,24 @@ impl Store {
             }
             // A panic is logged by the hook.
             let read = reading.join().unwrap_or(Err(PullError::Stopped));
-            written.and(read)
+            if fence.is_none() {
+                // What is written is to outlive a crash from here on, and the feed is to be read again.
+                let finished = self.run(Instant::now() + FINISH_TIMEOUT, |connection| {
+                    connection.write(lease::STATEMENT_TIMEOUT, lease::begin_generation)
+                });
+                written.and(finished.map_err(PullError::Store))?;
+            } else {
+                written?;
+            }
+            read?;
+            match progress.read.load(Ordering::Relaxed) {
+                // An error that is answered as if it were a feed.
+                read if read > 0 && read == progress.refused.load(Ordering::Relaxed) => {
+                    let why = format!("none of its {read} values is a user");
+                    Err(PullError::Feed(why))
+                }
+                _ => Ok(()),
+            }
         })
     }
 

@@ -11,9 +11,10 @@ use log::{info, warn};
 use uuid::Uuid;
 
 use crate::error::{ErrorKind, StoreError};
+use crate::feed::Refused;
 use crate::feed::http::{Answer, HttpFeed};
 use crate::health::jitter;
-use crate::lease::{self, Fence, Status, TTL, Validators};
+use crate::lease::{self, Fence, STATEMENT_TIMEOUT, Status, TTL, Validators};
 use crate::pool::Store;
 use crate::pull::{Progress, PullError};
 use shared::sync::ignore_poison;
@@ -109,6 +110,8 @@ struct Shared {
     stats: Arc<PullStats>,
     /// When a batch has last renewed the lease.
     renewed: Arc<Mutex<Option<Instant>>>,
+    /// How many values the last pull refused, and the first of them.
+    refused: Mutex<(u64, Vec<Refused>)>,
     /// The pull that goes on.
     current: Mutex<Option<Arc<Progress>>>,
     stopped: AtomicBool,
@@ -132,6 +135,7 @@ impl Puller {
             settings,
             stats,
             renewed: Arc::default(),
+            refused: Mutex::default(),
             current: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
@@ -277,12 +281,21 @@ impl Shared {
 
     fn pull(&self, fence: &Fence) -> Result<(), PullError> {
         let begun = Instant::now();
-        let known = self.known_validators().map_err(PullError::Store)?;
+        let (status, has_users) = self.status().map_err(PullError::Store)?;
+        let (has_validators, generation) = (
+            status.validators != Validators::default(),
+            status.generation,
+        );
+        let known = if has_users {
+            status.validators
+        } else {
+            Validators::default()
+        };
         let failed = |error: std::io::Error| PullError::Feed(error.to_string());
         let (validators, outcome) = match self.feed.get(&known).map_err(failed)? {
             Answer::NotModified => (known, 1),
             Answer::Pages(pages, validators) => {
-                if self.has_validators() {
+                if has_validators {
                     self.forget_validators(fence).map_err(PullError::Store)?;
                 }
                 let progress = Arc::new(Progress::default());
@@ -306,8 +319,8 @@ impl Shared {
         let complete = self
             .store
             .run(Instant::now() + RENEWAL_TIMEOUT, move |connection| {
-                connection.write(RENEWAL_TIMEOUT, |backend| {
-                    fence.complete(backend, &completed)
+                connection.write(STATEMENT_TIMEOUT, |backend| {
+                    fence.complete(backend, &completed, generation)
                 })
             });
         complete.map_err(PullError::Store)?;
@@ -320,29 +333,16 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns the validators of the feed that the database holds; none if it holds no users.
-    fn known_validators(&self) -> Result<Validators, StoreError> {
-        let validators = match &*ignore_poison(self.stats.last.lock()) {
-            Some((status, _)) => status.validators.clone(),
-            None => Validators::default(),
-        };
-        let has_users = self
-            .store
-            .run(Instant::now() + RENEWAL_TIMEOUT, |connection| {
-                connection.read(RENEWAL_TIMEOUT, crate::users::is_any)
-            })?;
-        Ok(if has_users {
-            validators
-        } else {
-            Validators::default()
+    /// Returns what the database says of the lease and the last pull, and whether it has users.
+    fn status(&self) -> Result<(Status, bool), StoreError> {
+        let holder = self.holder.clone();
+        let deadline = Instant::now() + RENEWAL_TIMEOUT;
+        self.store.run(deadline, move |connection| {
+            connection.read(STATEMENT_TIMEOUT, |backend| {
+                let status = lease::status(backend, &holder)?;
+                Ok((status, crate::users::is_any(backend)?))
+            })
         })
-    }
-
-    /// Returns whether the database has validators, as far as is known.
-    fn has_validators(&self) -> bool {
-        let last = ignore_poison(self.stats.last.lock());
-        last.as_ref()
-            .is_none_or(|(status, _)| status.validators != Validators::default())
     }
 
     /// Forgets the validators before users change: if the pull breaks off, the table is as no version of
@@ -351,7 +351,9 @@ impl Shared {
         let fence = fence.clone();
         self.store
             .run(Instant::now() + RENEWAL_TIMEOUT, move |connection| {
-                connection.write(RENEWAL_TIMEOUT, |backend| fence.forget_validators(backend))
+                connection.write(STATEMENT_TIMEOUT, |backend| {
+                    fence.forget_validators(backend)
+                })
             })?;
         if let Some((status, _)) = &mut *ignore_poison(self.stats.last.lock()) {
             status.validators = Validators::default();
@@ -372,12 +374,19 @@ impl Shared {
             total.fetch_add(count, Ordering::Relaxed);
         }
         let [inserted, updated, unchanged, refused] = rows;
-        if inserted + updated + refused > 0 {
+        // The same values are refused at each pull until the feed is mended, which is said once.
+        let named = ignore_poison(progress.named.lock()).clone();
+        let mut known = ignore_poison(self.refused.lock());
+        let is_news = *known != (refused, named.clone());
+        if inserted + updated > 0 || is_news {
             let seconds = (time.as_secs_f64() * 10.0).round() / 10.0;
             info!(inserted, updated, unchanged, refused, seconds; "users were pulled");
         }
-        for refused in &*ignore_poison(progress.named.lock()) {
-            warn!(why:% = refused; "a user of the feed is skipped");
+        if is_news {
+            for refused in &named {
+                warn!(why:% = refused; "a user of the feed is skipped");
+            }
+            *known = (refused, named);
         }
     }
 }

@@ -18,7 +18,7 @@ use diesel::{RunQueryDsl as _, sql_query};
 use libpq::Handle;
 use log::debug;
 
-use crate::connection::{Backend, Connection};
+use crate::connection::Backend;
 use crate::error::StoreError;
 use crate::pool::Shared;
 use crate::users::{COLUMNS, Row};
@@ -202,14 +202,5 @@ impl Producer {
 
     fn send(&self, part: Part) -> bool {
         self.parts.send_deadline(part, self.until).is_ok()
-    }
-}
-
-impl Shared {
-    /// Opens a connection for one stream.
-    fn connect(&self) -> Result<Connection, StoreError> {
-        let mut connection = Connection::open(&self.location, &self.secrets)?;
-        connection.migrate()?;
-        Ok(connection)
     }
 }

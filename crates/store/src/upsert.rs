@@ -17,7 +17,7 @@ use diesel::{
 use crate::connection::{Backend, Connection};
 use crate::error::{ErrorKind, StoreError};
 use crate::feed::FeedUser;
-use crate::lease::Fence;
+use crate::lease::{self, Fence};
 
 /// Number of users that are written by one statement to SQLite, and handed over together.
 const BLOCK: usize = 1000;
@@ -170,8 +170,9 @@ pub fn write_batch(
             Backend::Postgres(connection) => copy_batch(connection, first, blocks, now)?,
             Backend::Sqlite(connection) => insert_block(connection, first, now)?,
         };
-        if let Some(fence) = fence {
-            fence.renew(backend)?;
+        match fence {
+            Some(fence) => fence.renew(backend)?,
+            None => lease::begin_generation(backend)?,
         }
         Ok(counts)
     })
@@ -203,8 +204,9 @@ fn copy_batch(
     blocks: &Receiver<Block>,
     now: i64,
 ) -> Result<Counts, StoreError> {
+    // A batch need not outlive a crash before what follows it does: the end of the pull is waited for.
     connection.batch_execute(
-        "CREATE TEMPORARY TABLE pulled (place bigint NOT NULL, id text COLLATE \"C\" NOT NULL, name text, email text, \
+        "SET LOCAL synchronous_commit = off; CREATE TEMPORARY TABLE pulled (place bigint NOT NULL, id text COLLATE \"C\" NOT NULL, name text, email text, \
          members text NOT NULL) ON COMMIT DROP",
     )?;
     let (users, first, begun) = (Cell::new(0), RefCell::new(Some(first)), Instant::now());

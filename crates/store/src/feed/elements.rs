@@ -82,7 +82,8 @@ impl<R: Read> Elements<R> {
         loop {
             let Some(byte) = self.skip_blanks()? else {
                 return match self.state {
-                    State::Beginning | State::Behind | State::Row => Ok(None),
+                    State::Behind | State::Row => Ok(None),
+                    State::Beginning => Err(broken_off("before its first value".to_string())),
                     _ => Err(broken_off(format!("after {} of its values", self.count))),
                 };
             };

@@ -1,6 +1,7 @@
 //! Feeds over HTTP: pages that link to the next one, from a server that may be slow, lie or break
 //! off.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +48,8 @@ pub struct Pages {
     /// The URL of the page after it.
     next: Option<String>,
     count: usize,
+    /// Hashes of the URLs of all pages so far.
+    seen: HashSet<u64>,
     /// When all pages must have come.
     until: Instant,
 }
@@ -146,6 +149,7 @@ impl HttpFeed {
             current: Some(response),
             next,
             count: 0,
+            seen: HashSet::from([hash(&self.url)]),
             until: Instant::now() + WHOLE,
         };
         Ok(Answer::Pages(Box::new(pages), validators))
@@ -169,6 +173,10 @@ impl Iterator for Pages {
             (None, None) => return None,
             (None, Some(url)) => {
                 self.count += 1;
+                if !self.seen.insert(hash(&url)) {
+                    let why = "the pages of the feed follow each other in a circle";
+                    return Some(Err(io::Error::other(why)));
+                }
                 if self.count == MAX_PAGES || Instant::now() >= self.until {
                     return Some(Err(io::Error::other("the feed has too many pages")));
                 }
@@ -194,6 +202,13 @@ impl Iterator for Pages {
     }
 }
 
+fn hash(url: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    url.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Checks the status of a page. Returns the URL of the next page, if it names one.
 fn checked(response: &Response<Body>) -> io::Result<Option<String>> {
     use ureq::ResponseExt as _;
@@ -204,11 +219,12 @@ fn checked(response: &Response<Body>) -> io::Result<Option<String>> {
         )));
     }
     let links = response.headers().get_all("link").iter();
-    let links = links.filter_map(|link| link.to_str().ok());
+    let links: Vec<_> = links
+        .map(|link| String::from_utf8_lossy(link.as_bytes()))
+        .collect();
     let page = response.get_uri().to_string();
-    Ok({ links }
-        .find_map(next_link)
-        .map(|target| resolve(&page, target)))
+    let next = links.iter().find_map(|link| next_link(link));
+    Ok(next.map(|target| resolve(&page, target)))
 }
 
 /// Returns the target of the first link in a field (RFC 8288) whose relation is `next`.
@@ -252,6 +268,14 @@ fn split_unquoted(text: &str, end: char) -> (&str, &str) {
     }
 }
 
+/// Returns whether a reference begins with a scheme (RFC 3986, section 3.1).
+fn has_scheme(target: &str) -> bool {
+    let is_of_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let scheme = target.split_once("://").map_or("", |(scheme, _)| scheme);
+    scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(is_of_scheme)
+}
+
 /// Resolves a reference on a page (RFC 3986, section 5.2).
 fn resolve(page: &str, target: &str) -> String {
     let page = page.split(['?', '#']).next().unwrap_or(page);
@@ -260,7 +284,7 @@ fn resolve(page: &str, target: &str) -> String {
         .find('/')
         .map_or(page.len(), |at| authority + at);
     match target {
-        _ if target.contains("://") => target.to_string(),
+        _ if has_scheme(target) => target.to_string(),
         _ if target.starts_with("//") => format!("{}{target}", &page[..authority - 2]),
         _ if target.starts_with('/') => format!("{}{target}", &page[..path]),
         _ if target.starts_with('?') => format!("{page}{target}"),

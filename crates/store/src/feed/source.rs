@@ -1,7 +1,7 @@
 //! Sources of feeds: files, and what comes compressed by gzip.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -83,7 +83,14 @@ pub fn open(path: &Path, is_stopped: impl Fn() -> bool + Send + 'static) -> io::
 /// Returns the bytes, decompressed if gzip has compressed them.
 pub fn decompressed(reader: impl Read + Send + 'static) -> io::Result<Source> {
     let mut reader = BufReader::with_capacity(64 * 1024, reader);
-    Ok(match reader.fill_buf()?.starts_with(&GZIP) {
+    // They may come one by one.
+    let mut first = Vec::with_capacity(GZIP.len());
+    { &mut reader }
+        .take(GZIP.len() as u64)
+        .read_to_end(&mut first)?;
+    let is_compressed = first == GZIP;
+    let reader = io::Cursor::new(first).chain(reader);
+    Ok(match is_compressed {
         true => Box::new(MultiGzDecoder::new(reader)),
         false => Box::new(reader),
     })
