@@ -232,7 +232,9 @@ fn what_a_stopped_puller_had_read_is_refused_when_it_wakes() {
         let (old, begun) = servers.wait_for_puller(Instant::now() - PATIENCE, None);
         let new = 1 - old;
         match database {
-            Database::Sqlite(_) => wait_for_users(servers.daemon(new), 1000),
+            Database::Sqlite(_) => wait_until("users are written", || {
+                database.number("SELECT count(*) FROM users") > 0
+            }),
             // Its batch has begun, and is written once no users come for a second.
             _ => wait_until("a batch has begun", || database.number(COPIES) > 0),
         }
