@@ -72,7 +72,8 @@ fn page(users: &[User]) -> String {
 /// - `USER` with an id answers that user, a JSON object on one line, or `ERR NOTFOUND`.
 /// - `GET_USERS` answers a JSON array of users in the order of the bytes of their ids: those after the id that is given, or the
 ///   first ones, and no more than the number behind it.
-/// - An id on a line is a word, or a JSON string without blanks, where `\u0020` is one; it has at most 2,000 bytes.
+/// - An id on a line is a word, or a JSON string without blanks, where `\u0020` is one; it has at most 2,000 bytes, and no
+///   more than fit into the line.
 /// - A user has an `id`, a `name` and an `email`, which may be null, the further members that came with it, and `created_at` and
 ///   `updated_at`, in microseconds since 1970.
 #[test]
