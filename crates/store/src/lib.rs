@@ -1,8 +1,8 @@
 //! The store: users in PostgreSQL or SQLite.
 //!
 //! A few threads have a connection each and do what others wait for, each with a deadline: a
-//! database that is away, slow or stopped holds up nobody for longer ([`pool`]). Commands of the set
-//! `users` ask it through [`shared::command::UserStore`].
+//! database that is away, slow or stopped holds up nobody for longer (`pool`). Commands of the set
+//! `users` ask it through [`shared::command::user::UserStore`].
 
 mod connection;
 mod error;

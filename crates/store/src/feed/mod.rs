@@ -1,6 +1,6 @@
 //! Feeds: users as a JSON array, or as JSON values one after the other, of any length.
 //!
-//! A feed is read in one pass: [`elements`] finds where each value ends, [`user`] makes a user of it
+//! A feed is read in one pass: `elements` finds where each value ends, `user` makes a user of it
 //! or says what is wrong with it. A value that is no user concerns nobody else; a feed that is no
 //! JSON, or breaks off, ends there.
 
