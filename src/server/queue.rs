@@ -103,8 +103,11 @@ impl<T> Jobs<T> {
 
     /// Returns the number of queued jobs to serve.
     pub fn to_serve(&self) -> usize {
-        let answers = self.waiting.answers.load(Ordering::Relaxed);
-        self.len().saturating_sub(answers)
+        let answers = || self.waiting.answers.load(Ordering::Relaxed);
+        // One may be queued or taken meanwhile.
+        let before = answers();
+        let queued = self.len();
+        queued.saturating_sub(before.max(answers()))
     }
 
     /// Returns whether the queue is empty.
