@@ -295,6 +295,14 @@ impl HttpClient {
         self.send(post(body));
     }
 
+    /// Waits for more than a head: for users, which the database has sent.
+    fn wait_for_users(&self) {
+        let mut some = [0; 4096];
+        wait_until("a stream has begun", || {
+            self.0.get_ref().peek(&mut some).expect("a socket") == some.len()
+        });
+    }
+
     /// Reads a line without its end; nothing at the end of the connection.
     fn line(&mut self) -> Option<String> {
         let mut line = String::new();

@@ -247,7 +247,7 @@ fn a_stream_is_of_one_moment() {
                 .is_some_and(|answer| answer.body.len() > 10)
         });
         // Far more than all buffers hold is still to come, all of it of the time before this.
-        client.0.get_ref().peek(&mut [0; 1]).expect("it has begun");
+        client.wait_for_users();
         database.sql("UPDATE users SET updated_at = 1, name = 'Other'");
         database.sql("DELETE FROM users WHERE id LIKE '%5'");
         database.sql("INSERT INTO users VALUES ('00000001a', NULL, NULL, '{}', 0, 0), ('999', NULL, NULL, '{}', 0, 0)");
@@ -549,7 +549,7 @@ fn a_drain_waits_for_streams() {
         let server = filled(database, 100_000, "");
         let mut client = HttpClient::connect(server.address("http"));
         client.post(ALL_USERS);
-        client.0.get_ref().peek(&mut [0; 1]).expect("it has begun");
+        client.wait_for_users();
         let mut grpc = GrpcClient::connect(server.address("grpc"));
         let stream = grpc.send(GET_USERS, &[], &framed(b""));
         grpc.receive_until(|client| {

@@ -265,7 +265,7 @@ fn a_stream_whose_database_is_stopped_goes_on_or_ends_in_its_time() {
         let begin = |server: &Server| {
             let mut client = HttpClient::connect(server.address("http"));
             client.post(ALL_USERS);
-            client.0.get_ref().peek(&mut [0; 1]).expect("it has begun");
+            client.wait_for_users();
             client
         };
         let (mut whole, mut cut) = (begin(&patient), begin(&hasty));
