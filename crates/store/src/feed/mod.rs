@@ -131,7 +131,7 @@ mod tests {
                 );
             }
         }
-        for empty in ["[]", " [ ] ", "", "\n"] {
+        for empty in ["[]", " [ ] "] {
             assert_eq!(read(empty.as_bytes(), 1), [""; 0], "{empty}");
         }
     }
@@ -216,6 +216,8 @@ mod tests {
             ),
             ("<html>", "the feed is no JSON: after 0 values comes '<'"),
             ("[", "the feed breaks off after 0 of its values"),
+            ("", "the feed breaks off before its first value"),
+            ("\n", "the feed breaks off before its first value"),
         ] {
             let found = read(feed.as_bytes(), 3);
             assert_eq!(found.last().map(|last| &**last), Some(expected), "{feed}");
