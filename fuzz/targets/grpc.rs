@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use std::sync::LazyLock;
 
 use blockchain_tcpd::protocol::grpc::GrpcProtocol;
-use blockchain_tcpd::protocol::{Codec, Exchange, Goodbye, Input, Next, Protocol as _, READ_BUFFER};
+use blockchain_tcpd::protocol::{
+    Codec, Exchange, Goodbye, Input, Next, Protocol as _, READ_BUFFER,
+};
 use blockchain_tcpd::transport::clients::Clients;
 use blockchain_tcpd_fuzz::{part, piece};
 use libfuzzer_sys::fuzz_target;
@@ -43,7 +45,9 @@ fn answer(mut rest: &[u8], plan: &[u8]) -> Vec<u8> {
     let mut plan = plan.iter().copied().cycle();
     let mut codec = GrpcProtocol.open(&[]);
     let address = Ipv4Addr::LOCALHOST.into();
-    let mut guard = Clients::new(1, 0).admit(address, false).unwrap_or_else(|_| panic!("it has room"));
+    let mut guard = Clients::new(1, 0)
+        .admit(address, false)
+        .unwrap_or_else(|_| panic!("it has room"));
     let mut said = Vec::new();
     let mut receive = |codec: &mut dyn Codec, bytes: &[u8], is_last| {
         let before = said.len();
@@ -55,7 +59,14 @@ fn answer(mut rest: &[u8], plan: &[u8]) -> Vec<u8> {
             log: None,
             guard: &mut guard,
         };
-        let progress = codec.receive(Input { bytes, seen: 0, is_last }, &mut exchange);
+        let progress = codec.receive(
+            Input {
+                bytes,
+                seen: 0,
+                is_last,
+            },
+            &mut exchange,
+        );
         assert_eq!(progress.used, bytes.len());
         assert_ne!(progress.next, Next::Defer, "nothing computes");
         assert!(said.len() - before < MAX_OUTPUT);
@@ -81,7 +92,9 @@ fn answer(mut rest: &[u8], plan: &[u8]) -> Vec<u8> {
 /// Checks that frames are whole, and no longer than peers allow unless they say otherwise.
 fn check(mut frames: &[u8]) {
     while !frames.is_empty() {
-        let (head, rest) = frames.split_at_checked(9).unwrap_or_else(|| panic!("half a frame"));
+        let (head, rest) = frames
+            .split_at_checked(9)
+            .unwrap_or_else(|| panic!("half a frame"));
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         assert!(length <= 16 * 1024 && head[3] <= 9);
         frames = rest.get(length..).unwrap_or_else(|| panic!("half a frame"));

@@ -4,19 +4,25 @@
 
 use std::sync::{Arc, LazyLock};
 
-use shared::command::Draining;
-use shared::command::sets::server::SET;
+use blockchain_tcpd::admin::{Context, Handlers};
+use blockchain_tcpd::config::options::{Options, ParsedArgs};
 use blockchain_tcpd::handover::InheritedState;
-use blockchain_tcpd::admin::{Handlers, Context};
-use blockchain_tcpd::config::options::{ParsedArgs, Options};
-use blockchain_tcpd::protocol::http::{self, ParseResult, LONGEST_HEAD, Response, STATUSES};
 use blockchain_tcpd::protocol::PROTOCOLS;
+use blockchain_tcpd::protocol::http::{self, LONGEST_HEAD, ParseResult, Response, STATUSES};
 use blockchain_tcpd::server::{Server, Setup};
 use libfuzzer_sys::fuzz_target;
+use shared::command::Draining;
+use shared::command::sets::server::SET;
 
 /// The server whose admin interface is fuzzed.
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
-    let arguments = ["blockchain-tcpd", "--listen", "127.0.0.1:0", "--max-clients", "2"];
+    let arguments = [
+        "blockchain-tcpd",
+        "--listen",
+        "127.0.0.1:0",
+        "--max-clients",
+        "2",
+    ];
     let Ok(ParsedArgs::Run(options)) = Options::parse_from(arguments) else {
         panic!("these are good settings");
     };
@@ -52,7 +58,9 @@ static MONITOR: LazyLock<Handlers> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     let whole = http::parse(data);
     // The first byte says where to cut.
-    let cut = data.first().map_or(0, |byte| usize::from(*byte) * data.len() / 256);
+    let cut = data
+        .first()
+        .map_or(0, |byte| usize::from(*byte) * data.len() / 256);
     let beginning = http::parse(&data[..cut]);
     match (&whole, &beginning) {
         (ParseResult::Partial, _) => assert_eq!(beginning, ParseResult::Partial),
@@ -61,7 +69,9 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(whole, beginning);
         }
         (ParseResult::Request(_, length), ParseResult::Partial) => assert!(cut < *length),
-        (ParseResult::Request(..), ParseResult::Bad(problem, _)) => panic!("{problem:?}, and then it is one"),
+        (ParseResult::Request(..), ParseResult::Bad(problem, _)) => {
+            panic!("{problem:?}, and then it is one")
+        }
         (ParseResult::Bad(..), ParseResult::Request(..)) => panic!("one, and then it is none"),
         (ParseResult::Bad(..), _) => {}
     }
@@ -71,7 +81,8 @@ fuzz_target!(|data: &[u8]| {
         ParseResult::Request(request, length) => {
             assert!(length <= data.len().min(LONGEST_HEAD));
             let response = MONITOR.answer(&request);
-            let response = response.unwrap_or_else(|| MONITOR.checked(&request, Err("it is a trial")));
+            let response =
+                response.unwrap_or_else(|| MONITOR.checked(&request, Err("it is a trial")));
             check(&response, request.head_only, request.keep_alive);
         }
     }
@@ -86,8 +97,14 @@ fn check(response: &Response, head_only: bool, keep_alive: bool) {
     let Ok(httparse::Status::Complete(head)) = read.parse(&bytes) else {
         panic!("no reply: {}", String::from_utf8_lossy(&bytes));
     };
-    let field = |name: &str| read.headers.iter().find(|field| field.name == name).map(|field| field.value);
-    let length = field("Content-Length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+    let field = |name: &str| {
+        read.headers
+            .iter()
+            .find(|field| field.name == name)
+            .map(|field| field.value)
+    };
+    let length =
+        field("Content-Length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     let body = if head_only { 0 } else { response.body.len() };
     assert_eq!(length, Some(response.body.len()));
     assert_eq!(bytes.len(), head + body);

@@ -19,7 +19,10 @@ use uuid::Uuid;
 /// The contexts of the front, where computations are deferred, and of a worker.
 static CONTEXTS: LazyLock<[Context; 2]> = LazyLock::new(|| {
     let worker = Context::new(Arc::new(3.into()), Uuid::nil(), &[server::SET, calc::SET]);
-    let front = Context { may_wait: false, ..worker.clone() };
+    let front = Context {
+        may_wait: false,
+        ..worker.clone()
+    };
     [front, worker]
 });
 
@@ -28,7 +31,11 @@ fuzz_target!(|input: &[u8]| {
     let in_pieces = responses(&answer(text, plan));
     let at_once = responses(&answer(text, b"0"));
     // What is asked for and refused early depends on what has arrived.
-    if !text.to_ascii_lowercase().windows(6).any(|word| word == b"expect") {
+    if !text
+        .to_ascii_lowercase()
+        .windows(6)
+        .any(|word| word == b"expect")
+    {
         assert_eq!(in_pieces, at_once);
     }
 });
@@ -42,7 +49,9 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
     let (mut output, mut buffer, mut rest, mut seen) = (Vec::new(), Vec::new(), text, 0);
     let mut context = &CONTEXTS[0];
     let address = Ipv4Addr::LOCALHOST.into();
-    let mut guard = Clients::new(1, 0).admit(address, true).unwrap_or_else(|_| panic!("it has room"));
+    let mut guard = Clients::new(1, 0)
+        .admit(address, true)
+        .unwrap_or_else(|_| panic!("it has room"));
     loop {
         let planned = plan.next().unwrap_or(b'0');
         let is_last = rest.is_empty();
@@ -65,7 +74,11 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
             log: None,
             guard: &mut guard,
         };
-        let input = Input { bytes: &buffer, seen, is_last: is_last && !deferred };
+        let input = Input {
+            bytes: &buffer,
+            seen,
+            is_last: is_last && !deferred,
+        };
         let progress = codec.receive(input, &mut exchange);
         buffer.drain(..progress.used);
         seen = buffer.len();
@@ -90,9 +103,15 @@ fn responses(mut output: &[u8]) -> Vec<(u16, String, bool)> {
         let Ok(httparse::Status::Complete(head)) = read.parse(output) else {
             panic!("no response: {}", String::from_utf8_lossy(output));
         };
-        let field = |name| read.headers.iter().find(|field| field.name == name).map(|field| field.value);
+        let field = |name| {
+            read.headers
+                .iter()
+                .find(|field| field.name == name)
+                .map(|field| field.value)
+        };
         let status = read.code.expect("a status");
-        let length = field("Content-Length").map_or(0, |value| str::from_utf8(value).unwrap().parse().unwrap());
+        let length = field("Content-Length")
+            .map_or(0, |value| str::from_utf8(value).unwrap().parse().unwrap());
         let closes = field("Connection") == Some(b"close");
         // The response to HEAD has a length and no body.
         let is_head = status >= 400 && !closes && output.len() < head + length
@@ -103,7 +122,10 @@ fn responses(mut output: &[u8]) -> Vec<(u16, String, bool)> {
         if field("Content-Type") == Some(b"application/json") {
             serde_json::from_str::<Value>(body).expect("JSON");
         }
-        assert!(!closes || output.len() == end, "something comes after the last response");
+        assert!(
+            !closes || output.len() == end,
+            "something comes after the last response"
+        );
         if status != 100 {
             responses.push((status, body.to_string(), closes));
         }

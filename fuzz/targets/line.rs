@@ -5,13 +5,13 @@
 use std::net::Ipv4Addr;
 use std::sync::LazyLock;
 
-use shared::clock::Nanos;
-use shared::command::{BatchCounters, Context};
 use blockchain_tcpd::protocol::line::LineCodec;
 use blockchain_tcpd::protocol::{Codec as _, Exchange, Input, Next};
 use blockchain_tcpd::transport::clients::Clients;
 use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
 use libfuzzer_sys::fuzz_target;
+use shared::clock::Nanos;
+use shared::command::{BatchCounters, Context};
 
 static CONTEXT: LazyLock<Context> = LazyLock::new(context);
 
@@ -31,7 +31,9 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
     let mut seen = 0;
     let mut rest = text;
     let address = Ipv4Addr::LOCALHOST.into();
-    let mut guard = Clients::new(1, 0).admit(address, true).unwrap_or_else(|_| panic!("it has room"));
+    let mut guard = Clients::new(1, 0)
+        .admit(address, true)
+        .unwrap_or_else(|_| panic!("it has room"));
     loop {
         let planned = plan.next().copied().unwrap_or(b'0');
         let (piece, after) = rest.split_at(piece(planned, rest.len()));
@@ -46,7 +48,11 @@ fn answer(text: &[u8], plan: &[u8]) -> Vec<u8> {
             log: None,
             guard: &mut guard,
         };
-        let input = Input { bytes: &buffer, seen, is_last };
+        let input = Input {
+            bytes: &buffer,
+            seen,
+            is_last,
+        };
         let progress = LineCodec.receive(input, &mut exchange);
         if is_last || progress.next != Next::More {
             return output;

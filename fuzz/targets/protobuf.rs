@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use shared::clock::Nanos;
 use shared::command::sets::{calc, server};
 use shared::command::{BatchCounters, Context};
-use shared::schema::envelope::{Frame, MAX_MESSAGE, decode_response, frame};
+use shared::schema::envelope::{Frame, MAX_MESSAGE, MAX_RESPONSE, decode_response, frame};
 use uuid::Uuid;
 
 static CONTEXT: LazyLock<Context> = LazyLock::new(|| {
@@ -28,7 +28,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(whole, answer(bytes, plan));
     let mut rest = &whole[..];
     while !rest.is_empty() {
-        let Frame::Message(response, length) = frame(rest) else {
+        let Frame::Message(response, length) = frame(rest, MAX_RESPONSE) else {
             panic!("half a response");
         };
         decode_response(response).unwrap_or_else(|_| panic!("no response"));
@@ -41,7 +41,9 @@ fn answer(mut rest: &[u8], plan: &[u8]) -> Vec<u8> {
     let plan = if plan.is_empty() { b"0" } else { plan };
     let mut plan = plan.iter().copied().cycle();
     let address = Ipv4Addr::LOCALHOST.into();
-    let mut guard = Clients::new(1, 0).admit(address, true).unwrap_or_else(|_| panic!("it has room"));
+    let mut guard = Clients::new(1, 0)
+        .admit(address, true)
+        .unwrap_or_else(|_| panic!("it has room"));
     let mut codec = ProtobufProtocol.open(&[]);
     let (mut output, mut buffer) = (Vec::new(), Vec::new());
     loop {
@@ -66,7 +68,11 @@ fn answer(mut rest: &[u8], plan: &[u8]) -> Vec<u8> {
             log: None,
             guard: &mut guard,
         };
-        let input = Input { bytes: &buffer, seen, is_last };
+        let input = Input {
+            bytes: &buffer,
+            seen,
+            is_last,
+        };
         let progress = codec.receive(input, &mut exchange);
         if is_last || progress.next != Next::More {
             return output;

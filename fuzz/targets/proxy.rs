@@ -4,7 +4,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use blockchain_tcpd::protocol::proxy::{ProxiedPeer, ParseResult, LONGEST_BINARY, LONGEST_TEXT, find};
+use blockchain_tcpd::protocol::proxy::{
+    LONGEST_BINARY, LONGEST_TEXT, ParseResult, ProxiedPeer, find,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -13,7 +15,9 @@ fuzz_target!(|data: &[u8]| {
         let beginning = find(&data[..cut]);
         match whole {
             ParseResult::Partial => assert_eq!(beginning, ParseResult::Partial),
-            ParseResult::Header(_, length) if cut < length => assert_eq!(beginning, ParseResult::Partial),
+            ParseResult::Header(_, length) if cut < length => {
+                assert_eq!(beginning, ParseResult::Partial)
+            }
             ParseResult::Header(..) => assert_eq!(beginning, whole),
             ParseResult::Bad(_) => assert!(beginning == ParseResult::Partial || beginning == whole),
         }
@@ -36,7 +40,10 @@ fn check(header: &[u8], caller: ProxiedPeer) {
             let [_, family, ip, _, port, _] = words[..] else {
                 panic!("{text}");
             };
-            assert_eq!(address, SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap()));
+            assert_eq!(
+                address,
+                SocketAddr::new(ip.parse().unwrap(), port.parse().unwrap())
+            );
             assert_eq!(family, if address.is_ipv4() { "TCP4" } else { "TCP6" });
         } else {
             assert_eq!(caller, ProxiedPeer::Unknown);
@@ -44,9 +51,15 @@ fn check(header: &[u8], caller: ProxiedPeer) {
         }
         return;
     }
-    assert_eq!(header.len() - 16, usize::from(u16::from_be_bytes([header[14], header[15]])));
+    assert_eq!(
+        header.len() - 16,
+        usize::from(u16::from_be_bytes([header[14], header[15]]))
+    );
     let address = |ip: IpAddr, at: usize| {
-        ProxiedPeer::Client(SocketAddr::new(ip, u16::from_be_bytes([header[at], header[at + 1]])))
+        ProxiedPeer::Client(SocketAddr::new(
+            ip,
+            u16::from_be_bytes([header[at], header[at + 1]]),
+        ))
     };
     let expected = match (header[12], header[13]) {
         (0x20, _) => ProxiedPeer::Sender,

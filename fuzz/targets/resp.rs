@@ -28,7 +28,11 @@ impl Read for Pieces<'_> {
 /// All values of a stream, one after the other, as text: not every number equals itself. Also
 /// whether the stream ended as one may, and not because of bytes that are no value.
 fn values(data: &[u8], size: usize) -> (Vec<String>, bool) {
-    let mut pieces = Pieces { rest: data, size, is_late: false };
+    let mut pieces = Pieces {
+        rest: data,
+        size,
+        is_late: false,
+    };
     let (mut parser, mut values) = (Parser::new(), Vec::new());
     loop {
         match parser.parse_value(&mut pieces) {

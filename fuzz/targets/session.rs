@@ -17,12 +17,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use blockchain_tcpd::transport::clients::Clients;
 use blockchain_tcpd::protocol::line::LineProtocol;
+use blockchain_tcpd::session::scoreboard::{Phase, ReaperWaker, Scoreboard};
+use blockchain_tcpd::session::{CloseReason, Service, Shared};
+use blockchain_tcpd::transport::clients::Clients;
 use blockchain_tcpd::transport::connection::{Connection, Transport};
 use blockchain_tcpd::transport::lingering_close::LingeringClose;
-use blockchain_tcpd::session::scoreboard::{ReaperWaker, Phase, Scoreboard};
-use blockchain_tcpd::session::{CloseReason, Service, Shared};
 use blockchain_tcpd_fuzz::{Expectation, context, part, piece};
 use libfuzzer_sys::fuzz_target;
 use rustix::io::Errno;
@@ -72,8 +72,14 @@ fuzz_target!(|input: &[u8]| {
             // A worker or the next process resumes the session.
             CloseReason::Released | CloseReason::TurnOver => {
                 // Which may have changed again since, while replies were written.
-                assert!(socket.releases.take(), "released in a phase that keeps clients");
-                assert!(connection.client.close_after_write || !connection.client.read_buffer.contains(&b'\n'));
+                assert!(
+                    socket.releases.take(),
+                    "released in a phase that keeps clients"
+                );
+                assert!(
+                    connection.client.close_after_write
+                        || !connection.client.read_buffer.contains(&b'\n')
+                );
                 // The next process writes the unwritten replies with a call of its own.
                 let all = [&output[..], &connection.client.replies].concat();
                 expected.check_beginning(&all, true);
