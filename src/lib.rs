@@ -24,7 +24,10 @@
 //! protobuf schema ([`shared::schema`]), addresses, DNS and client connections ([`shared::dial`]),
 //! clocks, and standard streams. The client (`crates/client`) and the monitoring plugin
 //! (`crates/check`) use it, too, and nothing of the daemon. The package `crates/http2` has HTTP/2 for
-//! both ends of gRPC. There is unsafe code in [`shared::sys`] and in one file of `crates/http2`.
+//! both ends of gRPC. The package `crates/store` has the users, in PostgreSQL or SQLite, and pulls
+//! them from a feed: the daemon and the task `pull` of the client use it; its `crates/libpq` loads
+//! PostgreSQL's library when it is needed. There is unsafe code in [`shared::sys`], and in one file
+//! each of `crates/http2` and `crates/libpq`.
 //!
 //! # How a request is served
 //!

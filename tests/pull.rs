@@ -146,7 +146,7 @@ pub fn puller(database: &Database, feed: &str, more: &[&str]) -> Daemon {
     Daemon::start(all)
 }
 
-/// Waits until a daemon has so many users.
+/// Waits until a daemon has this number of users.
 #[track_caller]
 pub fn wait_for_users(daemon: &Daemon, users: usize) {
     wait_for_answer(daemon, "USERS", &users.to_string());

@@ -349,7 +349,7 @@ impl HttpClient {
         }
     }
 
-    /// Passes so many bytes on. Returns whether all came.
+    /// Passes `length` bytes on. Returns whether all came.
     fn copy(&mut self, mut length: u64, each: &mut impl FnMut(&[u8])) -> bool {
         while length > 0 {
             let part = match self.0.fill_buf() {

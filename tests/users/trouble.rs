@@ -21,7 +21,7 @@ const LONGEST: Duration = Duration::from_millis(3500);
 const BEGINS: &str = "the store is unavailable: its commands may be answered ERR UNAVAILABLE";
 const ENDS: &str = "over: the store is unavailable";
 
-/// Waits until the log has told of so many outages, each with one line at its beginning and one at its end.
+/// Waits until the log has told of this number of outages, each with one line at its beginning and one at its end.
 fn outages(daemon: &Daemon, number: usize) {
     wait_until("the outage is over", || times(daemon, ENDS) == number);
     assert_eq!(times(daemon, BEGINS), number);

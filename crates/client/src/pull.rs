@@ -110,7 +110,7 @@ fn report(options: &Options, progress: &Progress, time: Duration) -> Result<(), 
 struct Bar(ProgressBar);
 
 impl Bar {
-    /// Returns a bar for so many bytes, or a line of numbers if that is not known.
+    /// Returns a bar for a file of this length, or the counts alone if the length is not known.
     fn new(length: Option<u64>) -> Self {
         let target = match terminal::can_be_drawn_on() {
             true => ProgressDrawTarget::stderr(),

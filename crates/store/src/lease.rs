@@ -244,8 +244,8 @@ impl Fence {
     }
 }
 
-/// Begins another generation, whoever has the lease: users are written that are not the feed's, which
-/// is to be read again.
+/// Raises the generation, whoever has the lease, and forgets the validators: a pull by hand writes
+/// users, so the table matches no version of the feed, which must be read again.
 pub fn begin_generation(backend: &mut Backend) -> Result<(), StoreError> {
     let statement = "UPDATE leases SET generation = generation + 1, feed = NULL, etag = NULL, \
                      last_modified = NULL WHERE name = $1";

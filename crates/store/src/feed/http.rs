@@ -116,7 +116,9 @@ impl HttpFeed {
     /// If the server can't be reached, or answers something else.
     pub fn get(&self, known: &Validators) -> io::Result<Answer> {
         let mut request = self.agent.get(&self.url);
-        if known.feed.as_deref() == Some(&*self.url) {
+        let is_conditional = known.feed.as_deref() == Some(&*self.url)
+            && (known.etag.is_some() || known.last_modified.is_some());
+        if is_conditional {
             if let Some(etag) = &known.etag {
                 request = request.header("If-None-Match", etag);
             }
@@ -125,8 +127,6 @@ impl HttpFeed {
             }
         }
         let response = request.call().map_err(io::Error::other)?;
-        let is_conditional = known.feed.as_deref() == Some(&*self.url)
-            && (known.etag.is_some() || known.last_modified.is_some());
         if response.status() == 304 && is_conditional {
             return Ok(Answer::NotModified);
         }

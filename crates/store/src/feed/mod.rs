@@ -78,7 +78,7 @@ impl<R: Read> Feed<R> {
 mod tests {
     use super::*;
 
-    /// Returns what a feed has, that is read so many bytes at a time.
+    /// Returns the values of a feed, of which `at_once` bytes are read at a time.
     fn read(feed: &[u8], at_once: usize) -> Vec<String> {
         struct Slowly<'a>(&'a [u8], usize);
         impl Read for Slowly<'_> {
